@@ -1,0 +1,208 @@
+"""The values that cross every border: a `Request` goes in, `Event`s come out.
+
+Every wire protocol is translated into a `Request` once, and every engine answers with `Event`s;
+nothing between the two knows a wire format. All values are frozen and hold no handles, so they can
+be hashed, logged, replayed and sent to another process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+Finish = Literal["stop", "length", "tool_calls", "cancelled"]
+
+# ---- what a message is made of -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image, still encoded (PNG, JPEG, WebP, GIF); `media_type` such as ``image/png``."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtPart:
+    """A model's earlier reasoning. `signature` is carried back verbatim where a provider sent one."""
+
+    text: str
+    signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """`arguments` is the JSON text exactly as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    id: str
+    content: str
+    error: bool = False
+
+
+Part = TextPart | ImagePart | ThoughtPart | ToolCallPart | ToolResultPart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, role: Role, text: str) -> "Message":
+        return cls(role, (TextPart(text),))
+
+    @property
+    def text(self) -> str:
+        """The text parts joined; thoughts, images and tool traffic left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+# ---- what is asked -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. None leaves the engine's own default.
+
+    `temperature` 0 is greedy. `repeat_penalty` multiplies (1 is off); `presence_penalty` and
+    `frequency_penalty` subtract (0 is off), as in the OpenAI API.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call; `parameters` is a JSON Schema object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing asked of one model.
+
+    Either `messages` (a conversation, rendered by the model's chat template) or `prompt` (text
+    continued as it stands) is given, never both.
+
+    `max_tokens` None means until the model stops or the context is full. `logprobs` asks for the
+    log-probability of each token and that many alternatives (0 to 20). At most one of
+    `json_schema` and `grammar` (GBNF) constrains the answer. `thinking` None leaves the model's
+    default, False asks the template not to think. `deterministic` asks for the same text whatever
+    else the engine is doing: the request runs alone, without a reused prefix.
+    """
+
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    json_schema: Mapping[str, Any] | None = None
+    grammar: str | None = None
+    logprobs: int | None = None
+    thinking: bool | None = None
+    deterministic: bool = False
+
+
+# ---- what is answered ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The prompt is being read: `done` of `total` tokens so far."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning the model keeps apart from its answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A piece of a tool call. `id` and `name` come with the first piece of an `index`, empty after."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """`logprob` is natural; `top` holds the most likely alternatives, best first."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    tokens: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counted by the engine. `tokens_cached` of `tokens_in` were reused, not read again.
+
+    Seconds are the engine's own, without queueing and transport; 0 where it does not say.
+    """
+
+    tokens_in: int
+    tokens_out: int
+    tokens_cached: int = 0
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a request that went wrong after it had begun. `code` as in errors.py."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+Event = Progress | Text | Thought | ToolCall | Logprobs | Usage | Done | Failed
+"""A stream is any number of events, `Usage` at most once, and last exactly one `Done` or `Failed`."""

@@ -1,0 +1,188 @@
+"""Every error Overt raises on purpose.
+
+::
+
+    OvertError                    exit  wire
+    ├── UsageError                2     400   what was asked for makes no sense
+    │   ├── BadRef                          a name that does not follow the grammar of ref.py
+    │   ├── BadSetting                      a setting, flag or environment variable out of range
+    │   └── BadRequest                      a request an engine cannot carry out as asked
+    │       └── ContextExceeded             a prompt longer than the context; never trimmed instead
+    ├── NotFound                  3     404   the thing named is not there
+    │   └── ModelNotFound                   no such model in the store, catalogue or source
+    ├── DoesNotFit                4     507   more memory or disk than there is
+    │   ├── OutOfMemory                     weights + KV cache + buffers exceed what is free
+    │   └── OutOfDisk                       the store's disk is too full for the download
+    ├── Refused                   5     403   could be done, but must not be
+    │   ├── UnsafeFile                      content that runs code when loaded, or leaves its folder
+    │   ├── NeedsAccess                     a gated model, or a missing or wrong token
+    │   └── NoIsolation                     the sandbox asked for cannot be had here
+    ├── Failure                   1     500   tried, and it did not work
+    │   ├── IntegrityError                  bytes differ from the digest that names them
+    │   ├── SourceFailed          1     502   a hub, index or registry did not deliver
+    │   ├── Offline               1     503   the network was needed and is switched off
+    │   ├── FormatError           1     422   a file that is not what its name says
+    │   ├── EngineFailed                    the engine refused the model or the request
+    │   │   └── WorkerDied        1     503   the sandboxed process ended; says how and why
+    │   └── Busy                  1     503   somebody else holds the lock, or the queue is full
+    └── Stopped                   130   499   the person (or a signal) stopped it
+
+``str(error)`` is one sentence: what is wrong, with its numbers, and after a semicolon what to
+type next. Foreign exceptions are turned into these where they enter (a source, the worker, the
+store), so that nothing above needs to know whose library failed.
+"""
+
+from typing import ClassVar
+
+
+class OvertError(Exception):
+    """Base of all errors Overt raises on purpose.
+
+    Attributes:
+        message: what is wrong, with the numbers, no full stop.
+        hint: what to do or type next, or None where nothing can be done.
+        code: stable snake_case name for machines (the class's own).
+        exit_code: the process exit status of the command line.
+        status: the HTTP status a server answers with.
+    """
+
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    @property
+    def code(self) -> str:
+        name = type(self).__name__
+        return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+    def as_json(self) -> dict[str, object]:
+        """The shape `--json` prints and the native API answers with."""
+        return {
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "hint": self.hint,
+                "exit_code": self.exit_code,
+            }
+        }
+
+
+class UsageError(OvertError):
+    exit_code = 2
+    status = 400
+
+
+class BadRef(UsageError):
+    pass
+
+
+class BadSetting(UsageError):
+    pass
+
+
+class BadRequest(UsageError):
+    pass
+
+
+class ContextExceeded(BadRequest):
+    """The prompt needs more tokens than the context holds.
+
+    Attributes:
+        tokens: tokens in the prompt.
+        context: tokens the context holds.
+    """
+
+    def __init__(self, tokens: int, context: int, hint: str | None = None) -> None:
+        super().__init__(
+            f"the prompt is {tokens} tokens and the context holds {context}",
+            hint or f"shorten it, or raise the context: --context {_round_up(tokens + 512)}",
+        )
+        self.tokens = tokens
+        self.context = context
+
+
+class NotFound(OvertError):
+    exit_code = 3
+    status = 404
+
+
+class ModelNotFound(NotFound):
+    pass
+
+
+class DoesNotFit(OvertError):
+    exit_code = 4
+    status = 507
+
+
+class OutOfMemory(DoesNotFit):
+    pass
+
+
+class OutOfDisk(DoesNotFit):
+    pass
+
+
+class Refused(OvertError):
+    exit_code = 5
+    status = 403
+
+
+class UnsafeFile(Refused):
+    pass
+
+
+class NeedsAccess(Refused):
+    pass
+
+
+class NoIsolation(Refused):
+    pass
+
+
+class Failure(OvertError):
+    pass
+
+
+class IntegrityError(Failure):
+    pass
+
+
+class SourceFailed(Failure):
+    status = 502
+
+
+class Offline(Failure):
+    status = 503
+
+
+class FormatError(Failure):
+    status = 422
+
+
+class EngineFailed(Failure):
+    pass
+
+
+class WorkerDied(EngineFailed):
+    status = 503
+
+
+class Busy(Failure):
+    status = 503
+
+
+class Stopped(OvertError):
+    exit_code = 130
+    status = 499
+
+
+def _round_up(tokens: int, step: int = 1024) -> int:
+    return -(-tokens // step) * step

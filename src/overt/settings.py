@@ -1,0 +1,133 @@
+"""Every setting in one table: file < environment < flag.
+
+The file is ``$OVERT_HOME/overt.toml`` (keys as in `Settings`); the environment variable of ``threads``
+is ``OVERT_THREADS``. Variables that belong to other programs and are honoured where they apply
+(``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``PIP_INDEX_URL``, ``UV_INDEX_URL``, ``HTTPS_PROXY`` …) are read by
+the source that needs them.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from overt.errors import BadSetting
+
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force. Build one with `load`."""
+
+    home: Path = _setting(Path("~/.overt"), "folder of everything Overt writes (models, history, engines)")
+    model: str = _setting("smollm2", "the model used when none is named")
+    context: int = _setting(0, "context in tokens; 0 is the model's own, as far as memory allows")
+    parallel: int = _setting(1, "requests answered at once by one worker")
+    threads: int = _setting(0, "threads for decoding; 0 counts the cores that are free now")
+    memory: int = _setting(0, "bytes a model may take (8g, 500m); 0 is what is free now")
+    isolation: str = _setting("best", "best: every layer this machine has; full: refuse unless all are in force; off")
+    engine: str = _setting("auto", "build of llama.cpp: auto (native if built), wheel, native")
+    offline: bool = _setting(False, "never use the network")
+    debug: bool = _setting(False, "show tracebacks and the engine's own log")
+
+
+def load(
+    environ: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from the file, then the environment, then `flags` (None there means not given).
+
+    Raises:
+        BadSetting: a value of the wrong kind, or a key the file should not have.
+    """
+    environ = os.environ if environ is None else environ
+    found = _from_environment(environ)
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    home = Path(given.get("home") or found.get("home") or "~/.overt").expanduser().absolute()
+    merged = {**_from_file(home / "overt.toml"), **found, **given, "home": home}
+    settings = replace(
+        Settings(), **{name: _as_kind(name, value) for name, value in merged.items()}
+    )
+    if settings.isolation not in ("best", "full", "off"):
+        raise BadSetting(
+            f"isolation is {settings.isolation!r}", "set it to best, full or off"
+        )
+    if settings.engine not in ("auto", "wheel", "native"):
+        raise BadSetting(f"engine is {settings.engine!r}", "set it to auto, wheel or native")
+    return settings
+
+
+def bytes_of(text: str | int) -> int:
+    """``"8g"`` is 8 * 2**30; a bare number is bytes.
+
+    Raises:
+        BadSetting: not a size.
+    """
+    if isinstance(text, int):
+        return text
+    cleaned = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = cleaned[-1:] if cleaned[-1:] in _SIZES and cleaned[-1:] else ""
+    try:
+        return int(float(cleaned.removesuffix(unit)) * _SIZES[unit])
+    except (ValueError, OverflowError):
+        raise BadSetting(f"{text!r} is not a size", "write it like 500m or 8g") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        f.name: environ[f"OVERT_{f.name.upper()}"]
+        for f in fields(Settings)
+        if environ.get(f"OVERT_{f.name.upper()}")
+    }
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadSetting(f"{path} cannot be read: {error}", "correct it or delete it") from None
+    unknown = sorted(set(found) - {f.name for f in fields(Settings)} | ({"home"} & set(found)))
+    if unknown:
+        raise BadSetting(
+            f"{path} has the unknown key {unknown[0]!r}",
+            f"known keys: {', '.join(f.name for f in fields(Settings) if f.name != 'home')}",
+        )
+    return found
+
+
+def _as_kind(name: str, value: Any) -> Any:
+    """Turn text from a file, variable or flag into the setting's own type."""
+    default = getattr(Settings(), name)
+    try:
+        if name == "memory":
+            number = bytes_of(value)
+        elif isinstance(default, bool):
+            return _as_bool(value)
+        elif isinstance(default, int):
+            number = int(value)
+        else:
+            return type(default)(value)
+    except (TypeError, ValueError):
+        raise BadSetting(
+            f"{name} is {value!r}", f"it should be {type(default).__name__}"
+        ) from None
+    if number < 0:
+        raise BadSetting(f"{name} is {number}", "it cannot be negative")
+    return number
+
+
+def _as_bool(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError(value)
