@@ -30,7 +30,7 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtPart:
-    """A model's earlier reasoning. `signature` is carried back verbatim where a provider sent one."""
+    """A model's earlier reasoning. `signature` goes back verbatim to the provider that sent it."""
 
     text: str
     signature: str | None = None
@@ -154,7 +154,7 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A piece of a tool call. `id` and `name` come with the first piece of an `index`, empty after."""
+    """A piece of a tool call. `id` and `name` come with the first piece of an `index` only."""
 
     index: int
     id: str
@@ -205,4 +205,53 @@ class Failed:
 
 
 Event = Progress | Text | Thought | ToolCall | Logprobs | Usage | Done | Failed
-"""A stream is any number of events, `Usage` at most once, and last exactly one `Done` or `Failed`."""
+"""A stream is any number of events, at most one `Usage`, and last one `Done` or `Failed`."""
+
+
+# ---- a whole answer ------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a stream of events adds up to. `add` each event in order."""
+
+    text: str = ""
+    thought: str = ""
+    tool_calls: list[ToolCallPart] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    usage: Usage = Usage(0, 0)
+    finish: Finish | None = None
+    failed: Failed | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Text(text):
+                self.text += text
+            case Thought(text):
+                self.thought += text
+            case ToolCall():
+                self._add_call(event)
+            case Logprobs(tokens):
+                self.logprobs.extend(tokens)
+            case Usage():
+                self.usage = event
+            case Done(finish):
+                self.finish = finish
+            case Failed():
+                self.failed = event
+            case Progress():
+                pass
+
+    def message(self) -> Message:
+        """The answer as the assistant's message of the next request."""
+        parts: list[Part] = [ThoughtPart(self.thought)] if self.thought else []
+        parts += [TextPart(self.text)] if self.text or not self.tool_calls else []
+        return Message("assistant", (*parts, *self.tool_calls))
+
+    def _add_call(self, piece: ToolCall) -> None:
+        while len(self.tool_calls) <= piece.index:
+            self.tool_calls.append(ToolCallPart("", "", ""))
+        so_far = self.tool_calls[piece.index]
+        self.tool_calls[piece.index] = ToolCallPart(
+            so_far.id or piece.id, so_far.name or piece.name, so_far.arguments + piece.arguments
+        )

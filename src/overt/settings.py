@@ -1,9 +1,9 @@
 """Every setting in one table: file < environment < flag.
 
-The file is ``$OVERT_HOME/overt.toml`` (keys as in `Settings`); the environment variable of ``threads``
-is ``OVERT_THREADS``. Variables that belong to other programs and are honoured where they apply
-(``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``PIP_INDEX_URL``, ``UV_INDEX_URL``, ``HTTPS_PROXY`` …) are read by
-the source that needs them.
+The file is ``$OVERT_HOME/overt.toml`` (keys as in `Settings`); the environment variable of
+``threads`` is ``OVERT_THREADS``. Variables that belong to other programs and are honoured where
+they apply (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``PIP_INDEX_URL``, ``UV_INDEX_URL``,
+``HTTPS_PROXY`` …) are read by the source that needs them.
 """
 
 import os
@@ -26,13 +26,17 @@ def _setting(default: Any, help: str) -> Any:
 class Settings:
     """The settings in force. Build one with `load`."""
 
-    home: Path = _setting(Path("~/.overt"), "folder of everything Overt writes (models, history, engines)")
+    home: Path = _setting(
+        Path("~/.overt"), "folder of everything Overt writes (models, history, engines)"
+    )
     model: str = _setting("smollm2", "the model used when none is named")
     context: int = _setting(0, "context in tokens; 0 is the model's own, as far as memory allows")
     parallel: int = _setting(1, "requests answered at once by one worker")
     threads: int = _setting(0, "threads for decoding; 0 counts the cores that are free now")
     memory: int = _setting(0, "bytes a model may take (8g, 500m); 0 is what is free now")
-    isolation: str = _setting("best", "best: every layer this machine has; full: refuse unless all are in force; off")
+    isolation: str = _setting(
+        "best", "best: every layer this machine has; full: refuse unless all are in force; off"
+    )
     engine: str = _setting("auto", "build of llama.cpp: auto (native if built), wheel, native")
     offline: bool = _setting(False, "never use the network")
     debug: bool = _setting(False, "show tracebacks and the engine's own log")
@@ -55,9 +59,7 @@ def load(
         Settings(), **{name: _as_kind(name, value) for name, value in merged.items()}
     )
     if settings.isolation not in ("best", "full", "off"):
-        raise BadSetting(
-            f"isolation is {settings.isolation!r}", "set it to best, full or off"
-        )
+        raise BadSetting(f"isolation is {settings.isolation!r}", "set it to best, full or off")
     if settings.engine not in ("auto", "wheel", "native"):
         raise BadSetting(f"engine is {settings.engine!r}", "set it to auto, wheel or native")
     return settings
@@ -116,9 +118,7 @@ def _as_kind(name: str, value: Any) -> Any:
         else:
             return type(default)(value)
     except (TypeError, ValueError):
-        raise BadSetting(
-            f"{name} is {value!r}", f"it should be {type(default).__name__}"
-        ) from None
+        raise BadSetting(f"{name} is {value!r}", f"it should be {type(default).__name__}") from None
     if number < 0:
         raise BadSetting(f"{name} is {number}", "it cannot be negative")
     return number

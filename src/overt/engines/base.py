@@ -4,7 +4,7 @@ An engine is one file in this folder whose name is the engine's. Everything else
 through `Engine`, so a worker on this machine, a provider's API and the built-in echo look alike.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,6 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def stream(self, request: Request) -> AsyncIterator[Event]: ...
+    def stream(self, request: Request) -> AsyncGenerator[Event, None]: ...
 
     async def close(self) -> None: ...

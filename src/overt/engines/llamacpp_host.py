@@ -1,0 +1,100 @@
+"""The native half of the llama.cpp engine: runs inside the worker process, never in the parent.
+
+`Host` is loaded by name by the worker once the sandbox is up. It holds llama.cpp's own server
+(through xllamacpp) and hands JSON bodies and JSON chunks through unread, so no Python runs per
+token beyond one call. Facts behind the settings are measured; they are listed in docs/engine.md.
+"""
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Emit = Callable[[bytes], bool]
+
+
+class Host:
+    """One model in llama.cpp's server, reachable only through `handle`."""
+
+    def __init__(self) -> None:
+        self._server: Any = None
+
+    def load(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Load the model.
+
+        Args:
+            parameters: weights (path), projector (path or None), context (tokens per slot),
+                parallel (slots), batch (tokens read between two looks at cancellation), threads
+                and prompt_threads.
+
+        Returns:
+            What the parent cannot know: the build and its instruction sets.
+
+        Raises:
+            RuntimeError: llama.cpp refused the file; its reason is on standard error.
+        """
+        import xllamacpp
+
+        self._server = xllamacpp.Server(_common(xllamacpp, parameters))
+        return {
+            "build": xllamacpp.__version__,
+            "instructions": xllamacpp.get_system_info().strip(" |"),
+            "path": os.path.dirname(xllamacpp.__file__),  # noqa: PTH120
+        }
+
+    def handle(self, kind: str, body: bytes, emit: Emit) -> None:
+        """Answer one request; every chunk is one JSON object as llama.cpp's server writes it.
+
+        An error becomes a last chunk ``{"error": {"message", "type"}}``, the server's own shape.
+        """
+        call = {
+            "chat": self._server.handle_chat_completions,
+            "completion": self._server.handle_completions,
+        }[kind]
+        try:
+            call(body, emit)
+        except (ValueError, RuntimeError) as error:  # how xllamacpp reports a request it refuses
+            emit(
+                json.dumps(
+                    {"error": {"message": str(error), "type": type(error).__name__}}
+                ).encode()
+            )
+
+
+def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
+    """llama.cpp's parameters for `given` (see `Host.load`)."""
+    common = xllamacpp.CommonParams()
+    common.model.path = given["weights"]
+    if given.get("projector"):
+        common.mmproj.path = given["projector"]
+        common.mmproj_use_gpu = False
+    common.n_parallel = given["parallel"]
+    # Without a unified cache each slot has its own share, and a request's numbers do not depend on
+    # what the others hold.
+    common.kv_unified = False
+    common.n_ctx = given["context"] * given["parallel"]
+    # Cancellation is only seen between batches.
+    common.n_batch = common.n_ubatch = given["batch"]
+    common.n_gpu_layers = given.get("gpu_layers", 0)
+    common.cpuparams.n_threads = given["threads"]
+    common.cpuparams_batch.n_threads = given["prompt_threads"]
+    common.warmup = False
+    common.fit_params = False  # Overt decides what fits, before the load, and says so
+    common.ctx_shift = False  # a full context ends the answer; nothing is dropped in silence
+    common.cache_ram_mib = 0  # no copies of old prompts beyond the slots' own memory
+    common.offline = True
+    common.endpoint_slots = False
+    common.ui = False
+    common.n_threads_http = 1
+    common.verbosity = 4 if given.get("debug") else -1
+    if sys.platform == "linux":
+        # xllamacpp always opens a listener; a name only this network namespace knows is a UNIX
+        # socket, so no internet socket is needed at all.
+        common.hostnames = [f"@overt-{secrets.token_hex(8)}.sock"]
+    else:
+        common.hostnames = ["127.0.0.1"]
+        common.port = 0
+        common.api_keys = [secrets.token_urlsafe(32)]
+    return common

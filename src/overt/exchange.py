@@ -1,0 +1,239 @@
+"""One request, from the door to the engine and back. Kept short: this is the only such path.
+
+The command line, the Python API, the server and the evaluators all call `Exchange.stream`. Here a
+ref becomes an engine (found in the store, checked for fit, loaded in a worker), and the engine's
+events pass through unread.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overt import cores, pull
+from overt import ref as refs
+from overt.chat import Event, Failed, Progress, Request
+from overt.engines.base import Capabilities, Engine
+from overt.errors import EngineFailed, NotFound, OvertError
+from overt.fit import Fit, choose, free_memory
+from overt.formats import gguf
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.workers.supervise import WorkerSpec
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is true of an opened model; for `ps`, `--json` and people who ask."""
+
+    ref: str
+    digest: str
+    engine: str
+    build: str = ""
+    context: int = 0
+    threads: cores.Threads | None = None
+    isolation: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Open:
+    engine: Engine
+    facts: Facts
+
+
+class Exchange:
+    """Opens engines on demand, keeps them, and streams requests through them.
+
+    Belongs to the event loop it is first used in. `notice` is told, in one sentence each, what a
+    person should know but did not ask: a context reduced to fit, a weaker sandbox.
+    """
+
+    def __init__(self, settings: Settings, notice: Notice | None = None) -> None:
+        self._settings = settings
+        self._notice = notice or (lambda _: None)
+        self._open: dict[str, _Open] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+
+    async def open(self, ref: str) -> Engine:
+        """The engine that answers for `ref`, started if it is not running.
+
+        Raises:
+            BadRef, ModelNotFound, FormatError: no such model here, or not one.
+            OutOfMemory: it does not fit, with the numbers.
+            NoIsolation, EngineFailed: the worker could not start.
+        """
+        async with self._opening.setdefault(ref, asyncio.Lock()):
+            if ref not in self._open:
+                self._open[ref] = await self._start(ref)
+            return self._open[ref].engine
+
+    def facts(self, ref: str) -> Facts:
+        """Facts of a model that `open` has opened."""
+        return self._open[ref].facts
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Answer one request.
+
+        Raises an OvertError as long as nothing of the answer has been yielded; after that an error
+        ends the stream as a `Failed` event, so that what was delivered is never lost.
+        """
+        engine = await self.open(request.model)
+        begun = False
+        async with aclosing(engine.stream(request)) as events:
+            try:
+                async for event in events:
+                    begun = begun or not isinstance(event, Progress)
+                    yield event
+            except OvertError as error:
+                if not begun:
+                    raise
+                yield Failed(error.code, error.message, error.hint)
+
+    async def close(self) -> None:
+        """Stop every engine this exchange started."""
+        opened, self._open = list(self._open.values()), {}
+        await asyncio.gather(*(one.engine.close() for one in opened))
+
+    async def _start(self, ref: str) -> _Open:
+        parsed = refs.parse(ref)
+        if parsed.scheme == "echo":
+            from overt.engines.echo import Echo
+
+            return _Open(Echo(parsed.name), Facts(ref, "", "echo"))
+        if parsed.remote:
+            raise NotFound(
+                f"{ref} is on another server, and this version of Overt runs local models only",
+                "choose one from `overt list --available`",
+            )
+        return await self._start_local(ref)
+
+    async def _start_local(self, ref: str) -> _Open:
+        from overt.engines.llamacpp import LlamaCpp
+        from overt.workers.supervise import Worker
+
+        settings = self._settings
+        model = pull.find(ref, settings)
+        if model.weights.suffix == ".safetensors":
+            raise EngineFailed(
+                f"{model.weights.name} is safetensors, and the local engine reads GGUF",
+                "pull a GGUF of this model (`overt list --available`)",
+            )
+        header = gguf.read(model.weights)
+        batch = batch_size(header)
+        fit = choose(
+            header,
+            context=settings.context,
+            parallel=settings.parallel,
+            batch=batch,
+            free=settings.memory or free_memory(),
+        )
+        spec, threads = self._spec(model, header, fit, batch)
+        if fit.reduced_from:
+            self._notice(
+                f"context is {fit.context} tokens: the model's own {fit.reduced_from} "
+                f"does not fit in memory (--context N to choose)"
+            )
+        if not header.chat_template:
+            self._notice("this model has no chat template, so it may only continue text (--raw)")
+        worker = await Worker.start(spec, settings.home / "run")
+        isolation = worker.isolation
+        if isolation.missing:
+            self._notice(f"isolation is weaker here: {'; '.join(isolation.missing)}")
+        engine = LlamaCpp(worker, _capabilities(header, fit, images=model.projector is not None))
+        facts = Facts(
+            ref=ref,
+            digest=model.digest,
+            engine=engine.name,
+            build=str(worker.info.get("build", "")),
+            context=fit.context,
+            threads=threads,
+            isolation=isolation.layers,
+            missing=isolation.missing,
+        )
+        return _Open(engine, facts)
+
+    def _spec(
+        self, model: pull.Model, header: gguf.Header, fit: Fit, batch: int
+    ) -> tuple["WorkerSpec", cores.Threads]:
+        from overt.engines.llamacpp import HOST
+        from overt.workers.supervise import WorkerSpec
+
+        settings = self._settings
+        if settings.threads:
+            threads = cores.Threads(settings.threads, settings.threads)
+        else:
+            threads = cores.plan(header.file_size, header.block_count or 1, cores.free())
+        native = _native(settings)
+        parameters = {
+            "weights": str(model.weights),
+            "projector": str(model.projector) if model.projector else None,
+            "context": fit.context,
+            "parallel": settings.parallel,
+            "batch": batch,
+            "threads": threads.decode,
+            "prompt_threads": threads.prompt,
+            "debug": settings.debug,
+        }
+        spec = WorkerSpec(
+            host=HOST,
+            parameters=parameters,
+            readable=tuple(path for path in (model.weights, model.projector) if path),
+            memory=fit.need.total + _SLACK,
+            isolation=settings.isolation,
+            label=model.ref,
+            digest=model.digest,
+            python_path=(native,) if native else (),
+        )
+        return spec, threads
+
+
+_SLACK = 300 << 20  # what llama.cpp allocates for a moment while loading, measured
+
+
+def batch_size(header: gguf.Header) -> int:
+    """Prompt tokens read between two looks at cancellation: about 0.7 s of work on one core.
+
+    Measured: 27 billion parameters times tokens a second and thread, and no loss of prompt speed
+    from 128 upwards; below 32 the loss is large.
+    """
+    embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
+    parameters = header.parameters - (_elements(embedding.shape) if embedding else 0)
+    tokens = 0.7 * 27e9 / max(parameters, 1)
+    return next((size for size in (128, 64) if size <= tokens), 32)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _capabilities(header: gguf.Header, fit: Fit, *, images: bool) -> Capabilities:
+    template = header.chat_template or ""
+    return Capabilities(
+        context=fit.context,
+        parallel=fit.need.parallel,
+        images=images,
+        tools="tools" in template,
+        thinking="think" in template,
+        logprobs=True,
+        constrained=True,
+    )
+
+
+def _native(settings: Settings) -> Path | None:
+    if settings.engine == "wheel":
+        return None
+    from overt.engines.build import native_path
+
+    native = native_path(settings.home)
+    if native is None and settings.engine == "native":
+        raise NotFound("no native engine has been built for this machine", "overt engine build")
+    return native
