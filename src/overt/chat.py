@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from overt.errors import EngineFailed
+
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "tool_calls", "cancelled"]
 
@@ -249,7 +251,11 @@ class Answer:
         return Message("assistant", (*parts, *self.tool_calls))
 
     def _add_call(self, piece: ToolCall) -> None:
-        while len(self.tool_calls) <= piece.index:
+        if not 0 <= piece.index <= len(self.tool_calls):
+            raise EngineFailed(
+                f"the engine sent tool call {piece.index} before call {len(self.tool_calls)}"
+            )
+        if piece.index == len(self.tool_calls):
             self.tool_calls.append(ToolCallPart("", "", ""))
         so_far = self.tool_calls[piece.index]
         self.tool_calls[piece.index] = ToolCallPart(

@@ -3,10 +3,10 @@
 ::
 
     ref       = path | url | scheme | name
-    path      = ("./" | "../" | "/" | "~/" | drive ":" ("/" | "\\")) any | "." | ".."
+    path      = ("./" | ".\\" | "../" | "/" | "~/" | drive ":" ("/" | "\\")) any | "." | ".."
     url       = ("http://" | "https://") host [":" port] [urlpath] ["#" model]
     scheme    = "hf:" owner "/" repo ["@" revision] ["#" file]
-              | "ollama:" [host "/"] [namespace "/"] word [":" tag]
+              | "ollama:" [[host "/"] namespace "/"] word [":" tag]
               | "pypi:" package ["==" version] ["#" file]
               | "oci:" host "/" repository [":" tag | "@" digest]
               | ("openai:" | "anthropic:" | "gemini:" | "echo:") model
@@ -29,8 +29,9 @@
 ``parse(format(ref)) == ref`` for every ref, and ``format(parse(text)) == text`` for every text that
 parses, except that ``sha256`` digests and package names come back in lower case and an empty
 optional part is not written. Nothing here touches the disk or the network: a path parses whether
-or not it exists. A part can never hold a control character, and a ``file`` inside a repository can
-neither be absolute nor climb with ``..``.
+or not it exists. No part can hold a control character or half a surrogate pair (text that UTF-8
+cannot write), a ``file`` inside a repository can neither be absolute nor climb with ``..``, and
+neither can a ``revision``.
 """
 
 import re
@@ -48,13 +49,14 @@ PROVIDERS = ("openai", "anthropic", "gemini")
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
-_FILE = r"[^#\x00-\x1f\x7f]{1,512}"
+_NEVER = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"  # control characters and surrogates
+_FILE = rf"[^#{_NEVER}]{{1,512}}"
 _DIGEST = r"sha256:[0-9A-Fa-f]{64}"
 
 _PATTERNS: dict[str, re.Pattern[str]] = {
     "sha256": re.compile(rf"(?P<name>{_DIGEST})"),
     "hf": re.compile(
-        rf"hf:(?P<name>{_WORD}/{_WORD})(?:@(?P<tag>[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?(?:\#(?P<file>{_FILE}))?"
+        rf"hf:(?P<name>{_WORD}/{_WORD})(?:@(?P<tag>(?![^#]*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?(?:\#(?P<file>{_FILE}))?"
     ),
     "ollama": re.compile(
         rf"ollama:(?:(?P<host>{_HOST})/(?={_WORD}/))?(?P<name>(?:{_WORD}/)?{_WORD})(?::(?P<tag>{_WORD}))?"
@@ -69,11 +71,11 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         r"(?P<scheme>openai|anthropic|gemini|echo):(?P<name>[A-Za-z0-9][A-Za-z0-9._:/@-]{0,255})"
     ),
     "http": re.compile(
-        rf"(?P<url>(?P<scheme>https?)://{_HOST}(?:/[^\s#\x00-\x1f\x7f]{{0,512}})?)(?:\#(?P<file>{_FILE}))?"
+        rf"(?P<url>(?P<scheme>https?)://{_HOST}(?:/[^\s#{_NEVER}]{{0,512}})?)(?:\#(?P<file>{_FILE}))?"
     ),
     "name": re.compile(rf"(?P<name>{_WORD})(?::(?P<tag>{_WORD}))?"),
 }  # fmt: skip
-_PATH = re.compile(r"(?:\./|\.\./|/|~/|\.\Z|\.\.\Z|\.\\|[A-Za-z]:[\\/])[^\x00-\x1f\x7f]{0,4096}\Z")
+_PATH = re.compile(rf"(?:\./|\.\./|/|~/|\.\Z|\.\.\Z|\.\\|[A-Za-z]:[\\/])[^{_NEVER}]{{0,4096}}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +155,17 @@ def safe_member(path: str) -> str:
     """A file's path inside a repository, package or archive, proved to stay inside it.
 
     Raises:
-        BadRef: the path is absolute, climbs with ``..``, or holds a drive, backslash or control
-            character.
+        BadRef: the path is absolute, climbs with ``..``, names no file, or holds a drive,
+            backslash, control character or surrogate.
     """
     parts = PurePosixPath(path).parts
     bad = (
-        not path
+        not any(part != "." for part in parts)
         or path.startswith("/")
         or "\\" in path
         or ".." in parts
         or re.match(r"[A-Za-z]:", path)
-        or re.search(r"[\x00-\x1f\x7f]", path)
+        or re.search(f"[{_NEVER}]", path)
         or len(path) > 512
     )
     if bad:

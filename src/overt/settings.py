@@ -16,6 +16,7 @@ from typing import Any
 from overt.errors import BadSetting
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_KINDS = {bool: "true or false", int: "a whole number", str: "text"}
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -53,11 +54,13 @@ def load(
     environ = os.environ if environ is None else environ
     found = _from_environment(environ)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    home = Path(given.get("home") or found.get("home") or "~/.overt").expanduser().absolute()
+    home = _home(given.get("home") or found.get("home") or "~/.overt")
     merged = {**_from_file(home / "overt.toml"), **found, **given, "home": home}
     settings = replace(
         Settings(), **{name: _as_kind(name, value) for name, value in merged.items()}
     )
+    if settings.parallel == 0:
+        raise BadSetting("parallel is 0", "set it to 1 or more")
     if settings.isolation not in ("best", "full", "off"):
         raise BadSetting(f"isolation is {settings.isolation!r}", "set it to best, full or off")
     if settings.engine not in ("auto", "wheel", "native"):
@@ -81,6 +84,15 @@ def bytes_of(text: str | int) -> int:
         raise BadSetting(f"{text!r} is not a size", "write it like 500m or 8g") from None
 
 
+def _home(text: str | Path) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # "~name" without such a person, or "~" without a home
+        raise BadSetting(
+            f"home is {str(text)!r}", "there is no such home: write it whole"
+        ) from None
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         f.name: environ[f"OVERT_{f.name.upper()}"]
@@ -94,7 +106,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadSetting(f"{path} cannot be read: {error}", "correct it or delete it") from None
     unknown = sorted(set(found) - {f.name for f in fields(Settings)} | ({"home"} & set(found)))
     if unknown:
@@ -108,20 +120,28 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _as_kind(name: str, value: Any) -> Any:
     """Turn text from a file, variable or flag into the setting's own type."""
     default = getattr(Settings(), name)
+    kind = "a size like 500m or 8g" if name == "memory" else _KINDS.get(type(default), "a folder")
     try:
-        if name == "memory":
-            number = bytes_of(value)
-        elif isinstance(default, bool):
+        if isinstance(default, bool):
             return _as_bool(value)
-        elif isinstance(default, int):
-            number = int(value)
-        else:
+        if isinstance(default, int):
+            # A number of the file is one already: 1.7 or true there is a mistake, not 1.
+            number = value if type(value) is int else _read(name, value)
+        elif isinstance(value, str | type(default)):
             return type(default)(value)
-    except (TypeError, ValueError):
-        raise BadSetting(f"{name} is {value!r}", f"it should be {type(default).__name__}") from None
+        else:
+            raise TypeError(value)
+    except (TypeError, ValueError, BadSetting):
+        raise BadSetting(f"{name} is {value!r}", f"it should be {kind}") from None
     if number < 0:
-        raise BadSetting(f"{name} is {number}", "it cannot be negative")
+        raise BadSetting(f"{name} is {value!r}", "it cannot be negative")
     return number
+
+
+def _read(name: str, value: Any) -> int:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return bytes_of(value) if name == "memory" else int(value)
 
 
 def _as_bool(value: Any) -> bool:

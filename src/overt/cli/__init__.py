@@ -1,0 +1,32 @@
+"""The command line: which verbs there are, and nothing else.
+
+`VERBS` maps each verb to the module that holds its `command` and to the line `overt --help` shows,
+so that the help imports no verb at all and a verb imports only what it uses. To add a verb: one
+line here, one module with a click command called ``command``, one test in ``tests/cli``.
+"""
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    module: str
+    group: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb("overt.cli.run", "Talk", "ask a model once and print its answer"),
+    "chat": Verb("overt.cli.chat", "Talk", "talk with a model in turns"),
+    "pull": Verb("overt.cli.pull", "Models", "fetch a model into the store"),
+    "list": Verb("overt.cli.list", "Models", "models in the store, or in the catalogue"),
+    "show": Verb("overt.cli.show", "Models", "what a model's file says about itself"),
+    "rm": Verb("overt.cli.rm", "Models", "remove models and free their bytes"),
+    "verify": Verb("overt.cli.verify", "Models", "hash everything in the store again"),
+    "ps": Verb("overt.cli.ps", "Running", "models that are running now"),
+    "stop": Verb("overt.cli.stop", "Running", "stop running models"),
+    "doctor": Verb("overt.cli.doctor", "This machine", "what is here, and what would be faster"),
+    "airgap": Verb("overt.cli.airgap", "This machine", "prove that a model has no network"),
+    "engine": Verb("overt.cli.engine", "This machine", "build llama.cpp for this very processor"),
+    "settings": Verb("overt.cli.settings", "This machine", "every setting and where it came from"),
+    "help": Verb("overt.cli.help", "This machine", "help on a verb, on refs, on exit codes"),
+}

@@ -340,6 +340,7 @@ class _Chunk(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_MOST_CALLS = 128  # a worker is not trusted, and whoever collects calls indexes a list
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
@@ -359,7 +360,7 @@ class _Answer:
         """
         try:
             read = _decode(chunk)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"llama.cpp broke its own protocol: {error}") from None
         if read.error is not None:
             raise _as_error(read.error)
@@ -392,6 +393,8 @@ class _Answer:
             else:
                 events.append(Text(delta.content))
         for call in delta.tool_calls or ():
+            if not 0 <= call.index < _MOST_CALLS:
+                raise EngineFailed(f"llama.cpp numbered a tool call {call.index}")
             function = call.function or _Function()
             arguments = function.arguments or ""
             events.append(ToolCall(call.index, call.id or "", function.name or "", arguments))

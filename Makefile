@@ -1,0 +1,78 @@
+# Overt's commands for working in this folder. `make help` lists them.
+
+PYTHON ?= python3
+REF ?= smollm2
+PROMPT ?= In one sentence: why does it matter that an AI model is open?
+FAST ?=
+ARGS ?=
+
+# Taken as typed: a dollar sign or a quote in PROMPT reaches the model and not make or the shell.
+export OVERT_MAKE_REF := $(value REF)
+export OVERT_MAKE_PROMPT := $(value PROMPT)
+unexport REF PROMPT
+
+# Without a word from you, the first of these that is Python 3.11 to 3.13. A shim that starts
+# nothing counts as absent, so each is tried and not only looked for.
+PYTHONS = $(if $(filter file,$(origin PYTHON)),python3 python3.13 python3.12 python3.11,$(PYTHON))
+
+define environment
+@for python in $(PYTHONS); do \
+  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+  then exec $$python scripts/bootstrap.py $(1); fi; \
+done; \
+echo "Overt needs Python 3.11, 3.12 or 3.13 and none of these is one: $(PYTHONS)." \
+  "Install one, or name it: make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3.13" >&2; exit 1
+endef
+
+BIN = .venv/bin
+TEST_HOME = $(CURDIR)/.cache/test-home
+UV = .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.PHONY: run test lint format bench environment lock clean help
+
+run: ## Get the model and answer a question: make run [REF=name] [PROMPT="…"]
+	$(call environment,run)
+	@$(BIN)/overt pull "$$OVERT_MAKE_REF"
+	@$(BIN)/overt run "$$OVERT_MAKE_REF" "$$OVERT_MAKE_PROMPT" </dev/null
+
+test: ## Run all tests; FAST=1 leaves out the slow ones, ARGS="tests/test_ref.py -x" goes to pytest
+	$(call environment,dev)
+	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull smollm2
+	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull gemma3
+	@$(BIN)/python -m pytest $(if $(FAST),-m 'not slow') $(ARGS)
+
+lint: ## Check style, types, layers and documents
+	$(call environment,dev)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docs.py
+
+format: ## Rewrite the code in the project's style
+	$(call environment,dev)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: ## Measure Overt beside a natively built llama.cpp server; ARGS go to bench/local.py
+	$(call environment,dev)
+	$(BIN)/python bench/local.py $(ARGS)
+
+environment: ## Make .venv with everything the tests and checks need
+	$(call environment,dev)
+
+lock: ## Write the locks in requirements/ again; UPGRADE=1 takes newer releases
+	$(call environment,dev)
+	$(BIN)/python -m pip install --quiet --require-hashes --upgrade --target .cache/uv -r requirements/uv.txt
+	$(UV) --group build -o requirements/run.txt pyproject.toml
+	$(UV) --group dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
+	echo pip | $(UV) -o requirements/pip.txt -
+	echo uv | $(UV) -o requirements/uv.txt -
+
+clean: ## Remove the environment, the test models and all caches of this folder
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

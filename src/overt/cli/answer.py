@@ -1,0 +1,207 @@
+"""One answer on the command line: its pieces as they come, then its record and its figures."""
+
+import os
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from overt.chat import Answer, Failed, Progress, Request, Text, Thought, ToolCall
+from overt.cli.output import Output, duration
+from overt.errors import EngineFailed, OvertError
+
+if TYPE_CHECKING:
+    from overt.exchange import Exchange, Facts
+
+_LONG_PROMPT = 512  # tokens from which reading a prompt takes long enough to be worth a word
+
+
+@dataclass(slots=True)
+class Timed:
+    """An answer and when its tokens came (seconds of time.monotonic)."""
+
+    answer: Answer = field(default_factory=Answer)
+    asked: float = 0.0
+    first: float | None = None
+    last: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decoding speed by the engine's own clock, or by ours where it does not say."""
+        usage = self.answer.usage
+        if usage.decode_seconds > 0:
+            return round(usage.tokens_out / usage.decode_seconds, 2)
+        if self.first is None or self.last <= self.first or usage.tokens_out < 2:
+            return None
+        return round((usage.tokens_out - 1) / (self.last - self.first), 2)
+
+
+async def answer(
+    exchange: "Exchange",
+    request: Request,
+    out: Output,
+    *,
+    show_thinking: bool = True,
+    timed: Timed | None = None,
+) -> Timed:
+    """Stream one answer to `out` (nothing is shown with --json) and return it.
+
+    `timed` is filled as events come, so that a cancelled answer's part is not lost.
+
+    Raises:
+        OvertError: whatever the engine raised; also half-way, after the text so far was shown.
+    """
+    timed = timed or Timed()
+    timed.asked = time.monotonic()
+    async with aclosing(exchange.stream(request)) as events:
+        async for event in events:
+            timed.answer.add(event)
+            if isinstance(event, Text | Thought | ToolCall):
+                timed.last = time.monotonic()
+                timed.first = timed.first or timed.last
+            if not out.json:
+                _show(event, out, show_thinking=show_thinking)
+    if not out.json:
+        out.end_line()
+    if timed.answer.failed is not None:
+        raise as_error(timed.answer.failed)
+    return timed
+
+
+def _show(event: object, out: Output, *, show_thinking: bool) -> None:
+    match event:
+        case Text(text):
+            out.piece(text)
+        case Thought(text):
+            if show_thinking and out.remarks:
+                out.thought(text)
+        case Progress(done, total):
+            if total >= _LONG_PROMPT and done < total:
+                out.status(f"reading the prompt: {done} of {total} tokens")
+        case _:
+            pass
+
+
+def record(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) -> dict[str, object]:
+    """The object `overt run --json` prints. The first nine keys are a contract."""
+    answer, usage = timed.answer, timed.answer.usage
+    first = None if seconds_to_first_token is None else round(seconds_to_first_token, 3)
+    found: dict[str, object] = {
+        "model": facts.ref,
+        "digest": facts.digest,
+        "text": answer.text,
+        "tokens_in": usage.tokens_in,
+        "tokens_out": usage.tokens_out,
+        "seconds_to_first_token": first,
+        "tokens_per_second": timed.tokens_per_second,
+        "finish": answer.finish,
+        "engine": facts.engine,
+        "build": facts.build,
+        "context": facts.context,
+        "threads": facts.threads.decode if facts.threads else None,
+        "prompt_threads": facts.threads.prompt if facts.threads else None,
+        "isolation": list(facts.isolation),
+        "isolation_missing": list(facts.missing),
+        "tokens_cached": usage.tokens_cached,
+    }
+    if answer.thought:
+        found["thinking"] = answer.thought
+    if answer.tool_calls:
+        found["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments}
+            for call in answer.tool_calls
+        ]
+    if answer.logprobs:
+        found["logprobs"] = logprobs(answer)
+    return found
+
+
+def logprobs(answer: Answer) -> list[dict[str, object]]:
+    """Each token with its natural log-probability and its likeliest alternatives, best first."""
+    return [
+        {
+            "token": token.token,
+            "logprob": token.logprob,
+            "top": [{"token": text, "logprob": value} for text, value in token.top],
+        }
+        for token in answer.logprobs
+    ]
+
+
+def figures(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) -> str:
+    """The line of --stats."""
+    usage = timed.answer.usage
+    speed = timed.tokens_per_second
+    read = usage.tokens_in - usage.tokens_cached
+    parts = [
+        f"{usage.tokens_in} tokens in"
+        + (f" ({usage.tokens_cached} reused)" if usage.tokens_cached else ""),
+        f"{usage.tokens_out} out ({timed.answer.finish or 'stopped'})",
+    ]
+    if seconds_to_first_token is not None:
+        parts.append(f"first token after {duration(seconds_to_first_token)}")
+    if usage.prompt_seconds > 0:
+        parts.append(f"prompt {read / usage.prompt_seconds:.0f} tokens/s")
+    if speed is not None:
+        parts.append(f"answer {speed:.1f} tokens/s")
+    parts.append(where(facts))
+    return "; ".join(parts)
+
+
+def where(facts: "Facts") -> str:
+    """Which engine answers, and how it is shut in."""
+    engine = f"{facts.engine} {facts.build}".strip()
+    if facts.threads:
+        decode, prompt = facts.threads.decode, facts.threads.prompt
+        engine += f", {decode} thread{'s' if decode > 1 else ''}"
+        engine += f" ({prompt} for the prompt)" if prompt != decode else ""
+    if facts.context:
+        engine += f", context {facts.context}"
+    if facts.isolation:
+        engine += f", isolated by {' + '.join(facts.isolation)}"
+    return engine
+
+
+def as_error(failed: Failed) -> OvertError:
+    """The error a `Failed` event stands for, with its own exit code."""
+    kinds: list[type[OvertError]] = [OvertError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+        error: OvertError = kind.__new__(kind)
+        OvertError.__init__(error, failed.message, failed.hint)
+        if error.code == failed.code:
+            return error
+    return EngineFailed(failed.message, failed.hint)
+
+
+def since_start() -> float:
+    """Seconds since the system started this process, interpreter start-up included."""
+    try:
+        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - on the way to the first token
+            after_name = file.read().rpartition(b")")[2].split()
+        ticks = int(after_name[19])  # field 22 of proc_pid_stat(5), in ticks since boot
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        import psutil
+
+        return max(0.0, time.time() - psutil.Process().create_time())
+
+
+def image_part(data: bytes, name: str) -> Any:
+    """An image for a message, its kind told by its first bytes.
+
+    Raises:
+        BadRequest: not PNG, JPEG, WebP or GIF.
+    """
+    from overt.chat import ImagePart
+    from overt.errors import BadRequest
+
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ImagePart(data, "image/png")
+    if data.startswith(b"\xff\xd8\xff"):
+        return ImagePart(data, "image/jpeg")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ImagePart(data, "image/webp")
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return ImagePart(data, "image/gif")
+    raise BadRequest(f"{name} is not an image this can read", "give PNG, JPEG, WebP or GIF")

@@ -1,0 +1,153 @@
+"""The folder of one pull, where whole, checked files wait until the store takes them.
+
+A file is ``name.part`` until all its bytes are there and have the digest that was stated; then it
+is fsynced and renamed to ``name``. Whatever a killed pull left is hashed again from its first byte.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from overt.errors import IntegrityError, OutOfDisk
+from overt.sources.base import CHUNK, Report, Step
+from overt.sources.download import Download, Network, shown, size_of
+
+_SPARE = 64 << 20  # bytes left free on the disk whatever happens
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole file on the desk: `sha256` is 64 hex of the bytes there now."""
+
+    file: Path
+    sha256: str
+    size: int
+
+
+class Desk:
+    """The folder of one pull: what `fetch` brings stays there, whole and hashed, until it is moved.
+
+    Args:
+        folder: private to this pull (its lock is held).
+        network: brings bytes.
+        report: told about progress.
+        have: a file of that SHA-256 already in the store, if there is one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        network: Network,
+        report: Report,
+        have: Callable[[str], Path | None] = lambda _: None,
+    ) -> None:
+        self.folder = folder
+        self.network = network
+        self.report = report
+        self._have = have
+
+    def fetch(self, download: Download) -> Fetched:
+        """Bring one file, resuming what an earlier try left.
+
+        Raises:
+            IntegrityError: another digest or size than the origin states, twice.
+            OutOfDisk, Offline, NotFound, NeedsAccess, SourceFailed: as they say.
+        """
+        target = self.folder / download.name
+        if found := self._present(download, target):
+            return found
+        part = target.with_name(target.name + ".part")
+        for again in (True, False):
+            if download.size is not None:
+                self.room(download.size - size_of(part))
+            if download.size is None or size_of(part) != download.size:
+                self.network.append(
+                    download,
+                    part,
+                    lambda done, total: self.report(
+                        Step(download.label or download.name, done, total)
+                    ),
+                )
+            found = self._checked(download, part, last=not again)
+            if found:
+                sync(part)
+                part.replace(target)
+                part.with_name(part.name + ".json").unlink(missing_ok=True)
+                return Fetched(target, found.sha256, found.size)
+            part.unlink()
+        raise AssertionError("unreachable")
+
+    def new(self, name: str) -> Path:
+        """A fresh place for a file that is made here; what was there before is deleted."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        return path
+
+    def room(self, needed: int) -> None:
+        """Raises OutOfDisk where `needed` bytes would not fit on the store's disk."""
+        free = shutil.disk_usage(self.folder).free
+        if needed + _SPARE > free:
+            raise OutOfDisk(
+                f"{_human(needed)} are needed and {_human(free)} are free on the disk of the store",
+                "free some space, or set OVERT_HOME to a folder on a larger disk",
+            )
+
+    def _present(self, download: Download, target: Path) -> Fetched | None:
+        """The file from an earlier try, or from the store; hashed again, deleted if wrong."""
+        if not target.exists() and download.sha256 and (blob := self._have(download.sha256)):
+            try:
+                os.link(blob, target)  # ours now, whatever is collected meanwhile
+            except OSError:
+                return None
+        if not target.exists():
+            return None
+        try:
+            return self._checked(download, target, last=True)
+        except IntegrityError:
+            target.unlink()
+            return None
+
+    def _checked(self, download: Download, path: Path, last: bool) -> Fetched | None:
+        """Hash a whole file; None asks for one fresh start, since a resumed part may be stale."""
+        size = size_of(path)
+        sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(usedforsecurity=False)
+        git_sha1.update(f"blob {size}\0".encode())
+        with path.open("rb", buffering=0) as file:
+            done = 0
+            while block := file.read(CHUNK):
+                sha256.update(block)
+                if download.git_sha1:
+                    git_sha1.update(block)
+                done += len(block)
+                self.report(Step(f"checking {download.label or download.name}", done, size))
+        wrong = (
+            (download.size is not None and size != download.size)
+            or (download.sha256 is not None and sha256.hexdigest() != download.sha256)
+            or (download.git_sha1 is not None and git_sha1.hexdigest() != download.git_sha1)
+        )
+        if not wrong:
+            return Fetched(path, sha256.hexdigest(), size)
+        if not last:
+            return None
+        stated = download.sha256 or download.git_sha1 or f"{download.size} bytes"
+        raise IntegrityError(
+            f"{download.label or download.name} from {shown(download.url)} is {size} bytes with the "
+            f"digest {sha256.hexdigest()[:12]}, where {stated[:12]} is stated",
+            "try again later; if it stays so, do not use this source",
+        )
+
+
+def sync(path: Path) -> None:
+    """Make the bytes of a file last through a power cut."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _human(count: int) -> str:
+    return f"{count / (1 << 30):.2f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"

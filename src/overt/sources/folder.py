@@ -1,0 +1,128 @@
+"""``./model.gguf`` and folders: files that stay where they are.
+
+Nothing is copied. A file's digest is computed once and kept by (path, size, modification time in
+nanoseconds, inode), so that a changed file is hashed again.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from overt.errors import FormatError, ModelNotFound
+from overt.sources.base import Report, Role, Step, sha256_of
+from overt.sources.choose import choose, is_pickled, refused, role_of
+
+_FILES = 10_000
+_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """One file of a model on this disk; `path` is relative to what was named."""
+
+    role: Role
+    path: str
+    file: Path
+
+
+def read(path: Path) -> tuple[Local, ...]:
+    """The model files at `path`, weights first; judged by names and first bytes.
+
+    Raises:
+        ModelNotFound: nothing there, or no weights in the folder.
+        UnsafeFile: a pickled checkpoint.
+        FormatError: not what its name says, or a folder with too many files.
+    """
+    path = path.expanduser().absolute()
+    try:
+        if path.is_dir():
+            found = _folder(path)
+        elif path.exists():
+            found = (_file(path),)
+        else:
+            raise ModelNotFound(f"{path} does not exist", _siblings(path))
+        for local in found:
+            if local.role in ("weights", "projector"):
+                check_magic(local.file, local.path)
+    except PermissionError:
+        raise ModelNotFound(f"{path} cannot be read", "check its permissions") from None
+    return found
+
+
+def check_magic(file: Path, name: str) -> None:
+    """Prove by its first bytes that `file` is the format that `name` says.
+
+    Raises:
+        FormatError: it is not.
+    """
+    with file.open("rb") as opened:
+        first = opened.read(9)
+    size = file.stat().st_size
+    if name.lower().endswith(".safetensors"):
+        length = int.from_bytes(first[:8], "little")
+        if size < 10 or first[8:9] != b"{" or length + 8 > size:
+            raise FormatError(
+                f"{name} is no safetensors file: its header would be {length} of {size} bytes",
+                "get the file again",
+            )
+    elif first[:4] != b"GGUF":
+        raise FormatError(
+            f"{name} begins with {first[:4]!r} where a GGUF file begins with b'GGUF'",
+            "get the file again, or name a .gguf or .safetensors file",
+        )
+
+
+def digest(file: Path, cache: Path, report: Report | None = None) -> str:
+    """64 hex of `file`, from `cache` (a folder) if it has not changed since it was hashed."""
+    file = file.absolute()
+    facts = file.stat()
+    key = [str(file), facts.st_size, facts.st_mtime_ns, facts.st_ino]
+    note = cache / f"{hashlib.sha256(str(file).encode()).hexdigest()}.json"
+    try:
+        seen = json.loads(note.read_bytes())
+        if seen["file"] == key and isinstance(seen["sha256"], str) and len(seen["sha256"]) == 64:
+            return str(seen["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = sha256_of(
+        file, lambda n: report(Step(f"hashing {file.name}", n, facts.st_size)) if report else None
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    new = note.with_name(f"{note.name}.{os.getpid()}")
+    new.write_text(json.dumps({"file": key, "sha256": found}), "utf-8")
+    new.replace(note)
+    return found
+
+
+def _file(path: Path) -> Local:
+    if is_pickled(path.name):
+        raise refused(str(path.parent), path.name)
+    return Local("weights", path.name, path)
+
+
+def _folder(path: Path) -> tuple[Local, ...]:
+    found: list[str] = []
+    for folder, inner, names in os.walk(path):
+        here = Path(folder).relative_to(path)
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if len(here.parts) >= _DEPTH:
+            inner.clear()
+        found += [(here / name).as_posix() for name in names if role_of(name) or is_pickled(name)]
+        if len(found) > _FILES:
+            raise FormatError(f"{path} holds more than {_FILES} files", "name one model's folder")
+    chosen = choose(sorted(found), None, str(path))
+    return tuple(Local(role, name, path / name) for role, name in chosen.files)
+
+
+def _siblings(path: Path) -> str:
+    from difflib import get_close_matches
+
+    try:
+        names = [p.name for p in path.parent.iterdir()][:_FILES]
+    except OSError:
+        return f"there is no folder {path.parent} either"
+    if near := get_close_matches(path.name, names, n=2, cutoff=0.6):
+        return f"did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    return "check the path"

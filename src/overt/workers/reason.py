@@ -1,0 +1,80 @@
+"""Why a worker failed, in words: the telling line of what native code printed, and how it died."""
+
+import re
+import signal
+
+KEPT = 64 << 10
+"""Bytes of standard error kept; the rest is forgotten, oldest first."""
+_LONGEST = 240
+
+# Most telling first. The first line of a kind is the cause, later ones only follow from it.
+_TELLING = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"GGML_ASSERT|GGML_ABORT|Assertion .* failed",
+        r"error loading model|terminate called|what\(\):|Fatal Python error",
+        r"^\w*(Error|Exception): |\berror\b[ :]",
+        r"\b(failed|cannot|could not|unable|unsupported|unknown|invalid|corrupt)",
+    )
+)
+_SHORTAGE = re.compile(
+    r"bad_alloc|out of memory|MemoryError|cannot allocate|failed to allocate|unable to allocate"
+    r"|mmap failed|can't start new thread|failed to create thread",
+    re.IGNORECASE,
+)
+_FOLDERS = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\":]+)*[\\/](?=[^\\/\s'\":])")
+_POINTER = re.compile(r"\s*\(?\b0x[0-9a-fA-F]{4,}\b\)?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]|\x1b\[[0-9;]*[A-Za-z]")
+_CALLER = re.compile(r"^(?:[\w:~]+|srv +\w+|common_\w+): +(?=\S)")
+
+
+class Ring:
+    """The last `KEPT` bytes written to it."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self._held += data[-KEPT:]
+        del self._held[:-KEPT]
+
+    @property
+    def text(self) -> str:
+        return self._held.decode("utf-8", "replace")
+
+
+def telling(text: str) -> str:
+    """The line of `text` that says best what went wrong, cleaned, or "" where none does.
+
+    Folders, pointers and control characters are taken out, and no more than 240 characters kept:
+    the text comes from code that is not trusted, and ends up in one sentence.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for pattern in _TELLING:
+        for line in lines:
+            if pattern.search(line):
+                return clean(line)
+    return ""
+
+
+def clean(line: str) -> str:
+    """One line without folders, pointers, control characters and the name of the C++ caller."""
+    line = _CONTROL.sub("", line[: 4 * _LONGEST])
+    line = _POINTER.sub("", _FOLDERS.sub("", line))
+    line = _CALLER.sub("", line).strip().rstrip(".")
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def short_of_memory(text: str) -> bool:
+    """Whether what native code printed speaks of an allocation that failed."""
+    return bool(_SHORTAGE.search(text))
+
+
+def how(returncode: int) -> str:
+    """How a process ended: ``was killed by SIGSEGV`` or ``ended with status 3``."""
+    if returncode >= 0:
+        return f"ended with status {returncode}"
+    try:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was killed by signal {-returncode}"

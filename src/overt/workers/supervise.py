@@ -1,0 +1,177 @@
+"""Workers: sandboxed processes that host an engine, started, watched and started again.
+
+The parent's half; what runs inside is host_main.py. Belongs to one asyncio event loop.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from overt.errors import WorkerDied
+from overt.workers import registry
+from overt.workers.process import Call, HostRefused, Process, WorkerSpec
+from overt.workers.registry import Running, running, stop
+from overt.workers.sandbox import Isolation
+
+__all__ = ["HostRefused", "Isolation", "Running", "Worker", "WorkerSpec", "running", "stop"]
+
+GRACE = 1.0
+"""Seconds native code has to end a cancelled call."""
+GRACE_WITH_OTHERS = 10.0
+"""The same, while other calls would be lost with the process."""
+RESTARTS, PERIOD = 3, 60.0
+"""A worker that would start more than `RESTARTS` times again in `PERIOD` seconds is given up."""
+
+
+class Worker:
+    """One engine in one sandboxed process.
+
+    When the process dies, the calls under way fail (what they delivered stays delivered) and the
+    next call starts it again; `pid`, `info` and `isolation` are then those of the new process.
+    """
+
+    def __init__(self, spec: WorkerSpec, run: Path, timeout: float) -> None:
+        self._spec, self._run, self._timeout = spec, run, timeout
+        self._process: Process | None = None
+        self._starting: asyncio.Task[Process] | None = None
+        self._stopped = False
+        self._when: list[float] = []
+        self.restarts = 0
+
+    @classmethod
+    async def start(cls, spec: WorkerSpec, run: Path, timeout: float = 120) -> "Worker":
+        """Start a worker and load its host; `run` is the folder that `running` reads.
+
+        Raises:
+            EngineFailed: the host refused to load, with its reason, or took over `timeout` s.
+            WorkerDied: the process ended before it had loaded; says how and why.
+            NoIsolation: ``isolation="full"`` and this machine lacks a layer.
+        """
+        worker = cls(spec, run, timeout)
+        worker._process = await worker._launch()
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `Host.load` returned."""
+        return self._process.info if self._process else {}
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._process.isolation if self._process else Isolation((), ())
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process is up (after a death it is not, until the next call)."""
+        return bool(self._process and self._process.alive)
+
+    @property
+    def log(self) -> str:
+        """The last 64 KiB of what native code printed; not cleaned."""
+        return self._process.log if self._process else ""
+
+    def peak_memory(self) -> int:
+        """Most resident memory this process has had, in bytes; 0 where that cannot be read."""
+        return registry.peak_memory(self.pid) if self.alive else 0
+
+    async def call(self, kind: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        """Ask the host; yields the chunks it emits. Closing the generator cancels the call.
+
+        Raises:
+            HostRefused: the host refused this call.
+            EngineFailed: the host raised something else.
+            WorkerDied: the process ended, or ends too often to be started again.
+            Busy: too many calls at once.
+        """
+        process = await self._ready()
+        call = process.begin(kind, body)
+        try:
+            await process.drain()
+            while (chunk := await call.next()) is not None:
+                yield chunk
+        finally:
+            if not call.ended:
+                self._abandon(process, call)
+
+    async def stop(self) -> None:
+        """End the process and wait until it has gone. Calls under way fail."""
+        self._stopped = True
+        if self._starting:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        if self._process:
+            await self._process.end("was stopped", patience=1.0)
+            registry.forget(self._run, self._process.pid)
+
+    # ---- starting, and starting again ------------------------------------------------------
+
+    async def _launch(self) -> Process:
+        registry.sweep(self._run)
+        process = await Process.start(self._spec, self._run, self._timeout)
+        registry.record(self._run, process)
+        process.death.add_done_callback(lambda _: registry.forget(self._run, process.pid))
+        return process
+
+    async def _ready(self) -> Process:
+        if self._stopped:
+            raise WorkerDied(f"the worker of {self._spec.label} was stopped")
+        if self._process and self._process.alive and not self._starting:
+            return self._process
+        # Shielded: whoever else waits for this start must not lose it when one caller gives up.
+        return await asyncio.shield(self._restart())
+
+    def _restart(self) -> "asyncio.Task[Process]":
+        if not self._starting:
+            self._starting = asyncio.get_running_loop().create_task(self._again())
+            self._starting.add_done_callback(self._started)
+        return self._starting
+
+    def _started(self, task: "asyncio.Task[Process]") -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # whoever calls next starts again and is told
+
+    async def _again(self) -> Process:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._when = [when for when in self._when if now - when < PERIOD]
+        last = self._process
+        if last:
+            await asyncio.wait([last.death])
+        if len(self._when) >= RESTARTS:
+            why = f"; the last time, {last.death.result().message}" if last else ""
+            raise WorkerDied(
+                f"the worker of {self._spec.label} died {RESTARTS + 1} times "
+                f"in {PERIOD:g} s and is not started again{why}",
+                "wait a minute, or try another model",
+            )
+        self._when.append(now)
+        self._process = await self._launch()
+        self.restarts += 1
+        return self._process
+
+    # ---- cancelling ------------------------------------------------------------------------
+
+    def _abandon(self, process: Process, call: Call) -> None:
+        """Tell the worker to end `call`, and see to it that it does. Never waits."""
+        call.abandoned = True
+        process.send(call.id, "cancel")
+        loop = asyncio.get_running_loop()
+        loop.call_later(GRACE, self._enforce, process, call, loop.time() + GRACE_WITH_OTHERS)
+
+    def _enforce(self, process: Process, call: Call, deadline: float) -> None:
+        if call.ended or not process.alive:
+            return
+        loop = asyncio.get_running_loop()
+        others = any(not other.abandoned for other in process.calls.values())
+        if others and loop.time() < deadline:
+            loop.call_later(0.25, self._enforce, process, call, deadline)
+            return
+        process.kill("did not stop when it was told to")
+        if not self._stopped and process is self._process:
+            self._restart()

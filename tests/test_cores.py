@@ -1,0 +1,47 @@
+"""Counting free cores and choosing threads."""
+
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from overt import cores
+
+
+@pytest.mark.parametrize(
+    ("weights", "layers", "free", "decode", "prompt"),
+    [
+        (98_000_000, 30, 2.0, 1, 2),  # SmolLM2: waking a second thread costs more than it brings
+        (98_000_000, 30, 0.3, 1, 1),
+        (4_700_000_000, 32, 2.0, 2, 2),  # 8B at four bits: a token takes half a second alone
+        (4_700_000_000, 32, 1.1, 1, 1),
+        (4_700_000_000, 32, 15.9, 16, 16),
+        (98_000_000, 30, 16.0, 1, 16),
+    ],
+)
+def test_plan(weights, layers, free, decode, prompt):
+    assert cores.plan(weights, layers, free) == cores.Threads(decode, prompt)
+
+
+def _spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_busy_neighbour_is_counted_and_our_own_work_is_not():
+    before = cores.sample()
+    _spin(0.4)
+    alone = cores.free(before)
+    neighbour = multiprocessing.get_context("spawn").Process(target=_spin, args=(1.5,))
+    neighbour.start()
+    time.sleep(0.6)  # it has to start first
+    beside = cores.free(cores.sample(), window=0.4)
+    neighbour.join()
+    assert 0 <= beside <= alone + 0.5  # other processes of a shared machine move both
+    assert beside < cores.usable() - 0.5
+
+
+def test_usable_respects_affinity():
+    assert 1 <= cores.usable() <= (os.cpu_count() or 1)
