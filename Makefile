@@ -11,16 +11,17 @@ export OVERT_MAKE_REF := $(value REF)
 export OVERT_MAKE_PROMPT := $(value PROMPT)
 unexport REF PROMPT
 
-# Without a word from you, the first of these that is Python 3.11 to 3.13. A shim that starts
-# nothing counts as absent, so each is tried and not only looked for.
-PYTHONS = $(if $(filter file,$(origin PYTHON)),python3 python3.13 python3.12 python3.11,$(PYTHON))
+# Without a word from you, the Python of .venv, else the first of these that is 3.11 to 3.13. A shim
+# that starts nothing counts as absent, so each is tried and not only looked for.
+PYTHONS = $(if $(filter file,$(origin PYTHON)), \
+  $(wildcard .venv/bin/python) python3 python3.13 python3.12 python3.11,$(PYTHON))
 
 define environment
 @for python in $(PYTHONS); do \
   if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
   then exec $$python scripts/bootstrap.py $(1); fi; \
 done; \
-echo "Overt needs Python 3.11, 3.12 or 3.13 and none of these is one: $(PYTHONS)." \
+echo "Overt needs Python 3.11, 3.12 or 3.13 and none of these is one: $(strip $(PYTHONS))." \
   "Install one, or name it: make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3.13" >&2; exit 1
 endef
 

@@ -16,25 +16,27 @@ import platform
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
 from busy import busy_section
 from native import CACHE, server
-from sides import LlamaServer, Overt, Setup, Side, cold_overt, cold_server, together_rate
-from table import caveat, markdown
-
 from overt import pull, settings
 from overt.engines.build import VERSION, native_path
 from overt.errors import ModelNotFound, OvertError
+from sides import LlamaServer, Overt, Setup, Side, cold_overt, cold_server, together_rate
+from table import caveat, markdown
 
 PEER = "llama-server"
 WORDS = (
-    "harbour", "lantern", "river", "copper", "window", "garden", "morning", "letter", "engine", "bridge", "winter", "market", "island", "quiet", "silver", "thunder", "paper", "bread", "orchard", "signal", "compass", "valley", "northern", "teacher", "careful", "simple",
+    "harbour", "lantern", "river", "copper", "window", "garden", "morning",
+    "letter", "engine", "bridge", "winter", "market", "island", "quiet",
+    "silver", "thunder", "paper", "bread", "orchard", "signal",
+    "compass", "valley", "northern", "teacher", "careful", "simple",
 )  # fmt: skip
 
 
@@ -43,7 +45,6 @@ class Plan:
     """How much is asked. `prompt_words` of WORDS are about 1.2 tokens each."""
 
     rounds: int = 5
-    colds: int = 1  # cold starts in a round
     prompt_words: int = 460
     decode_tokens: int = 96
     stream_tokens: int = 64
@@ -56,14 +57,12 @@ class Contest:
     """One model's readings: by measure, by side, one value a round."""
 
     model: str
-    readings: dict[str, dict[str, list[float | None]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
-    )
+    readings: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     busy_before: list[float] = field(default_factory=list)
 
     def add(self, measure: str, side: str, value: float | None) -> None:
-        self.readings[measure][side].append(value)
+        self.readings.setdefault(measure, {}).setdefault(side, []).append(value)
 
 
 def long_prompt(words: int, seed: int) -> str:

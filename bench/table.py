@@ -57,11 +57,12 @@ def ratios(side: Sequence[float | None], peer: Sequence[float | None]) -> list[f
     return [a / b for a, b in zip(side, peer, strict=True) if a is not None and b]
 
 
-def shown(value: Spread | None, unit: str = "") -> str:
-    """``12.3 (11.8-13.0)``, with `unit` between; ``-`` where nothing was measured."""
+def shown(value: Spread | None, unit: str = "", digits: int | None = None) -> str:
+    """``12.3 tok/s (11.8-13.0)``; ``-`` where nothing was measured. `digits` after the point."""
     if value is None:
         return "-"
-    digits = 3 if value.high < 1 else 2 if value.high < 10 else 1 if value.high < 1000 else 0
+    if digits is None:
+        digits = 3 if value.high < 1 else 2 if value.high < 10 else 1
     middle = f"{value.median:.{digits}f}{' ' + unit if unit else ''}"
     return f"{middle} ({value.low:.{digits}f}-{value.high:.{digits}f})"
 
@@ -82,7 +83,7 @@ def markdown(readings: Mapping[str, Readings], sides: Sequence[str], peer: str) 
             continue
         cells = [measure.title, "more" if measure.more else "less"]
         cells += [shown(spread(values.get(side, ())), measure.unit) for side in sides]
-        cells += [shown(spread(ratios(values[side], values[peer]))) for side in others]
+        cells += [shown(spread(ratios(values[side], values[peer])), digits=2) for side in others]
         cells.append(str(max(len(values[side]) for side in sides)))
         lines.append(_row(cells))
     return "\n".join(lines)

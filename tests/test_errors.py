@@ -76,7 +76,7 @@ def test_exit_codes_are_those_scripts_rely_on() -> None:
 
 
 def _make(one: type[OvertError]) -> OvertError:
-    return one(9000, 8192) if one is ContextExceeded else one("x is 1", "try 2")  # type: ignore[arg-type]
+    return one(9000, 8192) if one is ContextExceeded else one("x is 1", "try 2")
 
 
 def test_a_message_without_hint_stands_alone() -> None:

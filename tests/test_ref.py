@@ -128,17 +128,22 @@ def _repositories(parts: int) -> st.SearchStrategy[str]:
 
 
 @st.composite
+def _name(draw: st.DrawFn) -> Ref:
+    name, tag = draw(words), draw(st.none() | words)
+    # "hf:x" is the beginning of another form: such a name cannot carry a tag.
+    return Ref("name", name, tag=None if name in _TAKEN else tag)
+
+
+@st.composite
 def _ollama(draw: st.DrawFn) -> Ref:
     name = draw(_repositories(2))
     host = draw(st.none() | hosts) if "/" in name else None
     return Ref("ollama", name, host=host, tag=draw(st.none() | words))
 
 
+_TAKEN = ("hf", "ollama", "pypi", "oci", "openai", "anthropic", "gemini", "echo", "sha256")
 refs = st.one_of(
-    st.builds(lambda n, t: Ref("name", n, tag=t), words, st.none() | words).filter(
-        # "hf:x" is the beginning of another form: such a name cannot carry a tag.
-        lambda ref: not (ref.tag and ref.name in _TAKEN)
-    ),
+    _name(),
     st.builds(lambda text: Ref("path", text), paths | st.sampled_from([".", ".."])),
     st.builds(
         lambda o, r, t, f: Ref("hf", f"{o}/{r}", tag=t, file=f),
@@ -160,7 +165,6 @@ refs = st.one_of(
     ),
     st.builds(lambda text: Ref("sha256", text), digests),
 )  # fmt: skip
-_TAKEN = ("hf", "ollama", "pypi", "oci", "openai", "anthropic", "gemini", "echo", "sha256")
 
 
 @given(refs)

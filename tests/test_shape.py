@@ -73,6 +73,38 @@ def test_nothing_is_put_off_in_the_code(path: Path) -> None:
     assert marks == []
 
 
+def _declared() -> dict[str, str]:
+    """Import name -> the requirement in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return {_package(one).replace("-", "_"): one for one in project["dependencies"]}
+
+
+def _package(requirement: str) -> str:
+    return re.split(r"[<>=!~ ;\[]", requirement)[0].lower().replace("_", "-")
+
+
+def _imported(path: Path) -> set[str]:
+    """The packages a module imports anywhere, except for the type checker alone."""
+    names = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text("utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            nodes += node.orelse
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_imported() -> None:
+    used = set().union(*map(_imported, MODULES)) - sys.stdlib_module_names - {"overt"}
+    assert used == set(_declared())
+
+
 # What only one verb or one source needs; `overt --help` has to be there in 150 ms.
 HEAVY = {
     "xllamacpp",
@@ -198,8 +230,7 @@ def test_the_locks_hold_every_requirement_with_hashes() -> None:
         kind: _locked((ROOT / f"requirements/{kind}.txt").read_text("utf-8")) for kind in needed
     }
     for kind, requirements in needed.items():
-        names = {re.split(r"[<>=!~ ;\[]", one)[0].lower().replace("_", "-") for one in requirements}
-        assert names <= set(locks[kind])
+        assert {_package(one) for one in requirements} <= set(locks[kind])
         assert all("--hash=sha256:" in text for text in locks[kind].values())
     assert locks["run"].items() <= locks["dev"].items(), "both locks hold the same versions"
 

@@ -126,14 +126,22 @@ class Exchange:
             )
         header = gguf.read(model.weights)
         batch = batch_size(header)
+        native = _native(settings)
         fit = choose(
             header,
             context=settings.context,
             parallel=settings.parallel,
             batch=batch,
             free=settings.memory or free_memory(),
+            projector=model.projector.stat().st_size if model.projector else 0,
+            native=native is not None,
+            label=ref,
         )
-        spec, threads = self._spec(model, header, fit, batch)
+        if settings.threads:
+            threads = cores.Threads(settings.threads, settings.threads)
+        else:
+            threads = cores.plan(header.file_size, header.block_count or 1, cores.free())
+        spec = self._spec(model, fit, batch, threads, native)
         if fit.reduced_from:
             self._notice(
                 f"context is {fit.context} tokens: the model's own {fit.reduced_from} "
@@ -159,17 +167,17 @@ class Exchange:
         return _Open(engine, facts)
 
     def _spec(
-        self, model: pull.Model, header: gguf.Header, fit: Fit, batch: int
-    ) -> tuple["WorkerSpec", cores.Threads]:
+        self,
+        model: pull.Model,
+        fit: Fit,
+        batch: int,
+        threads: cores.Threads,
+        native: Path | None,
+    ) -> "WorkerSpec":
         from overt.engines.llamacpp import HOST
         from overt.workers.supervise import WorkerSpec
 
         settings = self._settings
-        if settings.threads:
-            threads = cores.Threads(settings.threads, settings.threads)
-        else:
-            threads = cores.plan(header.file_size, header.block_count or 1, cores.free())
-        native = _native(settings)
         parameters = {
             "weights": str(model.weights),
             "projector": str(model.projector) if model.projector else None,
@@ -180,7 +188,7 @@ class Exchange:
             "prompt_threads": threads.prompt,
             "debug": settings.debug,
         }
-        spec = WorkerSpec(
+        return WorkerSpec(
             host=HOST,
             parameters=parameters,
             readable=tuple(path for path in (model.weights, model.projector) if path),
@@ -190,7 +198,6 @@ class Exchange:
             digest=model.digest,
             python_path=(native,) if native else (),
         )
-        return spec, threads
 
 
 _SLACK = 300 << 20  # what llama.cpp allocates for a moment while loading, measured

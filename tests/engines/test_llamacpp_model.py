@@ -61,10 +61,10 @@ async def ask(exchange: Exchange, text: str, model: str = "smollm2", **fields) -
 
 
 def test_it_answers_and_says_how_many_tokens(on):
-    answer = on(lambda ex: ask(ex, "What is the capital of France?"), context=512)
-    assert "Paris" in answer.text
+    answer = on(lambda ex: ask(ex, "Why is the sky blue?"), context=512)
+    assert "light" in answer.text
     assert 30 < answer.usage.tokens_in < 60
-    assert 1 < answer.usage.tokens_out <= 24
+    assert answer.usage.tokens_out == 24
     assert answer.usage.decode_seconds > 0
 
 
@@ -181,10 +181,9 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(on):
 
 
 def test_an_answer_ends_where_the_context_does(on):
-    answer = on(lambda ex: ask(ex, STORY, max_tokens=None, grammar='root ::= ("a " | "b ")*'),
-                context=512)  # fmt: skip
+    answer = on(lambda ex: ask(ex, STORY, max_tokens=None), context=256)
     assert answer.finish == "length"
-    assert answer.usage.tokens_in + answer.usage.tokens_out <= 512
+    assert 250 <= answer.usage.tokens_in + answer.usage.tokens_out <= 256
 
 
 def test_a_raw_prompt_is_continued_as_it_stands(on):
@@ -310,7 +309,7 @@ def test_cancel_during_an_answer(on):
 def test_the_model_s_own_context_is_the_default(on):
     async def work(ex: Exchange) -> None:
         engine = await ex.open("smollm2")
-        assert engine.capabilities.context == 2048
+        assert engine.capabilities.context == 8192
         assert ex.facts("smollm2").digest.startswith("sha256:")
 
     on(work)

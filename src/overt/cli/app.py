@@ -157,6 +157,8 @@ def _usage(error: click.ClickException) -> UsageError:
     hint = f"did you mean {' or '.join(near)}?" if near else f"see `{verb} --help`"
     message = error.message if near is not None else error.format_message()
     message = message or error.format_message()
+    for theirs, ours in (("float range", "number"), ("integer range", "whole number")):
+        message = message.replace(f"not a valid {theirs}", f"not a {ours}")
     return UsageError(message[:1].lower() + message[1:].rstrip(". "), hint)
 
 

@@ -121,9 +121,9 @@ async def _converse(session: Session, reader: Reader) -> int:
 
 async def _one(line: str, session: Session, commands: Commands) -> None:
     if line.startswith("/"):
-        await commands.run(line)
+        await session.do(commands.run(line))
     elif line.strip():
-        await session.say(line)
+        await session.do(session.say(line))
 
 
 def _words() -> list[str]:

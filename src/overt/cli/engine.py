@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def command() -> None:
     """The llama.cpp that models run on.
 
-    The one that is installed runs on any processor of the last ten years, so it leaves newer
+    The installed one runs on any processor with AVX2 (or any 64-bit Arm), so it leaves newer
     instructions unused. `overt engine build` compiles the same version for this processor; models
     then run on it (`--engine wheel` takes the installed one all the same).
     """
 
 
-@command.command("build")
+@command.command("build", short_help="compile llama.cpp for this processor")
 @verb
 def build(out: Output, settings: Settings) -> None:
     """Compile llama.cpp for this processor: five to ten minutes on two cores, and a compiler.
@@ -48,7 +48,7 @@ def build(out: Output, settings: Settings) -> None:
     )
 
 
-@command.command("list")
+@command.command("list", short_help="the builds and the instructions they use")
 @verb
 def show(out: Output, settings: Settings) -> None:
     """The builds on this machine and the instructions each uses; the last usable one is taken."""
@@ -72,7 +72,7 @@ def show(out: Output, settings: Settings) -> None:
     )
 
 
-@command.command("remove")
+@command.command("remove", short_help="delete the native build")
 @click.argument("name", type=click.Choice(["native"]))
 @verb
 def remove(out: Output, settings: Settings, name: str) -> None:

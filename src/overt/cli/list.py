@@ -1,10 +1,15 @@
 """`overt list`: models in the store, or in the catalogue."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from overt.cli.options import verb
-from overt.cli.output import Output, size, table
+from overt.cli.output import Output, number, size, table
 from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.sources.catalogue import Entry
 
 
 @click.command("list", short_help="models in the store, or in the catalogue")
@@ -52,5 +57,56 @@ def _store(out: Output, settings: Settings) -> None:
             for model, entry in zip(models, entries, strict=True)
         ]
         return table(("name", "size", "licence", "digest", "pulled"), rows)
+
+    out.result({"models": models}, human, lambda: "\n".join(str(m["model"]) for m in models))
+
+
+def _catalogue(out: Output, settings: Settings) -> None:
+    from overt.sources import catalogue
+    from overt.store import Store
+
+    here = {str(entry.ref) for entry in Store(settings.home).names()}
+    entries = catalogue.entries()
+
+    def stored(entry: "Entry") -> bool:
+        return any(str(name) in here for name in catalogue.names_of(entry))
+
+    models = [
+        {
+            "model": entry.name if entry.default else str(entry.ref),
+            "ref": str(entry.ref),
+            "about": entry.about,
+            "kind": entry.kind,
+            "licence": entry.licence,
+            "parameters": entry.parameters,
+            "size": entry.size,
+            "context": entry.context,
+            "refs": [str(ref) for ref in entry.refs],
+            "sha256": entry.sha256,
+            "note": entry.note,
+            "facts": [
+                {"about": fact.about, "source": fact.source, "date": fact.date}
+                for fact in entry.facts
+            ],
+            "stored": stored(entry),
+        }
+        for entry in entries
+    ]
+
+    def human() -> str:
+        rows = [
+            (
+                entry.name if entry.default else entry.ref,
+                size(entry.size) if entry.size else "?",
+                number(entry.parameters) if entry.parameters else "?",
+                entry.context or "?",
+                entry.kind,
+                entry.licence,
+                "yes" if stored(entry) else "",
+            )
+            for entry in entries
+        ]
+        head = ("name", "size", "parameters", "context", "kind", "licence", "here")
+        return f"{table(head, rows)}\n\novert pull NAME fetches one; ? is not known"
 
     out.result({"models": models}, human, lambda: "\n".join(str(m["model"]) for m in models))

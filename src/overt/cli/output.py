@@ -28,6 +28,7 @@ class Output:
         self.mode = mode
         self._transient = False
         self._open_line = False
+        self._open_thought = False
 
     @property
     def json(self) -> bool:
@@ -73,6 +74,7 @@ class Output:
     def piece(self, text: str) -> None:
         """A piece of an answer, at once and without a new line."""
         self.clear()
+        self._end_thought()
         sys.stdout.write(shown(text, sys.stdout))
         sys.stdout.flush()
         self._open_line = not text.endswith("\n")
@@ -80,15 +82,22 @@ class Output:
     def end_line(self) -> None:
         """Finish a line that `piece` or `thought` left open."""
         self.clear()
+        self._end_thought()
         if self._open_line:
             self._open_line = False
             print(flush=True)
+
+    def _end_thought(self) -> None:
+        if self._open_thought:
+            self._open_thought = False
+            print(file=sys.stderr, flush=True)
 
     def thought(self, text: str) -> None:
         """A piece of a model's reasoning: beside the answer, so on stderr."""
         self.clear()
         sys.stderr.write(styled(shown(text, sys.stderr), "dim", sys.stderr))
         sys.stderr.flush()
+        self._open_thought = not text.endswith("\n")
 
     def note(self, text: str) -> None:
         """A remark; --quiet leaves it out."""

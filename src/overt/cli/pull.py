@@ -71,9 +71,12 @@ def fetch(
     """
     from overt.pull import pull
     from overt.ref import parse
+    from overt.sources.catalogue import lookup
 
     parsed = parse(ref)
-    if parsed.remote or parsed.scheme in ("path", "sha256", "echo"):
+    entry = lookup(parsed)
+    unknown = parsed.scheme == "name" and entry is None
+    if unknown or parsed.remote or parsed.scheme in ("path", "sha256", "echo"):
         raise missing
     if not allowed:
         raise ModelNotFound(f"{ref} is not in the store", f"get it first: overt pull {ref}")
@@ -83,7 +86,8 @@ def fetch(
             f"run `overt pull {ref}` once with the network on (--offline and OVERT_OFFLINE unset)",
         )
     begun = time.monotonic()
-    out.note(f"{ref} is not in the store yet: pulling it")
+    about = f" ({size(entry.size)}, {entry.licence})" if entry and entry.size else ""
+    out.note(f"{ref} is not in the store yet: pulling it{about}")
     with progress(out) as step:
         pull(ref, settings, step)
     return time.monotonic() - begun

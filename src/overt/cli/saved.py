@@ -201,7 +201,9 @@ def decode(data: bytes, what: str = "the chat") -> Chat:
             continue
         kind, low, high, _ = RANGES[name]
         if not low <= value <= high or (kind is int and not isinstance(value, int)):
-            raise FormatError(f"{what} sets {name} to {value}", f"it goes from {low:g} to {high:g}")
+            raise FormatError(
+                f"{what} sets {name} to {value}", f"it goes from {low:.10g} to {high:.10g}"
+            )
     return Chat(
         model=file.model,
         digest=file.digest,

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -35,16 +35,33 @@ class Session:
     images: list[ImagePart] = field(default_factory=list)
     thoughts: bool = True
     stats: bool = False
+    blocked: bool = False  # something holds up the event loop, so only an exception can stop it
     _unanswered: Message | None = None
-    _answering: "asyncio.Task[Timed] | None" = None
+    _busy: "asyncio.Task[None] | None" = None
 
     @property
-    def answering(self) -> bool:
-        return self._answering is not None
+    def busy(self) -> bool:
+        return self._busy is not None
 
     @property
     def facts(self) -> "Facts":
+        """Of the model that answers; raises KeyError before it is open."""
         return self.exchange.facts(self.request.model)
+
+    async def do(self, work: Coroutine[None, None, None]) -> None:
+        """Carry out something that Ctrl-C (`interruptible`) may stop."""
+        self._busy = asyncio.ensure_future(work)
+        try:
+            await self._busy
+        except asyncio.CancelledError:
+            self.out.note("(stopped)")
+        finally:
+            self._busy = None
+
+    def stop(self) -> None:
+        """Stop what `do` is doing."""
+        if self._busy is not None:
+            self._busy.cancel()
 
     def change(self, **fields: Any) -> None:
         """Change fields of the request (parameters, stop, thinking …)."""
@@ -62,21 +79,22 @@ class Session:
         Raises:
             BadRequest: nothing was asked yet.
         """
-        message = self._unanswered or self.undo()
-        await self._turn(message)
+        await self._turn(self.undo())
 
     def undo(self) -> Message:
-        """Forget the last question and its answer; returns the question.
+        """Forget the last question and its answer, if it had one; returns the question.
 
         Raises:
             BadRequest: there is no question.
         """
+        if self._unanswered:
+            asked, self._unanswered = self._unanswered, None
+            return asked
         at = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=-1)
         if at < 0:
             raise BadRequest("nothing has been asked yet", "type a question")
         asked = self.messages[at]
         del self.messages[at:]
-        self._unanswered = None
         return asked
 
     def clear(self) -> None:
@@ -95,46 +113,35 @@ class Session:
         before, self.settings = self.settings, settings
         await self.exchange.close()
         try:
-            self.out.status(f"loading {ref}")
             await self._start(ref)
-        except OvertError:
+        except (OvertError, asyncio.CancelledError):
             self.settings = before
             await self._start(self.request.model)
             raise
-        finally:
-            self.out.clear()
         self.change(model=ref)
 
     async def _start(self, ref: str) -> None:
         from overt.exchange import Exchange
 
         self.exchange = Exchange(self.settings, self.out.note)
-        await self.exchange.open(ref)
-
-    def stop(self) -> bool:
-        """Stop the answer that is being given; False where there is none."""
-        if self._answering is None:
-            return False
-        self._answering.cancel()
-        return True
+        self.out.status(f"loading {ref}")
+        try:
+            await self.exchange.open(ref)
+        finally:
+            self.out.clear()
 
     async def _turn(self, asked: Message) -> None:
         head = [Message.of("system", self.system)] if self.system else []
         request = replace(self.request, messages=(*head, *self.messages, asked))
         timed = Timed()
         self._unanswered = asked
-        self._answering = asyncio.ensure_future(
-            answer(self.exchange, request, self.out, show_thinking=self.thoughts, timed=timed)
-        )
         try:
-            await self._answering
-        except asyncio.CancelledError:
+            await answer(self.exchange, request, self.out, show_thinking=self.thoughts, timed=timed)
+        except asyncio.CancelledError:  # by `stop`, and so the end of this turn and of nothing else
             self.out.end_line()
             timed.answer.finish = "cancelled"
         except ContextExceeded as error:
             raise _advised(error) from None
-        finally:
-            self._answering = None
         if timed.answer.finish == "cancelled" and not timed.answer.text:
             self.out.note("(stopped; /retry asks again)")
             return
@@ -167,11 +174,11 @@ def _advised(error: ContextExceeded) -> ContextExceeded:
 
 @contextmanager
 def interruptible(session: Session) -> Iterator[None]:
-    """Ctrl-C stops the answer while there is one, and is a KeyboardInterrupt otherwise."""
+    """Ctrl-C stops what `Session.do` is doing, and is a KeyboardInterrupt where it does nothing."""
     loop = asyncio.get_running_loop()
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-        if not session.answering:
+        if not session.busy or session.blocked:
             raise KeyboardInterrupt
         loop.call_soon_threadsafe(session.stop)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overt.cli.options import verb
+from overt.cli.options import engine_options, verb
 from overt.cli.output import Output, number, pairs, size, table
 from overt.errors import NotFound, OutOfMemory, UsageError
 from overt.settings import Settings
@@ -23,6 +23,7 @@ _MOST_LICENCE_BYTES = 1 << 20
 @click.option("--template", is_flag=True, help="Only the chat template.")
 @click.option("--licence", "--license", is_flag=True, help="Only the licence.")
 @click.option("--tensors", is_flag=True, help="Every tensor too.")
+@engine_options
 @verb
 def command(
     out: Output, settings: Settings, ref: str, template: bool, licence: bool, tensors: bool
@@ -51,7 +52,7 @@ def command(
                 raise NotFound(f"{ref} has no chat template", "it can continue text: run --raw")
             out.result({"model": ref, "template": text}, lambda: text, lambda: text)
             return 0
-        facts = _gguf(header, tensors=tensors) | {"fits": _fits(header, settings)}
+        facts = _gguf(header, tensors=tensors) | {"fits": _fits(model, header, settings)}
     value = _origin(ref, model) | facts
     out.result(value, lambda: _human(value), lambda: str(value["digest"]))
     return 0
@@ -93,9 +94,11 @@ def _check(ref: str) -> None:
 
 
 def _origin(ref: str, model: "Model") -> dict[str, Any]:
-    manifest = model.manifest
+    manifest, entry = model.manifest, model.catalogue
     return {
         "model": ref,
+        "about": entry.about if entry else None,
+        "note": entry.note if entry else None,
         "digest": model.digest,
         "path": str(model.weights),
         "ref": manifest.ref if manifest else str(model.weights),
@@ -181,13 +184,24 @@ def _plain(value: Any) -> Any:
     return {"length": value.length, "type": value.type}
 
 
-def _fits(header: "Header", settings: Settings) -> dict[str, Any]:
-    """What a load would need here and now."""
+def _fits(model: "Model", header: "Header", settings: Settings) -> dict[str, Any]:
+    """What `Exchange.open` would need here and now."""
+    from overt.engines.build import native_path
+    from overt.exchange import batch_size
     from overt.fit import choose, free_memory
 
     free = settings.memory or free_memory()
     try:
-        fit = choose(header, context=settings.context, parallel=settings.parallel, free=free)
+        fit = choose(
+            header,
+            context=settings.context,
+            parallel=settings.parallel,
+            free=free,
+            batch=batch_size(header),
+            projector=model.projector.stat().st_size if model.projector else 0,
+            native=settings.engine != "wheel" and native_path(settings.home) is not None,
+            label=model.ref,
+        )
     except OutOfMemory as error:
         return {"ok": False, "free": free, "message": error.message, "hint": error.hint}
     return {
@@ -204,6 +218,8 @@ def _human(value: Mapping[str, Any]) -> str:
         pairs(
             {
                 "model": value["model"],
+                "about": value["about"],
+                "note": value["note"],
                 "from": value["ref"],
                 "digest": value["digest"],
                 "size": size(value["size"]),

@@ -12,7 +12,7 @@ from overt.cli.lines import Reader
 from overt.cli.options import RANGES, read_bytes
 from overt.cli.output import number, pairs, size
 from overt.cli.session import Session
-from overt.errors import BadSetting, ModelNotFound, UsageError
+from overt.errors import BadSetting, ModelNotFound, Stopped, UsageError
 from overt.settings import load
 
 _MOST_IMAGE_BYTES = 64 << 20
@@ -96,11 +96,21 @@ class Commands:
             try:
                 find(ref, session.settings)
             except ModelNotFound as error:
-                from overt.cli.pull import fetch
-
-                fetch(ref, session.settings, session.out, error, allowed=True)
+                self._fetch(ref, error)
         await session.open(ref, session.settings)
         session.out.note(f"({ref} answers from now on)")
+
+    def _fetch(self, ref: str, missing: ModelNotFound) -> None:
+        from overt.cli.pull import fetch
+
+        session = self.session
+        session.blocked = True
+        try:
+            fetch(ref, session.settings, session.out, missing, allowed=True)
+        except KeyboardInterrupt:
+            raise Stopped("the pull was stopped", f"/model {ref} goes on with it") from None
+        finally:
+            session.blocked = False
 
     async def set(self, text: str) -> None:
         name, _, value = text.removeprefix("parameter ").strip().partition(" ")
@@ -294,7 +304,9 @@ def number_of(name: str, text: str) -> float | int | None:
         value = float("nan")
     if not low <= value <= high:
         whole = "a whole number" if kind is int else "a number"
-        raise BadSetting(f"{name} is {text[:40]!r}", f"it is {whole} from {low:g} to {high:g}")
+        raise BadSetting(
+            f"{name} is {text[:40]!r}", f"it is {whole} from {low:.10g} to {high:.10g}"
+        )
     return value
 
 

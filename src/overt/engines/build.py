@@ -132,7 +132,8 @@ def describe(folder: Path) -> Build:
         problem = f"made with {record.get('libc')}, and this machine has {libc()}"
     elif digest(module(folder)) != record.get("sha256"):
         problem = "its module is missing, or not the one that was built"
-    features = tuple(str(name) for name in record.get("features", ()))
+    listed = record.get("features")
+    features = tuple(map(str, listed)) if isinstance(listed, list) else ()
     return Build("native", version, folder, features, _size(folder), problem)
 
 

@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import tarfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +144,12 @@ def unpacked_sources(work: Path, settings: Settings, part: Part) -> Path:
     if folder.exists():
         return folder
 
+    most = 0.0
+
     def report(step: "Step") -> None:
-        part(step.done / max(1, step.total or step.done))
+        nonlocal most
+        most = max(most, step.done / max(1, step.total or step.done))  # checking begins anew
+        part(most)
 
     network = Network(settings.offline)
     try:
@@ -184,7 +189,7 @@ def unpack(archive: Path, into: Path) -> None:
                     with opened, path.open("wb") as out:
                         shutil.copyfileobj(opened, out)
                     path.chmod(0o755 if member.mode & 0o100 else 0o644)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, ValueError, EOFError, OSError) as error:
         raise FormatError(f"{archive.name} cannot be unpacked: {error}", "try again") from None
 
 

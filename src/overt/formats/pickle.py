@@ -13,6 +13,7 @@ import bz2
 import io
 import lzma
 import pickletools
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -28,6 +29,7 @@ _PREFIX = 64 << 10
 _MAX_DIRECTORY = 16 << 20
 _MAX_TAR_MEMBERS = 4096
 _PROTOCOLS = b"\x02\x03\x04\x05"
+_IMPORT = re.compile(r"[\w.]+ [\w.<>]+")
 # Opcodes that build or call an object; without one, an unheaded stream is taken for plain text.
 _BUILDERS = {
     "GLOBAL", "STACK_GLOBAL", "REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "PERSID",
@@ -62,7 +64,9 @@ def _is_pickled(head: bytes, whole: bool) -> bool:
     names: list[str] = []
     stopped = False
     try:
-        for opcode, _, _ in pickletools.genops(io.BytesIO(head)):
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(head)):
+            if opcode.name in ("GLOBAL", "INST") and not _IMPORT.fullmatch(str(argument)):
+                break  # prose that begins with c or i: no module has such a name
             names.append(opcode.name)
             stopped = opcode.name == "STOP"
     except Exception:  # noqa: BLE001 - genops raises whatever an argument decoder raises

@@ -123,19 +123,20 @@ class Desk:
                     git_sha1.update(block)
                 done += len(block)
                 self.report(Step(f"checking {download.label or download.name}", done, size))
-        wrong = (
-            (download.size is not None and size != download.size)
-            or (download.sha256 is not None and sha256.hexdigest() != download.sha256)
-            or (download.git_sha1 is not None and git_sha1.hexdigest() != download.git_sha1)
+        facts = (
+            ("size", str(size), None if download.size is None else str(download.size)),
+            ("sha256", sha256.hexdigest(), download.sha256),
+            ("git object id", git_sha1.hexdigest(), download.git_sha1),
         )
+        wrong = [fact for fact in facts if fact[2] not in (None, fact[1])]
         if not wrong:
             return Fetched(path, sha256.hexdigest(), size)
         if not last:
             return None
-        stated = download.sha256 or download.git_sha1 or f"{download.size} bytes"
+        kind, found, stated = wrong[0]
         raise IntegrityError(
-            f"{download.label or download.name} from {shown(download.url)} is {size} bytes with the "
-            f"digest {sha256.hexdigest()[:12]}, where {stated[:12]} is stated",
+            f"{download.label or download.name} from {shown(download.url)} has the {kind} "
+            f"{found[:12]} where {(stated or '')[:12]} is stated",
             "try again later; if it stays so, do not use this source",
         )
 

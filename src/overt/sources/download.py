@@ -341,7 +341,7 @@ def _pour(
     grow: Callable[[int, int | None], None],
 ) -> None:
     limit = _WIDE if total is None else total
-    for block in answer.iter_raw(CHUNK // 4):
+    for block in answer.iter_raw():  # as it comes: a broken connection must not lose a buffer
         if done + len(block) > limit:
             raise IntegrityError(f"{shown(str(answer.url))} sends more than its {limit} bytes")
         view = memoryview(block)

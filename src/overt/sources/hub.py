@@ -1,8 +1,8 @@
 """``hf:owner/repo@revision#file``: a repository of the Hugging Face hub, or of a mirror of it.
 
-Metadata comes through `huggingface_hub`, bytes through download.py. ``HF_ENDPOINT``, ``HF_TOKEN`` (or
-the token that ``hf auth login`` stored) and ``HF_HUB_OFFLINE`` are honoured. A revision is pinned to
-its commit; LFS files are checked against their sha256, others against their git object id.
+Metadata comes through `huggingface_hub`, bytes through download.py. ``HF_ENDPOINT``, ``HF_TOKEN``
+(or the token that ``hf auth login`` stored) and ``HF_HUB_OFFLINE`` are honoured. A revision is
+pinned to its commit; LFS files are checked against their sha256, others against their git object.
 """
 
 import hashlib
@@ -218,12 +218,11 @@ def _read(info: "ModelInfo", ref: Ref) -> tuple[str, dict[str, _File]]:
 
 def _licence(info: "ModelInfo") -> str | None:
     card = info.card_data
-    fields = card.to_dict() if card is not None and hasattr(card, "to_dict") else card
-    if not isinstance(fields, dict):
+    if card is None:
         return None
-    licence = fields.get("license")
+    licence = card.get("license")
     if licence == "other":
-        licence = fields.get("license_name") or licence
+        licence = card.get("license_name") or licence
     return licence[:64] if isinstance(licence, str) and licence else None
 
 

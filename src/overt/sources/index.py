@@ -15,7 +15,7 @@ from configparser import RawConfigParser
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from netrc import NetrcParseError, netrc
-from os import pathsep
+from os import devnull, pathsep
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
@@ -225,7 +225,7 @@ def _pip_files(environ: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Options of pip's configuration files, later files and sections winning."""
     options: dict[str, str] = {}
     named = environ.get("PIP_CONFIG_FILE")
-    files = [] if named == "/dev/null" else [*_pip_places(environ), Path(prefix) / "pip.conf"]
+    files = [] if named == devnull else [*_pip_places(environ), Path(prefix) / "pip.conf"]
     if named:
         files.append(Path(named).expanduser())
     for path in files:

@@ -72,6 +72,7 @@ class _Pipes:
         self, source: IO[bytes], out: IO[bytes] | None, received: Received, closed: Closed
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._over = False
         self._queue: queue.SimpleQueue[bytes | asyncio.Future[None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(source, received, closed), daemon=True).start()
         if out:
@@ -105,11 +106,14 @@ class _Pipes:
         self._queue.put(data)
 
     async def drain(self) -> None:
+        if self._over:
+            return
         written = self._loop.create_future()
         self._queue.put(written)
         await written
 
     def close(self) -> None:
+        self._over = True
         self._queue.put(None)
 
 
@@ -172,9 +176,18 @@ async def start(
             raise
     loop = asyncio.get_running_loop()
     stream, errors = _Stream(hears.received, hears.closed), _Stream(hears.printed, hears.silent)
-    await loop.create_unix_connection(lambda: stream, sock=ours)
     assert process.stderr
-    await loop.connect_read_pipe(lambda: errors, process.stderr)
+    try:
+        await loop.create_unix_connection(lambda: stream, sock=ours)
+        await loop.connect_read_pipe(lambda: errors, process.stderr)
+    except BaseException:  # most likely cancelled: nobody else knows of the process yet
+        process.kill()
+        process.wait()
+        ours.close()
+        process.stderr.close()
+        stream.close()
+        errors.close()
+        raise
     return process, stream, errors
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overt.errors import Busy, EngineFailed, NoIsolation, WorkerDied
+from overt.errors import BadRequest, Busy, EngineFailed, NoIsolation, WorkerDied
 from overt.workers import link as links
 from overt.workers import reason, sandbox
 from overt.workers.sandbox import Isolation
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import subprocess
 
 _CALLS = 128
+_HELD = 256 << 20
+"""Most bytes of answers that wait in this process for one worker's calls."""
 _TOLD = 1 << 20
 """Longest report about itself that is taken from a worker, in bytes."""
 
@@ -79,7 +81,7 @@ class Call:
         self.ended = False
         self._error: Exception | None = None
         self._chunks: deque[bytes] = deque()
-        self._held = 0  # bytes waiting, as the window counts them
+        self.held = 0  # bytes waiting, as the window counts them
         self._taken = 0  # bytes taken since the worker was last told
         self._changed = asyncio.Event()
 
@@ -91,9 +93,11 @@ class Call:
         """
         if self.abandoned:
             return
-        if self._held + self._taken >= WINDOW:
+        if self.held + self._taken >= WINDOW:
             raise BadFrame("more was sent than had been asked for")
-        self._held += len(chunk) + OVERHEAD
+        if len(chunk) > WINDOW and self._process.held + len(chunk) > _HELD:
+            raise BadFrame(f"more than {_mebibytes(_HELD)} MiB of answers wait to be taken")
+        self.held += len(chunk) + OVERHEAD
         self._chunks.append(chunk)
         self._changed.set()
 
@@ -116,7 +120,7 @@ class Call:
             await self._changed.wait()
         chunk = self._chunks.popleft()
         size = len(chunk) + OVERHEAD
-        self._held -= size
+        self.held -= size
         self._taken += size
         if self._taken >= WINDOW // 2 and not self.ended:
             self._process.send(self.id, "more", min(self._taken, LIMIT).to_bytes(4, "big"))
@@ -177,6 +181,10 @@ class Process:
         return not self.death.done() and not self._verdict
 
     @property
+    def held(self) -> int:
+        return sum(call.held for call in self.calls.values())
+
+    @property
     def log(self) -> str:
         """The end of what native code printed."""
         return self._ring.text
@@ -187,11 +195,18 @@ class Process:
         Raises:
             WorkerDied: the process has ended.
             Busy: too many calls are under way.
+            BadRequest: `body` is longer than a frame may be.
         """
         if self.death.done():
-            raise self.death.result()
+            raise _again(self.death.result())
         if len(self.calls) >= _CALLS:
             raise Busy(f"{len(self.calls)} requests are under way in one worker", "try again later")
+        if len(body) > LIMIT - OVERHEAD:
+            raise BadRequest(
+                f"the request is {_mebibytes(len(body))} MiB and a worker takes "
+                f"{_mebibytes(LIMIT)} MiB",
+                "send less, or smaller images",
+            )
         self._last_id = self._last_id % 0xFFFFFFFF + 1
         call = self.calls[self._last_id] = Call(self, self._last_id)
         self.send(call.id, f"call/{kind}", body)
@@ -270,7 +285,7 @@ class Process:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not report.done():
-                raise self.death.result()
+                raise _again(self.death.result())
         finally:
             report.cancel()
         frame = report.result()
@@ -334,21 +349,29 @@ class Process:
     async def _until_it_ends(self, popen: "subprocess.Popen[bytes]") -> None:
         ended = asyncio.ensure_future(links.ended(popen))
         closed = asyncio.ensure_future(self._closed.wait())
-        await asyncio.wait([ended, closed], return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():  # it shut its socket: nothing more can come of it
-            await asyncio.wait([ended], timeout=1)
-            self.kill("stopped speaking")
-        returncode = await ended
-        # Nobody else holds the other ends, so both run dry at once.
-        await asyncio.wait([asyncio.ensure_future(self._dry())], timeout=1)
-        closed.cancel()
-        for one in (self._link, self._errors):
-            if one:
-                one.close()
-        self._clean()
+        dry = asyncio.ensure_future(self._dry())
+        try:
+            await asyncio.wait([ended, closed], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():  # it shut its socket: nothing more can come of it
+                await asyncio.wait([ended], timeout=1)
+                self.kill("stopped speaking")
+            returncode = await ended
+            # Nobody else holds the other ends, so both run dry at once.
+            await asyncio.wait([dry], timeout=1)
+        except asyncio.CancelledError:  # the event loop is being closed under us
+            self.kill("was left alone")
+            popen.wait()
+            raise
+        finally:
+            for task in (ended, closed, dry):
+                task.cancel()
+            for one in (self._link, self._errors):
+                if one:
+                    one.close()
+            self._clean()
         self.death.set_result(self._obituary(returncode))
         for call in self.calls.values():
-            call.end(self.death.result())
+            call.end(_again(self.death.result()))
         self.calls.clear()
 
     async def _dry(self) -> None:
@@ -376,6 +399,11 @@ class Process:
                 "give it a smaller context (--context N) or close other programs",
             )
         return WorkerDied(f"{who} {how}{': ' if why else ''}{why}", again)
+
+
+def _again(died: WorkerDied) -> WorkerDied:
+    """A copy: an exception raised in several tasks would collect all their tracebacks."""
+    return WorkerDied(died.message, died.hint)
 
 
 def confirmed(pid: int, claimed: Mapping[str, Any]) -> Isolation:

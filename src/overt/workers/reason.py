@@ -25,7 +25,7 @@ _SHORTAGE = re.compile(
 _FOLDERS = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\":]+)*[\\/](?=[^\\/\s'\":])")
 _POINTER = re.compile(r"\s*\(?\b0x[0-9a-fA-F]{4,}\b\)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]|\x1b\[[0-9;]*[A-Za-z]")
-_CALLER = re.compile(r"^(?:[\w:~]+|srv +\w+|common_\w+): +(?=\S)")
+_CALLER = re.compile(r"^(?:(?!error\b|fatal\b)[a-z][\w:~]*|(?:srv|slot) +\w+|what\(\)): +(?=\S)")
 
 
 class Ring:

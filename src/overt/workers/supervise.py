@@ -144,10 +144,10 @@ class Worker:
         if last:
             await asyncio.wait([last.death])
         if len(self._when) >= RESTARTS:
-            why = f"; the last time, {last.death.result().message}" if last else ""
+            why = f": {last.death.result().message}" if last else ""
             raise WorkerDied(
-                f"the worker of {self._spec.label} died {RESTARTS + 1} times "
-                f"in {PERIOD:g} s and is not started again{why}",
+                f"the worker of {self._spec.label} was started again {RESTARTS} times "
+                f"in {PERIOD:g} s and is given up{why}",
                 "wait a minute, or try another model",
             )
         self._when.append(now)

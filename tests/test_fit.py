@@ -1,0 +1,496 @@
+"""The estimate against llama.cpp's own buffers and the measured peak; what is offered when it is short."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gguf_writer as writer
+from gguf_writer import Tensor, Typed
+from overt import fit
+from overt.errors import BadSetting, FormatError, OutOfMemory
+from overt.fit import choose, human, need
+from overt.formats import gguf
+from overt.settings import bytes_of
+
+MIB = 1 << 20
+
+# ---- the measured peak -----------------------------------------------------------------------
+
+_WORKER = """
+import json, os, secrets, sys, threading
+import xllamacpp
+path, context, parallel, checkpoints = sys.argv[1], *map(int, sys.argv[2:])
+common = xllamacpp.CommonParams()
+common.model.path = path
+common.n_ctx, common.n_parallel = context * parallel, parallel
+common.kv_unified = common.warmup = common.fit_params = False
+common.n_batch = common.n_ubatch = 128
+common.n_gpu_layers = common.cache_ram_mib = 0
+common.n_ctx_checkpoints = checkpoints
+common.cpuparams.n_threads = common.cpuparams_batch.n_threads = 1
+common.hostnames = [f"@{secrets.token_hex(8)}.sock"]
+common.n_threads_http, common.offline, common.verbosity = 2, True, -1
+server = xllamacpp.Server(common)
+words = "one two three four five six seven eight nine ten".split() * 100
+prompt = " ".join(words[: min(context - 60, 700)])
+answers = []
+def ask(number):
+    request = {"prompt": f"{number} {prompt}", "max_tokens": 16, "ignore_eos": True}
+    answers.append(server.handle_completions(request))
+asking = [threading.Thread(target=ask, args=(number,)) for number in range(parallel)]
+for thread in asking: thread.start()
+for thread in asking: thread.join()
+lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+peak = int(lines["VmHWM"].split()[0]) * 1024
+tokens = [answer["usage"]["total_tokens"] for answer in answers]
+print(json.dumps({"peak": peak, "tokens": tokens}), flush=True)
+os._exit(0)
+"""
+
+
+def measured_peak(path: Path, context: int, parallel: int) -> int:
+    """Peak resident bytes of a fresh process that loads `path` and fills each slot.
+
+    The one place that says how the peak is measured: the engine's configuration, one thread.
+    """
+    environ = {**os.environ, "OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
+    numbers = map(str, (context, parallel, fit.CHECKPOINTS))
+    done = subprocess.run(
+        [sys.executable, "-c", _WORKER, str(path), *numbers],
+        capture_output=True, env=environ, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:].decode()
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["tokens"]) == parallel
+    assert min(found["tokens"]) > min(context - 60, 700)  # the prompt was read, and some answered
+    return int(found["peak"])
+
+
+def assert_within_a_tenth(path: Path, context: int, parallel: int, record: Any) -> None:
+    estimate = need(gguf.read(path), context, parallel).total
+    measured = measured_peak(path, context, parallel)
+    record("estimate", human(estimate))
+    record("measured", human(measured))
+    record("ratio", round(estimate / measured, 4))
+    assert 0.9 < estimate / measured < 1.1, f"{human(estimate)} against {human(measured)}"
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+CONTEXTS = (512, 2048, 8192)
+
+
+@linux
+@pytest.mark.model
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("model", ["smollm2_gguf", "gemma3_gguf"])
+def test_estimate_of_one_slot(
+    model: str, context: int, request: pytest.FixtureRequest, record_property: Any
+):
+    assert_within_a_tenth(request.getfixturevalue(model), context, 1, record_property)
+
+
+@linux
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("model", ["smollm2_gguf", "gemma3_gguf"])
+def test_estimate_of_eight_slots(
+    model: str, context: int, request: pytest.FixtureRequest, record_property: Any
+):
+    path = request.getfixturevalue(model)
+    if need(gguf.read(path), context, 8).total > fit.free_memory():
+        pytest.skip("this machine has too little memory free")
+    assert_within_a_tenth(path, context, 8, record_property)
+
+
+@linux
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
+def test_estimate_of_each_kind_of_tensor(kind: str, tmp_path: Path, record_property: Any):
+    """Types that the CPU backend reorders are held twice, the tied output too; others are not."""
+    path = tmp_path / f"{kind}.gguf"
+    writer.write_llama(
+        path, type=kind, layers=4, embedding=512, heads=8, kv_heads=2, feed_forward=3072,
+        words=20004, context=2048,
+    )  # fmt: skip
+    assert_within_a_tenth(path, 1024, 2, record_property)
+
+
+# ---- llama.cpp's own buffers, as its log of b11549 states them -------------------------------
+
+
+@pytest.mark.model
+def test_buffers_of_smollm2(smollm2_gguf: Path):
+    header = gguf.read(smollm2_gguf)
+    for context, parallel, cache, graph, output in (
+        (512, 1, 11.25, 3.79, 0.19), (2048, 1, 45, 4.16, 0.19), (8192, 1, 180, 5.66, 0.19),
+        (512, 8, 90, 3.79, 1.5), (2048, 8, 360, 4.16, 1.5), (8192, 8, 1440, 5.66, 1.5),
+    ):  # fmt: skip
+        found = need(header, context, parallel)
+        assert found.kv_cache == cache * MIB
+        assert found.compute / MIB == pytest.approx(graph + output, abs=0.03)
+        assert found.weights == 92.1015625 * MIB
+
+
+@pytest.mark.model
+def test_buffers_of_gemma3(gemma3_gguf: Path, monkeypatch: pytest.MonkeyPatch):
+    """Three layers of eighteen see everything; the others hold 768 cells. 12.66 MiB are held twice."""
+    monkeypatch.setattr(fit.platform, "machine", lambda: "x86_64")
+    fit._repacked_types.cache_clear()
+    header = gguf.read(gemma3_gguf)
+    for context, parallel, full, windowed, graph, output in (
+        (512, 1, 1.5, 7.5, 4.82, 1), (2048, 1, 6, 11.25, 5.26, 1), (8192, 1, 24, 11.25, 6.76, 1),
+        (512, 8, 12, 60, 9.82, 8), (2048, 8, 48, 90, 10.26, 8), (8192, 8, 192, 90, 11.76, 8),
+    ):  # fmt: skip
+        found = need(header, context, parallel)
+        checkpoints = fit.CHECKPOINTS * parallel * 7.5  # of the window's 512 cells
+        assert found.kv_cache == (full + windowed + checkpoints) * MIB
+        assert found.compute / MIB == pytest.approx(graph + output, abs=0.03)
+        assert found.weights / MIB == pytest.approx(235.16 + 12.66, abs=0.01)
+    fit._repacked_types.cache_clear()
+
+
+# ---- made-up headers -------------------------------------------------------------------------
+
+LLAMA: dict[str, Any] = {
+    "general.architecture": "llama",
+    "llama.context_length": 8192,
+    "llama.block_count": 4,
+    "llama.embedding_length": 256,
+    "llama.feed_forward_length": 512,
+    "llama.attention.head_count": 8,
+    "llama.attention.head_count_kv": 2,
+    "tokenizer.ggml.tokens": ["a", "b"],
+}
+
+
+def made(folder: Path, about: dict[str, Any], *tensors: Tensor) -> gguf.Header:
+    return gguf.read(writer.write(folder / "made.gguf", about, tensors))
+
+
+def renamed(architecture: str, **more: Any) -> dict[str, Any]:
+    """LLAMA as another architecture; `more` are keys of it, dots written as two underscores."""
+    about = {key.replace("llama.", f"{architecture}."): value for key, value in LLAMA.items()}
+    about["general.architecture"] = architecture
+    return about | {f"{architecture}.{k.replace('__', '.')}": v for k, v in more.items()}
+
+
+ROW = 2 * 2 * 32 * 2  # keys and values, two heads of 32, two bytes
+
+
+def test_a_context_is_rounded_up_to_256_cells(tmp_path: Path):
+    header = made(tmp_path, LLAMA)
+    assert need(header, 300).kv_cache == need(header, 512).kv_cache == 4 * 512 * ROW
+    assert need(header, 513, 3).kv_cache == 3 * 4 * 768 * ROW
+
+
+@pytest.mark.parametrize(("kv_type", "share"), [("f16", 1), ("f32", 2), ("q8_0", 34 / 64)])
+def test_the_cache_has_a_type(kv_type: str, share: float, tmp_path: Path):
+    assert need(made(tmp_path, LLAMA), 512, kv_type=kv_type).kv_cache == 4 * 512 * ROW * share
+
+
+def test_an_unknown_cache_type(tmp_path: Path):
+    with pytest.raises(BadSetting, match="the cache cannot have the type 'f17'"):
+        need(made(tmp_path, LLAMA), 512, kv_type="f17")
+
+
+def test_heads_of_each_layer_count(tmp_path: Path):
+    heads = {"llama.attention.head_count_kv": Typed("u32", [2, 0, 8, 2])}
+    assert need(made(tmp_path, LLAMA | heads), 512).kv_cache == 512 * ROW * 12 // 2
+
+
+def test_windowed_layers_listed_in_the_file(tmp_path: Path):
+    about = renamed(
+        "gemma4",
+        attention__sliding_window=100,
+        attention__sliding_window_pattern=[True, True, False, True],
+        attention__key_length=64,
+        attention__value_length=64,
+        attention__key_length_swa=32,
+        attention__value_length_swa=32,
+        attention__shared_kv_layers=1,
+    )
+    found = need(made(tmp_path, about), 2048)
+    # 100 and a batch of 128 are 256 cells; the last layer shares another's cache.
+    assert found.kv_cache == 2048 * 2 * ROW + 2 * (256 + fit.CHECKPOINTS * 100) * ROW
+
+
+@pytest.mark.parametrize(
+    ("architecture", "windowed"),
+    [("gemma2", 2), ("gpt-oss", 2), ("olmo2", 3), ("cohere2moe", 3), ("unheard-of", 0)],
+)
+def test_windowed_layers_known_by_architecture(architecture: str, windowed: int, tmp_path: Path):
+    about = renamed(architecture, attention__sliding_window=128)
+    found = need(made(tmp_path, about), 1024)
+    of_window = windowed * (256 + fit.CHECKPOINTS * 128)
+    assert found.kv_cache == ((4 - windowed) * 1024 + of_window) * ROW
+
+
+def test_a_window_of_zero_is_none(tmp_path: Path):
+    about = renamed("olmo2", attention__sliding_window=0)
+    assert need(made(tmp_path, about), 1024).kv_cache == 4 * 1024 * ROW
+
+
+def test_hybrid_layers_hold_a_state_and_no_cells(tmp_path: Path):
+    about = renamed(
+        "qwen3next", ssm__inner_size=64, ssm__state_size=16, ssm__group_count=2, ssm__conv_kernel=4
+    )
+    state = 3 * 4 * (3 * (64 + 2 * 2 * 16) + 16 * 64)
+    wanted = 512 * ROW + (1 + fit.CHECKPOINTS) * state
+    assert need(made(tmp_path, about), 512).kv_cache == wanted
+
+
+@pytest.mark.parametrize(
+    ("machine", "system", "native", "twice"),
+    [
+        ("x86_64", "Linux", False, {"Q4_0", "Q4_K", "IQ4_NL"}),
+        ("aarch64", "Linux", False, set()),
+        ("arm64", "Darwin", False, {"Q4_0", "Q4_K", "Q6_K", "Q8_0", "IQ4_NL"}),
+        ("aarch64", "Linux", True, {"Q4_0", "Q4_K", "Q6_K", "Q8_0", "IQ4_NL"}),
+        ("riscv64", "Linux", False, set()),
+    ],
+)
+def test_what_is_held_twice(
+    machine: str, system: str, native: bool, twice: set[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setattr(fit.platform, "machine", lambda: machine)
+    monkeypatch.setattr(fit.platform, "system", lambda: system)
+    fit._repacked_types.cache_clear()
+    kinds = ("Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q6_K", "Q8_0", "IQ4_NL", "F16")
+    tensors = [Tensor(f"blk.{n}.ffn_up.weight", (256, 8), kind) for n, kind in enumerate(kinds)]
+    odd = [
+        Tensor("token_embd.weight", (256, 8), "Q4_0"),  # only looked up: the output is not tied
+        Tensor("output.weight", (256, 12), "Q4_0"),  # rows do not go by eight
+        Tensor("blk.0.bias", (256,), "Q4_0"),
+    ]
+    header = made(tmp_path, LLAMA, *tensors, *odd)
+    found = need(header, 512, native=native).weights
+    extra = sum(t.size for t, kind in zip(tensors, kinds, strict=True) if kind in twice)
+    assert found == header.file_size - header.data_offset + extra
+    fit._repacked_types.cache_clear()
+
+
+def test_a_projector_is_counted(tmp_path: Path):
+    header = made(tmp_path, LLAMA)
+    assert need(header, 512, projector=5 * MIB).total == need(header, 512).total + 5 * MIB
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 100_000), st.integers(1, 64), st.integers(0, 5000), st.integers(0, 8))
+def test_more_never_needs_less(context: int, parallel: int, more: int, slots: int, tmp_path: Path):
+    header = made(tmp_path, renamed("gemma3", attention__sliding_window=512))
+    assert need(header, context, parallel).total <= need(header, context + more, parallel).total
+    assert need(header, context, parallel).total <= need(header, context, parallel + slots).total
+
+
+def test_no_header_makes_it_fail(tmp_path: Path):
+    """Whatever a file says of itself, there is a number, or a refusal by the reader."""
+    path = tmp_path / "mutated.gguf"
+    about = renamed(
+        "gemma3", attention__sliding_window=512, attention__sliding_window_pattern=3,
+        ssm__inner_size=4, ssm__state_size=4,
+    )  # fmt: skip
+    length = len(writer.header(about, []))
+    data = writer.write(path, about).read_bytes()
+    read = 0
+    for number in range(1500):
+        pick = random.Random(number)
+        out = bytearray(data)
+        for _ in range(pick.choice((1, 2, 4))):
+            out[pick.randrange(24, length)] = pick.choice((0, 1, 127, 255, pick.randrange(256)))
+        path.write_bytes(out)
+        try:
+            header = gguf.read(path)
+        except FormatError:
+            continue
+        read += 1
+        try:
+            assert choose(header, context=0, parallel=2, free=8 << 30).need.total <= 8 << 30
+        except OutOfMemory as error:
+            assert "\n" not in str(error)
+    assert read > 200
+
+
+# ---- choosing --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def header(tmp_path: Path) -> gguf.Header:
+    return made(tmp_path, LLAMA | {"llama.context_length": 32768, "llama.block_count": 24})
+
+
+def test_the_models_own_context_where_it_fits(header: gguf.Header):
+    found = choose(header, context=0, parallel=1, free=8 << 30)
+    assert (found.context, found.reduced_from) == (32768, None)
+    assert found.need == need(header, 32768)
+
+
+def test_reduced_to_the_largest_that_fits(header: gguf.Header):
+    free = 150 * MIB
+    found = choose(header, context=0, parallel=1, free=free)
+    assert found.reduced_from == 32768
+    assert found.context % 256 == 0
+    assert found.need.total <= 0.9 * free < need(header, found.context + 256).total
+
+
+def test_the_smallest_context_may_use_all_that_is_free(header: gguf.Header):
+    free = need(header, 512).total
+    assert choose(header, context=0, parallel=1, free=free).context == 512
+
+
+def test_a_model_of_short_context_is_not_reduced_further(tmp_path: Path):
+    header = made(tmp_path, LLAMA | {"llama.context_length": 384})
+    found = choose(header, context=0, parallel=1, free=1 << 30)
+    assert (found.context, found.reduced_from) == (384, None)
+    with pytest.raises(OutOfMemory):
+        choose(header, context=0, parallel=1, free=1 << 20)
+
+
+def test_a_context_beyond_training_is_the_persons_choice(header: gguf.Header):
+    assert choose(header, context=65536, parallel=1, free=8 << 30).context == 65536
+
+
+def test_too_big_names_the_numbers_and_choices(header: gguf.Header):
+    with pytest.raises(OutOfMemory) as caught:
+        choose(header, context=32768, parallel=4, free=600 * MIB, label="llama-test")
+    total = human(need(header, 32768, 4).total)
+    assert str(caught.value) == (
+        f"llama-test needs {total} of memory with a context of 32768 tokens for each of 4 requests "
+        "at once and 600 MiB is free; use --context 22528 (599 MiB), or --parallel 2 (449 MiB), "
+        "or a file of at most 559 MiB"
+    )
+
+
+def test_not_even_the_smallest(header: gguf.Header):
+    with pytest.raises(OutOfMemory) as caught:
+        choose(header, context=0, parallel=1, free=20 * MIB, label="it")
+    assert str(caught.value).startswith("it needs 5")
+    assert "with a context of 512 tokens and 20 MiB is free; its weights alone take" in str(
+        caught.value
+    )
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 100_000), st.integers(1, 16), st.integers(0, 3000))
+def test_what_is_chosen_or_offered_fits(context: int, parallel: int, free: int, tmp_path: Path):
+    header = made(tmp_path, LLAMA | {"llama.block_count": 24})
+    free *= MIB
+    try:
+        found = choose(header, context=context, parallel=parallel, free=free)
+    except OutOfMemory as error:
+        assert need(header, context or 512, parallel).total > free
+        assert str(error).count(";") == 1
+        flags = re.findall(r"(--parallel \d+ --context \d+|--\w+ \d+)", error.hint or "")
+        for flag in flags:
+            slots = re.search(r"--parallel (\d+)", flag)
+            tokens = re.search(r"--context (\d+)", flag)
+            offered = int(tokens[1]) if tokens else context or 512
+            assert need(header, offered, int(slots[1]) if slots else parallel).total <= free
+            assert offered >= 1
+        if free >= need(header, 512).total and context > 512:
+            assert flags  # something fits, so something is offered
+    else:
+        assert found.need.total <= free
+        assert found.need == need(header, found.context, parallel)
+        assert found.context == context or (not context and found.context <= 8192)
+
+
+# ---- free memory -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eight_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 << 30))
+
+
+def group(root: Path, path: str, **files: object) -> None:
+    folder = root / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def in_group(root: Path, lines: str) -> None:
+    group(root, "proc/self", cgroup=lines)
+
+
+@pytest.mark.usefixtures("eight_gib")
+def test_without_control_groups(tmp_path: Path):
+    assert fit.free_memory(tmp_path) == 8 << 30
+
+
+@pytest.mark.usefixtures("eight_gib")
+def test_version_2_counts_each_group_above(tmp_path: Path):
+    in_group(tmp_path, "0::/user.slice/run.scope")
+    group(tmp_path, "sys/fs/cgroup/user.slice/run.scope", memory__max="max", memory__current=0)
+    group(
+        tmp_path, "sys/fs/cgroup/user.slice", memory__max=2 << 30, memory__current=3 << 29,
+        memory__stat=f"anon 5\ninactive_file {1 << 29}",
+    )  # fmt: skip
+    assert fit.free_memory(tmp_path) == 1 << 30
+
+
+@pytest.mark.usefixtures("eight_gib")
+def test_version_1(tmp_path: Path):
+    in_group(tmp_path, "5:cpu,cpuacct:/a\n4:memory:/docker/0123\n0::/")
+    group(
+        tmp_path, "sys/fs/cgroup/memory/docker/0123", memory__limit_in_bytes=1 << 30,
+        memory__usage_in_bytes=1 << 29, memory__stat=f"total_inactive_file {1 << 28}",
+    )  # fmt: skip
+    assert fit.free_memory(tmp_path) == 3 << 28
+
+
+@pytest.mark.usefixtures("eight_gib")
+def test_a_container_that_sees_only_its_own_group(tmp_path: Path):
+    in_group(tmp_path, "0::/kubepods/pod1/../../elsewhere")
+    group(tmp_path, "sys/fs/cgroup", memory__max=1 << 30, memory__current=1 << 20)
+    assert fit.free_memory(tmp_path) == (1 << 30) - (1 << 20)
+
+
+@pytest.mark.usefixtures("eight_gib")
+@pytest.mark.parametrize("text", ["", "nonsense", "0::", "memory:memory", "4:memory:/x\n0::/y"])
+def test_odd_control_groups_are_passed_over(text: str, tmp_path: Path):
+    in_group(tmp_path, text)
+    assert fit.free_memory(tmp_path) == 8 << 30
+
+
+@pytest.mark.usefixtures("eight_gib")
+def test_a_group_over_its_limit_has_nothing_free(tmp_path: Path):
+    in_group(tmp_path, "0::/")
+    group(tmp_path, "sys/fs/cgroup", memory__max=1 << 20, memory__current=1 << 21)
+    assert fit.free_memory(tmp_path) == 0
+
+
+def test_this_machine_has_memory():
+    assert 0 < fit.free_memory() <= psutil.virtual_memory().total
+
+
+# ---- sizes in words --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"), (999, "999 bytes"), (1024, "1.0 KiB"), (1023 * 1024, "1023 KiB"),
+        (1024 * 1024 - 1, "1.0 MiB"), (98_362_432, "94 MiB"), (253_113_024, "241 MiB"),
+        (1_300_000_000, "1.2 GiB"), (70 << 30, "70 GiB"), (3 << 40, "3.0 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes_in_words(size: int, text: str):
+    assert human(size) == text
+
+
+@given(st.integers(1024, 1 << 50))
+def test_settings_read_what_is_shown(size: int):
+    assert bytes_of(human(size)) == pytest.approx(size, rel=0.051)
