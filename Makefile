@@ -71,6 +71,7 @@ lock: ## Write the locks in requirements/ again; UPGRADE=1 takes newer releases
 	$(UV) --group dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
 	echo pip | $(UV) -o requirements/pip.txt -
 	echo uv | $(UV) -o requirements/uv.txt -
+	echo cmeel-libomp | $(UV) --no-deps -o requirements/openmp.txt -
 
 clean: ## Remove the environment, the test models and all caches of this folder
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

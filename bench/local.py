@@ -1,8 +1,8 @@
 """Overt beside a natively built llama-server: same files, same machine, in alternation.
 
-    python bench/local.py                        both models, five rounds: about fifteen minutes
-    python bench/local.py --busy                 the same with a busy neighbour on core 0
-    python bench/local.py --quick --models smollm2
+    python bench/local.py                          both models, five rounds: about fifteen minutes
+    python bench/local.py --busy                   instead: decoding beside a busy neighbour
+    python bench/local.py --quick --models smollm2 a trial of the bench itself
 
 Every round starts each side anew and asks it the same things, so that load on the machine and luck
 at start-up fall on all sides alike. Results go to .cache/bench (JSON and Markdown); README.md in
@@ -57,6 +57,7 @@ class Contest:
     """One model's readings: by measure, by side, one value a round."""
 
     model: str
+    threads: int
     readings: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     busy_before: list[float] = field(default_factory=list)
@@ -104,7 +105,7 @@ def measure_session(contest: Contest, name: str, side: Side, plan: Plan, seed: i
 def run_model(ref: str, plan: Plan, threads: int, home: Path, binary: Path) -> Contest:
     """All rounds of one model."""
     file = model_file(ref, home)
-    contest = Contest(ref)
+    contest = Contest(ref, threads)
     setup = Setup(ref, file, home, plan.context, plan.parallel, threads)
     single = Setup(ref, file, home, plan.context, 1, threads)
     sides: dict[str, tuple[Callable[[], float], Callable[[], Side]]] = {
@@ -126,7 +127,7 @@ def run_model(ref: str, plan: Plan, threads: int, home: Path, binary: Path) -> C
             contest.add("cold", name, cold())
             with start() as side:
                 measure_session(contest, name, side, plan, seed=1000 * (number + 1))
-            note(f"{ref}, round {number + 1} of {plan.rounds}: {name} done")
+            note(f"{ref}, threads {threads}, round {number + 1} of {plan.rounds}: {name} done")
     return contest
 
 
@@ -168,19 +169,27 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(contests: list[Contest], plan: Plan, threads: int, about: dict[str, Any]) -> str:
+def report(contests: list[Contest], plan: Plan, about: dict[str, Any]) -> str:
     """The whole result as Markdown."""
     lines = [
         f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB; xllamacpp "
-        f"{about['xllamacpp']}; {threads} threads on every side; {plan.parallel} slots of "
-        f"{plan.context} tokens; medians (lowest-highest); ratios are taken within a round.",
+        f"{about['xllamacpp']}; {plan.parallel} slots of {plan.context} tokens; medians "
+        "(lowest-highest); ratios are taken within a round.",
     ]
     for contest in contests:
-        lines += ["", f"### {contest.model}", ""]
+        lines += ["", f"### {contest.model}, {threads_text(contest)}", ""]
         if remark := caveat(plan.rounds, plan.rounds < Plan.rounds, max(contest.busy_before)):
             lines += [f"({remark})", ""]
         lines.append(markdown(contest.readings, list(contest.facts), PEER))
     return "\n".join(lines)
+
+
+def threads_text(contest: Contest) -> str:
+    """How many threads the sides had, or which Overt chose."""
+    if contest.threads:
+        return f"{contest.threads} thread{'s' if contest.threads > 1 else ''} on every side"
+    chosen = contest.facts.get("Overt", {}).get("threads")
+    return f"threads left to each side (Overt chose {chosen})"
 
 
 def note(text: str) -> None:
@@ -188,11 +197,12 @@ def note(text: str) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", default="smollm2,gemma3", help="refs, with commas between")
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
-    parser.add_argument("--threads", type=int, default=cores, help="of every side")
+    parser.add_argument(
+        "--threads", default="1,0", help="of every side, with commas; 0 leaves it to each side"
+    )
     parser.add_argument("--quick", action="store_true", help="two short rounds, to try the bench")
     parser.add_argument("--busy", action="store_true", help="only: decoding beside a busy process")
     parser.add_argument("--server", type=Path, help="a llama-server to use instead of building one")
@@ -216,8 +226,9 @@ def main() -> None:
         text, data = busy_section(files, home, binary, plan.rounds, plan.decode_tokens)
         name = "busy"
     else:
-        contests = [run_model(ref, plan, given.threads, home, binary) for ref in refs]
-        text = report(contests, plan, given.threads, about)
+        counts = [int(count) for count in given.threads.split(",")]
+        contests = [run_model(ref, plan, n, home, binary) for ref in refs for n in counts]
+        text = report(contests, plan, about)
         data = {"plan": asdict(plan), "contests": [asdict(contest) for contest in contests]}
         name = "local"
     given.out.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ the person's pip settings name and must have the sha256 of requirements/pip.txt.
 
 import base64
 import configparser
+import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -37,8 +38,11 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "overt.json"
 LOCKS = {"run": ROOT / "requirements/run.txt", "dev": ROOT / "requirements/dev.txt"}
 PIP_LOCK = ROOT / "requirements/pip.txt"
+OPENMP_LOCK = ROOT / "requirements/openmp.txt"
 DEFAULT_INDEX = "https://pypi.org/simple"
 LARGEST_ANSWER = 32 << 20  # bytes; an index page or a pip wheel is far smaller
+
+LOCKED = ("--require-hashes", "--only-binary=:all:", "--requirement")
 
 # Settings of pip that would install somewhere else than into `.venv`, or refuse to install Overt
 # itself from this folder.
@@ -95,7 +99,11 @@ def prepare(kind: str) -> None:
         done = base
         make_venv()
     say(f"installing {count(LOCKS[kind])} locked packages into .venv (once, about a minute)")
-    pip("install", "--require-hashes", "--only-binary=:all:", "--requirement", str(LOCKS[kind]))
+    pip("install", *LOCKED, str(LOCKS[kind]))
+    if sys.platform == "linux" and not loads("libgomp.so.1"):
+        # A bare Debian has none, and the wheel of llama.cpp needs it: see overt/engines/openmp.py.
+        say("this system has no libgomp: installing the one of cmeel-libomp into .venv")
+        pip("install", "--no-deps", *LOCKED, str(OPENMP_LOCK))
     pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     record({**done, **wanted})
 
@@ -146,6 +154,14 @@ def only_one() -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def pip(command: str, *arguments: str) -> None:

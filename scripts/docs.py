@@ -25,18 +25,19 @@ INTRODUCTION = """\
 
 # The command line
 
-Answers and tables go to stdout; remarks, progress and errors go to stderr. An error is one sentence,
-`overt: <what is wrong>; <what to type next>`, and its kind is the exit code. These options are
-taken by every verb, before or after it:
+Answers and tables go to stdout; remarks, progress and errors go to stderr. An error is one
+sentence, `overt: <what is wrong>; <what to type next>`, and its kind is the exit code. Every verb
+takes these options, before or after it:
 
-- `--json` prints exactly one JSON object on stdout, also for an error; `overt chat` prints one a line.
+- `--json` prints exactly one JSON object on stdout, also for an error; `overt chat` prints one an
+  answer.
 - `--quiet` prints the data (names, digests, the answer) and no remarks.
 - `--offline` never uses the network. `--home DIR` is the folder of everything Overt writes.
 - `--debug` shows the traceback of an error, and the engine's own log.
 
-Colour is used on terminals alone and carries no meaning; `NO_COLOR` switches it off. Text of a model
-or a file that reaches a terminal has its control characters written out (`\\x1b`), so that it cannot
-drive the terminal; what is piped to a file or program is left as it is.
+Colour is used on terminals alone and carries no meaning; `NO_COLOR` switches it off. Text of a
+model or a file that reaches a terminal has its control characters written out (`\\x1b`), so that it
+cannot drive the terminal; what is piped to a file or program is left as it is.
 """
 
 RUN = """\
@@ -52,13 +53,13 @@ RUN = """\
 | `finish` | `stop`, `length` (`--max-tokens` or a full context), `tool_calls` or `cancelled` |
 | `engine`, `build` | which engine answered, and its build |
 | `context`, `threads`, `prompt_threads` | what the model was loaded with |
-| `isolation`, `isolation_missing` | walls around the worker that are in force, and those that are not |
+| `isolation`, `isolation_missing` | walls of the worker that are in force, and that are not |
 | `thinking`, `tool_calls`, `logprobs` | where the model gave them or they were asked for |
 
 `seconds_to_first_token` counts the interpreter's start, the sandbox, the load of the model and the
 reading of the prompt, but no time spent pulling. On Linux the start is the kernel's record of the
-process (field 22 of `/proc/self/stat`, in hundredths of a second), so it holds a shell's life before
-an `exec` too. In `overt chat` it counts from the question.
+process (field 22 of `/proc/self/stat`, in hundredths of a second), so it holds a shell's life
+before an `exec` too. In `overt chat` it counts from the question.
 
 When text is piped in and a prompt is given as well, the piped text comes first, then an empty line,
 then the prompt. Overt waits for the pipe to end: a script whose own stdin stays open should add
@@ -69,8 +70,8 @@ GRAMMAR = """\
 ### Grammars
 
 `--schema` takes a JSON Schema, as a file or inline, and the answer is JSON that follows it.
-`--grammar` takes a file in GBNF, the notation of llama.cpp: rules of the form `name ::= …`, of which
-`root` is where the answer begins.
+`--grammar` takes a file in GBNF, the notation of llama.cpp: rules of the form `name ::= …`, of
+which `root` is where the answer begins.
 
 ```
 root   ::= answer "\\n"

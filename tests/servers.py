@@ -114,7 +114,8 @@ def _answer(handler: BaseHTTPRequestHandler, state: Server) -> None:
             _send(handler, answer)
             return
     if seen.path not in state.files:
-        _send(handler, Answer(404))
+        unknown_repo = seen.path.startswith("/api/models/")  # a hub does not say what is private
+        _send(handler, Answer(401, headers={"X-Error-Code": "RepoNotFound"}) if unknown_repo else Answer(404))
         return
     _send_file(handler, state, seen)
 
@@ -261,8 +262,6 @@ class Hub:
         api = f"/api/models/{self.repo}"
         resolve = f"/{self.repo}/resolve/"
         if not seen.path.startswith((api, resolve)):
-            if seen.path.startswith("/api/models/"):
-                return Answer(401, headers={"X-Error-Code": "RepoNotFound"})
             return None
         if self.token and seen.authorization != f"Bearer {self.token}":
             return Answer(401, headers={"X-Error-Code": "GatedRepo" if self.gated else "RepoNotFound"})

@@ -1,4 +1,4 @@
-"""The estimate against llama.cpp's own buffers and the measured peak; what is offered when it is short."""
+"""The estimate against llama.cpp's own buffers and the measured peak; what is offered instead."""
 
 import json
 import os
@@ -42,11 +42,10 @@ common.cpuparams.n_threads = common.cpuparams_batch.n_threads = 1
 common.hostnames = [f"@{secrets.token_hex(8)}.sock"]
 common.n_threads_http, common.offline, common.verbosity = 2, True, -1
 server = xllamacpp.Server(common)
-words = "one two three four five six seven eight nine ten".split() * 100
-prompt = " ".join(words[: min(context - 60, 700)])
+prompt = [270 + number % 29 for number in range(min(context - 60, 700))]  # token ids
 answers = []
 def ask(number):
-    request = {"prompt": f"{number} {prompt}", "max_tokens": 16, "ignore_eos": True}
+    request = {"prompt": [260 + number, *prompt], "max_tokens": 16, "ignore_eos": True}
     answers.append(server.handle_completions(request))
 asking = [threading.Thread(target=ask, args=(number,)) for number in range(parallel)]
 for thread in asking: thread.start()
@@ -139,12 +138,12 @@ def test_buffers_of_smollm2(smollm2_gguf: Path):
         found = need(header, context, parallel)
         assert found.kv_cache == cache * MIB
         assert found.compute / MIB == pytest.approx(graph + output, abs=0.03)
-        assert found.weights == 92.1015625 * MIB
+        assert found.weights / MIB == pytest.approx(92.10, abs=0.01)
 
 
 @pytest.mark.model
 def test_buffers_of_gemma3(gemma3_gguf: Path, monkeypatch: pytest.MonkeyPatch):
-    """Three layers of eighteen see everything; the others hold 768 cells. 12.66 MiB are held twice."""
+    """Three layers of eighteen see everything; the others hold 768 cells."""
     monkeypatch.setattr(fit.platform, "machine", lambda: "x86_64")
     fit._repacked_types.cache_clear()
     header = gguf.read(gemma3_gguf)
@@ -287,11 +286,21 @@ def test_a_projector_is_counted(tmp_path: Path):
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(1, 100_000), st.integers(1, 64), st.integers(0, 5000), st.integers(0, 8))
+@given(
+    context=st.integers(1, 100_000),
+    parallel=st.integers(1, 64),
+    more=st.integers(0, 5000),
+    slots=st.integers(0, 8),
+)
 def test_more_never_needs_less(context: int, parallel: int, more: int, slots: int, tmp_path: Path):
     header = made(tmp_path, renamed("gemma3", attention__sliding_window=512))
     assert need(header, context, parallel).total <= need(header, context + more, parallel).total
     assert need(header, context, parallel).total <= need(header, context, parallel + slots).total
+
+
+def assert_one_sentence(error: OutOfMemory) -> None:
+    assert str(error).count(";") == 1
+    assert "\n" not in str(error)
 
 
 def test_no_header_makes_it_fail(tmp_path: Path):
@@ -304,7 +313,7 @@ def test_no_header_makes_it_fail(tmp_path: Path):
     length = len(writer.header(about, []))
     data = writer.write(path, about).read_bytes()
     read = 0
-    for number in range(1500):
+    for number in range(600):
         pick = random.Random(number)
         out = bytearray(data)
         for _ in range(pick.choice((1, 2, 4))):
@@ -318,8 +327,8 @@ def test_no_header_makes_it_fail(tmp_path: Path):
         try:
             assert choose(header, context=0, parallel=2, free=8 << 30).need.total <= 8 << 30
         except OutOfMemory as error:
-            assert "\n" not in str(error)
-    assert read > 200
+            assert_one_sentence(error)
+    assert read > 100
 
 
 # ---- choosing --------------------------------------------------------------------------------
@@ -361,28 +370,38 @@ def test_a_context_beyond_training_is_the_persons_choice(header: gguf.Header):
     assert choose(header, context=65536, parallel=1, free=8 << 30).context == 65536
 
 
-def test_too_big_names_the_numbers_and_choices(header: gguf.Header):
+def test_too_big_names_the_numbers_and_choices(tmp_path: Path):
+    about = LLAMA | {"llama.block_count": 24}
+    header = made(tmp_path, about, Tensor("output.weight", (1024, 16384), "F16"))
     with pytest.raises(OutOfMemory) as caught:
-        choose(header, context=32768, parallel=4, free=600 * MIB, label="llama-test")
-    total = human(need(header, 32768, 4).total)
+        choose(header, context=8192, parallel=4, free=260 * MIB, label="llama-test")
     assert str(caught.value) == (
-        f"llama-test needs {total} of memory with a context of 32768 tokens for each of 4 requests "
-        "at once and 600 MiB is free; use --context 22528 (599 MiB), or --parallel 2 (449 MiB), "
-        "or a file of at most 559 MiB"
+        "llama-test needs 270 MiB of memory with a context of 8192 tokens for each of 4 requests "
+        "at once and 260 MiB is free; use --context 7680 (257 MiB), or --parallel 3 (219 MiB), "
+        "or a file of at most 22 MiB"
     )
 
 
-def test_not_even_the_smallest(header: gguf.Header):
+def test_fewer_slots_and_a_smaller_context_together(header: gguf.Header):
     with pytest.raises(OutOfMemory) as caught:
-        choose(header, context=0, parallel=1, free=20 * MIB, label="it")
-    assert str(caught.value).startswith("it needs 5")
-    assert "with a context of 512 tokens and 20 MiB is free; its weights alone take" in str(
-        caught.value
+        choose(header, context=32768, parallel=64, free=120 * MIB)
+    assert re.search(r"use --parallel 1 --context \d+ \(1\d\d MiB\)$", str(caught.value))
+
+
+def test_not_even_the_smallest(tmp_path: Path):
+    header = made(tmp_path, LLAMA, Tensor("output.weight", (1024, 16384), "F16"))
+    with pytest.raises(OutOfMemory) as caught:
+        choose(header, context=0, parallel=1, free=50 * MIB, label="it")
+    assert str(caught.value) == (
+        "it needs 71 MiB of memory with a context of 512 tokens and 50 MiB is free; "
+        "its weights alone take 32 MiB: free some memory, or use a file of at most 11 MiB"
     )
+    with pytest.raises(OutOfMemory, match=r"alone take 32 MiB: free some memory$"):
+        choose(header, context=4096, parallel=1, free=20 * MIB, label="it")
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 100_000), st.integers(1, 16), st.integers(0, 3000))
+@given(context=st.integers(0, 100_000), parallel=st.integers(1, 16), free=st.integers(0, 3000))
 def test_what_is_chosen_or_offered_fits(context: int, parallel: int, free: int, tmp_path: Path):
     header = made(tmp_path, LLAMA | {"llama.block_count": 24})
     free *= MIB
@@ -390,7 +409,7 @@ def test_what_is_chosen_or_offered_fits(context: int, parallel: int, free: int, 
         found = choose(header, context=context, parallel=parallel, free=free)
     except OutOfMemory as error:
         assert need(header, context or 512, parallel).total > free
-        assert str(error).count(";") == 1
+        assert_one_sentence(error)
         flags = re.findall(r"(--parallel \d+ --context \d+|--\w+ \d+)", error.hint or "")
         for flag in flags:
             slots = re.search(r"--parallel (\d+)", flag)

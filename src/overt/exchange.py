@@ -16,7 +16,7 @@ from overt import cores, pull
 from overt import ref as refs
 from overt.chat import Event, Failed, Progress, Request
 from overt.engines.base import Capabilities, Engine
-from overt.errors import EngineFailed, NotFound, OvertError
+from overt.errors import BadSetting, EngineFailed, NotFound, OvertError
 from overt.fit import Fit, choose, free_memory
 from overt.formats import gguf
 from overt.settings import Settings
@@ -119,12 +119,13 @@ class Exchange:
 
         settings = self._settings
         model = pull.find(ref, settings)
-        if model.weights.suffix == ".safetensors":
-            raise EngineFailed(
-                f"{model.weights.name} is safetensors, and the local engine reads GGUF",
-                "pull a GGUF of this model (`overt list --available`)",
+        header = _header(model)
+        own = header.context_length
+        if own and settings.context > own:
+            raise BadSetting(
+                f"{ref} holds {own} tokens at most, and {settings.context} were asked for",
+                f"--context {own}",
             )
-        header = gguf.read(model.weights)
         batch = batch_size(header)
         native = _native(settings)
         fit = choose(
@@ -174,6 +175,7 @@ class Exchange:
         threads: cores.Threads,
         native: Path | None,
     ) -> "WorkerSpec":
+        from overt.engines import openmp
         from overt.engines.llamacpp import HOST
         from overt.workers.supervise import WorkerSpec
 
@@ -197,7 +199,19 @@ class Exchange:
             label=model.ref,
             digest=model.digest,
             python_path=(native,) if native else (),
+            environ=openmp.environ(),
         )
+
+
+def _header(model: pull.Model) -> gguf.Header:
+    """The header of the weights; a clear word where they are of a kind this engine does not read."""
+    name = model.manifest.weights.path if model.manifest else model.weights.name
+    if name.endswith(".safetensors"):
+        raise EngineFailed(
+            f"{name} is safetensors, and the local engine reads GGUF",
+            "pull a GGUF of this model (`overt list --available`)",
+        )
+    return gguf.read(model.weights)
 
 
 _SLACK = 300 << 20  # what llama.cpp allocates for a moment while loading, measured

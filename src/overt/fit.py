@@ -26,7 +26,7 @@ import psutil
 
 from overt.errors import BadSetting, OutOfMemory
 from overt.formats.ggml import TYPES
-from overt.formats.gguf import Array, Header
+from overt.formats.gguf import MAX_BLOCKS, Array, Header
 
 CHECKPOINTS: Final = 2
 """Checkpoints a slot keeps of windowed or recurrent layers; the engine is told the same."""
@@ -169,7 +169,9 @@ def _recurrent_state(header: Header) -> int:
         return 0
     groups = header.number(f"{own}.ssm.group_count") or 0
     steps = max((header.number(f"{own}.ssm.conv_kernel") or 1) - 1, 0)
-    layers = min(header.block_count or 0, 4096) - sum(1 for heads in _cached_heads(header) if heads)
+    layers = min(header.block_count or 0, MAX_BLOCKS) - sum(
+        1 for heads in _cached_heads(header) if heads
+    )
     return 4 * layers * (steps * (inner + 2 * groups * state) + state * inner)
 
 
@@ -185,7 +187,7 @@ def _window(header: Header) -> int:
 def _windowed_layers(header: Header) -> tuple[bool, ...]:
     """For each layer whether it looks back a window only. An unknown architecture has none."""
     own = header.architecture
-    blocks = min(header.block_count or 0, 4096)
+    blocks = min(header.block_count or 0, MAX_BLOCKS)
     listed = header.metadata.get(f"{own}.attention.sliding_window_pattern")
     if isinstance(listed, tuple):
         return tuple(bool(item) for item in listed[:blocks])
@@ -377,34 +379,37 @@ def _too_big(found: Need, free: int, takes: Callable[[int, int], Need], label: s
         f"{label} needs {human(found.total)} of memory with a context of {found.context} "
         f"tokens{slots} and {human(free)} is free"
     )
+    choices = _choices(found, free, takes)
+    file = _largest_file(found, free)
+    if choices:
+        return OutOfMemory(message, "use " + ", or ".join(choices + ([file] if file else [])))
+    file = _largest_file(takes(min(SMALLEST_CONTEXT, found.context), 1), free)
+    hint = f"its weights alone take {human(found.weights)}: free some memory"
+    return OutOfMemory(message, f"{hint}, or use {file}" if file else hint)
+
+
+def _choices(found: Need, free: int, takes: Callable[[int, int], Need]) -> list[str]:
+    """A smaller context, or fewer slots, or else both; each with what it would take."""
+    slots = found.parallel
     choices = []
-    smaller = _largest(found.context - 1, free, lambda tokens: takes(tokens, found.parallel))
-    if smaller:
-        size = takes(smaller, found.parallel).total
-        choices.append(f"--context {smaller} ({human(size)})")
-    fewer = next(
-        (n for n in range(found.parallel - 1, 0, -1) if takes(found.context, n).total <= free), 0
-    )
+    context = _largest(found.context - 1, free, lambda tokens: takes(tokens, slots))
+    if context:
+        choices.append(f"--context {context} ({human(takes(context, slots).total)})")
+    fewer = next((n for n in range(slots - 1, 0, -1) if takes(found.context, n).total <= free), 0)
     if fewer:
         choices.append(f"--parallel {fewer} ({human(takes(found.context, fewer).total)})")
-    if not choices and found.parallel > 1:
-        single = _largest(found.context - 1, free, lambda tokens: takes(tokens, 1))
-        if single:
-            size = takes(single, 1).total
-            choices.append(f"--parallel 1 --context {single} ({human(size)})")
-    return OutOfMemory(message, _hint(found, free, takes, choices))
+    if not choices and slots > 1:
+        context = _largest(found.context - 1, free, lambda tokens: takes(tokens, 1))
+        if context:
+            size = human(takes(context, 1).total)
+            choices.append(f"--parallel 1 --context {context} ({size})")
+    return choices
 
 
-def _hint(found: Need, free: int, takes: Callable[[int, int], Need], choices: list[str]) -> str:
-    least = takes(min(SMALLEST_CONTEXT, found.context), 1)
-    room = free - (least.total - least.weights)
-    smaller = f"a file of at most {human(room)}" if room > 0 else ""
-    if choices:
-        return "use " + ", or ".join([*choices, *([smaller] if smaller else [])])
-    alone = f"its weights alone take {human(found.weights)}"
-    if smaller:
-        return f"{alone}: free some memory, or use {smaller}"
-    return f"{alone}: free some memory"
+def _largest_file(found: Need, free: int) -> str:
+    """The file that would fit in place of this one, where a smaller one could help."""
+    room = free - (found.total - found.weights)
+    return f"a file of at most {human(room)}" if 0 < room < found.weights else ""
 
 
 def human(size: int) -> str:

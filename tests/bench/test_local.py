@@ -149,16 +149,16 @@ def test_the_neighbour_is_pinned_and_gone_afterwards():
 
 
 def test_a_report_names_its_machine_and_every_model():
-    contest = local.Contest("smollm2")
+    contest = local.Contest("smollm2", 1)
     for value in (10.0, 11.0, 12.0):
         contest.add("decode", "llama-server", value)
         contest.add("decode", "Overt", value / 2)
     contest.facts = {"llama-server": {}, "Overt": {}}
     contest.busy_before = [0.0, 0.7]
     about = {"cpu": "A CPU", "cores": 2, "memory_gb": 8, "xllamacpp": "1"}
-    text = local.report([contest], local.Plan(rounds=3), 2, about)
+    text = local.report([contest], local.Plan(rounds=3), about)
     assert "A CPU, 2 cores" in text
-    assert "### smollm2" in text
+    assert "### smollm2, 1 thread on every side" in text
     assert "0.7 cores busy" in text
     assert "0.50 (0.50-0.50)" in text
     kept = json.loads(json.dumps(dataclasses.asdict(contest)))

@@ -203,6 +203,7 @@ def test_nothing_is_removed_while_a_build_is_made(home):
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(Busy):
             build.remove(home)
+        (folder / build.RECORD).unlink()
         with pytest.raises(Busy):
             compile.build(load(flags={"home": home}))
     finally:
@@ -465,11 +466,12 @@ def test_progress_only_grows_and_guesses_the_time_left(monkeypatch):
 # ---- the verb
 
 
-def test_engine_list_and_remove_on_the_command_line(home):
+def test_engine_on_the_command_line(home):
     from overt.cli.engine import command
 
     make(home)
     run = CliRunner().invoke
+    assert json.loads(run(command, ["build", "--json"]).stdout)["name"] == "native"
     listed = json.loads(run(command, ["list", "--json"]).stdout)["engines"]
     assert [(e["name"], e["used"]) for e in listed] == [("wheel", False), ("native", True)]
     chosen = json.loads(run(command, ["list", "--json"], env={"OVERT_ENGINE": "wheel"}).stdout)[

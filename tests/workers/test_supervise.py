@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +198,8 @@ async def test_giving_up_at_any_moment_leaves_no_process(home: Path):
         begun = asyncio.create_task(Worker.start(spec(), home / "run"))
         await asyncio.sleep(milliseconds / 1000)
         begun.cancel()
-        try:
+        with suppress(asyncio.CancelledError):
             await (await begun).stop()
-        except asyncio.CancelledError:
-            pass
         assert children() == []
     assert list((home / "run").iterdir()) == []
 

@@ -70,7 +70,9 @@ class Overt(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = next((i for i, arg in enumerate(args) if arg not in ANYWHERE), len(args))
         if 0 < first < len(args) and not args[first].startswith("-"):
-            args = [args[first], *args[:first], *args[first + 1 :]]
+            flags, args = args[:first], args[first:]
+            end = args.index("--") if "--" in args else len(args)
+            args = [*args[:end], *flags, *args[end:]]
         elif first and first == len(args):
             args = []
         return super().parse_args(ctx, args or ["--help"])

@@ -29,21 +29,23 @@ def build(out: Output, settings: Settings) -> None:
     """Compile llama.cpp for this processor: five to ten minutes on two cores, and a compiler.
 
     The sources are those of the installed version, from your package index, checked against a
-    SHA-256. A build that was stopped goes on where it was.
+    SHA-256. A build that was stopped goes on where it was; one that is whole is left as it is.
     """
     from overt.engines import compile as compiling
+    from overt.engines.build import native_path
 
-    compiling.check_machine()
-    out.note(
-        f"compiling llama.cpp with {compiling.jobs()} jobs at low priority; "
-        "this takes about ten minutes on two cores"
-    )
+    if native_path(settings.home) is None:
+        compiling.check_machine()
+        out.note(
+            f"compiling llama.cpp with {compiling.jobs()} jobs at low priority; "
+            "this takes about ten minutes on two cores"
+        )
     made = compiling.build(settings, _Lines(out))
     out.result(
         as_json(made),
         lambda: (
-            f"built {made.path} ({size(made.size)}), with {', '.join(made.features)}\n"
-            "models run on it from now on"
+            f"models run on the native build now: {' '.join(made.features)}\n"
+            f"{made.path} ({size(made.size)})"
         ),
     )
 

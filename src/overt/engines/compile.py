@@ -37,6 +37,7 @@ from overt.engines.build import (
     lock,
     module,
     native_folder,
+    native_path,
     probe,
 )
 from overt.errors import EngineFailed, FormatError, OutOfDisk
@@ -82,7 +83,7 @@ Part = Callable[[float], None]  # told how much of one phase is done, 0 to 1
 
 
 def build(settings: Settings, tell: Tell | None = None) -> Build:
-    """Compile llama.cpp for this CPU: five to ten minutes on two cores.
+    """Compile llama.cpp for this CPU: five to ten minutes on two cores, nothing if it is there.
 
     Raises:
         EngineFailed: no compiler, or it failed; the log is kept and its last lines are quoted.
@@ -90,8 +91,10 @@ def build(settings: Settings, tell: Tell | None = None) -> Build:
         Busy: another process is at it.
         SourceFailed, Offline, IntegrityError: the sources or the tools could not be had as pinned.
     """
-    check_machine()
     target = native_folder(settings.home)
+    if native_path(settings.home) and (there := describe(target)).problem is None:
+        return there
+    check_machine()
     work = target.with_name(f".{target.name}")
     meter = _Meter(tell)
     with lock(settings.home):

@@ -55,7 +55,7 @@ class Host:
         }[kind]
         try:
             call(body, emit)
-        except (ValueError, RuntimeError) as error:  # how xllamacpp reports a request it refuses
+        except Exception as error:  # noqa: BLE001 (any C++ exception arrives as one of Python's)
             emit(
                 json.dumps(
                     {"error": {"message": str(error), "type": type(error).__name__}}
@@ -88,7 +88,8 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     common.endpoint_slots = False
     common.ui = False
     common.n_threads_http = 1
-    common.verbosity = 4 if given.get("debug") else -1
+    # 1 is errors only: they are the reason a person is given when a model does not load.
+    common.verbosity = 4 if given.get("debug") else 1
     if sys.platform == "linux":
         # xllamacpp always opens a listener; a name only this network namespace knows is a UNIX
         # socket, so no internet socket is needed at all.

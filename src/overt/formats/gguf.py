@@ -36,6 +36,8 @@ MAX_ELEMENTS: Final = 1 << 22
 """Elements of one array."""
 MAX_DIMENSIONS: Final = 4
 MAX_NAME: Final = 64
+MAX_BLOCKS: Final = 1024
+"""Blocks that `Header.per_block` lists at most; llama.cpp itself stops at 512."""
 _EAGER = 4096  # arrays up to this long are read at once: per-layer values, tags, languages
 _EAGER_BYTES = 1 << 20
 _SCALARS: Final[Mapping[int, struct.Struct]] = {
@@ -309,13 +311,13 @@ class Header:
 
     def per_block(self, key: str) -> tuple[int, ...]:
         """The architecture's `key` for each block, whether written once or as a list."""
-        blocks = self.block_count or 0
+        blocks = min(self.block_count or 0, MAX_BLOCKS)
         value = self.metadata.get(f"{self.architecture}.{key}")
         if isinstance(value, tuple) and len(value) >= blocks:
             ok = all(isinstance(item, int) and item >= 0 for item in value)
             return tuple(int(item) for item in value[:blocks]) if ok else ()
         single = self._own(key)
-        return (single,) * min(blocks, _EAGER) if single is not None else ()
+        return (single,) * blocks if single is not None else ()
 
     def _own(self, key: str) -> int | None:
         return self.number(f"{self.architecture}.{key}")

@@ -25,6 +25,7 @@ _SHORTAGE = re.compile(
 _FOLDERS = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\":]+)*[\\/](?=[^\\/\s'\":])")
 _POINTER = re.compile(r"\s*\(?\b0x[0-9a-fA-F]{4,}\b\)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]|\x1b\[[0-9;]*[A-Za-z]")
+_STAMP = re.compile(r"^\d+(\.\d+){3} [A-Z] +")  # llama.cpp's clock and level
 _CALLER = re.compile(r"^(?:(?!error\b|fatal\b)[a-z][\w:~]*|(?:srv|slot) +\w+|what\(\)): +(?=\S)")
 
 
@@ -49,7 +50,7 @@ def telling(text: str) -> str:
     Folders, pointers and control characters are taken out, and no more than 240 characters kept:
     the text comes from code that is not trusted, and ends up in one sentence.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [_STAMP.sub("", line).strip() for line in text.splitlines() if line.strip()]
     for pattern in _TELLING:
         for line in lines:
             if pattern.search(line):
