@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 REF ?= smollm2
-PROMPT ?= In one sentence: why does it matter that an AI model is open?
+PROMPT ?= Why is the sky blue? Answer in one sentence.
 FAST ?=
 ARGS ?=
 
@@ -31,12 +31,12 @@ UV = .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --ge
   --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: run test lint format bench environment lock clean help
+.PHONY: run test lint format docs bench environment lock clean help
 
 run: ## Get the model and answer a question: make run [REF=name] [PROMPT="…"]
 	$(call environment,run)
 	@$(BIN)/overt pull "$$OVERT_MAKE_REF"
-	@$(BIN)/overt run "$$OVERT_MAKE_REF" "$$OVERT_MAKE_PROMPT" </dev/null
+	@$(BIN)/overt run --max-tokens 512 "$$OVERT_MAKE_REF" "$$OVERT_MAKE_PROMPT" </dev/null
 
 test: ## Run all tests; FAST=1 leaves out the slow ones, ARGS="tests/test_ref.py -x" goes to pytest
 	$(call environment,dev)
@@ -46,16 +46,20 @@ test: ## Run all tests; FAST=1 leaves out the slow ones, ARGS="tests/test_ref.py
 
 lint: ## Check style, types, layers and documents
 	$(call environment,dev)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python scripts/check_docs.py
+	@failed=; for check in 'ruff check .' 'ruff format --check .' mypy lint-imports \
+	  'python scripts/check_links.py' 'python scripts/docs.py --check'; do \
+	  echo "$$check"; $(BIN)/$$check || failed="$$failed $$check,"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "lint: failed:$${failed%,}" >&2; exit 1; fi
 
 format: ## Rewrite the code in the project's style
 	$(call environment,dev)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: ## Write the reference pages in docs/ from the code
+	$(call environment,dev)
+	$(BIN)/python scripts/docs.py
 
 bench: ## Measure Overt beside a natively built llama.cpp server; ARGS go to bench/local.py
 	$(call environment,dev)

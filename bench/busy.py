@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from machine import cores_busy
 from sides import LlamaServer, Overt, Setup, Side
-from table import shown, spread
+from table import caveat, shown, spread
 
 LIMIT = 60.0  # seconds after which an answer is cut off and its tokens so far are counted
 SPIN = "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"
@@ -58,28 +59,41 @@ def busy_section(
     for ref, file in files.items():
         sides = contestants(ref, file, home, binary)
         readings: dict[str, dict[str, list[float]]] = {
-            state: {name: [] for name in sides} for state in ("quiet", "busy")
+            state: {name: [] for name in sides} for state in ("idle", "busy")
         }
-        threads: dict[str, list[Any]] = {"quiet": [], "busy": []}
+        threads: dict[str, list[Any]] = {"idle": [], "busy": []}
+        before: list[float] = []
         for number in range(rounds):
+            before.append(cores_busy())
             for name, start in sides.items():
-                readings["quiet"][name].append(_rate(start, tokens, threads["quiet"]))
+                readings["idle"][name].append(_rate(start, tokens, threads["idle"]))
                 with neighbour():
                     readings["busy"][name].append(_rate(start, tokens, threads["busy"]))
             print(f"{ref}, round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
         lines += [
             "", f"### {ref}, decode tok/s, {rounds} rounds", "",
+            caveat(rounds, False, max(before)), "",
             "| | neighbour idle | neighbour spins on core 0 |", "| --- | --- | --- |",
         ]  # fmt: skip
         lines += [
-            f"| {name} | {shown(spread(readings['quiet'][name]))} "
+            f"| {name} | {shown(spread(readings['idle'][name]))} "
             f"| {shown(spread(readings['busy'][name]))} |"
             for name in sides
         ]
-        chosen = "; ".join(f"{state}: {', '.join(map(str, t))}" for state, t in threads.items())
-        lines += ["", f"Threads Overt chose, by round: {chosen}."]
-        data[ref] = {"decode": readings, "threads_chosen": threads}
-    return "\n".join(lines).strip(), {"busy": data}
+        chosen = "; ".join(
+            f"{state}: {', '.join(sorted({threads_shown(one) for one in each}))}"
+            for state, each in threads.items()
+        )
+        lines += ["", f"Overt chose, neighbour {chosen}."]
+        data[ref] = {"decode": readings, "threads_chosen": threads, "busy_before": before}
+    return "\n".join(lines).strip(), data
+
+
+def threads_shown(threads: Any) -> str:
+    """``1 thread for decoding, 2 for the prompt``, from what Overt's facts say."""
+    if not isinstance(threads, dict):
+        return str(threads)
+    return f"{threads.get('decode')} for decoding and {threads.get('prompt')} for the prompt"
 
 
 def _rate(start: Callable[[], Side], tokens: int, threads: list[Any]) -> float:

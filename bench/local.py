@@ -11,22 +11,18 @@ this folder says what each row means.
 
 import argparse
 import json
-import os
-import platform
 import random
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from busy import busy_section
+import busy
+import machine
 from native import CACHE, server
 from overt import pull, settings
-from overt.engines.build import VERSION, native_path
+from overt.engines.build import native_path
 from overt.errors import ModelNotFound, OvertError
 from sides import LlamaServer, Overt, Setup, Side, cold_overt, cold_server, together_rate
 from table import caveat, markdown
@@ -119,7 +115,7 @@ def run_model(ref: str, plan: Plan, threads: int, home: Path, binary: Path) -> C
         )
     warm_page_cache(file)
     for number in range(plan.rounds):
-        contest.busy_before.append(cores_busy())
+        contest.busy_before.append(machine.cores_busy())
         names = list(sides)
         order = names if number % 2 == 0 else names[::-1]
         for name in order:
@@ -149,37 +145,16 @@ def model_file(ref: str, home: Path) -> Path:
         return pull.find(ref, chosen).weights
 
 
-def cores_busy(seconds: float = 1.0) -> float:
-    """Cores that other processes keep busy, over a moment in which this one sleeps."""
-    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
-
-
-def machine() -> dict[str, Any]:
-    """What a reader needs to judge the figures by."""
-    text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    name = next((line for line in text.splitlines() if line.startswith("model name")), "?")
-    return {
-        "cpu": name.partition(":")[2].strip() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "xllamacpp": VERSION,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
 def report(contests: list[Contest], plan: Plan, about: dict[str, Any]) -> str:
     """The whole result as Markdown."""
     lines = [
-        f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB; xllamacpp "
-        f"{about['xllamacpp']}; {plan.parallel} slots of {plan.context} tokens; medians "
+        f"{machine.sentence(about)}; {plan.parallel} slots of {plan.context} tokens; medians "
         "(lowest-highest); ratios are taken within a round.",
     ]
     for contest in contests:
         lines += ["", f"### {contest.model}, {threads_text(contest)}", ""]
         if remark := caveat(plan.rounds, plan.rounds < Plan.rounds, max(contest.busy_before)):
-            lines += [f"({remark})", ""]
+            lines += [remark, ""]
         lines.append(markdown(contest.readings, list(contest.facts), PEER))
     return "\n".join(lines)
 
@@ -188,7 +163,7 @@ def threads_text(contest: Contest) -> str:
     """How many threads the sides had, or which Overt chose."""
     if contest.threads:
         return f"{contest.threads} thread{'s' if contest.threads > 1 else ''} on every side"
-    chosen = contest.facts.get("Overt", {}).get("threads")
+    chosen = busy.threads_shown(contest.facts.get("Overt", {}).get("threads"))
     return f"threads left to each side (Overt chose {chosen})"
 
 
@@ -211,6 +186,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def keep(out: Path, stem: str, text: str, data: dict[str, Any]) -> None:
+    """Write the result so far; a bench that is stopped half-way keeps what it has measured."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{stem}.json").write_text(json.dumps(data, indent=1, default=str), "utf-8")
+    (out / f"{stem}.md").write_text(text + "\n", "utf-8")
+
+
 def main() -> None:
     given = arguments()
     chosen = settings.load(flags={"home": given.home})
@@ -219,23 +201,24 @@ def main() -> None:
     plan = Plan(rounds=given.rounds)
     if given.quick:
         plan = Plan(rounds=2, prompt_words=100, decode_tokens=32, stream_tokens=16)
-    about = machine()
+    about = machine.about()
+    data: dict[str, Any] = {"machine": about, "arguments": sys.argv[1:], "plan": asdict(plan)}
+    stem = f"{'busy' if given.busy else 'local'}-{about['time'].replace(':', '')}"
     refs = given.models.split(",")
+    text = ""
     if given.busy:
         files = {ref: model_file(ref, home) for ref in refs}
-        text, data = busy_section(files, home, binary, plan.rounds, plan.decode_tokens)
-        name = "busy"
+        text, data["busy"] = busy.busy_section(files, home, binary, plan.rounds, plan.decode_tokens)
+        text = f"{machine.sentence(about)}\n\n{text}"
+        keep(given.out, stem, text, data)
     else:
-        counts = [int(count) for count in given.threads.split(",")]
-        contests = [run_model(ref, plan, n, home, binary) for ref in refs for n in counts]
-        text = report(contests, plan, about)
-        data = {"plan": asdict(plan), "contests": [asdict(contest) for contest in contests]}
-        name = "local"
-    given.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{about['time'].replace(':', '')}"
-    whole = {"machine": about, "arguments": sys.argv[1:], **data}
-    (given.out / f"{stem}.json").write_text(json.dumps(whole, indent=1, default=str), "utf-8")
-    (given.out / f"{stem}.md").write_text(text + "\n", "utf-8")
+        contests: list[Contest] = []
+        for ref in refs:
+            for count in given.threads.split(","):
+                contests.append(run_model(ref, plan, int(count), home, binary))
+                text = report(contests, plan, about)
+                data["contests"] = [asdict(contest) for contest in contests]
+                keep(given.out, stem, text, data)
     print(text)
     note(f"written to {given.out / stem}.json and .md")
 

@@ -90,7 +90,7 @@ class Side(ABC):
     facts: dict[str, Any]
 
     @abstractmethod
-    def ask(self, prompts: list[str], max_tokens: int, limit: float = 600.0) -> list[Timing]:
+    def ask(self, prompts: list[str], max_tokens: int, limit: float = 120.0) -> list[Timing]:
         """Ask all `prompts` at once, each cut off after `limit` seconds."""
 
     def memory(self) -> Memory:
@@ -137,7 +137,7 @@ class Overt(Side):
         self.chose_threads = setup.threads == 0
         self.facts = self._line(START_LIMIT)
 
-    def ask(self, prompts: list[str], max_tokens: int, limit: float = 600.0) -> list[Timing]:
+    def ask(self, prompts: list[str], max_tokens: int, limit: float = 120.0) -> list[Timing]:
         job = {"prompts": prompts, "max_tokens": max_tokens, "limit": limit}
         _pipe(self.process.stdin).write(json.dumps(job) + "\n")
         _pipe(self.process.stdin).flush()
@@ -167,7 +167,7 @@ class LlamaServer(Side):
         )  # fmt: skip
         self._wait()
 
-    def ask(self, prompts: list[str], max_tokens: int, limit: float = 600.0) -> list[Timing]:
+    def ask(self, prompts: list[str], max_tokens: int, limit: float = 120.0) -> list[Timing]:
         with ThreadPoolExecutor(len(prompts)) as pool:
             return list(pool.map(lambda prompt: self._one(prompt, max_tokens, limit), prompts))
 

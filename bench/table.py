@@ -96,7 +96,7 @@ def caveat(rounds: int, quick: bool, busiest: float) -> str:
         remarks.append(f"a trial of {rounds} rounds: not to be quoted")
     if busiest > 0.1:
         remarks.append(f"other processes kept up to {busiest:.1f} cores busy before a round")
-    return "; ".join(remarks)
+    return f"({'; '.join(remarks)})" if remarks else ""
 
 
 def _row(cells: Sequence[str]) -> str:

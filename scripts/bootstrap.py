@@ -210,12 +210,13 @@ def fetch_pip(folder: Path) -> Path:
     for index in indexes:
         page = f"{index.rstrip('/')}/pip/"
         try:
-            body, address = get(page, settings)
+            body, address = get(page, settings, login_for(page))
             link = links(body, address).get(name)
             if link is None:
                 reasons.append(f"{without_login(page)} does not list {name}")
                 continue
-            wheel, _ = get(link, settings)
+            same = urllib.parse.urlsplit(link).netloc == urllib.parse.urlsplit(address).netloc
+            wheel, _ = get(link, settings, login_for(page if same else link))
         except (OSError, ValueError) as error:
             reasons.append(f"{without_login(page)}: {error}")
             continue
@@ -274,7 +275,7 @@ def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def get(url: str, settings: Mapping[str, str]) -> tuple[bytes, str]:
+def get(url: str, settings: Mapping[str, str], login: str | None) -> tuple[bytes, str]:
     """The body behind `url` and the address it came from in the end.
 
     Raises:
@@ -286,7 +287,6 @@ def get(url: str, settings: Mapping[str, str]) -> tuple[bytes, str]:
         urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])),
         headers={"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5, */*;q=0.1"},
     )
-    login = login_for(parts)
     if login:  # "unredirected": it is not sent on to another host
         token = base64.b64encode(login.encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
@@ -306,8 +306,9 @@ def get(url: str, settings: Mapping[str, str]) -> tuple[bytes, str]:
         return body, answer.url
 
 
-def login_for(parts: urllib.parse.SplitResult) -> str | None:
+def login_for(url: str) -> str | None:
     """ "user:password" from the address, else from the person's ~/.netrc."""
+    parts = urllib.parse.urlsplit(url)
     if parts.username:
         user, password = parts.username, parts.password or ""
         return f"{urllib.parse.unquote(user)}:{urllib.parse.unquote(password)}"
@@ -346,10 +347,7 @@ class Anchors(HTMLParser):
         super().__init__()
         self.found: list[str] = []
 
-    # typing.override came with Python 3.12.
-    def handle_starttag(  # type: ignore[explicit-override]
-        self, tag: str, attrs: list[tuple[str, str | None]]
-    ) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for key, value in attrs if (tag, key) == ("a", "href") and value]
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -78,10 +78,9 @@ def serving(server: Server | None = None) -> Iterator[Server]:
             pass
 
         def do_GET(self) -> None:
-            try:
+            # The client may have been killed, which is the point of some tests.
+            with suppress(BrokenPipeError, ConnectionResetError):
                 _answer(self, state)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client was killed, which is the point of some tests
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
@@ -115,7 +114,10 @@ def _answer(handler: BaseHTTPRequestHandler, state: Server) -> None:
             return
     if seen.path not in state.files:
         unknown_repo = seen.path.startswith("/api/models/")  # a hub does not say what is private
-        _send(handler, Answer(401, headers={"X-Error-Code": "RepoNotFound"}) if unknown_repo else Answer(404))
+        _send(
+            handler,
+            Answer(401, headers={"X-Error-Code": "RepoNotFound"}) if unknown_repo else Answer(404),
+        )
         return
     _send_file(handler, state, seen)
 
@@ -160,7 +162,9 @@ def _send_file(handler: BaseHTTPRequestHandler, state: Server, seen: Seen) -> No
 # ---- a package index ---------------------------------------------------------------------------
 
 
-def wheel(name: str, version: str, members: dict[str, bytes], requires: tuple[str, ...] = ()) -> bytes:
+def wheel(
+    name: str, version: str, members: dict[str, bytes], requires: tuple[str, ...] = ()
+) -> bytes:
     """A wheel's bytes: `members` plus a proper dist-info."""
     stem = name.replace("-", "_")
     info = f"{stem}-{version}.dist-info"
@@ -175,7 +179,9 @@ def wheel(name: str, version: str, members: dict[str, bytes], requires: tuple[st
             f"{info}/RECORD": b"",
         }
         for path, body in everything.items():
-            archive.writestr(zipfile.ZipInfo(path, (2026, 1, 2, 3, 4, 6)), body, zipfile.ZIP_DEFLATED)
+            archive.writestr(
+                zipfile.ZipInfo(path, (2026, 1, 2, 3, 4, 6)), body, zipfile.ZIP_DEFLATED
+            )
     return buffer.getvalue()
 
 
@@ -183,7 +189,9 @@ def filename(name: str, version: str) -> str:
     return f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
 
 
-def publish(server: Server, name: str, wheels: dict[str, bytes], html: bool = False, **extra: object) -> None:
+def publish(
+    server: Server, name: str, wheels: dict[str, bytes], html: bool = False, **extra: object
+) -> None:
     """List `wheels` (version to bytes) of one package under ``/simple/``.
 
     `extra` overrides fields of every file in the list (``hashes``, ``yanked``, ``size``).
@@ -264,14 +272,18 @@ class Hub:
         if not seen.path.startswith((api, resolve)):
             return None
         if self.token and seen.authorization != f"Bearer {self.token}":
-            return Answer(401, headers={"X-Error-Code": "GatedRepo" if self.gated else "RepoNotFound"})
+            return Answer(
+                401, headers={"X-Error-Code": "GatedRepo" if self.gated else "RepoNotFound"}
+            )
         if self.gated and not self.token:
             return Answer(403, headers={"X-Error-Code": "GatedRepo"})
         if seen.path.startswith(api):
             return self._info(seen.path.removeprefix(api))
         path = seen.path.removeprefix(resolve).partition("/")[2]
         if path in self.lfs:
-            return Answer(302, headers={"Location": f"{self.storage.url}/lfs/{path}?signature=secret"})
+            return Answer(
+                302, headers={"Location": f"{self.storage.url}/lfs/{path}?signature=secret"}
+            )
         return None
 
     def _info(self, rest: str) -> Answer:

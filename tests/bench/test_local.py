@@ -163,3 +163,12 @@ def test_a_report_names_its_machine_and_every_model():
     assert "0.50 (0.50-0.50)" in text
     kept = json.loads(json.dumps(dataclasses.asdict(contest)))
     assert kept["readings"]["decode"]["Overt"] == [5.0, 5.5, 6.0]
+
+
+def test_the_threads_overt_chose_are_said_in_words():
+    both = {"decode": 1, "prompt": 2}
+    assert busy.threads_shown(both) == "1 for decoding and 2 for the prompt"
+    assert busy.threads_shown(None) == "None"
+    contest = local.Contest("gemma3", 0, facts={"Overt": {"threads": both}})
+    assert "Overt chose 1 for decoding and 2" in local.threads_text(contest)
+    assert local.threads_text(local.Contest("gemma3", 2)) == "2 threads on every side"

@@ -145,12 +145,9 @@ def test_mutated_files_are_loaded_or_refused() -> None:
             if not data:
                 break
         try:
-            chat = decode(bytes(data))
-        except FormatError as error:
+            assert isinstance(decode(bytes(data)), Chat)
+        except FormatError:
             refused += 1
-            assert "\n" not in str(error)
-        else:
-            assert isinstance(chat, Chat)
     assert refused > 2500
     with pytest.raises(FormatError):
         decode(b"[" * 1_000_000)

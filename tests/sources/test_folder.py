@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
-from servers import gguf
 
 from overt.errors import FormatError, ModelNotFound, UnsafeFile
 from overt.pull import find, pull
 from overt.settings import Settings, load
 from overt.sources import folder
 from overt.sources.base import sha256_of
+from servers import gguf
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_what_is_not_there_gets_near_names(tmp_path: Path, settings: Settings) -
     (tmp_path / "model.gguf").write_bytes(gguf())
     with pytest.raises(ModelNotFound, match=r"does not exist; did you mean .*/model.gguf\?"):
         find(str(tmp_path / "modle.gguf"), settings)
-    with pytest.raises(ModelNotFound, match="there is no folder .*/nowhere either"):
+    with pytest.raises(ModelNotFound, match=r"there is no folder .*/nowhere either"):
         find(str(tmp_path / "nowhere/m.gguf"), settings)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFound, match="holds no GGUF or safetensors weights"):

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import Hub, Server, gguf, serving
 
 from overt.errors import (
     FormatError,
@@ -18,6 +17,7 @@ from overt.errors import (
 from overt.pull import find, pull
 from overt.settings import Settings, load
 from overt.store import Store
+from servers import Hub, Server, gguf, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"model_type": "llama"}'
@@ -85,9 +85,7 @@ def test_a_moving_ref_is_asked_about_and_a_commit_is_not(
     assert find(first.ref, settings).digest == first.digest  # not collected behind your back
 
 
-def test_a_projector_comes_with_its_model(
-    hosts: tuple[Server, Server], settings: Settings
-) -> None:
+def test_a_projector_comes_with_its_model(hosts: tuple[Server, Server], settings: Settings) -> None:
     files = {"see-Q4_K_M.gguf": gguf(1), "mmproj-bf16.gguf": gguf(2), "mmproj-f16.gguf": gguf(3)}
     Hub(*hosts, "org/see", files, frozenset(files))
     pull("hf:org/see", settings)
@@ -160,7 +158,7 @@ def test_a_gated_repository_says_how_to_get_access(
     hosts: tuple[Server, Server], settings: Settings
 ) -> None:
     Hub(*hosts, "org/m", {"m.gguf": gguf()}, gated=True)
-    with pytest.raises(NeedsAccess, match="no token is set; accept its terms at .*/org/m, then"):
+    with pytest.raises(NeedsAccess, match=r"no token is set; accept its terms at .*/org/m, then"):
         pull("hf:org/m", settings)
 
 

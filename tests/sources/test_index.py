@@ -3,11 +3,12 @@
 import json
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from overt.errors import Offline, OvertError, SourceFailed
+from overt.errors import Offline, SourceFailed
 from overt.sources.index import Configuration, Index, configured, listed
 
 PYPI = "https://pypi.org/simple/"
@@ -152,10 +153,8 @@ def test_five_thousand_damaged_lists_end_in_a_sentence_or_a_list() -> None:
             damaged = bytearray(body)
             for _ in range(chance.choice((1, 2, 5))):
                 damaged[chance.randrange(len(damaged))] = chance.randrange(256)
-            try:
+            with suppress(SourceFailed):  # anything else fails the test
                 rows = list(listed(PYPI, media_type, bytes(damaged), "my-model", Index(PYPI)))
                 found += len(rows)
                 assert all(row.url.startswith(("https://", "http://")) for row in rows)
-            except OvertError as error:
-                assert isinstance(error, SourceFailed)
     assert found > 1000

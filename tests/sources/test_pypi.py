@@ -138,7 +138,10 @@ CUTS = (JOINED[:3000], JOINED[3000:6000], JOINED[6000:])
 
 
 def _publish_parts(
-    index: Server, parts: dict[int, bytes], members: dict[str, bytes], requires: tuple[str, ...] = ()
+    index: Server,
+    parts: dict[int, bytes],
+    members: dict[str, bytes],
+    requires: tuple[str, ...] = (),
 ) -> None:
     names = tuple(f"big-gguf-part{n}==1" for n in parts)
     publish(index, "big-gguf", {"1": wheel("big-gguf", "1", members, names + requires)})

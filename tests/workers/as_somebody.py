@@ -60,7 +60,7 @@ def uncover(folder: Path, needed: list[Path]) -> None:
         raise OSError(ctypes.get_errno(), "unshare")
     mount("none", "/", None, _PRIVATE, None)
     outer = [path for path in needed if not any(other in path.parents for other in needed)]
-    aside = Path("/tmp/overt-aside")
+    aside = Path(f"/tmp/overt-aside-{os.getpid()}")
     aside.mkdir(exist_ok=True)
     mount("none", str(aside), "tmpfs", 0, "mode=755")
     for number, path in enumerate(outer):
@@ -70,6 +70,8 @@ def uncover(folder: Path, needed: list[Path]) -> None:
     for number, path in enumerate(outer):
         path.mkdir(parents=True)
         mount(str(aside / str(number)), str(path), None, _MOVE, None)
+    library.umount2(str(aside).encode(), 2)  # MNT_DETACH
+    aside.rmdir()
 
 
 if __name__ == "__main__":

@@ -134,6 +134,10 @@ class Host:
             file.write("x")
         emit(str(os.listdir(".")).encode())
 
+    def kind_deaf(self, body: bytes, emit: Emit) -> None:
+        """Ignore SIGTERM from now on (by C, as signal.signal is for the main thread)."""
+        ctypes.CDLL(None).signal(15, ctypes.c_void_p(1))
+
     def kind_threads(self, body: bytes, emit: Emit) -> None:
         threads = [threading.Thread(target=emit, args=(b"from a thread",)) for _ in range(4)]
         for thread in threads:

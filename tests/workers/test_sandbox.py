@@ -160,7 +160,8 @@ EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 THREAD = 0x3D0F00  # what glibc's pthread_create asks of clone
 VERDICTS: list[tuple[str, tuple[int, ...], int]] = [
     ("socket", (1, 1, 0), 0), ("socket", (2, 1, 0), EAFNOSUPPORT),
-    ("socket", (10, 2, 0), EAFNOSUPPORT), ("socket", (16, 3, 0), EAFNOSUPPORT), ("socket", (40, 1, 0), EAFNOSUPPORT),
+    ("socket", (10, 2, 0), EAFNOSUPPORT), ("socket", (16, 3, 0), EAFNOSUPPORT),
+    ("socket", (40, 1, 0), EAFNOSUPPORT),
     ("socket", (2 | 1 << 32, 1, 0), EAFNOSUPPORT), ("socketpair", (1, 1, 0), 0),
     ("connect", (3, 1, 16), EPERM), ("sendto", (3, 1, 1, 0, 0, 0), 0),
     ("sendto", (3, 1, 1, 0, 0x7F00, 16), EPERM), ("sendto", (3, 1, 1, 0, 1 << 32, 16), EPERM),

@@ -1,5 +1,6 @@
 """The top of the command line: finds the verb, imports it, and turns every ending into a status."""
 
+import errno
 import importlib
 import os
 import sys
@@ -11,7 +12,7 @@ import click
 
 from overt.cli import VERBS
 from overt.cli.output import Output, plain
-from overt.errors import Failure, OvertError, Stopped, UsageError
+from overt.errors import Failure, OutOfDisk, OvertError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import override  # in the standard library from Python 3.12
@@ -117,15 +118,17 @@ def _ended(error: BaseException, out: Output, debug: bool) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
-        return _reader_left()
+        # The program reading our output has gone (`overt list | head -1`): not worth a word.
+        _give_up_stdout()
+        return 1
     known = _as_overt(error)
     try:
         if debug and not isinstance(known, Stopped | UsageError):
             _traceback(error)
         out.error(known)
         sys.stdout.flush()
-    except BrokenPipeError:
-        _reader_left()
+    except OSError:
+        _give_up_stdout()
     return known.exit_code
 
 
@@ -140,6 +143,10 @@ def _as_overt(error: BaseException) -> OvertError:
         return Stopped("stopped")
     if isinstance(error, MemoryError):
         return Failure("there was not enough memory", "close something, or try a smaller model")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return OutOfDisk(
+            "the disk is full", "free some space: overt rm, or set OVERT_HOME elsewhere"
+        )
     if isinstance(error, PermissionError) and error.filename:
         return Failure(
             f"{error.filename} may not be used: {error.strerror}",
@@ -185,11 +192,10 @@ def _be_printable() -> None:
             reconfigure(errors="replace")
 
 
-def _reader_left() -> int:
-    """The program reading our output has gone (`overt list | head -1`): end without a word."""
+def _give_up_stdout() -> None:
+    """Nothing more can be written there, and the interpreter shall not try again at its end."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
 
 
 def _traceback(error: BaseException) -> None:

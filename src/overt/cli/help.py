@@ -11,7 +11,8 @@ EXIT_CODES = """\
 Exit codes
 
   0    done
-  1    failed: it was tried and did not work (also: `verify` found a problem, `airgap` found a hole)
+  1    failed: it was tried and did not work (also: `verify` found a problem, `airgap` found a hole,
+       the program that read the output went away)
   2    usage: what was asked for makes no sense, or the prompt is longer than the context
   3    not found: no such model, chat or running worker
   4    does not fit: more memory or disk than there is; the message carries the numbers

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal, TextIO
 
 from overt.errors import OvertError
@@ -126,8 +127,9 @@ class Output:
 
     def error(self, error: OvertError) -> None:
         """``overt: <message>; <hint>`` on stderr, and with --json the object on stdout."""
-        self.end_line()
-        sys.stdout.flush()
+        with suppress(OSError):  # stdout itself may be what failed
+            self.end_line()
+            sys.stdout.flush()
         print(f"overt: {plain(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
         if self.json:
             self.object(error.as_json())

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from overt.cli.options import verb
-from overt.cli.output import Output, duration, is_terminal, size
-from overt.errors import ModelNotFound, Offline
+from overt.cli.output import Output, duration, is_terminal, plain, size
+from overt.errors import ModelNotFound, Offline, Stopped
 from overt.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overt.pull import Step
+    from overt.store import Manifest
 
 _EVERY = 5.0  # seconds between two plain lines of progress
+_SMALL = 1 << 20  # bytes below which a part is there before a bar could be read
 
 
 @click.command("pull", short_help="fetch a model into the store")
@@ -30,11 +32,8 @@ def command(out: Output, settings: Settings, ref: str) -> int:
     What is already there is hashed and kept. Every file is checked against the digest its origin
     states. `overt help refs` shows the forms of REF.
     """
-    from overt.pull import pull
-
     begun = time.monotonic()
-    with progress(out) as step:
-        manifest = pull(ref, settings, step)
+    manifest = _pull(ref, settings, out)
     seconds = time.monotonic() - begun
     value = {
         "model": ref,
@@ -69,7 +68,6 @@ def fetch(
         ModelNotFound: `missing` itself, where a pull could not help or is not `allowed`.
         Offline: the network is switched off.
     """
-    from overt.pull import pull
     from overt.ref import parse
     from overt.sources.catalogue import lookup
 
@@ -88,9 +86,18 @@ def fetch(
     begun = time.monotonic()
     about = f" ({size(entry.size)}, {entry.licence})" if entry and entry.size else ""
     out.note(f"{ref} is not in the store yet: pulling it{about}")
-    with progress(out) as step:
-        pull(ref, settings, step)
+    _pull(ref, settings, out)
     return time.monotonic() - begun
+
+
+def _pull(ref: str, settings: Settings, out: Output) -> "Manifest":
+    from overt.pull import pull
+
+    try:
+        with progress(out) as step:
+            return pull(ref, settings, step)
+    except KeyboardInterrupt:
+        raise Stopped("the pull was stopped", f"`overt pull {ref}` goes on where it was") from None
 
 
 @contextmanager
@@ -107,37 +114,53 @@ def progress(out: Output) -> Iterator["Callable[[Step], None] | None"]:
 
 @contextmanager
 def _bar() -> Iterator["Callable[[Step], None]"]:
-    """Percent, bytes, speed and time left on one moving line."""
+    """A moving bar for each part, with its percent, size, speed and time left beside it."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}", markup=False),
         console=Console(stderr=True),
-        transient=False,
     )
     tasks: dict[str, TaskID] = {}
+    speeds = _Speeds()
 
     def show(step: "Step") -> None:
+        if step.total is None and not step.done:  # a word, and not a part on its way
+            bar.console.print(plain(step.what), markup=False, highlight=False)
+            return
+        if step.total is not None and step.total < _SMALL:
+            return
+        said = speeds.line(step)
         if step.what not in tasks:
-            tasks[step.what] = bar.add_task(step.what[:40], total=step.total, completed=step.done)
-        bar.update(tasks[step.what], completed=step.done, total=step.total)
+            tasks[step.what] = bar.add_task(plain(step.what)[:48], total=step.total, said=said)
+        bar.update(tasks[step.what], completed=step.done, total=step.total, said=said)
 
     with bar:
         yield show
+
+
+class _Speeds:
+    """How fast each part comes, averaged since it was first seen in this run."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, int]] = {}  # when, and at which byte
+
+    def line(self, step: "Step") -> str:
+        now = time.monotonic()
+        since, at = self._first.setdefault(step.what, (now, step.done))
+        if step.total is None:
+            return size(step.done) if step.done else ""
+        percent = 100 * step.done / step.total if step.total else 100
+        text = f"{percent:.0f} % of {size(step.total)}"
+        if step.done > at and now - since > 0.5:
+            speed = (step.done - at) / (now - since)
+            text += f", {size(speed)}/s"
+            if step.done < step.total:
+                text += f", {duration((step.total - step.done) / speed)} left"
+        return text
 
 
 class _Lines:
@@ -145,30 +168,19 @@ class _Lines:
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._first: dict[str, tuple[float, int]] = {}  # when, and at which byte, a part was seen
+        self._speeds = _Speeds()
+        self._begun: set[str] = set()
         self._ended: set[str] = set()
         self._said = 0.0
 
     def __call__(self, step: "Step") -> None:
-        now = time.monotonic()
-        new = step.what not in self._first
-        since, at = self._first.setdefault(step.what, (now, step.done))
+        text, now = self._speeds.line(step), time.monotonic()
         ends = step.total is not None and step.done >= step.total
-        if ends and step.what in self._ended:
+        if step.what in self._ended:
             return
-        if new or ends or now - self._said >= _EVERY:
+        if ends or step.what not in self._begun or now - self._said >= _EVERY:
             self._said = now
-            self._out.note(_line(step, now - since, step.done - at))
+            self._out.note(f"{step.what}: {text}" if text else step.what)
+        self._begun.add(step.what)
         if ends:
             self._ended.add(step.what)
-
-
-def _line(step: "Step", seconds: float, received: int) -> str:
-    if step.total is None:
-        return f"{step.what}: {size(step.done)}" if step.done else step.what
-    percent = 100 * step.done / step.total if step.total else 100
-    text = f"{step.what}: {percent:.0f} % of {size(step.total)}"
-    if received > 0 and seconds > 0.5:
-        speed = received / seconds
-        text += f", {size(speed)}/s, {duration((step.total - step.done) / speed)} left"
-    return text

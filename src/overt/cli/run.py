@@ -76,7 +76,14 @@ def command(
     A model that is not in the store is pulled first. Without a prompt, on a terminal, `overt chat`
     starts instead.
     """
+    from overt import cores  # noqa: F401 - from here it watches how busy the cores are
+
     ref = ref or settings.model
+    if " " in ref and not prompt:
+        raise UsageError(
+            f"{ref[:40]!r} is not the name of a model",
+            f"name one first: overt run {settings.model} …",
+        )
     text = _prompt(prompt, out)
     if text is None:
         if raw or images or out.json:

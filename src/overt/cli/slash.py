@@ -12,7 +12,7 @@ from overt.cli.lines import Reader
 from overt.cli.options import RANGES, read_bytes
 from overt.cli.output import number, pairs, size
 from overt.cli.session import Session
-from overt.errors import BadSetting, ModelNotFound, Stopped, UsageError
+from overt.errors import BadSetting, ModelNotFound, UsageError
 from overt.settings import load
 
 _MOST_IMAGE_BYTES = 64 << 20
@@ -107,8 +107,6 @@ class Commands:
         session.blocked = True
         try:
             fetch(ref, session.settings, session.out, missing, allowed=True)
-        except KeyboardInterrupt:
-            raise Stopped("the pull was stopped", f"/model {ref} goes on with it") from None
         finally:
             session.blocked = False
 
@@ -365,7 +363,8 @@ HELP = "\n".join(
         "",
         "  /set takes " + " ".join(list(RANGES)[:5]),
         "             " + " ".join(list(RANGES)[5:]),
-        "             " + " ".join(SETTERS),
+        "             " + " ".join(list(SETTERS)[:6]),
+        "             " + " ".join(list(SETTERS)[6:]),
         "",
         '  """ begins a text of several lines and ends it. Alt-Enter adds a line.',
         "  Ctrl-C stops the answer. Ctrl-D leaves.",

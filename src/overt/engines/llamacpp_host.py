@@ -8,7 +8,6 @@ token beyond one call. Facts behind the settings are measured; they are listed i
 import json
 import os
 import secrets
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -90,10 +89,10 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     common.n_threads_http = 1
     # 1 is errors only: they are the reason a person is given when a model does not load.
     common.verbosity = 4 if given.get("debug") else 1
-    if sys.platform == "linux":
-        # xllamacpp always opens a listener; a name only this network namespace knows is a UNIX
-        # socket, so no internet socket is needed at all.
-        common.hostnames = [f"@overt-{secrets.token_hex(8)}.sock"]
+    if os.name == "posix":
+        # xllamacpp always opens a listener. A name that ends so is a UNIX socket, here in the
+        # worker's private folder: no internet socket, and nothing other users could find.
+        common.hostnames = ["engine.sock"]
     else:
         common.hostnames = ["127.0.0.1"]
         common.port = 0

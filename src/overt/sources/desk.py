@@ -64,13 +64,7 @@ class Desk:
             if download.size is not None:
                 self.room(download.size - size_of(part))
             if download.size is None or size_of(part) != download.size:
-                self.network.append(
-                    download,
-                    part,
-                    lambda done, total: self.report(
-                        Step(download.label or download.name, done, total)
-                    ),
-                )
+                self.network.append(download, part, self._growing(download))
             found = self._checked(download, part, last=not again)
             if found:
                 sync(part)
@@ -79,6 +73,19 @@ class Desk:
                 return Fetched(target, found.sha256, found.size)
             part.unlink()
         raise AssertionError("unreachable")
+
+    def _growing(self, download: Download) -> Callable[[int, int | None], None]:
+        """Reports progress; where only the answer says how long the file is, checks its room."""
+        known = download.size
+
+        def grow(done: int, total: int | None) -> None:
+            nonlocal known
+            if known is None and total is not None:
+                known = total
+                self.room(total - done)
+            self.report(Step(download.label or download.name, done, total))
+
+        return grow
 
     def new(self, name: str) -> Path:
         """A fresh place for a file that is made here; what was there before is deleted."""

@@ -24,10 +24,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from hashlib import sha256
 from pathlib import Path
 
-from overt.errors import Busy, IntegrityError, ModelNotFound, OvertError
+from overt.errors import Busy, Failure, IntegrityError, ModelNotFound, OutOfDisk, OvertError
 from overt.ref import Ref, parse
 from overt.sources.base import Role
 from overt.store.manifest import File, Manifest, Pointer, file_name, hex_of, ref_text
@@ -187,11 +188,13 @@ class Store:
     def pulling(self, ref: Ref, waiting: Callable[[], None] | None = None) -> Iterator[Path]:
         """Hold the one lock for pulling `ref` (pinned) and get its folder under ``partial/``.
 
+        An OSError inside comes out as OutOfDisk or Failure.
+
         Waits without end for another process that pulls the same; `waiting` is called once first.
         What is in the folder survives a crash and is never collected while the lock is held.
         """
         key = sha256(str(ref).encode()).hexdigest()[:32]
-        with self._locked(f"pull-{key}", None, waiting):
+        with _writable(self.home), self._locked(f"pull-{key}", None, waiting):
             folder = self._partial / key
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
@@ -215,8 +218,9 @@ class Store:
         Raises:
             IntegrityError: a listed file is neither in `files` nor in the store.
             Busy: another process has held the store for a minute.
+            OutOfDisk, Failure: the store's disk is full, or cannot be written.
         """
-        with self._locked("store", _LOCK_SECONDS):
+        with _writable(self.home), self._locked("store", _LOCK_SECONDS):
             self._sweep()
             for file in manifest.files:
                 if source := files.get(file.digest):
@@ -241,7 +245,7 @@ class Store:
             ModelNotFound: nothing of that name.
             Busy: another process has held the store for a minute.
         """
-        with self._locked("store", _LOCK_SECONDS):
+        with _writable(self.home), self._locked("store", _LOCK_SECONDS):
             self._sweep()
             gone = self._names_of(ref)
             abandoned = self._abandoned(ref)
@@ -409,6 +413,22 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+@contextmanager
+def _writable(home: Path) -> Iterator[None]:
+    """What the disk refuses, as a sentence with what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT):
+            raise OutOfDisk(
+                f"the disk of {home} is full", "free some space, or set OVERT_HOME to another disk"
+            ) from None
+        raise Failure(
+            f"{error.filename or home} cannot be written: {error.strerror or error}",
+            "set OVERT_HOME to a folder of yours",
+        ) from None
 
 
 def _digest_prefix(ref: Ref) -> str | None:

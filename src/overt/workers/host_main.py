@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -156,6 +157,8 @@ def _prepare(channel: _Channel) -> Host:
         if sandbox.SECCOMP in isolation.layers and not getattr(host, "sockets", False):
             sandbox.seal()
     except BaseException as error:  # noqa: BLE001 (the parent is told, whatever it was)
+        # llama.cpp logs from a thread of its own: without a pause the reason would be lost.
+        time.sleep(0.1)
         channel.send(0, "failed", _text(error))
         os._exit(1)
     channel.send_json("ready", info)

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import secrets
-import shutil
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -139,7 +137,7 @@ class Process:
         self.isolation = Isolation((), ())
         self.death: asyncio.Future[WorkerDied] = loop.create_future()
         self.calls: dict[int, Call] = {}
-        self.folder = run / f"{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        self.folder = run / f"{os.getpid()}-{os.urandom(4).hex()}.tmp"
         self._popen: subprocess.Popen[bytes] | None = None
         self._link: links.Link | None = None
         self._errors: links.Link | None = None
@@ -178,7 +176,10 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        return not self.death.done() and not self._verdict
+        """Whether it runs; asks the system, which may know of its death before the event loop."""
+        if self.death.done() or self._verdict or not self._popen:
+            return False
+        return self._popen.poll() is None
 
     @property
     def held(self) -> int:
@@ -242,9 +243,9 @@ class Process:
     # ---- starting --------------------------------------------------------------------------
 
     async def _begin(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True)
         hears = links.Hears(self._received, self._closed.set, self._ring.write, self._silent.set)
         try:
+            self.folder.mkdir(mode=0o700, parents=True)
             self._popen, self._link, self._errors = await links.start(
                 _environ(self.spec, self.folder), str(self.folder), hears
             )
@@ -260,8 +261,8 @@ class Process:
                 "layers": spec.layers,
                 "memory": spec.memory,
                 "parent": os.getpid(),
-                "python_path": [str(path) for path in spec.python_path],
-                "readable": [str(path) for path in (*spec.readable, _package())],
+                "python_path": [str(path.absolute()) for path in spec.python_path],
+                "readable": [str(path.absolute()) for path in (*spec.readable, _package())],
                 "writable": str(self.folder),
             },
         )
@@ -379,6 +380,8 @@ class Process:
         await self._silent.wait()
 
     def _clean(self) -> None:
+        import shutil
+
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _obituary(self, returncode: int) -> WorkerDied:

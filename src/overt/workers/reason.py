@@ -7,26 +7,33 @@ KEPT = 64 << 10
 """Bytes of standard error kept; the rest is forgotten, oldest first."""
 _LONGEST = 240
 
-# Most telling first. The first line of a kind is the cause, later ones only follow from it.
+# llama.cpp's log: minutes, seconds, milliseconds, microseconds, then the level.
+_LEVEL = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} ([A-Z]) +")
+# Most telling first; lines its log calls an error ("E") come after the first of these kinds. The
+# first line of a kind is the cause, later ones only follow from it.
 _TELLING = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"GGML_ASSERT|GGML_ABORT|Assertion .* failed",
-        r"error loading model|terminate called|what\(\):|Fatal Python error",
+        r"GGML_ASSERT|GGML_ABORT|Assertion .* failed|terminate called|Fatal Python error",
+        r"error loading model|what\(\):",
         r"^\w*(Error|Exception): |\berror\b[ :]",
         r"\b(failed|cannot|could not|unable|unsupported|unknown|invalid|corrupt)",
     )
 )
 _SHORTAGE = re.compile(
     r"bad_alloc|out of memory|MemoryError|cannot allocate|failed to allocate|unable to allocate"
-    r"|mmap failed|can't start new thread|failed to create thread",
+    r"|mem_buffer != NULL|mmap failed|can't start new thread|failed to create thread",
     re.IGNORECASE,
 )
+_QUOTED = re.compile(r"(['\"])[^'\"]*[\\/]([^'\"\\/]+)\1")
 _FOLDERS = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\":]+)*[\\/](?=[^\\/\s'\":])")
 _POINTER = re.compile(r"\s*\(?\b0x[0-9a-fA-F]{4,}\b\)?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]|\x1b\[[0-9;]*[A-Za-z]")
-_STAMP = re.compile(r"^\d+(\.\d+){3} [A-Z] +")  # llama.cpp's clock and level
-_CALLER = re.compile(r"^(?:(?!error\b|fatal\b)[a-z][\w:~]*|(?:srv|slot) +\w+|what\(\)): +(?=\S)")
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]"
+)
+_CALLER = re.compile(
+    r"^(?:(?!error\b|fatal\b)[a-z][\w:~]*|(?:srv|slot|cmn) +\w+|what\(\)): +(?=\S)"
+)
 
 
 class Ring:
@@ -50,17 +57,25 @@ def telling(text: str) -> str:
     Folders, pointers and control characters are taken out, and no more than 240 characters kept:
     the text comes from code that is not trusted, and ends up in one sentence.
     """
-    lines = [_STAMP.sub("", line).strip() for line in text.splitlines() if line.strip()]
-    for pattern in _TELLING:
-        for line in lines:
-            if pattern.search(line):
-                return clean(line)
-    return ""
+    plain, errors = [], []
+    for whole in filter(None, map(str.strip, text.splitlines())):
+        line = _CONTROL.sub("", whole[: 4 * _LONGEST])  # cut, as searching takes time
+        level = _LEVEL.match(line)
+        if level is None:
+            plain.append(line)
+        elif level[1] == "E":
+            errors.append(line)
+    fatal, *others = _TELLING
+    found = [line for line in (*plain, *errors) if fatal.search(line)] or errors
+    for pattern in others:
+        found = found or [line for line in plain if pattern.search(line)]
+    return clean(found[0]) if found else ""
 
 
 def clean(line: str) -> str:
-    """One line without folders, pointers, control characters and the name of the C++ caller."""
-    line = _CONTROL.sub("", line[: 4 * _LONGEST])
+    """One line without folders, pointers, control characters, its time and its C++ caller."""
+    line = _CONTROL.sub("", " ".join(line[: 4 * _LONGEST].split()))
+    line = _QUOTED.sub(r"\1\2\1", _LEVEL.sub("", line))
     line = _POINTER.sub("", _FOLDERS.sub("", line))
     line = _CALLER.sub("", line).strip().rstrip(".")
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from overt.errors import WorkerDied
+from overt.errors import EngineFailed, WorkerDied
 from overt.workers import registry
 from overt.workers.process import Call, HostRefused, Process, WorkerSpec
 from overt.workers.registry import Running, running, stop
@@ -113,7 +113,13 @@ class Worker:
     async def _launch(self) -> Process:
         registry.sweep(self._run)
         process = await Process.start(self._spec, self._run, self._timeout)
-        registry.record(self._run, process)
+        try:
+            registry.record(self._run, process)
+        except OSError as error:
+            await process.end("could not be recorded")
+            raise EngineFailed(
+                f"{self._run} cannot be written: {error.strerror}", "make room there, or allow it"
+            ) from error
         process.death.add_done_callback(lambda _: registry.forget(self._run, process.pid))
         return process
 
@@ -125,9 +131,9 @@ class Worker:
         # Shielded: whoever else waits for this start must not lose it when one caller gives up.
         return await asyncio.shield(self._restart())
 
-    def _restart(self) -> "asyncio.Task[Process]":
+    def _restart(self, *, died: bool = True) -> "asyncio.Task[Process]":
         if not self._starting:
-            self._starting = asyncio.get_running_loop().create_task(self._again())
+            self._starting = asyncio.get_running_loop().create_task(self._again(died=died))
             self._starting.add_done_callback(self._started)
         return self._starting
 
@@ -136,21 +142,22 @@ class Worker:
         if not task.cancelled():
             task.exception()  # whoever calls next starts again and is told
 
-    async def _again(self) -> Process:
+    async def _again(self, *, died: bool) -> Process:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._when = [when for when in self._when if now - when < PERIOD]
         last = self._process
         if last:
             await asyncio.wait([last.death])
-        if len(self._when) >= RESTARTS:
+        if died and len(self._when) >= RESTARTS:
             why = f": {last.death.result().message}" if last else ""
             raise WorkerDied(
                 f"the worker of {self._spec.label} was started again {RESTARTS} times "
                 f"in {PERIOD:g} s and is given up{why}",
                 "wait a minute, or try another model",
             )
-        self._when.append(now)
+        if died:
+            self._when.append(now)
         self._process = await self._launch()
         self.restarts += 1
         return self._process
@@ -174,4 +181,4 @@ class Worker:
             return
         process.kill("did not stop when it was told to")
         if not self._stopped and process is self._process:
-            self._restart()
+            self._restart(died=False)  # a person may cancel as often as they like

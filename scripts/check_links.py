@@ -1,6 +1,6 @@
 """Every link between this repository's documents leads somewhere: the file, and the heading in it.
 
-usage: python scripts/check_docs.py
+usage: python scripts/check_links.py
 
 Links to other sites are not followed. Prints each broken link and exits 1 if there is one.
 """
