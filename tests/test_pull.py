@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from overt.errors import BadRef, IntegrityError, ModelNotFound, SourceFailed
+from overt.errors import BadRef, IntegrityError, ModelNotFound, Offline, SourceFailed
 from overt.pull import Step, find, pull
 from overt.ref import parse
 from overt.settings import Settings, load
@@ -151,6 +151,17 @@ def test_what_is_not_here_says_how_to_get_it(settings: Settings) -> None:
     for name in ("openai:gpt-5", "ollama:x", "echo:x", "http://127.0.0.1:1/v1"):
         with pytest.raises(BadRef, match="cannot be pulled"):
             pull(name, settings)
+
+
+def test_offline_gives_what_is_here_and_asks_nobody(index: Server, settings: Settings) -> None:
+    publish(index, "m", {"1": wheel("m", "1", {"m.gguf": MODEL})})
+    manifest = pull("pypi:m", settings)
+    index.seen.clear()
+    offline = load(flags={"offline": True})
+    assert pull("pypi:m", offline) == manifest
+    with pytest.raises(Offline, match=r"n is not in the store and needs the network"):
+        pull("pypi:n", offline)
+    assert index.seen == []
 
 
 def test_an_unreachable_index_is_one_sentence(

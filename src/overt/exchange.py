@@ -17,7 +17,7 @@ from overt import ref as refs
 from overt.chat import Event, Failed, Progress, Request
 from overt.engines.base import Capabilities, Engine
 from overt.errors import BadSetting, EngineFailed, NotFound, OvertError
-from overt.fit import Fit, choose, free_memory
+from overt.fit import CHECKPOINTS, Fit, choose, free_memory
 from overt.formats import gguf
 from overt.settings import Settings
 
@@ -188,6 +188,7 @@ class Exchange:
             "batch": batch,
             "threads": threads.decode,
             "prompt_threads": threads.prompt,
+            "checkpoints": CHECKPOINTS,
             "debug": settings.debug,
         }
         return WorkerSpec(

@@ -8,6 +8,7 @@ must not (a wrong digest, an unsafe file) ends the pull instead of trying the ne
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -67,7 +68,8 @@ def pull(ref: str, settings: Settings, progress: Callable[[Step], None] | None =
     """Bring a model into the store, or finish a pull that was cut off.
 
     Fast where it is there already: a pinned ref or a catalogue name asks no network, a moving one
-    (a hub's branch, a package without version) asks whether it still means the same.
+    (a hub's branch, a package without version) asks whether it still means the same. With the
+    network switched off, what is here is what you get.
 
     Raises:
         BadRef: not a name, or one that has nothing to pull.
@@ -85,6 +87,8 @@ def pull(ref: str, settings: Settings, progress: Callable[[Step], None] | None =
     entry, candidates = _candidates(wanted)
     if present := _present(store, wanted, entry, candidates):
         return present
+    if settings.offline:
+        return _offline(store, wanted)
     failures: list[OvertError] = []
     for candidate in candidates:
         try:
@@ -177,9 +181,22 @@ def _present(
     came = parse(manifest.ref)
     fixed = entry is not None or _pinned(wanted)
     if fixed and any(_means(candidate, came) for candidate in candidates):
-        _name(store, wanted, manifest)
-        return manifest
+        with suppress(IntegrityError):  # removed by another process just now
+            _name(store, wanted, manifest)
+            return manifest
     return None
+
+
+def _offline(store: Store, wanted: Ref) -> Manifest:
+    """What is here, even if it could have moved on; Offline where nothing is."""
+    with suppress(ModelNotFound):
+        manifest = _stored(store, wanted)
+        if store.whole(manifest):
+            return manifest
+    raise Offline(
+        f"{wanted} is not in the store and needs the network, which is switched off",
+        "unset OVERT_OFFLINE, or use a model that `overt list` shows",
+    )
 
 
 def _pinned(ref: Ref) -> bool:
@@ -227,8 +244,9 @@ def _pull_one(
         waits = lambda: report(Step(f"another process is pulling {plan.ref}", 0, None))  # noqa: E731
         with store.pulling(plan.ref, waits) as folder:
             if (here := store.pinned(str(plan.ref))) and _fits(here, entry):
-                _name(store, wanted, here)
-                return here
+                with suppress(IntegrityError):  # removed by another process just now
+                    _name(store, wanted, here)
+                    return here
             _sign(folder, wanted, plan.ref)
             desk = Desk(folder, network, report, lambda hexes: store.blob(f"sha256:{hexes}"))
             collected = plan.collect(desk)

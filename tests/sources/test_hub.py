@@ -203,6 +203,17 @@ def test_offline_variables_are_honoured(
     assert hosts[0].seen == []
 
 
+def test_a_hub_that_is_not_there_is_one_sentence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    monkeypatch.setattr("overt.sources.hub.time.sleep", lambda seconds: None)
+    with serving() as gone:
+        monkeypatch.setenv("HF_ENDPOINT", gone.url)
+    with pytest.raises(SourceFailed, match=r"cannot be reached: .*; check the network"):
+        pull("hf:org/m", settings)
+
+
 @pytest.mark.parametrize(
     "siblings",
     [

@@ -27,9 +27,9 @@ def main() -> None:
     for name, error in sorted(given.get("deny", {}).items(), key=lambda one: one[0] == "seccomp"):
         sandbox._prctl(38, 1)
         seccomp.install(seccomp.denying(seccomp.machine(), (name,), error))
-    proof = asyncio.run(
-        prove(given.get("isolation", "best"), tuple(given.get("layers", sandbox.LAYERS)))
-    )
+    layers = tuple(given.get("layers", sandbox.LAYERS))
+    # Where nothing is denied the probe gets through, so no test names a real address outside.
+    proof = asyncio.run(prove(given.get("isolation", "best"), layers, outside="127.0.0.9"))
     print(json.dumps({"user": os.getuid(), **dataclasses.asdict(proof)}))
 
 

@@ -30,8 +30,8 @@ SECCOMP = {"seccomp": EINVAL}
 WHO = [0, 12345] if os.name == "posix" and os.getuid() == 0 else [os.getuid()]
 
 INTERNET = {
-    "TCP to 127.0.0.1", "UDP to 127.0.0.1", "TCP to 1.1.1.1 port 443",
-    "UDP to 1.1.1.1 port 53 (DNS)", "look up example.com",
+    "TCP to 127.0.0.1", "UDP to 127.0.0.1", "TCP to 127.0.0.9 port 443",
+    "UDP to 127.0.0.9 port 53 (DNS)", "look up example.com",
     "an internet socket inherited from the parent", "the parent's memory",
     "go back to the parent's network", "raw socket", "packet socket",
 }  # fmt: skip
@@ -137,6 +137,7 @@ def test_the_control_every_attempt_can_fail(user: int):
     } if user == 0 else set()  # fmt: skip
     expected = {
         "TCP to 127.0.0.1", "UDP to 127.0.0.1", "UNIX socket by name", "the parent's environment",
+        "TCP to 127.0.0.9 port 443", "UDP to 127.0.0.9 port 53 (DNS)",
         "signal the parent", "run /bin/sh", "execve", *FILES, *CALLS, *root,
     }  # fmt: skip
     assert expected <= let_through(proof)

@@ -25,8 +25,8 @@ class Host:
 
         Args:
             parameters: weights (path), projector (path or None), context (tokens per slot),
-                parallel (slots), batch (tokens read between two looks at cancellation), threads
-                and prompt_threads.
+                parallel (slots), batch (tokens read between two looks at cancellation), threads,
+                prompt_threads, and checkpoints (restore points per slot of models with a window).
 
         Returns:
             What the parent cannot know: the build and its instruction sets.
@@ -82,6 +82,8 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     common.warmup = False
     common.fit_params = False  # Overt decides what fits, before the load, and says so
     common.ctx_shift = False  # a full context ends the answer; nothing is dropped in silence
+    # Restore points of windowed layers: the memory estimate counts so many and no more.
+    common.n_ctx_checkpoints = given["checkpoints"]
     common.cache_ram_mib = 0  # no copies of old prompts beyond the slots' own memory
     common.offline = True
     common.endpoint_slots = False

@@ -137,7 +137,8 @@ class _Hub:
                     raise self._failed(f"answered {status}") from None
             except httpx2.HTTPError as error:
                 if attempt == _TRIES:
-                    raise self._failed(str(error) or type(error).__name__) from None
+                    said = str(error) or type(error).__name__
+                    raise self._failed(f"cannot be reached: {said}") from None
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise self._failed(f"gave an answer that cannot be read: {error}") from None
             time.sleep(self.network.pause * 2**attempt)

@@ -22,6 +22,7 @@ from overt.workers.probe import Bait
 from overt.workers.sandbox import Isolation
 from overt.workers.supervise import Worker, WorkerSpec
 
+OUTSIDE = "1.1.1.1"  # a public resolver: where nothing is denied, it gets one empty connection
 _SHOWN = ("NoNewPrivs", "Seccomp", "CapEff", "CapPrm")
 
 
@@ -73,10 +74,13 @@ class _Ears:
         return Heard
 
 
-async def prove(isolation: str, layers: tuple[str, ...] = sandbox.LAYERS) -> Proof:
+async def prove(
+    isolation: str, layers: tuple[str, ...] = sandbox.LAYERS, outside: str = OUTSIDE
+) -> Proof:
     """Start a worker with `isolation` (as in Settings) and have it try to get out.
 
-    `layers` are the walls to put up; tests leave some out.
+    `layers` are the walls to put up and `outside` is the address to try beyond this machine; tests
+    leave some walls out, and then try an address that is not.
 
     Raises:
         NoIsolation: ``full`` was asked for and this machine lacks a layer.
@@ -86,7 +90,7 @@ async def prove(isolation: str, layers: tuple[str, ...] = sandbox.LAYERS) -> Pro
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overt-")))
         ears = _Ears()
         secret = ctypes.create_string_buffer(b"a secret in the parent's memory")
-        bait = await _bait(stack, ears, folder, secret)
+        bait = (await _bait(stack, ears, folder, secret))._replace(outside=outside)
         spec = WorkerSpec(
             host="overt.workers.probe:Probe",
             parameters=bait._asdict(),

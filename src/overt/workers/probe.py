@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from overt.workers import seccomp
 
 _WAIT = 1.5  # seconds for a peer outside to answer
-_OUTSIDE = "1.1.1.1"  # a public resolver; nothing but a question for example.com would reach it
 _QUESTION = bytes.fromhex("0000010000010000000000000765786d61706c6503636f6d0000010001")
 _MISSING_POINTER = ctypes.c_void_p(1)
 
@@ -31,6 +30,7 @@ class Bait(NamedTuple):
         abstract, stream, datagram: UNIX sockets it listens on (a name, and two paths).
         secret: a file of the user's. elsewhere: where a file could be made.
         memory, size: where in the parent's memory a secret lies.
+        outside: an address beyond this machine.
     """
 
     parent: int
@@ -46,6 +46,7 @@ class Bait(NamedTuple):
     elsewhere: str
     memory: int
     size: int
+    outside: str = ""
 
 
 class Probe:
@@ -93,8 +94,8 @@ def attempts(bait: Bait) -> list[tuple[str, Callable[[], str]]]:
         here = (bait.address, bait.tcp_outward)
         found.append((f"TCP to this machine as {bait.address}", lambda: _connect(inet, here)))
     found += [
-        (f"TCP to {_OUTSIDE} port 443", lambda: _connect(inet, (_OUTSIDE, 443))),
-        (f"UDP to {_OUTSIDE} port 53 (DNS)", lambda: _datagram((_OUTSIDE, 53), _QUESTION)),
+        (f"TCP to {bait.outside} port 443", lambda: _connect(inet, (bait.outside, 443))),
+        (f"UDP to {bait.outside} port 53 (DNS)", lambda: _datagram((bait.outside, 53), _QUESTION)),
         ("look up example.com", _look_up),
         ("an internet socket inherited from the parent", _inherited),
     ]
