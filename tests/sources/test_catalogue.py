@@ -18,6 +18,9 @@ def test_every_entry_can_be_named_and_pulled_from_somewhere() -> None:
         assert any(ref.scheme in MODULES for ref in entry.refs)
         assert entry.facts
         assert all(fact.source and fact.date for fact in entry.facts)
+        sourced = " ".join(fact.about for fact in entry.facts)
+        for key in ("licence", "parameters", "size", "context", "sha256"):
+            assert getattr(entry, key) is None or key in sourced, (entry.ref, key)
         for name in catalogue.names_of(entry):
             assert catalogue.need(name) is entry
     assert sum(entry.default for entry in entries) == len({entry.name for entry in entries})

@@ -12,7 +12,9 @@ from overt.errors import FormatError, ModelNotFound, UnsafeFile
 from overt.sources.base import Role
 
 # Loading one of these runs code that the file brings along (pickle opcodes), so they are refused.
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+PICKLED = (
+    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".th", ".pt2",
+)  # fmt: skip
 
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf\Z", re.IGNORECASE)
 _BESIDE = 32  # licence and card files kept, at most
