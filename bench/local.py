@@ -12,6 +12,7 @@ this folder says what each row means.
 import argparse
 import json
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -194,6 +195,8 @@ def keep(out: Path, stem: str, text: str, data: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    # As an exception, so that whatever is running is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     given = arguments()
     chosen = settings.load(flags={"home": given.home})
     home = chosen.home

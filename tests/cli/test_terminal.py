@@ -3,7 +3,7 @@
 import os
 import re
 import select
-import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +19,11 @@ import pty
 from servers import publish, serving, wheel
 
 CURSOR_WHERE = b"\x1b[6n"
+OWN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C typed there is a signal here
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Session:
@@ -26,16 +31,20 @@ class Session:
 
     def __init__(self, *arguments: str | Path) -> None:
         self.seen = b""
-        self.pid, self.terminal = pty.fork()
-        if self.pid == 0:
-            environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
-            command = [sys.executable, "-m", "overt", *map(str, arguments)]
-            os.execve(sys.executable, command, environ)
+        self.terminal, other = pty.openpty()
+        environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+        command = [sys.executable, "-m", "overt", *map(str, arguments)]
+        # No pty.fork: beside the threads of a test's server it would be unsafe.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWN_TERMINAL, *command],
+            stdin=other, stdout=other, stderr=other, start_new_session=True, env=environ,
+        )  # fmt: skip
+        os.close(other)
 
     def type(self, text: str) -> None:
         os.write(self.terminal, text.encode())
 
-    def wait_for(self, pattern: str, seconds: float = 20) -> str:
+    def wait_for(self, pattern: str, seconds: float = 60) -> str:
         """Read until `pattern` shows; returns what was read since the last call, and forgets it."""
         until = time.monotonic() + seconds
         while not (found := re.search(pattern.encode(), self.seen)):
@@ -44,19 +53,19 @@ class Session:
         text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return text.decode("utf-8", "replace")
 
-    def leave(self, seconds: float = 20) -> int:
+    def leave(self, seconds: float = 60) -> int:
         """Read to the end; the exit status."""
         until = time.monotonic() + seconds
         while self._read(until):
             pass
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        return os.waitstatus_to_exitcode(status)
+        try:
+            return self.process.wait(max(1.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the program has not ended within {seconds} s: {self.seen!r}")
 
     def close(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.wait()
         os.close(self.terminal)
 
     def _read(self, until: float) -> bool:
@@ -157,6 +166,7 @@ def test_run_without_a_prompt_talks(at_terminal: At) -> None:
     session = at_terminal("run", "echo:x")
     _send(session, "hello there")
     session.wait_for("hello there\r\n")
+    session.wait_for(READY)
     session.type("\x04")
     assert session.leave() == 0
 
