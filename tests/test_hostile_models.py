@@ -1,7 +1,7 @@
 """Mutated GGUF files: each is loaded or refused with one sentence; nothing else happens.
 
-The whole path is real: our header reader, the fit check, and llama.cpp in its sandboxed worker, with
-a memory limit. OVERT_MUTATIONS sets how many files (docs/engine.md records a run of 10 000).
+The whole path is real: our header reader, the fit check, and llama.cpp in its sandboxed worker,
+with a memory limit. OVERT_MUTATIONS sets how many files (docs/engine.md records a run of 10 000).
 """
 
 import asyncio
@@ -12,9 +12,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import gguf_writer
 import pytest
 
+import gguf_writer
 from overt import settings
 from overt.chat import Answer, Message, Request, Sampling
 from overt.errors import OvertError

@@ -149,7 +149,10 @@ class Exchange:
                 f"does not fit in memory (--context N to choose)"
             )
         if not header.chat_template:
-            self._notice("this model has no chat template, so it may only continue text (--raw)")
+            self._notice(
+                "this model has no chat template, so it continues your words as they stand, "
+                "and may not stop by itself (--max-tokens N)"
+            )
         worker = await Worker.start(spec, settings.home / "run")
         isolation = worker.isolation
         if isolation.missing:
@@ -205,7 +208,7 @@ class Exchange:
 
 
 def _header(model: pull.Model) -> gguf.Header:
-    """The header of the weights; a clear word where they are of a kind this engine does not read."""
+    """The header of the weights, or a clear word where this engine does not read their kind."""
     name = model.manifest.weights.path if model.manifest else model.weights.name
     if name.endswith(".safetensors"):
         raise EngineFailed(
@@ -242,6 +245,7 @@ def _capabilities(header: gguf.Header, fit: Fit, *, images: bool) -> Capabilitie
     return Capabilities(
         context=fit.context,
         parallel=fit.need.parallel,
+        chat=bool(template),
         images=images,
         tools="tools" in template,
         thinking="think" in template,

@@ -145,6 +145,16 @@ def test_a_conversation_with_tools_thoughts_and_images():
     ]
 
 
+def test_a_model_without_a_chat_template_continues_the_words():
+    script = Script(DONE)
+    messages = (Message.of("system", "A story."), Message.of("user", "Once upon"))
+    run(script, Request("m", messages), Capabilities(context=100, chat=False))
+    assert script.kind == "completion"
+    assert script.body["prompt"] == "A story.\n\nOnce upon"
+    with pytest.raises(BadRequest, match="no chat template"):
+        run(script, says("x", tools=(Tool("look"),)), Capabilities(context=100, chat=False))
+
+
 def test_deterministic_reuses_no_prefix():
     assert body(says("hi", deterministic=True))["cache_prompt"] is False
 

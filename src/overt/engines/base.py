@@ -17,6 +17,7 @@ class Capabilities:
 
     context: int
     parallel: int = 1
+    chat: bool = True  # the model has a chat template; without one it continues text
     images: bool = False
     tools: bool = False
     thinking: bool = False

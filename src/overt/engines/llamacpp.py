@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -68,6 +69,8 @@ class LlamaCpp:
             ContextExceeded: the prompt does not fit, with both numbers.
             EngineFailed: llama.cpp gave up; WorkerDied where its process ended.
         """
+        if request.prompt is None and not self._capabilities.chat:
+            request = _continued(request)
         kind = "chat" if request.prompt is None else "completion"
         body = json.dumps(_body(request, self._capabilities)).encode()
         answer = _Answer(forced_tool=_forced(request))
@@ -157,6 +160,17 @@ def _body(request: Request, can: Capabilities) -> dict[str, Any]:
     if request.thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": request.thinking}
     return body | _constraint(request)
+
+
+def _continued(request: Request) -> Request:
+    """A conversation for a model without a chat template: its words, one message a paragraph.
+
+    llama.cpp would wrap them in ChatML, which such a model was never shown.
+    """
+    if request.tools or any(isinstance(p, ImagePart) for m in request.messages for p in m.parts):
+        raise BadRequest("this model has no chat template, so it takes neither tools nor images")
+    words = "\n\n".join(message.text for message in request.messages)
+    return replace(request, messages=(), prompt=words)
 
 
 def _sampling(request: Request) -> dict[str, Any]:
@@ -263,7 +277,7 @@ def _check(request: Request, can: Capabilities) -> None:
     if has_image and not can.images:
         raise BadRequest(
             "this model cannot see images: it has no projector file",
-            "choose a model with one (`overt list --available` marks them)",
+            "choose a model with one, or put its mmproj file beside the weights",
         )
 
 
