@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from overt.sources.download import Network
 
 Role = Literal[
-    "weights", "projector", "adapter", "tokenizer", "template", "config", "licence", "card", "other"
-]
+    "weights", "projector", "adapter", "draft", "tokenizer", "template", "config", "parameters",
+    "system", "messages", "recipe", "licence", "card", "other",
+]  # fmt: skip
 
 CHUNK = 1 << 20  # bytes read at once, everywhere
 
