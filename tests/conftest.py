@@ -17,6 +17,7 @@ import hashlib
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,11 @@ CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 hypothesis.settings.load_profile("ci" if CI else "here")
+
+# Started in the background of a script, a process ignores Ctrl-C and so do its children; tests that
+# interrupt one would then wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ORIGINAL = dict(os.environ)  # before any fixture has changed it
 
