@@ -7,6 +7,7 @@ misbehave. Every request is kept in `seen`.
 import hashlib
 import io
 import json
+import ssl
 import threading
 import time
 import zipfile
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 
@@ -46,6 +48,7 @@ class Server:
         cut: the number of bytes after which an answer breaks off, once for each in the list.
         fail: status codes to answer with first, in order.
         routes: asked before the files; None means no answer of theirs.
+        tls: a certificate and its key; without them the server speaks plain HTTP.
     """
 
     port: int = 0
@@ -59,10 +62,11 @@ class Server:
     cut: list[int] = field(default_factory=list)
     fail: list[int] = field(default_factory=list)
     routes: list[Callable[[Seen], Answer | None]] = field(default_factory=list)
+    tls: tuple[Path, Path] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def asked(self, path: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.path == path]
@@ -84,6 +88,10 @@ def serving(server: Server | None = None) -> Iterator[Server]:
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
+    if state.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*state.tls)
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
     state.port = httpd.server_address[1]
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -234,6 +242,7 @@ class Hub:
         lfs: paths kept in LFS; they are redirected to `storage`.
         token: if set, metadata and files need it.
         gated: if True, files and metadata answer as a gated repository does without access.
+        gated_by: how access is given, as the metadata of a gated repository says.
     """
 
     server: Server
@@ -247,6 +256,7 @@ class Hub:
     gated: bool = False
     card: dict[str, object] = field(default_factory=lambda: {"license": "apache-2.0"})
     siblings: list[dict[str, object]] | None = None
+    gated_by: str = "auto"
 
     def __post_init__(self) -> None:
         self.server.routes.append(self._route)
@@ -295,7 +305,7 @@ class Hub:
             "sha": self.commit,
             "lastModified": "2026-05-06T07:08:09.000Z",
             "private": False,
-            "gated": "auto" if self.gated else False,
+            "gated": self.gated_by if self.gated or self.gated_by != "auto" else False,
             "cardData": self.card,
             "tags": [],
             "siblings": self.siblings if self.siblings is not None else self.listing(),

@@ -148,7 +148,7 @@ def test_what_is_not_here_says_how_to_get_it(settings: Settings) -> None:
         find("hf:org/m", settings)
     with pytest.raises(ModelNotFound, match="not a model on this disk"):
         find("openai:gpt-5", settings)
-    for name in ("openai:gpt-5", "ollama:x", "echo:x", "http://127.0.0.1:1/v1"):
+    for name in ("openai:gpt-5", "anthropic:x", "echo:x", "http://127.0.0.1:1/v1"):
         with pytest.raises(BadRef, match="cannot be pulled"):
             pull(name, settings)
 

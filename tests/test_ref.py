@@ -23,6 +23,7 @@ FORMS = {
     "hf:org/repo#modèle final.gguf": Ref("hf", "org/repo", file="modèle final.gguf"),
     "ollama:name": Ref("ollama", "name"),
     "ollama:name:tag": Ref("ollama", "name", tag="tag"),
+    f"ollama:name@sha256:{'a' * 64}": Ref("ollama", "name", tag=f"sha256:{'a' * 64}"),
     "ollama:person/name:tag": Ref("ollama", "person/name", tag="tag"),
     "ollama:registry.example/library/llama3.2:1b": Ref(
         "ollama", "library/llama3.2", host="registry.example", tag="1b"

@@ -63,6 +63,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "memory": ("8g", 8 << 30),
     "isolation": ("full", "full"),
     "engine": ("wheel", "wheel"),
+    "bandwidth": ("5m", 5 << 20),
+    "downloads": ("8", 8),
     "offline": ("yes", True),
     "debug": ("1", True),
 }
@@ -101,6 +103,8 @@ BAD_TEXT = {
     "memory": ["much", "-8g", "8x", "g", "nan", "inf", "8gg", "1e999"],
     "isolation": ["none", "FULL"],
     "engine": ["gpu"],
+    "bandwidth": ["fast", "-1m"],
+    "downloads": ["0", "-1", "65", "4k"],
     "offline": ["perhaps", "2"],
     "debug": ["?"],
     "home": ["~nobody-of-this-name/models"],

@@ -6,19 +6,20 @@ events pass through unread.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overt import cores, pull
+from overt import cores, overlay, pull
 from overt import ref as refs
 from overt.chat import Event, Failed, Progress, Request
 from overt.engines.base import Capabilities, Engine
 from overt.errors import BadSetting, EngineFailed, NotFound, OvertError
 from overt.fit import CHECKPOINTS, Fit, choose, free_memory
-from overt.formats import gguf
+from overt.formats import gguf, split
+from overt.overlay import Overlay
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Facts:
 class _Open:
     engine: Engine
     facts: Facts
+    overlay: Overlay = Overlay()
 
 
 class Exchange:
@@ -84,6 +86,7 @@ class Exchange:
         ends the stream as a `Failed` event, so that what was delivered is never lost.
         """
         engine = await self.open(request.model)
+        request = overlay.apply(self._open[request.model].overlay, request)
         begun = False
         async with aclosing(engine.stream(request)) as events:
             try:
@@ -117,15 +120,17 @@ class Exchange:
         from overt.engines.llamacpp import LlamaCpp
         from overt.workers.supervise import Worker
 
-        settings = self._settings
-        model = pull.find(ref, settings)
+        model = pull.find(ref, self._settings)
+        over = overlay.read(model)
         header = _header(model)
         own = header.context_length
-        if own and settings.context > own:
+        if own and self._settings.context > own:
             raise BadSetting(
-                f"{ref} holds {own} tokens at most, and {settings.context} were asked for",
+                f"{ref} holds {own} tokens at most, and {self._settings.context} were asked for",
                 f"--context {own}",
             )
+        settings = overlay.settings(over, self._settings, own)
+        template = over.template or header.chat_template
         batch = batch_size(header)
         native = _native(settings)
         fit = choose(
@@ -134,7 +139,7 @@ class Exchange:
             parallel=settings.parallel,
             batch=batch,
             free=settings.memory or free_memory(),
-            projector=model.projector.stat().st_size if model.projector else 0,
+            projector=sum(path.stat().st_size for path in _beside(model, over)),
             native=native is not None,
             label=ref,
         )
@@ -142,22 +147,16 @@ class Exchange:
             threads = cores.Threads(settings.threads, settings.threads)
         else:
             threads = cores.plan(header.file_size, header.block_count or 1, cores.free())
-        spec = self._spec(model, fit, batch, threads, native)
-        if fit.reduced_from:
-            self._notice(
-                f"context is {fit.context} tokens: the model's own {fit.reduced_from} "
-                f"does not fit in memory (--context N to choose)"
-            )
-        if not header.chat_template:
-            self._notice(
-                "this model has no chat template, so it continues your words as they stand, "
-                "and may not stop by itself (--max-tokens N)"
-            )
+        spec = self._spec(model, over, fit, batch, threads, native)
+        for notice in (*over.notices, *_remarks(fit, template)):
+            self._notice(notice)
         worker = await Worker.start(spec, settings.home / "run")
         isolation = worker.isolation
         if isolation.missing:
             self._notice(f"isolation is weaker here: {'; '.join(isolation.missing)}")
-        engine = LlamaCpp(worker, _capabilities(header, fit, images=model.projector is not None))
+        engine = LlamaCpp(
+            worker, _capabilities(template or "", fit, images=model.projector is not None)
+        )
         facts = Facts(
             ref=ref,
             digest=model.digest,
@@ -168,11 +167,12 @@ class Exchange:
             isolation=isolation.layers,
             missing=isolation.missing,
         )
-        return _Open(engine, facts)
+        return _Open(engine, facts, over)
 
     def _spec(
         self,
         model: pull.Model,
+        over: Overlay,
         fit: Fit,
         batch: int,
         threads: cores.Threads,
@@ -186,6 +186,8 @@ class Exchange:
         parameters = {
             "weights": str(model.weights),
             "projector": str(model.projector) if model.projector else None,
+            "template": over.template,
+            "adapters": [str(path) for path in over.adapters],
             "context": fit.context,
             "parallel": settings.parallel,
             "batch": batch,
@@ -197,13 +199,27 @@ class Exchange:
         return WorkerSpec(
             host=HOST,
             parameters=parameters,
-            readable=tuple(path for path in (model.weights, model.projector) if path),
+            readable=(*split.files(model.weights), *_beside(model, over)),
             memory=fit.need.total + _SLACK,
             isolation=settings.isolation,
             label=model.ref,
             digest=model.digest,
             python_path=(native,) if native else (),
             environ=openmp.environ(),
+        )
+
+
+def _remarks(fit: Fit, template: str | None) -> Iterator[str]:
+    """What is not as one would expect, a sentence each."""
+    if fit.reduced_from:
+        yield (
+            f"context is {fit.context} tokens: the model's own {fit.reduced_from} "
+            f"does not fit in memory (--context N to choose)"
+        )
+    if not template:
+        yield (
+            "this model has no chat template, so it continues your words as they stand, "
+            "and may not stop by itself (--max-tokens N)"
         )
 
 
@@ -216,6 +232,11 @@ def _header(model: pull.Model) -> gguf.Header:
             "pull a GGUF of this model (`overt list --available`)",
         )
     return gguf.read(model.weights)
+
+
+def _beside(model: pull.Model, over: Overlay) -> tuple[Path, ...]:
+    """What the worker loads beside the weights."""
+    return (*((model.projector,) if model.projector else ()), *over.adapters)
 
 
 _SLACK = 300 << 20  # what llama.cpp allocates for a moment while loading, measured
@@ -240,8 +261,7 @@ def _elements(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _capabilities(header: gguf.Header, fit: Fit, *, images: bool) -> Capabilities:
-    template = header.chat_template or ""
+def _capabilities(template: str, fit: Fit, *, images: bool) -> Capabilities:
     return Capabilities(
         context=fit.context,
         parallel=fit.need.parallel,

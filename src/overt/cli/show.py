@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from overt.cli import risks
 from overt.cli.options import engine_options, verb
 from overt.cli.output import Output, number, pairs, size, table
 from overt.errors import NotFound, OutOfMemory, UsageError
@@ -22,11 +23,18 @@ _MOST_LICENCE_BYTES = 1 << 20
 @click.argument("ref")
 @click.option("--template", is_flag=True, help="Only the chat template.")
 @click.option("--licence", "--license", is_flag=True, help="Only the licence.")
+@click.option("--modelfile", is_flag=True, help="The Modelfile that makes it again.")
 @click.option("--tensors", is_flag=True, help="Every tensor too.")
 @engine_options
 @verb
 def command(
-    out: Output, settings: Settings, ref: str, template: bool, licence: bool, tensors: bool
+    out: Output,
+    settings: Settings,
+    ref: str,
+    template: bool,
+    licence: bool,
+    modelfile: bool,
+    tensors: bool,
 ) -> int:
     """Show what the header of REF's file says, what its tensors really are, and whether it fits.
 
@@ -40,20 +48,31 @@ def command(
         text = licence_text(ref, settings)
         out.result({"model": ref, "licence": text}, lambda: text, lambda: text)
         return 0
-    if model.weights.suffix == ".safetensors":
+    if modelfile:
+        from overt.create import modelfile_of
+
+        text = modelfile_of(ref, settings).rstrip()
+        out.result({"model": ref, "modelfile": text}, lambda: text, lambda: text)
+        return 0
+    header = None
+    if _is_safetensors(model):
         facts: dict[str, Any] = _safetensors(model, tensors=tensors)
     else:
         from overt.formats import gguf
 
         header = gguf.read(model.weights)
         if template:
-            text = header.chat_template or ""
+            from overt import overlay
+
+            text = overlay.read(model).template or header.chat_template or ""
             if not text:
                 raise NotFound(f"{ref} has no chat template", "it can continue text: run --raw")
             out.result({"model": ref, "template": text}, lambda: text, lambda: text)
             return 0
         facts = _gguf(header, tensors=tensors) | {"fits": _fits(model, header, settings)}
     value = _origin(ref, model) | facts
+    value["templates"] = risks.templates(model, header, settings)
+    value["code"] = risks.code(model, settings)
     out.result(value, lambda: _human(value), lambda: str(value["digest"]))
     return 0
 
@@ -71,7 +90,7 @@ def licence_text(ref: str, settings: Settings) -> str:
     model = find(ref, settings)
     manifest = model.manifest
     lines = [f"stated by its origin: {(manifest and manifest.licence) or 'nothing'}"]
-    if model.weights.suffix != ".safetensors":
+    if not _is_safetensors(model):
         from overt.formats import gguf
 
         header = gguf.read(model.weights)
@@ -94,6 +113,8 @@ def _check(ref: str) -> None:
 
 
 def _origin(ref: str, model: "Model") -> dict[str, Any]:
+    from overt.formats import split
+
     manifest, entry = model.manifest, model.catalogue
     return {
         "model": ref,
@@ -101,6 +122,7 @@ def _origin(ref: str, model: "Model") -> dict[str, Any]:
         "note": entry.note if entry else None,
         "digest": model.digest,
         "path": str(model.weights),
+        "parts": [str(path) for path in split.files(model.weights)],
         "ref": manifest.ref if manifest else str(model.weights),
         "origin": dict(manifest.origin) if manifest else {},
         "licence": manifest.licence if manifest else None,
@@ -136,6 +158,12 @@ def _gguf(header: "Header", *, tensors: bool) -> dict[str, Any]:
         "metadata": {key: _plain(value) for key, value in header.metadata.items()},
     }
     return facts | _tensors(header, tensors=tensors)
+
+
+def _is_safetensors(model: "Model") -> bool:
+    """By the name it came with: a blob of the store is named by its digest."""
+    name = model.manifest.weights.path if model.manifest else model.weights.name
+    return name.lower().endswith(".safetensors")
 
 
 def _safetensors(model: "Model", *, tensors: bool) -> dict[str, Any]:
@@ -233,6 +261,8 @@ def _human(value: Mapping[str, Any]) -> str:
                 "vocabulary": value.get("vocabulary"),
                 "images": "yes" if value["projector"] else None,
                 "template": _about_template(value),
+                "template check": risks.about_templates(value["templates"]),
+                "code": risks.about_code(value["code"]),
                 "fits here": _about_fit(value["fits"]) if "fits" in value else None,
                 "file": value["path"],
             }

@@ -24,7 +24,8 @@ class Host:
         """Load the model.
 
         Args:
-            parameters: weights (path), projector (path or None), context (tokens per slot),
+            parameters: weights (path), projector (path or None), template (Jinja in place of the
+                file's own, or None), adapters (paths of LoRA files), context (tokens per slot),
                 parallel (slots), batch (tokens read between two looks at cancellation), threads,
                 prompt_threads, and checkpoints (restore points per slot of models with a window).
 
@@ -69,6 +70,11 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     if given.get("projector"):
         common.mmproj.path = given["projector"]
         common.mmproj_use_gpu = False
+    if given.get("template"):
+        common.chat_template = given["template"]
+    common.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in given.get("adapters") or ()
+    ]
     common.n_parallel = given["parallel"]
     # Without a unified cache each slot has its own share, and a request's numbers do not depend on
     # what the others hold.

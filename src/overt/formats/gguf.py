@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from overt.errors import FormatError
+from overt.formats import split
 from overt.formats.bounded import DAMAGED, Cursor, opened, shown
 from overt.formats.ggml import FILE_TYPES, TYPES, Kind
 
@@ -94,7 +95,8 @@ class Array:
 class TensorInfo:
     """One tensor. `shape` has the fastest-moving dimension first, as in the file.
 
-    `offset` counts bytes from the start of the file, `size` is in bytes.
+    `offset` counts bytes from the start of its file, `size` is in bytes; `part` is the file of a
+    split model it is in, from 0.
     """
 
     name: str
@@ -102,6 +104,7 @@ class TensorInfo:
     type: str
     offset: int
     size: int
+    part: int = 0
 
     @property
     def parameters(self) -> int:
@@ -122,7 +125,7 @@ class Header:
 
     `metadata` holds bool, int, float and str values, a tuple for an array of up to 4096 elements,
     an `Array` for a longer one. A property is None (or empty) where the file does not say, or says
-    it in the wrong type.
+    it in the wrong type. Of a split model `parts` lists the files (formats/split.py).
     """
 
     path: Path
@@ -132,6 +135,7 @@ class Header:
     data_offset: int
     alignment: int
     file_size: int
+    parts: tuple[Path, ...] = ()
 
     # -- what it is --------------------------------------------------------------------------
 
@@ -169,7 +173,7 @@ class Header:
 
     @property
     def split_count(self) -> int:
-        """How many files the model is cut into; 1 for a whole one."""
+        """Files the model is cut into; 1 for a whole one."""
         return self.number("split.count") or 1
 
     # -- how large ---------------------------------------------------------------------------
@@ -330,15 +334,18 @@ class Header:
 # ---- reading -------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Header:
-    """Read the header of a GGUF file.
+def read(path: Path, *, whole: bool = True) -> Header:
+    """Read the header of a GGUF file, joined with those of its siblings where it is split.
+
+    `whole` False reads this one file.
 
     Raises:
         FormatError: not a GGUF file of version 2 or 3, or one that contradicts itself.
         ModelNotFound: there is no such file.
     """
     with opened(path) as file:
-        return _Reader(path, file, MAX_HEADER).header()
+        header = _Reader(path, file, MAX_HEADER).header()
+    return split.join(header) if whole and header.split_count > 1 else header
 
 
 class _Reader(Cursor):

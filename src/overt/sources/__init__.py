@@ -11,7 +11,12 @@ from overt.ref import Scheme
 if TYPE_CHECKING:
     from overt.sources.base import Planner
 
-MODULES: dict[Scheme, str] = {"pypi": "overt.sources.pypi", "hf": "overt.sources.hub"}
+MODULES: dict[Scheme, str] = {
+    "pypi": "overt.sources.pypi",
+    "hf": "overt.sources.hub",
+    "ollama": "overt.sources.ollama",
+    "oci": "overt.sources.oci",
+}
 
 
 def planner(scheme: Scheme) -> "Planner":

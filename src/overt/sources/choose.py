@@ -1,14 +1,17 @@
 """Which files of a repository, package or folder are the model: rules over names, no reading.
 
-One GGUF file is preferred, since every local engine loads it; then a safetensors set with its
-config. Pickled checkpoints are never chosen.
+GGUF is preferred, since every local engine loads it; then a safetensors set with its config.
+Pickled checkpoints are never chosen. A repository often holds one model in several quantizations;
+each is a `Variant`, of one file or of the files of a split model.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from overt.errors import FormatError, ModelNotFound, UnsafeFile
+from overt.ref import part_of
 from overt.sources.base import Role
 
 # Loading one of these runs code that the file brings along (pickle opcodes), so they are refused.
@@ -16,8 +19,28 @@ PICKLED = (
     ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".th", ".pt2",
 )  # fmt: skip
 
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf\Z", re.IGNORECASE)
+_QUANTIZATION = re.compile(
+    r"(?:\A|[-._/])(?P<name>(?:UD-)?(?:I?Q|TQ)[1-8](?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|FP32"
+    r"|(?:MX|NV)FP4(?:_MOE)?)(?=[-._/]|\Z)",
+    re.IGNORECASE,
+)
 _BESIDE = 32  # licence and card files kept, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One quantization of a model: its GGUF files in order, and what their name says it is.
+
+    `quantization` is in capitals, such as ``Q4_K_M``, or empty where the name does not say.
+    """
+
+    parts: tuple[str, ...]
+    quantization: str
+
+    @property
+    def name(self) -> str:
+        """The path that stands for it: of a split model, the first file."""
+        return self.parts[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +48,7 @@ class Choice:
     """Paths as they were given.
 
     Attributes:
-        weights: one GGUF file, or the safetensors files of one model in order.
+        weights: the GGUF files, or the safetensors files, of one model in order.
         files: everything to keep, weights first, with its role.
         note: which was taken of how many, where there was a choice; else None.
     """
@@ -40,24 +63,23 @@ def choose(paths: list[str], file: str | None, place: str) -> Choice:
 
     Args:
         paths: relative, with forward slashes.
-        file: the one a person named after ``#``, or None.
+        file: a path, or a quantization such as ``Q4_K_M``, that a person named after ``#``.
         place: what the paths belong to, for messages.
 
     Raises:
         ModelNotFound: no weights, or no such file.
         UnsafeFile: the weights are a pickled checkpoint.
-        FormatError: GGUF cut in several files, or safetensors without a config.
+        FormatError: a split GGUF that lacks files, or safetensors without a config.
     """
     if file is not None:
         return _named(paths, file, place)
-    ggufs = [p for p in paths if p.lower().endswith(".gguf") and role_of(p) == "weights"]
-    whole = [p for p in ggufs if not _SPLIT.search(p)]
-    if whole:
-        taken = preferred(whole)
-        note = f"took {taken} of {len(whole)} GGUF files" if len(whole) > 1 else None
-        return _gguf(paths, taken, note)
+    ggufs = variants(paths)
     if ggufs:
-        raise _cut(place, ggufs[0])
+        taken = min(ggufs, key=rank)
+        note = f"took {taken.name} of {len(ggufs)} GGUF models" if len(ggufs) > 1 else None
+        return _gguf(paths, taken, note)
+    if cut := [p for p in paths if part_of(p) and role_of(p) == "weights"]:
+        raise _lacking(paths, cut[0], place)
     tensors = [p for p in paths if p.lower().endswith(".safetensors") and role_of(p) == "weights"]
     if tensors:
         return _safetensors(paths, tensors, place)
@@ -68,34 +90,59 @@ def choose(paths: list[str], file: str | None, place: str) -> Choice:
     )
 
 
+def variants(paths: Sequence[str]) -> list[Variant]:
+    """The GGUF models among `paths`, a split one only if all its files are there."""
+    ggufs = {p for p in paths if p.lower().endswith(".gguf") and role_of(p) == "weights"}
+    found = []
+    for path in sorted(ggufs):
+        part = part_of(path)
+        if part is None:
+            found.append(Variant((path,), quantization_of(path)))
+        elif part.number == 1:
+            files = tuple(part.sibling(number) for number in range(1, part.total + 1))
+            if ggufs.issuperset(files):
+                found.append(Variant(files, quantization_of(part.stem)))
+    return found
+
+
+def quantization_of(path: str) -> str:
+    """``Q4_K_M`` of ``a/b-q4_k_m.gguf``: the last such word of the name, else of the folders."""
+    part = part_of(path)
+    stem = part.stem if part else path.removesuffix(".gguf").removesuffix(".GGUF")
+    folder, _, name = stem.rpartition("/")
+    for text in (name, folder):
+        if found := list(_QUANTIZATION.finditer(text)):
+            return found[-1]["name"].upper()
+    return ""
+
+
 def is_pickled(path: str) -> bool:
     """Whether the name is that of a checkpoint that runs code when loaded."""
     return path.lower().endswith(PICKLED)
 
 
-def refused(place: str, path: str) -> UnsafeFile:
-    """The error for a pickled checkpoint."""
+def refused(place: str, path: str, runs: Sequence[str] = ()) -> UnsafeFile:
+    """The error for a pickled checkpoint; `runs` are the functions it would call, where known."""
+    what = f"would run {_listed(runs)}" if runs else "can run code"
     return UnsafeFile(
-        f"{path} of {place} is a pickled checkpoint, which can run code when it is loaded",
+        f"{path} of {place} is a pickled checkpoint, which {what} when it is loaded",
         "choose a GGUF or safetensors version of the model",
     )
 
 
 def _named(paths: list[str], file: str, place: str) -> Choice:
     if file not in paths:
-        from difflib import get_close_matches
-
-        near = get_close_matches(file, paths, n=3, cutoff=0.4)
-        raise ModelNotFound(
-            f"{place} has no file {file}",
-            f"did you mean {' or '.join(near)}?" if near else "leave out the # and its file",
-        )
+        return _gguf(paths, _quantized(paths, file, place), None)
     if is_pickled(file):
         raise refused(place, file)
-    if _SPLIT.search(file):
-        raise _cut(place, file)
     if file.lower().endswith(".gguf"):
-        return _gguf(paths, file, None)
+        part = part_of(file)
+        if part is None:
+            return _gguf(paths, Variant((file,), quantization_of(file)), None)
+        for variant in variants(paths):
+            if file in variant.parts:
+                return _gguf(paths, variant, None)
+        raise _lacking(paths, file, place)
     if file.lower().endswith(".safetensors"):
         return _safetensors(paths, [file], place)
     raise ModelNotFound(
@@ -103,22 +150,54 @@ def _named(paths: list[str], file: str, place: str) -> Choice:
     )
 
 
-def _cut(place: str, file: str) -> FormatError:
-    count = int(_SPLIT.search(file)[2])  # type: ignore[index]
+def _quantized(paths: list[str], word: str, place: str) -> Variant:
+    """The one variant whose quantization is `word`, in capitals or not."""
+    found = variants(paths)
+    same = [v for v in found if v.quantization and v.quantization == word.upper()]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise ModelNotFound(
+            f"{place} has {len(same)} files of {word.upper()}",
+            f"name one: {' or '.join('#' + v.name for v in same[:3])}",
+        )
+    from difflib import get_close_matches
+
+    kinds = sorted({v.quantization for v in found if v.quantization})
+    near = get_close_matches(word, paths, n=3, cutoff=0.4)
+    near = get_close_matches(word.upper(), kinds, n=3, cutoff=0.6) or near
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif kinds:
+        hint = f"it has {_listed(kinds)}"
+    else:
+        hint = "leave out the # and its file"
+    raise ModelNotFound(f"{place} has no file {word}", hint)
+
+
+def _lacking(paths: Sequence[str], file: str, place: str) -> FormatError:
+    part = part_of(file)
+    assert part
+    here = sum(part.sibling(number) in paths for number in range(1, part.total + 1))
     return FormatError(
-        f"{file} of {place} is one of {count} pieces of a split GGUF, which Overt cannot join yet",
-        "choose a quantization that is one file, and name it after #",
+        f"{file} of {place} is one of {part.total} files of a split GGUF, and {here} are there",
+        "choose another quantization, and name it after #",
     )
 
 
-def _gguf(paths: list[str], weights: str, note: str | None) -> Choice:
-    projectors = [p for p in paths if role_of(p) == "projector" and p != weights]
-    beside = _beside(paths, weights)
-    files: list[tuple[Role, str]] = [("weights", weights)]
+def _listed(words: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def _gguf(paths: list[str], taken: Variant, note: str | None) -> Choice:
+    projectors = [p for p in paths if role_of(p) == "projector" and p not in taken.parts]
+    beside = _beside(paths, taken.name)
+    files: list[tuple[Role, str]] = [("weights", path) for path in taken.parts]
     if projectors:
         best = min(projectors, key=lambda p: ("f16" not in p.lower().replace("bf16", ""), p))
         files.append(("projector", best))
-    return Choice((weights,), (*files, *beside), note)
+    return Choice(taken.parts, (*files, *beside), note)
 
 
 def _safetensors(paths: list[str], tensors: list[str], place: str) -> Choice:
@@ -194,12 +273,8 @@ ORDER = (
 )  # fmt: skip
 
 
-def preferred(paths: list[str]) -> str:
-    """The GGUF to take of several: the first of `ORDER` in its name, then the shortest name."""
-
-    def rank(path: str) -> tuple[int, int, str]:
-        lower = PurePosixPath(path).name.lower()
-        found = (place for place, kind in enumerate(ORDER) if kind in lower)
-        return (next(found, len(ORDER)), len(path), path)
-
-    return min(paths, key=rank)
+def rank(variant: Variant) -> tuple[int, int, str]:
+    """The smaller the sooner taken: the first of `ORDER`, then the shortest name."""
+    lower = variant.quantization.lower() or PurePosixPath(variant.name).name.lower()
+    found = (place for place, kind in enumerate(ORDER) if kind in lower)
+    return (next(found, len(ORDER)), len(variant.name), variant.name)

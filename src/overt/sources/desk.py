@@ -7,14 +7,19 @@ is fsynced and renamed to ``name``. Whatever a killed pull left is hashed again 
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 
 from overt.errors import IntegrityError, OutOfDisk
 from overt.sources.base import CHUNK, Report, Step
 from overt.sources.download import Download, Network, shown, size_of
 
+_PATIENCE = 2.0  # seconds for other threads to end
 _SPARE = 64 << 20  # bytes left free on the disk whatever happens
 
 
@@ -46,8 +51,55 @@ class Desk:
     ) -> None:
         self.folder = folder
         self.network = network
-        self.report = report
+        self._report = report
+        self._reporting = threading.Lock()
         self._have = have
+
+    def report(self, step: Step) -> None:
+        """Tell about progress; from one thread at a time."""
+        with self._reporting:
+            self._report(step)
+
+    def fetch_all(self, downloads: Sequence[Download]) -> list[Fetched]:
+        """Bring several files, as many at once as the network allows; in the order given.
+
+        The first failure stops the others, which keep what they have for the next try.
+
+        Raises:
+            As `fetch`.
+        """
+        if len(downloads) < 2 or self.network.at_once < 2:
+            return [self.fetch(download) for download in downloads]
+        fetched: dict[int, Fetched] = {}
+        waiting = deque(enumerate(downloads))
+        ended: Queue[BaseException | None] = Queue()
+
+        def work() -> None:
+            try:
+                while job := _next(waiting):
+                    fetched[job[0]] = self.fetch(job[1])
+                ended.put(None)
+            except BaseException as error:  # noqa: BLE001 -- raised again by who waits
+                ended.put(error)
+
+        # Not a pool of concurrent.futures: its threads are waited for, even one that hears nothing
+        # from its server, and Ctrl-C must end a pull at once.
+        count = min(self.network.at_once, len(downloads))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in threads:
+                if error := ended.get():
+                    raise error
+        except BaseException:
+            self.network.stop()
+            waiting.clear()
+            deadline = time.monotonic() + _PATIENCE
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            raise
+        return [fetched[number] for number in range(len(downloads))]
 
     def fetch(self, download: Download) -> Fetched:
         """Bring one file, resuming what an earlier try left.
@@ -63,9 +115,10 @@ class Desk:
         for again in (True, False):
             if download.size is not None:
                 self.room(download.size - size_of(part))
+            seen = _Hashes(download)
             if download.size is None or size_of(part) != download.size:
-                self.network.append(download, part, self._growing(download))
-            found = self._checked(download, part, last=not again)
+                self.network.append(download, part, self._growing(download), seen)
+            found = self._checked(download, part, seen, last=not again)
             if found:
                 sync(part)
                 part.replace(target)
@@ -112,32 +165,34 @@ class Desk:
         if not target.exists():
             return None
         try:
-            return self._checked(download, target, last=True)
+            return self._checked(download, target, _Hashes(download), last=True)
         except IntegrityError:
             target.unlink()
             return None
 
-    def _checked(self, download: Download, path: Path, last: bool) -> Fetched | None:
-        """Hash a whole file; None asks for one fresh start, since a resumed part may be stale."""
+    def _checked(
+        self, download: Download, path: Path, seen: "_Hashes", last: bool
+    ) -> Fetched | None:
+        """Compare a whole file with what is stated, hashing it unless all of it was seen coming.
+
+        None asks for one fresh start, since a resumed part may be stale.
+        """
         size = size_of(path)
-        sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(usedforsecurity=False)
-        git_sha1.update(f"blob {size}\0".encode())
-        with path.open("rb", buffering=0) as file:
-            done = 0
-            while block := file.read(CHUNK):
-                sha256.update(block)
-                if download.git_sha1:
-                    git_sha1.update(block)
-                done += len(block)
-                self.report(Step(f"checking {download.label or download.name}", done, size))
+        if seen.count != size:
+            seen.begin(0, size)
+            with path.open("rb", buffering=0) as file:
+                while block := file.read(CHUNK):
+                    seen.update(block)
+                    what = f"checking {download.label or download.name}"
+                    self.report(Step(what, seen.count, size))
         facts = (
             ("size", str(size), None if download.size is None else str(download.size)),
-            ("sha256", sha256.hexdigest(), download.sha256),
-            ("git object id", git_sha1.hexdigest(), download.git_sha1),
+            ("sha256", seen.sha256.hexdigest(), download.sha256),
+            ("git object id", seen.git.hexdigest(), download.git_sha1),
         )
         wrong = [fact for fact in facts if fact[2] not in (None, fact[1])]
         if not wrong:
-            return Fetched(path, sha256.hexdigest(), size)
+            return Fetched(path, seen.sha256.hexdigest(), size)
         if not last:
             return None
         kind, found, stated = wrong[0]
@@ -146,6 +201,39 @@ class Desk:
             f"{found[:12]} where {(stated or '')[:12]} is stated",
             "try again later; if it stays so, do not use this source",
         )
+
+
+def _next(waiting: "deque[tuple[int, Download]]") -> tuple[int, Download] | None:
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+class _Hashes:
+    """The digests of a file from its first byte on; `count` is -1 while they miss a beginning."""
+
+    def __init__(self, download: Download) -> None:
+        self._git = download.git_sha1 is not None
+        self._size = download.size
+        self.count = -1
+
+    def begin(self, start: int, size: int | None = None) -> None:
+        """The next bytes are those from `start` on, of a file of `size` bytes if that is known."""
+        if start == self.count:
+            return
+        size = self._size if size is None else size
+        missing = start > 0 or (self._git and size is None)
+        self.count = -1 if missing else 0
+        self.sha256 = hashlib.sha256()
+        self.git = hashlib.sha1(b"blob %d\0" % (size or 0), usedforsecurity=False)
+
+    def update(self, block: bytes) -> None:
+        if self.count >= 0:
+            self.count += len(block)
+            self.sha256.update(block)
+            if self._git:
+                self.git.update(block)
 
 
 def sync(path: Path) -> None:

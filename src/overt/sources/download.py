@@ -8,14 +8,13 @@ not know ranges, or whose file has changed, makes it start over. Digests are che
 import json
 import os
 import ssl
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from overt.errors import (
@@ -23,20 +22,19 @@ from overt.errors import (
     NeedsAccess,
     NotFound,
     Offline,
-    OutOfDisk,
-    OvertError,
     SourceFailed,
 )
 from overt.sources.base import CHUNK
+from overt.sources.patience import Again, Attempt, Pace
 
 if TYPE_CHECKING:
     import httpx2
 
-_REDIRECTS = 5
+REDIRECTS = 5
 _PAGE_BYTES = 64 << 20  # metadata larger than this is refused
 _TRIES = 5  # in a row without a new byte
 _WIDE = 4 << 40  # no file of a model is larger
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +71,47 @@ class Page:
     body: bytes
 
 
+class Tap(Protocol):
+    """Sees the bytes of a file as they come: `begin` says at which place the next ones are."""
+
+    def begin(self, start: int) -> None: ...
+
+    def update(self, block: bytes) -> None: ...
+
+
 class Network:
-    """HTTP for the sources. Nothing is opened until the first request.
+    """HTTP for the sources. Nothing is opened until the first request; threads may share one.
 
     Args:
         offline: refuse every request.
         environ: proxies and trusted certificates are taken from it.
         pause: seconds before the first retry; doubled each time.
+        bandwidth: bytes a second that all files together may take; 0 is no limit.
+        at_once: files that may come at once.
     """
 
     def __init__(
-        self, offline: bool = False, environ: Mapping[str, str] | None = None, pause: float = 0.5
+        self,
+        offline: bool = False,
+        environ: Mapping[str, str] | None = None,
+        pause: float = 0.5,
+        *,
+        bandwidth: int = 0,
+        at_once: int = 1,
     ) -> None:
         self.environ = os.environ if environ is None else environ
         self.offline = offline
         self.pause = pause
+        self.at_once = at_once
         self.certificates: str | None = None  # a CA file a source's own configuration names
         self._client: httpx2.Client | None = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._pace = Pace(bandwidth, self._stopped)
+
+    def stop(self) -> None:
+        """End what other threads are bringing: each raises Stopped at its next block."""
+        self._stopped.set()
 
     def close(self) -> None:
         if self._client:
@@ -113,7 +135,7 @@ class Network:
             NeedsAccess: 401 or 403.
             SourceFailed: no proper answer after several tries, or one past 64 MiB.
         """
-        for attempt in self._attempts(url):
+        for attempt in self.attempts(url):
             with attempt, self._get(url, headers, access) as answer:
                 body = bytearray()
                 for block in answer.iter_bytes(CHUNK):
@@ -124,22 +146,55 @@ class Network:
                 return Page(str(answer.url), media_type.lower(), bytes(body))
         raise AssertionError("unreachable")
 
+    def some(self, download: Download, start: int, count: int) -> bytes:
+        """At most `count` bytes of a file from byte `start` on, for a look at its header.
+
+        Raises:
+            SourceFailed: the server does not send parts of a file, or as `page`.
+        """
+        last = start + count - 1
+        asked = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{last}"}
+        for attempt in self.attempts(download.url):
+            headers = {**download.headers, **asked}
+            with attempt, self._get(download.url, headers, download.access) as answer:
+                if start and _start(answer) != start:
+                    raise SourceFailed(f"{shown(download.url)} cannot be read in parts")
+                found = bytearray()
+                for block in answer.iter_raw():
+                    found += block
+                    self._pace.take(len(block))
+                    if len(found) >= count:
+                        break  # a server that knows no ranges sends all there is
+                return bytes(found[:count])
+        raise AssertionError("unreachable")
+
     def append(
-        self, download: Download, target: Path, grow: Callable[[int, int | None], None]
+        self,
+        download: Download,
+        target: Path,
+        grow: Callable[[int, int | None], None],
+        tap: "Tap | None" = None,
     ) -> None:
-        """Bring what is missing of `target`, resuming it; `grow` hears (bytes so far, total)."""
-        for attempt in self._attempts(download.url):
+        """Bring what is missing of `target`, resuming it.
+
+        `grow` hears (bytes so far, total); `tap` gets the bytes as they are written.
+        """
+        for attempt in self.attempts(download.url):
             with attempt:
                 before = size_of(target)
                 try:
-                    self._continue(download, target, grow)
+                    self._continue(download, target, grow, tap)
                     return
                 finally:
                     if size_of(target) > before:
                         attempt.progressed()
 
     def _continue(
-        self, download: Download, target: Path, grow: Callable[[int, int | None], None]
+        self,
+        download: Download,
+        target: Path,
+        grow: Callable[[int, int | None], None],
+        tap: "Tap | None",
     ) -> None:
         have = size_of(target)
         note = target.with_name(target.name + ".json")
@@ -154,16 +209,43 @@ class Network:
         with self._get(download.url, headers, download.access) as answer:
             if answer.status_code == 416:  # the part is longer than the file is now
                 target.unlink()
-                raise _Again("it has no such bytes (416)")
+                raise Again("it has no such bytes (416)")
             total = _total(answer, download)
             start = _start(answer)
             if start not in (0, have):
-                raise _Again(f"it answered from byte {start} where {have} was asked for")
+                raise Again(f"it answered from byte {start} where {have} was asked for")
             _write_note(note, answer.headers.get("etag", ""), total)
             with target.open("r+b" if target.exists() else "w+b", buffering=0) as file:
                 file.truncate(start)
                 file.seek(start)
-                _pour(answer, file.write, start, total, grow)
+                if tap:
+                    tap.begin(start)
+                self._pour(answer, file.write, start, total, grow, tap)
+
+    def _pour(
+        self,
+        answer: "httpx2.Response",
+        write: Callable[[memoryview], int | None],
+        done: int,
+        total: int | None,
+        grow: Callable[[int, int | None], None],
+        tap: "Tap | None",
+    ) -> None:
+        limit = _WIDE if total is None else total
+        for block in answer.iter_raw():  # as it comes: a broken connection must not lose a buffer
+            if done + len(block) > limit:
+                raise IntegrityError(f"{shown(str(answer.url))} sends more than its {limit} bytes")
+            self._pace.go_on()
+            view = memoryview(block)
+            while view:
+                view = view[write(view) or 0 :]
+            if tap:
+                tap.update(block)
+            done += len(block)
+            grow(done, total)
+            self._pace.take(len(block))
+        if total is not None and done < total:
+            raise Again(f"it stopped after {done} of {total} bytes")
 
     @contextmanager
     def _get(
@@ -173,13 +255,13 @@ class Network:
         self.require(shown(url))
         sent = dict(headers)
         here = url
-        for _ in range(_REDIRECTS + 1):
-            request = self._open().build_request("GET", here, headers=sent)
-            answer = self._open().send(request, stream=True)
+        for _ in range(REDIRECTS + 1):
+            request = self.client().build_request("GET", here, headers=sent)
+            answer = self.client().send(request, stream=True)
             try:
                 if answer.status_code in (301, 302, 303, 307, 308):
                     there = urljoin(here, answer.headers.get("location", ""))
-                    sent = _allowed(here, there, sent)
+                    sent = allowed(here, there, sent)
                     here = there
                     continue
                 _check_status(answer, url, access)
@@ -187,21 +269,27 @@ class Network:
                 return
             finally:
                 answer.close()
-        raise SourceFailed(f"{shown(url)} redirects more than {_REDIRECTS} times")
+        raise SourceFailed(f"{shown(url)} redirects more than {REDIRECTS} times")
 
-    def _open(self) -> "httpx2.Client":
-        if self._client is None:
-            import httpx2
+    def client(self) -> "httpx2.Client":
+        """The one client, opened at the first request."""
+        with self._lock:
+            if self._client is None:
+                import httpcore2
+                import httpx2
 
-            self._client = httpx2.Client(
-                verify=self._tls(),
-                timeout=httpx2.Timeout(30.0, read=60.0),
-                headers={"User-Agent": "overt"},
-                trust_env=True,  # proxies
-            )
-        return self._client
+                # Each read passes several layers of Python. With 64 KiB a read, as it comes, a
+                # large file took a fifth more CPU than with this (bench/transfer.py).
+                httpcore2.HTTP11Connection.READ_NUM_BYTES = 256 << 10
+                self._client = httpx2.Client(
+                    verify=self.tls(),
+                    timeout=httpx2.Timeout(30.0, read=60.0),
+                    headers={"User-Agent": "overt"},
+                    trust_env=True,  # proxies
+                )
+            return self._client
 
-    def _tls(self) -> ssl.SSLContext:
+    def tls(self) -> ssl.SSLContext:
         """The certificates the person names, or else those the system trusts."""
         named = self.certificates or self.environ.get("SSL_CERT_FILE")
         named = named or self.environ.get("REQUESTS_CA_BUNDLE")
@@ -217,57 +305,15 @@ class Network:
 
         return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    def _attempts(self, url: str) -> "Iterator[_Attempt]":
+    def attempts(self, url: str) -> "Iterator[Attempt]":
         failed = 0
         while True:
-            attempt = _Attempt(shown(url), last=failed + 1 >= _TRIES)
+            attempt = Attempt(shown(url), last=failed + 1 >= _TRIES)
             yield attempt
             failed = 1 if attempt.moved else failed + 1
             jitter = 0.5 + random() / 2  # noqa: S311 -- spreads retries, guards nothing
-            time.sleep(min(attempt.wait or self.pause * 2**failed, 60.0) * jitter)
-
-
-class _Again(Exception):
-    """Worth another try: `args[0]` says what happened."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class _Attempt:
-    """One try: swallows failures worth repeating, turns the last one into SourceFailed."""
-
-    def __init__(self, place: str, last: bool) -> None:
-        self.place = place
-        self.last = last
-        self.moved = False
-        self.wait = 0.0
-
-    def progressed(self) -> None:
-        self.moved = True
-
-    def __enter__(self) -> "_Attempt":
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is None or isinstance(error, OvertError):
-            return False
-        import httpx2
-
-        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
-            raise OutOfDisk("the disk is full", "free some space, or move OVERT_HOME") from None
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            raise SourceFailed(f"{self.place} is no address that can be asked: {error}") from None
-        if not isinstance(error, _Again | httpx2.HTTPError):
-            return False
-        if self.last and not self.moved:
-            said = str(error) or type(error).__name__
-            raise SourceFailed(
-                f"{self.place} cannot be read: {said}", "check the network, then try again"
-            ) from None
-        self.wait = getattr(error, "wait", 0.0)
-        return True
+            self._stopped.wait(min(attempt.wait or self.pause * 2**failed, 60.0) * jitter)
+            self._pace.go_on()
 
 
 def shown(url: str) -> str:
@@ -283,7 +329,7 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, parts.hostname or "", port
 
 
-def _allowed(here: str, there: str, headers: Mapping[str, str]) -> dict[str, str]:
+def allowed(here: str, there: str, headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that may follow a redirect.
 
     Raises:
@@ -305,9 +351,9 @@ def _check_status(answer: "httpx2.Response", url: str, access: str) -> None:
         raise NeedsAccess(f"{shown(url)} answered {status}, not allowed", access or None)
     if status in (404, 410):
         raise NotFound(f"{shown(url)} is not there ({status})", "check the name")
-    if status in _AGAIN:
+    if status in AGAIN:
         after = answer.headers.get("retry-after", "")
-        raise _Again(f"it answered {status}", float(after) if after.isdigit() else 0.0)
+        raise Again(f"it answered {status}", float(after) if after.isdigit() else 0.0)
     raise SourceFailed(f"{shown(url)} answered {status}", "try again later")
 
 
@@ -331,26 +377,6 @@ def _start(answer: "httpx2.Response") -> int:
         return 0
     first = answer.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
     return int(first) if first.isdigit() else -1
-
-
-def _pour(
-    answer: "httpx2.Response",
-    write: Callable[[bytes], int | None],
-    done: int,
-    total: int | None,
-    grow: Callable[[int, int | None], None],
-) -> None:
-    limit = _WIDE if total is None else total
-    for block in answer.iter_raw():  # as it comes: a broken connection must not lose a buffer
-        if done + len(block) > limit:
-            raise IntegrityError(f"{shown(str(answer.url))} sends more than its {limit} bytes")
-        view = memoryview(block)
-        while view:
-            view = view[write(bytes(view)) or 0 :]
-        done += len(block)
-        grow(done, total)
-    if total is not None and done < total:
-        raise _Again(f"it stopped after {done} of {total} bytes")
 
 
 def _resumable(download: Download, seen: Mapping[str, object], have: int) -> bool:

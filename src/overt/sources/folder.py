@@ -7,10 +7,12 @@ nanoseconds, inode), so that a changed file is hashed again.
 import hashlib
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from overt.errors import FormatError, ModelNotFound
+from overt.errors import FormatError, ModelNotFound, UnsafeFile
+from overt.ref import part_of
 from overt.sources.base import Report, Role, Step, sha256_of
 from overt.sources.choose import choose, is_pickled, refused, role_of
 
@@ -27,8 +29,14 @@ class Local:
     file: Path
 
 
-def read(path: Path) -> tuple[Local, ...]:
+Scan = Callable[[Path], Sequence[str]]
+"""Names the functions that a pickle would run."""
+
+
+def read(path: Path, scan: Scan = lambda _: ()) -> tuple[Local, ...]:
     """The model files at `path`, weights first; judged by names and first bytes.
+
+    `scan` is asked about a pickle, so that its refusal can say what it would run.
 
     Raises:
         ModelNotFound: nothing there, or no weights in the folder.
@@ -38,9 +46,9 @@ def read(path: Path) -> tuple[Local, ...]:
     path = path.expanduser().absolute()
     try:
         if path.is_dir():
-            found = _folder(path)
+            found = _folder(path, scan)
         elif path.exists():
-            found = (_file(path),)
+            found = _file(path, scan)
         else:
             raise ModelNotFound(f"{path} does not exist", _siblings(path))
         for local in found:
@@ -96,13 +104,23 @@ def digest(file: Path, cache: Path, report: Report | None = None) -> str:
     return found
 
 
-def _file(path: Path) -> Local:
+def _file(path: Path, scan: Scan) -> tuple[Local, ...]:
+    """The file named, or all files of the split model it belongs to."""
     if is_pickled(path.name):
-        raise refused(str(path.parent), path.name)
-    return Local("weights", path.name, path)
+        raise refused(str(path.parent), path.name, scan(path))
+    part = part_of(path.name)
+    names = [part.sibling(n) for n in range(1, part.total + 1)] if part else [path.name]
+    missing = [name for name in names if not path.with_name(name).is_file()]
+    if missing:
+        raise FormatError(
+            f"{path.name} is one of {len(names)} files of a split GGUF, and {len(missing)} of them "
+            f"are not in {path.parent}",
+            f"put {missing[0]} beside it",
+        )
+    return tuple(Local("weights", name, path.with_name(name)) for name in names)
 
 
-def _folder(path: Path) -> tuple[Local, ...]:
+def _folder(path: Path, scan: Scan) -> tuple[Local, ...]:
     found: list[str] = []
     for folder, inner, names in os.walk(path):
         here = Path(folder).relative_to(path)
@@ -112,7 +130,11 @@ def _folder(path: Path) -> tuple[Local, ...]:
         found += [(here / name).as_posix() for name in names if role_of(name) or is_pickled(name)]
         if len(found) > _FILES:
             raise FormatError(f"{path} holds more than {_FILES} files", "name one model's folder")
-    chosen = choose(sorted(found), None, str(path))
+    try:
+        chosen = choose(sorted(found), None, str(path))
+    except UnsafeFile:
+        first = min(name for name in found if is_pickled(name))
+        raise refused(str(path), first, scan(path / first)) from None
     return tuple(Local(role, name, path / name) for role, name in chosen.files)
 
 

@@ -8,7 +8,7 @@ pinned to its commit; LFS files are checked against their sha256, others against
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _ENDPOINT = "https://huggingface.co"
 _FILES = 100_000
 _BESIDE_BYTES = 16 << 20  # a licence or card larger than this is left out
+_CODE = 8  # Python files named, at most
 _TRIES = 3
 
 
@@ -44,6 +45,40 @@ class _File:
     size: int
     sha256: str | None
     git_sha1: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a repository holds at one commit.
+
+    Attributes:
+        ref: pinned to the commit, without a file.
+        sizes: bytes of every file by its path.
+        parameters: of its GGUF files, as the hub counted them.
+        some: at most so many bytes of a file from a place on: path, start, count.
+    """
+
+    ref: Ref
+    sizes: Mapping[str, int]
+    parameters: int | None
+    some: Callable[[str, int, int], bytes]
+
+
+def listing(ref: Ref, network: Network) -> Listing:
+    """The files of a repository. Raises as `plan`."""
+    hub, info = _ask(ref, network)
+    commit, files = _read(info, ref)
+    told = info.gguf.get("total") if isinstance(info.gguf, dict) else None
+
+    def some(path: str, start: int, count: int) -> bytes:
+        return network.some(hub.download(ref.name, commit, path, files[path], {}), start, count)
+
+    return Listing(
+        replace(ref, tag=commit, file=None),
+        {path: file.size for path, file in files.items()},
+        told if isinstance(told, int) and 0 < told < 1 << 50 else None,
+        some,
+    )
 
 
 def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
@@ -56,13 +91,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
         Offline: by setting, or HF_HUB_OFFLINE.
         SourceFailed: the hub gave no proper answer.
     """
-    if any(_on(network.environ.get(k)) for k in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        raise Offline(
-            f"{ref} needs the network and HF_HUB_OFFLINE is set", "unset it, or use a stored model"
-        )
-    network.require(str(ref))
-    hub = _Hub(network)
-    info = hub.info(ref)
+    hub, info = _ask(ref, network)
     commit, files = _read(info, ref)
     chosen = choose(sorted(files), ref.file, f"hf:{ref.name}")
     kept = [
@@ -73,8 +102,8 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
     single = chosen.weights[0] if chosen.weights[0].lower().endswith(".gguf") else ref.file
     pinned = replace(ref, tag=commit, file=single)
     origin = {"source": "hf", "repository": ref.name, "commit": commit}
-    if chosen.note:
-        origin["choice"] = chosen.note
+    if code := sorted(path for path in files if path.lower().endswith(".py")):
+        origin["code"] = _in_short(code)
     downloads = [
         (role, path, hub.download(ref.name, commit, path, files[path], pins)) for role, path in kept
     ]
@@ -82,15 +111,34 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
     return Plan(pinned, origin, partial(_collect, downloads, _licence(info), created))
 
 
+def _ask(ref: Ref, network: Network) -> "tuple[_Hub, ModelInfo]":
+    if any(_on(network.environ.get(k)) for k in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+        raise Offline(
+            f"{ref} needs the network and HF_HUB_OFFLINE is set", "unset it, or use a stored model"
+        )
+    network.require(str(ref))
+    hub = _Hub(network)
+    info = hub.info(ref)
+    hub.asks = info.gated == "manual"
+    return hub, info
+
+
+def _in_short(paths: list[str]) -> str:
+    """The Python files of a repository, which are named in `overt show` and never fetched."""
+    more = f" and {len(paths) - _CODE} more" if len(paths) > _CODE else ""
+    return ", ".join(paths[:_CODE]) + more
+
+
 def _collect(
     downloads: list[tuple[Role, str, Download]], licence: str | None, created: str, desk: Desk
 ) -> Collected:
     desk.room(sum(download.size or 0 for _, _, download in downloads))
-    pieces = []
-    for role, path, download in downloads:
-        fetched = desk.fetch(download)
-        pieces.append(Piece(role, path, fetched.file, fetched.sha256, fetched.size))
-    return Collected(tuple(pieces), licence, created)
+    fetched = desk.fetch_all([download for _, _, download in downloads])
+    pieces = tuple(
+        Piece(role, path, got.file, got.sha256, got.size)
+        for (role, path, _), got in zip(downloads, fetched, strict=True)
+    )
+    return Collected(pieces, licence, created)
 
 
 class _Hub:
@@ -109,6 +157,8 @@ class _Hub:
             from huggingface_hub import get_token
 
             self.token = get_token()
+        self.asks = False  # the authors answer each request for access themselves
+        _trust(network)
 
     def info(self, ref: Ref) -> "ModelInfo":
         """What the hub says of one revision, its errors as ours."""
@@ -175,7 +225,11 @@ class _Hub:
         )
 
     def _gated_hint(self, repo: str) -> str:
-        return f"accept its terms at {shown(self.endpoint)}/{repo}, then set HF_TOKEN"
+        page = f"{shown(self.endpoint)}/{repo}"
+        do = f"ask its authors for access at {page}" if self.asks else f"accept its terms at {page}"
+        if self.token:
+            return f"{do} with the account of your token, then pull again"
+        return f"{do}, then set HF_TOKEN, or run `hf auth login`"
 
     def _missing(self, ref: Ref) -> OvertError:
         if self.token:
@@ -188,6 +242,19 @@ class _Hub:
     def _failed(self, what: str) -> SourceFailed:
         return SourceFailed(
             f"the hub at {shown(self.endpoint)} {what}", "check the network, then try again"
+        )
+
+
+def _trust(network: Network) -> None:
+    """Let huggingface_hub use the certificates that Network uses; SSL_CERT_FILE it knows itself."""
+    environ = network.environ
+    if environ.get("REQUESTS_CA_BUNDLE") and not environ.get("SSL_CERT_FILE"):
+        import httpx2
+        from huggingface_hub import set_client_factory
+
+        certificates = network.tls()
+        set_client_factory(
+            lambda: httpx2.Client(verify=certificates, follow_redirects=True, timeout=None)
         )
 
 

@@ -7,6 +7,7 @@
     <home>/names/<ref>.json            {"ref", "manifest", "time"}: what a person calls it
     <home>/partial/<key>/              what one pull has so far; private to the holder of its lock
     <home>/partial/new-…               a small file before its rename; only under the store lock
+    <home>/links/<64 hex>.json         a blob that is another program's file (links.py)
     <home>/locks/                      store.lock, and one lock for each pull
 
 Rules that make a kill at any moment harmless: bytes are complete, hashed and fsynced in
@@ -23,7 +24,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EDQUOT, ENOSPC
 from hashlib import sha256
 from pathlib import Path
@@ -31,9 +32,11 @@ from pathlib import Path
 from overt.errors import Busy, Failure, IntegrityError, ModelNotFound, OutOfDisk, OvertError
 from overt.ref import Ref, parse
 from overt.sources.base import Role
+from overt.store.garbage import collect
+from overt.store.links import Link, Links
 from overt.store.manifest import File, Manifest, Pointer, file_name, hex_of, ref_text
 
-__all__ = ["Entry", "File", "Manifest", "Problem", "Removed", "Role", "Store"]
+__all__ = ["Entry", "File", "Link", "Manifest", "Problem", "Removed", "Role", "Store"]
 
 _MANIFEST_BYTES = 8 << 20
 _LOCK_SECONDS = 60.0
@@ -51,12 +54,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What `Store.remove` deleted; files that another name still needs stay."""
+    """What `Store.remove` deleted; files that another name still needs stay.
+
+    `bytes_left` belong to another program: only our link to them went.
+    """
 
     names: tuple[str, ...]
     manifests: int
     blobs: int
     bytes_freed: int
+    bytes_left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class Problem:
     """One thing wrong in the store, and what to type.
 
     Attributes:
-        code: damaged_blob, missing_blob, damaged_manifest, missing_manifest, damaged_name or stray.
+        code: damaged_blob, missing_blob, changed_link, damaged_manifest, missing_manifest,
+            damaged_name or stray.
         message: one sentence.
         hint: what to do next.
         path: the file, relative to the store.
@@ -88,6 +96,7 @@ class Store:
         self._names = home / "names"
         self._partial = home / "partial"
         self._locks = home / "locks"
+        self.links = Links(home)
 
     # ---- reading ---------------------------------------------------------------------------
 
@@ -142,25 +151,13 @@ class Store:
         return None
 
     def path(self, file: File) -> Path:
-        """Where the bytes of `file` are.
+        """Where the bytes of `file` are; for a reference, in the folder of their owner.
 
         Raises:
-            IntegrityError: they are missing, or of another size than the manifest says.
+            IntegrityError: they are missing, of another size than the manifest says, or have been
+                written by their owner since they were adopted.
         """
-        path = self._blob(file.digest)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise IntegrityError(
-                f"{file.path} ({file.digest[:19]}) is missing from the store",
-                "type `overt verify`, then `overt pull` the model again",
-            ) from None
-        if size != file.size:
-            raise IntegrityError(
-                f"{file.path} ({file.digest[:19]}) is {size} bytes where {file.size} were stored",
-                "type `overt verify`, then `overt pull` the model again",
-            )
-        return path
+        return self.links.path(file, self._blob(file.digest))
 
     def whole(self, manifest: Manifest) -> bool:
         """Whether every file is there and has its size; contents are `verify`'s business."""
@@ -205,8 +202,21 @@ class Store:
         path = self._blob(digest)
         return path if path.is_file() else None
 
+    def link(self, digest: str) -> Link | None:
+        """Whose file a blob is, where it is not the store's own."""
+        return self.links.of(digest)
+
+    def touched(self, digest: str) -> bool:
+        """Whether its owner has written a linked blob since. Raises OSError."""
+        link = self.links.of(digest)
+        return link is not None and self.links.changed(self._blob(digest), link)
+
     def commit(
-        self, manifest: Manifest, files: Mapping[str, Path], names: Sequence[Ref]
+        self,
+        manifest: Manifest,
+        files: Mapping[str, Path],
+        names: Sequence[Ref],
+        links: Mapping[str, Link] | None = None,
     ) -> Manifest:
         """Move finished files in, write the manifest, and point `names` at it.
 
@@ -214,9 +224,12 @@ class Store:
             manifest: lists every file; digests must be of the very bytes in `files`.
             files: digest to a complete, hashed file on the store's own disk; it is moved.
             names: each is pointed at this manifest, away from what it named before.
+            links: digest to a hashed file of another program, which is linked and stays there;
+                what the store has already is kept.
 
         Raises:
-            IntegrityError: a listed file is neither in `files` nor in the store.
+            IntegrityError: a listed file is neither given nor in the store, or its owner has
+                written it since it was hashed.
             Busy: another process has held the store for a minute.
             OutOfDisk, Failure: the store's disk is full, or cannot be written.
         """
@@ -224,12 +237,20 @@ class Store:
             self._sweep()
             for file in manifest.files:
                 if source := files.get(file.digest):
-                    self._adopt(source, file)
+                    self._take(source, file)
+                elif (link := (links or {}).get(file.digest)) and not self._here(file):
+                    self.links.make(file.digest, self._blob(file.digest), link)
+                    _sync_folder(self._blob(file.digest).parent)
                 self.path(file)
             self._write(self._manifests / f"{hex_of(manifest.digest)}.json", manifest.encode())
             for ref in names:
                 self._point(ref, manifest.digest)
         return manifest
+
+    def note(self, manifest: Manifest) -> None:
+        """Write a manifest that a recipe names, without its files; it stays as long as that."""
+        with _writable(self.home), self._locked("store", _LOCK_SECONDS):
+            self._write(self._manifests / f"{hex_of(manifest.digest)}.json", manifest.encode())
 
     def name(self, ref: Ref, manifest: Manifest) -> None:
         """Point one more name at a manifest that is here."""
@@ -254,9 +275,9 @@ class Store:
             for path in gone:
                 path.unlink(missing_ok=True)
             _sync_folder(self._names)
-            manifests, blobs, freed = self._collect()
+            removed = collect(self)
         names = tuple(sorted(ref_text(path) for path in gone))
-        return Removed(names, manifests, blobs, freed + abandoned)
+        return replace(removed, names=names, bytes_freed=removed.bytes_freed + abandoned)
 
     # ---- checking --------------------------------------------------------------------------
 
@@ -296,7 +317,13 @@ class Store:
             return f"did you mean {' or '.join(near)}?"
         return "type `overt list` for what is there"
 
-    def _adopt(self, source: Path, file: File) -> None:
+    def _here(self, file: File) -> bool:
+        try:
+            return bool(self.path(file))
+        except IntegrityError:
+            return False
+
+    def _take(self, source: Path, file: File) -> None:
         """Rename one finished file to its blob, replacing a damaged one of the same name."""
         target = self._blob(file.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -307,12 +334,24 @@ class Store:
             same = False
             if not source.exists():
                 return  # moved in by an earlier call for the same digest; `path` tells
-        source.chmod(0o444)
-        if same:  # rename(2) does nothing between two links of one file
+        if same:  # rename(2) does nothing between two links of one file, which may be another's
             source.unlink()
+            self.links.renew(file.digest, target)
         else:
+            if source.is_symlink() or source.stat().st_nlink > 1:
+                source = self._copy(source)  # its blob went meanwhile: what is left is another's
+            source.chmod(0o444)
+            self.links.drop(file.digest)
             source.replace(target)
         _sync_folder(target.parent)
+
+    def _copy(self, source: Path) -> Path:
+        new = source.with_name(f"{source.name}.copy")
+        shutil.copyfile(source, new)
+        source.unlink()
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        return new
 
     def _point(self, ref: Ref, digest: str) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -361,33 +400,6 @@ class Store:
                     shutil.rmtree(folder)
                 freed += size
         return freed
-
-    def _collect(self) -> tuple[int, int, int]:
-        """Delete manifests and blobs that no name reaches: (manifests, blobs, bytes).
-
-        Where a name or manifest cannot be read nobody knows what it needs, so nothing is deleted
-        that it might.
-        """
-        live: set[str] = set()
-        needed: set[str] = set()
-        try:
-            for path in _listed(self._names):
-                digest = Pointer.decode(path.read_bytes()).manifest
-                live.add(f"{hex_of(digest)}.json")
-                needed.update(hex_of(file.digest) for file in self.manifest(digest).files)
-        except OvertError:
-            return 0, 0, 0
-        manifests = [p for p in _listed(self._manifests) if p.name not in live]
-        blobs = [
-            p for shard in _listed(self._blobs) for p in _listed(shard) if p.name not in needed
-        ]
-        freed = 0
-        for path in manifests:
-            path.unlink(missing_ok=True)
-        for path in blobs:
-            freed += path.stat().st_size
-            path.unlink(missing_ok=True)
-        return len(manifests), len(blobs), freed
 
     @contextmanager
     def _locked(

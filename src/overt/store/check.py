@@ -11,7 +11,7 @@ from overt.sources.base import sha256_of
 from overt.store.manifest import File, Manifest, Pointer, file_name, hex_of
 
 if TYPE_CHECKING:
-    from overt.store import Problem, Store
+    from overt.store import Link, Problem, Store
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,11 +37,20 @@ class _Check:
         self.needed: dict[str, list[str]] = {}  # manifest's hex -> names
         self.read: set[str] = set()  # blobs already hashed, hex
 
-    def add(self, code: str, path: Path, message: str, refs: tuple[str, ...] = ()) -> None:
+    def add(
+        self,
+        code: str,
+        path: Path,
+        message: str,
+        refs: tuple[str, ...] = (),
+        link: "Link | None" = None,
+    ) -> None:
         from overt.store import Problem
 
         where = path.relative_to(self.store.home).as_posix()
-        if refs:
+        if link:
+            hint = f"type `overt adopt {link.owner}` to look at it again"
+        elif refs:
             hint = f"type `overt rm {' '.join(refs)}`, then `overt pull {refs[0]}`"
         else:
             hint = f"delete {path}"
@@ -82,7 +91,7 @@ class _Check:
         for path in _walk(root):
             digest = f"sha256:{path.name}"
             try:
-                proper = self.store.blob(digest) == path
+                proper = path == root / "sha256" / path.name[:2] / hex_of(digest)
             except OvertError:
                 proper = False
             if not proper:
@@ -99,24 +108,34 @@ class _Check:
         hexes = hex_of(file.digest)
         self.read.add(hexes)
         path = self.store.home / "blobs" / "sha256" / hexes[:2] / hexes
+        link = self.store.link(file.digest)
+        place = f"{file.path} at {link.path}" if link else file.path
         report = self.progress
+        if path.is_symlink() and not link:
+            self.add("stray", path, f"{file.path} is a link that Overt did not make", refs)
+            return
         try:
             size = path.stat().st_size
             found = sha256_of(path, lambda n: report(file.path, n, size) if report else None)
         except FileNotFoundError:
             if refs and self._still(refs):
-                self.add("missing_blob", path, f"{file.path} of {refs[0]} is missing", refs)
+                message = f"{place}, of {refs[0]}, is missing"
+                self.add("missing_blob", path, message, refs, link)
             return
         except OSError as error:
-            message = f"{file.path} cannot be read: {error.strerror or error}"
-            self.add("damaged_blob", path, message, refs)
+            message = f"{place} cannot be read: {error.strerror or error}"
+            self.add("damaged_blob", path, message, refs, link)
             return
+        code = "changed_link" if link else "damaged_blob"
         if size != file.size:
-            message = f"{file.path} is {size} bytes where {file.size} were stored"
-            self.add("damaged_blob", path, message, refs)
+            message = f"{place} is {size} bytes where {file.size} were stored"
+            self.add(code, path, message, refs, link)
         elif found != hexes:
-            message = f"{file.path} has the digest sha256:{found[:12]}, not {file.digest[:19]}"
-            self.add("damaged_blob", path, message, refs)
+            message = f"{place} has the digest sha256:{found[:12]}, not {file.digest[:19]}"
+            self.add(code, path, message, refs, link)
+        elif link and self.store.touched(file.digest):
+            message = f"{place} was written since it was adopted, with the same content"
+            self.add(code, path, message, refs, link)
 
     def _still(self, refs: "tuple[str, ...] | list[str]") -> bool:
         """Whether one of the names is still there: another process may have removed it just now."""

@@ -1,0 +1,84 @@
+"""What in a model could run: its chat templates, and the code of its repository. For `show`."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.formats.gguf import Header
+    from overt.pull import Model
+
+_MOST_BYTES = 1 << 20
+_SHOWN = 3
+
+
+def templates(model: "Model", header: "Header | None", settings: Settings) -> dict[str, Any]:
+    """Each chat template by name, with what a look and a trial run found (formats/template.py)."""
+    from overt import overlay
+    from overt.formats.template import check
+
+    texts = dict(header.chat_templates) if header else {}
+    texts |= _files(model, settings, (".jinja",), role="template")
+    own = overlay.read(model).template  # in place of the file's, translated if it was Go's
+    if own and own not in texts.values():
+        texts["in force"] = own
+    found = {}
+    for name, text in list(texts.items())[:8]:
+        about = check(text)
+        found[name] = {"ok": about.ok, "escapes": list(about.escapes), "failed": about.failed}
+    return found
+
+
+def code(model: "Model", settings: Settings) -> dict[str, Any]:
+    """Code of the model's repository: named, never fetched, never run."""
+    manifest = model.manifest
+    mapped: dict[str, str] = {}
+    for text in _files(model, settings, ("config.json",), role="config").values():
+        try:
+            config = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        own = config.get("auto_map") if isinstance(config, dict) else None
+        if isinstance(own, dict):
+            mapped |= {str(key): str(value)[:200] for key, value in list(own.items())[:32]}
+    return {"files": manifest.origin.get("code") if manifest else None, "auto_map": mapped}
+
+
+def about_templates(found: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """For people: nothing where there is no template."""
+    if not found:
+        return None
+    said = []
+    for name, about in found.items():
+        mark = f"{name}: " if len(found) > 1 else ""
+        if about["escapes"]:
+            tricks = "; ".join(about["escapes"][:_SHOWN])
+            said.append(f"{mark}TRIES TO LEAVE ITS SANDBOX: {tricks}")
+        elif about["failed"]:
+            said.append(f"{mark}does not render here: {about['failed']}")
+    return "\n".join(said) or "renders in a sandbox, and tries nothing beyond it"
+
+
+def about_code(found: Mapping[str, Any]) -> str | None:
+    """For people: nothing where there is no code."""
+    parts = []
+    if found["files"]:
+        parts.append(f"{found['files']}: never fetched and never run")
+    if found["auto_map"]:
+        names = ", ".join(found["auto_map"].values())
+        parts.append(f"its configuration asks for {names}, which is never run")
+    return "\n".join(parts) or None
+
+
+def _files(model: "Model", settings: Settings, ends: tuple[str, ...], role: str) -> dict[str, str]:
+    """Texts of the model's small stored files of a role, by path."""
+    from overt.store import Store
+
+    found = {}
+    store = Store(settings.home)
+    for file in model.manifest.files if model.manifest else ():
+        if file.role == role and file.path.endswith(ends) and file.size <= _MOST_BYTES:
+            found[file.path] = store.path(file).read_text("utf-8", "replace")
+    return found
