@@ -23,7 +23,7 @@ def test_a_ratio_above_one_is_faster_than_the_peer() -> None:
 
 def test_the_memory_of_a_process_is_measured() -> None:
     ran = transfer.measured([sys.executable, "-c", "x = b'x' * (300 << 20)"])
-    assert 300 << 20 < ran.peak < 400 << 20
+    assert ran.peak > 300 << 20
     assert ran.seconds > 0
 
 
