@@ -155,7 +155,7 @@ class Exchange:
         if isolation.missing:
             self._notice(f"isolation is weaker here: {'; '.join(isolation.missing)}")
         engine = LlamaCpp(
-            worker, _capabilities(template or "", fit, images=model.projector is not None)
+            worker, _capabilities(template or "", fit, own or 0, images=model.projector is not None)
         )
         facts = Facts(
             ref=ref,
@@ -261,9 +261,10 @@ def _elements(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _capabilities(template: str, fit: Fit, *, images: bool) -> Capabilities:
+def _capabilities(template: str, fit: Fit, longest: int, *, images: bool) -> Capabilities:
     return Capabilities(
         context=fit.context,
+        longest=longest,
         parallel=fit.need.parallel,
         chat=bool(template),
         images=images,

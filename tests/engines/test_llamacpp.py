@@ -266,6 +266,15 @@ def test_a_tool_call_number_out_of_range_is_refused(index):
         run(Script(call, DONE), says("x"))
 
 
+@pytest.mark.parametrize(
+    ("longest", "hint"), [(0, "--context 1024"), (300, "this model holds 300 tokens at most")]
+)
+def test_no_context_is_advised_that_the_model_cannot_have(longest, hint):
+    error = {"type": "exceed_context_size_error", "n_prompt_tokens": 500, "n_ctx": 100}
+    with pytest.raises(ContextExceeded, match=hint):
+        run(Script({"error": error}), says("x"), Capabilities(context=100, longest=longest))
+
+
 def test_an_answer_without_an_end_is_a_failure():
     with pytest.raises(EngineFailed, match="without a reason"):
         run(Script({"choices": [{"delta": {"content": "a"}}]}), says("x"))

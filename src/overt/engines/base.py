@@ -16,6 +16,7 @@ class Capabilities:
     """What this engine can do with the model it has loaded."""
 
     context: int
+    longest: int = 0  # the most tokens the model was made for; 0 is not known
     parallel: int = 1
     chat: bool = True  # the model has a chat template; without one it continues text
     images: bool = False

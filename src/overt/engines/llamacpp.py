@@ -73,7 +73,7 @@ class LlamaCpp:
             request = _continued(request)
         kind = "chat" if request.prompt is None else "completion"
         body = json.dumps(_body(request, self._capabilities)).encode()
-        answer = _Answer(forced_tool=_forced(request))
+        answer = _Answer(_forced(request), self._capabilities.longest)
         async with (
             self._turns.take(alone=request.deterministic),
             aclosing(self._worker.call(kind, body)) as chunks,
@@ -361,8 +361,9 @@ _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": 
 class _Answer:
     """Turns the chunks of one answer into events."""
 
-    def __init__(self, forced_tool: tuple[Any, ...]) -> None:
+    def __init__(self, forced_tool: tuple[Any, ...], longest: int) -> None:
         self._forced = bool(forced_tool)
+        self._longest = longest
         self._held: list[str] = []  # the text of a forced tool call, whole before it is one
         self._finish: Finish | None = None
 
@@ -377,7 +378,7 @@ class _Answer:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"llama.cpp broke its own protocol: {error}") from None
         if read.error is not None:
-            raise _as_error(read.error)
+            raise _as_error(read.error, self._longest)
         if read.prompt_progress is not None:
             return [Progress(read.prompt_progress.processed, read.prompt_progress.total)]
         events: list[Event] = []
@@ -445,11 +446,13 @@ def _forced_call(text: str) -> ToolCall | None:
         return None
 
 
-def _as_error(error: _Error) -> Exception:
-    """llama.cpp's error in our tree."""
+def _as_error(error: _Error, longest: int = 0) -> Exception:
+    """llama.cpp's error in our tree; `longest` is what the model holds at most."""
     message = " ".join(error.message.split())[:400] or "no reason given"
     if error.type == "exceed_context_size_error":
-        return ContextExceeded(error.n_prompt_tokens, error.n_ctx)
+        too_long = longest and error.n_prompt_tokens >= longest
+        hint = f"shorten it: this model holds {longest} tokens at most" if too_long else None
+        return ContextExceeded(error.n_prompt_tokens, error.n_ctx, hint)
     if "grammar" in message:
         return BadRequest("the grammar is not valid GBNF", "see docs/cli.md for the notation")
     if "JSON schema error" in message:
