@@ -12,6 +12,7 @@ signer's fingerprint is what ``sha256sum overt/signer.pem`` prints. A key you ac
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +27,9 @@ from overt.errors import Failure, IntegrityError, NotFound
 if TYPE_CHECKING:
     from model_signing import hashing
 
-INSTALL = "pip install 'overt[carry]'"
+# By their own names: Overt is on no package index yet, and whoever took its name there could be had
+# instead. The Python is named because that of .venv is on nobody's PATH.
+INSTALL = f"{sys.executable} -m pip install 'model-signing<2' pyopenssl"
 _SERIALIZATION = {
     "method": "files",
     "hash_type": "sha256",
