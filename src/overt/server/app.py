@@ -167,6 +167,9 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self.should_exit:
             self.force_exit = True
+            # From Python 3.12 a listener counts as closed only when its connections are.
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         self.should_exit = True
 
 
