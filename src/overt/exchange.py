@@ -248,17 +248,10 @@ def batch_size(header: gguf.Header) -> int:
     Measured: 27 billion parameters times tokens a second and thread, and no loss of prompt speed
     from 128 upwards; below 32 the loss is large.
     """
-    embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
-    parameters = header.parameters - (_elements(embedding.shape) if embedding else 0)
+    embedding = header.tensor("token_embd.weight")
+    parameters = header.parameters - (embedding.parameters if embedding else 0)
     tokens = 0.7 * 27e9 / max(parameters, 1)
     return next((size for size in (128, 64) if size <= tokens), 32)
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _capabilities(template: str, fit: Fit, longest: int, *, images: bool) -> Capabilities:

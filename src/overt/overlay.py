@@ -14,9 +14,6 @@ from typing import Any
 
 from overt.chat import Message, Request, Sampling
 from overt.errors import FormatError
-from overt.formats import gotemplate
-from overt.formats.modelfile import DEPRECATED, PARAMETERS
-from overt.formats.modelfile import ROLES as _ROLES
 from overt.pull import Model
 from overt.settings import Settings
 
@@ -147,6 +144,8 @@ def text_of(path: Path, role: str) -> str:
 
 
 def _with_parameters(overlay: Overlay, found: Any) -> Overlay:
+    from overt.formats.modelfile import DEPRECATED  # here and below: most models bring none of it
+
     if not isinstance(found, dict) or len(found) > 1000:
         raise FormatError("the model's parameters are no JSON object", "pull the model again")
     for name, value in found.items():
@@ -179,6 +178,8 @@ def _unused(names: list[str]) -> str:
 
 def _check(name: str, value: object) -> None:
     """Raises FormatError where a known parameter is of another kind."""
+    from overt.formats.modelfile import PARAMETERS
+
     kind = PARAMETERS.get(name)
     if name == "stop":
         items = value if isinstance(value, list) else [value]
@@ -196,13 +197,15 @@ def _check(name: str, value: object) -> None:
 
 
 def _messages(found: Any) -> tuple[Message, ...]:
+    from overt.formats.modelfile import ROLES
+
     if not isinstance(found, list) or len(found) > _MOST_MESSAGES:
         raise FormatError("the model's messages are no list", "pull the model again")
     messages = []
     for one in found:
         role = one.get("role") if isinstance(one, dict) else None
         content = one.get("content", "") if isinstance(one, dict) else None
-        if role not in _ROLES or not isinstance(content, str):
+        if role not in ROLES or not isinstance(content, str):
             raise FormatError(
                 f"one of the model's messages is {str(one)[:40]!r}", "pull the model again"
             )
@@ -213,6 +216,8 @@ def _messages(found: Any) -> tuple[Message, ...]:
 def _with_template(overlay: Overlay, template: str) -> Overlay:
     if is_jinja(template):
         return replace(overlay, template=template)
+    from overt.formats import gotemplate
+
     try:
         return replace(overlay, template=gotemplate.to_jinja(template))
     except FormatError as error:

@@ -32,6 +32,7 @@ from overt.errors import (
 from overt.ref import Ref, parse
 from overt.settings import Settings
 from overt.sources.base import CHUNK, Report, Step, sha256_of
+from overt.sources.desk import sync
 from overt.store import Manifest, Store
 from overt.store.lineage import made_from
 from overt.store.manifest import hex_of
@@ -236,7 +237,7 @@ class _Job:
                     f"{member.name} differs from its digest: the archive was damaged on its way",
                     "copy the archive again, then type the same command: what is good is kept",
                 )
-        _sync(part)
+        sync(part)
         part.replace(target)
 
     def _copy(self, member: Member, part: Path, have: int) -> bool:
@@ -433,14 +434,6 @@ def _open(source: Path | None) -> _Stream:
     while (after := source.with_name(f"{found[1]}.{len(parts) + 1:03}")).is_file():
         parts.append(after)
     return _Stream(parts, None)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _clear(folder: Path) -> None:

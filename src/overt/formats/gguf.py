@@ -22,12 +22,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.formats import split
 from overt.formats.bounded import DAMAGED, Cursor, opened, shown
 from overt.formats.ggml import FILE_TYPES, TYPES, Kind
+from overt.formats.mix import Share, mix
 
 MAX_HEADER: Final = 128 << 20
 """Bytes of metadata and tensor table; the largest vocabularies known need a tenth of it."""
@@ -111,14 +112,6 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
-class Share(NamedTuple):
-    """What the tensors of one type add up to."""
-
-    tensors: int
-    parameters: int
-    bytes: int
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
     """Everything a GGUF file says about itself.
@@ -193,13 +186,7 @@ class Header:
 
     def type_mix(self) -> dict[str, Share]:
         """Tensors, parameters and bytes of each type, the largest share of bytes first."""
-        found: dict[str, Share] = {}
-        for tensor in self.tensors:
-            old = found.get(tensor.type, Share(0, 0, 0))
-            found[tensor.type] = Share(
-                old.tensors + 1, old.parameters + tensor.parameters, old.bytes + tensor.size
-            )
-        return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
+        return mix(self.tensors)
 
     def tensor(self, name: str) -> TensorInfo | None:
         return next((tensor for tensor in self.tensors if tensor.name == name), None)

@@ -19,10 +19,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from overt.errors import BadRef
 from overt.formats.bounded import DAMAGED, Cursor, opened, shown
+from overt.formats.mix import Share, mix
 from overt.ref import safe_member
 
 MAX_HEADER: Final = 100_000_000
@@ -35,14 +36,6 @@ BITS: Final[Mapping[str, int]] = {
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
 """Bits of one element of each dtype."""
-
-
-class Share(NamedTuple):
-    """What the tensors of one dtype add up to."""
-
-    tensors: int
-    parameters: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +77,7 @@ class Header:
 
     def type_mix(self) -> dict[str, Share]:
         """Tensors, parameters and bytes of each dtype, the largest share of bytes first."""
-        found: dict[str, Share] = {}
-        for tensor in self.tensors:
-            old = found.get(tensor.type, Share(0, 0, 0))
-            found[tensor.type] = Share(
-                old.tensors + 1, old.parameters + tensor.parameters, old.bytes + tensor.size
-            )
-        return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
+        return mix(self.tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,36 @@
+"""What the tensors of a file add up to, type by type; the same for every format."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+
+class Share(NamedTuple):
+    """What the tensors of one type add up to."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+class Counted(Protocol):
+    """A tensor, as far as it is counted."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def parameters(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+def mix(tensors: Iterable[Counted]) -> dict[str, Share]:
+    """Tensors, parameters and bytes of each type, the largest share of bytes first."""
+    found: dict[str, Share] = {}
+    for tensor in tensors:
+        old = found.get(tensor.type, Share(0, 0, 0))
+        found[tensor.type] = Share(
+            old.tensors + 1, old.parameters + tensor.parameters, old.bytes + tensor.size
+        )
+    return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
