@@ -7,6 +7,9 @@ tries fails, even where the code under test swallows the error. Fixtures open wh
 - ``home``: the empty OVERT_HOME of this test.
 - ``model_home``, ``smollm2_gguf``, ``gemma3_gguf``: the real models, pulled once by `make test`.
 - ``overt_cli``: the real command line in a process of its own.
+- ``server``: the real `overt serve` with both models and `echo:`, one for all tests.
+- ``api``: the same application in this process, over an empty home, with an async client.
+- ``sdist``: the source distribution of a third-party client, for its tests.
 - ``network``, ``pip_environment``: the network, and the person's own package index on top.
 - ``shared_data``: files of others that are not kept in this repository (data_sources.tsv).
 """
@@ -21,12 +24,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import hypothesis
 import pytest
+
+import serving
+
+pytest_plugins = ["compat"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
@@ -291,6 +299,41 @@ def overt_cli() -> OvertCli:
         return ran
 
     return call
+
+
+# ---- the server ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def server(model_home: Path) -> Iterator[serving.Served]:
+    """`overt serve` over TCP, with `smollm2`, `gemma3` and the `echo:` engine."""
+    cache = ROOT / ".cache"  # beside the models, so that they are linked and not copied
+    with tempfile.TemporaryDirectory(prefix="served-", dir=cache) as folder:
+        home = serving.copy_home(model_home, Path(folder) / "home")
+        environ = {name: value for name, value in _ORIGINAL.items() if not _foreign(name)}
+        with serving.serving(home, env={**environ, "HOME": folder}) as served:
+            yield served
+
+
+@pytest.fixture
+async def api(home: Path) -> AsyncIterator[Any]:
+    """The application in this process; `echo:` models answer. An httpx2.AsyncClient."""
+    import httpx2
+
+    from overt.server import assembly
+    from overt.settings import load
+
+    app = assembly.build(load())
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+    await app.close()
+
+
+@pytest.fixture
+def sdist(pip_environment: dict[str, str]) -> Callable[[str, str], Path]:
+    """``sdist("openai", "3.57.0")``: its unpacked source distribution."""
+    return lambda name, version: serving.unpacked_sdist(name, version, pip_environment)
 
 
 # ---- data of others ------------------------------------------------------------------------

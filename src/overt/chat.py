@@ -40,11 +40,15 @@ class ThoughtPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
-    """`arguments` is the JSON text exactly as the model wrote it."""
+    """`arguments` is the JSON text exactly as the model wrote it.
+
+    `signature` goes back verbatim to the provider that sent it (Gemini signs calls, not thoughts).
+    """
 
     id: str
     name: str
     arguments: str
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,9 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repeat_penalty: float | None = None
+    repeat_last_n: int | None = None  # how far back the penalties look; 0 is not at all
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
@@ -106,29 +112,85 @@ class Tool:
 class Request:
     """One thing asked of one model.
 
-    Either `messages` (a conversation, rendered by the model's chat template) or `prompt` (text
-    continued as it stands) is given, never both.
+    Either `messages` (a conversation, rendered by the model's chat template) or `prompt` (text or
+    token ids, continued as they stand) is given, never both. With `suffix` the model fills the gap
+    between prompt and suffix, where it was made for that.
 
     `max_tokens` None means until the model stops or the context is full. `logprobs` asks for the
     log-probability of each token and that many alternatives (0 to 20). At most one of
     `json_schema` and `grammar` (GBNF) constrains the answer. `thinking` None leaves the model's
-    default, False asks the template not to think. `deterministic` asks for the same text whatever
+    default, False asks the template not to think; `effort` is how much (``low``, ``medium``,
+    ``high``; any word a template knows). `logit_bias` adds to the logits of token ids; -100 and
+    less bans a token. With `parallel_tools` False an answer has one tool call at most.
+    `deterministic` asks for the same text whatever
     else the engine is doing: the request runs alone, without a reused prefix.
     """
 
     model: str
     messages: tuple[Message, ...] = ()
-    prompt: str | None = None
+    prompt: str | tuple[int, ...] | None = None
+    suffix: str | None = None
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
+    parallel_tools: bool = True
     json_schema: Mapping[str, Any] | None = None
     grammar: str | None = None
     logprobs: int | None = None
     thinking: bool | None = None
+    effort: str | None = None
     deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts (or token ids) to be turned into vectors.
+
+    `dimensions` keeps the first so many and scales to length 1 again, as Matryoshka models allow
+    (Kusupati et al. 2022). With `truncate` a text longer than the model reads is cut, else refused.
+    """
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    truncate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector of length 1 for each input, in order; `tokens` is what all inputs were."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """How well each document answers the query, by a model made for that."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One score for each document, in the order given; larger is better."""
+
+    scores: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """How likely a model finds each token of a text; `top` alternatives are told (0 to 20)."""
+
+    model: str
+    prompt: str | tuple[int, ...]
+    top: int = 0
 
 
 # ---- what is answered ----------------------------------------------------------------------
@@ -166,11 +228,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """`logprob` is natural; `top` holds the most likely alternatives, best first."""
+    """`logprob` is natural; `top` holds the most likely alternatives, best first.
+
+    The first token of a scored text has nothing before it, so its `logprob` is None. `raw` is what
+    the token stands for where that is not whole UTF-8.
+    """
 
     token: str
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[str, float], ...] = ()
+    id: int | None = None
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +262,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
+    """`stop` is the one of `Request.stop` that ended the answer, where one did."""
+
     finish: Finish
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +294,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     usage: Usage = Usage(0, 0)
     finish: Finish | None = None
+    stop: str | None = None
     failed: Failed | None = None
 
     def add(self, event: Event) -> None:
@@ -237,8 +309,8 @@ class Answer:
                 self.logprobs.extend(tokens)
             case Usage():
                 self.usage = event
-            case Done(finish):
-                self.finish = finish
+            case Done(finish, stop):
+                self.finish, self.stop = finish, stop
             case Failed():
                 self.failed = event
             case Progress():
@@ -259,5 +331,8 @@ class Answer:
             self.tool_calls.append(ToolCallPart("", "", ""))
         so_far = self.tool_calls[piece.index]
         self.tool_calls[piece.index] = ToolCallPart(
-            so_far.id or piece.id, so_far.name or piece.name, so_far.arguments + piece.arguments
+            so_far.id or piece.id,
+            so_far.name or piece.name,
+            so_far.arguments + piece.arguments,
+            so_far.signature,
         )

@@ -6,8 +6,9 @@
     ├── UsageError                2     400   what was asked for makes no sense
     │   ├── BadRef                          a name that does not follow the grammar of ref.py
     │   ├── BadSetting                      a setting, flag or environment variable out of range
-    │   └── BadRequest                      a request an engine cannot carry out as asked
-    │       └── ContextExceeded             a prompt longer than the context; never trimmed instead
+    │   ├── BadRequest                      a request an engine cannot carry out as asked
+    │   │   └── ContextExceeded             a prompt longer than the context; never trimmed instead
+    │   └── Unsupported           2     501   what this model, engine or version cannot do at all
     ├── NotFound                  3     404   the thing named is not there
     │   └── ModelNotFound                   no such model in the store, catalogue or source
     ├── DoesNotFit                4     507   more memory or disk than there is
@@ -16,6 +17,8 @@
     ├── Refused                   5     403   could be done, but must not be
     │   ├── UnsafeFile                      content that runs code when loaded, or leaves its folder
     │   ├── NeedsAccess                     a gated model, or a missing or wrong token
+    │   ├── NoKey                 5     401   a server was asked without a valid key
+    │   ├── WrongHost             5     421   a server was asked by a name that is not its own
     │   └── NoIsolation                     the sandbox asked for cannot be had here
     ├── Failure                   1     500   tried, and it did not work
     │   ├── IntegrityError                  bytes differ from the digest that names them
@@ -25,6 +28,7 @@
     │   ├── EngineFailed                    the engine refused the model or the request
     │   │   └── WorkerDied        1     503   the sandboxed process ended; says how and why
     │   └── Busy                  1     503   somebody else holds the lock, or the queue is full
+    │       └── TooMany           1     429   one key asked for more at once than its share
     └── Stopped                   130   499   the person (or a signal) stopped it
 
 ``str(error)`` is one sentence: what is wrong, with its numbers, and after a semicolon what to
@@ -108,6 +112,10 @@ class ContextExceeded(BadRequest):
         self.context = context
 
 
+class Unsupported(UsageError):
+    status = 501
+
+
 class NotFound(OvertError):
     exit_code = 3
     status = 404
@@ -143,6 +151,14 @@ class NeedsAccess(Refused):
     pass
 
 
+class NoKey(Refused):
+    status = 401
+
+
+class WrongHost(Refused):
+    status = 421
+
+
 class NoIsolation(Refused):
     pass
 
@@ -176,7 +192,21 @@ class WorkerDied(EngineFailed):
 
 
 class Busy(Failure):
+    """Attributes:
+    retry_after: seconds after which asking again makes sense; None where nobody knows.
+    """
+
     status = 503
+
+    def __init__(
+        self, message: str, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.retry_after = retry_after
+
+
+class TooMany(Busy):
+    status = 429
 
 
 class Stopped(OvertError):

@@ -7,7 +7,7 @@ import click
 
 from overt.cli.options import verb
 from overt.cli.output import Output, duration, size
-from overt.errors import BadSetting, UsageError
+from overt.errors import BadSetting
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,10 +49,19 @@ def command(
     Models without an owner are hf:local/NAME there. Beyond this machine a token is needed: clients
     send it as HF_TOKEN, or as the password of `docker login`. docs/transfer.md has more.
     """
-    if not mirror:
-        raise UsageError("serve needs to know what to serve", "add --mirror")
     if bool(certificate) != bool(key):
         raise BadSetting("TLS needs a certificate and its key", "give --certificate and --key both")
+    if not mirror:
+        from overt.server import app, assembly
+
+        api = assembly.build(settings, out.note)
+        app.run(
+            api,
+            app.Listen(host, port, certificate, key),
+            lambda url: out.result({"url": url}, lambda: f"serving at {url}", lambda: url),
+            interactive=True,
+        )
+        return 0
     from overt.server import app, artefacts, guard
     from overt.server.mirror import Mirror
     from overt.server.shelf import HUB, Shelf

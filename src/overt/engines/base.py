@@ -4,11 +4,24 @@ An engine is one file in this folder whose name is the engine's. Everything else
 through `Engine`, so a worker on this machine, a provider's API and the built-in echo look alike.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from overt.chat import Event, Request
+from overt.chat import (
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Ranking,
+    Request,
+    RerankRequest,
+    ScoreRequest,
+    TokenLogprob,
+)
+from overt.errors import Unsupported
+
+Purpose = Literal["answer", "embed", "rerank", "score"]
+"""What an engine is loaded for: the same weights need another kind of worker for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +56,53 @@ class Engine(Protocol):
 
     def stream(self, request: Request) -> AsyncGenerator[Event, None]: ...
 
+    async def embed(self, request: EmbedRequest) -> Embeddings: ...
+
+    async def rerank(self, request: RerankRequest) -> Ranking: ...
+
+    async def score(self, request: ScoreRequest) -> tuple[TokenLogprob, ...]:
+        """How likely each token of a text is; the first token has no log-probability."""
+        ...
+
+    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        """Token ids of `text`; with `special`, words such as ``<|im_end|>`` are single tokens."""
+        ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str: ...
+
+    async def render(self, request: Request) -> str:
+        """The text that the model's chat template makes of the messages and tools."""
+        ...
+
+    async def count(self, request: Request) -> int:
+        """Tokens of `request` as the model would read it."""
+        ...
+
     async def close(self) -> None: ...
+
+
+class Partial:
+    """Base of engines that can do only some of `Engine`: the rest is refused with a clear word."""
+
+    name = "this engine"
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        raise Unsupported(f"{self.name} makes no embeddings", "choose an embedding model")
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        raise Unsupported(f"{self.name} does not rerank", "choose a reranking model")
+
+    async def score(self, request: ScoreRequest) -> tuple[TokenLogprob, ...]:
+        raise Unsupported(f"{self.name} does not score a prompt", "leave out echo or logprobs")
+
+    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+        raise Unsupported(f"{self.name} does not show its tokens")
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        raise Unsupported(f"{self.name} does not show its tokens")
+
+    async def render(self, request: Request) -> str:
+        raise Unsupported(f"{self.name} has no chat template")
+
+    async def count(self, request: Request) -> int:
+        raise Unsupported(f"{self.name} does not count tokens ahead")

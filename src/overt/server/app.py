@@ -26,6 +26,8 @@ from overt.server.guard import Guard, Rules
 
 _HEADER_BYTES = 32 << 10  # the longest head of a request
 _CONNECTIONS = 256  # more at once get 503
+_CLIENTS = 4096  # the same for the API, whose own queue refuses with a word and a time to wait
+_FRAME_BYTES = 64 << 20  # the longest WebSocket message: an image in a chat
 _KEEP_ALIVE = 15  # seconds an idle connection is kept
 _GRACE = 30  # seconds that running transfers get to finish at the end
 
@@ -101,10 +103,13 @@ def application(
     return _Logged(Guard(inside, rules, refuse), log)
 
 
-def run(app: ASGIApp, listen: Listen, ready: Callable[[str], None]) -> None:
+def run(
+    app: ASGIApp, listen: Listen, ready: Callable[[str], None], *, interactive: bool = False
+) -> None:
     """Serve until SIGTERM or SIGINT; then let running transfers finish, 30 s at most.
 
-    `ready` is called with the URL once connections are accepted.
+    `ready` is called with the URL once connections are accepted. `interactive` is for many small
+    answers: a faster parser and event loop, WebSockets, and the application's start and end.
 
     Raises:
         Failure: the port is taken, or may not be used.
@@ -115,15 +120,16 @@ def run(app: ASGIApp, listen: Listen, ready: Callable[[str], None]) -> None:
         url = f"{scheme}://{_written(*bound.getsockname()[:2])}"
         config = uvicorn.Config(
             app,
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
+            http=_protocol() if interactive else "h11",
+            ws="websockets-sansio" if interactive else "none",
+            ws_max_size=_FRAME_BYTES,
+            loop="auto" if interactive else "asyncio",
+            lifespan="on" if interactive else "off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
+            limit_concurrency=_CLIENTS if interactive else _CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_GRACE,
             h11_max_incomplete_event_size=_HEADER_BYTES,
@@ -138,7 +144,37 @@ def run(app: ASGIApp, listen: Listen, ready: Callable[[str], None]) -> None:
                 "give --certificate and --key PEM files that belong together",
             ) from None
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # each request is logged by us
-        asyncio.run(_Server(config, lambda: ready(url)).serve(sockets=[bound]))
+        server = _Server(config, lambda: ready(url))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(server.serve(sockets=[bound]))
+        if interactive and not server.started:
+            raise Failure("the server could not start", "see the lines above for the reason")
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    """uvicorn's HTTP by httptools, with a bound on the head of a request, which it lacks."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Bounded(HttpToolsProtocol):
+        head = 0  # bytes since the last head was whole
+        whole = False
+
+        def data_received(self, data: bytes) -> None:
+            self.head += len(data)
+            if self.head > _HEADER_BYTES and self.headers is not None and not self.whole:
+                self.send_400_response("The head of the request is too long.")
+                return
+            super().data_received(data)
+
+        def on_message_begin(self) -> None:
+            self.head, self.whole = 0, False
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self.whole = True
+            super().on_headers_complete()
+
+    return Bounded
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,185 @@
+"""What protocols may ask of this server: `protocols.base.Services` over the exchange."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from overt.chat import (
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Failed,
+    Ranking,
+    Request,
+    RerankRequest,
+    ScoreRequest,
+    TokenLogprob,
+)
+from overt.errors import OvertError, Unsupported
+from overt.exchange import Exchange
+from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
+from overt.server.watch import Generation, generation
+
+Dispatch = Callable[[Caller, str, str, bytes], Awaitable[tuple[int, bytes]]]
+
+
+class Services:
+    """One for the server.
+
+    Args:
+        files: a folder for what is too large for `records`.
+        identify: says whose a secret is, for protocols that carry it inside.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        library: Any,
+        records: Records,
+        files: Path,
+        version: str,
+        identify: Callable[[str | None], Caller] | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self.library = library
+        self.records = records
+        self.files = files
+        self.version = version
+        self._identify = identify
+        self._dispatch: Dispatch | None = None
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    # ---- models that answer ----------------------------------------------------------------
+
+    async def stream(
+        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+    ) -> AsyncGenerator[Event, None]:
+        work = generation("chat" if request.prompt is None else "text_completion", request.model)
+        noted = work.event
+        begun, code = False, "cancelled"
+        async with aclosing(
+            self._exchange.stream(
+                request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
+            )
+        ) as events:
+            try:
+                async for event in events:
+                    begun = True
+                    noted(event)
+                    yield event
+                code = ""
+            except OvertError as error:
+                code = error.code
+                if not begun:
+                    raise
+                failed = Failed(error.code, error.message, error.hint)
+                noted(failed)
+                yield failed
+            finally:
+                work.end(code)
+
+    async def embed(
+        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+    ) -> Embeddings:
+        with _counted("embeddings", request.model) as work:
+            found = await self._exchange.embed(
+                request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
+            )
+            work.count(found.tokens)
+            return found
+
+    async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
+        with _counted("rerank", request.model) as work:
+            found = await self._exchange.rerank(
+                request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
+            )
+            work.count(found.tokens)
+            return found
+
+    async def score(
+        self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
+    ) -> tuple[TokenLogprob, ...]:
+        with _counted("score", request.model) as work:
+            found = await self._exchange.score(
+                request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
+            )
+            work.count(len(found))
+            return found
+
+    async def count(self, caller: Caller, request: Request) -> int:
+        return await self._exchange.count(request)
+
+    async def render(self, caller: Caller, request: Request) -> str:
+        return await self._exchange.render(request)
+
+    async def tokenize(
+        self, caller: Caller, model: str, text: str, *, special: bool = True
+    ) -> tuple[int, ...]:
+        return await self._exchange.tokenize(model, text, special=special)
+
+    async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
+        return await self._exchange.detokenize(model, tokens)
+
+    # ---- models that are there -------------------------------------------------------------
+
+    async def models(self, caller: Caller) -> Sequence[Card]:
+        cards: Sequence[Card] = await self.library.cards()
+        return cards
+
+    async def model(self, caller: Caller, ref: str) -> Card:
+        card: Card = await self.library.card(ref)
+        return card
+
+    def loaded(self) -> Sequence[Loaded]:
+        return self._exchange.loaded()
+
+    async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
+        return await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
+
+    async def unload(self, caller: Caller, ref: str) -> bool:
+        return await self._exchange.unload(ref)
+
+    # ---- the rest --------------------------------------------------------------------------
+
+    def identify(self, secret: str | None) -> Caller:
+        return self._identify(secret) if self._identify else NOBODY
+
+    async def dispatch(
+        self, caller: Caller, method: str, path: str, body: bytes
+    ) -> tuple[int, bytes]:
+        if self._dispatch is None:
+            raise Unsupported("this server runs no batches")
+        return await self._dispatch(caller, method, path, body)
+
+    def dispatch_with(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def background(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel what runs in the background and stop every engine."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._exchange.close()
+
+
+@contextmanager
+def _counted(operation: str, model: str) -> Iterator[Generation]:
+    """Notes one call that has no events."""
+    work = generation(operation, model)
+    code = "cancelled"
+    try:
+        yield work
+        code = ""
+    except OvertError as error:
+        code = error.code
+        raise
+    finally:
+        work.end(code)
