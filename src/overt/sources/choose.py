@@ -210,6 +210,9 @@ def _safetensors(paths: list[str], tensors: list[str], place: str) -> Choice:
     support: list[tuple[Role, str]] = [
         (role, p) for p in beside if (role := role_of(p)) in ("config", "tokenizer", "template")
     ]
+    # How sentence-transformers makes one vector of many: in a folder of its own.
+    pooling = str(PurePosixPath(folder) / "1_Pooling/config.json")
+    support += [("config", p) for p in paths if p == pooling]
     if not any(PurePosixPath(p).name == "config.json" for _, p in support):
         raise FormatError(
             f"{place} has safetensors weights but no config.json beside them",

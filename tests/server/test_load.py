@@ -1,0 +1,146 @@
+"""The server under load: many clients at once, clients that leave, a worker that dies.
+
+Every figure has a generous bound for a busy machine; `bench/gateway.py` measures them.
+"""
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import serving
+from overt.workers.registry import running
+from serving import Served
+
+pytestmark = [pytest.mark.slow]
+
+
+def stream(
+    served: Served, model: str, prompt: str, max_tokens: int
+) -> tuple[http.client.HTTPConnection, Iterator[dict[str, Any]]]:
+    """A streamed chat completion; the chunks as they come."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+    }
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+
+    def chunks() -> Iterator[dict[str, Any]]:
+        for line in response:
+            if line.startswith(b"data: {"):
+                yield json.loads(line[6:])
+
+    return connection, chunks()
+
+
+def with_text(chunks: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The first chunk that has text."""
+    return next(c for c in chunks if c.get("choices") and c["choices"][0]["delta"].get("content"))
+
+
+@pytest.fixture
+def home(model_home: Path, tmp_path: Path) -> Path:
+    return serving.copy_home(model_home, tmp_path / "served")
+
+
+@pytest.mark.model
+def test_a_client_that_leaves_frees_its_slot_within_a_second_a_hundred_times(home: Path) -> None:
+    waits = []
+    with serving.serving(home, env={"OVERT_PARALLEL": "1", "OVERT_CONTEXT": "1024"}) as served:
+        connection, chunks = stream(served, "smollm2", "Count to one million.", 900)
+        with_text(chunks)
+        for number in range(100):
+            connection.close()
+            left = time.monotonic()
+            connection, chunks = stream(served, "smollm2", f"Count to {number}.", 900)
+            with_text(chunks)
+            waits.append(time.monotonic() - left)
+        connection.close()
+    assert max(waits) < 1, sorted(waits)[-5:]
+
+
+@pytest.mark.model
+def test_a_worker_killed_under_load_takes_only_its_own_answers(home: Path) -> None:
+    def whole(served: Served, model: str, number: int) -> tuple[int, dict[str, Any] | None, str]:
+        connection, chunks = stream(served, model, f"Tell a long story, number {number}.", 200)
+        count, last, reason = 0, None, ""
+        for chunk in chunks:
+            last = chunk
+            count += 1
+            reason = (chunk.get("choices") or [{}])[0].get("finish_reason") or reason
+        connection.close()
+        return count, last, reason
+
+    with serving.serving(home, env={"OVERT_CONTEXT": "1024"}) as served:
+        for model in ("smollm2", "gemma3"):
+            whole(served, model, 0)
+        victim = next(one for one in running(home / "run") if "smollm2" in one.label)
+        with ThreadPoolExecutor(6) as pool:
+            lost = [pool.submit(whole, served, "smollm2", n) for n in range(3)]
+            kept = [pool.submit(whole, served, "gemma3", n) for n in range(3)]
+            time.sleep(1.0)  # all are under way
+            os.kill(victim.pid, signal.SIGKILL)
+            for one in kept:
+                assert one.result()[2] in ("stop", "length")
+            for one in lost:
+                last = one.result()[1]
+                assert last is not None
+                assert "error" in last, last
+                assert "SIGKILL" in last["error"]["message"]
+        assert whole(served, "smollm2", 9)[2] in ("stop", "length")
+        assert served.process.poll() is None
+
+
+def test_256_clients_at_once_are_all_answered_in_flat_memory(home: Path) -> None:
+    seconds = 20.0
+    text = " ".join(f"word{n}" for n in range(30))
+    wrong: list[str] = []
+    answers = [0] * 256
+
+    with serving.serving(home) as served:
+        process = psutil.Process(served.process.pid)
+        end = time.monotonic() + seconds
+
+        def client(number: int) -> None:
+            while time.monotonic() < end:
+                try:
+                    connection, chunks = stream(served, "echo:load", text, 100)
+                    said = "".join(
+                        c["choices"][0]["delta"].get("content") or ""
+                        for c in chunks
+                        if c.get("choices")
+                    )
+                    connection.close()
+                    if said != text:
+                        wrong.append(said)
+                except Exception as error:  # noqa: BLE001 (each is counted, whatever it was)
+                    wrong.append(repr(error))
+                answers[number] += 1
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(len(answers))]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds / 2)
+        half = process.memory_info().rss
+        time.sleep(seconds / 2 - 1)
+        full = process.memory_info().rss
+        for thread in threads:
+            thread.join()
+    assert not wrong, (len(wrong), wrong[:3])
+    assert min(answers) >= 1
+    assert full - half < 20e6, (half, full)
