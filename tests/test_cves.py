@@ -38,6 +38,7 @@ from overt.errors import (
 )
 from overt.exchange import Exchange
 from overt.formats import gguf
+from overt.keys import Keys
 from overt.pull import pull
 from overt.ref import parse
 from overt.settings import Settings, load
@@ -45,6 +46,7 @@ from overt.sources.download import Download, Network
 from overt.store import File, Manifest, Store
 from servers import Answer, Hub, Seen, Server, filename, publish, serving, wheel
 from servers import gguf as some_gguf
+from serving import serving as api_serving
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = (
@@ -630,6 +632,16 @@ def test_2024_28224_a_page_of_another_name_gets_nothing(home: Path) -> None:
                 assert "mine" not in answer.text
 
 
+def test_2024_28224_nor_from_the_api(home: Path) -> None:
+    stored(home)
+    with api_serving(home) as served:
+        for path in ("/", "/v1/models", "/api/tags", "/metrics", "/docs", "/v1beta/models"):
+            for name in ("rebound.example", f"rebound.example:{served.port}", "127.0.0.1.nip.io"):
+                answer = httpx2.get(served.url + path, headers={"Host": name}, trust_env=False)
+                assert answer.status_code == 421, (path, name)
+                assert "mine" not in answer.text
+
+
 def test_2024_39719_and_39722_no_answer_tells_what_is_on_the_disk(home: Path) -> None:
     stored(home)
     there, gone = "/etc/passwd", "/etc/no-such-file"
@@ -659,6 +671,84 @@ def test_2025_63389_nobody_can_change_a_model_over_the_network(home: Path) -> No
                 assert answer.status_code == 405
     assert everything(home) == before
     assert [str(entry.ref) for entry in Store(home).names()] == ["mine"]
+
+
+CHANGES = (
+    ("POST", "/api/create"), ("POST", "/api/pull"), ("POST", "/api/push"), ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"), ("POST", "/api/blobs/sha256:" + "0" * 64),
+    ("DELETE", "/v1/models/mine"), ("POST", "/v1/files"), ("POST", "/v1/batches"),
+    ("POST", "/api/v1/models/load"), ("POST", "/api/v1/models/download"),
+    ("POST", "/v1/chat/completions"),
+)  # fmt: skip
+
+
+def test_2025_63389_nor_by_the_api_without_a_key_or_from_a_page(home: Path) -> None:
+    stored(home)
+    Keys(home).add()
+    page = {"Origin": "https://evil.example"}
+    body = b'{"model": "mine", "name": "mine", "source": "mine", "destination": "other"}'
+    for arguments, headers, status in (
+        (("--require-key",), {}, 401),
+        (("--require-key",), {"x-api-key": "sk-ov-12345678-12345678901234567890"}, 401),
+        ((), page, 403),
+    ):
+        with api_serving(home, *arguments) as served:
+            for method, path in CHANGES:
+                answer = httpx2.request(
+                    method, served.url + path, content=body, headers=headers, trust_env=False
+                )
+                assert answer.status_code == status, (path, answer.text)
+    assert [str(entry.ref) for entry in Store(home).names()] == ["mine"]
+
+
+def test_2026_45339_every_spelling_of_a_key_is_the_same_person(home: Path) -> None:
+    stored(home)
+    key, gone = Keys(home).add(), Keys(home).add()
+    Keys(home).revoke(gone.key.id)
+    with api_serving(home, "--require-key") as served:
+        for header in ("x-api-key", "x-goog-api-key", "authorization"):
+            for secret, status in ((key.text, 200), (key.lm_studio, 200), (gone.text, 401)):
+                value = f"Bearer {secret}" if header == "authorization" else secret
+                for path in ("/v1/models", "/api/tags", "/v1/models?key="):
+                    answer = httpx2.get(served.url + path, headers={header: value}, trust_env=False)
+                    assert answer.status_code == status, (header, path)
+            both = {"authorization": f"Bearer {gone.text}", "x-api-key": key.text}
+            assert httpx2.get(f"{served.url}/v1/models", headers=both, trust_env=False).is_error
+
+
+def test_2026_45349_and_45671_what_a_key_left_here_is_for_that_key_alone(home: Path) -> None:
+    mine, other = Keys(home).add(), Keys(home).add()
+    with api_serving(home, "--require-key") as served, httpx2.Client(trust_env=False) as client:
+
+        def ask(key: str, method: str, path: str, **more: object) -> httpx2.Response:
+            return client.request(
+                method,
+                served.url + path,
+                headers={"x-api-key": key},
+                **more,  # type: ignore[arg-type]
+            )
+
+        kept = ask(
+            mine.text, "POST", "/v1/responses", json={"model": "echo:x", "input": "private words"}
+        ).json()["id"]
+        file = ask(
+            mine.text, "POST", "/v1/files",
+            files={"file": ("a.jsonl", b"{}")}, data={"purpose": "batch"},
+        ).json()["id"]  # fmt: skip
+        for path in (f"/v1/responses/{kept}", f"/v1/files/{file}"):
+            assert ask(mine.lm_studio, "GET", path).status_code == 200
+            for method in ("GET", "DELETE"):
+                answer = ask(other.text, method, path)
+                assert answer.status_code == 404, (method, path)
+                assert "private" not in answer.text
+        assert ask(other.text, "GET", f"/v1/files/{file}/content").status_code == 404
+        assert ask(other.text, "GET", f"/v1/responses/{kept}/input_items").status_code == 404
+        going_on = {"model": "echo:x", "input": "x", "previous_response_id": kept}
+        assert ask(other.text, "POST", "/v1/responses", json=going_on).is_error
+        assert ask(other.text, "GET", "/v1/files").json()["data"] == []
+        for path in (f"/v1/responses/{kept}", f"/v1/files/{file}"):
+            assert ask(mine.text, "GET", path).status_code == 200
+            assert ask(mine.text, "DELETE", path).status_code == 200
 
 
 def test_2026_45339_no_other_header_and_no_other_door_takes_the_place_of_the_token(

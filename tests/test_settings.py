@@ -1,6 +1,7 @@
 """Settings: file < environment < flag, and every wrong value named with what it should be."""
 
 import contextlib
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.errors import BadSetting
-from overt.settings import Settings, bytes_of, load
+from overt.settings import Settings, bytes_of, load, seconds_of
 
 
 def _write(home: Path, text: str) -> dict[str, str]:
@@ -59,6 +60,9 @@ GOOD: dict[str, tuple[str, Any]] = {
     "model": ("gemma3", "gemma3"),
     "context": ("4096", 4096),
     "parallel": ("8", 8),
+    "keep_alive": ("1h", "1h"),
+    "queue": ("9", 9),
+    "models": ("2", 2),
     "threads": ("2", 2),
     "memory": ("8g", 8 << 30),
     "isolation": ("full", "full"),
@@ -98,13 +102,16 @@ def test_every_setting_by_file_but_the_home_the_file_is_in(
 
 BAD_TEXT = {
     "context": ["many", "-1", "1.5", "4k", "1e3", "9" * 5000],
-    "parallel": ["0", "-1", "x"],
+    "parallel": ["-1", "x"],
     "threads": ["all", "-2"],
     "memory": ["much", "-8g", "8x", "g", "nan", "inf", "8gg", "1e999"],
     "isolation": ["none", "FULL"],
     "engine": ["gpu"],
     "bandwidth": ["fast", "-1m"],
     "downloads": ["0", "-1", "65", "4k"],
+    "keep_alive": ["soon", "5 parsecs", "1..5s", "5m1", "m"],
+    "queue": ["0", "-1", "x"],
+    "models": ["-1", "x"],
     "offline": ["perhaps", "2"],
     "debug": ["?"],
     "home": ["~nobody-of-this-name/models"],
@@ -126,7 +133,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_setting(
     "line",
     ["context = true", "context = 1.7", "context = [1]", "threads = 1979-05-27", "memory = 1.5",
      "memory = true", "memory = []", "model = 5", "model = {a = 1}", "isolation = false",
-     "engine = 1", "offline = []", "offline = 0.5", "debug = {}", "parallel = 0", "context = -1"],
+     "engine = 1", "offline = []", "offline = 0.5", "debug = {}", "queue = 0", "context = -1"],
 )  # fmt: skip
 def test_a_value_of_another_kind_in_the_file_is_refused_by_name(home: Path, line: str) -> None:
     with pytest.raises(BadSetting) as caught:
@@ -199,3 +206,31 @@ def test_any_text_is_a_size_or_a_bad_setting(text: str) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         load({}).threads = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("300", 300),
+        ("1.5", 1.5),
+        ("30s", 30),
+        ("5m", 300),
+        (" 1H30m ", 5400),
+        ("2d", 172800),
+        ("250ms", 0.25),
+        ("-1", math.inf),
+        ("-5m", math.inf),
+        ("forever", math.inf),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@given(st.text(max_size=12) | st.from_regex(r"-?[0-9.]{0,4}(ms|[smhdx])[0-9]{0,3}", fullmatch=True))
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    try:
+        assert seconds_of(text) >= 0
+    except BadSetting as error:
+        assert error.hint

@@ -1,279 +1,390 @@
 """One request, from the door to the engine and back. Kept short: this is the only such path.
 
-The command line, the Python API, the server and the evaluators all call `Exchange.stream`. Here a
-ref becomes an engine (found in the store, checked for fit, loaded in a worker), and the engine's
-events pass through unread.
+The command line, the Python API, the server and the evaluators all come through `Exchange`. Here a
+ref becomes a place (placement.py), the scheduler gives a seat with its engine, loaded where it was
+not (workers/scheduler.py), and the engine's events pass through unread.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
-from overt import cores, overlay, pull
+from overt import overlay
 from overt import ref as refs
-from overt.chat import Event, Failed, Progress, Request
-from overt.engines.base import Capabilities, Engine
-from overt.errors import BadSetting, EngineFailed, NotFound, OvertError
-from overt.fit import CHECKPOINTS, Fit, choose, free_memory
-from overt.formats import gguf, split
-from overt.overlay import Overlay
-from overt.settings import Settings
+from overt.chat import (
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Failed,
+    Progress,
+    Ranking,
+    Request,
+    RerankRequest,
+    ScoreRequest,
+    TokenLogprob,
+)
+from overt.engines.base import Engine, Purpose
+from overt.errors import OvertError
+from overt.fit import free_memory
+from overt.placement import Facts, Loader, Notice, Opened, Place, Places, batch_size
+from overt.settings import Settings, seconds_of
+from overt.workers.scheduler import Resident, Scheduler
 
-if TYPE_CHECKING:
-    from overt.workers.supervise import WorkerSpec
+__all__ = ["Exchange", "Facts", "Held", "Stats", "batch_size"]
 
-Notice = Callable[[str], None]
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+_MOST_ECHOES = 256
+_MOST_NAMES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What is true of an opened model; for `ps`, `--json` and people who ask."""
+class Held:
+    """A model that is in memory.
+
+    Attributes:
+        ref: as it was first asked for.
+        memory: bytes it takes, as estimated before it was loaded.
+        context: tokens of one request.
+        busy: requests it is answering.
+        used, expires: Unix seconds; `expires` is inf for never.
+    """
 
     ref: str
     digest: str
-    engine: str
-    build: str = ""
-    context: int = 0
-    threads: cores.Threads | None = None
-    isolation: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _Open:
-    engine: Engine
+    purpose: Purpose
+    memory: int
+    context: int
+    parallel: int
+    busy: int
+    waiting: int
+    used: float
+    expires: float
     facts: Facts
-    overlay: Overlay = Overlay()
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """For metrics; what is by model goes by ref and purpose.
+
+    Attributes:
+        waiting, busy: requests in the queue, and being answered.
+        memory, resident: bytes as estimated before loading, and as the system counts them now.
+        loads, evictions: since the start; evictions for want of memory, not for want of use.
+        refused: requests that found the queue full.
+        restarts: workers that died and were started again.
+    """
+
+    waiting: dict[tuple[str, Purpose], int]
+    busy: dict[tuple[str, Purpose], int]
+    memory: dict[tuple[str, Purpose], int]
+    resident: dict[tuple[str, Purpose], int]
+    loads: int
+    evictions: int
+    refused: int
+    restarts: int
 
 
 class Exchange:
-    """Opens engines on demand, keeps them, and streams requests through them.
+    """Opens engines on demand, keeps them, and passes requests on to them.
 
     Belongs to the event loop it is first used in. `notice` is told, in one sentence each, what a
-    person should know but did not ask: a context reduced to fit, a weaker sandbox.
+    person should know but did not ask: a context reduced to fit, a weaker sandbox. `shared` is for
+    who serves others: models take several requests at once, leave room for each other, and go when
+    they have been idle for the setting `keep_alive`; else they stay until `close`.
     """
 
-    def __init__(self, settings: Settings, notice: Notice | None = None) -> None:
-        self._settings = settings
-        self._notice = notice or (lambda _: None)
-        self._open: dict[str, _Open] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+    def __init__(
+        self, settings: Settings, notice: Notice | None = None, *, shared: bool = False
+    ) -> None:
+        self._settings, self._shared = settings, shared
+        self._told: set[str] = set()
+        self._tell = notice or (lambda _: None)
+        self._places = Places(settings)
+        self._scheduler: Scheduler[Opened] = Scheduler(
+            self._budget,
+            keep_alive=seconds_of(settings.keep_alive) if shared else math.inf,
+            queue=settings.queue,
+            most=settings.models if shared else 0,
+        )
+        self._names: dict[str, str] = {}  # digest -> a ref of it
+        self._facts: dict[str, Facts] = {}
+        self._echoes: dict[str, Opened] = {}
+        self._restarts = 0  # of workers that have gone
+
+    # ---- one request -----------------------------------------------------------------------
+
+    async def stream(
+        self,
+        request: Request,
+        key: str = "",
+        *,
+        keep_alive: float | None = None,
+        context: int | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Answer one request.
+
+        Args:
+            request: what to do.
+            key: whose request it is; callers take turns.
+            keep_alive: seconds the model stays loaded once idle, from now on.
+            context: least tokens of context; a model loaded with less is loaded again.
+
+        Raises an OvertError as long as nothing of the answer has been yielded; after that an error
+        ends the stream as a `Failed` event, so that what was delivered is never lost.
+        """
+        with await self._seat(request.model, "answer", key, keep_alive, context) as opened:
+            events = opened.engine.stream(overlay.apply(opened.overlay, request))
+            try:
+                async for event in events:
+                    yield event
+                    if not isinstance(event, Progress):
+                        break
+                try:
+                    async for event in events:
+                        yield event
+                except OvertError as error:
+                    yield Failed(error.code, error.message, error.hint)
+            finally:
+                await events.aclose()
+
+    async def embed(
+        self,
+        request: EmbedRequest,
+        key: str = "",
+        *,
+        keep_alive: float | None = None,
+        context: int | None = None,
+    ) -> Embeddings:
+        """Vectors of texts. Arguments as for `stream`; raises OvertErrors."""
+        with await self._seat(request.model, "embed", key, keep_alive, context) as opened:
+            return await opened.engine.embed(request)
+
+    async def rerank(
+        self,
+        request: RerankRequest,
+        key: str = "",
+        *,
+        keep_alive: float | None = None,
+        context: int | None = None,
+    ) -> Ranking:
+        """Scores of documents. Arguments as for `stream`; raises OvertErrors."""
+        with await self._seat(request.model, "rerank", key, keep_alive, context) as opened:
+            return await opened.engine.rerank(request)
+
+    async def score(
+        self,
+        request: ScoreRequest,
+        key: str = "",
+        *,
+        keep_alive: float | None = None,
+        context: int | None = None,
+    ) -> tuple[TokenLogprob, ...]:
+        """How likely a text is. Arguments as for `stream`; raises OvertErrors."""
+        with await self._seat(request.model, "score", key, keep_alive, context) as opened:
+            return await opened.engine.score(request)
+
+    async def count(self, request: Request, key: str = "") -> int:
+        """Tokens of `request` as its model would read it."""
+        with await self._words(request.model, key) as opened:
+            return await opened.engine.count(overlay.apply(opened.overlay, request))
+
+    async def render(self, request: Request, key: str = "") -> str:
+        """The text that the model's chat template makes of `request`."""
+        with await self._words(request.model, key) as opened:
+            return await opened.engine.render(overlay.apply(opened.overlay, request))
+
+    async def tokenize(
+        self, model: str, text: str, *, special: bool = True, key: str = ""
+    ) -> tuple[int, ...]:
+        """Token ids of `text`; see `Engine.tokenize`."""
+        with await self._words(model, key) as opened:
+            return await opened.engine.tokenize(text, special=special)
+
+    async def detokenize(self, model: str, tokens: Sequence[int], *, key: str = "") -> str:
+        """The text of token ids."""
+        with await self._words(model, key) as opened:
+            return await opened.engine.detokenize(tokens)
+
+    # ---- models in memory ------------------------------------------------------------------
 
     async def open(self, ref: str) -> Engine:
         """The engine that answers for `ref`, started if it is not running.
 
         Raises:
             BadRef, ModelNotFound, FormatError: no such model here, or not one.
+            BadRequest: a model that does not write text.
             OutOfMemory: it does not fit, with the numbers.
             NoIsolation, EngineFailed: the worker could not start.
         """
-        async with self._opening.setdefault(ref, asyncio.Lock()):
-            if ref not in self._open:
-                self._open[ref] = await self._start(ref)
-            return self._open[ref].engine
+        with await self._seat(ref, "answer", "", None, None, guest=True) as opened:
+            self._facts[ref] = replace(opened.facts, ref=ref)
+            return opened.engine
 
     def facts(self, ref: str) -> Facts:
         """Facts of a model that `open` has opened."""
-        return self._open[ref].facts
+        return self._facts[ref]
 
-    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Answer one request.
+    async def load(
+        self,
+        ref: str,
+        key: str = "",
+        *,
+        keep_alive: float | None = None,
+        context: int | None = None,
+    ) -> Held:
+        """Have a model in memory for what it is made for.
 
-        Raises an OvertError as long as nothing of the answer has been yielded; after that an error
-        ends the stream as a `Failed` event, so that what was delivered is never lost.
+        Arguments as for `stream`; raises OvertErrors.
         """
-        engine = await self.open(request.model)
-        request = overlay.apply(self._open[request.model].overlay, request)
-        begun = False
-        async with aclosing(engine.stream(request)) as events:
-            try:
-                async for event in events:
-                    begun = begun or not isinstance(event, Progress)
-                    yield event
-            except OvertError as error:
-                if not begun:
-                    raise
-                yield Failed(error.code, error.message, error.hint)
+        if _is_echo(ref):
+            can, facts = self._echo(ref).engine.capabilities, self._echo(ref).facts
+            return Held(
+                ref, "", "answer", 0, can.context, can.parallel, 0, 0, time.time(), math.inf, facts
+            )
+        place = await self._place(ref)
+        resident = await self._scheduler.load(
+            (place.model.digest, place.purpose),
+            self._loader(place, place.purpose),
+            caller=key,
+            keep_alive=keep_alive,
+            size=context or 0,
+        )
+        return self._held(resident)
+
+    async def unload(self, ref: str) -> bool:
+        """Let a model go once it is idle; False where it was not loaded.
+
+        Raises:
+            BadRef, ModelNotFound …: as `open`, where `ref` is no model here.
+        """
+        if _is_echo(ref):
+            return False
+        digest = (await self._place(ref)).model.digest
+        return any([await self._scheduler.unload((digest, purpose)) for purpose in _PURPOSES])
+
+    def loaded(self) -> list[Held]:
+        """The models in memory, the one used last first."""
+        return [self._held(resident) for resident in self._residents()]
+
+    def stats(self) -> Stats:
+        """Figures for metrics. Reads a file of the system for each worker."""
+        seen = self._scheduler.stats()
+        held = [(self._name(one.key), one.memory, one.it.worker) for one in self._residents()]
+        return Stats(
+            waiting={self._name(key): count for key, count in seen.waiting.items()},
+            busy={self._name(key): count for key, count in seen.busy.items()},
+            memory={name: memory for name, memory, _ in held},
+            resident={name: worker.memory()[0] for name, _, worker in held if worker},
+            loads=seen.loads,
+            evictions=seen.evictions,
+            refused=seen.refused,
+            restarts=self._restarts + sum(worker.restarts for _, _, worker in held if worker),
+        )
 
     async def close(self) -> None:
-        """Stop every engine this exchange started."""
-        opened, self._open = list(self._open.values()), {}
-        await asyncio.gather(*(one.engine.close() for one in opened))
+        """Stop every engine this exchange started, and refuse who comes later."""
+        await self._scheduler.close()
 
-    async def _start(self, ref: str) -> _Open:
-        parsed = refs.parse(ref)
-        if parsed.scheme == "echo":
+    # ---- inside ----------------------------------------------------------------------------
+
+    async def _seat(
+        self,
+        ref: str,
+        purpose: Purpose,
+        key: str,
+        keep_alive: float | None,
+        context: int | None,
+        *,
+        guest: bool = False,
+    ) -> AbstractContextManager[Opened]:
+        place = self._places.known(ref)
+        if place is None:
+            if _is_echo(ref):
+                return nullcontext(self._echo(ref))
+            place = await self._place(ref)
+        place.check(purpose)
+        return await self._scheduler.take(
+            (place.model.digest, purpose),
+            self._loader(place, purpose),
+            caller=key,
+            keep_alive=keep_alive,
+            size=min(context or 0, place.header.context_length or context or 0),
+            guest=guest,
+        )
+
+    async def _words(self, ref: str, key: str) -> AbstractContextManager[Opened]:
+        """A place beside whatever engine knows the model's words; it takes nobody's seat."""
+        purpose: Purpose = "answer" if _is_echo(ref) else (await self._place(ref)).purpose
+        return await self._seat(ref, purpose, key, None, None, guest=True)
+
+    async def _place(self, ref: str) -> Place:
+        place = self._places.known(ref)
+        if place is None:
+            get = self._places.get
+            # Where others are served a file that has to be hashed must not stop them.
+            place = await asyncio.to_thread(get, ref) if self._shared else get(ref)
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            self._names[place.model.digest] = ref
+        return place
+
+    def _loader(self, place: Place, purpose: Purpose) -> Loader:
+        return Loader(place, purpose, self._settings, self._shared, self._notice, self._gone)
+
+    def _gone(self, opened: Opened) -> None:
+        self._restarts += opened.worker.restarts if opened.worker else 0
+
+    def _residents(self) -> list[Resident[Opened]]:
+        return self._scheduler.loaded()
+
+    def _name(self, key: Any) -> tuple[str, Purpose]:
+        digest, purpose = key
+        return self._names.get(digest, digest), purpose
+
+    def _held(self, one: Resident[Opened]) -> Held:
+        facts = one.it.facts
+        return Held(
+            ref=facts.ref,
+            digest=facts.digest,
+            purpose=one.it.purpose,
+            memory=one.memory,
+            context=one.size,
+            parallel=one.seats,
+            busy=one.busy,
+            waiting=one.waiting,
+            used=one.used,
+            expires=one.expires,
+            facts=facts,
+        )
+
+    def _echo(self, ref: str) -> Opened:
+        found = self._echoes.get(ref)
+        if found is None:
             from overt.engines.echo import Echo
 
-            return _Open(Echo(parsed.name), Facts(ref, "", "echo"))
-        if parsed.remote:
-            raise NotFound(
-                f"{ref} is on another server, and this version of Overt runs local models only",
-                "choose one from `overt list --available`",
-            )
-        return await self._start_local(ref)
+            if len(self._echoes) >= _MOST_ECHOES:
+                self._echoes.clear()
+            engine = Echo(refs.parse(ref).name)
+            found = self._echoes[ref] = Opened(engine, Facts(ref, "", "echo"))
+        return found
 
-    async def _start_local(self, ref: str) -> _Open:
-        from overt.engines.llamacpp import LlamaCpp
-        from overt.workers.supervise import Worker
+    def _budget(self) -> int:
+        """Bytes for all models together: what they hold already and what is free."""
+        if self._settings.memory:
+            return self._settings.memory
+        workers = [one.it.worker for one in self._residents()]
+        held = sum(worker.memory()[1] for worker in workers if worker)
+        return free_memory(mapped=self._shared) + held
 
-        model = pull.find(ref, self._settings)
-        over = overlay.read(model)
-        header = _header(model)
-        own = header.context_length
-        if own and self._settings.context > own:
-            raise BadSetting(
-                f"{ref} holds {own} tokens at most, and {self._settings.context} were asked for",
-                f"--context {own}",
-            )
-        settings = overlay.settings(over, self._settings, own)
-        template = over.template or header.chat_template
-        batch = batch_size(header)
-        native = _native(settings)
-        fit = choose(
-            header,
-            context=settings.context,
-            parallel=settings.parallel,
-            batch=batch,
-            free=settings.memory or free_memory(),
-            projector=sum(path.stat().st_size for path in _beside(model, over)),
-            native=native is not None,
-            label=ref,
-        )
-        if settings.threads:
-            threads = cores.Threads(settings.threads, settings.threads)
-        else:
-            threads = cores.plan(header.file_size, header.block_count or 1, cores.free())
-        spec = self._spec(model, over, fit, batch, threads, native)
-        for notice in (*over.notices, *_remarks(fit, template)):
-            self._notice(notice)
-        worker = await Worker.start(spec, settings.home / "run")
-        isolation = worker.isolation
-        if isolation.missing:
-            self._notice(f"isolation is weaker here: {'; '.join(isolation.missing)}")
-        engine = LlamaCpp(
-            worker, _capabilities(template or "", fit, own or 0, images=model.projector is not None)
-        )
-        facts = Facts(
-            ref=ref,
-            digest=model.digest,
-            engine=engine.name,
-            build=str(worker.info.get("build", "")),
-            context=fit.context,
-            threads=threads,
-            isolation=isolation.layers,
-            missing=isolation.missing,
-        )
-        return _Open(engine, facts, over)
-
-    def _spec(
-        self,
-        model: pull.Model,
-        over: Overlay,
-        fit: Fit,
-        batch: int,
-        threads: cores.Threads,
-        native: Path | None,
-    ) -> "WorkerSpec":
-        from overt.engines import openmp
-        from overt.engines.llamacpp import HOST
-        from overt.workers.supervise import WorkerSpec
-
-        settings = self._settings
-        parameters = {
-            "weights": str(model.weights),
-            "projector": str(model.projector) if model.projector else None,
-            "template": over.template,
-            "adapters": [str(path) for path in over.adapters],
-            "context": fit.context,
-            "parallel": settings.parallel,
-            "batch": batch,
-            "threads": threads.decode,
-            "prompt_threads": threads.prompt,
-            "checkpoints": CHECKPOINTS,
-            "debug": settings.debug,
-        }
-        return WorkerSpec(
-            host=HOST,
-            parameters=parameters,
-            readable=(*split.files(model.weights), *_beside(model, over)),
-            memory=fit.need.total + _SLACK,
-            isolation=settings.isolation,
-            label=model.ref,
-            digest=model.digest,
-            python_path=(native,) if native else (),
-            environ=openmp.environ(),
-        )
+    def _notice(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
 
-def _remarks(fit: Fit, template: str | None) -> Iterator[str]:
-    """What is not as one would expect, a sentence each."""
-    if fit.reduced_from:
-        yield (
-            f"context is {fit.context} tokens: the model's own {fit.reduced_from} "
-            f"does not fit in memory (--context N to choose)"
-        )
-    if not template:
-        yield (
-            "this model has no chat template, so it continues your words as they stand, "
-            "and may not stop by itself (--max-tokens N)"
-        )
-
-
-def _header(model: pull.Model) -> gguf.Header:
-    """The header of the weights, or a clear word where this engine does not read their kind."""
-    name = model.manifest.weights.path if model.manifest else model.weights.name
-    if name.endswith(".safetensors"):
-        raise EngineFailed(
-            f"{name} is safetensors, and the local engine reads GGUF",
-            "pull a GGUF of this model (`overt list --available`)",
-        )
-    return gguf.read(model.weights)
-
-
-def _beside(model: pull.Model, over: Overlay) -> tuple[Path, ...]:
-    """What the worker loads beside the weights."""
-    return (*((model.projector,) if model.projector else ()), *over.adapters)
-
-
-_SLACK = 300 << 20  # what llama.cpp allocates for a moment while loading, measured
-
-
-def batch_size(header: gguf.Header) -> int:
-    """Prompt tokens read between two looks at cancellation: about 0.7 s of work on one core.
-
-    Measured: 27 billion parameters times tokens a second and thread, and no loss of prompt speed
-    from 128 upwards; below 32 the loss is large.
-    """
-    embedding = header.tensor("token_embd.weight")
-    parameters = header.parameters - (embedding.parameters if embedding else 0)
-    tokens = 0.7 * 27e9 / max(parameters, 1)
-    return next((size for size in (128, 64) if size <= tokens), 32)
-
-
-def _capabilities(template: str, fit: Fit, longest: int, *, images: bool) -> Capabilities:
-    return Capabilities(
-        context=fit.context,
-        longest=longest,
-        parallel=fit.need.parallel,
-        chat=bool(template),
-        images=images,
-        tools="tools" in template,
-        thinking="think" in template,
-        logprobs=True,
-        constrained=True,
-    )
-
-
-def _native(settings: Settings) -> Path | None:
-    if settings.engine == "wheel":
-        return None
-    from overt.engines.build import native_path
-
-    native = native_path(settings.home)
-    if native is None and settings.engine == "native":
-        raise NotFound("no native engine has been built for this machine", "overt engine build")
-    return native
+def _is_echo(ref: str) -> bool:
+    return ref.startswith("echo:")

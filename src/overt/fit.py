@@ -17,7 +17,7 @@ Buffer sizes follow from the sources; the constants of the overhead were measure
 
 import functools
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -283,16 +283,19 @@ def _up(context: int) -> int:
 # ---- how much there is -----------------------------------------------------------------------
 
 
-def free_memory(root: Path = Path("/")) -> int:
+def free_memory(root: Path = Path("/"), *, mapped: bool = False) -> int:
     """Bytes that could be taken now without pushing out others; limits of control groups count.
 
-    `root` is where ``/proc`` and ``/sys`` are looked for.
+    `root` is where ``/proc`` and ``/sys`` are looked for. With `mapped` the pages of files in use
+    count as free too, as they do for the whole machine anyway: for who counts the files of loaded
+    models by itself.
     """
-    return max(0, min([int(psutil.virtual_memory().available), *_group_rooms(root)]))
+    return max(0, min([int(psutil.virtual_memory().available), *_group_rooms(root, mapped)]))
 
 
-def _group_rooms(root: Path) -> list[int]:
+def _group_rooms(root: Path, mapped: bool) -> list[int]:
     """What each limited control group this process is in has left, caches it can drop included."""
+    kinds = ("inactive_file", "active_file") if mapped else ("inactive_file",)
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
     except (OSError, ValueError):
@@ -302,21 +305,23 @@ def _group_rooms(root: Path) -> list[int]:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+            droppable = kinds
         elif "memory" in controllers.split(","):
             base = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            droppable = tuple(f"total_{kind}" for kind in kinds)
         else:
             continue
         parts = [part for part in path.split("/") if part not in ("", ".", "..")]
         for depth in range(len(parts), -1, -1):
-            room = _group_room(base.joinpath(*parts[:depth]), *names)
+            room = _group_room(base.joinpath(*parts[:depth]), *names, droppable)
             if room is not None:
                 rooms.append(room)
     return rooms
 
 
-def _group_room(group: Path, most: str, used: str, droppable: str) -> int | None:
+def _group_room(group: Path, most: str, used: str, droppable: Iterable[str]) -> int | None:
     try:
         limit = int((group / most).read_text("ascii"))
         taken = int((group / used).read_text("ascii"))
@@ -326,7 +331,7 @@ def _group_room(group: Path, most: str, used: str, droppable: str) -> int | None
         stat = dict(
             line.split() for line in (group / "memory.stat").read_text("ascii").splitlines()
         )
-        taken -= int(stat.get(droppable, 0))
+        taken -= sum(int(stat.get(kind, 0)) for kind in droppable)
     except (OSError, ValueError):
         pass
     return max(0, limit - max(0, taken))

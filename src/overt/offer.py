@@ -212,7 +212,7 @@ class _Judge:
             return None
         chosen = choose(list(self._listing.sizes), variant.name, "")
         projector = sum(self._listing.sizes[p] for role, p in chosen.files if role == "projector")
-        need = fit.need(like, self.context, self._settings.parallel, projector=projector)
+        need = fit.need(like, self.context, self._settings.parallel or 1, projector=projector)
         if header is None:
             need = fit.of_size(need, like, size, variant.quantization, projector)
         return need.total

@@ -6,7 +6,9 @@ they apply (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``PIP_INDEX_URL``
 ``HTTPS_PROXY`` …) are read by the source that needs them.
 """
 
+import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +18,9 @@ from typing import Any
 from overt.errors import BadSetting
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PIECE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|[smhd]|)")
+_DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|[smhd]))+|[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BYTES = ("memory", "bandwidth")  # settings that are written as sizes
 _KINDS = {bool: "true or false", int: "a whole number", str: "text"}
 
@@ -33,9 +38,18 @@ class Settings:
     )
     model: str = _setting("smollm2", "the model used when none is named")
     context: int = _setting(0, "context in tokens; 0 is the model's own, as far as memory allows")
-    parallel: int = _setting(1, "requests answered at once by one worker")
+    parallel: int = _setting(
+        0, "requests answered at once by one worker; 0 is 1, and up to 4 when serving"
+    )
     threads: int = _setting(0, "threads for decoding; 0 counts the cores that are free now")
-    memory: int = _setting(0, "bytes a model may take (8g, 500m); 0 is what is free now")
+    memory: int = _setting(
+        0, "bytes all loaded models together may take (8g, 500m); 0 is what is free now"
+    )
+    keep_alive: str = _setting(
+        "5m", "how long a served model stays loaded when idle: 30s, 5m, 1h30m, 0, forever"
+    )
+    queue: int = _setting(512, "requests that may wait at once when serving")
+    models: int = _setting(0, "models loaded at once when serving; 0 is as many as fit")
     isolation: str = _setting(
         "best", "best: every layer this machine has; full: refuse unless all are in force; off"
     )
@@ -62,9 +76,13 @@ def load(
     settings = replace(
         Settings(), **{name: _as_kind(name, value) for name, value in merged.items()}
     )
-    for name in ("parallel", "downloads"):
+    for name in ("queue", "downloads"):
         if getattr(settings, name) == 0:
             raise BadSetting(f"{name} is 0", "set it to 1 or more")
+    try:
+        seconds_of(settings.keep_alive)
+    except BadSetting as error:
+        raise BadSetting(f"keep_alive is {settings.keep_alive!r}", error.hint) from None
     if settings.downloads > 64:
         raise BadSetting(f"downloads is {settings.downloads}", "set it to 64 or less")
     if settings.isolation not in ("best", "full", "off"):
@@ -88,6 +106,22 @@ def bytes_of(text: str | int) -> int:
         return int(float(cleaned.removesuffix(unit)) * _SIZES[unit])
     except (ValueError, OverflowError):
         raise BadSetting(f"{text!r} is not a size", "write it like 500m or 8g") from None
+
+
+def seconds_of(text: str) -> float:
+    """``"1h30m"`` is 5400; a bare number is seconds; ``"forever"`` and what is negative are inf.
+
+    Raises:
+        BadSetting: not a duration.
+    """
+    cleaned = text.strip().lower()
+    if cleaned == "forever":
+        return math.inf
+    if not _DURATION.fullmatch(cleaned.removeprefix("-")):
+        raise BadSetting(f"{text!r} is not a duration", "write it like 30s, 5m, 1h30m or forever")
+    if cleaned.startswith("-"):
+        return math.inf
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PIECE.findall(cleaned))
 
 
 def _home(text: str | Path) -> Path:

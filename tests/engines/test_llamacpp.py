@@ -4,6 +4,7 @@ The same engine with a real model behind it is in test_llamacpp_model.py.
 """
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import AsyncGenerator
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from overt.chat import (
     Answer,
+    Done,
     Failed,
     ImagePart,
+    Logprobs,
     Message,
     Progress,
     Request,
@@ -24,14 +27,16 @@ from overt.chat import (
     TextPart,
     Thought,
     ThoughtPart,
+    TokenLogprob,
     Tool,
+    ToolCall,
     ToolCallPart,
     ToolResultPart,
     Usage,
 )
 from overt.engines.base import Capabilities
 from overt.engines.llamacpp import LlamaCpp
-from overt.errors import BadRequest, ContextExceeded, EngineFailed, OvertError
+from overt.errors import BadRequest, ContextExceeded, EngineFailed, OvertError, Unsupported
 
 CAN = Capabilities(context=100, images=True)
 
@@ -52,6 +57,9 @@ class Script:
                 yield chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()
         finally:
             self.closed = True
+
+    async def ask(self, path: str, body: bytes) -> bytes:
+        raise AssertionError("nothing was to be asked")
 
     async def stop(self) -> None: ...
 
@@ -87,21 +95,32 @@ def test_a_plain_question():
 
 
 def test_every_knob_arrives_under_llama_cpps_name():
-    sampling = Sampling(0.5, 40, 0.9, 0.1, 1.1, 0.2, 0.3, 7)
-    sent = body(says("hi", sampling=sampling, max_tokens=9, stop=("a", "b"), logprobs=3))
+    sampling = Sampling(0.5, 40, 0.9, 0.1, 0.8, 1.1, 64, 0.2, 0.3, 7)
+    bias = ((5, 1.5), (6, -100.0))
+    sent = body(
+        says(
+            "hi", sampling=sampling, max_tokens=9, stop=("a", "b"), logprobs=3, logit_bias=bias,
+            thinking=True, effort="low",
+        )
+    )  # fmt: skip
     assert {
         "temperature": 0.5,
         "top_k": 40,
         "top_p": 0.9,
         "min_p": 0.1,
+        "typical_p": 0.8,
         "repeat_penalty": 1.1,
+        "repeat_last_n": 64,
         "presence_penalty": 0.2,
         "frequency_penalty": 0.3,
         "seed": 7,
         "n_predict": 9,
         "stop": ["a", "b"],
-        "logprobs": True,
-        "top_logprobs": 3,
+        "verbose": True,
+        "response_fields": ["stopping_word"],
+        "n_probs": 3,
+        "logit_bias": [[5, 1.5], [6, False]],
+        "chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"},
     }.items() <= sent.items()
 
 
@@ -113,6 +132,22 @@ def test_a_raw_prompt_goes_to_completion_untemplated():
     assert script.body["n_probs"] == 1
     assert script.body["json_schema"] == {"type": "string"}
     assert "messages" not in script.body
+
+
+def test_a_prompt_of_token_ids_goes_as_it_is():
+    script = Script(DONE)
+    run(script, Request("m", prompt=(3, 1, 2)))
+    assert (script.kind, script.body["prompt"]) == ("completion", [3, 1, 2])
+
+
+def test_no_effort_is_no_thinking_and_no_stop_is_no_stop():
+    sent = body(says("hi", effort="none", stop=("",)))
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "stop" not in sent
+
+
+def test_penalties_over_the_whole_context():
+    assert body(says("hi", sampling=Sampling(repeat_last_n=-1)))["repeat_last_n"] == 100
 
 
 def test_a_conversation_with_tools_thoughts_and_images():
@@ -173,7 +208,68 @@ def test_a_required_tool_is_forced_by_schema_and_read_back():
     schema = script.body["response_format"]["json_schema"]["schema"]
     assert schema["anyOf"][0]["properties"]["name"] == {"const": "look"}
     assert (answer.text, answer.finish) == ("", "tool_calls")
-    assert answer.tool_calls == [ToolCallPart("call_0", "look", '{"q": "x"}')]
+    [call] = answer.tool_calls
+    assert (call.name, call.arguments) == ("look", '{"q": "x"}')
+    assert call.id.startswith("call_")
+
+
+FORCED = '{"name": "l\\u00f6ok", "arguments" : {"a": "}\\"]", "b": [{}, {"c": "\\\\"}]}}'
+
+
+@given(st.lists(st.integers(0, len(FORCED)), max_size=8))
+def test_a_forced_call_is_the_same_however_its_text_is_cut(cuts):
+    ends = [0, *sorted(cuts), len(FORCED)]
+    pieces = [FORCED[a:b] for a, b in itertools.pairwise(ends)]
+    script = Script(*({"choices": [{"delta": {"content": piece}}]} for piece in pieces), DONE)
+    answer = Answer()
+    for event in run(script, says("hi", tools=(Tool("löok"),), tool_choice="required")):
+        answer.add(event)
+    [call] = answer.tool_calls
+    assert call.name == "löok"
+    assert json.loads(call.arguments) == json.loads(FORCED)["arguments"]
+    assert (answer.text, answer.finish) == ("", "tool_calls")
+
+
+def test_a_forced_call_that_is_cut_short_says_so():
+    cut = {"choices": [{"delta": {"content": '{"name": "look", "arguments": {"q": "'}}]}
+    ended = {"choices": [{"delta": {}, "finish_reason": "length"}]}
+    answer = Answer()
+    for event in run(Script(cut, ended), says("hi", tools=(Tool("look"),), tool_choice="look")):
+        answer.add(event)
+    assert (answer.finish, answer.tool_calls[0].arguments) == ("length", '{"q": "')
+
+
+def test_one_call_at_most_where_one_was_asked_for():
+    calls = [{"index": n, "id": f"c{n}", "function": {"name": "look"}} for n in range(2)]
+    script = Script({"choices": [{"delta": {"tool_calls": calls}}]}, DONE)
+    events = run(script, says("hi", tools=(Tool("look"),), parallel_tools=False))
+    assert script.body["parallel_tool_calls"] is False
+    assert [event.id for event in events if isinstance(event, ToolCall)] == ["c0"]
+
+
+def test_which_stop_sequence_ended_the_answer():
+    def ended(word: str) -> Done:
+        last = DONE | {"__verbose": {"stopping_word": word}}
+        *_, done = run(Script(last), says("x", stop=("a", "b")))
+        return done
+
+    assert ended("b") == Done("stop", "b")
+    assert ended("") == Done("stop")
+    assert ended("<|im_end|>") == Done("stop")  # a stop of the template, not of whoever asked
+
+
+def test_logprobs_carry_ids_bytes_and_no_more_alternatives_than_asked():
+    top = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -2.0}]
+    token = {"id": 7, "token": "a", "logprob": -1.0, "bytes": [97], "top_logprobs": top}
+    half = token | {"token": "\ufffd", "bytes": [0xE2, 0x82]}
+    chunk = {"choices": [{"text": "a", "logprobs": {"content": [token, half]}}]}
+    for asked, listed in ((0, ()), (1, (("a", -1.0),)), (2, (("a", -1.0), ("b", -2.0)))):
+        events = run(Script(chunk, DONE), Request("m", prompt="x", logprobs=asked))
+        [told] = [event for event in events if isinstance(event, Logprobs)]
+        assert told.tokens == (
+            TokenLogprob("a", -1.0, listed, 7, None),
+            TokenLogprob("\ufffd", -1.0, listed, 7, b"\xe2\x82"),
+        )
 
 
 def test_tools_offered_are_sent_and_none_withholds_them():
@@ -194,6 +290,11 @@ def test_tools_offered_are_sent_and_none_withholds_them():
         (says("x", logprobs=21), "logprobs is 21"),
         (says("x", json_schema={}, grammar="root"), "both given"),
         (says("x", tool_choice="fly"), "none of the tools"),
+        (says("x", suffix="y"), "without a prompt"),
+        (says("x", logit_bias=((-1, 1.0),)), "logit bias 1.0 for token -1"),
+        (says("x", logit_bias=((1, float("nan")),)), "logit bias nan"),
+        (says("x", sampling=Sampling(typical_p=1.5)), "typical_p is 1.5"),
+        (says("x", sampling=Sampling(repeat_last_n=-2)), "repeat_last_n is -2"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_worker_sees_it(request_, words):
@@ -251,6 +352,7 @@ def test_chunks_become_events():
             "unrecognized type objekt",
         ),
         ({"message": "no", "type": "invalid_request_error"}, BadRequest, "refused the request: no"),
+        ({"message": "no", "type": "not_supported_error"}, Unsupported, "cannot do that: no"),
         ({"message": "boom", "type": "RuntimeError"}, EngineFailed, "llama.cpp failed: boom"),
     ],
 )
@@ -299,7 +401,7 @@ def test_no_chunk_of_a_hostile_worker_escapes_the_error_tree(seed, noise):
             "choices": [
                 {
                     "delta": {"content": "a", "tool_calls": [{"index": 0, "id": "x"}]},
-                    "logprobs": {"content": [{"token": "a", "logprob": -1.0}]},
+                    "logprobs": {"content": [{"token": "a", "logprob": -1.0, "bytes": [97]}]},
                 }
             ],
             "usage": {"prompt_tokens": 3},

@@ -531,9 +531,9 @@ def test_the_verb_says_what_it_serves_and_why_it_cannot(
     taken = overt_cli("serve", "--mirror", "--port", str(mirror.port), "--home", upstream)
     assert taken.code == 1
     assert "Address already in use; choose another with --port" in taken.stderr
-    nothing = overt_cli("serve")
-    assert (nothing.code, nothing.stderr) == (
-        2, "overt: serve needs to know what to serve; add --mirror\n",
+    odd = overt_cli("serve", "--mirror", "--require-key")
+    assert (odd.code, odd.stderr) == (
+        2, "overt: --require-key means nothing to a mirror; leave it out, or --mirror\n",
     )  # fmt: skip
     assert overt_cli("serve", "--mirror", "--host", "no..name").code == 2
     assert overt_cli("serve", "--mirror", "--name", "http://x").code == 2

@@ -1,6 +1,6 @@
 """Hosts that tests load into real workers; each does one thing a native engine might do."""
 
-# ruff: noqa: PTH109, PTH115, PTH123, PTH208  (a worker does what C would do, by system call)
+# ruff: noqa: PTH108, PTH109, PTH115, PTH123, PTH208, PTH211  (a worker does what C would do, by system call)
 
 import ctypes
 import os
@@ -169,3 +169,52 @@ class Sockets(Host):
 
 class KeepsSockets(Sockets):
     sockets = True
+
+
+class Listens(Sockets):
+    """Answers HTTP on `engine.sock`, well or badly, as the path says."""
+
+    listens = True
+
+    def load(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        import socket
+
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("engine.sock")
+        listener.listen()
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+        return {}
+
+    def _serve(self, listener: Any) -> None:
+        while True:
+            end, _ = listener.accept()
+            threading.Thread(target=self._answer, args=(end,), daemon=True).start()
+
+    def _answer(self, end: Any) -> None:
+        with end, end.makefile("rb") as asked:
+            _, path, _ = asked.readline().split()
+            length = 0
+            while (line := asked.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            body = asked.read(length)
+            match path:
+                case b"/echo":
+                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()
+                    end.sendall(head + body)
+                case b"/raw":
+                    end.sendall(body)
+                case b"/silent":
+                    time.sleep(60)
+                case b"/die":
+                    os._exit(3)
+
+    def kind_point(self, body: bytes, emit: Emit) -> None:
+        """Have the name of the listener lead elsewhere."""
+        os.unlink("engine.sock")
+        os.symlink(body, "engine.sock")
+
+    def kind_file(self, body: bytes, emit: Emit) -> None:
+        os.unlink("engine.sock")
+        with open("engine.sock", "wb"):
+            pass

@@ -80,6 +80,9 @@ async def test_sockets_are_gone_once_loaded_unless_kept(home: Path):
         assert await ask(one, "sockets", b"AF_INET") == [
             b"Address family not supported by protocol"
         ]
+    async with worker(home, host="Listens") as one:
+        assert await ask(one, "sockets", b"AF_UNIX") == [b"Operation not permitted"]
+        assert await ask(one, "sockets", b"AF_INET") == [b"Operation not permitted"]
 
 
 async def test_a_layer_left_out_is_reported_and_full_refuses_before_anything_is_loaded(home: Path):
@@ -192,7 +195,8 @@ def test_first_filter(machine: str, name: str, arguments: tuple[int, ...], error
 @pytest.mark.parametrize("machine", ARCH)
 def test_filters_allow_the_ordinary_and_kill_the_foreign(machine: str):
     ordinary = {"x86_64": (0, 1, 9, 202, 231), "aarch64": (63, 64, 222, 98, 94)}[machine]
-    for program in (seccomp.first(machine, OWN), seccomp.second(machine)):
+    after = [seccomp.second(machine, accepting=accepting) for accepting in (False, True)]
+    for program in (seccomp.first(machine, OWN), *after):
         for call in ordinary:
             assert judge(program, ARCH[machine], call) == ALLOW
         assert judge(program, 0x40000003, 1) == KILL  # i386
@@ -210,6 +214,8 @@ def test_second_filter_denies_every_socket(machine: str):
         number = seccomp.number(name, machine)
         assert number is not None
         assert judge(program, ARCH[machine], number, 1) == 0x50000 | EPERM
+        accepted = judge(seccomp.second(machine, accepting=True), ARCH[machine], number, 1)
+        assert accepted == (ALLOW if name.startswith("accept") else 0x50000 | EPERM)
 
 
 HEADERS = {

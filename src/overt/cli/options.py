@@ -90,7 +90,8 @@ def sampling_options(function: Function) -> Function:
 
 def take_sampling(given: dict[str, Any]) -> Sampling:
     """The `Sampling` among the options `given`, which are taken out."""
-    return Sampling(**{field.name: given.pop(field.name) for field in fields(Sampling)})
+    named = [field.name for field in fields(Sampling) if field.name in given]
+    return Sampling(**{name: given.pop(name) for name in named})
 
 
 def read_schema(text: str) -> Mapping[str, Any]:

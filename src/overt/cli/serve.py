@@ -1,74 +1,264 @@
-"""`overt serve`: let other machines of a team take models from this one."""
+"""`overt serve`: answer programs over HTTP, or let other machines take models from this one."""
 
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from overt.cli.options import verb
-from overt.cli.output import Output, duration, size
+from overt.cli.options import engine_options, verb
+from overt.cli.output import Mode, Output, duration, size
 from overt.errors import BadSetting
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.server.app import Asked
+    from overt.server.app import Asked, Listen
+    from overt.server.logs import Kind
+
+_KEPT = ("OVERT_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE")
+_TELEMETRY = "OTEL_"
+_LOGS: "dict[Mode, Kind]" = {"json": "json", "human": "text", "quiet": "off"}
 
 
-@click.command("serve", short_help="let other machines take models from this one")
-@click.option("--mirror", is_flag=True, help="Offer the models of the store for pulling.")
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What is to be served, and how."""
+
+    mirror: bool
+    host: str
+    port: int
+    token: str | None
+    names: tuple[str, ...]
+    origins: tuple[str, ...]
+    certificate: Path | None
+    key: Path | None
+    require_key: bool
+    preload: tuple[str, ...]
+    log: "Kind | None"
+
+    def listen(self) -> "Listen":
+        from overt.server.app import Listen
+
+        return Listen(self.host, self.port, self.certificate, self.key)
+
+
+@click.command("serve", short_help="answer programs over HTTP, or be a mirror")
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", default=11435, type=click.IntRange(0, 65535), help="0 is any free one.")
-@click.option(
-    "--token", metavar="TEXT", envvar="OVERT_MIRROR_TOKEN",
-    help="What clients must send; needed beyond this machine (OVERT_MIRROR_TOKEN).",
-)  # fmt: skip
 @click.option("--name", "names", multiple=True, metavar="HOST", help="A host name it answers to.")
+@click.option(
+    "--origin", "origins", multiple=True, metavar="URL",
+    help="Web pages of this origin may ask it too (CORS).",
+)  # fmt: skip
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file, for https.")
 @click.option("--key", type=click.Path(path_type=Path), help="The certificate's key, PEM.")
+@click.option("--require-key", is_flag=True, help="Ask for a key on this machine too.")
+@click.option("--preload", multiple=True, metavar="REF", help="Have this model in memory at once.")
+@click.option(
+    "--log", type=click.Choice(["json", "text", "off"]),
+    help="A line for each request, on stderr; json where --json is given, else text.",
+)  # fmt: skip
+@click.option("--install", is_flag=True, help="Start it with this machine, as asked for here.")
+@click.option("--uninstall", is_flag=True, help="Do not start it with this machine any more.")
+@click.option("--mirror", is_flag=True, help="Offer the models of the store for pulling instead.")
+@click.option(
+    "--token", metavar="TEXT", envvar="OVERT_MIRROR_TOKEN",
+    help="With --mirror: what clients must send, beyond this machine (OVERT_MIRROR_TOKEN).",
+)  # fmt: skip
+@engine_options
 @verb
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     out: Output,
     settings: Settings,
     *,
-    mirror: bool,
-    host: str,
-    port: int,
-    token: str | None,
-    names: tuple[str, ...],
-    certificate: Path | None,
-    key: Path | None,
+    install: bool,
+    uninstall: bool,
+    **given: Any,
 ) -> int:
-    """Serve the models of the store to other machines until Ctrl-C or SIGTERM.
+    """Answer the protocols of OpenAI, Anthropic, Gemini, Ollama and LM Studio until SIGTERM.
 
-    With --mirror they are read by the protocols of a hub and of a registry:
+    \b
+      export OPENAI_BASE_URL=http://127.0.0.1:11435/v1
+      overt serve --port 11434          stands in for Ollama
+      overt serve --host 0.0.0.0        for other machines: needs a key, see `overt keys add`
+
+    On this machine no key is needed. Models are loaded when they are asked for. A signal lets
+    running answers end, for 30 s at most; a second one ends it at once. docs/serve.md has more.
+
+    With --mirror it offers the models of the store to other machines instead, by the protocols of
+    a hub and of a registry (docs/transfer.md):
 
     \b
       HF_ENDPOINT=http://127.0.0.1:11435 overt pull hf:owner/repo
       overt pull oci:127.0.0.1:11435/smollm2
-
-    Models without an owner are hf:local/NAME there. Beyond this machine a token is needed: clients
-    send it as HF_TOKEN, or as the password of `docker login`. docs/transfer.md has more.
     """
-    if bool(certificate) != bool(key):
-        raise BadSetting("TLS needs a certificate and its key", "give --certificate and --key both")
-    if not mirror:
-        from overt.server import app, assembly
+    flags = Flags(**given)
+    _check(flags, install and uninstall)
+    if uninstall:
+        return _uninstall(out)
+    if install:
+        return _install(out, settings, flags, _words(context))
+    return _mirror(out, settings, flags) if flags.mirror else _api(out, settings, flags)
 
-        api = assembly.build(settings, out.note)
-        app.run(
-            api,
-            app.Listen(host, port, certificate, key),
-            lambda url: out.result({"url": url}, lambda: f"serving at {url}", lambda: url),
-            interactive=True,
+
+def _check(flags: Flags, both: bool) -> None:
+    if both:
+        raise BadSetting("--install and --uninstall cannot both be meant", "give one of them")
+    if bool(flags.certificate) != bool(flags.key):
+        raise BadSetting("TLS needs a certificate and its key", "give --certificate and --key both")
+    only = {
+        "--origin": flags.origins, "--require-key": flags.require_key, "--preload": flags.preload,
+    }  # fmt: skip
+    if flags.mirror and (wrong := [name for name, value in only.items() if value]):
+        raise BadSetting(f"{wrong[0]} means nothing to a mirror", "leave it out, or --mirror")
+    if flags.token and not flags.mirror and not os.environ.get("OVERT_MIRROR_TOKEN"):
+        raise BadSetting("--token is for --mirror", "make a key instead: overt keys add")
+
+
+# ---- the API -------------------------------------------------------------------------------
+
+
+def _api(out: Output, settings: Settings, flags: Flags) -> int:
+    from overt.keys import Keys
+    from overt.pull import find
+    from overt.server import app, assembly, guard, logs, telemetry
+
+    for ref in flags.preload:
+        if not ref.startswith("echo:"):
+            find(ref, settings)  # what is not here is told at once
+    keys = Keys(settings.home)
+    gate = guard.gate(
+        app.address_of(flags.host),
+        keys,
+        names=flags.names,
+        origins=flags.origins,
+        require_key=flags.require_key,
+    )
+    if not gate.loopback and not flags.certificate:
+        out.warn("without --certificate keys and answers cross the network unencrypted")
+    kind = flags.log or _LOGS[out.mode]
+    logs.set_up(kind)
+    sinks: list[Any] = [] if kind == "off" else [logs.Log(kind, _writer(kind, out))]
+    spans = telemetry.spans()
+    if spans is not None:
+        sinks.append(spans)
+    api = assembly.build(
+        settings, out.note, gate=gate, sinks=sinks, preload=flags.preload
+    )  # fmt: skip
+
+    def ready(url: str) -> None:
+        if spans is not None:
+            spans.serving_at(url)
+        out.result(
+            {"url": url, "key_needed": gate.needs_key},
+            lambda: f"serving at {url}; its addresses: {url}/docs; Ctrl-C ends it",
+            lambda: url,
         )
-        return 0
+
+    try:
+        app.run(api, flags.listen(), ready, interactive=True)
+    finally:
+        keys.note_used()
+        if spans is not None:
+            spans.close()
+    out.note("stopped")
+    return 0
+
+
+def _writer(kind: str, out: Output) -> Callable[[str], None]:
+    if kind == "text":
+        return out.note if out.remarks else out.warn
+
+    def write(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    return write
+
+
+# ---- starting with the machine -------------------------------------------------------------
+
+
+def _install(out: Output, settings: Settings, flags: Flags, words: list[str]) -> int:
+    from overt.keys import Keys
+    from overt.server import app, guard, units
+
+    if not flags.mirror:  # what would keep the server from starting is told now, not to a log
+        guard.gate(
+            app.address_of(flags.host),
+            Keys(settings.home),
+            names=flags.names,
+            origins=flags.origins,
+            require_key=flags.require_key,
+        )
+    environ = {name: os.environ[name] for name in _KEPT if os.environ.get(name)}
+    environ |= {k: v for k, v in sorted(os.environ.items()) if k.startswith(_TELEMETRY)}
+    unit = units.unit(words, {**environ, "OVERT_HOME": str(settings.home)})
+    new = units.install(unit)
+    out.result(
+        {"path": str(unit.path), "written": new, "start": list(unit.start)},
+        lambda: "\n".join(
+            [f"{'wrote' if new else 'unchanged:'} {unit.path}", "now type:"]
+            + [f"  {line}" for line in unit.start]
+        ),
+        lambda: str(unit.path),
+    )
+    return 0
+
+
+def _uninstall(out: Output) -> int:
+    from overt.server import units
+
+    unit = units.unit((), {})
+    units.uninstall(unit.path)
+    out.result(
+        {"path": str(unit.path), "stop": list(unit.stop)},
+        lambda: "\n".join(
+            [f"deleted {unit.path}", "if it is still running, type:"]
+            + [f"  {line}" for line in unit.stop]
+        ),
+        lambda: str(unit.path),
+    )
+    return 0
+
+
+def _words(context: click.Context) -> list[str]:
+    """The options that were given on this command line, to be given again."""
+    found: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not given or name in ("install", "uninstall", "home", "json", "quiet", "debug"):
+            continue
+        option = max(parameter.opts, key=len)
+        value = context.params[name]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            found += [option]
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            text = str(one.absolute()) if isinstance(one, Path) else str(one)
+            found += [option, text]
+    return found
+
+
+# ---- the mirror ----------------------------------------------------------------------------
+
+
+def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
     from overt.server import app, artefacts, guard
     from overt.server.mirror import Mirror
     from overt.server.shelf import HUB, Shelf
     from overt.store import Store
 
-    rules = guard.rules(app.address_of(host), names, token)
-    if not rules.loopback and not certificate:
+    rules = guard.rules(app.address_of(flags.host), flags.names, flags.token)
+    if not rules.loopback and not flags.certificate:
         out.warn("without --certificate the token and the models cross the network unencrypted")
     shelf = Shelf(Store(settings.home))
     doors = (artefacts.Registry(shelf), Mirror(shelf))
@@ -76,7 +266,7 @@ def command(
     def ready(url: str) -> None:
         ids = list(shelf.all(HUB))
         out.result(
-            {"url": url, "token": token is not None, "models": ids},
+            {"url": url, "token": flags.token is not None, "models": ids},
             lambda: f"{len(ids)} models at {url} ({', '.join(ids[:8])}); Ctrl-C ends it",
             lambda: url,
         )
@@ -86,7 +276,7 @@ def command(
             out.note(_line(asked))
 
     application = app.application(doors, rules, artefacts.refuse, log)
-    app.run(application, app.Listen(host, port, certificate, key), ready)
+    app.run(application, flags.listen(), ready)
     out.note("stopped")
     return 0
 

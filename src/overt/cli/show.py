@@ -223,7 +223,7 @@ def _fits(model: "Model", header: "Header", settings: Settings) -> dict[str, Any
         fit = choose(
             header,
             context=settings.context,
-            parallel=settings.parallel,
+            parallel=settings.parallel or 1,
             free=free,
             batch=batch_size(header),
             projector=model.projector.stat().st_size if model.projector else 0,

@@ -15,7 +15,9 @@ Emit = Callable[[bytes], bool]
 
 
 class Host:
-    """One model in llama.cpp's server, reachable only through `handle`."""
+    """One model in llama.cpp's server, reachable through `handle` and the worker's own socket."""
+
+    listens = True
 
     def __init__(self) -> None:
         self._server: Any = None
@@ -27,7 +29,8 @@ class Host:
             parameters: weights (path), projector (path or None), template (Jinja in place of the
                 file's own, or None), adapters (paths of LoRA files), context (tokens per slot),
                 parallel (slots), batch (tokens read between two looks at cancellation), threads,
-                prompt_threads, and checkpoints (restore points per slot of models with a window).
+                prompt_threads, checkpoints (restore points per slot of models with a window),
+                embedding (for vectors instead of answers) and pooling ("" is the model's own).
 
         Returns:
             What the parent cannot know: the build and its instruction sets.
@@ -49,12 +52,17 @@ class Host:
 
         An error becomes a last chunk ``{"error": {"message", "type"}}``, the server's own shape.
         """
-        call = {
-            "chat": self._server.handle_chat_completions,
-            "completion": self._server.handle_completions,
-        }[kind]
         try:
-            call(body, emit)
+            if kind == "chat":
+                self._server.handle_chat_completions(body, emit)
+            elif kind == "completion":
+                self._server.handle_completions(body, emit)
+            elif kind == "embed":
+                emit(self._server.handle_embeddings(body))
+            elif kind == "rerank":
+                emit(self._server.handle_rerank(body))
+            else:
+                raise ValueError(f"no such call: {kind}")
         except Exception as error:  # noqa: BLE001 (any C++ exception arrives as one of Python's)
             emit(
                 json.dumps(
@@ -85,6 +93,15 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     common.n_gpu_layers = given.get("gpu_layers", 0)
     common.cpuparams.n_threads = given["threads"]
     common.cpuparams_batch.n_threads = given["prompt_threads"]
+    if given.get("embedding"):
+        common.embedding = True
+        # As many for each slot: llama.cpp aborts on others while it plans an encoder's mean.
+        share = -(-given["batch"] // given["parallel"])
+        common.n_batch = common.n_ubatch = share * given["parallel"]
+    if pooling := given.get("pooling"):
+        common.pooling_type = getattr(
+            xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.upper()}"
+        )
     common.warmup = False
     common.fit_params = False  # Overt decides what fits, before the load, and says so
     common.ctx_shift = False  # a full context ends the answer; nothing is dropped in silence
@@ -94,7 +111,7 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     common.offline = True
     common.endpoint_slots = False
     common.ui = False
-    common.n_threads_http = 1
+    common.n_threads_http = 2  # for questions about words and tokens only
     # 1 is errors only: they are the reason a person is given when a model does not load.
     common.verbosity = 4 if given.get("debug") else 1
     if os.name == "posix":

@@ -257,15 +257,21 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$")
-        path = where.rstrip("`").lstrip(".")
-        unknown = None
-        if what.startswith("Object contains unknown field `"):
-            unknown = what.partition("`")[2].rstrip("`")
-            what = f"unknown field {unknown!r}"
-        raise BadBody(f"{what} at {path}" if path else what, path, unknown) from None
+        raise bad_body(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the body is not valid JSON: {error}") from None
+
+
+def bad_body(error: msgspec.ValidationError, at: str = "") -> BadBody:
+    """What msgspec found wrong; `at` is where in the body the value lies that it looked at."""
+    what, _, where = str(error).partition(" - at `$")
+    path = where.rstrip("`")
+    path = f"{at}{path}" if at else path.lstrip(".")
+    unknown = None
+    if what.startswith("Object contains unknown field `"):
+        unknown = what.partition("`")[2].rstrip("`")
+        what = f"unknown field {unknown!r}"
+    return BadBody(f"{what} at {path}" if path else what, path, unknown)
 
 
 # ---- an answer -----------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 """The API put together: every protocol, the services behind them, and the pages of the server."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any
 
+from overt.errors import OvertError
 from overt.exchange import Exchange
-from overt.protocols.base import Protocol
+from overt.protocols import anthropic_batches, openai_batches, openai_files
+from overt.protocols.base import FOR_EVER, NOBODY, Protocol
 from overt.records import Records
 from overt.server.api import Api
+from overt.server.guard import Gate
 from overt.server.library import Library
+from overt.server.metrics import Metrics
+from overt.server.pages import FREE, pages
 from overt.server.routing import Table
 from overt.server.services import Services
+from overt.server.watch import Sink, Watch
 from overt.settings import Settings
 
 _PROTOCOLS = ("openai", "anthropic", "gemini", "ollama", "lmstudio")
@@ -31,13 +36,56 @@ def protocols() -> tuple[Protocol, ...]:
     return tuple(found)
 
 
-def build(settings: Settings, notice: Callable[[str], None] | None = None, **gate: Any) -> Api:
-    """The application; `gate` goes to `Api`."""
+def build(
+    settings: Settings,
+    notice: Callable[[str], None] | None = None,
+    *,
+    gate: Gate | None = None,
+    sinks: Sequence[Sink] = (),
+    preload: Sequence[str] = (),
+) -> Api:
+    """The application. `gate` None admits everybody; `sinks` hear of every request.
+
+    `preload` names models that are loaded before the first request is taken.
+    """
+    version = metadata.version("overt")
+    exchange = Exchange(settings, notice)
+    records = Records(settings.home / "records.db")
     services = Services(
-        Exchange(settings, notice),
+        exchange,
         Library(settings),
-        Records(settings.home / "records.db"),
+        records,
         settings.home / "files",
-        metadata.version("overt"),
+        version,
+        identify=gate.identify if gate else None,
     )
-    return Api(Table(protocols()), services, ended=services.close, **gate)
+    spoken = protocols()
+    metrics = Metrics(exchange.stats)
+    watch = Watch(metrics, *sinks)
+    metrics.under_way = lambda: watch.under_way
+
+    async def started() -> None:
+        await openai_files.sweep(services)
+        for batches in (openai_batches, anthropic_batches):
+            await batches.resume(services)
+        for ref in preload:
+            try:
+                await services.load(NOBODY, ref, FOR_EVER)
+            except OvertError as error:  # whoever asks for it is told again; the others are served
+                if notice:
+                    notice(f"{ref} is not loaded: {error}")
+
+    async def ended() -> None:
+        await services.close()
+        await records.close()
+
+    return Api(
+        Table(spoken),
+        services,
+        gate,
+        pages=pages(spoken, version, metrics),
+        free=FREE,
+        watch=watch,
+        started=started,
+        ended=ended,
+    )

@@ -20,7 +20,7 @@ from overt.chat import (
     TokenLogprob,
 )
 from overt.errors import BadRef, OvertError, Unsupported
-from overt.exchange import Exchange
+from overt.exchange import Exchange, Held
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
 from overt.server.watch import Generation, generation
 
@@ -154,15 +154,22 @@ class Services:
         return card
 
     def loaded(self) -> Sequence[Loaded]:
-        return self._exchange.loaded()
+        return [self._loaded(held) for held in self._exchange.loaded()]
 
     async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
         _may_name(ref)
-        return await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
+        held = await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
+        return self._loaded(held)
 
     async def unload(self, caller: Caller, ref: str) -> bool:
         _may_name(ref)
         return await self._exchange.unload(ref)
+
+    def _loaded(self, held: Held) -> Loaded:
+        card = self.library.card_now(held.ref, held.digest)
+        return Loaded(
+            card, held.memory, held.context, held.parallel, held.expires, held.busy, held.used
+        )
 
     # ---- the rest --------------------------------------------------------------------------
 

@@ -34,11 +34,15 @@ CHUNK = 1 << 20  # bytes read at once, everywhere
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a long job is: `done` of `total` bytes (None where the origin does not say)."""
+    """How far a long job is: `done` of `total` bytes (None where the origin does not say).
+
+    `digest` is ``sha256:`` and 64 hex where the origin states it of the file that comes.
+    """
 
     what: str
     done: int
     total: int | None
+    digest: str = field(default="", compare=False)
 
 
 Report = Callable[[Step], None]

@@ -130,13 +130,14 @@ class Desk:
     def _growing(self, download: Download) -> Callable[[int, int | None], None]:
         """Reports progress; where only the answer says how long the file is, checks its room."""
         known = download.size
+        digest = f"sha256:{download.sha256}" if download.sha256 else ""
 
         def grow(done: int, total: int | None) -> None:
             nonlocal known
             if known is None and total is not None:
                 known = total
                 self.room(total - done)
-            self.report(Step(download.label or download.name, done, total))
+            self.report(Step(download.label or download.name, done, total, digest))
 
         return grow
 

@@ -157,7 +157,7 @@ def _put_manifest(registry: Registry, tag: str, manifest: bytes, digest: str) ->
 
 def _upload(registry: Registry, blob: _Blob, notes: Path, report: Report) -> None:
     """Send one blob: in one request where it is small, in pieces that can be resumed otherwise."""
-    tell = lambda done: report(Step(blob.label, done, blob.size))  # noqa: E731
+    tell = lambda done: report(Step(blob.label, done, blob.size, blob.digest))  # noqa: E731
     note = notes / f"{sha256(registry.url(blob.digest).encode()).hexdigest()[:32]}.json"
     session = _resumed(registry, note, blob) or _begin(registry)
     if session.done == 0 and blob.size <= session.piece:

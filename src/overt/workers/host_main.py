@@ -27,7 +27,9 @@ _CALLS = 256
 class Host(Protocol):
     """What a worker hosts: a class of no arguments, named ``module:Class``.
 
-    Set ``sockets = True`` on the class to keep UNIX sockets usable after `load`.
+    Set ``listens = True`` on the class if `load` opens a UNIX socket `ask.SOCKET` in the current
+    folder and answers HTTP there: then connections to it can be accepted after `load`. Set
+    ``sockets = True`` to keep UNIX sockets usable altogether.
     """
 
     def load(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _prepare(channel: _Channel) -> Host:
     try:
         host, info = _load(asked["host"], asked["parameters"])
         if sandbox.SECCOMP in isolation.layers and not getattr(host, "sockets", False):
-            sandbox.seal()
+            sandbox.seal(accepting=getattr(host, "listens", False))
     except BaseException as error:  # noqa: BLE001 (the parent is told, whatever it was)
         # llama.cpp logs from a thread of its own: without a pause the reason would be lost.
         time.sleep(0.1)

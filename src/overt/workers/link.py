@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 Received = Callable[[bytes], None]
 Closed = Callable[[], None]
@@ -54,8 +54,9 @@ class _Stream(asyncio.Protocol):
         self._writable.set()
 
     def write(self, data: bytes) -> None:
-        if isinstance(self._transport, asyncio.WriteTransport) and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._transport and not self._transport.is_closing():
+            # Not asked by isinstance: uvloop's transports are of no class of asyncio.
+            cast("asyncio.WriteTransport", self._transport).write(data)
 
     async def drain(self) -> None:
         await self._writable.wait()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overt.errors import BadRequest, Busy, EngineFailed, NoIsolation, WorkerDied
+from overt.workers import ask as asks
 from overt.workers import link as links
 from overt.workers import reason, sandbox
 from overt.workers.sandbox import Isolation
 from overt.workers.wire import LIMIT, OVERHEAD, WINDOW, BadFrame, Frame, Splitter, pack
+from overt.workers.witness import confirmed
 
 if TYPE_CHECKING:
     import subprocess
 
 _CALLS = 128
+_QUESTIONS = 16
+"""Most connections to a worker's own listener at once; more wait."""
 _HELD = 256 << 20
 """Most bytes of answers that wait in this process for one worker's calls."""
 _TOLD = 1 << 20
@@ -137,6 +140,7 @@ class Process:
         self.isolation = Isolation((), ())
         self.death: asyncio.Future[WorkerDied] = loop.create_future()
         self.calls: dict[int, Call] = {}
+        self._questions = asyncio.Semaphore(_QUESTIONS)
         self.folder = run / f"{os.getpid()}-{os.urandom(4).hex()}.tmp"
         self._popen: subprocess.Popen[bytes] | None = None
         self._link: links.Link | None = None
@@ -216,6 +220,25 @@ class Process:
     def send(self, id: int, kind: str, body: bytes = b"") -> None:
         if self._link:
             self._link.write(pack(id, kind, body))
+
+    async def ask(self, path: str, body: bytes) -> bytes:
+        """What the host's own listener answers; see ask.py.
+
+        Raises:
+            WorkerDied: the process ended.
+            BadRequest, Unsupported, EngineFailed: as `ask.ask` says.
+        """
+        async with self._questions:
+            if self.death.done():
+                raise _again(self.death.result())
+            try:
+                return await asks.ask(self.folder, self.pid, path, body)
+            except EngineFailed:
+                # A death shows first as a connection that breaks off.
+                await asyncio.wait([self.death], timeout=0.2)
+                if self.death.done():
+                    raise _again(self.death.result()) from None
+                raise
 
     async def drain(self) -> None:
         if self._link:
@@ -407,47 +430,6 @@ class Process:
 def _again(died: WorkerDied) -> WorkerDied:
     """A copy: an exception raised in several tasks would collect all their tracebacks."""
     return WorkerDied(died.message, died.hint)
-
-
-def confirmed(pid: int, claimed: Mapping[str, Any]) -> Isolation:
-    """What a worker says of its sandbox, less what the kernel does not show of it.
-
-    Read from ``/proc``, which the worker cannot write: so a layer counts only if it is there.
-    Landlock leaves no trace in ``/proc``; that one is the worker's word, given before it has loaded
-    anything that is not Overt's own.
-    """
-    layers = tuple(name for name in sandbox.LAYERS if name in claimed.get("layers", ()))
-    missing = tuple(reason.clean(str(why)) for why in claimed.get("missing", ()))
-    if sys.platform != "linux" or not layers:
-        return Isolation(layers, missing)
-    shown = _shown(pid)
-    absent = tuple(name for name in layers if not shown.get(name, True))
-    return Isolation(
-        tuple(name for name in layers if name not in absent),
-        (*missing, *(f"{name} (the kernel does not show it)" for name in absent)),
-    )
-
-
-def _shown(pid: int) -> dict[str, bool]:
-    try:
-        theirs, ours = _status(pid), _status(os.getpid())
-        elsewhere = Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
-    except (OSError, ValueError):
-        return dict.fromkeys(sandbox.LAYERS, False)
-    sets = ("CapEff", "CapPrm", "CapInh", "CapAmb")
-    # In a container everything is filtered already, so ours is there only if there is one more.
-    more = int(theirs.get("Seccomp_filters", "1")) > int(ours.get("Seccomp_filters", "0"))
-    return {
-        sandbox.NETWORK: elsewhere,
-        sandbox.PRIVILEGES: theirs.get("NoNewPrivs") == "1",
-        sandbox.SECCOMP: theirs.get("Seccomp") == "2" and more,
-        sandbox.CAPABILITIES: not any(int(theirs.get(name, "1"), 16) for name in sets),
-    }
-
-
-def _status(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _parsed(frame: Frame) -> dict[str, Any]:

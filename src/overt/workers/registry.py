@@ -120,6 +120,14 @@ def peak_memory(pid: int) -> int:
     return _memory(pid, "VmHWM")
 
 
+def memory(pid: int) -> tuple[int, int]:
+    """Resident bytes of process `pid`, and those of them that are nobody else's and no file's.
+
+    The second is as large as the first where the system does not tell them apart.
+    """
+    return _memory(pid, "VmRSS"), _memory(pid, "RssAnon")
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         kept = json.loads(path.read_text("utf-8"))

@@ -114,13 +114,15 @@ def harden() -> None:
         _prctl(_DUMPABLE, 0)
 
 
-def seal() -> None:
-    """Deny sockets of every family from now on; for when the engine has loaded.
+def seal(*, accepting: bool = False) -> None:
+    """Deny new sockets of every family from now on; for when the engine has loaded.
+
+    With `accepting`, whoever reaches the socket that the engine opened before is still let in.
 
     Raises:
         OSError: the kernel refused it.
     """
-    seccomp.install(seccomp.second(seccomp.machine()))
+    seccomp.install(seccomp.second(seccomp.machine(), accepting=accepting))
 
 
 def limit(memory: int) -> None:

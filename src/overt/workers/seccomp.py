@@ -4,8 +4,9 @@ The filter returns an error number instead of killing, so that native code sees 
 and a probe can report it; only a foreign machine architecture kills. Numbers are those of the Linux
 tables ``asm/unistd_64.h`` (x86-64) and ``asm-generic/unistd.h`` (aarch64).
 
-`FIRST` is installed before any native code is loaded; `SECOND` after it, when no socket of any kind
-is needed any more. Both are inherited by every thread and can never be taken off.
+`first` is installed before any native code is loaded; `second` after it, when no new socket of any
+kind is needed any more, and at most connections to the one that listens are accepted. Both are
+inherited by every thread and can never be taken off.
 
 Sources: Documentation/userspace-api/seccomp_filter.rst, linux/filter.h, linux/seccomp.h.
 """
@@ -67,7 +68,8 @@ _NEVER = (
     "finit_module", "delete_module", "iopl", "ioperm", "settimeofday", "sethostname",
     "setdomainname", "vhangup",
 )  # fmt: skip
-_AFTER_LOAD = ("socket", "socketpair", "connect", "bind", "listen", "accept", "accept4")
+_AFTER_LOAD = ("socket", "socketpair", "connect", "bind", "listen")
+_ACCEPTING = ("accept", "accept4")
 
 _CLONE_THREAD = 0x00010000
 _NEW_NAMESPACES = 0x7E020000  # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET
@@ -147,9 +149,13 @@ def first(kind: str, own: int) -> bytes:
     return _assemble(kind, rules)
 
 
-def second(kind: str) -> bytes:
-    """The filter for after the load: no socket of any family, and none to listen on."""
-    return _assemble(kind, {name: [_say(errno.EPERM)] for name in _AFTER_LOAD})
+def second(kind: str, *, accepting: bool = False) -> bytes:
+    """The filter for after the load: no new socket of any family, and none to listen on.
+
+    With `accepting`, a socket that listens already may take connections.
+    """
+    names = _AFTER_LOAD if accepting else (*_AFTER_LOAD, *_ACCEPTING)
+    return _assemble(kind, {name: [_say(errno.EPERM)] for name in names})
 
 
 def denying(kind: str, names: tuple[str, ...], error: int) -> bytes:

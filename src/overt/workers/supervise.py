@@ -79,6 +79,10 @@ class Worker:
         """Most resident memory this process has had, in bytes; 0 where that cannot be read."""
         return registry.peak_memory(self.pid) if self.alive else 0
 
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes now, and those of them that are no file's; 0 where there is no process."""
+        return registry.memory(self.pid) if self.alive else (0, 0)
+
     async def call(self, kind: str, body: bytes) -> AsyncGenerator[bytes, None]:
         """Ask the host; yields the chunks it emits. Closing the generator cancels the call.
 
@@ -97,6 +101,17 @@ class Worker:
         finally:
             if not call.ended:
                 self._abandon(process, call)
+
+    async def ask(self, path: str, body: bytes) -> bytes:
+        """Ask the host's own HTTP listener: POST JSON to `path`; returns the body of the reply.
+
+        Raises:
+            Unsupported: the host does not listen, or not on this system.
+            BadRequest: `body` is too long.
+            EngineFailed: what came back was no HTTP, or nothing came in time.
+            WorkerDied: the process ended, or ends too often to be started again.
+        """
+        return await (await self._ready()).ask(path, body)
 
     async def stop(self) -> None:
         """End the process and wait until it has gone. Calls under way fail."""

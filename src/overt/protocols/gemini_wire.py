@@ -1,0 +1,316 @@
+"""What clients of Gemini's API send: the structs of its bodies, in either spelling.
+
+Written from the types of the `google-genai` 3.6 package. Google reads ``topP`` and ``top_p`` alike,
+a single object where a list is meant, and enumerations in capitals; the official client itself
+mixes the spellings. `read` brings a body into one form first, by the structs alone, so that what is
+the user's own (arguments, JSON schemas, names of properties) is never touched.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from overt.protocols.base import BadBody, bad_body
+
+T = TypeVar("T")
+
+
+class Wire(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """Base of what clients send: a field it does not have is refused, as Google does."""
+
+
+# ---- contents ------------------------------------------------------------------------------
+
+
+class Blob(Wire):
+    data: str = ""
+    mime_type: str = ""
+    display_name: str | None = None
+
+
+class FunctionCall(Wire):
+    name: str = ""
+    args: dict[str, Any] | None = None
+    id: str | None = None
+
+
+class FunctionResponsePart(Wire):
+    inline_data: Blob | None = None
+    file_data: dict[str, Any] | None = None
+
+
+class FunctionResponse(Wire):
+    name: str = ""
+    response: dict[str, Any] | None = None
+    id: str | None = None
+    parts: list[FunctionResponsePart] | None = None
+    will_continue: bool | None = None
+    scheduling: str | None = None
+
+
+class Part(Wire):
+    text: str | None = None
+    inline_data: Blob | None = None
+    function_call: FunctionCall | None = None
+    function_response: FunctionResponse | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+    # refused where given
+    file_data: dict[str, Any] | None = None
+    executable_code: dict[str, Any] | None = None
+    code_execution_result: dict[str, Any] | None = None
+    tool_call: dict[str, Any] | None = None
+    tool_response: dict[str, Any] | None = None
+    video_metadata: dict[str, Any] | None = None
+    # taken and ignored
+    media_resolution: Any = None
+    media_processing: Any = None
+    part_metadata: Any = None
+
+
+class Content(Wire):
+    parts: list[Part] = []
+    role: str | None = None
+
+
+# ---- tools and schemas ---------------------------------------------------------------------
+
+
+class Schema(Wire):
+    """The subset of OpenAPI 3.0 that Google calls a schema."""
+
+    type: str | None = None
+    format: str | None = None
+    title: str | None = None
+    description: str | None = None
+    nullable: bool | None = None
+    enum: list[str] | None = None
+    items: "Schema | None" = None
+    properties: "dict[str, Schema] | None" = None
+    required: list[str] | None = None
+    property_ordering: list[str] | None = None
+    any_of: "list[Schema] | None" = None
+    min_items: int | str | None = None
+    max_items: int | str | None = None
+    min_length: int | str | None = None
+    max_length: int | str | None = None
+    min_properties: int | str | None = None
+    max_properties: int | str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    pattern: str | None = None
+    default: Any = None
+    example: Any = None
+    additional_properties: Any = None
+    ref: str | None = None
+    defs: "dict[str, Schema] | None" = None
+
+
+class FunctionDeclaration(Wire):
+    name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:-]+$")]
+    description: str | None = None
+    parameters: Schema | None = None
+    parameters_json_schema: dict[str, Any] | None = None
+    response: Any = None
+    response_json_schema: Any = None
+    behavior: str | None = None
+
+
+class Tool(Wire):
+    function_declarations: list[FunctionDeclaration] | None = None
+    # refused where given
+    google_search: Any = None
+    google_search_retrieval: Any = None
+    google_maps: Any = None
+    code_execution: Any = None
+    url_context: Any = None
+    computer_use: Any = None
+    file_search: Any = None
+    mcp_servers: Any = None
+
+
+class FunctionCallingConfig(Wire):
+    mode: str | None = None
+    allowed_function_names: list[str] | None = None
+
+
+class ToolConfig(Wire):
+    function_calling_config: FunctionCallingConfig | None = None
+    retrieval_config: Any = None
+    include_server_side_tool_invocations: bool | None = None
+
+
+# ---- requests ------------------------------------------------------------------------------
+
+
+class ThinkingConfig(Wire):
+    include_thoughts: bool | None = None
+    thinking_budget: Annotated[int, Meta(ge=-1)] | None = None
+    thinking_level: str | None = None
+
+
+class GenerationConfig(Wire):
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+    candidate_count: Annotated[int, Meta(ge=1, le=8)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    stop_sequences: list[Annotated[str, Meta(min_length=1)]] | None = None
+    seed: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    response_mime_type: str | None = None
+    response_schema: Schema | None = None
+    response_json_schema: Any = None
+    response_logprobs: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    thinking_config: ThinkingConfig | None = None
+    response_modalities: list[str] | None = None
+    # refused where given
+    speech_config: Any = None
+    image_config: Any = None
+    # taken and ignored
+    media_resolution: Any = None
+    enable_enhanced_civic_answers: bool | None = None
+
+
+class GenerateBody(Wire):
+    """The body of ``:generateContent`` and ``:streamGenerateContent``."""
+
+    contents: list[Content] = []
+    system_instruction: Content | str | None = None
+    tools: list[Tool] | None = None
+    tool_config: ToolConfig | None = None
+    generation_config: GenerationConfig | None = None
+    model: str | None = None
+    # refused where given
+    cached_content: str | None = None
+    continuation_token: str | None = None
+    # taken and ignored
+    safety_settings: list[dict[str, Any]] | None = None
+    labels: dict[str, str] | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+
+
+class CountBody(Wire):
+    """The body of ``:countTokens``: the contents, or a whole request."""
+
+    contents: list[Content] | None = None
+    generate_content_request: GenerateBody | None = None
+    model: str | None = None
+
+
+class EmbedBody(Wire):
+    """The body of ``:embedContent``, and each of those of ``:batchEmbedContents``."""
+
+    content: Content
+    model: str | None = None
+    task_type: str | None = None
+    title: str | None = None
+    output_dimensionality: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+
+class BatchEmbedBody(Wire):
+    requests: Annotated[list[EmbedBody], Meta(min_length=1)]
+
+
+# ---- reading -------------------------------------------------------------------------------
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """`body` (JSON) as `kind`, whatever its spelling.
+
+    Raises:
+        BadBody: not JSON, not of that shape, or a field that `kind` does not have.
+    """
+    try:
+        found = msgspec.json.decode(body or b"{}")
+        return msgspec.convert(_plain(found, _shape(kind)), kind)
+    except msgspec.ValidationError as error:
+        raise bad_body(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadBody(f"the body is not valid JSON: {error}") from None
+
+
+@dataclass(slots=True)
+class _Fields:
+    """A struct: each spelling of a field to its own, and what lies in it."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, "_Shape"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """A list of what has a shape."""
+
+    shape: "_Shape"
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """An object whose keys are the user's, and whose values have a shape."""
+
+    shape: "_Shape"
+
+
+_Shape = _Fields | _Each | _Values | None
+"""What may be brought into form. None is the user's own."""
+
+
+def _plain(value: Any, shape: _Shape) -> Any:
+    match shape:
+        case _Fields(names, inside) if isinstance(value, dict):
+            out = {}
+            for key, inner in value.items():
+                name = names.get(key, key)
+                out[name] = _plain(inner, inside.get(name))
+            return out
+        case _Each(inner):
+            several = value if isinstance(value, list) else [value]
+            return value if value is None else [_plain(one, inner) for one in several]
+        case _Values(inner) if isinstance(value, dict):
+            return {key: _plain(one, inner) for key, one in value.items()}
+        case _:
+            return value
+
+
+@cache
+def _struct(kind: type[msgspec.Struct]) -> _Fields:
+    shape = _Fields()
+    _FILLING[kind] = shape
+    hints = get_type_hints(kind, include_extras=True)
+    for field_ in msgspec.structs.fields(kind):
+        shape.names[field_.name] = shape.names[field_.encode_name] = field_.encode_name
+        shape.inside[field_.encode_name] = _shape(hints[field_.name])
+    if kind is Schema:
+        shape.names |= {"$ref": "ref", "$defs": "defs"}
+    del _FILLING[kind]
+    return shape
+
+
+_FILLING: dict[type[msgspec.Struct], _Fields] = {}  # for schemas, which hold schemas
+
+
+def _shape(kind: Any) -> _Shape:
+    """What lies in a field of the type `kind`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _shape(arguments[0])
+    if origin in (Union, types.UnionType):
+        return next((found for one in arguments if (found := _shape(one)) is not None), None)
+    if origin is list:
+        inner = _shape(arguments[0])
+        return None if inner is None else _Each(inner)
+    if origin in (dict, Mapping):
+        inner = _shape(arguments[1])
+        return None if inner is None else _Values(inner)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _FILLING.get(kind) or _struct(kind)
+    return None

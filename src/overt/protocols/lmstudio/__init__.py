@@ -1,0 +1,154 @@
+"""LM Studio's protocols: REST `/api/v0` and `/api/v1`, and the sockets of its SDKs.
+
+An address under `/api/v0` or `/api/v1` that does not exist is answered as LM Studio answers it:
+with status 200 and an ``error`` that says so.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.websockets import WebSocket
+
+from overt.protocols.base import Call, Protocol, Reply, Route, Services
+from overt.protocols.lmstudio import (
+    chat1,
+    models,
+    models1,
+    predict,
+    repository,
+    rest0,
+    rooms,
+    socket,
+)
+from overt.protocols.lmstudio.errors import refuse
+from overt.protocols.lmstudio.facts import Domain
+from overt.protocols.lmstudio.port import Namespace, Opened, Rpc
+
+
+async def greeting(call: Call) -> Reply:
+    """How SDKs find out that LM Studio is there."""
+    return Reply({"lmstudio": True})
+
+
+async def unexpected(call: Call) -> Reply:
+    return Reply({"error": f"Unexpected endpoint or method. ({call.method} {call.path[:500]})"})
+
+
+# ---- the sockets ---------------------------------------------------------------------------
+
+
+def _models(name: Domain) -> Namespace:
+    """What both kinds of model have."""
+    calls = {
+        "unloadModel": Rpc(models.unload_model, models.Identified),
+        "listLoaded": Rpc(models.list_loaded),
+        "getModelInfo": Rpc(models.model_info, models.GetInfo),
+        "getLoadConfig": Rpc(models.load_config, models.Specified),
+        "getBasePredictionConfig": Rpc(models.prediction_config, models.Specified),
+        "getInstanceProcessingState": Rpc(models.processing_state, models.GetInfo),
+        "tokenize": Rpc(models.tokenize, models.OfText),
+        "countTokens": Rpc(models.count_tokens, models.OfText),
+    }
+    channels = {
+        "loadModel": Opened(models.load_model, models.LoadModel),
+        "getOrLoad": Opened(models.get_or_load, models.GetOrLoad),
+    }
+    if name == "embedding":
+        calls["embedString"] = Rpc(models.embed, models.Embed)
+        return Namespace(name, calls, channels, name)
+    calls["applyPromptTemplate"] = Rpc(models.apply_template, models.ApplyTemplate)
+    calls["preloadDraftModel"] = Rpc(models.preload_draft, models.Specified)
+    channels["predict"] = Opened(predict.predict, predict.Predict)
+    channels["completeRawText"] = Opened(predict.complete_raw, predict.CompleteRaw)
+    return Namespace(name, calls, channels, name)
+
+
+_SYSTEM = Namespace(
+    "system",
+    {
+        "listDownloadedModels": Rpc(rooms.list_downloaded),
+        "listDownloadedModelVariants": Rpc(rooms.list_variants, rooms.Variants),
+        "version": Rpc(rooms.version),
+        "info": Rpc(rooms.info),
+        "notify": Rpc(rooms.notify),
+        "getExperimentFlags": Rpc(rooms.experiment_flags),
+        "startHttpServer": Rpc(rooms.start_server),
+        "setExperimentFlag": Rpc(rooms.not_by_clients),
+        "stopHttpServer": Rpc(rooms.not_by_clients),
+        "requestShutdown": Rpc(rooms.not_by_clients),
+    },
+    {"alive": Opened(rooms.alive)},
+)
+_FILES = Namespace(
+    "files",
+    {
+        "uploadFileBase64": Rpc(rooms.upload, rooms.Upload),
+        "getDocumentParsingLibrary": Rpc(rooms.no_documents),
+        "getLocalFileAbsolutePath": Rpc(rooms.no_documents),
+    },
+    {
+        "retrieve": Opened(rooms.no_document_channel),
+        "parseDocument": Opened(rooms.no_document_channel),
+    },
+)
+_REPOSITORY = Namespace(
+    "repository",
+    {
+        "searchModels": Rpc(repository.search, repository.Search),
+        "getModelDownloadOptions": Rpc(repository.options, repository.GetOptions),
+    },
+    {"downloadModel": Opened(repository.download, repository.Download)},
+)
+NAMESPACES = (
+    _models("llm"),
+    _models("embedding"),
+    _SYSTEM,
+    _FILES,
+    _REPOSITORY,
+    Namespace("plugins", unsupported="this server runs no plugins of LM Studio"),
+    Namespace("diagnostics", unsupported="this server keeps no log for LM Studio's clients"),
+    Namespace("runtime", unsupported="this server's engines are not chosen by clients"),
+)
+
+
+def _door(namespace: Namespace) -> Callable[[Services, WebSocket], Awaitable[None]]:
+    async def serve(services: Services, opened: WebSocket) -> None:
+        await socket.serve(services, opened, namespace)
+
+    return serve
+
+
+# ---- all of it -----------------------------------------------------------------------------
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+
+PROTOCOL = Protocol(
+    name="lmstudio",
+    routes=(
+        Route("GET", "/lmstudio-greeting", greeting, "Tell SDKs that they are right here"),
+        *rest0.ROUTES,
+        Route("GET", "/api/v1/models", models1.list_models, "List all models"),
+        Route("POST", "/api/v1/models/load", models1.load, "Load a model", models1.LoadBody),
+        Route(
+            "POST", "/api/v1/models/unload", models1.unload, "Unload a model", models1.UnloadBody
+        ),
+        Route(
+            "POST", "/api/v1/models/download", models1.download, "Pull a model",
+            models1.DownloadBody,
+        ),
+        Route(
+            "GET", "/api/v1/models/download/status/{job}", models1.download_status,
+            "How far a pull is",
+        ),
+        Route("POST", "/api/v1/chat", chat1.chat, "Go on with a conversation", chat1.ChatBody),
+        *(
+            Route(method, f"/api/{version}/{{rest:path}}", unexpected, "Nothing is here")
+            for version in ("v0", "v1")
+            for method in _METHODS
+        ),
+        *(
+            Route("WEBSOCKET", f"/{one.name}", _door(one), f"LM Studio's socket {one.name}")
+            for one in NAMESPACES
+        ),
+    ),
+    refuse=refuse,
+)  # fmt: skip

@@ -1,0 +1,143 @@
+"""A conversation as LM Studio's SDKs send it, as messages.
+
+Images are named by what `files.uploadFileBase64` returned. Other files are not read here: SDKs put
+their text into messages themselves.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from overt.chat import (
+    ImagePart,
+    Message,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from overt.errors import BadRequest, Unsupported
+from overt.protocols.lmstudio.kv import Manual
+
+_MOST = 20_000  # messages
+
+
+class TextSaid(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class FileSaid(msgspec.Struct, tag_field="type", tag="file", rename="camel"):
+    identifier: str
+    name: str = ""
+    file_type: str = "unknown"
+    size_bytes: int = 0
+
+
+class CallAsked(msgspec.Struct):
+    name: str
+    id: str | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class CallSaid(msgspec.Struct, tag_field="type", tag="toolCallRequest", rename="camel"):
+    tool_call_request: CallAsked
+
+
+class ResultSaid(msgspec.Struct, tag_field="type", tag="toolCallResult", rename="camel"):
+    content: str
+    tool_call_id: str | None = None
+
+
+class MessageSaid(msgspec.Struct):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: list[TextSaid | FileSaid | CallSaid | ResultSaid]
+
+
+class History(msgspec.Struct):
+    messages: list[MessageSaid]
+
+
+Fetch = Callable[[str], ImagePart]
+"""The image of an identifier; raises NotFound."""
+
+
+def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
+    """The conversation; without `fetch` files are left out.
+
+    Raises:
+        BadRequest: nothing was said, or a tool call's result without its call.
+        Unsupported: a file that is no image.
+    """
+    if len(history.messages) > _MOST:
+        raise BadRequest(f"{len(history.messages)} messages are more than {_MOST}")
+    waiting: deque[str] = deque()
+    turns = []
+    for number, said in enumerate(history.messages):
+        parts = [
+            part
+            for at, one in enumerate(said.content)
+            if (part := _part(one, f"call_{number}_{at}", waiting, fetch)) is not None
+        ]
+        if parts:
+            turns.append(Message(said.role, tuple(parts)))
+    if not turns:
+        raise BadRequest("the conversation is empty", "add a message of the user")
+    return tuple(turns)
+
+
+def _part(
+    said: TextSaid | FileSaid | CallSaid | ResultSaid,
+    id: str,
+    waiting: deque[str],
+    fetch: Fetch | None,
+) -> Part | None:
+    match said:
+        case TextSaid():
+            return TextPart(said.text)
+        case FileSaid():
+            return _file(said, fetch)
+        case CallSaid():
+            asked = said.tool_call_request
+            id = asked.id or id
+            waiting.append(id)
+            return ToolCallPart(id, asked.name, json.dumps(asked.arguments or {}))
+        case ResultSaid():
+            if said.tool_call_id is None:
+                if not waiting:
+                    raise BadRequest("a tool call has a result, and was not asked for")
+                return ToolResultPart(waiting.popleft(), said.content)
+            if said.tool_call_id in waiting:
+                waiting.remove(said.tool_call_id)
+            return ToolResultPart(said.tool_call_id, said.content)
+
+
+def _file(said: FileSaid, fetch: Fetch | None) -> Part | None:
+    if fetch is None:
+        return None
+    if said.file_type != "image":
+        raise Unsupported(
+            f"{said.name[:100]!r} is a file of the kind {said.file_type[:40]}, and only images can "
+            "be read here",
+            "put its text into the message",
+        )
+    return fetch(said.identifier)
+
+
+def joined(turns: tuple[Message, ...]) -> str:
+    """The text of all messages, as a prompt to be continued."""
+    return "".join(turn.text for turn in turns)
+
+
+def framed(turns: tuple[Message, ...], manual: Manual) -> str:
+    """A prompt by a template of fixed words, ready for the assistant's turn."""
+    frames = {
+        "system": (manual.before_system, manual.after_system),
+        "user": (manual.before_user, manual.after_user),
+        "tool": (manual.before_user, manual.after_user),
+        "assistant": (manual.before_assistant, manual.after_assistant),
+    }
+    parts = [frames[turn.role][0] + turn.text + frames[turn.role][1] for turn in turns]
+    return "".join(parts) + manual.before_assistant

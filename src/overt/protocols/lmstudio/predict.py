@@ -1,0 +1,404 @@
+"""The channels of `/llm` that answer: `predict` and `completeRawText`.
+
+Reasoning is part of the text here, between its tags, each fragment marked with what it is; SDKs
+that do not look at the mark show it all. A prediction that is cancelled ends like one that was
+finished, with ``userStopped``.
+"""
+
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from overt.chat import (
+    Done,
+    Event,
+    Failed,
+    Logprobs,
+    Message,
+    Progress,
+    Request,
+    Text,
+    Thought,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from overt.protocols.failure import error_of
+from overt.protocols.lmstudio import facts, files, history, instances, kv
+from overt.protocols.lmstudio.errors import NoPreset, Trouble
+from overt.protocols.lmstudio.instances import Instance
+from overt.protocols.lmstudio.port import Channel, Context
+from overt.protocols.lmstudio.specifier import Specifier, chosen
+from overt.protocols.lmstudio.wire import quoted
+
+
+class Predict(msgspec.Struct, rename="camel"):
+    model_specifier: Specifier
+    history: history.History
+    prediction_config_stack: kv.Stack = msgspec.field(default_factory=kv.Stack)
+    fuzzy_preset_identifier: str | None = None
+
+
+class CompleteRaw(msgspec.Struct, rename="camel"):
+    model_specifier: Specifier
+    raw_prompt: str
+    prediction_config_stack: kv.Stack = msgspec.field(default_factory=kv.Stack)
+    fuzzy_preset_identifier: str | None = None
+
+
+class Stats(msgspec.Struct, rename="camel"):
+    """What is not known is left out: whether layers run on a GPU, for one."""
+
+    stop_reason: str
+    predicted_tokens_count: int
+    total_time_sec: float
+    prompt_tokens_count: int | UnsetType = UNSET
+    total_tokens_count: int | UnsetType = UNSET
+    tokens_per_second: float | UnsetType = UNSET
+    time_to_first_token_sec: float | UnsetType = UNSET
+
+
+class Success(msgspec.Struct, rename="camel"):
+    stats: Stats
+    model_info: facts.Described
+    load_model_config: dict[str, Any]
+    prediction_config: dict[str, Any]
+    type: str = "success"
+
+
+async def predict(context: Context, asked: Predict, channel: Channel) -> None:
+    if asked.fuzzy_preset_identifier is not None:
+        raise NoPreset(asked.fuzzy_preset_identifier)
+    instance = await chosen(context, asked.model_specifier)
+    values = asked.prediction_config_stack.collapsed()
+    said = kv.prediction(values)
+    kept = files.of(context.services)
+    turns = history.messages(asked.history, lambda name: kept.image(context.caller, name))
+    if said.system:
+        turns = (Message.of("system", said.system), *turns)
+    await _answer(context, instance, request(instance.card.id, turns, said), values, said, channel)
+
+
+async def complete_raw(context: Context, asked: CompleteRaw, channel: Channel) -> None:
+    if asked.fuzzy_preset_identifier is not None:
+        raise NoPreset(asked.fuzzy_preset_identifier)
+    instance = await chosen(context, asked.model_specifier)
+    values = asked.prediction_config_stack.collapsed()
+    said = kv.prediction(values)
+    said.as_text = True
+    turns = (Message.of("user", asked.raw_prompt),)
+    await _answer(context, instance, request(instance.card.id, turns, said), values, said, channel)
+
+
+def request(model: str, turns: tuple[Message, ...], said: kv.Prediction) -> Request:
+    """The settings and the conversation as one request."""
+    prompt: str | None = None
+    if said.as_text:
+        prompt = history.joined(turns)
+    elif said.manual is not None:
+        prompt = history.framed(turns, said.manual)
+    return Request(
+        model=model,
+        messages=() if prompt is not None else turns,
+        prompt=prompt,
+        sampling=said.drawn(),
+        max_tokens=said.max_tokens,
+        stop=said.stop,
+        logit_bias=said.logit_bias,
+        tools=said.tools,
+        tool_choice=said.tool_choice,
+        json_schema=said.json_schema,
+        grammar=said.grammar,
+        logprobs=said.logprobs,
+        thinking=said.thinking,
+    )
+
+
+async def _answer(
+    context: Context,
+    instance: Instance,
+    asked: Request,
+    values: dict[str, Any],
+    said: kv.Prediction,
+    channel: Channel,
+) -> None:
+    out = _Told(channel, said.parsing)
+    tell = out.tell if asked.logprobs is None else out.tell_with_tokens
+    started = time.perf_counter()
+    # Cancelling closes the stream, which frees the engine's slot; what came is told all the same.
+    with channel.until_cancelled() as scope:
+        async with aclosing(
+            context.services.stream(context.caller, asked, instance.hold)
+        ) as events:
+            async for event in events:
+                await tell(event)
+    await out.end(cancelled=scope.cancelled_caught)
+    if out.failed is not None:
+        raise error_of(out.failed)
+    stats = out.stats(time.perf_counter() - started, asked.max_tokens)
+    await channel.send(await _success(context, instance, stats, values))
+
+
+async def _success(
+    context: Context, instance: Instance, stats: Stats, values: dict[str, Any]
+) -> Success:
+    pair = instances.of(context.services).of_model(context.services, instance.id)
+    loaded = pair[1] if pair else None
+    used, reference = (pair[0].id, pair[0].reference) if pair else (instance.id, instance.reference)
+    info = facts.instance(instance.card, loaded, used, reference)
+    load = kv.fields({"llm.load.contextLength": info.context_length}) if loaded else kv.fields({})
+    return Success(stats, info, load, kv.fields(values))
+
+
+# ---- events as packets ---------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call that is being written."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class _Told:
+    """Writes events to a channel. Everything constant about a fragment is made once."""
+
+    channel: Channel
+    parsing: kv.Parsing
+    fragments: int = 0
+    first: float = 0.0
+    usage: Usage | None = None
+    done: Done | None = None
+    failed: Failed | None = None
+    prompt: int = 0
+    _begun: float = field(default_factory=time.perf_counter)
+    _head: str = ""
+    _tail: str = ""
+    _thought_tail: str = ""
+    _thinking: bool = False
+    _call: _Call | None = None
+    _held: str = ""
+
+    def __post_init__(self) -> None:
+        self._head = self.channel.head + '{"type":"fragment","fragment":{"content":'
+        self._tail = _tail("none") + _END
+        # Where reasoning is not to be parsed, it is text like any other.
+        self._thought_tail = _tail("reasoning" if self.parsing.enabled else "none") + _END
+
+    async def tell(self, event: Event) -> None:
+        """The hot path: the common event is tested first, and costs one concatenation."""
+        if type(event) is Text:
+            if self._thinking or not self.fragments:
+                await self._turn(thinking=False)
+            self.fragments += 1
+            await self.channel.write(self._head + quoted(event.text) + self._tail)
+        elif type(event) is Thought:
+            if not self._thinking or not self.fragments:
+                await self._turn(thinking=True)
+            self.fragments += 1
+            await self.channel.write(self._head + quoted(event.text) + self._thought_tail)
+        else:
+            await self._rare(event)
+
+    async def tell_with_tokens(self, event: Event) -> None:
+        """`tell`, where each text waits for the log-probabilities that follow it."""
+        if type(event) is Logprobs:
+            text, self._held = self._held, ""
+            if text and (self._thinking or not self.fragments):
+                await self._turn(thinking=False)
+            self.fragments += len(event.tokens)
+            kind = "reasoning" if self._thinking and self.parsing.enabled else "none"
+            await self._fragment(text, kind, len(event.tokens), event.tokens)
+            return
+        await self._let_go()
+        if type(event) is Text:
+            self._held = event.text
+        else:
+            await self.tell(event)
+
+    async def _let_go(self) -> None:
+        if self._held:
+            text, self._held = self._held, ""
+            await self.tell(Text(text))
+
+    async def _rare(self, event: Event) -> None:
+        match event:
+            case Progress(done, total):
+                self.prompt = total
+                await self.channel.send(_progress(done, total))
+            case ToolCall():
+                await self._tool(event)
+            case Usage():
+                self.usage = event
+            case Done():
+                self.done = event
+            case Failed():
+                self.failed = event
+
+    async def end(self, *, cancelled: bool) -> None:
+        """Close what is open."""
+        if cancelled:
+            self.done = Done("cancelled")
+        await self._let_go()
+        if self._thinking:
+            await self._turn(thinking=False)
+        await self._end_call(whole=not cancelled)
+
+    def stats(self, seconds: float, most: int | None) -> Stats:
+        done = self.done or Done("stop")
+        written = self.usage.tokens_out if self.usage else self.fragments
+        stats = Stats(stop_reason(done, written, most), written, seconds)
+        if self.first:
+            stats.time_to_first_token_sec = self.first
+        decoding = seconds - self.first
+        read = self.usage.tokens_in if self.usage else self.prompt
+        if read:
+            stats.prompt_tokens_count = read
+            stats.total_tokens_count = read + written
+        if self.usage is not None:
+            decoding = self.usage.decode_seconds or decoding
+        if decoding > 0 and written:
+            stats.tokens_per_second = written / decoding
+        return stats
+
+    async def _turn(self, *, thinking: bool) -> None:
+        """Text begins, or reasoning does, or one turns into the other."""
+        if not self.first:
+            self.first = time.perf_counter() - self._begun
+        if thinking == self._thinking:
+            return
+        self._thinking = thinking
+        parsed = self.parsing.enabled
+        if thinking:
+            kind, tag = "reasoningStartTag", self.parsing.start_string
+        else:
+            kind, tag = "reasoningEndTag", self.parsing.end_string
+        await self._fragment(tag, kind if parsed else "none", 0)
+
+    async def _fragment(
+        self, text: str, kind: str, count: int, tokens: tuple[TokenLogprob, ...] = ()
+    ) -> None:
+        packet = self._head + quoted(text) + _tail(kind, count)
+        if tokens:
+            packet = packet[:-1] + "," + _tokens(tokens)
+        await self.channel.write(packet + _END)
+
+    # ---- tool calls ------------------------------------------------------------------------
+
+    async def _tool(self, piece: ToolCall) -> None:
+        if self._thinking:
+            await self._turn(thinking=False)
+        if not self.first:
+            self.first = time.perf_counter() - self._begun
+        if self._call is None or self._call.index != piece.index:
+            await self._end_call(whole=True)
+            self._call = _Call(piece.index, piece.id, piece.name)
+            await self.channel.send({"type": "toolCallGenerationStart", "toolCallId": piece.id})
+            await self.channel.send({"type": "toolCallGenerationNameReceived", "name": piece.name})
+        self.fragments += 1
+        if piece.arguments:
+            self._call.arguments += piece.arguments
+            await self.channel.send(
+                {
+                    "type": "toolCallGenerationArgumentFragmentGenerated",
+                    "content": piece.arguments,
+                }
+            )
+
+    async def _end_call(self, *, whole: bool) -> None:
+        """Tell a call whole, or that it is none."""
+        call, self._call = self._call, None
+        if call is None or not whole:
+            return
+        arguments = _object(call.arguments)
+        if arguments is None:
+            title = f"the model called {call.name!r} with arguments that are no JSON object"
+            await self.channel.send(
+                {
+                    "type": "toolCallGenerationFailed",
+                    "error": Trouble(title, title),
+                    "rawContent": call.arguments,
+                }
+            )
+            return
+        asked = {"type": "function", "id": call.id, "name": call.name, "arguments": arguments}
+        await self.channel.send(
+            {
+                "type": "toolCallGenerationEnd",
+                "toolCallRequest": asked,
+                "rawContent": call.arguments,
+            }
+        )
+
+
+def stop_reason(done: Done, written: int, most: int | None) -> str:
+    """LM Studio's word for why an answer ended."""
+    match done.finish:
+        case "stop":
+            return "stopStringFound" if done.stop else "eosFound"
+        case "length":
+            reached = most is not None and written >= most
+            return "maxPredictedTokensReached" if reached else "contextLengthReached"
+        case "tool_calls":
+            return "toolCalls"
+    return "userStopped"
+
+
+_END = "}}"
+"""The end of a packet and its frame."""
+
+
+def _tail(kind: str, count: int = 1) -> str:
+    """What follows the content of a fragment, with its end."""
+    return (
+        f',"tokensCount":{count},"containsDrafted":false,"reasoningType":"{kind}",'
+        '"isStructural":false}'
+    )
+
+
+def _progress(done: int, total: int) -> dict[str, Any]:
+    return {
+        "type": "promptProcessingProgress",
+        "progress": min(1.0, done / total) if total > 0 else 1.0,
+        "details": {
+            "cachedTokenCount": 0,
+            "totalPromptTokenCount": total,
+            "processedPromptTokenCount": done,
+            "unprocessedPromptTokenCount": max(0, total - done),
+        },
+    }
+
+
+def _tokens(tokens: tuple[TokenLogprob, ...]) -> str:
+    """``tokens`` of a fragment (JavaScript's SDK), and ``logprobs`` beside it (Python's)."""
+    told = [
+        {
+            "text": one.token,
+            "id": -1 if one.id is None else one.id,
+            **({} if one.logprob is None else {"logProb": one.logprob}),
+            "candidates": [{"text": text, "id": -1, "logProb": value} for text, value in one.top],
+        }
+        for one in tokens
+    ]
+    beside = [
+        [{"text": text, "logprob": value} for text, value in one.top]
+        or [{"text": one.token, "logprob": one.logprob or 0.0}]
+        for one in tokens
+    ]
+    inside = msgspec.json.encode(told).decode()
+    return f'"tokens":{inside}}},"logprobs":{msgspec.json.encode(beside).decode()}'
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return None

@@ -1,0 +1,199 @@
+"""``POST /api/chat``: a conversation in, the next message out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from overt.chat import (
+    Answer,
+    Message,
+    Part,
+    Request,
+    TextPart,
+    ThoughtPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+from overt.protocols import media
+from overt.protocols.base import NDJSON, BadBody, Call, Reply, Stream, encode
+from overt.protocols.ollama import answer, wire
+from overt.protocols.ollama.wire import Clock, Found, KeepAlive
+
+
+class Function(msgspec.Struct):
+    name: str = ""
+    arguments: dict[str, Any] | None = None
+
+
+class ToolCall(msgspec.Struct):
+    function: Function
+    id: str | None = None
+
+
+class ChatMessage(msgspec.Struct):
+    role: str = ""
+    content: str | None = None
+    thinking: str | None = None
+    images: list[str] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class ToolFunction(msgspec.Struct):
+    name: str = ""
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ChatTool(msgspec.Struct):
+    function: ToolFunction
+    type: str | None = None
+
+
+class Chat(msgspec.Struct):
+    model: str = ""
+    messages: list[ChatMessage] | None = None
+    tools: list[ChatTool] | None = None
+    format: Any = None
+    options: dict[str, Any] | None = None
+    keep_alive: KeepAlive = None
+    stream: bool | None = None
+    think: Any = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    truncate: bool | None = None  # never: a conversation that is too long is an error here
+    shift: bool | None = None
+    only_render: bool | None = msgspec.field(default=None, name="_debug_render_only")
+
+
+async def chat(call: Call) -> Reply | Stream:
+    clock = Clock()
+    asked = wire.body(call, Chat)
+    chosen = wire.options(asked.options)
+    hold = wire.hold(asked.keep_alive, chosen)
+    found = await wire.find(call, asked.model)
+    form = answer.Form(asked.model, _body)
+    if not asked.messages:
+        done = await wire.loaded(call, found, hold)
+        return Reply(form.whole("", "", [], **done))
+    request = _request(asked, found, chosen)
+    if asked.only_render:
+        return Reply(await _rendered(call, asked, request))
+    events = call.services.stream(call.caller, request, hold)
+    if asked.stream is False:
+        return Reply(await answer.whole(events, form, clock, _nothing))
+    write = answer.lines if request.logprobs is None else answer.lines_with_logprobs
+    return Stream(write(events, form, clock, _nothing), NDJSON)
+
+
+async def _nothing(_: Answer) -> dict[str, Any]:
+    return {}
+
+
+def _body(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if thought:
+        message["thinking"] = thought
+    if calls:
+        message["tool_calls"] = calls
+    return {"message": message}
+
+
+def _request(asked: Chat, found: Found, chosen: wire.Options) -> Request:
+    """What is asked of the engine.
+
+    Raises:
+        BadBody: a message or field that makes no sense.
+    """
+    thinking, effort = wire.thinking(asked.think)
+    wire.require(found, asked.model, thinking=thinking)
+    return Request(
+        model=found.ref,
+        messages=_Reader().messages(asked.messages or []),
+        tools=tuple(_tool(one, n) for n, one in enumerate(asked.tools or ())),
+        sampling=chosen.sampling,
+        max_tokens=chosen.max_tokens,
+        stop=chosen.stop,
+        json_schema=wire.schema(asked.format),
+        logprobs=wire.logprobs(asked.logprobs, asked.top_logprobs),
+        thinking=thinking,
+        effort=effort,
+    )
+
+
+def _tool(tool: ChatTool, number: int) -> Tool:
+    function = tool.function
+    if not function.name:
+        raise BadBody("a tool has no name", f"tools[{number}].function.name")
+    parameters: Mapping[str, Any] = function.parameters or {}
+    return Tool(function.name, function.description or "", parameters)
+
+
+class _Reader:
+    """Reads messages in order: a tool's result is for the call that still waits for one.
+
+    Ollama's clients may leave ids out and name the tool alone, or nothing at all.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, str]] = []  # id and name of calls without a result
+        self._count = 0
+
+    def messages(self, given: list[ChatMessage]) -> tuple[Message, ...]:
+        return tuple(self._message(one, f"messages[{n}]") for n, one in enumerate(given))
+
+    def _message(self, one: ChatMessage, path: str) -> Message:
+        text = one.content or ""
+        if one.role == "tool":
+            return Message("tool", (ToolResultPart(self._answered(one), text),))
+        if one.role not in ("system", "user", "assistant"):
+            raise BadBody(
+                f"invalid role: {one.role[:40]!r}; must be one of 'system', 'user', 'assistant', "
+                "or 'tool'",
+                f"{path}.role",
+            )
+        parts: list[Part] = []
+        if one.thinking:
+            parts.append(ThoughtPart(one.thinking))
+        parts += [
+            media.from_base64(image, f"{path}.images[{n}]")
+            for n, image in enumerate(one.images or ())
+        ]
+        if text or not (parts or one.tool_calls):
+            parts.append(TextPart(text))
+        parts += [self._call(call) for call in one.tool_calls or ()]
+        return Message(one.role, tuple(parts))  # type: ignore[arg-type]  # one of the three
+
+    def _call(self, call: ToolCall) -> ToolCallPart:
+        id = call.id or f"call_{self._count}"
+        self._count += 1
+        self._waiting.append((id, call.function.name))
+        return ToolCallPart(id, call.function.name, encode(call.function.arguments or {}).decode())
+
+    def _answered(self, one: ChatMessage) -> str:
+        """The id of the call that a result belongs to."""
+        for waiting in self._waiting:
+            if one.tool_call_id:
+                fits = waiting[0] == one.tool_call_id
+            else:
+                fits = one.tool_name in (None, "", waiting[1])
+            if fits:
+                self._waiting.remove(waiting)
+                return waiting[0]
+        return one.tool_call_id or one.tool_name or f"call_{self._count}"
+
+
+async def _rendered(call: Call, asked: Chat, request: Request) -> dict[str, Any]:
+    info: dict[str, Any] = {"rendered_template": await call.services.render(call.caller, request)}
+    if images := sum(len(one.images or ()) for one in asked.messages or ()):
+        info["image_count"] = images
+    return {
+        "model": asked.model,
+        "created_at": wire.now(),
+        **_body("", "", []),
+        "done": False,
+        "_debug_info": info,
+    }

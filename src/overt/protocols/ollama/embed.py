@@ -1,0 +1,65 @@
+"""``POST /api/embed`` and its older form ``/api/embeddings``: texts in, vectors out."""
+
+from typing import Any
+
+import msgspec
+
+from overt.chat import EmbedRequest
+from overt.protocols.base import Call, Reply
+from overt.protocols.ollama import wire
+from overt.protocols.ollama.wire import Clock, KeepAlive
+
+
+class Embed(msgspec.Struct):
+    model: str = ""
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    dimensions: int | None = None
+    keep_alive: KeepAlive = None
+    options: dict[str, Any] | None = None
+
+
+class Embeddings(msgspec.Struct):
+    model: str = ""
+    prompt: str | None = None
+    keep_alive: KeepAlive = None
+    options: dict[str, Any] | None = None
+
+
+async def embed(call: Call) -> Reply:
+    clock = Clock()
+    asked = wire.body(call, Embed)
+    hold = wire.hold(asked.keep_alive, wire.options(asked.options))
+    found = await wire.find(call, asked.model)
+    given = [asked.input] if isinstance(asked.input, str) else asked.input or []
+    if not given or given == [""]:
+        await call.services.load(call.caller, found.ref, hold)
+        return Reply({"model": asked.model, "embeddings": []})
+    request = EmbedRequest(
+        found.ref,
+        tuple(given),
+        dimensions=asked.dimensions or None,
+        truncate=asked.truncate is not False,
+    )
+    made = await call.services.embed(call.caller, request, hold)
+    return Reply(
+        {
+            "model": asked.model,
+            "embeddings": made.vectors,
+            "total_duration": clock.elapsed(),
+            "load_duration": 0,
+            "prompt_eval_count": made.tokens,
+        }
+    )
+
+
+async def embeddings(call: Call) -> Reply:
+    asked = wire.body(call, Embeddings)
+    hold = wire.hold(asked.keep_alive, wire.options(asked.options))
+    found = await wire.find(call, asked.model)
+    if not asked.prompt:
+        await call.services.load(call.caller, found.ref, hold)
+        return Reply({"embedding": []})
+    request = EmbedRequest(found.ref, (asked.prompt,), truncate=True)
+    made = await call.services.embed(call.caller, request, hold)
+    return Reply({"embedding": made.vectors[0]})

@@ -1,0 +1,367 @@
+"""The models themselves: list, show, pull, push, create, copy, delete, and files for new ones."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from overt.errors import BadRequest, NotFound, OvertError, Unsupported
+from overt.protocols.base import NDJSON, BadBody, Call, Card, Reply, Stream
+from overt.protocols.ollama import names, wire
+from overt.protocols.ollama.wire import Details, Step
+
+# ---- what is here --------------------------------------------------------------------------
+
+
+async def tags(call: Call) -> Reply:
+    cards = await call.services.models(call.caller)
+    return Reply({"models": [_listed(card) for card in cards]})
+
+
+async def ps(call: Call) -> Reply:
+    models = [
+        {
+            **_named(one.card),
+            "size": one.memory,
+            "digest": _hex(one.card.digest),
+            "details": _details(one.card),
+            "expires_at": wire.moment(one.expires),
+            "size_vram": 0,
+            "context_length": one.context,
+        }
+        for one in call.services.loaded()
+    ]
+    return Reply({"models": models})
+
+
+def _listed(card: Card) -> dict[str, Any]:
+    return {
+        **_named(card),
+        "modified_at": wire.moment(card.modified),
+        "size": card.size,
+        "digest": _hex(card.digest),
+        "details": _details(card),
+        "capabilities": card.capabilities,
+    }
+
+
+def _named(card: Card) -> dict[str, str]:
+    shown = names.shown(card.id)
+    return {"name": shown, "model": shown}
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _details(card: Card) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "parent_model": "",
+        "format": card.format,
+        "family": card.architecture,
+        "families": card.families or None,
+        "parameter_size": _human(card.parameters),
+        "quantization_level": card.quantization,
+    }
+    if card.context:
+        found["context_length"] = card.context
+    if card.embedding:
+        found["embedding_length"] = card.embedding
+    return found
+
+
+def _human(count: int | None) -> str:
+    """As format.HumanNumber there: ``134.52M``, ``1.2B``, ``7B``."""
+    if not count:
+        return ""
+    for size, unit, places in ((10**9, "B", 1), (10**6, "M", 2)):
+        if count >= size:
+            return f"{count / size:.{0 if count % size == 0 else places}f}{unit}"
+    return f"{count / 1000:.0f}K" if count >= 1000 else str(count)
+
+
+# ---- show ----------------------------------------------------------------------------------
+
+
+class Show(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+    verbose: bool | None = None
+    system: str | None = None
+    template: str | None = None
+
+
+async def show(call: Call) -> Reply:
+    asked = wire.body(call, Show)
+    if not (name := asked.model or asked.name):
+        raise BadBody("model is required", "model")
+    found = await wire.find(call, name)
+    if found.card is None:
+        raise Unsupported(f"{name[:200]} is no model of the store", "there is no file to show")
+    details = await wire.library(call).show(found.ref, verbose=bool(asked.verbose))
+    return Reply(_shown(details, asked))
+
+
+def _shown(details: Details, asked: Show) -> dict[str, Any]:
+    card = details.card
+    found: dict[str, Any] = {
+        "modelfile": details.modelfile,
+        "parameters": "\n".join(_lines(details.parameters)),
+        "template": asked.template or details.template,
+        "system": asked.system or details.system,
+        "license": details.licence,
+        "details": _details(card),
+        "model_info": details.metadata,
+        "capabilities": card.capabilities,
+        "modified_at": wire.moment(card.modified),
+        **details.said,
+    }
+    if details.messages:
+        found["messages"] = [{"role": role, "content": text} for role, text in details.messages]
+    if details.projector:
+        found["projector_info"] = details.projector
+    if details.tensors:
+        found["tensors"] = [
+            {"name": name, "type": kind, "shape": shape} for name, kind, shape in details.tensors
+        ]
+    return {name: value for name, value in found.items() if value not in ("", None)}
+
+
+def _lines(parameters: Mapping[str, Any]) -> list[str]:
+    """``stop   "<|im_end|>"``, one line a value."""
+    return [
+        f"{name:<30} {msgspec.json.encode(one).decode()}"
+        for name, value in parameters.items()
+        for one in (value if isinstance(value, list) else [value])
+    ]
+
+
+# ---- long work -----------------------------------------------------------------------------
+
+
+class Pull(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+    insecure: bool | None = None
+    stream: bool | None = None
+
+
+async def pull(call: Call) -> Reply | Stream:
+    asked = wire.body(call, Pull)
+    refs = names.candidates(_required(asked.model or asked.name))
+    steps = wire.library(call).pull(*refs, insecure=bool(asked.insecure))
+    return await _progress(steps, "pulling", "pulling manifest", asked.stream)
+
+
+async def push(call: Call) -> Reply | Stream:
+    asked = wire.body(call, Pull)
+    name = _required(asked.model or asked.name)
+    target = names.target(name)
+    found = await wire.find(call, name)
+    steps = wire.library(call).push(found.ref, target, insecure=bool(asked.insecure))
+    return await _progress(steps, "pushing", "retrieving manifest", asked.stream)
+
+
+class Create(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+    stream: bool | None = None
+    base: str | None = msgspec.field(default=None, name="from")
+    files: dict[str, str] | None = None
+    adapters: dict[str, str] | None = None
+    draft_files: dict[str, str] | None = None
+    template: str | None = None
+    system: str | None = None
+    license: str | list[str] | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+    quantize: str | None = None
+    draft_quantize: str | None = None
+    remote_host: str | None = None
+
+
+async def create(call: Call) -> Reply | Stream:
+    asked = wire.body(call, Create)
+    name = names.place(_required(asked.model or asked.name))
+    if asked.quantize or asked.draft_quantize:
+        raise Unsupported(
+            "this server does not quantize", "send the model in the quantization you want"
+        )
+    if asked.remote_host:
+        raise Unsupported("this server keeps no models of other servers", "leave out remote_host")
+    steps = wire.library(call).create(
+        name,
+        base=await _base(call, asked.base) if asked.base else "",
+        files=asked.files,
+        adapters=asked.adapters,
+        drafts=asked.draft_files,
+        commands=_commands(asked),
+    )
+    return await _progress(steps, "reading", "gathering model components", asked.stream)
+
+
+async def _base(call: Call, name: str) -> str:
+    """The ref to build on: what is here of that name, else what a pull of it would bring."""
+    refs = names.candidates(name)
+    try:
+        return (await wire.library(call).card(*refs)).id
+    except NotFound:
+        return refs[0]
+
+
+def _commands(asked: Create) -> list[tuple[str, str, str]]:
+    """The commands of a Modelfile: word, key, value."""
+    found: list[tuple[str, str, str]] = []
+    for word in ("template", "system", "renderer", "parser", "requires"):
+        if (value := getattr(asked, word)) is not None:
+            found.append((word, "", value))
+    for name, value in (asked.parameters or {}).items():
+        for one in value if isinstance(value, list) else [value]:
+            found.append(("parameter", name, _parameter(name, one)))
+    for number, message in enumerate(asked.messages or ()):
+        role, text = message.get("role"), message.get("content", "")
+        if role not in ("system", "user", "assistant") or not isinstance(text, str):
+            raise BadBody("a message needs a role and a text", f"messages[{number}]")
+        found.append(("message", str(role), text))
+    licences = [asked.license] if isinstance(asked.license, str) else asked.license or []
+    return [*found, *(("license", "", text) for text in licences)]
+
+
+def _parameter(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise BadBody(f"the parameter {name[:40]} is no text or number", f"parameters.{name[:40]}")
+
+
+def _required(name: str) -> str:
+    if not name:
+        raise BadBody("model is required", "model")
+    return name
+
+
+async def _progress(
+    steps: AsyncGenerator[Step, None], verb: str, first: str, stream: bool | None
+) -> Reply | Stream:
+    if stream is False:
+        async with aclosing(steps):
+            async for _ in steps:
+                pass
+        return Reply({"status": "success"})
+    return Stream(_lined(steps, verb, first), NDJSON)
+
+
+async def _lined(
+    steps: AsyncGenerator[Step, None], verb: str, first: str
+) -> AsyncGenerator[bytes, None]:
+    """Progress line by line. What goes wrong before the first word about it is raised."""
+    begun = False
+    async with aclosing(steps):
+        try:
+            async for step in steps:
+                if not begun:
+                    yield wire.line({"status": first})
+                begun = True
+                yield wire.line(_step(step, verb))
+        except OvertError as error:
+            if not begun:
+                raise
+            yield wire.failure(error)
+            return
+    yield wire.line({"status": "success"})
+
+
+def _step(step: Step, verb: str) -> dict[str, Any]:
+    """One word about a job. A part has a digest: clients keep a bar for each.
+
+    Where the origin states none, the digest of the part's name stands in.
+    """
+    if step.total is None and not step.done:
+        return {"status": step.what}
+    digest = step.digest or "sha256:" + sha256(step.what.encode()).hexdigest()
+    return {
+        "status": f"{verb} {digest[7:19] if step.digest else step.what}",
+        "digest": digest,
+        "total": step.total if step.total is not None else step.done,
+        "completed": step.done,
+    }
+
+
+# ---- small work ----------------------------------------------------------------------------
+
+
+class Copy(msgspec.Struct):
+    source: str = ""
+    destination: str = ""
+
+
+async def copy(call: Call) -> Reply:
+    asked = wire.body(call, Copy)
+    place = names.place(asked.destination)
+    found = await wire.find(call, asked.source)
+    if found.card is None:
+        raise Unsupported(f"{asked.source[:200]} is no model of the store", "copy another")
+    await wire.library(call).copy(found.ref, place)
+    return Reply(b"")
+
+
+class Delete(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+
+
+async def delete(call: Call) -> Reply:
+    asked = wire.body(call, Delete)
+    found = await wire.find(call, _required(asked.model or asked.name))
+    if found.card is None:
+        raise Unsupported(f"{found.ref} is no model of the store", "delete another")
+    cards = await call.services.models(call.caller)
+    if not any(c.digest == found.card.digest and c.id != found.ref for c in cards):
+        await call.services.unload(call.caller, found.ref)
+    await wire.library(call).delete(found.ref)
+    return Reply(b"")
+
+
+async def has_blob(call: Call) -> Reply:
+    if await wire.library(call).has_blob(call.params["digest"]):
+        return Reply(b"")
+    raise NotFound("no such file here", "send it with POST")
+
+
+async def put_blob(call: Call) -> Reply:
+    digest = call.params["digest"]
+    library = wire.library(call)
+    if call.chunks is None:
+        raise BadRequest("a file is sent as the body of a request", "POST it")
+    if await library.has_blob(digest):
+        return Reply(b"")
+    await library.put_blob(digest, call.chunks)
+    return Reply(b"", 201)
+
+
+# ---- what only Ollama's own servers have ------------------------------------------------------
+
+
+def no_cloud(what: str) -> Callable[[Call], Any]:
+    """A handler that says, as Ollama without its cloud does, that there is none."""
+
+    async def handler(call: Call) -> Reply:
+        raise _NoCloud(f"ollama cloud is disabled: {what}")
+
+    return handler
+
+
+class _NoCloud(OvertError):
+    """As Ollama answers where its cloud is switched off."""
+
+    status = 403
+
+    @property
+    def code(self) -> str:
+        return "refused"

@@ -1,0 +1,225 @@
+"""What the files of a stored model say about it: a `Card` for lists, `Details` for whoever asks.
+
+Everything comes from headers and small texts; weights are never read. What is damaged is told as
+far as it can be read: a list of models does not fail because of one of them.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from overt import overlay, pull
+from overt.errors import OvertError
+from overt.formats import gguf, safetensors
+from overt.formats.gguf import Array, Header
+from overt.protocols.base import Card
+from overt.ref import parse
+from overt.settings import Settings
+from overt.store import File, Manifest, Store, view
+
+_EMBEDDING = frozenset(
+    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
+     "jina-bert-v3", "gemma-embedding", "eurobert")
+)  # fmt: skip
+"""Architectures of llama.cpp that give vectors only."""
+_RANK = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
+_FILL = ("fim_pre", "prefix")  # the token that begins a text with a gap: its new and old name
+_MOST_LICENCE = 1 << 20  # bytes of one licence
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Everything that is told about one model.
+
+    Attributes:
+        modelfile: what would make it again; paths begin with ``$OVERT_HOME``.
+        template: the chat template in force (Jinja), or "".
+        parameters: the model's own, by Ollama's names.
+        messages: role and text.
+        metadata: of the weights' header; None stands for a long array that was not asked for.
+        projector: likewise of its projector, where it has one.
+        tensors: name, type and shape.
+        said: what only Ollama can use: renderer, parser, requires.
+    """
+
+    card: Card
+    modelfile: str = ""
+    template: str = ""
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    licence: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    projector: Mapping[str, Any] = field(default_factory=dict)
+    tensors: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    said: Mapping[str, str] = field(default_factory=dict)
+
+
+def card_of(id: str, manifest: Manifest, modified: float, store: Store) -> Card:
+    """The card of a stored model; never raises for what its files say."""
+    known: dict[str, Any] = {}
+    with suppress(OvertError, OSError):
+        known = _known(manifest, store)
+    return Card(
+        id=id,
+        digest=manifest.digest,
+        size=manifest.size,
+        modified=modified,
+        publisher=_publisher(manifest) or known.pop("organization", ""),
+        licence=manifest.licence,
+        **{name: value for name, value in known.items() if name != "organization"},
+    )
+
+
+def details_of(card: Card, model: pull.Model, settings: Settings, *, verbose: bool) -> Details:
+    """Everything about a model; `verbose` brings long arrays and tensors too.
+
+    Raises:
+        IntegrityError, FormatError: one of its files is missing or damaged.
+    """
+    from overt.create import modelfile_of
+
+    manifest = model.manifest
+    assert manifest is not None
+    over = overlay.read(model)
+    header = gguf.read(model.weights) if _is_gguf(manifest) else None
+    template = over.template or (header.chat_template if header else None) or ""
+    try:
+        modelfile = modelfile_of(model.ref, settings).replace(str(settings.home), "$OVERT_HOME")
+    except OvertError as error:
+        modelfile = f"# {error.message}\n"
+    texts = overlay.texts(model)
+    return Details(
+        card=card,
+        modelfile=modelfile,
+        template=template,
+        system=over.system,
+        parameters=json.loads(texts.get("parameters", "{}")),
+        messages=tuple((one.role, one.text) for one in over.messages),
+        licence=_licence(manifest, Store(settings.home)),
+        metadata=_metadata(header, verbose=verbose) if header else {},
+        projector=_projector(model, verbose=verbose),
+        tensors=_tensors(header, model) if verbose else (),
+        said={k: manifest.origin[k] for k in ("renderer", "parser", "requires")
+              if k in manifest.origin},
+    )  # fmt: skip
+
+
+# ---- inside --------------------------------------------------------------------------------
+
+
+def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
+    """What the headers say, by the fields of a card."""
+    weights = view.weights(store, manifest)
+    if not _is_gguf(manifest):
+        read = safetensors.read(weights)
+        return {"format": "safetensors", "parameters": read.parameters}
+    header = gguf.read(weights)
+    template = _template(manifest, store, header)
+    projector = any(file.role == "projector" for file in manifest.files)
+    kind = _kind(header, projector=projector)
+    families = [header.architecture, *(["clip"] if projector else [])]
+    return {
+        "kind": kind,
+        "format": "gguf",
+        "architecture": header.architecture,
+        "families": tuple(one for one in families if one),
+        "parameters": header.parameters,
+        "quantization": _quantization(header),
+        "context": header.context_length,
+        "embedding": header.embedding_length,
+        "capabilities": _capabilities(kind, header, template),
+        "organization": header.text("general.organization") or "",
+    }
+
+
+def _kind(header: Header, *, projector: bool) -> str:
+    pooling = header.number(f"{header.architecture}.pooling_type")
+    if pooling == _RANK or header.tensor("cls.output.weight"):
+        return "rerank"
+    if pooling or header.architecture in _EMBEDDING:
+        return "embedding"
+    return "vlm" if projector else "llm"
+
+
+def _capabilities(kind: str, header: Header, template: str) -> tuple[str, ...]:
+    if kind == "embedding":
+        return ("embedding",)
+    if kind == "rerank":
+        return ()
+    special = header.special_tokens
+    found = {
+        "completion": True,
+        "vision": kind == "vlm",
+        "tools": "tools" in template,
+        "insert": any(name in special for name in _FILL),
+        "thinking": "think" in template,
+    }
+    return tuple(name for name, has in found.items() if has)
+
+
+def _template(manifest: Manifest, store: Store, header: Header) -> str:
+    """The chat template in force, for the words in it."""
+    for file in manifest.files:
+        if file.role == "template":
+            text = overlay.text_of(store.path(file), "template")
+            return overlay.build({"template": text}).template or header.chat_template or ""
+    return header.chat_template or ""
+
+
+def _quantization(header: Header) -> str:
+    declared = header.file_type
+    if declared and not declared.startswith("unknown"):
+        return declared
+    return next(iter(header.type_mix()), "")
+
+
+def _publisher(manifest: Manifest) -> str:
+    ref = parse(manifest.ref)
+    return ref.name.partition("/")[0] if ref.scheme == "hf" else ""
+
+
+def _is_gguf(manifest: Manifest) -> bool:
+    return not manifest.weights.path.lower().endswith(".safetensors")
+
+
+def _metadata(header: Header, *, verbose: bool) -> dict[str, Any]:
+    """The pairs of a header; the chat template is told elsewhere."""
+    found = {
+        key: _plain(value, verbose=verbose)
+        for key, value in header.metadata.items()
+        if not key.startswith("tokenizer.chat_template")
+    }
+    return {**found, "general.parameter_count": header.parameters}
+
+
+def _plain(value: Any, *, verbose: bool) -> Any:
+    if isinstance(value, Array):
+        return value.load() if verbose else None
+    return value
+
+
+def _projector(model: pull.Model, *, verbose: bool) -> dict[str, Any]:
+    if model.projector is None:
+        return {}
+    return _metadata(gguf.read(model.projector), verbose=verbose)
+
+
+def _tensors(
+    header: Header | None, model: pull.Model
+) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    read = header or safetensors.read(model.weights)
+    return tuple((one.name, one.type, tuple(one.shape)) for one in read.tensors)
+
+
+def _licence(manifest: Manifest, store: Store) -> str:
+    """The texts the model came with, else what is stated."""
+    texts = [_text(store, file) for file in manifest.files if file.role == "licence"]
+    return "\n\n".join(texts) or manifest.licence or ""
+
+
+def _text(store: Store, file: File) -> str:
+    with store.path(file).open("rb") as opened:
+        return opened.read(_MOST_LICENCE).decode("utf-8", "replace")

@@ -1,0 +1,198 @@
+"""OpenAI's handlers without a server: services that echo, or play what a test writes down."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from overt.chat import (
+    Embeddings,
+    EmbedRequest,
+    Event,
+    Failed,
+    Ranking,
+    Request,
+    RerankRequest,
+    ScoreRequest,
+    TokenLogprob,
+)
+from overt.engines.echo import Echo
+from overt.errors import ModelNotFound, OvertError
+from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Reply, Stream
+from overt.protocols.openai import PROTOCOL
+
+WORDS = {1: " a", 2: " b", 3: "c", 4: " d", 9: "<s>"}  # the vocabulary of the fake scorer
+
+
+@dataclass
+class Services:
+    """`base.Services` over the echo engine; `script` makes the events of a request instead.
+
+    Texts are scored as one token a character, -1, -2, -3 … for each but the first. `begin` has the
+    model put a token before a text.
+    """
+
+    script: Callable[[Request], Sequence[Event | OvertError]] | None = None
+    begin: bool = False
+    asked: list[Any] = field(default_factory=list)
+    held: list[Hold] = field(default_factory=list)
+    open: int = 0
+    deleted: list[str] = field(default_factory=list)
+    version: str = "1.2.3"
+    cards: tuple[Card, ...] = (
+        Card("smollm2", "0" * 64, 98, 1_700_000_000.5, publisher="HuggingFaceTB"),
+        Card("embed", "1" * 64, 20, 1_600_000_000, kind="embedding"),
+    )
+
+    @property
+    def library(self) -> "Services":
+        return self
+
+    async def delete(self, ref: str) -> None:
+        await self.model(NOBODY, ref)
+        self.deleted.append(ref)
+
+    async def unload(self, caller: Caller, ref: str) -> bool:
+        return False
+
+    def loaded(self) -> list[Any]:
+        return []
+
+    async def show(self, ref: str) -> Any:
+        @dataclass
+        class Details:
+            metadata: dict[str, Any]
+            template: str
+
+        return Details(
+            {"tokenizer.ggml.eos_token_id": 9, "tokenizer.ggml.bos_token_id": 77}, "{{}}"
+        )
+
+    async def stream(
+        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+    ) -> AsyncGenerator[Event, None]:
+        self.asked.append(request)
+        self.held.append(hold)
+        self.open += 1
+        begun = False
+        try:
+            if self.script is not None:
+                for event in self.script(request):
+                    if isinstance(event, OvertError):
+                        raise event
+                    begun = True
+                    yield event
+                return
+            scheme, _, mode = request.model.partition(":")
+            if scheme != "echo":
+                raise ModelNotFound(f"there is no model {request.model}", "overt list")
+            async with aclosing(Echo(mode).stream(request)) as events:
+                async for event in events:
+                    begun = True
+                    yield event
+        except OvertError as error:
+            if not begun:
+                raise
+            yield Failed(error.code, error.message, error.hint)
+        finally:
+            self.open -= 1
+
+    async def embed(
+        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+    ) -> Embeddings:
+        self.asked.append(request)
+        length = request.dimensions or 3
+        vectors = tuple((0.1 * (i + 1),) * length for i in range(len(request.inputs)))
+        return Embeddings(vectors, sum(len(text) for text in request.inputs))
+
+    async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
+        self.asked.append(request)
+        return Ranking(tuple(float(len(text)) for text in request.documents), 7)
+
+    async def score(
+        self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
+    ) -> tuple[TokenLogprob, ...]:
+        self.asked.append(request)
+        if isinstance(request.prompt, str):
+            words = [*(["<s>"] if self.begin else []), *request.prompt]
+        else:
+            words = [WORDS.get(id, "?") for id in request.prompt]
+        ids = [ord(word) for word in words if len(word) == 1] or list(range(len(words)))
+        if len(ids) != len(words):
+            ids = list(range(len(words)))
+        return tuple(
+            TokenLogprob(
+                word,
+                -float(i) if i else None,
+                (("top", -0.5), (word, -float(i)))[: request.top] if i else (),
+                ids[i],
+            )
+            for i, word in enumerate(words)
+        )
+
+    async def count(self, caller: Caller, request: Request) -> int:
+        return len(request.prompt or "")
+
+    async def tokenize(
+        self, caller: Caller, model: str, text: str, *, special: bool = True
+    ) -> tuple[int, ...]:
+        self.asked.append((model, text, special))
+        return tuple(map(ord, text))
+
+    async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
+        return "".join(WORDS.get(id, "?") for id in tokens)
+
+    async def models(self, caller: Caller) -> Sequence[Card]:
+        return self.cards
+
+    async def model(self, caller: Caller, ref: str) -> Card:
+        for card in self.cards:
+            if card.id == ref:
+                return card
+        raise ModelNotFound(f"there is no model {ref}", "overt list")
+
+
+@dataclass
+class Answered:
+    """What a client would get: `chunks` of a stream, else `body`."""
+
+    status: int
+    body: Any
+    chunks: list[Any]
+    headers: dict[str, str]
+
+
+async def ask(
+    services: Services, path: str, body: Any = None, method: str = "POST", **params: str
+) -> Answered:
+    """Send `body` (JSON, or bytes as they are) to the handler of `path`, as the server does."""
+    route = next(r for r in PROTOCOL.routes if r.method == method and r.path == path)
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    call = Call(services, NOBODY, "req_1", method, path, params, {}, {}, raw)  # type: ignore[arg-type]
+    try:
+        result = await route.handler(call)
+        if isinstance(result, Stream):
+            async with aclosing(result.chunks) as chunks:
+                raw = b"".join([chunk async for chunk in chunks])
+            return Answered(200, None, events(raw), result.headers)
+    except OvertError as error:
+        result = PROTOCOL.refuse(error, "req_1")
+    assert isinstance(result, Reply)
+    return Answered(result.status, json.loads(result.body()), [], result.headers)
+
+
+def events(raw: bytes) -> list[Any]:
+    """Server-sent events: each one ``data:`` line of JSON, and the last word as it is."""
+    *pieces, rest = raw.decode().split("\n\n")
+    assert rest == ""
+    assert all(piece.startswith("data: ") and "\n" not in piece for piece in pieces)
+    return [
+        "[DONE]" if piece == "data: [DONE]" else json.loads(piece.removeprefix("data: "))
+        for piece in pieces
+    ]
+
+
+def user(text: str, **fields: Any) -> dict[str, Any]:
+    """A chat of one message."""
+    return {"model": "echo:", "messages": [{"role": "user", "content": text}], **fields}
