@@ -34,7 +34,12 @@ from overt import pull, settings
 from sides import _free_port, stop
 
 HERE = Path(__file__).resolve().parent
-PORTKEY = "@portkey-ai/gateway@1.15.2"
+# With the hono packages of its own time: with today's, each of its answers is an error 500.
+PORTKEY = {
+    "private": True,
+    "dependencies": {"@portkey-ai/gateway": "1.15.2"},
+    "overrides": {"@hono/node-server": "1.13.8", "hono": "4.9.7"},
+}
 CONTEXT, PARALLEL = 1024, 8
 BARE, OVERT, PORTKEY_SIDE = "bare engine", "overt serve", "portkey in front of it"
 
@@ -159,9 +164,9 @@ def portkey(behind: Side) -> Iterator[Side]:
     script = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
     if not script.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
+        (folder / "package.json").write_text(json.dumps(PORTKEY))
         subprocess.run(
-            ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", PORTKEY],
+            ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"],
             cwd=folder, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
     port = _free_port()

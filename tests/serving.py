@@ -103,12 +103,12 @@ def unpacked_sdist(name: str, version: str, environ: Mapping[str, str]) -> Path:
     kept.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
-            "--no-binary", ":all:", "-d", str(kept), f"{name}=={version}",
+            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+            "--no-binary", name, "-d", str(kept), f"{name}=={version}",
         ],
         check=True, env=dict(environ), timeout=300,
     )  # fmt: skip
-    wanted = re.compile(rf"{re.escape(name).replace('-', '[-_]')}-{re.escape(version)}\.tar\.gz")
+    wanted = re.compile(rf"{re.sub('[-_]', '[-_]', name)}-{re.escape(version)}\.tar\.gz")
     archive = next(path for path in kept.iterdir() if wanted.fullmatch(path.name))
     with tarfile.open(archive) as tar:
         tar.extractall(kept, filter="data")

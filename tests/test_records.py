@@ -95,6 +95,13 @@ async def test_nobody_sees_touches_or_takes_what_is_anothers(records: Records) -
     assert await records.get("response", "a", ANNE) == b"secret"
 
 
+async def test_an_id_may_be_asked_for_that_no_database_could_hold(records: Records) -> None:
+    assert await records.get("k", "a\0b", ANNE) is None
+    assert await records.delete("k", "a\0b", ANNE) is False
+    with pytest.raises(NotFound):
+        await records.list("k", ANNE, after="a\0b")
+
+
 async def test_lists_are_in_the_order_of_the_first_put(records: Records) -> None:
     for name in "abcdef":
         await records.put("k", name, ANNE, name.encode())
@@ -198,6 +205,13 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 async def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         Records(url)
+
+
+async def test_another_database_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sqlalchemy.create_mock_engine("mysql://", lambda *_: None)
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda *_, **__: made)
+    with pytest.raises(UsageError, match="the database is mysql"):
+        Records("mysql://here/there")
 
 
 async def test_a_cancelled_caller_leaves_the_record_whole(records: Records) -> None:

@@ -7,10 +7,12 @@
     │   ├── BadRef                          a name that does not follow the grammar of ref.py
     │   ├── BadSetting                      a setting, flag or environment variable out of range
     │   ├── BadRequest                      a request an engine cannot carry out as asked
-    │   │   └── ContextExceeded             a prompt longer than the context; never trimmed instead
+    │   │   ├── ContextExceeded             a prompt longer than the context; never trimmed instead
+    │   │   └── TooLarge          2     413   a request of more bytes than a server takes
     │   └── Unsupported           2     501   what this model, engine or version cannot do at all
     ├── NotFound                  3     404   the thing named is not there
-    │   └── ModelNotFound                   no such model in the store, catalogue or source
+    │   ├── ModelNotFound                   no such model in the store, catalogue or source
+    │   └── WrongMethod           3     405   an address that takes other methods
     ├── DoesNotFit                4     507   more memory or disk than there is
     │   ├── OutOfMemory                     weights + KV cache + buffers exceed what is free
     │   └── OutOfDisk                       the store's disk is too full for the download
@@ -112,6 +114,10 @@ class ContextExceeded(BadRequest):
         self.context = context
 
 
+class TooLarge(BadRequest):
+    status = 413
+
+
 class Unsupported(UsageError):
     status = 501
 
@@ -123,6 +129,10 @@ class NotFound(OvertError):
 
 class ModelNotFound(NotFound):
     pass
+
+
+class WrongMethod(NotFound):
+    status = 405
 
 
 class DoesNotFit(OvertError):

@@ -99,20 +99,24 @@ class Records:
         """
         now = self._clock()
 
-        def work(connection: sql.Connection) -> int:
+        def work(connection: sql.Connection) -> bool:
             if now - self._purged > _PURGE_SECONDS:
                 self._purged = now
                 connection.execute(sql.delete(_records).where(_records.c.expires <= now))
             values = {"kind": kind, "id": id, "owner": owner.key, "body": body}
-            return connection.execute(
-                _upsert(connection.dialect.name, {**values, "created": now, "expires": expires})
-            ).rowcount
+            upsert = _upsert(
+                connection.dialect.name, {**values, "created": now, "expires": expires}
+            )
+            # Not the count of rows, which not every driver tells.
+            return connection.execute(upsert.returning(_records.c.seq)).first() is not None
 
-        if await self._run(work) == 0:
+        if not await self._run(work):
             raise Refused(f"the {kind} {id!r} belongs to another key", "choose another id")
 
     async def get(self, kind: str, id: str, owner: Owner) -> bytes | None:
         """What is kept, or None where there is none, or none of this owner's."""
+        if "\0" in id:  # a character that PostgreSQL has no text with
+            return None
         query = sql.select(_records.c.body).where(*self._seen(kind, owner), _records.c.id == id)
 
         def work(connection: sql.Connection) -> bytes | None:
@@ -122,6 +126,8 @@ class Records:
 
     async def delete(self, kind: str, id: str, owner: Owner) -> bool:
         """Whether there was such a record of this owner's; now there is none."""
+        if "\0" in id:
+            return False
         command = sql.delete(_records).where(*self._seen(kind, owner), _records.c.id == id)
 
         def work(connection: sql.Connection) -> bool:
@@ -215,6 +221,10 @@ def _open(where: Path | str) -> sql.Engine:
         raise UsageError(f"the database cannot be used: {error}", "write its URL anew") from None
     except OSError as error:
         raise Failure(f"the records cannot be opened: {error}") from None
+    if engine.dialect.name not in ("sqlite", "postgresql"):
+        raise UsageError(
+            f"the database is {engine.dialect.name}", "give a URL of SQLite or PostgreSQL"
+        )
     if engine.dialect.name == "sqlite":
         sql.event.listen(engine, "connect", _configure)
         sql.event.listen(engine, "begin", _begin)

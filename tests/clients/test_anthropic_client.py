@@ -1,5 +1,6 @@
 """The official `anthropic` client, unmodified, against the real server and the real small model."""
 
+import base64
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -130,6 +131,18 @@ def test_a_begun_answer_goes_on(client: Anthropic) -> None:
     assert not message.content[0].text.startswith("1.")  # type: ignore[union-attr]
 
 
+@pytest.mark.client("anthropic", "images")
+def test_images(client: Anthropic) -> None:
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 8).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    shown = [{"type": "image", "source": source}, {"type": "text", "text": "a b"}]
+    said: list[Any] = [{"role": "user", "content": shown}]
+    message = client.messages.create(model="echo:x", max_tokens=9, messages=said)
+    assert message.content[0].text == "a b"  # type: ignore[union-attr]
+    with pytest.raises(anthropic.BadRequestError, match="cannot see images"):
+        client.messages.create(model="smollm2", max_tokens=9, messages=said)
+
+
 # ---- tools ---------------------------------------------------------------------------------
 
 
@@ -204,13 +217,12 @@ def test_the_clients_own_tool_runner(client: Anthropic) -> None:
     runner = client.beta.messages.tool_runner(
         model="echo:tool",
         max_tokens=50,
-        max_iterations=1,
+        max_iterations=2,
         messages=[{"role": "user", "content": "hello"}],
         tools=[shout],
     )
-    for message in runner:
-        assert message.stop_reason == "tool_use"
-    assert asked in (["hello"], [])  # asked only if the client goes on after its last round
+    assert [message.stop_reason for message in runner] == ["tool_use", "tool_use"]
+    assert asked[0] == "hello"
 
 
 class Colour(pydantic.BaseModel):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -473,6 +474,35 @@ def test_pull_from_an_ollama_registry(
     assert list(client.pull(name, stream=True))[-1].status == "success"
     assert client.show(name).parameters
     client.delete(name)
+
+
+@feature("cancel")
+def test_a_pull_that_hears_nothing_does_not_keep_the_server(home: Path) -> None:
+    """The registry begins to answer and then says nothing; the server ends all the same."""
+    asked, go = threading.Event(), threading.Event()
+
+    def silent(_: registries.Asked) -> registries.Told:
+        def nothing() -> Iterator[bytes]:
+            yield b"{"
+            asked.set()
+            go.wait(60)
+
+        return registries.Told(200, nothing())
+
+    with registries.scripted(silent) as registry, serving.serving(home, patience=15) as served:
+        body = {"model": f"{registry.host}/team/x:v1"}
+        with (
+            httpx.Client(base_url=served.url, trust_env=False) as raw,
+            raw.stream("POST", "/api/pull", json=body, timeout=60) as answer,
+        ):
+            lines = answer.iter_lines()
+            assert json.loads(next(lines)) == {"status": "pulling manifest"}
+            assert asked.wait(30)
+        begun = time.monotonic()
+        served.process.terminate()
+        served.process.wait(15)
+        assert time.monotonic() - begun < 8
+        go.set()
 
 
 @feature("errors")

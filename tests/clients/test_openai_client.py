@@ -7,6 +7,7 @@ import struct
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import openai
@@ -14,7 +15,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from serving import Served
+from overt.keys import Keys
+from serving import Served, serving
 
 MODEL = "smollm2"
 HI: list[Any] = [{"role": "user", "content": "Say hi."}]
@@ -188,16 +190,14 @@ def test_an_answer_has_the_form_of_a_class(client: OpenAI) -> None:
 @pytest.mark.model
 @pytest.mark.client("openai", "chat: JSON")
 def test_json_object_is_an_object(client: OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model=MODEL,
-        messages=[{"role": "user", "content": 'Answer with {"a": 1}.'}],
-        response_format={"type": "json_object"},
-        max_tokens=300,
-        temperature=0,
-        stop=["}"],
-    )
-    text = answer.choices[0].message.content or ""
-    assert text.lstrip().startswith("{")
+    def begins(**form: Any) -> str:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=HI, max_tokens=12, temperature=0, **form
+        )
+        return (answer.choices[0].message.content or "").lstrip()[:1]
+
+    assert begins(response_format={"type": "json_object"}) == "{"
+    assert begins(response_format={"type": "text"}) == begins() != "{"
 
 
 # ---- tools ---------------------------------------------------------------------------------
@@ -394,6 +394,20 @@ def test_errors_of_the_engine_are_of_the_right_class(client: OpenAI) -> None:
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
     with pytest.raises(openai.BadRequestError, match="cannot see images"):
         create(model=MODEL, messages=[{"role": "user", "content": [image]}])
+
+
+@pytest.mark.client("openai", "keys")
+def test_a_key_is_asked_for_and_known(home: Path) -> None:
+    key = Keys(home).add("laptop").text
+    with serving(home, "--require-key") as served:
+        address = f"{served.url}/v1"
+        with OpenAI(base_url=address, api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError) as wrong:
+                client.models.list()
+            assert wrong.value.code == "invalid_api_key"
+        with OpenAI(base_url=address, api_key=key, max_retries=0) as client:
+            answer = client.chat.completions.create(model="echo:plain", messages=HI)
+            assert answer.choices[0].message.content == "Say hi."
 
 
 @pytest.mark.client("openai", "errors in a stream")

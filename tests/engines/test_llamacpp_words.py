@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from loaded import answered, loaded
 
 import projector_writer
-from overt.chat import ImagePart, Message, Request, Sampling, Tool
+from overt.chat import Done, ImagePart, Message, Request, Sampling, Text, Tool, ToolCall
 from overt.engines.base import Capabilities
 from overt.engines.llamacpp import LlamaCpp
 from overt.errors import BadRequest, EngineFailed, OvertError, Unsupported
@@ -223,6 +223,35 @@ async def test_a_stop_sequence_is_named_and_biases_ban(smollm2_gguf: Path, home:
             "m", prompt=count.prompt, sampling=GREEDY, max_tokens=3, logit_bias=((five, 100.0),)
         )
         assert (await answered(one, wanted)).text == "555"
+
+
+@pytest.mark.model
+async def test_a_forced_call_streams_and_one_call_can_be_asked_for(smollm2_gguf: Path, home: Path):
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}, "days": {"type": "integer"}},
+        "required": ["city", "days"],
+    }
+    tools = (Tool("weather", "Weather of a city", parameters), Tool("clock"))
+    asked = (Message.of("user", "How is the weather in Rome for the next 3 days?"),)
+    async with loaded("answer", smollm2_gguf, home / "run", context=512) as one:
+        request = Request(
+            "m", asked, tools=tools, tool_choice="weather", sampling=GREEDY, max_tokens=80
+        )
+        events = [event async for event in one.stream(request)]
+        pieces = [event for event in events if isinstance(event, ToolCall)]
+        assert (pieces[0].name, pieces[0].arguments) == ("weather", "")
+        assert len(pieces) > 3
+        assert {piece.id for piece in pieces[1:]} == {""}
+        given = json.loads("".join(piece.arguments for piece in pieces))
+        assert isinstance(given["days"], int)
+        assert events[-1] == Done("tool_calls")
+        assert not any(isinstance(event, Text) for event in events)
+        single = Request(
+            "m", asked, tools=tools, parallel_tools=False, effort="low", sampling=GREEDY,
+            max_tokens=20,
+        )  # fmt: skip
+        assert (await answered(one, single)).finish in ("length", "stop", "tool_calls")
 
 
 @pytest.mark.model

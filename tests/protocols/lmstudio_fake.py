@@ -136,8 +136,7 @@ class Fake:
     async def tokenize(
         self, caller: Caller, model: str, text: str, *, special: bool = True
     ) -> tuple[int, ...]:
-        tokens = await self.engine.tokenize(text)
-        return (101, *tokens, 102) if "embed" in model else tokens
+        return {"[CLS]": (101,), "[SEP]": (102,)}.get(text) or await self.engine.tokenize(text)
 
     async def models(self, caller: Caller) -> Sequence[Card]:
         return self.cards
@@ -292,3 +291,39 @@ async def line(fake: Fake, name: str, hello: Any = HELLO, headers: Any = ()) -> 
     finally:
         opened.leave()
         await asyncio.wait_for(task, 20)
+
+
+# ---- what clients say ----------------------------------------------------------------------
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # noqa: E501
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def query(name: str) -> dict:
+    return {"type": "query", "query": {"identifier": name}}
+
+
+def stack(**fields: object) -> dict:
+    """Settings; a double underscore stands for a dot."""
+    said = [
+        {"key": "llm.prediction." + k.replace("__", "."), "value": v} for k, v in fields.items()
+    ]
+    return {"layers": [{"layerName": "apiOverride", "config": {"fields": said}}]}
+
+
+def predict(text: str, model: str = "smollm2", **fields: object) -> dict:
+    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    return {
+        "modelSpecifier": query(model),
+        "history": {"messages": messages},
+        "predictionConfigStack": stack(**fields),
+    }
+
+
+def text_of(packets: list) -> str:
+    return "".join(p["fragment"]["content"] for p in packets if p["type"] == "fragment")

@@ -4,11 +4,12 @@ import base64
 import json
 import math
 from contextlib import aclosing
+from dataclasses import replace
 from time import process_time
 from typing import Any
 
 import pytest
-from ollama_desk import Desk
+from ollama_desk import PLAIN, Desk
 
 import overt.errors as errors
 from overt.chat import (
@@ -218,6 +219,11 @@ async def test_a_suffix_is_a_gap_to_fill() -> None:
     desk = Desk(HELLO)
     await desk.lines("/api/generate", {"model": "plain", "prompt": "a", "suffix": "b"})
     assert (desk.asked[0].prompt, desk.asked[0].suffix) == ("a", "b")
+    for more in ({"template": "t"}, {"context": [1]}):
+        with pytest.raises(errors.BadRequest, match="a suffix goes neither"):
+            await desk.raw(
+                "/api/generate", {"model": "plain", "prompt": "a", "suffix": "b", **more}
+            )
 
 
 async def test_a_template_of_the_clients_own() -> None:
@@ -335,6 +341,13 @@ async def test_what_a_model_cannot_do_is_told_in_ollamas_words() -> None:
     desk = Desk(HELLO)
     await desk.lines("/api/chat", {"model": "plain", "messages": USER, "think": False})
     assert desk.asked[0].thinking is False
+
+
+async def test_where_the_files_say_nothing_the_engine_has_the_last_word() -> None:
+    desk = Desk(HELLO)
+    desk.library.cards["odd"] = replace(PLAIN, id="odd", capabilities=())
+    await desk.lines("/api/chat", {"model": "odd", "messages": USER, "think": True})
+    assert desk.asked[0].thinking is True
 
 
 async def test_only_the_rendering() -> None:

@@ -223,6 +223,7 @@ BAD: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"top_p": -0.1}, "top_p", "invalid_value"),
     ({"presence_penalty": 3}, "presence_penalty", "invalid_value"),
     ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+    ({"max_completion_tokens": 2**31}, "max_completion_tokens", "invalid_value"),
     ({"n": 0}, "n", "invalid_value"),
     ({"n": 129}, "n", "invalid_value"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "invalid_value"),

@@ -289,6 +289,40 @@ async def test_a_client_that_leaves_stops_the_engine(world: World) -> None:
     assert closed.is_set()
 
 
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
+async def test_the_engine_is_heard_to_its_end(world: World, more: Any) -> None:
+    """A stream that is closed before it ends counts as cancelled, wherever that is counted."""
+    ends: list[str] = []
+
+    async def events(*_: Any) -> Any:
+        try:
+            yield chat.Text("word")
+            yield chat.Done("stop")
+            ends.append("whole")
+        finally:
+            ends.append("closed")
+
+    world.services.stream = events  # type: ignore[method-assign]
+    answer = await world.client.post(RESPONSES, json=_ask(**more))
+    assert answer.status_code == 200
+    if "background" in more:
+        await _until(world, answer.json()["id"], "completed")
+    assert ends == ["whole", "closed"]
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}])
+async def test_an_engine_that_falls_silent_has_failed(world: World, more: Any) -> None:
+    async def events(*_: Any) -> Any:
+        yield chat.Text("word")
+
+    world.services.stream = events  # type: ignore[method-assign]
+    answer = await world.client.post(RESPONSES, json=_ask(**more))
+    assert answer.status_code == (200 if more else 500)
+    if more:
+        last = stateful.read(answer.content)[-1]
+        assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
+
+
 # ---- what is kept ----------------------------------------------------------------------------
 
 
@@ -788,6 +822,81 @@ def test_any_items_are_read_or_refused(items: list[Any]) -> None:
     again = items_of(msgspec.json.decode(msgspec.json.encode(made)), "0" * 24)
     assert again == made
     messages([item for item in made if item["type"] != "item_reference"])
+
+
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1.5,
+    "",
+    "\n",
+    "\0",
+    "x" * 300,
+    "\N{SNOWMAN}",
+    [],
+    {},
+    [[]],
+    [None],
+    {"id": 1},
+    {"type": []},
+    {"format": {"type": "json_schema"}},
+    {"type": "allowed_tools"},
+    {"type": "allowed_tools", "tools": [1]},
+    [{"id": "\0"}],
+    [{"type": "message"}],
+    [{"type": ["message"], "role": {}}],
+    [{"type": "function", "name": {}}],
+    [{"role": "user", "content": [{"type": "input_text", "text": []}]}],
+    [{"type": "function_call_output", "call_id": "x", "output": [{"type": "input_image"}]}],
+]
+FULL: dict[str, dict[str, Any]] = {
+    RESPONSES: _ask(
+        instructions="i", previous_response_id=None, conversation=None, background=None,
+        include=[], max_output_tokens=5, metadata={}, parallel_tool_calls=True, reasoning={},
+        store=True, stream=False, text={}, tool_choice="auto", tools=[], top_logprobs=0,
+        temperature=1, top_p=1, truncation="auto", user="u", stop=None, seed=1, keep_alive=None,
+        chat_template_kwargs=None,
+    ),
+    f"{RESPONSES}/input_tokens": _ask(personality="p", conversation=None, text={}),
+    f"{RESPONSES}/compact": {"model": "m"},
+    CONVERSATIONS: {"items": [], "metadata": {}},
+    "/v1/batches": {
+        "input_file_id": "f", "endpoint": "/v1/responses", "completion_window": "24h",
+        "metadata": {}, "output_expires_after": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FULL)
+async def test_no_body_breaks_the_server(world: World, path: str) -> None:
+    """Each field in turn is everything it should not be: refused by name, or done."""
+    for field in FULL[path]:
+        for junk in JUNK:
+            answer = await world.client.post(path, json={**FULL[path], field: junk})
+            assert answer.status_code in (200, 400, 404, 501), (field, junk, answer.text)
+            if answer.status_code != 200 and "error" in answer.json():
+                assert answer.json()["error"]["message"]
+    for body in (b"", b"[]", b"{", b"\xff", b"[" * 5000, b'"x"', b"null"):
+        answer = await world.client.post(path, content=body)
+        assert answer.status_code in (200, 400, 501), body
+
+
+@pytest.mark.parametrize("id", ["%00", "%2e%2e", "x" * 3000, "%F0%9F%98%80", "a b", "'", "resp_"])
+async def test_no_address_breaks_the_server(world: World, id: str) -> None:
+    for method, path in [
+        ("GET", f"{RESPONSES}/{id}"),
+        ("DELETE", f"{RESPONSES}/{id}"),
+        ("POST", f"{RESPONSES}/{id}/cancel"),
+        ("GET", f"{RESPONSES}/{id}/input_items"),
+        ("GET", f"{CONVERSATIONS}/{id}/items/{id}"),
+        ("GET", f"/v1/files/{id}/content"),
+        ("POST", f"/v1/batches/{id}/cancel"),
+        ("GET", f"/v1/files?after={id}"),
+    ]:
+        assert (await world.client.request(method, path)).status_code == 404, path
 
 
 _event = st.one_of(

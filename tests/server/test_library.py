@@ -1,7 +1,9 @@
 """What the server does with the store: cards, shared pulls, pushes, new models, files that come."""
 
 import asyncio
+import dataclasses
 import hashlib
+import inspect
 import os
 import threading
 import time
@@ -20,6 +22,7 @@ from overt.create import create
 from overt.errors import (
     BadRef,
     BadRequest,
+    Busy,
     FormatError,
     ModelNotFound,
     NotFound,
@@ -29,11 +32,12 @@ from overt.errors import (
     Unsupported,
 )
 from overt.formats import gguf, modelfile
+from overt.protocols.ollama import wire
 from overt.pull import find
 from overt.ref import parse
 from overt.server import incoming
 from overt.server.jobs import Jobs
-from overt.server.library import Library
+from overt.server.library import Details, Library
 from overt.settings import Settings, load
 from overt.sources.base import Report, Step
 from overt.store import File, Manifest, Store
@@ -349,6 +353,26 @@ async def test_a_slow_watcher_sees_the_newest_of_each_part() -> None:
     assert len(found) < 200
 
 
+async def test_too_many_jobs_at_once() -> None:
+    jobs, go = Jobs(), threading.Event()
+
+    def work(report: Report) -> None:
+        report(Step("a", 0, 2))
+        go.wait(10)
+
+    watched = [jobs.watch(f"{n}", work) for n in range(16)]
+    for one in watched:
+        await anext(one)
+    with pytest.raises(Busy) as caught:
+        await anext(jobs.watch("one more", work))
+    assert caught.value.retry_after
+    assert await anext(jobs.watch("3", work)) == Step("a", 0, 2), "watching costs nothing"
+    go.set()
+    for one in watched:
+        await steps(one)
+    assert await steps(jobs.watch("one more", lambda _: None)) == []
+
+
 async def test_close_stops_what_runs() -> None:
     jobs, go = Jobs(), threading.Event()
 
@@ -608,3 +632,18 @@ async def test_a_template_of_the_clients_own_is_filled(library: Library) -> None
 async def test_a_template_that_is_refused(library: Library, bad: str) -> None:
     with pytest.raises(FormatError):
         await library.fill(bad, [{"role": "user", "content": "U"}])
+
+
+# ---- what the protocol expects ---------------------------------------------------------------
+
+
+def test_the_library_is_what_ollamas_protocol_expects() -> None:
+    for name, wanted in vars(wire.Library).items():
+        if not name.startswith("_"):
+            found = inspect.signature(getattr(Library, name)).parameters
+            assert list(found) == list(inspect.signature(wanted).parameters), name
+
+
+def test_details_are_what_ollamas_protocol_expects() -> None:
+    wanted = {name for name in vars(wire.Details) if not name.startswith("_")}
+    assert wanted == {field.name for field in dataclasses.fields(Details)}

@@ -195,6 +195,16 @@ def test_an_event_costs_about_a_microsecond(clock: list[float], monkeypatch: Any
     assert (time.thread_time() - begun) / len(events) < 5e-6
 
 
+def test_a_log_that_nobody_reads_any_more_fails_no_request() -> None:
+    def write(line: str) -> None:
+        raise BrokenPipeError
+
+    metrics = Metrics()
+    one = Watch(logs.Log("text", write), metrics)
+    begin(one).end(200)
+    assert any(name.startswith("overt_requests_total") for name in samples(metrics))
+
+
 # ---- the log -------------------------------------------------------------------------------
 
 

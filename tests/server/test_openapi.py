@@ -100,7 +100,7 @@ def test_the_document_is_what_the_routes_are() -> None:
 
 
 def test_the_document_of_this_server_is_valid_and_whole() -> None:
-    protocols = assembly.protocols()
+    protocols = assembly.PROTOCOLS
     made = openapi.document(protocols, "1")
     schema = schemathesis.openapi.from_dict(made)
     schema.validate()
@@ -150,7 +150,7 @@ class Page(HTMLParser):
         self._in = ""
 
 
-@pytest.mark.parametrize("protocols", [(ONE, TWO), assembly.protocols()])
+@pytest.mark.parametrize("protocols", [(ONE, TWO), assembly.PROTOCOLS])
 def test_the_page_lists_every_route_and_runs_nothing(protocols: tuple[Protocol, ...]) -> None:
     made = openapi.document(protocols, "1")
     body = openapi.page(made)

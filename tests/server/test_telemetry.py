@@ -89,7 +89,7 @@ def test_a_call_is_a_span_by_the_conventions(collector: Collector) -> None:
     spans = telemetry.spans()
     assert spans is not None
     spans.serving_at("http://127.0.0.1:11435")
-    one = Watch(spans, closing=spans.close)
+    one = Watch(spans)
     seen = one.begin("req_1", traceparent=PARENT)
     work = generation("chat", "smollm2")
     work.answers("smollm2:135m")
@@ -97,7 +97,7 @@ def test_a_call_is_a_span_by_the_conventions(collector: Collector) -> None:
         work.event(event)
     work.end()
     seen.end(200)
-    one.close()
+    spans.close()
     assert collector.paths == ["/v1/traces"]
     (span,) = collector.spans()
     found = attributes(span)
@@ -130,13 +130,13 @@ def test_what_fails_says_so_and_bad_parents_are_none(
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     spans = telemetry.spans()
     assert spans is not None
-    one = Watch(spans, closing=spans.close)
+    one = Watch(spans)
     for parent in (None, "", "nonsense", "00-0-0-0", PARENT[:-1] + "\xff"):
         one.begin("req_1", traceparent=parent)
         work = generation("embeddings", "m")
         work.event(Failed("worker_died", "it died of something"))
         work.end()
-    one.close()
+    spans.close()
     found = collector.spans()
     assert len(found) == 5
     for span in found:

@@ -155,6 +155,7 @@ def test_the_verb_installs_what_was_typed_and_takes_it_back(
         "--port", "11434", "--origin", "app://x",
     ]  # fmt: skip
     assert ("Environment", f'"OVERT_HOME={home}"') in service
+    assert path.stat().st_mode & 0o777 == 0o600
     again = overt_cli("serve", "--install", "--port", "11434", "--origin", "app://x")
     assert again.stdout.startswith(f"unchanged: {path}\nnow type:\n  systemctl --user ")
     said = json.loads(
@@ -168,6 +169,10 @@ def test_the_verb_installs_what_was_typed_and_takes_it_back(
     assert overt_cli("serve", "--install", "--host", "0.0.0.0", "--context", "2048").code == 0
     command = words(dict(sections(path.read_text())["Service"])["ExecStart"], in_command=True)
     assert shlex.join(command[4:]) == "--host 0.0.0.0 --context 2048"
+    mirror = ("serve", "--install", "--mirror", "--host", "0.0.0.0")
+    assert overt_cli(*mirror).code == 2, "a mirror needs a token there"
+    assert overt_cli(*mirror, env={"OVERT_MIRROR_TOKEN": "t" * 20}).code == 0
+    assert '"OVERT_MIRROR_TOKEN=' + "t" * 20 in path.read_text()
     gone = overt_cli("serve", "--uninstall")
     assert (gone.code, path.exists()) == (0, False)
     assert "systemctl --user disable --now overt" in gone.stdout

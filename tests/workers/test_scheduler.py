@@ -797,6 +797,7 @@ class Anything(RuleBasedStateMachine):
         self.seats: list[tuple[str, Seat[Fake]]] = []
         self.loading: list[tuple[str, asyncio.Future[bool]]] = []
         self.fakes: list[Fake] = []
+        self.ending: asyncio.Event | None = None
         self.run(self._make())
 
     async def _make(self) -> None:
@@ -813,7 +814,7 @@ class Anything(RuleBasedStateMachine):
             self.loading.append((name, future))
             if not await future:
                 raise EngineFailed("no")
-            fake = Fake(name, may_close=asyncio.Event())
+            fake = Fake(name, may_close=self.ending or asyncio.Event())
             self.fakes.append(fake)
             return fake
 
@@ -925,14 +926,15 @@ class Anything(RuleBasedStateMachine):
         """Once everybody leaves and everything works, all who wait are served."""
 
         async def ending() -> None:
+            self.ending = asyncio.Event()
+            self.ending.set()
+            for fake in self.fakes:
+                if fake.may_close:
+                    fake.may_close.set()
             for _ in range(200):
                 for _, future in self.loading:
                     future.set_result(True)
                 self.loading.clear()
-                for fake in self.fakes:
-                    fake.may_close = None if not fake.closing.is_set() else fake.may_close
-                    if fake.may_close:
-                        fake.may_close.set()
                 for _, seat in self.seats:
                     seat.leave()
                 self.seats.clear()

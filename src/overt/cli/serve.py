@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from overt.server.app import Asked, Listen
     from overt.server.logs import Kind
 
-_KEPT = ("OVERT_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE")
+_KEPT = ("OVERT_MIRROR_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE")
 _TELEMETRY = "OTEL_"
 _LOGS: "dict[Mode, Kind]" = {"json": "json", "human": "text", "quiet": "off"}
 
@@ -190,7 +190,10 @@ def _install(out: Output, settings: Settings, flags: Flags, words: list[str]) ->
     from overt.keys import Keys
     from overt.server import app, guard, units
 
-    if not flags.mirror:  # what would keep the server from starting is told now, not to a log
+    # What would keep the server from starting is told now, and not to a log.
+    if flags.mirror:
+        guard.rules(app.address_of(flags.host), flags.names, flags.token)
+    else:
         guard.gate(
             app.address_of(flags.host),
             Keys(settings.home),

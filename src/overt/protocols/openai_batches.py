@@ -220,7 +220,7 @@ async def _mine(call: Call) -> Batch:
 async def _kept(services: Services, caller: Caller, id: str) -> Kept:
     found = await services.records.get(_KIND, id, caller)
     if found is None:
-        raise NotFound(f"No batch found with id '{id[:80]}'.")
+        raise NotFound(f"No batch found with id '{id[:80]}'")
     return msgspec.json.decode(found, type=Kept)
 
 

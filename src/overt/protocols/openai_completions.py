@@ -57,7 +57,7 @@ class CompletionsBody(Sampled, kw_only=True):
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
     suffix: str | None = None
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
     echo: bool | None = None

@@ -112,7 +112,7 @@ async def item(call: Call) -> Reply:
     found = await _mine(call)
     body = await call.services.records.get(found.id, call.params["item"], call.caller)
     if body is None:
-        raise NotFound(f"Item with id '{call.params['item'][:80]}' not found.")
+        raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
     return Reply(body)
 
 
@@ -120,7 +120,7 @@ async def remove(call: Call) -> Reply:
     """``DELETE /v1/conversations/{id}/items/{item}``."""
     found = await _mine(call)
     if not await call.services.records.delete(found.id, call.params["item"], call.caller):
-        raise NotFound(f"Item with id '{call.params['item'][:80]}' not found.")
+        raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
     return Reply(found)
 
 
@@ -133,7 +133,7 @@ async def _mine(call: Call) -> Conversation:
     id = call.params["id"]
     found = await call.services.records.get(kept.CONVERSATION, id, call.caller)
     if found is None:
-        raise NotFound(f"Conversation with id '{id[:80]}' not found.")
+        raise NotFound(f"Conversation with id '{id[:80]}' not found")
     return msgspec.json.decode(found, type=Conversation)
 
 

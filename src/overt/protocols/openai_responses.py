@@ -33,12 +33,14 @@ from overt.protocols.base import (
     encode,
     new_id,
 )
+from overt.protocols.failure import error_of
 from overt.protocols.openai_responses_items import Item, items_of, messages
 from overt.protocols.openai_responses_stream import Error, Response, Telling
 
 _EVENTS = "response_events"
 _EVENTS_LIFE = 3600  # seconds that the events of a background response can be read again
 _RUNNING = ("queued", "in_progress")
+_SILENT = Failed("engine_failed", "the engine ended without a word")
 
 
 class Deleted(msgspec.Struct, frozen=True):
@@ -173,7 +175,7 @@ async def _whole(turn: _Turn) -> Response:
         async for _ in pieces:
             pass
     if telling.failed is not None:  # nothing was sent yet, so it can have a status of its own
-        raise wire.failure(telling.failed)
+        raise error_of(telling.failed)
     await turn.keep()
     return telling.response
 
@@ -201,10 +203,9 @@ async def _events(turn: _Turn) -> AsyncGenerator[bytes, None]:
             telling.add(event)
             if out := telling.take():
                 yield out[0] if len(out) == 1 else b"".join(out)
-            if telling.over:
-                return
-    telling.add(Failed("engine_failed", "the engine ended without a word"))
-    yield b"".join(telling.take())
+    if not telling.over:
+        telling.add(_SILENT)
+        yield b"".join(telling.take())
 
 
 # ---- in the background -----------------------------------------------------------------------
@@ -296,9 +297,8 @@ async def _answer(live: _Live) -> None:
                 await turn.keep()
             telling.add(event)
             live.tell()
-            if telling.over:
-                return
-    telling.add(Failed("engine_failed", "the engine ended without a word"))
+    if not telling.over:
+        telling.add(_SILENT)
 
 
 async def _keep_events(live: _Live) -> None:

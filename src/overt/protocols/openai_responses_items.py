@@ -1,5 +1,6 @@
 """The items of a response: what a client sends, what the API shows of it, what a model reads."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 Item = dict[str, Any]
 """One item of a conversation as JSON has it, once `normal` has seen to it."""
 
-_LONGEST_ID = 128
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 # ---- as they are sent ------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ def normal(item: Mapping[str, Any], path: str, name: str) -> Item:
         raise BadBody(f"{path} is of type {str(kind)[:80]!r}, which is not taken here", path)
     made = shape(item, path)
     id = item.get("id")
-    known = isinstance(id, str) and 0 < len(id) <= _LONGEST_ID
+    known = isinstance(id, str) and _ID.fullmatch(id)
     return {"id": id if known else _PREFIX[kind] + name, "type": kind, **made}
 
 

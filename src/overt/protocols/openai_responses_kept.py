@@ -52,7 +52,7 @@ async def find(services: Services, caller: Caller, id: str) -> Turn:
     """
     found = await services.records.get(KIND, id, caller)
     if found is None:
-        raise NotFound(f"Response with id '{id[:80]}' not found.")
+        raise NotFound(f"Response with id '{id[:80]}' not found")
     return msgspec.json.decode(found, type=Turn)
 
 
@@ -82,7 +82,7 @@ async def _before(services: Services, caller: Caller, id: str) -> Turn:
         turn = await find(services, caller, id)
     except NotFound:
         raise BadBody(
-            f"Previous response with id '{id[:80]}' not found.", "previous_response_id"
+            f"Previous response with id '{id[:80]}' not found", "previous_response_id"
         ) from None
     status = turn.shown().status
     if status not in ("completed", "incomplete"):
@@ -115,7 +115,7 @@ async def _item(services: Services, caller: Caller, id: str) -> Item:
         for item in items:
             if item["id"] == id:
                 return item
-    raise NotFound(f"Item with id '{id[:80]}' not found.")
+    raise NotFound(f"Item with id '{id[:80]}' not found")
 
 
 # ---- conversations ---------------------------------------------------------------------------
@@ -130,7 +130,7 @@ async def said(services: Services, caller: Caller, conversation: str) -> list[It
         NotFound: there is no such conversation.
     """
     if await services.records.get(CONVERSATION, conversation, caller) is None:
-        raise NotFound(f"Conversation with id '{conversation[:80]}' not found.")
+        raise NotFound(f"Conversation with id '{conversation[:80]}' not found")
     bodies = await services.records.list(conversation, caller, limit=_ALL, newest_first=False)
     return [msgspec.json.decode(body) for body in bodies]
 

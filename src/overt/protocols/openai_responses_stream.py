@@ -231,7 +231,8 @@ class Telling:
 
     def add(self, event: Event) -> None:
         """Take in what the engine said; after `Done` or `Failed` the response is `over`."""
-        self._add[type(event)](event)  # type: ignore[operator]
+        if not self.over:
+            self._add[type(event)](event)  # type: ignore[operator]
 
     def cancel(self) -> None:
         """End it here, as whoever asked for it wished."""

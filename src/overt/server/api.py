@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from overt.errors import BadRequest, NotFound, OvertError
+from overt.errors import Failure, NotFound, OvertError, TooLarge, WrongMethod
 from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
 from overt.server.routing import Found, Table
 from overt.server.watch import Seen, Watch
@@ -53,32 +53,6 @@ class Open:
 
     def cors(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         return []
-
-
-class TooLong(BadRequest):
-    status = 413
-
-    @property
-    def code(self) -> str:
-        return "bad_request"
-
-
-class BadMethod(NotFound):
-    status = 405
-
-    @property
-    def code(self) -> str:
-        return "not_found"
-
-
-class Broken(OvertError):
-    """A handler raised what it should not; the trace is in the log and not in the answer."""
-
-    status = 500
-
-    @property
-    def code(self) -> str:
-        return "failure"
 
 
 class Api:
@@ -140,23 +114,16 @@ class Api:
             if method == "OPTIONS" and (allowed := self._gate.preflight(scope)) is not None:
                 await answer.bare(204, allowed)
                 return
-            caller = NOBODY if path in self._free else self._gate.admit(scope)
-            if path in self._pages and method in ("GET", "HEAD"):
-                body, extra = self._pages[path](headers)
-                await answer.send(Reply(body, 200, extra, extra.pop("content-type")))
-                return
-            seen = self._watch.begin(
-                answer.id,
-                protocol=owner.name,
-                method=method,
-                route=found.route.path if found else "",
-                path=path,
-                key=caller.key,
-                traceparent=headers.get("traceparent"),
-            )
-            if found is None:
-                raise self._nothing(method, path)
-            await self._handled(scope, receive, headers, found, caller, answer)
+            if path not in self._free:  # whoever asks every second how it goes is not worth a line
+                seen = self._watch.begin(
+                    answer.id,
+                    protocol=owner.name,
+                    method=method,
+                    route=found.route.path if found else "",
+                    path=path,
+                    traceparent=headers.get("traceparent"),
+                )
+            await self._admitted(scope, receive, headers, found, answer, seen)
         except OvertError as error:
             error_code = error.code
             await answer.refuse(owner, error)
@@ -168,7 +135,7 @@ class Api:
             log.exception("request %s failed", answer.id)
             if answer.begun:
                 raise  # uvicorn breaks the connection: the client must not take it for whole
-            await answer.refuse(owner, Broken("the server failed", f"see its log for {answer.id}"))
+            await answer.refuse(owner, Failure("the server failed", f"see its log for {answer.id}"))
         finally:
             if seen is not None:
                 seen.end(
@@ -177,6 +144,27 @@ class Api:
                     error=error_code,
                     whole=answer.over,
                 )
+
+    async def _admitted(
+        self,
+        scope: Scope,
+        receive: Receive,
+        headers: Mapping[str, str],
+        found: Found | None,
+        answer: "_Answer",
+        seen: Seen | None,
+    ) -> None:
+        method, path = scope["method"], _raw_path(scope)
+        caller = NOBODY if path in self._free else self._gate.admit(scope)
+        if seen is not None:
+            seen.key = caller.key
+        if path in self._pages and method in ("GET", "HEAD"):
+            body, extra = self._pages[path](headers)
+            await answer.send(Reply(body, 200, extra, extra.pop("content-type")))
+            return
+        if found is None:
+            raise self._nothing(method, path)
+        await self._handled(scope, receive, headers, found, caller, answer)
 
     async def _handled(
         self,
@@ -214,7 +202,7 @@ class Api:
     def _nothing(self, method: str, path: str) -> OvertError:
         there = self.table.methods(path)
         if there:
-            return BadMethod(f"{path[:200]} takes {' and '.join(there)}, not {method}")
+            return WrongMethod(f"{path[:200]} takes {' and '.join(there)}, not {method}")
         return NotFound(
             f"there is nothing at {method} {path[:200]}",
             "see /docs for the addresses of this server",
@@ -380,8 +368,8 @@ async def _chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
             yield part
 
 
-def _too_long(length: int, limit: int) -> TooLong:
-    return TooLong(
+def _too_long(length: int, limit: int) -> TooLarge:
+    return TooLarge(
         f"the body is {length} bytes or more, and this address takes {limit >> 20} MiB",
         "send less",
     )

@@ -1,12 +1,20 @@
 """The API put together: every protocol, the services behind them, and the pages of the server."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from overt.errors import OvertError
 from overt.exchange import Exchange
-from overt.protocols import anthropic_batches, openai_batches, openai_files
+from overt.protocols import (
+    anthropic,
+    anthropic_batches,
+    gemini,
+    lmstudio,
+    ollama,
+    openai,
+    openai_batches,
+    openai_files,
+)
 from overt.protocols.base import FOR_EVER, NOBODY, Protocol
 from overt.records import Records
 from overt.server.api import Api
@@ -19,21 +27,14 @@ from overt.server.services import Services
 from overt.server.watch import Sink, Watch
 from overt.settings import Settings
 
-_PROTOCOLS = ("openai", "anthropic", "gemini", "ollama", "lmstudio")
-
-
-def protocols() -> tuple[Protocol, ...]:
-    """All that are spoken. The first is taken for what nobody owns."""
-    found = []
-    for name in _PROTOCOLS:
-        try:
-            module = importlib.import_module(f"overt.protocols.{name}")
-            if hasattr(module, "PROTOCOL"):
-                found.append(module.PROTOCOL)
-        except ImportError as error:  # TODO(lead): strict once all are written
-            if f"overt.protocols.{name}" not in str(error):
-                raise
-    return tuple(found)
+PROTOCOLS: tuple[Protocol, ...] = (
+    openai.PROTOCOL,
+    anthropic.PROTOCOL,
+    gemini.PROTOCOL,
+    ollama.PROTOCOL,
+    lmstudio.PROTOCOL,
+)
+"""All that are spoken. The first is taken for what nobody owns."""
 
 
 def build(
@@ -49,7 +50,7 @@ def build(
     `preload` names models that are loaded before the first request is taken.
     """
     version = metadata.version("overt")
-    exchange = Exchange(settings, notice)
+    exchange = Exchange(settings, notice, shared=True)
     records = Records(settings.home / "records.db")
     services = Services(
         exchange,
@@ -59,7 +60,6 @@ def build(
         version,
         identify=gate.identify if gate else None,
     )
-    spoken = protocols()
     metrics = Metrics(exchange.stats)
     watch = Watch(metrics, *sinks)
     metrics.under_way = lambda: watch.under_way
@@ -76,14 +76,15 @@ def build(
                     notice(f"{ref} is not loaded: {error}")
 
     async def ended() -> None:
+        await services.library.close()
         await services.close()
         await records.close()
 
     return Api(
-        Table(spoken),
+        Table(PROTOCOLS),
         services,
         gate,
-        pages=pages(spoken, version, metrics),
+        pages=pages(PROTOCOLS, version, metrics),
         free=FREE,
         watch=watch,
         started=started,

@@ -6,11 +6,10 @@ step of each part, so that a slow client costs no memory and holds nobody up.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-
-import anyio
-import anyio.to_thread
+from contextlib import suppress
 
 from overt.errors import Busy, Stopped
 from overt.sources.base import Report, Step
@@ -26,7 +25,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._threads: set[threading.Thread] = set()
 
     async def watch(self, key: str, work: Work) -> AsyncGenerator[Step, None]:
         """The steps of the job `key`, which is begun where nobody has; ends when it does.
@@ -60,11 +59,11 @@ class Jobs:
         await asyncio.gather(*(job.task for job in jobs), return_exceptions=True)
 
     def _begin(self, key: str, work: Work) -> "_Job":
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        if self._limiter.available_tokens < 1:
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        if len(self._threads) >= _AT_ONCE:
             raise Busy(f"{_AT_ONCE} models are on their way already", "wait for one of them", 10)
-        job = self._jobs[key] = _Job(work, self._limiter)
+        job = self._jobs[key] = _Job(work)
+        self._threads.add(job.thread)
         job.task.add_done_callback(lambda _: self._ended(key, job))
         return job
 
@@ -94,16 +93,36 @@ class _Watcher:
 
 
 class _Job:
-    def __init__(self, work: Work, limiter: anyio.CapacityLimiter) -> None:
+    def __init__(self, work: Work) -> None:
         self.watchers: set[_Watcher] = set()
         self.stopped = False
         self._latest: dict[str, Step] = {}
-        self._said: dict[str, float] = {}  # only in the job's own thread
+        self._said: dict[str, float] = {}  # only in the job's own threads
         self._loop = asyncio.get_running_loop()
-        self.task = self._loop.create_task(self._run(work, limiter))
+        self._ended: asyncio.Future[BaseException | None] = self._loop.create_future()
+        # Not a pool's: those are waited for at the end, also one that hears nothing from its
+        # server, and the end of ours should be prompt.
+        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self.task = self._loop.create_task(self._outcome())
+        self.thread.start()
 
-    async def _run(self, work: Work, limiter: anyio.CapacityLimiter) -> None:
-        await anyio.to_thread.run_sync(work, self._report, limiter=limiter, abandon_on_cancel=True)
+    def _run(self, work: Work) -> None:
+        failed: BaseException | None = None
+        try:
+            work(self._report)
+        except BaseException as error:  # noqa: BLE001 -- raised again for who watches
+            failed = error
+        with suppress(RuntimeError):  # the server has ended
+            self._loop.call_soon_threadsafe(self._settle, failed)
+
+    def _settle(self, failed: BaseException | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(failed)
+
+    async def _outcome(self) -> None:
+        failed = await self._ended
+        if failed is not None:
+            raise failed
 
     def join(self) -> _Watcher:
         watcher = _Watcher(self._latest)

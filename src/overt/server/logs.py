@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 from overt.server.watch import Generation, Seen
@@ -26,7 +27,8 @@ class Log:
         self._write = write
 
     def request(self, seen: Seen) -> None:
-        self._write(self._form(seen))
+        with suppress(OSError, ValueError):  # whoever read the log has gone: requests go on
+            self._write(self._form(seen))
 
     def generation(self, work: Generation, seen: Seen) -> None:
         pass

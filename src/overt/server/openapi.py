@@ -218,6 +218,8 @@ def _curl(
     made: Mapping[str, Any], path: str, method: str, kind: str, schema: Mapping[str, Any] | None
 ) -> str:
     where = _PARAMETER.sub(lambda found: _PLACES.get(found[1], "ID"), path)
+    if path.endswith("/models/{id}"):  # Gemini's verbs stand behind the name
+        where = f"{path.removesuffix('{id}')}smollm2{':generateContent' if kind else ''}"
     words = ["curl", *(["-X", method.upper()] if method not in ("get", "post") else [])]
     words.append(f"http://127.0.0.1:11435{where}")
     if kind == "application/json":

@@ -9,6 +9,7 @@ from typing import Any
 
 from overt import ref as refs
 from overt.chat import (
+    Done,
     Embeddings,
     EmbedRequest,
     Event,
@@ -82,8 +83,9 @@ class Services:
                 async for event in events:
                     begun = True
                     noted(event)
+                    if isinstance(event, Done):
+                        code = ""  # whoever reads no further than this has all of it
                     yield event
-                code = ""
             except OvertError as error:
                 code = error.code
                 if not begun:

@@ -69,7 +69,10 @@ def install(unit: Unit) -> bool:
     try:
         unit.path.parent.mkdir(parents=True, exist_ok=True)
         new = unit.path.with_name(f".{unit.path.name}.new")
-        new.write_text(unit.text, "utf-8")
+        new.unlink(missing_ok=True)
+        # For its owner alone: its variables may hold a token.
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(unit.text.encode())
         new.replace(unit.path)
     except OSError as error:
         raise Failure(f"{unit.path} cannot be written: {error.strerror}") from None

@@ -8,7 +8,6 @@ is over. Nothing here holds a prompt, an answer or a key: only the key's id.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -96,7 +95,7 @@ class Generation:
 
 
 class Sink(Protocol):
-    """Somebody who wants to know of what is over."""
+    """Somebody who wants to know of what is over. It must not raise."""
 
     def request(self, seen: "Seen") -> None: ...
 
@@ -159,10 +158,9 @@ class Seen:
 class Watch:
     """What is noted of a server; without sinks nothing is. `under_way` counts requests now."""
 
-    def __init__(self, *sinks: Sink, closing: Callable[[], None] | None = None) -> None:
+    def __init__(self, *sinks: Sink) -> None:
         self.sinks = sinks
         self.under_way = 0
-        self._closing = closing
 
     def begin(
         self,
@@ -182,11 +180,6 @@ class Watch:
         self.under_way += 1
         _CURRENT.set(seen)
         return seen
-
-    def close(self) -> None:
-        """Send what has not been sent yet."""
-        if self._closing is not None:
-            self._closing()
 
 
 def generation(operation: str, model: str) -> Generation:

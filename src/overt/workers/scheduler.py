@@ -344,6 +344,8 @@ class Scheduler(Generic[E]):
         while room.busy < room.plan.seats and (waiter := room.next()):
             room.drop(waiter)
             self._waiting -= 1
+            if waiter.seat.done():  # it gave up, and has not had its turn to say so
+                continue
             self._number += 1
             room.sit(waiter.caller, self._number)
             waiter.seat.set_result(None)

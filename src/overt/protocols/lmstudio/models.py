@@ -187,23 +187,32 @@ async def processing_state(context: Context, asked: GetInfo) -> dict[str, Any]:
 # ---- tokens, text and vectors --------------------------------------------------------------
 
 
+_MARKS = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
+"""What encoders put around a text: BERT's, and RoBERTa's."""
+
+
 async def tokenize(context: Context, asked: OfText) -> dict[str, Any]:
+    """As the model would read the text: an encoder's marks of its begin and end are among them."""
     instance = await chosen(context, asked.specifier)
-    model = instance.card.id
-    tokens = await context.services.tokenize(context.caller, model, asked.input_string)
+    tokens = await _tokens(context, instance, asked.input_string)
+    if context.domain == "embedding" and "bert" in instance.card.architecture:
+        for begin, end in _MARKS:
+            first, last = await asyncio.gather(
+                _tokens(context, instance, begin), _tokens(context, instance, end)
+            )
+            if len(first) == len(last) == 1:
+                return {"tokens": first + tokens + last}
     return {"tokens": tokens}
 
 
 async def count_tokens(context: Context, asked: OfText) -> dict[str, Any]:
-    """Of the text alone: an embedding model's marks of its begin and end are not counted."""
+    """Of the text alone, as LM Studio counts: without the marks."""
     instance = await chosen(context, asked.specifier)
-    model, ask = instance.card.id, context.services.tokenize
-    if context.domain != "embedding":
-        return {"tokenCount": len(await ask(context.caller, model, asked.input_string))}
-    whole, marks = await asyncio.gather(
-        ask(context.caller, model, asked.input_string), ask(context.caller, model, "")
-    )
-    return {"tokenCount": max(0, len(whole) - len(marks))}
+    return {"tokenCount": len(await _tokens(context, instance, asked.input_string))}
+
+
+async def _tokens(context: Context, instance: Instance, text: str) -> tuple[int, ...]:
+    return await context.services.tokenize(context.caller, instance.card.id, text)
 
 
 async def apply_template(context: Context, asked: ApplyTemplate) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import msgspec
 from overt import errors
 from overt.chat import (
     Answer,
-    Done,
     Event,
     Failed,
     Logprobs,
@@ -81,8 +80,6 @@ async def lines(
                 yield b"".join((own_head, now().encode(), own_middle, encode(text), own_end))
             elif kind is not Progress:
                 answer.add(event)
-                if kind is Done or kind is Failed:
-                    break
     answer.text = "".join(pieces)
     async for last in _last(answer, form, clock, finish):
         yield last
@@ -114,8 +111,6 @@ async def lines_with_logprobs(
                     pieces.append(event.text)
             else:
                 answer.add(event)
-                if isinstance(event, Done | Failed):
-                    break
     answer.text = "".join(pieces)
     async for last in _last(answer, form, clock, finish):
         yield last

@@ -106,6 +106,8 @@ async def _request(call: Call, asked: Generate, found: Found, chosen: wire.Optio
         _no_images(images, "raw mode")
         return replace(request, prompt=prompt, suffix=asked.suffix)
     if asked.suffix:
+        if asked.template or asked.context:
+            raise BadBody("a suffix goes neither with a template nor with a context", "suffix")
         _no_images(images, "a suffix")
         return replace(request, prompt=prompt, suffix=asked.suffix)
     if asked.template:

@@ -274,6 +274,8 @@ async def _lined(
                 raise
             yield wire.failure(error)
             return
+    if not begun:  # it was all there
+        yield wire.line({"status": first})
     yield wire.line({"status": "success"})
 
 

@@ -114,8 +114,11 @@ class Found(msgspec.Struct, frozen=True):
     card: Card | None = None
 
     def can(self, what: str) -> bool:
-        """Whether its files say so; what has no files is asked."""
-        return self.card is None or what in self.card.capabilities
+        """Whether its files say so. Where they say nothing, the engine has the last word."""
+        card = self.card
+        if card is None or (card.kind == "llm" and not card.capabilities):
+            return True
+        return what in card.capabilities
 
 
 async def find(call: Call, name: str) -> Found:
