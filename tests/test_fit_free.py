@@ -58,6 +58,20 @@ def test_version_1(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("eight_gib")
+@pytest.mark.parametrize(("lines", "folder", "total"), [("0::/a", "", ""), ("4:memory:/a", "memory", "total_")])  # fmt: skip
+def test_files_in_use_count_as_free_for_who_counts_models_itself(
+    tmp_path: Path, lines: str, folder: str, total: str
+):
+    in_group(tmp_path, lines)
+    new = {"memory__max": 1 << 30, "memory__current": 1 << 29}
+    old = {"memory__limit_in_bytes": 1 << 30, "memory__usage_in_bytes": 1 << 29}
+    stat = f"{total}inactive_file {1 << 27}\n{total}active_file {1 << 28}"
+    group(tmp_path, f"sys/fs/cgroup/{folder}/a", memory__stat=stat, **(old if folder else new))
+    assert fit.free_memory(tmp_path) == (1 << 29) + (1 << 27)
+    assert fit.free_memory(tmp_path, mapped=True) == (1 << 29) + (1 << 27) + (1 << 28)
+
+
+@pytest.mark.usefixtures("eight_gib")
 def test_a_container_that_sees_only_its_own_group(tmp_path: Path):
     in_group(tmp_path, "0::/kubepods/pod1/../../elsewhere")
     group(tmp_path, "sys/fs/cgroup", memory__max=1 << 30, memory__current=1 << 20)

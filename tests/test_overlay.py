@@ -87,9 +87,9 @@ def test_texts_become_an_overlay() -> None:
 
 
 def test_what_is_not_used_is_said() -> None:
-    found = build({"parameters": '{"repeat_last_n": 1, "draft_num_predict": 2, "mirostat": 1}'})
+    found = build({"parameters": '{"draft_num_predict": 2, "mirostat": 1}'})
     assert found.notices == (
-        "repeat_last_n, draft_num_predict of this model's parameters are not used by this engine",
+        "draft_num_predict of this model's parameters is not used by this engine",
     )
     found = build({"template": "{{ .Content | shout }}"})
     assert found.template is None

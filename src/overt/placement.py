@@ -287,17 +287,20 @@ class Loader:
     def _open(self, fits: Fits, slots: tuple[int, ...], budget: int) -> Fit:
         """A context that is left to us.
 
-        Of a shared machine half is taken if that is enough for a decent context, so that another
-        model has room beside it; then all of it; slots are given up before the context is.
+        Of a shared machine half is taken if that is enough for all slots with a decent context, so
+        that another model has room beside it; else no more than that context, and slots are given
+        up before it is.
         """
         if self.shared:
-            roomy = min(self.place.header.context_length or _ROOMY, _ROOMY)
-            for share in (budget // 2, budget):
-                for count in slots:
-                    with suppress(OutOfMemory):
-                        fit = fits(context=0, parallel=count, free=share)
-                        if fit.context >= roomy:
-                            return fit
+            own = self.place.header.context_length or _ROOMY
+            roomy = min(own, _ROOMY)
+            with suppress(OutOfMemory):
+                fit = fits(context=0, parallel=slots[0], free=budget // 2)
+                if fit.context >= roomy:
+                    return fit
+            with suppress(OutOfMemory):
+                fit = _explicit(fits, roomy, slots, budget)
+                return replace(fit, reduced_from=own if roomy < own else None)
         return fits(context=0, parallel=slots[-1], free=budget)
 
     def _batch(self, context: int) -> int:

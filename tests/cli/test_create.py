@@ -243,7 +243,7 @@ def test_a_missing_modelfile_is_named(tmp_path: Path, overt_cli: OvertCli) -> No
 def test_what_is_not_understood_or_not_used_is_said(folder: Path, overt_cli: OvertCli) -> None:
     text = (
         "FROM ./tiny.gguf\nTEMPLATE {{ shout .Prompt }}\nPARAMETER mirostat 1\n"
-        "DRAFT ./tiny.gguf\nPARAMETER repeat_last_n 5\n"
+        "DRAFT ./tiny.gguf\nPARAMETER draft_num_predict 5\n"
     )
     notices = made(overt_cli, "odd", text, folder)["notices"]
     assert notices == [
@@ -254,7 +254,7 @@ def test_what_is_not_understood_or_not_used_is_said(folder: Path, overt_cli: Ove
     ]
     ran = overt_cli("run", "odd", "hello", "--max-tokens", "1")
     assert "the function shout" in ran.stderr
-    assert "repeat_last_n of this model's parameters is not used by this engine" in ran.stderr
+    assert "draft_num_predict of this model's parameters is not used by this engine" in ran.stderr
 
 
 def test_jinja_in_a_modelfile_is_tried(folder: Path, overt_cli: OvertCli) -> None:

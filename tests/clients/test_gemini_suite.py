@@ -21,6 +21,7 @@ from serving import Served
 
 VERSION = "3.6.1"
 GOOGLE = "https://generativelanguage.googleapis.com/"
+CLOUD = "https://us-central1-aiplatform.googleapis.com/"
 FILES = (
     "models/test_generate_content.py",
     "models/test_generate_content_part.py",
@@ -47,12 +48,17 @@ NAMES = {
     "gemini-3-pro-preview": "echo:plain",
     "gemini-3.1-pro-preview": "echo:plain",
     "gemini-3.5-flash": "echo:plain",
+    "gemini-3.8-flash": "echo:plain",
     "gemini-embedding-001": "minilm",
     "gemini-embedding-2": "minilm",
     "text-embedding-005": "minilm",
 }
 
 
+INSTEAD = {
+    "models/test_get.py": "smollm2",  # `echo:` answers, and is no model of the store
+    "models/test_generate_content_thought.py": "echo:think",
+}
 # Of what the tests read, the package brings nothing: the beginnings of such files do here.
 DATA = {
     "google.png": b"\x89PNG\r\n\x1a\n",
@@ -78,10 +84,14 @@ def copied(into: Path, url: str) -> Path:
     assert spec.origin is not None
     package = into / "google/genai"
     copytree(Path(spec.origin).parent, package, ignore=ignore_patterns("__pycache__"))
-    client = package / "_api_client.py"
-    text = client.read_text("utf-8")
-    assert GOOGLE in text
-    client.write_text(text.replace(GOOGLE, f"{url}/"), "utf-8")
+    for path, address in (
+        (package / "_api_client.py", GOOGLE),
+        (package / "tests/models/constants.py", GOOGLE),
+        (package / "tests/models/constants.py", CLOUD),
+    ):
+        text = path.read_text("utf-8")
+        assert address in text
+        path.write_text(text.replace(address, f"{url}/"), "utf-8")
     for name, content in DATA.items():
         path = package / "tests/data" / name
         path.parent.mkdir(exist_ok=True)
@@ -90,8 +100,7 @@ def copied(into: Path, url: str) -> Path:
         path = package / "tests" / name
         text = path.read_text("utf-8")
         for old, new in NAMES.items():
-            if name == "models/test_get.py" and new.startswith("echo"):
-                new = "smollm2"  # `echo:` answers, and is no model of the store
+            new = new.replace("echo:plain", INSTEAD.get(name, "echo:plain"))
             text = text.replace(f"'{old}'", f"'{new}'").replace(f'"{old}"', f'"{new}"')
         # The package `mcp` is not installed; only the tests that use it are to fail.
         path.write_text(text.replace("    raise e\n", "    pass\n"), "utf-8")

@@ -363,7 +363,7 @@ def part(**fields: Any) -> dict[str, Any]:
         ({"cachedContent": "x"}, "cachedContent", "only Google keeps"),
         (config(responseModalities=["AUDIO"]), "generationConfig.responseModalities", "text only"),
         (config(speechConfig={}), "generationConfig.speechConfig", "text only"),
-        (config(logprobs=3), "generationConfig.logprobs", "needs responseLogprobs"),
+        (config(logprobs=3), "generationConfig.logprobs", "only allowed if response_logprobs"),
         (config(candidateCount=0), "generationConfig.candidateCount", "Expected `int` >= 1"),
         (
             config(responseMimeType="text/html"),
@@ -393,11 +393,15 @@ async def test_refused(services: Services, change: Any, field: str, words: str) 
 async def test_bodies_that_are_no_json(services: Services) -> None:
     for body in (b"{", b"[1]", b"\xff", b'"x"', b"[" * 5000):
         assert (await post(services, body)).status == 400
-    deep = json.dumps(HELLO).encode()[:-1] + b',"generationConfig":{"responseSchema":' + b'{"items":' * 400
+    deep = (
+        json.dumps(HELLO).encode()[:-1]
+        + b',"generationConfig":{"responseSchema":'
+        + b'{"items":' * 400
+    )
     assert (await post(services, deep + b"{}" + b"}" * 402)).status == 400
 
 
-@pytest.mark.parametrize("version", ["v1", "v1beta"])
+@pytest.mark.parametrize("version", ["v1", "v1beta", "v1alpha"])
 @pytest.mark.parametrize("model", ["smollm2", "hf:org/repo", "ollama:x:tag", "hf:a/b@r%23f.gguf"])
 async def test_models_with_colons_and_slashes(services: Services, version: str, model: str) -> None:
     path = f"/{version}/models/{model}:generateContent"
@@ -483,10 +487,19 @@ async def test_a_plain_answer(services: Services) -> None:
             "candidatesTokenCount": 2,
             "totalTokenCount": 9,
             "cachedContentTokenCount": 3,
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 7}],
+            "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 2}],
         },
         "modelVersion": "m",
     }
     await answers(services, HELLO, ANSWER)
+
+
+async def test_tokens_of_pictures_are_not_taken_for_text(services: Services) -> None:
+    shown = {"contents": [{"parts": [{"text": "a"}, {"inlineData": IMAGE}]}]}
+    usage = (await post(services, shown)).json["usageMetadata"]
+    assert usage["promptTokenCount"] == 7
+    assert "promptTokensDetails" not in usage
 
 
 async def test_a_stream_comes_word_by_word(services: Services) -> None:
@@ -684,7 +697,7 @@ async def test_embeddings_refused(services: Services, requests: Any) -> None:
     assert answered.status == 400
 
 
-@pytest.mark.parametrize("version", ["v1", "v1beta"])
+@pytest.mark.parametrize("version", ["v1", "v1beta", "v1alpha"])
 async def test_models(services: Services, version: str) -> None:
     listed = (await ask(services, PROTOCOL, "GET", f"/{version}/models")).json
     names = [model["name"] for model in listed["models"]]

@@ -4,6 +4,7 @@ The same weights need another kind of worker to answer, to embed, to rerank or t
 exchange asks here, starts the worker, and hands it to `engine`. Nothing native is loaded here.
 """
 
+import platform
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,10 +32,10 @@ def available(purpose: Purpose) -> None:
         Unsupported: a package is missing, with the command that installs it.
     """
     if purpose == "score" and not (find_spec("llama_cpp_py_sync") and find_spec("numpy")):
-        raise Unsupported(
-            "log-probabilities of a prompt need a package that is not installed",
-            "pip install 'overt[score]'",
-        )
+        what = "log-probabilities of a prompt need llama-cpp-py-sync"
+        if platform.machine() == "aarch64":
+            raise Unsupported(f"{what}, which is not made for 64-bit Arm Linux")
+        raise Unsupported(f"{what}, which is not installed", "pip install 'overt[score]'")
 
 
 def batch(purpose: Purpose, context: int, own: int, *, causal: bool) -> int:

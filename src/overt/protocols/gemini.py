@@ -1,4 +1,4 @@
-"""Gemini's API under ``/v1`` and ``/v1beta``: contents, counting, embeddings and models.
+"""Gemini's API (``/v1``, ``/v1beta``, ``/v1alpha``): contents, counting, embeddings and models.
 
 What is to be done is written behind the model's name, which may itself have slashes and colons:
 ``models/hf:org/repo:generateContent``. The last colon before a known verb ends the name.
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from overt.chat import EmbedRequest, Event
+from overt.chat import EmbedRequest, Event, ImagePart
 from overt.errors import Busy, NotFound, OvertError
 from overt.protocols import gemini_answer as answer
 from overt.protocols import gemini_request as asked
@@ -61,6 +61,11 @@ def _asked(call: Call, model: str, body: wire.GenerateBody) -> Asked:
         model,
         thoughts=bool(thinking and thinking.include_thoughts),
         top=requests[0].logprobs,
+        pictures=any(
+            isinstance(part, ImagePart)
+            for message in requests[0].messages
+            for part in message.parts
+        ),
     )
     streams = [call.services.stream(call.caller, request) for request in requests]
     return telling, merge(streams), count
@@ -241,4 +246,4 @@ def _routes(version: str) -> tuple[Route, ...]:
     )
 
 
-PROTOCOL = Protocol("gemini", (*_routes("v1"), *_routes("v1beta")), refuse)
+PROTOCOL = Protocol("gemini", (*_routes("v1"), *_routes("v1beta"), *_routes("v1alpha")), refuse)

@@ -73,12 +73,21 @@ class CandidateBody(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=
     logprobs_result: LogprobsBody | None = None
 
 
+class Modality(msgspec.Struct, rename="camel"):
+    token_count: int
+    modality: str = "TEXT"
+
+
 class UsageBody(Body):
+    """`prompt_tokens_details` is left out where pictures are among them: nobody counts those."""
+
     prompt_token_count: int = -1
     candidates_token_count: int = -1
     total_token_count: int = -1
     thoughts_token_count: int = 0
     cached_content_token_count: int = 0
+    prompt_tokens_details: Sequence[Modality] | None = None
+    candidates_tokens_details: Sequence[Modality] | None = None
 
 
 class AnswerBody(Body):
@@ -190,11 +199,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """How answers are told: which model, whose thoughts, how many log-probabilities."""
+    """How answers are told.
+
+    Args:
+        model: as the client named it.
+        thoughts: whether those are told.
+        top: how many alternatives of each token are; None leaves log-probabilities out.
+        pictures: whether there are any in the prompt.
+    """
 
     model: str
     thoughts: bool = False
     top: int | None = None
+    pictures: bool = False
     id: str = field(default_factory=lambda: new_id(""))
 
 
@@ -209,7 +226,7 @@ def _arguments(text: str) -> Any:
     return found if isinstance(found, dict) else {"arguments": text}
 
 
-def _usage(candidates: Sequence[Candidate]) -> UsageBody:
+def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
     """Usage of all candidates: the prompt is read once, whatever their number.
 
     Thoughts are told apart from what the candidates say.
@@ -223,6 +240,8 @@ def _usage(candidates: Sequence[Candidate]) -> UsageBody:
         first.tokens_in + out,
         thoughts,
         first.tokens_cached,
+        None if telling.pictures else (Modality(first.tokens_in),),
+        (Modality(out - thoughts),),
     )
 
 
@@ -303,7 +322,7 @@ async def whole(
     if any(one.finish is None for one in candidates):
         raise EngineFailed("the engine ended the answer without a reason", "try again")
     bodies = [one.body(index, telling) for index, one in enumerate(candidates)]
-    return AnswerBody(bodies, _usage(candidates), telling.model, telling.id)
+    return AnswerBody(bodies, _usage(candidates, telling), telling.model, telling.id)
 
 
 # ---- in pieces -----------------------------------------------------------------------------
@@ -415,7 +434,7 @@ class _Writer:
         answer.candidates[0].finish_reason = _FINISH[done.finish]
         answer.candidates[0].avg_logprobs = one.average
         if all(one.ended for one in self._candidates):
-            answer.usage_metadata = _usage(self._candidates)
+            answer.usage_metadata = _usage(self._candidates, self._telling)
         return answer
 
     def _release(self, index: int) -> str:

@@ -301,14 +301,14 @@ def _format(config: wire.GenerationConfig) -> tuple[Mapping[str, Any] | None, st
 
 def _check(config: wire.GenerationConfig) -> None:
     path = "generationConfig"
-    for name in ("speech_config", "image_config"):
+    for name in ("speech_config", "image_config", "audio_transcription_config"):
         if getattr(config, name) is not None:
             raise BadBody("local models answer in text only", f"{path}.{camel(name)}")
     for modality in config.response_modalities or ():
         if modality.upper() not in ("TEXT", "MODALITY_UNSPECIFIED"):
             raise BadBody("local models answer in text only", f"{path}.responseModalities")
     if config.logprobs is not None and not config.response_logprobs:
-        raise BadBody("logprobs needs responseLogprobs", f"{path}.logprobs")
+        raise BadBody("logprobs is only allowed if response_logprobs is true", f"{path}.logprobs")
 
 
 _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")

@@ -174,6 +174,7 @@ class GenerationConfig(Wire):
     # refused where given
     speech_config: Any = None
     image_config: Any = None
+    audio_transcription_config: Any = None
     # taken and ignored
     media_resolution: Any = None
     enable_enhanced_civic_answers: bool | None = None

@@ -25,6 +25,7 @@ from overt.errors import BadSetting, Failure, OvertError
 from overt.server.guard import Guard, Rules
 
 _HEADER_BYTES = 32 << 10  # the longest head of a request
+_HEAD_SECONDS = 30  # that a client has to send it
 _CONNECTIONS = 256  # more at once get 503
 _CLIENTS = 4096  # the same for the API, whose own queue refuses with a word and a time to wait
 _FRAME_BYTES = 64 << 20  # the longest WebSocket message: an image in a chat
@@ -152,27 +153,46 @@ def run(
 
 
 def _protocol() -> type[asyncio.Protocol]:
-    """uvicorn's HTTP by httptools, with a bound on the head of a request, which it lacks."""
+    """uvicorn's HTTP by httptools, with bounds on the head of a request, which it lacks."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class Bounded(HttpToolsProtocol):
-        head = 0  # bytes since the last head was whole
+        head = 0  # bytes that came since this head began, those of its first reading left out
         whole = False
+        late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._waited()
+            super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             self.head += len(data)
-            if self.head > _HEADER_BYTES and self.headers is not None and not self.whole:
-                self.send_400_response("The head of the request is too long.")
-                return
             super().data_received(data)
+            if self.head > _HEADER_BYTES and not self.whole and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too long.")
 
         def on_message_begin(self) -> None:
             self.head, self.whole = 0, False
+            self._wait()
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             self.whole = True
+            self._waited()
             super().on_headers_complete()
+
+        def _wait(self) -> None:
+            self._waited()
+            self.late = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+        def _waited(self) -> None:
+            if self.late is not None:
+                self.late.cancel()
+                self.late = None
 
     return Bounded
 

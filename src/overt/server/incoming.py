@@ -209,7 +209,7 @@ def hex_of(digest: str) -> str:
     """
     found = _DIGEST.fullmatch(digest)
     if not found:
-        raise BadRequest("invalid digest format", "write sha256: and 64 hex digits")
+        raise BadRequest(f"{digest[:80]!r} is not a digest", "write sha256: and 64 hex digits")
     return found[1].lower()
 
 

@@ -68,7 +68,7 @@ def place(name: str) -> str:
             return str(ref.name if ref.tag == _LATEST else ref)
         if ref.scheme == "oci" or (ref.scheme == "ollama" and not ref.host):
             return str(ref)
-    raise BadRef(f"name {name[:200]!r} is invalid")
+    raise BadRef(f"{name[:200]!r} cannot be the name of a model")
 
 
 def target(name: str) -> str:

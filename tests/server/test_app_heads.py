@@ -1,0 +1,45 @@
+"""The head of a request is bounded, in bytes; a large body that comes with it is not part of it."""
+
+import socket
+
+import pytest
+
+import serving
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory):
+    with serving.serving(tmp_path_factory.mktemp("home")) as one:
+        yield one
+
+
+def _said(port: int, *pieces: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+        except OSError:  # refused before all was sent
+            pass
+        found = b""
+        try:
+            while data := connection.recv(65536):
+                found += data
+        except ConnectionResetError:
+            pass
+        return found
+
+
+def test_an_endless_head_is_refused(served: serving.Served) -> None:
+    pieces = [b"x-%d: %s\r\n" % (n, b"a" * 1000) for n in range(2000)]
+    answer = _said(served.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", *pieces)
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_that_comes_with_its_head_is_read(served: serving.Served) -> None:
+    body = b'{"model":"echo:x","messages":[{"role":"user","content":"%s"}]}' % (b"a " * 60_000)
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    for _ in range(3):
+        assert _said(served.port, head + body).startswith(b"HTTP/1.1 200")
