@@ -4,8 +4,8 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from overt import settings
 from overt.chat import (
     Answer,
     EmbedRequest,
+    Event,
     Failed,
     Message,
     Request,
@@ -26,6 +27,7 @@ from overt.chat import (
     ScoreRequest,
     Text,
 )
+from overt.engines.echo import Echo
 from overt.errors import BadRequest, Busy, ModelNotFound, NotFound, OutOfMemory
 from overt.exchange import Exchange
 from overt.placement import Loader, Place, Places
@@ -87,13 +89,29 @@ async def test_echo_takes_no_memory_and_no_seat(home: Path):
         assert {answer.text for answer in answers} == {"hello"}
 
 
-async def test_a_stream_that_is_closed_is_closed_in_the_engine(home: Path):
+async def test_a_stream_that_is_closed_is_closed_in_the_engine(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    closed: list[str] = []
+
+    class Watched(Echo):
+        async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+            try:
+                async with aclosing(super().stream(request)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                closed.append(request.model)
+
+    monkeypatch.setattr("overt.engines.echo.Echo", Watched)
     async with exchange(home) as one:
         events = one.stream(Request("echo:slow", (Message.of("user", "a b c d e f"),)))
         async for event in events:
             if isinstance(event, Text):
                 break
+        assert closed == []
         await events.aclose()
+        assert closed == ["echo:slow"]
 
 
 # ---- what a ref means ----------------------------------------------------------------------

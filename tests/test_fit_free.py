@@ -58,7 +58,9 @@ def test_version_1(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("eight_gib")
-@pytest.mark.parametrize(("lines", "folder", "total"), [("0::/a", "", ""), ("4:memory:/a", "memory", "total_")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lines", "folder", "total"), [("0::/a", "", ""), ("4:memory:/a", "memory", "total_")]
+)
 def test_files_in_use_count_as_free_for_who_counts_models_itself(
     tmp_path: Path, lines: str, folder: str, total: str
 ):

@@ -240,6 +240,11 @@ class TokenLogprob:
     id: int | None = None
     raw: bytes | None = None
 
+    @property
+    def utf8(self) -> bytes:
+        """Its bytes, which are those of `token` where the engine tells no others."""
+        return self.token.encode("utf-8", "replace") if self.raw is None else self.raw
+
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:

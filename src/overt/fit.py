@@ -295,7 +295,7 @@ def free_memory(root: Path = Path("/"), *, mapped: bool = False) -> int:
 
 def _group_rooms(root: Path, mapped: bool) -> list[int]:
     """What each limited control group this process is in has left, caches it can drop included."""
-    kinds = ("inactive_file", "active_file") if mapped else ("inactive_file",)
+    kinds: tuple[str, ...] = ("inactive_file", "active_file") if mapped else ("inactive_file",)
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
     except (OSError, ValueError):

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from overt import errors, settings
 from overt.chat import Answer, Event, Failed, Message, Request, Sampling, Text
+from overt.protocols.failure import error_of
 
 Prompt = str | Sequence[Message]
 _SAMPLING = frozenset(Sampling.__dataclass_fields__)
@@ -147,7 +148,7 @@ class Model:
         async for event in self._exchange.stream(request):
             answer.add(event)
         if answer.failed is not None:
-            raise _as_error(answer.failed)
+            raise error_of(answer.failed)
         return answer
 
 
@@ -158,12 +159,8 @@ async def _close(events: AsyncGenerator[Event, None]) -> None:
 async def _next(events: AsyncIterator[Event]) -> Event | None:
     event = await anext(events, None)
     if isinstance(event, Failed):
-        raise _as_error(event)
+        raise error_of(event)
     return event
-
-
-def _as_error(failed: Failed) -> errors.OvertError:
-    return errors.EngineFailed(failed.message, failed.hint)
 
 
 def _pull(ref: str, chosen: settings.Settings) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from conftest import OvertCli
 from overt.chat import Failed, ImagePart, Sampling
-from overt.cli.answer import as_error, image_part, since_start
+from overt.cli.answer import image_part, since_start
 from overt.cli.options import read_schema
 from overt.cli.run import build_request
 from overt.errors import BadRequest, ContextExceeded, EngineFailed, WorkerDied
+from overt.protocols.failure import error_of
 from servers import gguf
 
 CONTRACT = [
@@ -273,10 +274,10 @@ def test_a_failed_event_is_its_own_error_again() -> None:
     for kind in (WorkerDied, BadRequest, ContextExceeded):
         error = kind.__new__(kind)
         code = error.code
-        found = as_error(Failed(code, "it broke", "mend it"))
+        found = error_of(Failed(code, "it broke", "mend it"))
         assert type(found) is kind
         assert str(found) == "it broke; mend it"
-    assert type(as_error(Failed("unheard_of", "it broke"))) is EngineFailed
+    assert type(error_of(Failed("unheard_of", "it broke"))) is EngineFailed
 
 
 # ---- a real model --------------------------------------------------------------------------

@@ -437,7 +437,8 @@ def test_leaving_a_stream_frees_the_slot(client: OpenAI, server: Served) -> None
             assert _busy(server) == 1
         left = time.monotonic()
         while _busy(server):
-            assert time.monotonic() - left < 1, "the slot is still taken after a second"
+            # test_load.py holds the second; here a busy machine has five. The story takes a minute.
+            assert time.monotonic() - left < 5, "the slot is still taken after five seconds"
             time.sleep(0.01)
 
 

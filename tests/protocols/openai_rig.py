@@ -1,24 +1,16 @@
 """OpenAI's handlers without a server: services that echo, or play what a test writes down."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from overt.chat import (
-    Embeddings,
-    EmbedRequest,
-    Event,
-    Failed,
-    Ranking,
-    Request,
-    RerankRequest,
-    ScoreRequest,
-    TokenLogprob,
-)
-from overt.engines.echo import Echo
-from overt.errors import ModelNotFound, OvertError
+import wire_rig
+
+from overt.chat import Ranking, Request, RerankRequest, ScoreRequest, TokenLogprob
+from overt.errors import OvertError
 from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Reply, Stream
 from overt.protocols.openai import PROTOCOL
 
@@ -26,21 +18,18 @@ WORDS = {1: " a", 2: " b", 3: "c", 4: " d", 9: "<s>"}  # the vocabulary of the f
 
 
 @dataclass
-class Services:
-    """`base.Services` over the echo engine; `script` makes the events of a request instead.
+class Services(wire_rig.Services):
+    """`wire_rig.Services`, which also rank, score and know tokens.
 
     Texts are scored as one token a character, -1, -2, -3 … for each but the first. `begin` has the
     model put a token before a text.
     """
 
-    script: Callable[[Request], Sequence[Event | OvertError]] | None = None
+    home: Path = Path("unused")
+    number: float = 0.1
     begin: bool = False
-    asked: list[Any] = field(default_factory=list)
-    held: list[Hold] = field(default_factory=list)
-    open: int = 0
     deleted: list[str] = field(default_factory=list)
-    version: str = "1.2.3"
-    cards: tuple[Card, ...] = (
+    cards: Sequence[Card] = (
         Card("smollm2", "0" * 64, 98, 1_700_000_000.5, publisher="HuggingFaceTB"),
         Card("embed", "1" * 64, 20, 1_600_000_000, kind="embedding"),
     )
@@ -68,43 +57,6 @@ class Services:
         return Details(
             {"tokenizer.ggml.eos_token_id": 9, "tokenizer.ggml.bos_token_id": 77}, "{{}}"
         )
-
-    async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
-    ) -> AsyncGenerator[Event, None]:
-        self.asked.append(request)
-        self.held.append(hold)
-        self.open += 1
-        begun = False
-        try:
-            if self.script is not None:
-                for event in self.script(request):
-                    if isinstance(event, OvertError):
-                        raise event
-                    begun = True
-                    yield event
-                return
-            scheme, _, mode = request.model.partition(":")
-            if scheme != "echo":
-                raise ModelNotFound(f"there is no model {request.model}", "overt list")
-            async with aclosing(Echo(mode).stream(request)) as events:
-                async for event in events:
-                    begun = True
-                    yield event
-        except OvertError as error:
-            if not begun:
-                raise
-            yield Failed(error.code, error.message, error.hint)
-        finally:
-            self.open -= 1
-
-    async def embed(
-        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
-    ) -> Embeddings:
-        self.asked.append(request)
-        length = request.dimensions or 3
-        vectors = tuple((0.1 * (i + 1),) * length for i in range(len(request.inputs)))
-        return Embeddings(vectors, sum(len(text) for text in request.inputs))
 
     async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
         self.asked.append(request)
@@ -142,15 +94,6 @@ class Services:
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
         return "".join(WORDS.get(id, "?") for id in tokens)
-
-    async def models(self, caller: Caller) -> Sequence[Card]:
-        return self.cards
-
-    async def model(self, caller: Caller, ref: str) -> Card:
-        for card in self.cards:
-            if card.id == ref:
-                return card
-        raise ModelNotFound(f"there is no model {ref}", "overt list")
 
 
 @dataclass

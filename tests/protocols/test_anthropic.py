@@ -257,6 +257,14 @@ def said(*blocks: Any, role: str = "user") -> Any:
             "messages.0.content.0.input: Input should be a valid dictionary",
         ),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role: "),
+        (
+            said({"type": "image", "source": {"type": "file", "file_id": "x"}}),
+            "messages.0.content.0.source: an image is sent as base64; this server keeps no files",
+        ),
+        (
+            said({"type": "image", "source": IMAGE}, role="system"),
+            "messages.0.content.0: a system message is made of text blocks only",
+        ),
     ],
 )  # fmt: skip
 async def test_refused(services: Services, change: Any, message: str) -> None:
@@ -270,9 +278,61 @@ async def test_refused(services: Services, change: Any, message: str) -> None:
     assert not services.asked
 
 
+async def test_what_is_told_as_text(services: Services) -> None:
+    text = {"type": "text", "text": "Fact."}
+    blocks = [
+        {"type": "search_result", "title": "T", "source": "S", "content": [text]},
+        {"type": "document", "source": {"type": "content", "content": "Plain."}},
+        {"type": "document", "context": "C", "source": {
+            "type": "content", "content": [text, {"type": "image", "source": IMAGE}]}},
+        {"type": "image", "source": {
+            "type": "url", "url": f"data:image/png;base64,{IMAGE['data']}"}},
+    ]  # fmt: skip
+    await post(services, {**HELLO, **said(*blocks)})
+    image = ImagePart(PNG, "image/png")
+    assert services.asked[0].messages[0].parts == (
+        TextPart(
+            '<search_result title="T" source="S">\nFact.\n</search_result>\n'
+            '<document>\nPlain.\n</document>\n<document context="C">\nFact.'
+        ),
+        image,
+        TextPart("</document>"),
+        image,
+    )
+
+
+async def test_what_is_said_between_results_stays_there(services: Services) -> None:
+    blocks = [
+        {"type": "tool_result", "tool_use_id": "a", "content": "one"},
+        {"type": "text", "text": "and"},
+        {"type": "tool_result", "tool_use_id": "b"},
+    ]
+    await post(services, {**HELLO, **said(*blocks)})
+    assert services.asked[0].messages == (
+        Message("tool", (ToolResultPart("a", "one"),)),
+        Message.of("user", "and"),
+        Message("tool", (ToolResultPart("b", ""),)),
+    )
+
+
+async def test_a_tool_named_like_a_mode(services: Services) -> None:
+    tools = [WEATHER, {**WEATHER, "name": "none"}]
+    choice = {"type": "tool", "name": "none"}
+    await post(services, {**HELLO, "tools": tools, "tool_choice": choice})
+    assert [tool.name for tool in services.asked[0].tools] == ["none"]
+    assert services.asked[0].tool_choice == "required"
+
+
 async def test_bodies_that_are_no_json(services: Services) -> None:
     for body in (b"", b"{", b"[1]", b"\xff", b'"x"', b"[" * 5000):
         assert (await post(services, body)).status == 400
+    call = {"type": "tool_use", "id": "a", "name": "b", "input": {"x": "?"}}
+    raw = json.dumps({**HELLO, **said(call, role="assistant")}).encode()
+    assert (await post(services, raw)).status == 200
+    assert (await post(services, raw.replace(b"?", b"\xff"))).status == 400
+    deep = json.dumps({**HELLO, "tools": [WEATHER]}).encode()
+    deep = deep.replace(b'{"type": "string"}', b'{"a":' * 900 + b"1" + b"}" * 900)
+    assert (await post(services, deep)).status in (200, 400)
 
 
 async def test_versions(services: Services) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pydantic
 import pytest
 from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
@@ -19,6 +20,7 @@ from overt.chat import Request
 from overt.protocols import anthropic_batches
 from overt.protocols.anthropic import PROTOCOL
 from overt.protocols.base import Caller
+from overt.protocols.batching import Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +144,32 @@ async def test_a_killed_server_goes_on(services: Services, tmp_path: Path) -> No
     ended = official((await send(services, "GET", f"{AT}/{made['id']}")).json)
     assert ended.processing_status == "ended"
     assert not old.exists()
+
+
+async def test_results_that_cannot_be_kept(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = (await send(services, "POST", AT, TWO)).json
+    (services.files / "message_batches").write_text("in the way of the folder")
+    await services.run()
+    ended = official((await send(services, "GET", f"{AT}/{made['id']}")).json)
+    assert (ended.processing_status, ended.request_counts.errored) == ("ended", 2)
+    assert (await send(services, "GET", f"{AT}/{made['id']}/results")).status == 404
+    assert "could not be kept" in caplog.text
+
+
+async def test_every_outcome_has_its_line() -> None:
+    outcomes = [
+        Outcome("a", reason="expired"),
+        Outcome("b", 500, msgspec.Raw(b'"no error of ours"')),
+        Outcome("c", 200, msgspec.Raw(b'{"id":"m"}')),
+    ]
+    counts = anthropic_batches.Counts()
+    lines = [json.loads(line) for line in anthropic_batches._lines(outcomes, counts)]  # type: ignore[arg-type]
+    assert lines[0] == {"custom_id": "a", "result": {"type": "expired"}}
+    assert lines[1]["result"]["error"]["error"]["type"] == "api_error"
+    assert lines[2]["result"] == {"type": "succeeded", "message": {"id": "m"}}
+    assert (counts.expired, counts.errored, counts.succeeded) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,12 @@ async def test_the_users_own_names_are_not_touched(services: Services) -> None:
     assert asked.json_schema == {"min_items": 1}
 
 
+async def test_text_may_be_sent_as_a_file(services: Services) -> None:
+    blob = {"mimeType": "text/plain", "data": base64.b64encode("Grüße?>".encode()).decode()}
+    await post(services, part(inlineData=blob))
+    assert services.asked[0].messages == (Message.of("user", "Grüße?>"),)
+
+
 async def test_results_find_their_calls(services: Services) -> None:
     calls = [
         {"functionCall": {"name": "a", "args": {}}},
@@ -374,6 +380,46 @@ def part(**fields: Any) -> dict[str, Any]:
             config(responseSchema={"type": "STRING"}),
             "generationConfig.responseMimeType",
             "a schema needs",
+        ),
+        (
+            part(inlineData={"mimeType": "text/plain", "data": "/w=="}),
+            "contents[0].parts[0].inlineData.data",
+            "no text in base64",
+        ),
+        (
+            part(functionResponse={"name": "f", "parts": [{"fileData": {}}]}),
+            "contents[0].parts[0].functionResponse.parts[0].fileData",
+            "kept at Google",
+        ),
+        (
+            {"tools": [{"functionDeclarations": [{**WEATHER, "parametersJsonSchema": {}}]}]},
+            "tools[0].functionDeclarations[0]",
+            "cannot be set both",
+        ),
+        (
+            config(responseSchema={}, responseJsonSchema={}),
+            "generationConfig",
+            "cannot be set both",
+        ),
+        (
+            config(responseMimeType="application/json", responseJsonSchema=[1]),
+            "generationConfig.responseJsonSchema",
+            "is an object",
+        ),
+        (
+            config(responseMimeType="text/x.enum"),
+            "generationConfig.responseSchema",
+            "needs a schema with an enum",
+        ),
+        (
+            config(responseMimeType="application/json", responseSchema={"minItems": "x"}),
+            "generationConfig.responseSchema.minItems",
+            "Invalid value 'x'",
+        ),
+        (
+            config(thinkingConfig={"thinkingLevel": "ODD"}),
+            "generationConfig.thinkingConfig.thinkingLevel",
+            "Invalid value 'ODD'",
         ),
         (config(topP=2), "generationConfig.topP", "Expected `float` <= 1"),
         ({"model": "models/other"}, "model", "in the address"),
@@ -634,11 +680,14 @@ async def test_a_stream_that_breaks_says_so(services: Services, last: Any) -> No
 
 
 async def test_a_failed_event_may_come_first(services: Services) -> None:
-    services.script = lambda request: (
-        Progress(0, 3), Failed("out_of_memory", "too large", "free some"),
-    )  # fmt: skip
-    for verb in ("generateContent", SSE, "streamGenerateContent"):
-        assert (await post(services, HELLO, verb)).status == 507
+    for code, status in (("out_of_memory", 507), ("busy", 503), ("unheard_of", 500)):
+        services.script = lambda request, code=code: (  # type: ignore[misc]
+            Progress(0, 3), Failed(code, "went wrong", "try less"),
+        )  # fmt: skip
+        for verb in ("generateContent", SSE, "streamGenerateContent"):
+            answered = await post(services, HELLO, verb)
+            assert answered.status == status
+            assert answered.json["error"]["message"] == "went wrong; try less"
 
 
 async def test_a_client_that_leaves_ends_the_streams(services: Services) -> None:

@@ -330,7 +330,7 @@ def test_any_line_is_a_request_or_a_problem(line: bytes) -> None:
 async def test_a_large_input_is_checked_quickly(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(json.dumps(_line(f"c{n}")).encode() + b"\n" for n in range(50_000)))
-    begin = time.perf_counter()
+    begin = time.process_time()
     total, model, problems = openai_batches._checked(path, CHAT)
     assert (total, model, problems) == (50_000, "echo:any", [])
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5

@@ -313,7 +313,7 @@ CALLS = (
 
 
 def play(*events: Any) -> rig.Services:
-    return rig.Services(lambda request: events)
+    return rig.Services(script=lambda request: events)
 
 
 async def whole(services: rig.Services, **fields: Any) -> Any:
@@ -487,11 +487,11 @@ async def test_several_answers() -> None:
     def script(request: Any) -> list[Any]:
         return [Text(str(request.sampling.seed)), Usage(4, 1, 2), Done("stop")]
 
-    body = await whole(rig.Services(script), n=3, seed=10)
+    body = await whole(rig.Services(script=script), n=3, seed=10)
     assert [choice["message"]["content"] for choice in body["choices"]] == ["10", "11", "12"]
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (4, 3)
-    chunks = await streamed(rig.Services(script), n=3, seed=10)
+    chunks = await streamed(rig.Services(script=script), n=3, seed=10)
     text = {0: "", 1: "", 2: ""}
     for chunk in chunks[:-1]:
         choice = chunk["choices"][0]
@@ -543,7 +543,7 @@ async def test_an_answer_that_is_raised_in_the_middle_ends_the_stream() -> None:
             return [Progress(1, 1), Busy("full", None, 3)]
         return [Text("a"), Done("stop")]
 
-    services = rig.Services(script)
+    services = rig.Services(script=script)
     chunks = await streamed(services, n=3, seed=1)
     assert chunks[-1]["error"]["code"] == "busy"
     assert services.open == 0

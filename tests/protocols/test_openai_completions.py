@@ -195,7 +195,7 @@ async def test_logprobs_of_an_answer() -> None:
     def script(request: Request) -> list[Any]:
         return [Text("A"), Logprobs((a,)), Text("B"), Logprobs((b,)), Usage(1, 2), Done("stop")]
 
-    (choice,) = await choices(rig.Services(script), logprobs=1)
+    (choice,) = await choices(rig.Services(script=script), logprobs=1)
     assert choice["logprobs"] == {
         "text_offset": [0, 1],
         "tokens": ["A", "B"],
@@ -294,7 +294,7 @@ async def test_a_failure_in_the_middle_ends_the_stream() -> None:
     assert answered.chunks[-1]["error"]["code"] == "engine_failed"
     answered = await ask(model="echo:fail", prompt="a b c d")
     assert answered.status == 500
-    failed = rig.Services(lambda request: [Failed("worker_died", "gone", None)])
+    failed = rig.Services(script=lambda request: [Failed("worker_died", "gone", None)])
     assert (await ask(failed, stream=True)).status == 503
 
 

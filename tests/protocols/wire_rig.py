@@ -60,10 +60,12 @@ class Services:
     home: Path
     script: Callable[[Request], Sequence[Event | OvertError]] | None = None
     asked: list[Any] = field(default_factory=list)
+    held: list[Hold] = field(default_factory=list)
     dispatched: list[tuple[str, str, Any]] = field(default_factory=list)
     open: int = 0
     version: str = "1.2.3"
     cards: Sequence[Card] = CARDS
+    number: float = 0.5  # what the first vector is made of
     table: Table | None = None
     work: list[Awaitable[None]] = field(default_factory=list)
 
@@ -83,6 +85,7 @@ class Services:
         self, caller: Caller, request: Request, hold: Hold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         self.asked.append(request)
+        self.held.append(hold)
         self.open += 1
         begun = False
         try:
@@ -116,7 +119,7 @@ class Services:
     ) -> Embeddings:
         self.asked.append(request)
         length = request.dimensions or 3
-        vectors = tuple((0.5 * (i + 1),) * length for i in range(len(request.inputs)))
+        vectors = tuple((self.number * (i + 1),) * length for i in range(len(request.inputs)))
         return Embeddings(vectors, sum(len(text) for text in request.inputs))
 
     async def count(self, caller: Caller, request: Request) -> int:

@@ -27,7 +27,7 @@ from serving import Served, copy_home, serving
 SLOW = {
     "model": "echo:slow",  # 20 words a second
     "stream": True,
-    "messages": [{"role": "user", "content": "word " * 40}],
+    "messages": [{"role": "user", "content": "word " * 100}],
 }
 
 
@@ -252,7 +252,7 @@ def test_sigterm_lets_a_running_answer_end_and_takes_no_new_one(home: Path) -> N
             assert served.process.poll() is None
             rest = list(lines)
         assert rest.count("data: [DONE]") == 1, "the answer came whole"
-        assert sum("word" in line for line in rest) >= 38
+        assert sum("word" in line for line in rest) >= 98
         assert served.process.wait(timeout=10) == 0
         assert "stopped" in served.log.read_text()
 
@@ -272,7 +272,7 @@ def test_a_second_signal_ends_it_at_once(home: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             served.process.wait(timeout=0.5)
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(timeout=5) == 0
+        assert served.process.wait(timeout=15) == 0, "half a minute would be the first signal's"
 
 
 def test_an_idle_connection_and_an_open_socket_do_not_hold_it_up(home: Path) -> None:
@@ -284,8 +284,8 @@ def test_an_idle_connection_and_an_open_socket_do_not_hold_it_up(home: Path) -> 
         assert client.get(f"{served.url}/healthz").status_code == 200
         begun = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(timeout=10) == 0
-        assert time.monotonic() - begun < 5
+        assert served.process.wait(timeout=25) == 0
+        assert time.monotonic() - begun < 20, "running answers would have half a minute"
 
 
 @pytest.mark.slow
@@ -327,7 +327,8 @@ def test_metrics_and_log_of_real_requests(home: Path) -> None:
         ) as answer:
             lines = answer.iter_lines()  # kept: the connection is closed with it
             next(lines)
-            assert metric(served, "overt_requests_in_flight") == 1
+            # An answer may be read before its request counts as over.
+            eventually(lambda: metric(served, "overt_requests_in_flight") == 1)
         counted = {"protocol": "openai", "route": "/v1/chat/completions", "method": "POST"}
         eventually(lambda: metric(served, "overt_requests_total", status="499") == 1)
         assert metric(served, "overt_requests_total", status="200", **counted) == 1

@@ -170,19 +170,20 @@ async def test_a_newcomer_does_not_wait_for_the_queue_of_another():
 
 async def test_who_has_fewest_seats_is_next():
     house = House()
-    mine = [await house.take("a", "many", seats=3) for _ in range(3)]
-    more = await waiting(house.take("a", "many", seats=3))
-    few = [await waiting(house.take("a", "few", seats=3)) for _ in range(2)]
-    mine[0].leave()
+    mine = [await house.take("a", "many", seats=5) for _ in range(5)]
+    more = await waiting(house.take("a", "many", seats=5))
+    few = [await waiting(house.take("a", "few", seats=5)) for _ in range(3)]
+    done = []
+    for seat in mine[:3]:
+        seat.leave()
+        await turns()
+        done.append((more.done(), sum(task.done() for task in few)))
+    # Of `many` there are 4, 3 and 2 left, of `few` 0, 1 and 2: even, and its turn is more recent.
+    assert done == [(False, 1), (False, 2), (True, 2)]
+    mine[3].leave()
     await turns()
-    assert (more.done(), few[0].done(), few[1].done()) == (False, True, False)
-    mine[1].leave()  # one seat each: the turn of `few` is the more recent one
-    await turns()
-    assert (more.done(), few[1].done()) == (True, False)
-    mine[2].leave()
-    await turns()
-    assert few[1].done()
-    for seat in (more.result(), few[0].result(), few[1].result()):
+    assert all(task.done() for task in few)
+    for seat in (mine[4], more.result(), *(task.result() for task in few)):
         seat.leave()
     await house.scheduler.close()
 
@@ -471,6 +472,36 @@ async def test_steady_use_of_two_does_not_keep_a_third_waiting_for_ever():
     third.result().leave()
     for seat in (*seats["a"], *seats["b"]):
         seat.leave()
+    await house.scheduler.close()
+
+
+async def test_who_has_to_go_stays_the_same_while_it_empties(monkeypatch: pytest.MonkeyPatch):
+    clock = _clock(monkeypatch)
+    house = House(budget=20)
+    seats = [await house.take(name, seats=2) for name in "aabb"]
+    third = await waiting(house.take("c"))
+    again = await waiting(house.take("a", seats=2))
+    clock[0] += 1
+    seats[0].leave()  # from now on `b` is the one that was used longest ago
+    await turns()
+    assert not again.done()
+    seats[1].leave()
+    (await third).leave()
+    (await again).leave()
+    for seat in seats[2:]:
+        seat.leave()
+    await house.scheduler.close()
+
+
+async def test_another_one_that_becomes_idle_goes_at_once_instead():
+    house = House(budget=20)
+    seats = {name: await house.take(name) for name in "ab"}
+    third = await waiting(house.take("c"))
+    seats["b"].leave()
+    (await third).leave()
+    assert house.there == ["c", "a"]
+    (await house.take("a", guest=True)).leave()
+    seats["a"].leave()
     await house.scheduler.close()
 
 
@@ -915,6 +946,11 @@ class Anything(RuleBasedStateMachine):
         for one in self.scheduler.loaded():
             sitting = sum(1 for name, seat in self.seats if name == one.key and not seat._guest)
             assert sitting <= one.seats
+
+    @invariant()
+    def nothing_is_kept_of_callers_that_have_gone(self) -> None:
+        for room in self.scheduler._rooms.values():
+            assert room._turns.keys() <= room._taken.keys() | room.queues.keys()
 
     @invariant()
     def nobody_waits_without_a_reason(self) -> None:

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from overt.chat import Answer, Failed, Progress, Request, Text, Thought, ToolCall
+from overt.chat import Answer, Progress, Request, Text, Thought, ToolCall
 from overt.cli.output import Output, duration
-from overt.errors import EngineFailed, OvertError
+from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
     from overt.exchange import Exchange, Facts
@@ -64,7 +64,7 @@ async def answer(
     if not out.json:
         out.end_line()
     if timed.answer.failed is not None:
-        raise as_error(timed.answer.failed)
+        raise error_of(timed.answer.failed)
     return timed
 
 
@@ -160,18 +160,6 @@ def where(facts: "Facts") -> str:
     if facts.isolation:
         engine += f", isolated by {' + '.join(facts.isolation)}"
     return engine
-
-
-def as_error(failed: Failed) -> OvertError:
-    """The error a `Failed` event stands for, with its own exit code."""
-    kinds: list[type[OvertError]] = [OvertError]
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
-        error: OvertError = kind.__new__(kind)
-        OvertError.__init__(error, failed.message, failed.hint)
-        if error.code == failed.code:
-            return error
-    return EngineFailed(failed.message, failed.hint)
 
 
 def since_start() -> float:

@@ -5,19 +5,19 @@ anthropic_answer.py. Headers of betas are taken as they come: a beta's own field
 taken like any other.
 """
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from overt.errors import Busy, OvertError, WorkerDied
+from overt.errors import OvertError
 from overt.protocols import anthropic_answer as answer
 from overt.protocols import anthropic_batches as batches
 from overt.protocols import anthropic_request as asked
 from overt.protocols import anthropic_wire as wire
 from overt.protocols.base import BadBody, Call, Card, Protocol, Reply, Route, Stream
+from overt.protocols.failure import advice
 
 # ---- messages ------------------------------------------------------------------------------
 
@@ -167,19 +167,8 @@ def _capabilities(card: Card) -> dict[str, Any]:
 
 
 def refuse(error: OvertError, id: str) -> Reply:
-    """The answer to a request that failed.
-
-    The official clients try again by themselves after 429 and any 5xx. ``x-should-retry`` tells
-    them where that is useless and where it is not.
-    """
-    headers: dict[str, str] = {}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if isinstance(error, Busy) and error.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    if error.status == 429 or error.status >= 500:
-        headers["x-should-retry"] = "true" if isinstance(error, Busy | WorkerDied) else "false"
-    return Reply(answer.error_body(error, id), error.status, headers)
+    """The answer to a request that failed."""
+    return Reply(answer.error_body(error, id), error.status, advice(error))
 
 
 PROTOCOL = Protocol(

@@ -5,6 +5,7 @@ the record has the counts and a file beside the records has the results, for 29 
 keeps them.
 """
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import anyio
 import msgspec
 from msgspec import Meta
 
-from overt.errors import NotFound, OutOfDisk
+from overt.errors import NotFound
 from overt.protocols import batching
 from overt.protocols.anthropic_answer import ErrorBody, Problem
 from overt.protocols.base import (
@@ -30,6 +31,8 @@ from overt.protocols.base import (
     encode,
     new_id,
 )
+
+log = logging.getLogger("overt.server")
 
 MOST_REQUESTS, MOST_BYTES = 100_000, 256 << 20  # as Anthropic has it
 _WINDOW = 86400  # seconds in which a batch is answered
@@ -279,7 +282,11 @@ async def _finish(
     found = await services.records.get(_KIND, job.id, caller)
     kept = found and msgspec.json.decode(found, type=_Record)
     record = kept or _Record(job.id, job.created, job.total)
-    counts = await anyio.to_thread.run_sync(_write, _path(services, job.id), outcomes)
+    try:
+        counts = await anyio.to_thread.run_sync(_write, _path(services, job.id), outcomes)
+    except OSError as error:
+        log.error("the results of %s could not be kept: %s", job.id, error.strerror or error)
+        counts = Counts(errored=job.total)
     ended = msgspec.structs.replace(
         record, ended=time.time(), cancelled=job.cancelled, counts=counts
     )
@@ -287,7 +294,7 @@ async def _finish(
 
 
 def _write(path: Path, outcomes: batching.Outcomes) -> Counts:
-    """Write the results, and count them. A full disk leaves a batch without results."""
+    """Write the results, and count them."""
     counts = Counts()
     part = path.with_suffix(".part")
     try:
@@ -297,9 +304,8 @@ def _write(path: Path, outcomes: batching.Outcomes) -> Counts:
                 file.write(line)
         part.chmod(0o600)
         part.rename(path)
-    except OSError as error:
+    finally:
         part.unlink(missing_ok=True)
-        raise OutOfDisk(f"the results of a batch could not be kept: {error}") from None
     return counts
 
 

@@ -1,9 +1,9 @@
-"""What every wire protocol is made of: routes whose handlers make a `Reply` or `Stream` of a `Call`.
+"""What every wire protocol is made of: routes whose handlers answer a `Call`.
 
 A protocol is a module (or package) with a `PROTOCOL`: its routes and its form of an error. A
-handler reads its body into msgspec structs, makes a chat.Request of them once, asks `Services`, and writes
-the events back in its own words. It never sees a socket, a key or an engine. What goes wrong is
-raised as an OvertError; the server answers with `Protocol.refuse`.
+handler reads its body into msgspec structs, makes a chat.Request of them once, asks `Services`, and
+writes the events back in its own words, as a `Reply` or a `Stream`. It never sees a socket, a key
+or an engine. What goes wrong is raised as an OvertError; the server answers with `Protocol.refuse`.
 """
 
 import math
@@ -260,6 +260,17 @@ def decode(data: bytes, kind: type[T]) -> T:
         raise bad_body(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the body is not valid JSON: {error}") from None
+
+
+def object_of(text: str) -> dict[str, Any] | None:
+    """The arguments of a tool call, which many protocols have as an object; None for no object."""
+    if not text.strip():
+        return {}
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def bad_body(error: msgspec.ValidationError, at: str = "") -> BadBody:

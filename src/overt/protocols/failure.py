@@ -1,23 +1,51 @@
-"""A `Failed` event as the error it stands for.
+"""What went wrong, as far as all protocols tell it alike: errors as events and back, and headers.
 
 An engine may fail after its stream has begun, when a protocol has not sent anything yet: then the
 client is still to get the error's own status and form.
 """
 
+import math
 from functools import cache
 
 from overt.chat import Failed
-from overt.errors import Busy, OvertError
+from overt.errors import Busy, EngineFailed, OvertError, WorkerDied
 
 
 def error_of(failed: Failed) -> OvertError:
     """An error of the class that `failed.code` names, saying what `failed` says."""
-    kind = _kinds().get(failed.code, OvertError)
+    kind = _kinds().get(failed.code, EngineFailed)
     error = kind.__new__(kind)  # the classes take various arguments, of which only this is left
     OvertError.__init__(error, failed.message, failed.hint)
     if isinstance(error, Busy):
         error.retry_after = None
     return error
+
+
+def failed_of(error: OvertError) -> Failed:
+    """An error raised after the first event, as the event it should have been."""
+    return Failed(error.code, error.message, error.hint)
+
+
+def headers(error: OvertError) -> dict[str, str]:
+    """What HTTP itself has to say with an error: how to prove who asks, and when to ask again."""
+    found: dict[str, str] = {}
+    if error.status == 401:
+        found["www-authenticate"] = "Bearer"
+    if isinstance(error, Busy) and error.retry_after is not None:
+        found["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    return found
+
+
+def advice(error: OvertError) -> dict[str, str]:
+    """`headers`, and ``x-should-retry`` of OpenAI's and Anthropic's servers.
+
+    Their official clients try again by themselves after 429 and any 5xx; this tells them where
+    that is useless and where it is not.
+    """
+    found = headers(error)
+    if error.status == 429 or error.status >= 500:
+        found["x-should-retry"] = "true" if isinstance(error, Busy | WorkerDied) else "false"
+    return found
 
 
 @cache

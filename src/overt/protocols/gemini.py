@@ -6,17 +6,17 @@ What is to be done is written behind the model's name, which may itself have sla
 
 import base64
 import binascii
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 
 from overt.chat import EmbedRequest, Event, ImagePart
-from overt.errors import Busy, NotFound, OvertError
+from overt.errors import NotFound, OvertError
 from overt.protocols import gemini_answer as answer
 from overt.protocols import gemini_request as asked
 from overt.protocols import gemini_wire as wire
 from overt.protocols.base import BadBody, Call, Card, Protocol, Reply, Route, Stream
+from overt.protocols.failure import headers
 from overt.protocols.several import merge
 
 # ---- contents ------------------------------------------------------------------------------
@@ -214,12 +214,7 @@ def _same(model: str, given: str | None, path: str) -> None:
 
 def refuse(error: OvertError, id: str) -> Reply:
     """The answer to a request that failed; `id` is told in a header by the server."""
-    headers: dict[str, str] = {}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if isinstance(error, Busy) and error.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    return Reply(answer.error_body(error), error.status, headers)
+    return Reply(answer.error_body(error), error.status, headers(error))
 
 
 _VERBS: dict[str, Callable[[Call, str], Awaitable[Reply | Stream]]] = {

@@ -73,15 +73,16 @@ def _request(model: str, body: wire.GenerateBody, candidate: int) -> Request:
 
 
 def text(content: wire.Content, path: str) -> str:
-    """The text of what is to be embedded.
+    """The text of what is to be embedded, or to instruct.
 
     Raises:
         BadBody: there is none, or something else.
     """
-    parts = [part for at, part in enumerate(content.parts) for part in _part(part, path, at)]
-    if not parts or not all(isinstance(part, TextPart) for part in parts):
-        raise BadBody("only text can be embedded", f"{path}.parts")
-    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    found = [part for at, one in enumerate(content.parts) for part in _part(one, path, at)]
+    texts = [part.text for part in found if isinstance(part, TextPart)]
+    if not texts or len(texts) < len(found):
+        raise BadBody("this is to be text, and nothing else", f"{path}.parts")
+    return "\n".join(texts)
 
 
 _SEEDS = 2**32 - 1  # llama.cpp takes one below this; the last is its word for "choose one"

@@ -268,16 +268,13 @@ _Shape = _Fields | _Each | _Values | None
 def _plain(value: Any, shape: _Shape) -> Any:
     match shape:
         case _Fields(names, inside) if isinstance(value, dict):
-            out = {}
-            for key, inner in value.items():
-                name = names.get(key, key)
-                out[name] = _plain(inner, inside.get(name))
-            return out
-        case _Each(inner):
+            spelled = [(names.get(str(key), str(key)), one) for key, one in value.items()]
+            return {name: _plain(one, inside.get(name)) for name, one in spelled}
+        case _Each(kind):
             several = value if isinstance(value, list) else [value]
-            return value if value is None else [_plain(one, inner) for one in several]
-        case _Values(inner) if isinstance(value, dict):
-            return {key: _plain(one, inner) for key, one in value.items()}
+            return value if value is None else [_plain(one, kind) for one in several]
+        case _Values(kind) if isinstance(value, dict):
+            return {key: _plain(one, kind) for key, one in value.items()}
         case _:
             return value
 

@@ -24,18 +24,16 @@ from overt.chat import (
     ToolCall,
     Usage,
 )
-from overt.errors import OvertError
 from overt.protocols import several
 from overt.protocols.base import Call, Reply, Stream, encode, new_id
 from overt.protocols.failure import error_of
 from overt.protocols.openai_messages import ChatBody, request
 from overt.protocols.openai_wire import (
     UsageBody,
-    as_failed,
-    failed_chunk,
     fingerprint,
     finish,
     hold,
+    pieces,
     sampling,
     usage_body,
 )
@@ -167,7 +165,7 @@ def _logprobs(tokens: Iterable[TokenLogprob], top: int) -> LogprobsBody:
             TokenBody(
                 token.token,
                 _finite(token.logprob),
-                list(token.token.encode() if token.raw is None else token.raw),
+                list(token.utf8),
                 [TopLogprob(t, _finite(p), list(t.encode())) for t, p in token.top[:top]],
             )
             for token in tokens
@@ -273,39 +271,27 @@ class _Writer:
         )
 
 
-async def _chunks(
+def _chunks(
     body: ChatBody, version: str, streams: Sequence[AsyncGenerator[Event, None]]
 ) -> AsyncGenerator[bytes, None]:
     counted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = _head(body.model, version)
     tail = b',"usage":null}\n\n' if counted else b"}\n\n"
     writers = [_Writer(body, i, head, tail) for i in range(len(streams))]
-    begun = False
-    try:
-        async with aclosing(several.merge(streams)) as events:
-            async for index, event in events:
-                writer = writers[index]
-                if type(event) is Failed:
-                    if not begun:
-                        raise error_of(event)
-                    yield failed_chunk(event)
-                    return
-                piece = writer.write(event)
-                if not writer.begun:
-                    piece = writer.begin() + piece
-                if piece:
-                    begun = True
-                    yield piece
-    except OvertError as error:
-        if not begun:
-            raise
-        yield failed_chunk(as_failed(error))
-        return
-    if counted:
+
+    def write(index: int, event: Event) -> bytes:
+        writer = writers[index]
+        piece = writer.write(event)
+        return piece if writer.begun else writer.begin() + piece
+
+    def last() -> bytes:
+        if not counted:
+            return b""
         thoughts = sum(writer.thoughts for writer in writers)
         total = usage_body([writer.usage for writer in writers], thoughts)
-        yield head + b'"choices":[],"usage":' + encode(total) + b"}\n\n"
-    yield b"data: [DONE]\n\n"
+        return head + b'"choices":[],"usage":' + encode(total) + b"}\n\n"
+
+    return pieces(several.merge(streams), write, last)
 
 
 def _head(model: str, version: str) -> bytes:

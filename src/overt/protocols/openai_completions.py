@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Meta
 
 from overt.chat import Answer, Done, Event, Failed, Logprobs, Request, Text, TokenLogprob, Usage
-from overt.errors import OvertError
 from overt.protocols import several
 from overt.protocols.base import BadBody, Call, Hold, Reply, Stream, encode, new_id
 from overt.protocols.failure import error_of
@@ -31,12 +30,11 @@ from overt.protocols.openai_wire import (
     Sampled,
     UsageBody,
     Wire,
-    as_failed,
     biases,
-    failed_chunk,
     fingerprint,
     finish,
     hold,
+    pieces,
     sampling,
     stops,
     usage_body,
@@ -288,30 +286,23 @@ class _Job:
             for i in range(len(self._prompts) * self._n)
         ]
         streams, owners = self._streams(echoed)
-        begun = False
-        for index in sorted(set(range(len(writers))) - set(owners)):
-            begun = True
+        known = sorted(set(range(len(writers))) - set(owners))
+        for index in known:
             yield writers[index].all()
-        try:
-            async with aclosing(several.merge(streams) if streams else _nothing()) as events:
-                async for which, event in events:
-                    if type(event) is Failed:
-                        if not begun:
-                            raise error_of(event)
-                        yield failed_chunk(event)
-                        return
-                    if piece := writers[owners[which]].write(event):
-                        begun = True
-                        yield piece
-        except OvertError as error:
-            if not begun:
-                raise
-            yield failed_chunk(as_failed(error))
-            return
-        if counted:
+
+        def write(which: int, event: Event) -> bytes:
+            return writers[owners[which]].write(event)
+
+        def last() -> bytes:
+            if not counted:
+                return b""
             total = self._usage([writer.usage for writer in writers])
-            yield head + b'"choices":[],"usage":' + encode(total) + b"}\n\n"
-        yield b"data: [DONE]\n\n"
+            return head + b'"choices":[],"usage":' + encode(total) + b"}\n\n"
+
+        merged = several.merge(streams) if streams else _nothing()
+        async with aclosing(pieces(merged, write, last, begun=bool(known))) as told:
+            async for piece in told:
+                yield piece
 
     def _head(self) -> bytes:
         return b"".join(

@@ -33,7 +33,7 @@ from overt.protocols.base import (
     encode,
     new_id,
 )
-from overt.protocols.failure import error_of
+from overt.protocols.failure import error_of, failed_of
 from overt.protocols.openai_responses_items import Item, items_of, messages
 from overt.protocols.openai_responses_stream import Error, Response, Telling
 
@@ -270,7 +270,7 @@ async def _run(live: _Live) -> None:
             try:
                 await _answer(live)
             except OvertError as error:
-                telling.add(wire.as_failed(error))
+                telling.add(failed_of(error))
         if not telling.over:
             telling.cancel()
         if not live.unwanted:

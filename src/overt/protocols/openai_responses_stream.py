@@ -150,7 +150,7 @@ def _logprob(token: TokenLogprob) -> Logprob:
     return Logprob(
         token.token,
         max(token.logprob or 0.0, _NEVER),
-        list(token.raw if token.raw is not None else token.token.encode()),
+        list(token.utf8),
         [Likely(text, max(value, _NEVER), list(text.encode())) for text, value in token.top],
     )
 

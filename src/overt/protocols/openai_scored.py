@@ -32,7 +32,7 @@ def legacy(tokens: Iterable[TokenLogprob], top: int, offset: int = 0) -> LegacyL
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     for token in tokens:
         told.text_offset.append(offset)
-        offset += len(decode(_raw(token)))
+        offset += len(decode(token.utf8))
         told.tokens.append(token.token)
         if token.logprob is None:
             told.token_logprobs.append(None)
@@ -77,7 +77,7 @@ async def scored(
 
 def without_added(tokens: tuple[TokenLogprob, ...], prompt: str) -> tuple[TokenLogprob, ...]:
     """`tokens` of a text without what the model puts before it (a begin-of-text token)."""
-    said = [_raw(token) for token in tokens]
+    said = [token.utf8 for token in tokens]
     wanted = prompt.encode("utf-8", "replace")
     for added in range(3):
         rest = b"".join(said[added:])
@@ -88,8 +88,4 @@ def without_added(tokens: tuple[TokenLogprob, ...], prompt: str) -> tuple[TokenL
 
 def text_of(tokens: Iterable[TokenLogprob]) -> str:
     """What `tokens` read together."""
-    return b"".join(map(_raw, tokens)).decode("utf-8", "replace")
-
-
-def _raw(token: TokenLogprob) -> bytes:
-    return token.token.encode("utf-8", "replace") if token.raw is None else token.raw
+    return b"".join(token.utf8 for token in tokens).decode("utf-8", "replace")

@@ -7,16 +7,18 @@ that would change what an answer means and cannot be honoured are refused by nam
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from overt.chat import Failed, Finish, Sampling, Tool, Usage
-from overt.errors import Busy, ContextExceeded, ModelNotFound, OvertError, WorkerDied
+from overt.chat import Event, Failed, Finish, Sampling, Tool, Usage
+from overt.errors import BadSetting, ContextExceeded, ModelNotFound, OvertError
 from overt.protocols.base import AS_EVER, BadBody, Hold, Reply, encode
-from overt.protocols.failure import error_of
+from overt.protocols.failure import advice, error_of
+from overt.settings import seconds_of
 
 # ---- errors --------------------------------------------------------------------------------
 
@@ -43,12 +45,8 @@ class ErrorBody(msgspec.Struct):
 
 
 def refuse(error: OvertError, id: str) -> Reply:
-    """The answer to a request that failed; `id` is told in a header by the server.
-
-    The official clients try again by themselves after 429 and any 5xx. ``x-should-retry`` tells
-    them where that is useless and where it is not.
-    """
-    return Reply(ErrorBody(problem(error)), error.status, _advice(error))
+    """The answer to a request that failed; `id` is told in a header by the server."""
+    return Reply(ErrorBody(problem(error)), error.status, advice(error))
 
 
 def problem(error: OvertError) -> Problem:
@@ -70,16 +68,6 @@ def problem(error: OvertError) -> Problem:
 def failed_problem(failed: Failed) -> Problem:
     """A `Failed` event in OpenAI's words, for the middle of a stream."""
     return problem(error_of(failed))
-
-
-def failed_chunk(failed: Failed) -> bytes:
-    """A `Failed` event as the last server-sent event of a chat or completion."""
-    return b"data: " + encode(ErrorBody(failed_problem(failed))) + b"\n\n"
-
-
-def as_failed(error: OvertError) -> Failed:
-    """An error raised after the first event, as the event it should have been."""
-    return Failed(error.code, error.message, error.hint)
 
 
 def _problem(code: str, status: int, message: str) -> Problem:
@@ -106,16 +94,39 @@ def _body_problem(error: BadBody) -> Problem:
     return Problem(str(error), "invalid_request_error", where or None, code)
 
 
-def _advice(error: OvertError) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if isinstance(error, Busy) and error.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    if error.status == 429 or error.status >= 500:
-        again = isinstance(error, Busy | WorkerDied)
-        headers["x-should-retry"] = "true" if again else "false"
-    return headers
+# ---- the stream of a chat or a completion --------------------------------------------------
+
+DONE = b"data: [DONE]\n\n"
+
+
+async def pieces(
+    events: AsyncGenerator[tuple[int, Event], None],
+    write: Callable[[int, Event], bytes],
+    last: Callable[[], bytes],
+    *,
+    begun: bool = False,
+) -> AsyncGenerator[bytes, None]:
+    """What `write` makes of each event of each choice, then `last`, then `DONE`.
+
+    A failure ends it: as an error before the first piece (`begun` says that there were some
+    already), as a chunk after it.
+    """
+    try:
+        async with aclosing(events):
+            async for index, event in events:
+                if type(event) is Failed:
+                    raise error_of(event)
+                if piece := write(index, event):
+                    begun = True
+                    yield piece
+    except OvertError as error:
+        if not begun:
+            raise
+        yield b"data: " + encode(ErrorBody(problem(error))) + b"\n\n"
+        return
+    if piece := last():
+        yield piece
+    yield DONE
 
 
 # ---- how the next token is drawn -----------------------------------------------------------
@@ -233,10 +244,6 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     return tuple(found)
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-
-
 def hold(keep_alive: float | str | None) -> Hold:
     """How long the model stays loaded.
 
@@ -246,16 +253,11 @@ def hold(keep_alive: float | str | None) -> Hold:
     if keep_alive is None:
         return AS_EVER
     if isinstance(keep_alive, str):
-        keep_alive = _seconds(keep_alive.strip())
+        try:
+            keep_alive = seconds_of(keep_alive)
+        except BadSetting as error:
+            raise BadBody(str(error), "keep_alive") from None
     return Hold(keep_alive=math.inf if keep_alive < 0 else keep_alive)
-
-
-def _seconds(text: str) -> float:
-    sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text)
-    if len(rest) > 30 or not re.fullmatch(rf"(?:{_DURATION.pattern})+|\d+(?:\.\d+)?", rest):
-        raise BadBody(f"{text[:40]!r} is no duration; write 5m, 30s or -1", "keep_alive")
-    pieces = _DURATION.findall(rest)
-    return sign * (sum(float(n) * _UNITS[u] for n, u in pieces) if pieces else float(rest))
 
 
 # ---- tools and schemas ---------------------------------------------------------------------

@@ -13,7 +13,6 @@ from overt.chat import (
     Embeddings,
     EmbedRequest,
     Event,
-    Failed,
     Ranking,
     Request,
     RerankRequest,
@@ -23,6 +22,7 @@ from overt.chat import (
 from overt.errors import BadRef, OvertError, Unsupported
 from overt.exchange import Exchange, Held
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
+from overt.protocols.failure import failed_of
 from overt.server.watch import Generation, generation
 
 
@@ -90,7 +90,7 @@ class Services:
                 code = error.code
                 if not begun:
                     raise
-                failed = Failed(error.code, error.message, error.hint)
+                failed = failed_of(error)
                 noted(failed)
                 yield failed
             finally:

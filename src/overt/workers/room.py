@@ -120,7 +120,6 @@ class Room(Generic[E]):
     def enter(self, waiter: Waiter) -> None:
         self.queues.setdefault(waiter.caller, deque()).append(waiter)
         self.waiting += 1
-        self.stop_clock()
 
     def drop(self, waiter: Waiter) -> bool:
         """Take somebody out of the queue; False where it is not in it."""

@@ -158,7 +158,7 @@ class Scheduler(Generic[E]):
             and size <= plan.size
             and room.ready
             and room.barrier == math.inf
-            and (guest or (not room.waiting and room.busy < plan.seats))
+            and (guest or room.busy < plan.seats)
         ):
             return self._let_in(room, caller, guest=guest)
         room.planner = planner
@@ -300,7 +300,7 @@ class Scheduler(Generic[E]):
     def left(self, room: Room[E]) -> None:
         """A seat of `room` was given back."""
         room.used = time.time()
-        if room.waiting or self._line or room.parting:
+        if room.waiting or self._line:
             self._settle()
         elif room.idle:
             self._rest(room)

@@ -16,7 +16,6 @@ from msgspec import Meta
 from overt.chat import (
     Answer,
     Event,
-    Failed,
     ImagePart,
     Message,
     Part,
@@ -30,7 +29,7 @@ from overt.chat import (
 )
 from overt.errors import NotFound, OvertError, Unsupported
 from overt.protocols.base import BadBody, Call, Hold, Reply, Stream, encode, new_id
-from overt.protocols.failure import error_of
+from overt.protocols.failure import error_of, failed_of
 from overt.protocols.lmstudio import instances
 from overt.protocols.lmstudio.errors import Wrong, wrong
 from overt.protocols.lmstudio.instances import Instance
@@ -370,7 +369,7 @@ async def _streamed(turn: _Turn) -> AsyncGenerator[bytes, None]:
 
 async def _ended(turn: _Turn, error: OvertError | None) -> AsyncGenerator[bytes, None]:
     if error is not None:
-        turn.answer.failed = turn.answer.failed or Failed(error.code, error.message, error.hint)
+        turn.answer.failed = turn.answer.failed or failed_of(error)
         yield _event("error", error=wrong(error))
     yield _event("chat.end", result=await turn.result())
 

@@ -9,16 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from overt.errors import (
-    Busy,
-    ModelNotFound,
-    NotFound,
-    OvertError,
-    Refused,
-    Unsupported,
-    UsageError,
-)
+from overt.errors import ModelNotFound, NotFound, OvertError, Refused, Unsupported, UsageError
 from overt.protocols.base import BadBody, Reply
+from overt.protocols.failure import headers
 from overt.protocols.lmstudio.instances import SAMPLE, Gone, NoModel, WrongDomain
 
 
@@ -140,7 +133,4 @@ def _type(error: OvertError) -> str:
 
 def refuse(error: OvertError, id: str) -> Reply:
     """Any error as a REST answer."""
-    headers = {}
-    if isinstance(error, Busy) and error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    return Reply(Refusal(wrong(error)), error.status, headers)
+    return Reply(Refusal(wrong(error)), error.status, headers(error))

@@ -9,7 +9,7 @@ import msgspec
 
 from overt.protocols.base import Caller, Services
 from overt.protocols.lmstudio.facts import Domain
-from overt.protocols.lmstudio.wire import Empty, text
+from overt.protocols.lmstudio.wire import Empty, as_json
 
 Write = Callable[[str], Awaitable[None]]
 
@@ -40,7 +40,7 @@ class Channel:
         self.head = f'{{"type":"channelSend","channelId":{self.id},"message":'
 
     async def send(self, packet: Any) -> None:
-        await self.write(f"{self.head}{text(packet)}}}")
+        await self.write(f"{self.head}{as_json(packet)}}}")
 
     def cancel(self) -> None:
         self.asked_to_end = True

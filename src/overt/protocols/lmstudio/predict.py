@@ -27,13 +27,14 @@ from overt.chat import (
     ToolCall,
     Usage,
 )
+from overt.protocols.base import object_of
 from overt.protocols.failure import error_of
 from overt.protocols.lmstudio import facts, files, history, instances, kv
 from overt.protocols.lmstudio.errors import NoPreset, Trouble
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.lmstudio.port import Channel, Context
 from overt.protocols.lmstudio.specifier import Specifier, chosen
-from overt.protocols.lmstudio.wire import quoted
+from overt.protocols.lmstudio.wire import as_json
 
 
 class Predict(msgspec.Struct, rename="camel"):
@@ -199,12 +200,12 @@ class _Told:
             if self._thinking or not self.fragments:
                 await self._turn(thinking=False)
             self.fragments += 1
-            await self.channel.write(self._head + quoted(event.text) + self._tail)
+            await self.channel.write(self._head + as_json(event.text) + self._tail)
         elif type(event) is Thought:
             if not self._thinking or not self.fragments:
                 await self._turn(thinking=True)
             self.fragments += 1
-            await self.channel.write(self._head + quoted(event.text) + self._thought_tail)
+            await self.channel.write(self._head + as_json(event.text) + self._thought_tail)
         else:
             await self._rare(event)
 
@@ -286,7 +287,7 @@ class _Told:
     async def _fragment(
         self, text: str, kind: str, count: int, tokens: tuple[TokenLogprob, ...] = ()
     ) -> None:
-        packet = self._head + quoted(text) + _tail(kind, count)
+        packet = self._head + as_json(text) + _tail(kind, count)
         if tokens:
             packet = packet[:-1] + "," + _tokens(tokens)
         await self.channel.write(packet + _END)
@@ -318,7 +319,7 @@ class _Told:
         call, self._call = self._call, None
         if call is None or not whole:
             return
-        arguments = _object(call.arguments)
+        arguments = object_of(call.arguments)
         if arguments is None:
             title = f"the model called {call.name!r} with arguments that are no JSON object"
             await self.channel.send(
@@ -395,10 +396,3 @@ def _tokens(tokens: tuple[TokenLogprob, ...]) -> str:
     ]
     inside = msgspec.json.encode(told).decode()
     return f'"tokens":{inside}}},"logprobs":{msgspec.json.encode(beside).decode()}'
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        return msgspec.json.decode(text or "{}", type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
-        return None

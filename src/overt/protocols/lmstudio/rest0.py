@@ -43,9 +43,9 @@ from overt.protocols.lmstudio import facts, instances
 from overt.protocols.lmstudio.facts import Domain
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.lmstudio.predict import stop_reason
+from overt.protocols.openai_wire import DONE
 
 Create = Callable[[Call], Awaitable[Reply | Stream]]
-_LAST = b"data: [DONE]\n\n"
 
 # ---- models --------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ async def _with_stats(
         async for piece in chunks:
             if head is None:
                 head = _head(piece)
-            elif piece == _LAST and watched.done is not None:
+            elif piece == DONE and watched.done is not None:
                 yield b"data: " + encode({**head, **_extras(call, watched)}) + b"\n\n"
             yield piece
 

@@ -18,7 +18,7 @@ from overt.errors import Busy, OvertError, Unsupported
 from overt.protocols.base import BadBody, Caller, Services, decode
 from overt.protocols.lmstudio.errors import Trouble, trouble
 from overt.protocols.lmstudio.port import Channel, Context, Namespace, Void
-from overt.protocols.lmstudio.wire import LIMIT, Frame, Hello, Packet, frame, parameter, text
+from overt.protocols.lmstudio.wire import LIMIT, Frame, Hello, Packet, as_json, frame, parameter
 
 log = logging.getLogger("overt.server")
 
@@ -125,7 +125,7 @@ class Connection:
         return self._services.identify(None)
 
     async def _deny(self, why: str) -> NoReturn:
-        await self.write(text({"success": False, "error": why}))
+        await self.write(as_json({"success": False, "error": why}))
         await self._close(_POLICY, why[:100])
 
     # ---- frames ----------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Connection:
     async def _warn(self, what: str) -> None:
         self._warnings += 1
         warning = {"type": "communicationWarning", "warning": what, "kind": "unknown"}
-        await self.write(text(warning))
+        await self.write(as_json(warning))
         if self._warnings >= _WARNINGS:
             await self._close(_POLICY, "too many frames made no sense")
 
@@ -194,14 +194,14 @@ class Connection:
             elif isinstance(result, Void):
                 await self.write(f'{{"type":"rpcResult","callId":{id}}}')
             else:
-                await self.write(f'{{"type":"rpcResult","callId":{id},"result":{text(result)}}}')
+                await self.write(f'{{"type":"rpcResult","callId":{id},"result":{as_json(result)}}}')
         except Left:
             pass
         finally:
             self._calls -= 1
 
     async def _rpc_error(self, id: int, error: Trouble) -> None:
-        await self.write(f'{{"type":"rpcError","callId":{id},"error":{text(error)}}}')
+        await self.write(f'{{"type":"rpcError","callId":{id},"error":{as_json(error)}}}')
 
     async def _create(self, said: Frame, context: Context, tasks: TaskGroup) -> None:
         id = said.channel_id
@@ -239,7 +239,7 @@ class Connection:
             self._channels.pop(channel.id, None)
 
     async def _channel_error(self, id: int, error: Trouble) -> None:
-        await self.write(f'{{"type":"channelError","channelId":{id},"error":{text(error)}}}')
+        await self.write(f'{{"type":"channelError","channelId":{id},"error":{as_json(error)}}}')
 
     async def _heard(self, said: Frame) -> None:
         """A message to a channel. One to a channel that just closed crossed its end on the way."""
@@ -248,7 +248,7 @@ class Connection:
             return
         if said.ack_id is not None:
             ack = {"type": "channelAck", "channelId": said.channel_id, "ackId": said.ack_id}
-            await self.write(text(ack))
+            await self.write(as_json(ack))
         channel = self._channels.get(said.channel_id)
         if channel is None:
             if said.channel_id > self._last_channel:
@@ -268,7 +268,7 @@ class Connection:
             return
         kind = "signalError" if said.type == "signalSubscribe" else "writableSignalError"
         error = trouble(self._refused(said.endpoint))
-        await self.write(text({"type": kind, "subscribeId": said.subscribe_id, "error": error}))
+        await self.write(as_json({"type": kind, "subscribeId": said.subscribe_id, "error": error}))
 
     async def _guarded(self, work: Any) -> Any:
         """The result of a handler, or the `Trouble` it ended in."""

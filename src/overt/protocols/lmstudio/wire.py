@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from overt.protocols.base import decode
+from overt.protocols.base import decode, encode
 
 LIMIT = 64 << 20
 """Characters of one frame. uvicorn refuses frames beyond its own `ws_max_size` before this."""
@@ -64,17 +64,9 @@ class Packet(msgspec.Struct):
     type: str = ""
 
 
-_encoder = msgspec.json.Encoder()
-
-
-def text(value: Any) -> str:
-    """A frame for `value`."""
-    return _encoder.encode(value).decode()
-
-
-def quoted(value: str) -> str:
-    """`value` as JSON."""
-    return _encoder.encode(value).decode()
+def as_json(value: Any) -> str:
+    """A frame, or a part of one."""
+    return encode(value).decode()
 
 
 def frame(data: str) -> Frame:

@@ -10,22 +10,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import msgspec
-
-from overt import errors
-from overt.chat import (
-    Answer,
-    Event,
-    Failed,
-    Logprobs,
-    Progress,
-    Text,
-    Thought,
-    TokenLogprob,
-    ToolCallPart,
-)
-from overt.protocols.base import encode
-from overt.protocols.ollama.wire import Clock, line, now, told
+from overt.chat import Answer, Event, Logprobs, Progress, Request, Text, Thought, TokenLogprob
+from overt.protocols.base import NDJSON, Reply, Stream, encode, object_of
+from overt.protocols.failure import error_of
+from overt.protocols.ollama.wire import Asked, Clock, failure, line, now, told
 
 Finish = Callable[[Answer], Awaitable[dict[str, Any]]]
 """Fields that only the last line has, given the answer: the context of generate."""
@@ -116,6 +104,21 @@ async def lines_with_logprobs(
         yield last
 
 
+async def answered(
+    asked: Asked,
+    request: Request,
+    events: AsyncGenerator[Event, None],
+    form: Form,
+    clock: Clock,
+    finish: Finish,
+) -> Reply | Stream:
+    """The answer in the way that was asked for: at once, or line by line."""
+    if asked.stream is False:
+        return Reply(await whole(events, form, clock, finish))
+    write = lines if request.logprobs is None else lines_with_logprobs
+    return Stream(write(events, form, clock, finish), NDJSON)
+
+
 async def whole(
     events: AsyncGenerator[Event, None], form: Form, clock: Clock, finish: Finish
 ) -> dict[str, Any]:
@@ -131,24 +134,18 @@ async def whole(
                 clock.first = perf_counter()
             answer.add(event)
     if answer.failed is not None:
-        raise as_error(answer.failed)
+        raise error_of(answer.failed)
     found: dict[str, Any] = form.whole(answer.text, answer.thought, calls(answer), done=True)
     if answer.logprobs:
         found["logprobs"] = told(answer.logprobs)
     return {**found, **await _end(answer, clock, finish)}
 
 
-def as_error(failed: Failed) -> errors.OvertError:
-    """A `Failed` event as the error it was: its class gives the status."""
-    kind = _known().get(failed.code, errors.EngineFailed)
-    return kind(failed.message, failed.hint)
-
-
 def calls(answer: Answer) -> list[dict[str, Any]]:
     """The tool calls in Ollama's form; one that was cut off, or is no object, is left out."""
     found: list[dict[str, Any]] = []
     for part in answer.tool_calls:
-        if (arguments := _arguments(part)) is not None:
+        if (arguments := object_of(part.arguments)) is not None:
             function = {"index": len(found), "name": part.name, "arguments": arguments}
             found.append({"id": part.id, "function": function})
     return found
@@ -161,7 +158,7 @@ async def _last(
     answer: Answer, form: Form, clock: Clock, finish: Finish
 ) -> AsyncGenerator[bytes, None]:
     if answer.failed is not None:
-        yield line({"error": str(as_error(answer.failed))})
+        yield failure(error_of(answer.failed))
         return
     if found := calls(answer):
         yield line(form.whole("", "", found, done=False))
@@ -180,24 +177,3 @@ def _with_logprobs(cut: tuple[bytes, bytes, bytes], text: str, tokens: list[Toke
         return b"".join((head, now().encode(), middle, encode(text), end))
     parts = (head, now().encode(), middle, encode(text), end[:-2], b',"logprobs":')
     return b"".join((*parts, encode(told(tokens)), b"}\n"))
-
-
-def _arguments(part: ToolCallPart) -> dict[str, Any] | None:
-    try:
-        found = msgspec.json.decode(part.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _known() -> dict[str, Callable[[str, str | None], errors.OvertError]]:
-    """The classes of errors.py that are made of a message and a hint, by their code."""
-    found: dict[str, Callable[[str, str | None], errors.OvertError]] = {}
-    waiting: list[type[errors.OvertError]] = [errors.OvertError]
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
-        if kind.__module__ == errors.__name__ and kind is not errors.ContextExceeded:
-            found[kind("").code] = kind
-    found["context_exceeded"] = errors.BadRequest
-    return found

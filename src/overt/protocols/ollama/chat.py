@@ -1,6 +1,7 @@
 """``POST /api/chat``: a conversation in, the next message out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,9 +18,9 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.protocols import media
-from overt.protocols.base import NDJSON, BadBody, Call, Reply, Stream, encode
+from overt.protocols.base import BadBody, Call, Reply, Stream, encode
 from overt.protocols.ollama import answer, wire
-from overt.protocols.ollama.wire import Clock, Found, KeepAlive
+from overt.protocols.ollama.wire import Asked, Clock, Found
 
 
 class Function(msgspec.Struct):
@@ -53,20 +54,9 @@ class ChatTool(msgspec.Struct):
     type: str | None = None
 
 
-class Chat(msgspec.Struct):
-    model: str = ""
+class Chat(Asked):
     messages: list[ChatMessage] | None = None
     tools: list[ChatTool] | None = None
-    format: Any = None
-    options: dict[str, Any] | None = None
-    keep_alive: KeepAlive = None
-    stream: bool | None = None
-    think: Any = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    truncate: bool | None = None  # never: a conversation that is too long is an error here
-    shift: bool | None = None
-    only_render: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
 async def chat(call: Call) -> Reply | Stream:
@@ -83,10 +73,7 @@ async def chat(call: Call) -> Reply | Stream:
     if asked.only_render:
         return Reply(await _rendered(call, asked, request))
     events = call.services.stream(call.caller, request, hold)
-    if asked.stream is False:
-        return Reply(await answer.whole(events, form, clock, _nothing))
-    write = answer.lines if request.logprobs is None else answer.lines_with_logprobs
-    return Stream(write(events, form, clock, _nothing), NDJSON)
+    return await answer.answered(asked, request, events, form, clock, _nothing)
 
 
 async def _nothing(_: Answer) -> dict[str, Any]:
@@ -108,19 +95,10 @@ def _request(asked: Chat, found: Found, chosen: wire.Options) -> Request:
     Raises:
         BadBody: a message or field that makes no sense.
     """
-    thinking, effort = wire.thinking(asked.think)
-    wire.require(found, asked.model, thinking=thinking)
-    return Request(
-        model=found.ref,
+    return replace(
+        wire.request(asked, found, chosen),
         messages=_Reader().messages(asked.messages or []),
         tools=tuple(_tool(one, n) for n, one in enumerate(asked.tools or ())),
-        sampling=chosen.sampling,
-        max_tokens=chosen.max_tokens,
-        stop=chosen.stop,
-        json_schema=wire.schema(asked.format),
-        logprobs=wire.logprobs(asked.logprobs, asked.top_logprobs),
-        thinking=thinking,
-        effort=effort,
     )
 
 

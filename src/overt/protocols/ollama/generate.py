@@ -5,37 +5,24 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from overt.chat import Answer, ImagePart, Message, Part, Request, TextPart
 from overt.errors import OvertError
 from overt.protocols import media
-from overt.protocols.base import NDJSON, BadBody, Call, Hold, Reply, Stream
+from overt.protocols.base import BadBody, Call, Hold, Reply, Stream
 from overt.protocols.ollama import answer, wire
-from overt.protocols.ollama.wire import Clock, Found, KeepAlive
+from overt.protocols.ollama.wire import Asked, Clock, Found
 
 
-class Generate(msgspec.Struct):
+class Generate(Asked):
     """A request. `context` is what an earlier answer ended with."""
 
-    model: str = ""
     prompt: str | None = None
     suffix: str | None = None
     images: list[str] | None = None
-    format: Any = None
     system: str | None = None
     template: str | None = None
     raw: bool | None = None
     context: list[int] | None = None
-    options: dict[str, Any] | None = None
-    keep_alive: KeepAlive = None
-    stream: bool | None = None
-    think: Any = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    truncate: bool | None = None  # never: a prompt that is too long is an error here
-    shift: bool | None = None
-    only_render: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
 async def generate(call: Call) -> Reply | Stream:
@@ -62,10 +49,7 @@ async def _answered(
         return {} if asked.raw else await _context(call, request, whole.text)
 
     events = call.services.stream(call.caller, request, hold)
-    if asked.stream is False:
-        return Reply(await answer.whole(events, form, clock, finish))
-    write = answer.lines if request.logprobs is None else answer.lines_with_logprobs
-    return Stream(write(events, form, clock, finish), NDJSON)
+    return await answer.answered(asked, request, events, form, clock, finish)
 
 
 def _body(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
@@ -84,18 +68,7 @@ async def _request(call: Call, asked: Generate, found: Found, chosen: wire.Optio
         BadBody: parts of it exclude each other.
         FormatError: a template that is refused.
     """
-    thinking, effort = wire.thinking(asked.think)
-    wire.require(found, asked.model, thinking=thinking)
-    request = Request(
-        model=found.ref,
-        sampling=chosen.sampling,
-        max_tokens=chosen.max_tokens,
-        stop=chosen.stop,
-        json_schema=wire.schema(asked.format),
-        logprobs=wire.logprobs(asked.logprobs, asked.top_logprobs),
-        thinking=thinking,
-        effort=effort,
-    )
+    request = wire.request(asked, found, chosen)
     images = tuple(
         media.from_base64(text, f"images[{n}]") for n, text in enumerate(asked.images or ())
     )

@@ -13,9 +13,10 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from overt.chat import Sampling, TokenLogprob, Usage
+from overt.chat import Request, Sampling, TokenLogprob, Usage
 from overt.errors import BadRef, BadRequest, ModelNotFound, OvertError
-from overt.protocols.base import BadBody, Call, Card, Hold, Reply
+from overt.protocols.base import BadBody, Call, Card, Hold, Reply, encode
+from overt.protocols.failure import headers
 from overt.protocols.ollama.names import candidates, not_found
 from overt.ref import parse
 
@@ -327,15 +328,54 @@ def logprobs(wanted: bool | None, top: int | None) -> int | None:
 def told(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     """Log-probabilities as Ollama writes them."""
     return [
-        {**_token(one.token, one.logprob or 0.0, one.raw),
-         "top_logprobs": [_token(token, value) for token, value in one.top]}
+        {**_token(one.token, one.logprob or 0.0, one.utf8),
+         "top_logprobs": [_token(text, value, text.encode("utf-8", "replace"))
+                          for text, value in one.top]}
         for one in tokens
     ]  # fmt: skip
 
 
-def _token(token: str, logprob: float, raw: bytes | None = None) -> dict[str, Any]:
-    data = token.encode("utf-8", "replace") if raw is None else raw
+def _token(token: str, logprob: float, data: bytes) -> dict[str, Any]:
     return {"token": token, "logprob": logprob, "bytes": list(data)}
+
+
+# ---- a question ------------------------------------------------------------------------------
+
+
+class Asked(msgspec.Struct):
+    """What generate and chat have in common."""
+
+    model: str = ""
+    format: Any = None
+    options: dict[str, Any] | None = None
+    keep_alive: KeepAlive = None
+    stream: bool | None = None
+    think: Any = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    truncate: bool | None = None  # never: what is too long is an error here
+    shift: bool | None = None
+    only_render: bool | None = msgspec.field(default=None, name="_debug_render_only")
+
+
+def request(asked: Asked, found: Found, chosen: Options) -> Request:
+    """That part of the question as a chat.Request.
+
+    Raises:
+        BadRequest: something the model cannot do, or that makes no sense.
+    """
+    think, effort = thinking(asked.think)
+    require(found, asked.model, thinking=think)
+    return Request(
+        model=found.ref,
+        sampling=chosen.sampling,
+        max_tokens=chosen.max_tokens,
+        stop=chosen.stop,
+        json_schema=schema(asked.format),
+        logprobs=logprobs(asked.logprobs, asked.top_logprobs),
+        thinking=think,
+        effort=effort,
+    )
 
 
 # ---- time ----------------------------------------------------------------------------------
@@ -405,13 +445,7 @@ class Clock:
 
 def refuse(error: OvertError, id: str) -> Reply:
     """Ollama's form of an error: one sentence, and the status."""
-    headers: dict[str, str] = {}
-    after = getattr(error, "retry_after", None)
-    if error.status in (429, 503) and after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(after)))
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return Reply({"error": str(error)}, error.status, headers)
+    return Reply({"error": str(error)}, error.status, headers(error))
 
 
 def failure(error: OvertError) -> bytes:
@@ -419,9 +453,6 @@ def failure(error: OvertError) -> bytes:
     return line({"error": str(error)})
 
 
-_encoder = msgspec.json.Encoder()
-
-
 def line(value: Any) -> bytes:
     """One line of a stream."""
-    return _encoder.encode(value) + b"\n"
+    return encode(value) + b"\n"
