@@ -60,9 +60,10 @@ format: ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: ## Write the reference pages in docs/ from the code
+docs: ## Write the reference pages in docs/ from the code and, after make test, compatibility.md
 	$(call environment,dev)
 	$(BIN)/python scripts/docs.py
+	@test ! -f .cache/compatibility.json || $(BIN)/python scripts/compatibility.py
 
 bench: ## Measure Overt beside a natively built llama.cpp server; ARGS go to bench/local.py
 	$(call environment,dev)

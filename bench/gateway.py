@@ -31,7 +31,7 @@ import psutil
 import machine
 from native import CACHE
 from overt import pull, settings
-from sides import _free_port, stop
+from sides import free_port, stop
 
 HERE = Path(__file__).resolve().parent
 # With the hono packages of its own time: with today's, each of its answers is an error 500.
@@ -136,7 +136,7 @@ def started(command: list[str], environ: dict[str, str], port: int, path: str) -
 @contextmanager
 def bare(chosen: settings.Settings, ref: str, threads: int) -> Iterator[Side]:
     weights = pull.find(ref, chosen).weights
-    port = _free_port()
+    port = free_port()
     parameters = {
         "weights": str(weights), "context": CONTEXT, "parallel": PARALLEL, "batch": 128,
         "threads": threads, "prompt_threads": threads, "checkpoints": 0,
@@ -148,7 +148,7 @@ def bare(chosen: settings.Settings, ref: str, threads: int) -> Iterator[Side]:
 
 @contextmanager
 def overt(chosen: settings.Settings, ref: str, threads: int) -> Iterator[Side]:
-    port = _free_port()
+    port = free_port()
     environ = {
         "OVERT_HOME": str(chosen.home), "OVERT_CONTEXT": str(CONTEXT),
         "OVERT_PARALLEL": str(PARALLEL), "OVERT_THREADS": str(threads), "OVERT_ENGINE": "wheel",
@@ -169,7 +169,7 @@ def portkey(behind: Side) -> Iterator[Side]:
             ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"],
             cwd=folder, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-    port = _free_port()
+    port = free_port()
     headers = {
         "x-portkey-provider": "openai",
         "x-portkey-custom-host": f"http://127.0.0.1:{behind.port}/v1",

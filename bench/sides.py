@@ -157,7 +157,7 @@ class LlamaServer(Side):
     """llama-server as its own users run it: its defaults, apart from what `Setup` makes equal."""
 
     def __init__(self, setup: Setup, server: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         command = server_command(setup, server, self.port)
         self.facts = {"command": " ".join([server.name, *command[1:]])}
         self.process = subprocess.Popen(
@@ -317,7 +317,7 @@ def _pss(pid: int) -> float | None:
     return int(found[0].split()[1]) * 1024 / 1e6 if found else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -8,6 +8,7 @@ nothing is written, and the exit status is 1 where the page is not what the test
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".cache/compatibility.json"
 TARGET = ROOT / "docs/compatibility.md"
 CLIENTS = ROOT / "tests/clients"
+PINS = ROOT / "requirements/dev.txt"
 
 HEAD = """\
 <!-- Written by scripts/compatibility.py from the outcomes of the tests: change those. -->
@@ -33,9 +35,10 @@ WORDS = {"passed": "pass", "failed": "**fail**", "skipped": "not tried"}
 def page() -> str:
     """The whole page."""
     outcomes: dict[str, dict[str, str]] = json.loads(KEPT.read_text("utf-8"))
-    lines = [HEAD]
+    lines, versions = [HEAD], _versions()
     for client, features in sorted(outcomes.items(), key=lambda item: item[0].lower()):
-        lines += [f"## {client}", "", "| feature | outcome |", "|---|---|"]
+        title = f"{client} {versions.get(client, '')}".rstrip()
+        lines += [f"## {title}", "", "| feature | outcome |", "|---|---|"]
         lines += [
             f"| {feature} | {WORDS[outcome]} |" for feature, outcome in sorted(features.items())
         ]
@@ -43,6 +46,13 @@ def page() -> str:
     for path in sorted(CLIENTS.glob("*_deselected.tsv")):
         lines += _deselected(path)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _versions() -> dict[str, str]:
+    """The version of each client, as the locks pin it."""
+    pins = re.findall(r"^([a-z0-9._-]+)==([^ ;]+)", PINS.read_text("utf-8"), re.MULTILINE)
+    npm = json.loads((CLIENTS / "npm/package.json").read_text("utf-8"))["dependencies"]
+    return {**dict(pins), **{f"npm {name}": version for name, version in npm.items()}}
 
 
 def _deselected(path: Path) -> Iterator[str]:

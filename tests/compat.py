@@ -1,10 +1,12 @@
 """Keeps what every third-party client's test came to, for docs/compatibility.md.
 
 A test marked ``client(NAME, FEATURE)`` leaves one row in .cache/compatibility.json; several tests
-of one feature pass together or not at all. `scripts/compatibility.py` writes the page from it.
+of one feature pass together or not at all. A run of all tests begins the file anew, a run of some
+changes their rows. `scripts/compatibility.py` writes the page from it.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     rows = session.config.stash[_rows]
     if not rows:
         return
-    try:
-        kept = json.loads(KEPT.read_text("utf-8"))
-    except (OSError, ValueError):
-        kept = {}
+    kept: dict[str, dict[str, str]] = {}
+    if not _whole(session):
+        with suppress(OSError, ValueError):
+            kept = json.loads(KEPT.read_text("utf-8"))
     for (client, feature), outcome in rows.items():
         kept.setdefault(client, {})[feature] = outcome
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True), "utf-8")
+
+
+def _whole(session: pytest.Session) -> bool:
+    """Whether all tests ran, so that a row without one is of a test that is no more."""
+    config = session.config
+    chosen = config.option.keyword or config.option.markexpr
+    everywhere = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return everywhere and not (chosen or session.shouldstop or session.shouldfail)

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +37,18 @@ class Served:
     @property
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """What ``/metrics`` says of `name`, over all that has these labels; None for nothing."""
+        with urlopen(f"{self.url}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        found = [
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        return sum(found) if found else None
 
 
 @contextmanager

@@ -24,13 +24,16 @@ def outcome(tmp_path: Path) -> Outcome:
     def run(text: str) -> tuple[dict[str, int], str]:
         (folder / "test_inner.py").write_text(text, "utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error",
-             "--rootdir", str(folder), str(folder)],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio",
+             "-W", "error", "--rootdir", str(folder), str(folder)],
             capture_output=True,
             text=True,
             cwd=folder,
             timeout=60,
-            env={**os.environ, "OVERT_HOME": "/of/the/person", "HF_TOKEN": "secret", "CI": ""},
+            env={
+                **os.environ, "OVERT_HOME": "/of/the/person", "HF_TOKEN": "secret", "CI": "",
+                "PYTHONPATH": str(here),  # what conftest.py imports
+            },
         )  # fmt: skip
         summary = done.stdout.strip().splitlines()[-1]
         counts = {

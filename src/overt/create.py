@@ -106,6 +106,7 @@ def create(
         for value in modelfile.values(role):
             _add_file(draft, role, value, folder, settings, report)
     _add_texts(draft, modelfile, store)
+    _check_texts(draft)
     _check_architecture(draft, store)
     _add_recipe(draft, modelfile)
     manifest = Manifest(tuple(draft.files), str(ref), draft.origin, draft.licence)
@@ -296,6 +297,17 @@ def _check_architecture(draft: _Draft, store: Store) -> None:
             f"the adapter is made for the architecture {other!r}, and the model is {own!r}",
             "name the model the adapter was trained on",
         )
+
+
+def _check_texts(draft: _Draft) -> None:
+    """Raises FormatError: texts that nobody could read again when the model is to be run."""
+    found: dict[str, str] = {}
+    for file in draft.files:
+        if file.digest in draft.texts and file.role in overlay.ROLES:
+            data = draft.texts[file.digest]
+            found[file.role] = overlay.decoded(data, file.role)
+    found.pop("template", None)  # one that cannot be used is said, and the file's own is
+    overlay.build(found)
 
 
 def _add_texts(draft: _Draft, modelfile: Modelfile, store: Store) -> None:

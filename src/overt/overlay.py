@@ -16,9 +16,12 @@ from overt.chat import Message, Request, Sampling
 from overt.errors import FormatError
 from overt.pull import Model
 from overt.settings import Settings
+from overt.sources.base import Role
 
+ROLES: tuple[Role, ...] = ("system", "parameters", "messages", "template")
 MOST_BYTES = 8 << 20
 _MOST_MESSAGES = 10_000
+_MOST_STOPS = 1000
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _USED = (*_SAMPLING, "stop", "num_ctx", "num_predict", "num_thread")
 _OWN = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_keep")  # Overt decides these itself
@@ -65,7 +68,7 @@ def texts(model: Model) -> dict[str, str]:
     """The small files of a model by role. Raises FormatError: one of them is too large."""
     return {
         role: text_of(path, role)
-        for role in ("system", "parameters", "messages", "template")
+        for role in ROLES
         if (path := next(iter(model.parts.get(role, ())), None))
     }
 
@@ -134,7 +137,11 @@ def is_jinja(template: str) -> bool:
 def text_of(path: Path, role: str) -> str:
     """A small text file, decoded leniently. Raises FormatError: it is too large."""
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
+        return decoded(file.read(MOST_BYTES + 1), role)
+
+
+def decoded(data: bytes, role: str) -> str:
+    """The same of bytes."""
     if len(data) > MOST_BYTES:
         raise FormatError(f"the model's {role} is larger than {MOST_BYTES >> 20} MiB")
     return data.decode("utf-8", "replace")
@@ -183,7 +190,9 @@ def _check(name: str, value: object) -> None:
     kind = PARAMETERS.get(name)
     if name == "stop":
         items = value if isinstance(value, list) else [value]
-        good = len(items) <= 1000 and all(isinstance(item, str) and item for item in items)
+        if len(items) > _MOST_STOPS:
+            raise FormatError(f"the model has {len(items)} stops", f"{_MOST_STOPS} are the most")
+        good = all(isinstance(item, str) and item for item in items)
     elif kind is float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
     elif kind is int:
@@ -199,8 +208,12 @@ def _check(name: str, value: object) -> None:
 def _messages(found: Any) -> tuple[Message, ...]:
     from overt.formats.modelfile import ROLES
 
-    if not isinstance(found, list) or len(found) > _MOST_MESSAGES:
+    if not isinstance(found, list):
         raise FormatError("the model's messages are no list", "pull the model again")
+    if len(found) > _MOST_MESSAGES:
+        raise FormatError(
+            f"the model brings {len(found)} messages", f"{_MOST_MESSAGES} are the most"
+        )
     messages = []
     for one in found:
         role = one.get("role") if isinstance(one, dict) else None

@@ -199,6 +199,7 @@ def test_what_was_made_answers(folder: Path, overt_cli: OvertCli) -> None:
         ("FROM ./tiny.gguf\nADAPTER ./none.gguf", "none.gguf"),
         ("FROM ./text.gguf", "text.gguf begins with"),
         ("FROM ./tiny.gguf\nPARAMETER heat 1", "line 2"),
+        ("FROM ./tiny.gguf\n" + "PARAMETER stop x\n" * 1001, "1001 stops; 1000 are the most"),
     ],
 )
 def test_mistakes_end_in_one_sentence(

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from overt.chat import (
     ToolCallPart,
     ToolResultPart,
 )
+from overt.cli.options import RANGES
 from overt.cli.saved import Chat, decode, encode, load, names, save
 from overt.errors import BadRequest, FormatError, NotFound
 
@@ -25,7 +27,7 @@ _part = st.one_of(
     st.builds(TextPart, _text),
     st.builds(ImagePart, st.binary(), _text),
     st.builds(ThoughtPart, _text, st.none() | _text),
-    st.builds(ToolCallPart, _text, _text, _text),
+    st.builds(ToolCallPart, _text, _text, _text, st.none() | _text),
     st.builds(ToolResultPart, _text, _text, st.booleans()),
 )
 _message = st.builds(
@@ -38,6 +40,8 @@ _sampling = st.builds(
     temperature=st.none() | st.floats(0, 100),
     top_k=st.none() | st.integers(0, 1_000_000),
     top_p=st.none() | st.floats(0, 1),
+    typical_p=st.none() | st.floats(0, 1),
+    repeat_last_n=st.none() | st.integers(-1, 1_000_000),
     seed=st.none() | st.integers(0, 2**32 - 2),
 )
 _chat = st.builds(
@@ -58,6 +62,10 @@ SMALL = Chat(
     sampling=Sampling(temperature=0.5, seed=7),
     stop=("###",),
 )
+
+
+def test_every_number_of_sampling_has_a_range() -> None:
+    assert {field.name for field in fields(Sampling)} <= set(RANGES)
 
 
 @given(_chat)

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 _OPTIONS = """[pytest]
 asyncio_mode = auto
-asyncio_default_fixture_loop_scope = session
+asyncio_default_fixture_loop_scope = {}
 """
 
 
@@ -43,30 +43,15 @@ def run(
         timeout: seconds for all of them.
     """
     copytree(sdist / "tests", into / "tests")
-    (into / "pytest.ini").write_text(_OPTIONS)
     for name in files:
         path = into / "tests" / name
         text = path.read_text("utf-8")
         for old, new in models.get(name, models.get("", {})).items():
             text = text.replace(f'"{old}"', f'"{new}"')
         path.write_text(text, "utf-8")
-    report = into / "report.xml"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short",
-            "-c", "pytest.ini", f"--junitxml={report}", *arguments,
-            *(f"tests/{name}" for name in files),
-        ],
-        cwd=into, env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout,
-    )  # fmt: skip
-    assert report.is_file(), done.stdout[-4000:] + done.stderr[-4000:]
-    (into / "output.txt").write_text(done.stdout + done.stderr)
-    return _outcomes(report)
-
-
-def _outcomes(report: Path) -> dict[str, str]:
+    paths = [f"tests/{name}" for name in files]
     found: dict[str, str] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in cases(into, paths, env, arguments, timeout=timeout):
         name = f"{case.get('classname', '')}::{case.get('name', '').partition('[')[0]}"
         tags = {child.tag for child in case}
         outcome = "failed" if tags & {"failure", "error"} else "passed"
@@ -75,6 +60,33 @@ def _outcomes(report: Path) -> dict[str, str]:
             outcome = "failed"  # passes in one form and fails in another
         found[name] = outcome
     return found
+
+
+def cases(
+    into: Path,
+    paths: Sequence[str],
+    env: Mapping[str, str],
+    arguments: Sequence[str] = (),
+    *,
+    loop: str = "session",
+    timeout: float = 280,
+) -> list[ElementTree.Element]:
+    """Run the tests of `paths` in the folder `into`; its report's ``testcase`` elements.
+
+    `loop` is the scope of the event loop that asynchronous fixtures get.
+    """
+    (into / "pytest.ini").write_text(_OPTIONS.format(loop))
+    report = into / "report.xml"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short",
+            "-c", "pytest.ini", f"--junitxml={report}", *arguments, *paths,
+        ],
+        cwd=into, env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+    (into / "output.txt").write_text(done.stdout + done.stderr)
+    assert report.is_file(), done.stdout[-4000:] + done.stderr[-4000:]
+    return list(ElementTree.parse(report).iter("testcase"))
 
 
 def table(path: Path) -> dict[str, str]:

@@ -5,14 +5,10 @@ recordings; only the names of models are changed. What needs Google's cloud (``u
 itself.
 """
 
-import os
-import subprocess
-import sys
 from fnmatch import fnmatch
 from importlib import metadata, util
 from pathlib import Path
 from shutil import copytree, ignore_patterns
-from xml.etree import ElementTree
 
 import pytest
 import suites
@@ -110,28 +106,15 @@ def copied(into: Path, url: str) -> Path:
 def ran(server: Served, into: Path) -> dict[str, str]:
     """The outcome of each test against Google's Gemini API, by its name."""
     package = copied(into, server.url)
-    report = into / "report.xml"
-    (into / "pytest.ini").write_text(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
-    )
     env = {
         "PYTHONPATH": str(into),
         "GOOGLE_GENAI_REPLAYS_DIRECTORY": str(into / "replays"),
         "GOOGLE_GENAI_RUN_GEMINI_ONLY_IN_API_MODE": "1",
         "GOOGLE_API_KEY": "any",
     }
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short",
-            "-c", "pytest.ini", f"--junitxml={report}", "--mode=api",
-            *(str(package / "tests" / name) for name in FILES),
-        ],
-        cwd=into, env={**os.environ, **env}, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    (into / "output.txt").write_text(done.stdout + done.stderr)
-    assert report.is_file(), done.stdout[-4000:] + done.stderr[-4000:]
+    paths = [str(package / "tests" / name) for name in FILES]
     found: dict[str, str] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in suites.cases(into, paths, env, ("--mode=api",), loop="function"):
         tags = {child.tag for child in case}
         if "skipped" in tags:
             continue

@@ -230,6 +230,7 @@ BAD: list[tuple[dict[str, Any], str | None, str | None]] = [
     ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
     ({"logit_bias": {"foo": 0}}, "logit_bias", "invalid_value"),
     ({"logit_bias": {"7": 101}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {str(n): 1 for n in range(300_001)}}, "logit_bias", "invalid_value"),
     ({"stop": ["a", ""]}, "stop", "invalid_value"),
     ({"keep_alive": "soon"}, "keep_alive", "invalid_value"),
     ({"modalities": ["text", "audio"]}, "modalities", "invalid_value"),
@@ -245,6 +246,7 @@ BAD: list[tuple[dict[str, Any], str | None, str | None]] = [
         "invalid_value",
     ),
     ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
+    ({"tools": [TOOL] * 1025}, "tools", "invalid_value"),
     (
         {"tools": [{"type": "function", "function": {"name": "a b"}}]},
         "tools[0].function.name",
@@ -259,6 +261,7 @@ BAD: list[tuple[dict[str, Any], str | None, str | None]] = [
     ),
     ({"response_format": {"type": "json_object"}, "grammar": "x"}, "grammar", "invalid_value"),
     ({"model": ""}, "model", "invalid_value"),
+    ({"messages": [{"role": "user", "content": "a"}] * 20_001}, "messages", "invalid_value"),
     (
         {
             "messages": [

@@ -125,6 +125,7 @@ async def test_sixteen_tokens_are_the_default_as_with_openai() -> None:
         ({"prompt": [1.5]}, "prompt[0]"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": ["a"] * 2049}, "prompt"),
+        ({"prompt": ["a"] * 2048, "n": 3}, "n"),
         ({"best_of": 3}, "best_of"),
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"logprobs": 6}, "logprobs"),

@@ -10,6 +10,7 @@ import pytest
 
 from overt.errors import TooMany
 from overt.protocols.base import Call, Protocol, Reply, Route, Stream
+from overt.server import api
 from overt.server.api import Api
 from overt.server.routing import Table
 
@@ -146,6 +147,23 @@ async def test_a_body_beyond_its_limit_is_refused(client: httpx2.AsyncClient) ->
     answer = await client.post("/v1/say", json={"word": "x" * 200})
     assert answer.status_code == 413
     assert "2" in answer.json()["openai"]
+
+
+async def test_a_body_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_SILENCE", 0.05)
+    app, sent = Api(Table(_protocols()), Nothing()), list[Any]()
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    await messages.put({"type": "http.request", "body": b"{", "more_body": True})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/say", "raw_path": b"/v1/say",
+        "headers": [], "query_string": b"",
+    }  # fmt: skip
+    await asyncio.wait_for(app(scope, messages.get, send), 10)
+    assert sent[0]["status"] == 400
 
 
 async def test_an_upload_is_read_in_pieces_and_bounded(client: httpx2.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 
+import psutil
 import pytest
 
 import serving
@@ -43,3 +44,26 @@ def test_a_body_that_comes_with_its_head_is_read(served: serving.Served) -> None
     )
     for _ in range(3):
         assert _said(served.port, head + body).startswith(b"HTTP/1.1 200")
+
+
+def test_fields_after_the_body_are_left_out(served: serving.Served) -> None:
+    body = b'{"model":"echo:x","messages":[{"role":"user","content":"a"}]}'
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n" % (len(body), body)
+    )
+    late = b"Host: elsewhere\r\nAuthorization: Bearer sk-ov-wrong\r\n"
+    assert _said(served.port, head + late + b"\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_fields_after_the_body_are_not_kept(served: serving.Served) -> None:
+    process = psutil.Process(served.process.pid)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(
+            b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        )
+        before = process.memory_info().rss
+        for _ in range(40):
+            connection.sendall(b"a: b\r\n" * 20_000)  # 4.8 MB, and 14 times that if kept
+        assert _said(served.port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert process.memory_info().rss - before < 30 << 20

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -310,15 +309,6 @@ def test_an_answer_that_takes_for_ever_is_cut_after_half_a_minute(home: Path) ->
 # ---- what it says of itself ----------------------------------------------------------------
 
 
-def metric(served: Served, name: str, **labels: str) -> float | None:
-    text = ask(served, "/metrics").text
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == name and labels.items() <= sample.labels.items():
-                return float(sample.value)
-    return None
-
-
 def test_metrics_and_log_of_real_requests(home: Path) -> None:
     with serving(home, "--log", "json") as served:
         assert chat(served, "one two three").status_code == 200
@@ -328,13 +318,13 @@ def test_metrics_and_log_of_real_requests(home: Path) -> None:
             lines = answer.iter_lines()  # kept: the connection is closed with it
             next(lines)
             # An answer may be read before its request counts as over.
-            eventually(lambda: metric(served, "overt_requests_in_flight") == 1)
+            eventually(lambda: served.metric("overt_requests_in_flight") == 1)
         counted = {"protocol": "openai", "route": "/v1/chat/completions", "method": "POST"}
-        eventually(lambda: metric(served, "overt_requests_total", status="499") == 1)
-        assert metric(served, "overt_requests_total", status="200", **counted) == 1
-        assert metric(served, "overt_tokens_out_total", model="echo:x") == 3
-        assert metric(served, "overt_time_to_first_token_seconds_count", model="echo:x") == 1
-        assert metric(served, "overt_requests_in_flight") == 0
+        eventually(lambda: served.metric("overt_requests_total", status="499") == 1)
+        assert served.metric("overt_requests_total", status="200", **counted) == 1
+        assert served.metric("overt_tokens_out_total", model="echo:x") == 3
+        assert served.metric("overt_time_to_first_token_seconds_count", model="echo:x") == 1
+        eventually(lambda: served.metric("overt_requests_in_flight") == 0)
         assert ask(served, "/v1/models?key=hunter2&x=private").status_code == 200
         written = served.log.read_text().splitlines()
     rows = [json.loads(line) for line in written if line.startswith("{")]
@@ -405,11 +395,11 @@ def test_a_preloaded_model_is_there_when_the_door_opens(model_home: Path, tmp_pa
     home = copy_home(model_home, model_home.parent / f"{tmp_path.name}-preload")
     try:
         with serving(home, "--preload", "smollm2", "--context", "512") as served:
-            assert metric(served, "overt_models_loaded") == 1
-            memory = metric(served, "overt_model_memory_bytes", purpose="answer")
+            assert served.metric("overt_models_loaded") == 1
+            memory = served.metric("overt_model_memory_bytes", purpose="answer")
             assert memory is not None
             assert memory > 50 << 20
             assert chat(served, "Hello", "smollm2").status_code == 200
-            assert metric(served, "overt_model_loads_total") == 1
+            assert served.metric("overt_model_loads_total") == 1
     finally:
         shutil.rmtree(home)

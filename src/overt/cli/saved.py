@@ -56,6 +56,7 @@ class _ToolCall(_Part, tag="tool_call"):
     id: str
     name: str
     arguments: str
+    signature: str | None = None
 
 
 class _ToolResult(_Part, tag="tool_result"):

@@ -361,8 +361,8 @@ HELP = "\n".join(
     [
         *(f"  {command.usage:<17}{command.help}" for command in COMMANDS.values()),
         "",
-        "  /set takes " + " ".join(list(RANGES)[:5]),
-        "             " + " ".join(list(RANGES)[5:]),
+        "  /set takes " + " ".join(list(RANGES)[:7]),
+        "             " + " ".join(list(RANGES)[7:]),
         "             " + " ".join(list(SETTERS)[:6]),
         "             " + " ".join(list(SETTERS)[6:]),
         "",

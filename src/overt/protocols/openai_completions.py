@@ -42,6 +42,7 @@ from overt.protocols.openai_wire import (
 
 _DEFAULT_TOKENS = 16  # OpenAI's own default
 _MOST_PROMPTS = 2048
+_MOST_CHOICES = 4096
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -90,7 +91,12 @@ async def create(call: Call) -> Reply | Stream:
     _check(body)
     if call.params.get("model", body.model) != body.model:
         raise BadBody(f"the address names {call.params['model'][:80]!r}", "model")
-    job = _Job(call, body, prompts(body.prompt), hold(body.keep_alive))
+    asked = prompts(body.prompt)
+    if len(asked) * (body.n or 1) > _MOST_CHOICES:
+        raise BadBody(
+            f"{len(asked)} prompts with n {body.n} are more than {_MOST_CHOICES} answers", "n"
+        )
+    job = _Job(call, body, asked, hold(body.keep_alive))
     if body.stream:
         return Stream(job.chunks())
     return Reply(await job.whole())

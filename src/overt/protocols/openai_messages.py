@@ -180,7 +180,7 @@ class StreamOptions(Wire):
 class ChatBody(Sampled, kw_only=True):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[MessageBody], Meta(min_length=1)]
+    messages: Annotated[list[MessageBody], Meta(min_length=1, max_length=20_000)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None

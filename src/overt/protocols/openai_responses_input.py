@@ -53,7 +53,7 @@ class StreamOptions(wire.Wire):
 class Prompted(wire.Sampled):
     """What `Create` and `Count` have in common."""
 
-    input: str | list[dict[str, Any]] | None = None
+    input: str | Annotated[list[dict[str, Any]], Meta(max_length=20_000)] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: str | Conversation | None = None
@@ -61,7 +61,7 @@ class Prompted(wire.Sampled):
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
     tool_choice: str | dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
     @property

@@ -7,6 +7,7 @@ that would change what an answer means and cannot be honoured are refused by nam
 
 import math
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
@@ -177,6 +178,7 @@ class Sampled(Wire, kw_only=True):
     cache_prompt: bool | None = None
 
 
+_MOST_BIASES = 300_000
 _SEEDS = 2**32 - 1  # llama.cpp takes one below this; the last is its word for "choose one"
 
 
@@ -230,12 +232,15 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     """``logit_bias``: token ids (as JSON keys, so text) to what is added to their logits.
 
     Raises:
-        BadBody: a key that is no token id, or a bias beyond ±100.
+        BadBody: a key that is no token id, a bias beyond ±100, or more of them than there are
+            tokens in any vocabulary.
     """
     found = []
+    if bias and len(bias) > _MOST_BIASES:
+        raise BadBody(f"{len(bias)} tokens have a bias; {_MOST_BIASES} is the most", "logit_bias")
     for key, value in (bias or {}).items():
         if not key.isascii() or not key.isdigit() or len(key) > 9:
-            raise BadBody(f"{key!r} is not a token id", "logit_bias")
+            raise BadBody(f"{key[:40]!r} is not a token id", "logit_bias")
         if not -100 <= value <= 100:
             raise BadBody(
                 f"the bias of token {key} is {value:g}; it goes from -100 to 100", "logit_bias"
@@ -299,7 +304,7 @@ def choose(
         BadBody: a mode that is none, a tool that is not there, or two of the same name.
     """
     names = [tool.name for tool in tools]
-    if twice := {name for name in names if names.count(name) > 1}:
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise BadBody(f"two tools are named {min(twice)!r}", "tools")
     if allowed is not None:
         if missing := [name for name in allowed if name not in names]:

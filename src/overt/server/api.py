@@ -21,12 +21,14 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from overt.errors import Failure, NotFound, OvertError, TooLarge, WrongMethod
+from overt.errors import BadRequest, Failure, NotFound, OvertError, TooLarge, WrongMethod
 from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
 from overt.server.routing import Found, Table
 from overt.server.watch import Seen, Watch
 
 log = logging.getLogger("overt.server")
+
+_SILENCE = 60  # seconds between two pieces of a body
 
 Page = Callable[[Mapping[str, str]], tuple[bytes, dict[str, str]]]
 """A page of the server's own (`/docs`, `/metrics`): of the request's headers, body and headers."""
@@ -356,7 +358,11 @@ async def _body(receive: Receive, headers: Mapping[str, str], limit: int) -> byt
 async def _chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
     length, more = 0, True
     while more:
-        message = await receive()
+        try:
+            async with asyncio.timeout(_SILENCE):
+                message = await receive()
+        except TimeoutError:
+            raise BadRequest(f"nothing of the body came for {_SILENCE} s", "try again") from None
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
         part: bytes = message.get("body", b"")

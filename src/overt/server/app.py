@@ -180,6 +180,10 @@ def _protocol() -> type[asyncio.Protocol]:
             self._wait()
             super().on_message_begin()
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if not self.whole:  # fields after the body would be kept, and there is no end of them
+                super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
             self.whole = True
             self._waited()

@@ -62,7 +62,7 @@ def build(
     )
     metrics = Metrics(exchange.stats)
     watch = Watch(metrics, *sinks)
-    metrics.under_way = lambda: watch.under_way
+    metrics.under_way = lambda: watch.under_way - 1  # without the one that asks for /metrics
 
     async def started() -> None:
         await openai_files.sweep(services)

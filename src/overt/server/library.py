@@ -111,11 +111,10 @@ class Library:
 
     # ---- long work -------------------------------------------------------------------------
 
-    def pull(self, *refs: str, insecure: bool = False) -> AsyncGenerator[Step, None]:
+    def pull(self, *refs: str) -> AsyncGenerator[Step, None]:
         """Bring a model into the store; the next of `refs` is tried where one is not to be found.
 
         Callers that ask for the same share one pull; it stops when the last of them leaves.
-        `insecure` changes nothing: https always, except to this machine itself.
 
         Raises:
             As pull.pull: the first ref's reason.
@@ -136,9 +135,7 @@ class Library:
 
         return self._jobs.watch(f"pull {' '.join(refs)}", work)
 
-    def push(
-        self, ref: str, target: str = "", *, insecure: bool = False
-    ) -> AsyncGenerator[Step, None]:
+    def push(self, ref: str, target: str = "") -> AsyncGenerator[Step, None]:
         """Send a model to an OCI registry: to `target`, or where its own name says.
 
         Raises:

@@ -19,11 +19,22 @@ from overt.chat import (
     ScoreRequest,
     TokenLogprob,
 )
-from overt.errors import BadRef, OvertError, Unsupported
+from overt.errors import (
+    BadRef,
+    BadRequest,
+    FormatError,
+    IntegrityError,
+    OvertError,
+    Unsupported,
+)
 from overt.exchange import Exchange, Held
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
 from overt.protocols.failure import failed_of
 from overt.server.watch import Generation, generation
+
+_MOST_PARTS = 50_000  # messages and their parts; more would cost an engine gigabytes
+_MOST_TOOLS = 1024
+_BREATH = 64  # events of one stream that may come without the others having their turn
 
 
 @lru_cache(1024)
@@ -33,6 +44,19 @@ def _may_name(model: str) -> None:
         raise BadRef(
             f"{model[:100]!r} names a file, and this server answers for the models of its store",
             "see GET /v1/models",
+        )
+
+
+def _may_ask(request: Request) -> None:
+    _may_name(request.model)
+    parts = sum(len(message.parts) + 1 for message in request.messages)
+    if parts > _MOST_PARTS:
+        raise BadRequest(
+            f"the request has {parts} messages and parts of messages", f"send {_MOST_PARTS} at most"
+        )
+    if len(request.tools) > _MOST_TOOLS:
+        raise BadRequest(
+            f"the request has {len(request.tools)} tools", f"send {_MOST_TOOLS} at most"
         )
 
 
@@ -70,10 +94,10 @@ class Services:
     async def stream(
         self, caller: Caller, request: Request, hold: Hold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
-        _may_name(request.model)
+        _may_ask(request)
         work = generation("chat" if request.prompt is None else "text_completion", request.model)
         noted = work.event
-        begun, code = False, "cancelled"
+        begun, code, since = False, "cancelled", 0
         async with aclosing(
             self._exchange.stream(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -82,6 +106,10 @@ class Services:
             try:
                 async for event in events:
                     begun = True
+                    since += 1
+                    if since >= _BREATH:  # an engine that never waits would stop all others
+                        since = 0
+                        await asyncio.sleep(0)
                     noted(event)
                     if isinstance(event, Done):
                         code = ""  # whoever reads no further than this has all of it
@@ -128,11 +156,11 @@ class Services:
             return found
 
     async def count(self, caller: Caller, request: Request) -> int:
-        _may_name(request.model)
+        _may_ask(request)
         return await self._exchange.count(request)
 
     async def render(self, caller: Caller, request: Request) -> str:
-        _may_name(request.model)
+        _may_ask(request)
         return await self._exchange.render(request)
 
     async def tokenize(
@@ -165,7 +193,10 @@ class Services:
 
     async def unload(self, caller: Caller, ref: str) -> bool:
         _may_name(ref)
-        return await self._exchange.unload(ref)
+        try:
+            return await self._exchange.unload(ref)
+        except (FormatError, IntegrityError):  # what cannot be read is not in memory
+            return False
 
     def _loaded(self, held: Held) -> Loaded:
         card = self.library.card_now(held.ref, held.digest)

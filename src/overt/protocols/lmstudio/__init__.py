@@ -30,6 +30,7 @@ async def greeting(call: Call) -> Reply:
 
 
 async def unexpected(call: Call) -> Reply:
+    """Any address that does not exist."""
     return Reply({"error": f"Unexpected endpoint or method. ({call.method} {call.path[:500]})"})
 
 

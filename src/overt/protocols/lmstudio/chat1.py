@@ -60,7 +60,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 class ChatBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str
-    input: str | list[MessageInput | TextInput | ImageInput]
+    input: str | Annotated[list[MessageInput | TextInput | ImageInput], Meta(max_length=20_000)]
     system_prompt: str | None = None
     integrations: list[Any] | None = None
     stream: bool = False
@@ -229,6 +229,7 @@ class _Turn:
 
 
 async def chat(call: Call) -> Reply | Stream:
+    """``POST /api/v1/chat``."""
     body = call.read(ChatBody)
     if body.integrations:
         raise Unsupported(

@@ -22,7 +22,6 @@ class Trouble(msgspec.Struct, rename="camel"):
     root_title: str
     suggestion: str | UnsetType = UNSET
     display_data: dict[str, Any] | UnsetType = UNSET
-    error_data: dict[str, Any] | UnsetType = UNSET
 
 
 class NoPreset(NotFound):

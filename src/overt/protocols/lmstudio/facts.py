@@ -60,6 +60,7 @@ def domain(card: Card) -> Domain | None:
 
 
 def publisher(card: Card) -> str:
+    """Who made it; LM Studio needs a word where nobody is known."""
     return card.publisher or _LOCAL
 
 
@@ -97,6 +98,7 @@ def bits(card: Card) -> int | None:
 
 
 def described(card: Card) -> Described:
+    """A model as the sockets tell it, loaded or not."""
     kind = domain(card) or "llm"
     said = Described(
         type=kind,

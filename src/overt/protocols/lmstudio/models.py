@@ -122,6 +122,7 @@ def _told(instance: Instance, loaded: Loaded | None) -> facts.Described:
 
 
 async def unload_model(context: Context, asked: Identified) -> Void:
+    """``unloadModel``."""
     await instances.of(context.services).unload(context.services, context.caller, asked.identifier)
     return Void()
 
@@ -130,6 +131,7 @@ async def unload_model(context: Context, asked: Identified) -> Void:
 
 
 async def list_loaded(context: Context, _: Any) -> list[facts.Described]:
+    """``listLoaded``: those of the socket's kind."""
     return [
         _told(instance, loaded)
         for instance, loaded in instances.of(context.services).loaded(context.services)
@@ -150,6 +152,7 @@ async def _loaded(context: Context, said: Specifier) -> tuple[Instance, Loaded]:
 
 
 async def model_info(context: Context, asked: GetInfo) -> facts.Described | Void:
+    """``getModelInfo``, of a loaded model."""
     try:
         return _told(*await _loaded(context, asked.specifier))
     except NotFound:
@@ -159,6 +162,7 @@ async def model_info(context: Context, asked: GetInfo) -> facts.Described | Void
 
 
 async def load_config(context: Context, asked: Specified) -> dict[str, Any]:
+    """``getLoadConfig``: how a loaded model was loaded."""
     _, loaded = await _loaded(context, asked.specifier)
     if context.domain == "embedding":
         return kv.fields({"embedding.load.contextLength": loaded.context})
@@ -177,6 +181,7 @@ async def prediction_config(context: Context, asked: Specified) -> dict[str, Any
 
 
 async def processing_state(context: Context, asked: GetInfo) -> dict[str, Any]:
+    """``getInstanceProcessingState``."""
     _, loaded = await _loaded(context, asked.specifier)
     if not loaded.busy:
         return {"status": "idle", "queued": 0}
@@ -216,6 +221,7 @@ async def _tokens(context: Context, instance: Instance, text: str) -> tuple[int,
 
 
 async def apply_template(context: Context, asked: ApplyTemplate) -> dict[str, Any]:
+    """``applyPromptTemplate``: the prompt as the model would read it."""
     instance = await chosen(context, asked.specifier)
     said = kv.prediction(asked.prediction_config_stack.collapsed())
     turns = history.messages(asked.history, None)
@@ -233,6 +239,7 @@ def _tool(said: kv.ToolSaid) -> Tool:
 
 
 async def embed(context: Context, asked: Embed) -> dict[str, Any]:
+    """``embedString``."""
     instance = await chosen(context, asked.model_specifier)
     wanted = EmbedRequest(instance.card.id, (asked.input_string,))
     vectors = await context.services.embed(context.caller, wanted, instance.hold)

@@ -56,6 +56,7 @@ class Entry(msgspec.Struct):
 
 
 async def list_models(call: Call) -> Reply:
+    """``GET /api/v1/models``."""
     loaded = instances.of(call.services).loaded(call.services)
     cards = await call.services.models(call.caller)
     entries = [_entry(card, loaded) for card in cards if facts.domain(card)]
@@ -120,6 +121,7 @@ class UnloadBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def load(call: Call) -> Reply:
+    """``POST /api/v1/models/load``."""
     body = call.read(LoadBody)
     begun = time.perf_counter()
     card = await instances.find(call.services, call.caller, body.model)
@@ -140,6 +142,7 @@ async def load(call: Call) -> Reply:
 
 
 async def unload(call: Call) -> Reply:
+    """``POST /api/v1/models/unload``."""
     body = call.read(UnloadBody)
     await instances.of(call.services).unload(call.services, call.caller, body.instance_id)
     return Reply({"instance_id": body.instance_id})
@@ -154,6 +157,7 @@ class DownloadBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def download(call: Call) -> Reply:
+    """``POST /api/v1/models/download``: begins a pull and tells its job."""
     body = call.read(DownloadBody)
     ref = downloads.ref_of(body.model, body.quantization)
     try:
@@ -169,4 +173,5 @@ _BEGUN = ("job_id", "status", "total_size_bytes", "started_at", "completed_at")
 
 
 async def download_status(call: Call) -> Reply:
+    """``GET /api/v1/models/download/status/{job}``."""
     return Reply(downloads.of(call.services).get(call.caller, call.params["job"]).told())

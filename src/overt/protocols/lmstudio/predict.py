@@ -72,6 +72,7 @@ class Success(msgspec.Struct, rename="camel"):
 
 
 async def predict(context: Context, asked: Predict, channel: Channel) -> None:
+    """``predict``: an answer to a conversation."""
     if asked.fuzzy_preset_identifier is not None:
         raise NoPreset(asked.fuzzy_preset_identifier)
     instance = await chosen(context, asked.model_specifier)
@@ -85,6 +86,7 @@ async def predict(context: Context, asked: Predict, channel: Channel) -> None:
 
 
 async def complete_raw(context: Context, asked: CompleteRaw, channel: Channel) -> None:
+    """``completeRawText``: a text gone on with, without the chat template."""
     if asked.fuzzy_preset_identifier is not None:
         raise NoPreset(asked.fuzzy_preset_identifier)
     instance = await chosen(context, asked.model_specifier)

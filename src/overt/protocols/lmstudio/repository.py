@@ -44,6 +44,7 @@ class Download(msgspec.Struct, rename="camel"):
 
 
 async def search(context: Context, asked: Search) -> dict[str, Any]:
+    """``searchModels``."""
     opts = asked.opts
     if opts.compatibility_types is not None and "gguf" not in opts.compatibility_types:
         return {"results": []}
@@ -87,6 +88,7 @@ async def options(context: Context, asked: GetOptions) -> dict[str, Any]:
 
 
 async def download(context: Context, asked: Download, channel: Channel) -> None:
+    """``downloadModel``."""
     ref = downloads.ref_of(asked.download_identifier)
     with channel.until_cancelled() as scope:
         async with aclosing(downloads.steps(context.services, ref)) as amounts:

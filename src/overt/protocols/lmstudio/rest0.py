@@ -51,12 +51,14 @@ Create = Callable[[Call], Awaitable[Reply | Stream]]
 
 
 async def list_models(call: Call) -> Reply:
+    """``GET /api/v0/models``."""
     cards = await call.services.models(call.caller)
     rows = [_row(call, card) for card in cards if facts.domain(card)]
     return Reply({"object": "list", "data": rows})
 
 
 async def show_model(call: Call) -> Reply:
+    """``GET /api/v0/models/{model}``."""
     card = await instances.find(call.services, call.caller, call.params["model"])
     return Reply(_row(call, card))
 
@@ -236,6 +238,7 @@ def _head(piece: bytes) -> dict[str, Any]:
 
 
 async def embeddings(call: Call) -> Reply:
+    """``POST /api/v0/embeddings``."""
     inner, _ = await _taken_over(call, "embedding")
     return await openai_embeddings.embed(inner)
 

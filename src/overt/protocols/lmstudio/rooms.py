@@ -20,6 +20,7 @@ class Variants(msgspec.Struct, rename="camel"):
 
 
 async def list_downloaded(context: Context, _: Any) -> list[facts.Described]:
+    """``listDownloadedModels``."""
     cards = await context.services.models(context.caller)
     return [facts.described(card) for card in cards if facts.domain(card)]
 
@@ -31,14 +32,17 @@ async def list_variants(context: Context, asked: Variants) -> list[facts.Describ
 
 
 async def version(context: Context, _: Any) -> dict[str, Any]:
+    """``version``."""
     return {"version": context.services.version, "build": 0}
 
 
 async def info(context: Context, _: Any) -> dict[str, Any]:
+    """``info``."""
     return {"pid": os.getpid(), "isDaemon": True, "version": context.services.version}
 
 
 async def experiment_flags(context: Context, _: Any) -> list[str]:
+    """``getExperimentFlags``: none."""
     return []
 
 
@@ -53,6 +57,7 @@ async def start_server(context: Context, _: Any) -> Void:
 
 
 async def not_by_clients(context: Context, _: Any) -> Void:
+    """What a client may not do to this server. Raises Unsupported."""
     raise Unsupported("a client cannot stop or change this server", "stop `overt serve` itself")
 
 
@@ -85,10 +90,12 @@ async def upload(context: Context, asked: Upload) -> dict[str, Any]:
 
 
 async def no_documents(context: Context, _: Any) -> Void:
+    """Documents are not read here. Raises Unsupported."""
     raise Unsupported(
         "documents are not read or searched here yet", "put their text into the message"
     )
 
 
 async def no_document_channel(context: Context, _: Any, channel: Channel) -> None:
+    """The same, for what would be a channel."""
     await no_documents(context, _)

@@ -7,8 +7,9 @@ call or channel, and warned about where it does not; who goes on sending such fr
 
 import logging
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,6 +22,7 @@ from overt.protocols.lmstudio.port import Channel, Context, Namespace, Void
 from overt.protocols.lmstudio.wire import LIMIT, Frame, Hello, Packet, as_json, frame, parameter
 
 log = logging.getLogger("overt.server")
+T = TypeVar("T")
 
 AT_ONCE = 256
 """Calls and channels one socket may have open."""
@@ -166,19 +168,20 @@ class Connection:
             return Unsupported(self._namespace.unsupported)
         return Unsupported(f"/{self._namespace.name} has no {endpoint[:100]!r} here")
 
-    def _crowd(self) -> None:
+    def _wanted(self, offered: Mapping[str, T], endpoint: str) -> T:
+        """What answers at `endpoint`. Raises Busy, Unsupported."""
         if self._calls + len(self._channels) >= AT_ONCE:
             raise Busy(f"{AT_ONCE} calls and channels are open on this socket", "wait for one")
+        if endpoint not in offered:
+            raise self._refused(endpoint)
+        return offered[endpoint]
 
     async def _call(self, said: Frame, context: Context, tasks: TaskGroup) -> None:
         if said.call_id is None:
             await self._warn("an rpcCall has no callId")
             return
         try:
-            self._crowd()
-            call = self._namespace.calls.get(said.endpoint)
-            if call is None:
-                raise self._refused(said.endpoint)
+            call = self._wanted(self._namespace.calls, said.endpoint)
             given = parameter(said.parameter, call.kind)
         except OvertError as error:
             await self._rpc_error(said.call_id, trouble(error))
@@ -213,10 +216,7 @@ class Connection:
             return
         self._last_channel = max(self._last_channel, id)
         try:
-            self._crowd()
-            opened = self._namespace.channels.get(said.endpoint)
-            if opened is None:
-                raise self._refused(said.endpoint)
+            opened = self._wanted(self._namespace.channels, said.endpoint)
             given = parameter(said.creation_parameter, opened.kind)
         except OvertError as error:
             await self._channel_error(id, trouble(error))

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from overt.chat import (
     Answer,
@@ -55,11 +56,12 @@ class ChatTool(msgspec.Struct):
 
 
 class Chat(Asked):
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Meta(max_length=20_000)] | None = None
     tools: list[ChatTool] | None = None
 
 
 async def chat(call: Call) -> Reply | Stream:
+    """``POST /api/chat``; without messages it loads the model, or lets it go."""
     clock = Clock()
     asked = wire.body(call, Chat)
     chosen = wire.options(asked.options)

@@ -27,6 +27,7 @@ class Embeddings(msgspec.Struct):
 
 
 async def embed(call: Call) -> Reply:
+    """``POST /api/embed``."""
     clock = Clock()
     asked = wire.body(call, Embed)
     hold = wire.hold(asked.keep_alive, wire.options(asked.options))
@@ -54,6 +55,7 @@ async def embed(call: Call) -> Reply:
 
 
 async def embeddings(call: Call) -> Reply:
+    """``POST /api/embeddings``: one text, cut where it is too long."""
     asked = wire.body(call, Embeddings)
     hold = wire.hold(asked.keep_alive, wire.options(asked.options))
     found = await wire.find(call, asked.model)

@@ -26,6 +26,7 @@ class Generate(Asked):
 
 
 async def generate(call: Call) -> Reply | Stream:
+    """``POST /api/generate``; without a prompt it loads the model, or lets it go."""
     clock = Clock()
     asked = wire.body(call, Generate)
     chosen = wire.options(asked.options)

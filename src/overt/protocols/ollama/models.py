@@ -16,11 +16,13 @@ from overt.protocols.ollama.wire import Details, Step
 
 
 async def tags(call: Call) -> Reply:
+    """``GET /api/tags``."""
     cards = await call.services.models(call.caller)
     return Reply({"models": [_listed(card) for card in cards]})
 
 
 async def ps(call: Call) -> Reply:
+    """``GET /api/ps``."""
     models = [
         {
             **_named(one.card),
@@ -94,6 +96,7 @@ class Show(msgspec.Struct):
 
 
 async def show(call: Call) -> Reply:
+    """``POST /api/show``."""
     asked = wire.body(call, Show)
     if not (name := asked.model or asked.name):
         raise BadBody("model is required", "model")
@@ -144,23 +147,25 @@ def _lines(parameters: Mapping[str, Any]) -> list[str]:
 class Pull(msgspec.Struct):
     model: str = ""
     name: str = ""
-    insecure: bool | None = None
+    insecure: bool | None = None  # changes nothing: https always, except to this machine itself
     stream: bool | None = None
 
 
 async def pull(call: Call) -> Reply | Stream:
+    """``POST /api/pull``."""
     asked = wire.body(call, Pull)
     refs = names.candidates(_required(asked.model or asked.name))
-    steps = wire.library(call).pull(*refs, insecure=bool(asked.insecure))
+    steps = wire.library(call).pull(*refs)
     return await _progress(steps, "pulling", "pulling manifest", asked.stream)
 
 
 async def push(call: Call) -> Reply | Stream:
+    """``POST /api/push``: to an OCI registry."""
     asked = wire.body(call, Pull)
     name = _required(asked.model or asked.name)
     target = names.target(name)
     found = await wire.find(call, name)
-    steps = wire.library(call).push(found.ref, target, insecure=bool(asked.insecure))
+    steps = wire.library(call).push(found.ref, target)
     return await _progress(steps, "pushing", "retrieving manifest", asked.stream)
 
 
@@ -186,6 +191,7 @@ class Create(msgspec.Struct):
 
 
 async def create(call: Call) -> Reply | Stream:
+    """``POST /api/create``."""
     asked = wire.body(call, Create)
     name = names.place(_required(asked.model or asked.name))
     if asked.quantize or asked.draft_quantize:
@@ -304,6 +310,7 @@ class Copy(msgspec.Struct):
 
 
 async def copy(call: Call) -> Reply:
+    """``POST /api/copy``."""
     asked = wire.body(call, Copy)
     place = names.place(asked.destination)
     found = await wire.find(call, asked.source)
@@ -319,6 +326,7 @@ class Delete(msgspec.Struct):
 
 
 async def delete(call: Call) -> Reply:
+    """``DELETE /api/delete``; weights that have no other name leave memory too."""
     asked = wire.body(call, Delete)
     found = await wire.find(call, _required(asked.model or asked.name))
     if found.card is None:
@@ -331,12 +339,14 @@ async def delete(call: Call) -> Reply:
 
 
 async def has_blob(call: Call) -> Reply:
+    """``HEAD /api/blobs/{digest}``."""
     if await wire.library(call).has_blob(call.params["digest"]):
         return Reply(b"")
     raise NotFound("no such file here", "send it with POST")
 
 
 async def put_blob(call: Call) -> Reply:
+    """``POST /api/blobs/{digest}``."""
     digest = call.params["digest"]
     library = wire.library(call)
     if call.chunks is None:

@@ -73,11 +73,9 @@ class Library(Interface):
 
     async def show(self, ref: str, *, verbose: bool = False) -> Details: ...
 
-    def pull(self, *refs: str, insecure: bool = False) -> AsyncGenerator[Step, None]: ...
+    def pull(self, *refs: str) -> AsyncGenerator[Step, None]: ...
 
-    def push(
-        self, ref: str, target: str = "", *, insecure: bool = False
-    ) -> AsyncGenerator[Step, None]: ...
+    def push(self, ref: str, target: str = "") -> AsyncGenerator[Step, None]: ...
 
     def create(
         self,
@@ -102,6 +100,7 @@ class Library(Interface):
 
 
 def library(call: Call) -> Library:
+    """The server's library, of which protocols/base.py knows no more than that it is there."""
     return cast(Library, call.services.library)
 
 
@@ -271,6 +270,7 @@ def _duration(text: str) -> float:
 
 
 def hold(alive: KeepAlive, chosen: Options) -> Hold:
+    """``keep_alive`` and ``num_ctx`` as the server takes them."""
     return Hold(keep_alive(alive), chosen.context)
 
 
@@ -403,6 +403,7 @@ def moment(seconds: float) -> str:
 
 
 def nanos(seconds: float) -> int:
+    """Seconds as a duration on the wire; never less than none."""
     return max(0, int(seconds * 1e9))
 
 

@@ -1,0 +1,82 @@
+"""What `Services` adds to the exchange: bounds, turns, and models that nobody can read."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gguf_writer import write_llama
+from overt.chat import Message, Request, Text, Tool
+from overt.create import create
+from overt.errors import BadRequest
+from overt.exchange import Exchange
+from overt.formats import modelfile
+from overt.protocols.base import NOBODY
+from overt.records import Records
+from overt.server.library import Library
+from overt.server.services import Services
+from overt.settings import Settings, load
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return load()
+
+
+@pytest.fixture
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    records, library = Records(settings.home / "records.db"), Library(settings)
+    made = Services(Exchange(settings), library, records, settings.home / "files", "0")
+    yield made
+    await made.close()
+    await library.close()
+    await records.close()
+
+
+async def test_an_engine_that_never_waits_leaves_the_others_their_turn(services: Services) -> None:
+    turns, over = 0, False
+
+    async def other() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    request = Request("echo:x", (Message.of("user", "word " * 2000),))
+    words = [event async for event in services.stream(NOBODY, request) if isinstance(event, Text)]
+    over = True
+    await task
+    assert len(words) == 2000
+    assert turns > 20
+
+
+async def test_more_messages_than_an_engine_can_hold_are_refused(services: Services) -> None:
+    request = Request("echo:x", (Message.of("user", "a"),) * 25_001)
+    with pytest.raises(BadRequest, match="50002 messages"):
+        await anext(services.stream(NOBODY, request))
+    with pytest.raises(BadRequest):
+        await services.count(NOBODY, request)
+    with pytest.raises(BadRequest):
+        await services.render(NOBODY, request)
+
+
+async def test_more_tools_than_an_engine_can_hold_are_refused(services: Services) -> None:
+    tools = tuple(Tool(f"tool{n}", "", {}) for n in range(1025))
+    with pytest.raises(BadRequest, match="1025 tools"):
+        await anext(services.stream(NOBODY, Request("echo:x", tools=tools)))
+
+
+async def test_a_model_that_cannot_be_read_was_not_loaded(
+    services: Services, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_llama(tmp_path / "m.gguf")
+    text = f"FROM {tmp_path / 'm.gguf'}\nPARAMETER stop one\nPARAMETER stop two\n"
+    create("mine", modelfile.read(text.encode()), tmp_path, settings)
+    monkeypatch.setattr("overt.overlay._MOST_STOPS", 1)  # as if another program had made it
+    assert await services.unload(NOBODY, "mine") is False
+    await services.library.delete("mine")
+    assert await services.models(NOBODY) == []
