@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ import psutil
 import machine
 from native import CACHE
 from overt import pull, settings
-from sides import free_port, stop
+from sides import Overt, Setup, free_port, stop
 
 HERE = Path(__file__).resolve().parent
 # With the hono packages of its own time: with today's, each of its answers is an error 500.
@@ -42,6 +42,7 @@ PORTKEY = {
 }
 CONTEXT, PARALLEL = 1024, 8
 BARE, OVERT, PORTKEY_SIDE = "bare engine", "overt serve", "portkey in front of it"
+WORKER = "overt's worker alone"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class Side:
 
     def cpu(self) -> float:
         """Seconds of CPU that the process has used, without its children."""
-        times = psutil.Process(self.pid).cpu_times()
-        return float(times.user + times.system)
+        tasks = Path(f"/proc/{self.pid}/task")
+        # The scheduler's own clock: that of /proc/PID/stat counts in hundredths of a second.
+        return (
+            sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+        )
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,13 @@ def bare(chosen: settings.Settings, ref: str, threads: int) -> Iterator[Side]:
 
 
 @contextmanager
-def overt(chosen: settings.Settings, ref: str, threads: int) -> Iterator[Side]:
+def overt(
+    chosen: settings.Settings, ref: str, threads: int, parallel: int = PARALLEL
+) -> Iterator[Side]:
     port = free_port()
     environ = {
         "OVERT_HOME": str(chosen.home), "OVERT_CONTEXT": str(CONTEXT),
-        "OVERT_PARALLEL": str(PARALLEL), "OVERT_THREADS": str(threads), "OVERT_ENGINE": "wheel",
+        "OVERT_PARALLEL": str(parallel), "OVERT_THREADS": str(threads), "OVERT_ENGINE": "wheel",
     }  # fmt: skip
     command = [sys.executable, "-m", "overt", "serve", "--quiet", "--port", str(port)]
     with started(command, environ, port, "/healthz") as pid:
@@ -184,17 +190,52 @@ def portkey(behind: Side) -> Iterator[Side]:
 # ---- what is measured ----------------------------------------------------------------------
 
 
-def first_token(sides: list[Side], rounds: int) -> dict[str, list[float]]:
+def first_token(sides: list[Side], worker: Overt, rounds: int) -> dict[str, list[float]]:
     """Milliseconds to the first text, all sides in each round; the prompt is in their caches."""
     prompt = "Name one colour."
-    for side in sides:
+    asks: dict[str, Callable[[], float]] = {
+        side.name: (lambda side=side: ask(side, prompt, 2).first) for side in sides
+    }
+    asks[WORKER] = lambda: worker.ask([prompt], 2)[0].first or 0.0
+    for one in asks.values():
         for _ in range(3):
-            ask(side, prompt, 2)
-    found: dict[str, list[float]] = {side.name: [] for side in sides}
+            one()
+    found: dict[str, list[float]] = {name: [] for name in asks}
+    names = list(asks)
     for number in range(rounds):
-        for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
-            found[side.name].append(ask(side, prompt, 2).first * 1000)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            found[name].append(asks[name]() * 1000)
     return found
+
+
+def leaving(side: Side, times: int) -> list[float]:
+    """Milliseconds from closing the connection of a long answer to the first text of the next.
+
+    `side` has one slot, so the next answer begins only when the slot is free.
+    """
+    waits = []
+    connection = opened(side, "Count to one million.")
+    for number in range(times):
+        connection.close()
+        left = time.perf_counter()
+        connection = opened(side, f"Count to {number}.")
+        waits.append((time.perf_counter() - left) * 1000)
+    connection.close()
+    return waits
+
+
+def opened(side: Side, prompt: str) -> http.client.HTTPConnection:
+    """A connection on which the first text of a long answer has come."""
+    connection = http.client.HTTPConnection("127.0.0.1", side.port, timeout=120)
+    body = {
+        "model": side.model, "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 900, "stream": True,
+    }  # fmt: skip
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    for line in connection.getresponse():
+        if b'"content":"' in line and b'"content":""' not in line:
+            return connection
+    raise RuntimeError(f"{side.name} gave no text")
 
 
 def together(side: Side, streams: int, tokens: int, seed: int) -> float:
@@ -281,23 +322,32 @@ def main() -> None:
     with (
         bare(chosen, given.model, given.threads) as engine,
         overt(chosen, given.model, given.threads) as ours,
+        Overt(_setup(chosen, given.model, given.threads), "wheel") as worker,
     ):
         sides = [engine, ours]
         if given.no_portkey:
-            measured(result, sides, rounds, repeats)
+            measured(result, sides, worker, rounds, repeats)
         else:
             with portkey(engine) as theirs:
-                measured(result, [*sides, theirs], rounds, repeats)
+                measured(result, [*sides, theirs], worker, rounds, repeats)
         result["echo"] = cpu_an_event(ours, repeats, echo=True)
         if given.soak:
             result["soak"] = soak(ours, 256, given.soak)
+    with overt(chosen, given.model, given.threads, parallel=1) as ours:
+        result["leaving"] = leaving(ours, 10 if given.quick else 100)
     report(result)
     CACHE.mkdir(parents=True, exist_ok=True)
     (CACHE / "gateway.json").write_text(json.dumps(result, indent=1), "utf-8")
 
 
-def measured(result: dict[str, Any], sides: list[Side], rounds: int, repeats: int) -> None:
-    result["first"] = first_token(sides, rounds)
+def _setup(chosen: settings.Settings, ref: str, threads: int) -> Setup:
+    return Setup(ref, pull.find(ref, chosen).weights, chosen.home, CONTEXT, PARALLEL, threads)
+
+
+def measured(
+    result: dict[str, Any], sides: list[Side], worker: Overt, rounds: int, repeats: int
+) -> None:
+    result["first"] = first_token(sides, worker, rounds)
     result["together"] = {side.name: [] for side in sides}
     result["cpu"] = {side.name: [] for side in sides[1:]}
     for number in range(repeats):
@@ -308,13 +358,15 @@ def measured(result: dict[str, Any], sides: list[Side], rounds: int, repeats: in
 
 
 def report(result: dict[str, Any]) -> None:
-    first, speed = result["first"], result["together"]
+    first, speed = dict(result["first"]), result["together"]
+    over = [a - b for a, b in zip(first[OVERT], first[WORKER], strict=True)]
     print(f"other processes kept {result['busy before']:.2f} cores busy before\n")
     print(
         "| side | first token, ms | added, ms | 8 streams, tok/s | to the bare engine "
         "| CPU, µs an event |"
     )
     print("|---|---|---|---|---|---|")
+    print(f"| {WORKER} | {shown(first.pop(WORKER))} | - | - | - | - |")
     for name in first:
         added = [a - b for a, b in zip(first[name], first[BARE], strict=True)]
         ratio = [a / b for a, b in zip(speed[name], speed[BARE], strict=True)]
@@ -325,6 +377,12 @@ def report(result: dict[str, Any]) -> None:
             f"{'-' if own else shown(result['cpu'][name], 1)} |"
         )
     print(f"\necho engine through overt serve: {shown(result['echo'], 1)} µs of CPU an event")
+    print(f"overt serve adds to its own worker: {shown(over)} ms to the first token")
+    waits = result["leaving"]
+    print(
+        f"after a client leaves, the next has its first text in {shown(waits, 0)} ms, "
+        f"at most {max(waits):.0f} ({len(waits)} in a row)"
+    )
     if "soak" in result:
         print(f"soak: {json.dumps(result['soak'])}")
 

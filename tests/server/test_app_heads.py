@@ -36,6 +36,22 @@ def test_an_endless_head_is_refused(served: serving.Served) -> None:
     assert answer.startswith(b"HTTP/1.1 400")
 
 
+def test_a_long_head_in_one_piece_is_refused(served: serving.Served) -> None:
+    fields = b"".join(b"x-%d: %s\r\n" % (n, b"a" * 1000) for n in range(60))
+    answer = _said(served.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_packed_body_is_not_taken_for_json(served: serving.Served) -> None:
+    answer = _said(
+        served.port,
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    )
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"gzip" in answer
+
+
 def test_a_body_that_comes_with_its_head_is_read(served: serving.Served) -> None:
     body = b'{"model":"echo:x","messages":[{"role":"user","content":"%s"}]}' % (b"a " * 60_000)
     head = (

@@ -24,7 +24,7 @@ from overt.chat import (
 )
 from overt.errors import EngineFailed, OvertError
 from overt.protocols.anthropic_request import SIGNATURE, LostThread
-from overt.protocols.base import BadBody, encode, new_id
+from overt.protocols.base import BadBody, encode, new_id, object_of
 from overt.protocols.failure import error_of
 
 StopReason = Literal[
@@ -270,13 +270,8 @@ def _call(blocks: list[_Block], piece: ToolCall) -> _Block:
 
 def _input(text: str) -> Any:
     """The arguments of a call, which Anthropic has as an object and models may get wrong."""
-    if not text.strip():
-        return {}
-    try:
-        found = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"arguments": text}
+    found = object_of(text)
+    return {"arguments": text} if found is None else found
 
 
 # ---- in pieces -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from overt.chat import (
     Usage,
 )
 from overt.errors import Busy, EngineFailed, OvertError
-from overt.protocols.base import BadBody, encode, new_id
+from overt.protocols.base import BadBody, encode, new_id, object_of
 from overt.protocols.failure import error_of
 
 # ---- the wire ------------------------------------------------------------------------------
@@ -217,13 +217,8 @@ class Telling:
 
 def _arguments(text: str) -> Any:
     """The arguments of a call, which Google has as an object and models may get wrong."""
-    if not text.strip():
-        return {}
-    try:
-        found = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"arguments": text}
+    found = object_of(text)
+    return {"arguments": text} if found is None else found
 
 
 def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:

@@ -7,8 +7,10 @@ as output. Safety settings, labels and service tiers are taken and ignored.
 
 import base64
 import binascii
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 from overt.chat import (
     Message,
@@ -126,12 +128,12 @@ def _messages(body: wire.GenerateBody) -> Iterator[Message]:
 def _message(role: Role, parts: Sequence[Part]) -> Iterator[Message]:
     """A message of `parts`, if there are any; texts in a row are one."""
     out: list[Part] = []
-    for part in parts:
-        if out and isinstance(part, TextPart) and isinstance(out[-1], TextPart):
-            between = "" if role == "assistant" else "\n"
-            out[-1] = TextPart(out[-1].text + between + part.text)
+    between = "" if role == "assistant" else "\n"
+    for kind, several in groupby(parts, type):
+        if kind is TextPart:
+            out.append(TextPart(between.join(cast(TextPart, one).text for one in several)))
         else:
-            out.append(part)
+            out += several
     if out:
         yield Message(role, tuple(out))
 
@@ -140,20 +142,25 @@ class _Calls:
     """Ids for the calls of functions, which Gemini may leave out: a result is then told by name."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[str, str]] = []
+        self._waiting: dict[str, deque[str]] = {}  # ids by the name of the function
+        self._answered: set[str] = set()
         self._count = 0
 
     def made(self, name: str, id: str | None) -> str:
         self._count += 1
-        self._waiting.append((name, id or f"call_{self._count}"))
-        return self._waiting[-1][1]
+        id = id or f"call_{self._count}"
+        self._waiting.setdefault(name, deque()).append(id)
+        return id
 
     def answered(self, name: str, id: str | None) -> str:
-        for at, (called, given) in enumerate(self._waiting):
-            if given == id or (not id and called == name):
-                del self._waiting[at]
-                return given
-        return id or f"call_{name}"
+        if id:
+            self._answered.add(id)
+            return id
+        waiting = self._waiting.get(name, ())
+        while waiting:
+            if (first := waiting.popleft()) not in self._answered:
+                return first
+        return f"call_{name}"
 
 
 _REFUSED = {
@@ -232,8 +239,10 @@ def _tools(body: wire.GenerateBody) -> tuple[tuple[Tool, ...], str]:
             tools.append(
                 Tool(function.name, function.description or "", _parameters(function, path))
             )
-    names = [tool.name for tool in tools]
-    if twice := {name for name in names if names.count(name) > 1}:
+    if len(tools) > wire.MOST_TOOLS:
+        raise BadBody(f"{len(tools)} functions are declared; {wire.MOST_TOOLS} at most", "tools")
+    names = Counter(tool.name for tool in tools)
+    if twice := [name for name, count in names.items() if count > 1]:
         raise BadBody(f"Duplicate function declaration found: {min(twice)}", "tools")
     asked = body.tool_config and body.tool_config.function_calling_config
     config = asked or wire.FunctionCallingConfig()
@@ -248,7 +257,8 @@ def _tools(body: wire.GenerateBody) -> tuple[tuple[Tool, ...], str]:
             raise BadBody(
                 f"{missing[0]!r} is none of the functions declared", f"{path}.allowedFunctionNames"
             )
-        tools = [tool for tool in tools if tool.name in allowed]
+        kept = set(allowed)
+        tools = [tool for tool in tools if tool.name in kept]
     if mode == "ANY" and not tools:
         raise BadBody("Function calling mode ANY needs functions", f"{path}.mode")
     return tuple(tools), _MODES[mode]

@@ -20,6 +20,13 @@ from overt.protocols.base import BadBody, bad_body
 T = TypeVar("T")
 
 
+_MOST_CONTENTS = 20_000  # contents, and parts of one
+_MOST_ITEMS = 50_000  # of all lists and of objects whose keys are free, as in server/services.py
+_MOST_TEXTS = 2048  # to embed at once, as OpenAI has it
+MOST_TOOLS = 1024
+"""Functions of one request."""
+
+
 class Wire(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """Base of what clients send: a field it does not have is refused, as Google does."""
 
@@ -74,7 +81,7 @@ class Part(Wire):
 
 
 class Content(Wire):
-    parts: list[Part] = []
+    parts: Annotated[list[Part], Meta(max_length=_MOST_CONTENTS)] = []
     role: str | None = None
 
 
@@ -122,7 +129,9 @@ class FunctionDeclaration(Wire):
 
 
 class Tool(Wire):
-    function_declarations: list[FunctionDeclaration] | None = None
+    function_declarations: (
+        Annotated[list[FunctionDeclaration], Meta(max_length=MOST_TOOLS)] | None
+    ) = None
     # refused where given
     google_search: Any = None
     google_search_retrieval: Any = None
@@ -136,7 +145,7 @@ class Tool(Wire):
 
 class FunctionCallingConfig(Wire):
     mode: str | None = None
-    allowed_function_names: list[str] | None = None
+    allowed_function_names: Annotated[list[str], Meta(max_length=MOST_TOOLS)] | None = None
 
 
 class ToolConfig(Wire):
@@ -183,9 +192,9 @@ class GenerationConfig(Wire):
 class GenerateBody(Wire):
     """The body of ``:generateContent`` and ``:streamGenerateContent``."""
 
-    contents: list[Content] = []
+    contents: Annotated[list[Content], Meta(max_length=_MOST_CONTENTS)] = []
     system_instruction: Content | str | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
     tool_config: ToolConfig | None = None
     generation_config: GenerationConfig | None = None
     model: str | None = None
@@ -202,7 +211,7 @@ class GenerateBody(Wire):
 class CountBody(Wire):
     """The body of ``:countTokens``: the contents, or a whole request."""
 
-    contents: list[Content] | None = None
+    contents: Annotated[list[Content], Meta(max_length=_MOST_CONTENTS)] | None = None
     generate_content_request: GenerateBody | None = None
     model: str | None = None
 
@@ -218,7 +227,7 @@ class EmbedBody(Wire):
 
 
 class BatchEmbedBody(Wire):
-    requests: Annotated[list[EmbedBody], Meta(min_length=1)]
+    requests: Annotated[list[EmbedBody], Meta(min_length=1, max_length=_MOST_TEXTS)]
 
 
 # ---- reading -------------------------------------------------------------------------------
@@ -228,11 +237,11 @@ def read(body: bytes, kind: type[T]) -> T:
     """`body` (JSON) as `kind`, whatever its spelling.
 
     Raises:
-        BadBody: not JSON, not of that shape, or a field that `kind` does not have.
+        BadBody: not JSON, not of that shape, too many items, or a field that `kind` does not have.
     """
     try:
         found = msgspec.json.decode(body or b"{}")
-        return msgspec.convert(_plain(found, _shape(kind)), kind)
+        return msgspec.convert(_Plain().of(found, _shape(kind)), kind)
     except msgspec.ValidationError as error:
         raise bad_body(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -265,18 +274,36 @@ _Shape = _Fields | _Each | _Values | None
 """What may be brought into form. None is the user's own."""
 
 
-def _plain(value: Any, shape: _Shape) -> Any:
-    match shape:
-        case _Fields(names, inside) if isinstance(value, dict):
-            spelled = [(names.get(str(key), str(key)), one) for key, one in value.items()]
-            return {name: _plain(one, inside.get(name)) for name, one in spelled}
-        case _Each(kind):
-            several = value if isinstance(value, list) else [value]
-            return value if value is None else [_plain(one, kind) for one in several]
-        case _Values(kind) if isinstance(value, dict):
-            return {key: _plain(one, kind) for key, one in value.items()}
-        case _:
-            return value
+class _Plain:
+    """Brings one body into form; counts its items, since millions would hold up everybody."""
+
+    def __init__(self) -> None:
+        self._items = 0
+
+    def of(self, value: Any, shape: _Shape) -> Any:
+        match shape:
+            case _Fields(names, inside) if isinstance(value, dict):
+                spelled = [(names.get(str(key), str(key)), one) for key, one in value.items()]
+                return {name: self.of(one, inside.get(name)) for name, one in spelled}
+            case _Each(kind):
+                if value is None:
+                    return None
+                several = value if isinstance(value, list) else [value]
+                self._count(len(several))
+                return [self.of(one, kind) for one in several]
+            case _Values(kind) if isinstance(value, dict):
+                self._count(len(value))
+                return {key: self.of(one, kind) for key, one in value.items()}
+            case _:
+                return value
+
+    def _count(self, more: int) -> None:
+        self._items += more
+        if self._items > _MOST_ITEMS:
+            raise BadBody(
+                f"the body has {self._items} contents, parts and other items or more; "
+                f"send {_MOST_ITEMS} at most"
+            )
 
 
 @cache

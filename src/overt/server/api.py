@@ -344,6 +344,8 @@ async def _leaving(receive: Receive, answer: _Answer, task: "asyncio.Task[Any]")
 
 
 async def _body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+    if (coding := headers.get("content-encoding", "identity")) != "identity":
+        raise BadRequest(f"the body is packed as {coding[:40]!r}", "send it as it is")
     declared = headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise _too_long(int(declared), limit)

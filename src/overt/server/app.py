@@ -22,10 +22,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from overt.errors import BadSetting, Failure, OvertError
+from overt.server.connection import HEAD_BYTES, Connection
 from overt.server.guard import Guard, Rules
 
-_HEADER_BYTES = 32 << 10  # the longest head of a request
-_HEAD_SECONDS = 30  # that a client has to send it
 _CONNECTIONS = 256  # more at once get 503
 _CLIENTS = 4096  # the same for the API, whose own queue refuses with a word and a time to wait
 _FRAME_BYTES = 64 << 20  # the longest WebSocket message: an image in a chat
@@ -121,7 +120,7 @@ def run(
         url = f"{scheme}://{_written(*bound.getsockname()[:2])}"
         config = uvicorn.Config(
             app,
-            http=_protocol() if interactive else "h11",
+            http=Connection if interactive else "h11",
             ws="websockets-sansio" if interactive else "none",
             ws_max_size=_FRAME_BYTES,
             loop="auto" if interactive else "asyncio",
@@ -133,7 +132,7 @@ def run(
             limit_concurrency=_CLIENTS if interactive else _CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_GRACE,
-            h11_max_incomplete_event_size=_HEADER_BYTES,
+            h11_max_incomplete_event_size=HEAD_BYTES,
             ssl_certfile=str(listen.certificate) if listen.certificate else None,
             ssl_keyfile=str(listen.key) if listen.key else None,
         )
@@ -150,55 +149,6 @@ def run(
             runner.run(server.serve(sockets=[bound]))
         if interactive and not server.started:
             raise Failure("the server could not start", "see the lines above for the reason")
-
-
-def _protocol() -> type[asyncio.Protocol]:
-    """uvicorn's HTTP by httptools, with bounds on the head of a request, which it lacks."""
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-    class Bounded(HttpToolsProtocol):
-        head = 0  # bytes that came since this head began, those of its first reading left out
-        whole = False
-        late: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._wait()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._waited()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            self.head += len(data)
-            super().data_received(data)
-            if self.head > _HEADER_BYTES and not self.whole and not self.transport.is_closing():
-                self.send_400_response("The head of the request is too long.")
-
-        def on_message_begin(self) -> None:
-            self.head, self.whole = 0, False
-            self._wait()
-            super().on_message_begin()
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            if not self.whole:  # fields after the body would be kept, and there is no end of them
-                super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            self.whole = True
-            self._waited()
-            super().on_headers_complete()
-
-        def _wait(self) -> None:
-            self._waited()
-            self.late = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
-
-        def _waited(self) -> None:
-            if self.late is not None:
-                self.late.cancel()
-                self.late = None
-
-    return Bounded
 
 
 class _Server(uvicorn.Server):

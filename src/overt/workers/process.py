@@ -151,6 +151,7 @@ class Process:
         self._closed, self._silent = asyncio.Event(), asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._last_id = 0
+        self._loaded = False
         self._verdict = ""  # why the parent itself ended it
         self._oom_kills = _oom_kills()
 
@@ -298,6 +299,7 @@ class Process:
             )
         self._send_json("load", {"host": spec.host, "parameters": dict(spec.parameters)})
         self.info = _parsed(await self._report("ready"))
+        self._loaded = True
 
     def _send_json(self, kind: str, value: object) -> None:
         self.send(0, kind, json.dumps(value).encode())
@@ -413,7 +415,9 @@ class Process:
         again = "ask again and it starts anew"
         if self._verdict:
             return WorkerDied(f"{who} was ended: it {self._verdict}", again)
-        how, why = reason.how(returncode), reason.telling(self.log)
+        how = reason.how(returncode)
+        # Once loaded its log speaks of requests, and all of them are told of one death.
+        why = "" if self._loaded else reason.telling(self.log)
         if memory and reason.short_of_memory(self.log):
             return WorkerDied(
                 f"{who} reached its limit of {_mebibytes(memory)} MiB and {how}",

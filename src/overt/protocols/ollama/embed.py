@@ -5,9 +5,11 @@ from typing import Any
 import msgspec
 
 from overt.chat import EmbedRequest
-from overt.protocols.base import Call, Reply
+from overt.protocols.base import BadBody, Call, Reply
 from overt.protocols.ollama import wire
 from overt.protocols.ollama.wire import Clock, KeepAlive
+
+_MOST = 2048  # texts at once, as OpenAI has it
 
 
 class Embed(msgspec.Struct):
@@ -30,9 +32,11 @@ async def embed(call: Call) -> Reply:
     """``POST /api/embed``."""
     clock = Clock()
     asked = wire.body(call, Embed)
+    given = [asked.input] if isinstance(asked.input, str) else asked.input or []
+    if len(given) > _MOST:
+        raise BadBody(f"input holds {len(given)} texts; {_MOST} is the most at once", "input")
     hold = wire.hold(asked.keep_alive, wire.options(asked.options))
     found = await wire.find(call, asked.model)
-    given = [asked.input] if isinstance(asked.input, str) else asked.input or []
     if not given or given == [""]:
         await call.services.load(call.caller, found.ref, hold)
         return Reply({"model": asked.model, "embeddings": []})

@@ -102,7 +102,7 @@ async def show(call: Call) -> Reply:
         raise BadBody("model is required", "model")
     found = await wire.find(call, name)
     if found.card is None:
-        raise Unsupported(f"{name[:200]} is no model of the store", "there is no file to show")
+        raise names.not_found(name)  # it is elsewhere, or built in: there is no file to show
     details = await wire.library(call).show(found.ref, verbose=bool(asked.verbose))
     return Reply(_shown(details, asked))
 
