@@ -307,7 +307,7 @@ def _check_texts(draft: _Draft) -> None:
             data = draft.texts[file.digest]
             found[file.role] = overlay.decoded(data, file.role)
     found.pop("template", None)  # one that cannot be used is said, and the file's own is
-    overlay.build(found)
+    draft.notices += overlay.build(found).notices
 
 
 def _add_texts(draft: _Draft, modelfile: Modelfile, store: Store) -> None:
@@ -354,19 +354,18 @@ def _add_parameters(draft: _Draft, modelfile: Modelfile, store: Store) -> None:
 
 
 def _say_template(draft: _Draft, template: str) -> None:
-    if overlay.is_jinja(template):
-        from overt.formats.template import check
+    from overt.formats.template import check
 
-        found = check(template)
-        if found.escapes:
-            draft.notices.append(f"TEMPLATE tries to leave its sandbox: {found.escapes[0]}")
-        elif found.failed:
-            draft.notices.append(f"TEMPLATE does not render here: {found.failed}")
-        return
     try:
-        gotemplate.to_jinja(template)
+        jinja = template if overlay.is_jinja(template) else gotemplate.to_jinja(template)
     except FormatError as error:
         draft.notices.append(f"{error.message}, so the template of the model's file is used")
+        return
+    found = check(jinja)
+    if found.escapes:
+        draft.notices.append(f"TEMPLATE tries to leave its sandbox: {found.escapes[0]}")
+    elif found.failed:
+        draft.notices.append(f"TEMPLATE does not render here: {found.failed}")
 
 
 def _old_parameters(draft: _Draft, store: Store) -> dict[str, Any]:

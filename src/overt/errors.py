@@ -101,13 +101,16 @@ class ContextExceeded(BadRequest):
     """The prompt needs more tokens than the context holds.
 
     Attributes:
-        tokens: tokens in the prompt.
+        tokens: tokens in the prompt; with `least` there are so many or more.
         context: tokens the context holds.
     """
 
-    def __init__(self, tokens: int, context: int, hint: str | None = None) -> None:
+    def __init__(
+        self, tokens: int, context: int, hint: str | None = None, *, least: bool = False
+    ) -> None:
         super().__init__(
-            f"the prompt is {tokens} tokens and the context holds {context}",
+            f"the prompt is {'at least ' if least else ''}{tokens} tokens "
+            f"and the context holds {context}",
             hint or f"shorten it, or raise the context: --context {_round_up(tokens + 512)}",
         )
         self.tokens = tokens

@@ -252,6 +252,7 @@ def test_what_is_not_understood_or_not_used_is_said(folder: Path, overt_cli: Ove
         "the template has the function shout, which Overt does not translate, so the template of "
         "the model's file is used",
         "left out, as Ollama does: mirostat",
+        "draft_num_predict of this model's parameters is not used by this engine",
     ]
     ran = overt_cli("run", "odd", "hello", "--max-tokens", "1")
     assert "the function shout" in ran.stderr

@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,14 @@ from overt.chat import (
 )
 from overt.engines.base import Capabilities
 from overt.engines.llamacpp import LlamaCpp
-from overt.errors import BadRequest, ContextExceeded, EngineFailed, OvertError, Unsupported
+from overt.errors import (
+    BadRequest,
+    ContextExceeded,
+    EngineFailed,
+    OutOfMemory,
+    OvertError,
+    Unsupported,
+)
 
 CAN = Capabilities(context=100, images=True)
 
@@ -359,6 +367,73 @@ def test_chunks_become_events():
 def test_errors_of_llama_cpp_become_ours(error, kind, words):
     with pytest.raises(kind, match=words):
         run(Script({"error": error}), says("x"))
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Failed to initialize samplers: failed to parse grammar", "llama.cpp makes no grammar"),
+        (
+            "Unable to generate parser for this template. Automatic parser generation failed: "
+            "At least one of min_value or max_value must be set",
+            "At least one of min_value",
+        ),
+        (
+            "Unable to generate parser for this template. Automatic parser generation failed: "
+            "JSON schema conversion failed:\nInvalid pattern ^((((a$",
+            "used: Invalid pattern",
+        ),
+    ],
+)
+@pytest.mark.parametrize("given", ["schema", "tools"])
+def test_an_error_over_a_schema_speaks_of_the_schema(message, words, given):
+    fields = {"schema": {"json_schema": {}}, "tools": {"tools": (Tool("look"),)}}[given]
+    with pytest.raises(BadRequest) as refused:
+        run(Script({"error": {"message": message, "type": "ValueError"}}), says("x", **fields))
+    assert "the JSON schema cannot be used" in refused.value.message
+    assert words in refused.value.message
+    assert "GBNF" not in str(refused.value)
+
+
+def test_want_of_memory_is_no_failure_without_a_reason():
+    error = {"message": "std::bad_alloc", "type": "ValueError"}
+    with pytest.raises(OutOfMemory, match="more memory than the worker may have"):
+        run(Script({"error": error}), says("x"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (says("x" * (256 * 101)), "at least 101 tokens and the context holds 100"),
+        (says("é" * (128 * 101)), "at least 101 tokens"),
+        (Request("m", (Message.of("user", "a"),) * 101), "at least 101 tokens"),
+        (Request("m", prompt="x" * (256 * 101)), "at least 101 tokens"),
+    ],
+)
+@pytest.mark.parametrize("longest", [0, 100])
+def test_what_cannot_fit_is_refused_before_the_worker_sees_it(request_, words, longest):
+    script = Script(DONE)
+    with pytest.raises(ContextExceeded, match=words) as refused:
+        run(script, request_, replace(CAN, context=100, longest=longest))
+    assert not script.kind
+    hint = "this model holds 100 tokens at most" if longest else "--context 1024"
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        says("x" * (256 * 101 - 1)),
+        says("x" + " " * 10**6),  # templates cut blanks off
+        Request("m", (Message.of("assistant", "x" * 10**6), Message.of("user", "a"))),
+        Request("m", (Message.of("user", "a"),) * 100),
+        Request("m", prompt=(1,) * 101),  # llama.cpp says so at once
+    ],
+)
+def test_what_could_fit_is_left_to_the_worker(request_):
+    script = Script(DONE)
+    run(script, request_, replace(CAN, context=100))
+    assert script.kind
 
 
 @pytest.mark.parametrize("index", [-1, 2**40])

@@ -52,7 +52,10 @@ def on(model_home: Path) -> Callable[..., T]:
 async def ask(exchange: Exchange, text: str, model: str = "smollm2", **fields) -> Answer:
     fields.setdefault("sampling", GREEDY)
     fields.setdefault("max_tokens", 24)
-    request = Request(model, (Message.of("user", text),), **fields)
+    return await whole(exchange, Request(model, (Message.of("user", text),), **fields))
+
+
+async def whole(exchange: Exchange, request: Request) -> Answer:
     answer = Answer()
     async for event in exchange.stream(request):
         answer.add(event)
@@ -142,6 +145,68 @@ def test_grammar(on):
         assert re.fullmatch("(yes|no)[0-9]{2}", answer.text)
         with pytest.raises(BadRequest, match="GBNF"):
             await ask(ex, "x", grammar="root ::= ((")
+
+    on(work, context=512)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^\d{3}$",
+        r"^\w+-\w{2,4}$",
+        r"^a\-b\/c$",
+        "^[^a-z]{4}$",
+        r'^x\\y"$',
+        "^(?:ja|nein)$",
+        "b{3}$",
+    ],
+)
+def test_a_pattern_binds_the_answer(on, pattern: str):
+    """llama.cpp alone makes any text of most of these."""
+
+    async def work(ex: Exchange) -> None:
+        schema = {"type": "string", "pattern": pattern, "maxLength": 20}
+        answer = await ask(ex, "Hi", json_schema=schema, max_tokens=64)
+        if answer.finish == "stop":
+            assert re.search(pattern, json.loads(answer.text)), answer.text
+        else:
+            assert pattern.startswith("b"), answer.text  # anything may come before
+
+    on(work, context=512)
+
+
+HOSTILE = [
+    {"json_schema": {"pattern": "^((((a{0,100}){0,100}){0,100}){0,100})$"}},
+    {"json_schema": {"pattern": "^(((("}},
+    {"json_schema": {"pattern": "(" * 20_000}},
+    {"json_schema": {"enum": [str(n) for n in range(100_000)]}},
+    {"json_schema": {"type": "array", "minItems": 10**9}},
+    {"json_schema": {"anyOf": [{"anyOf": [{"anyOf": [{"const": 1}] * 20}] * 60}] * 60}},
+    {"json_schema": {"properties": {f"p{n}": {} for n in range(2000)}}},
+    {"json_schema": {"type": "integer", "minimum": -1e30, "maximum": 1e30}},
+    {"grammar": "root ::= " + "|".join(f'"x{n}"' for n in range(50_000))},
+    {"grammar": "root ::= " + "(" * 50_000},
+    {"grammar": 'root ::= ("a"?){0,500}'},
+    {"grammar": "root ::= b{0,30}\nb ::= c{0,30}\nc ::= [a-z ]"},
+]
+
+
+def test_what_would_hold_llama_cpp_up_never_reaches_it(on):
+    async def work(ex: Exchange) -> None:
+        await ask(ex, "Hi", max_tokens=1)
+        began = time.monotonic()
+        for fields in HOSTILE:
+            with pytest.raises(BadRequest) as refused:
+                await ask(ex, "Hi", **fields)
+            assert ("schema" if "json_schema" in fields else "grammar") in refused.value.message
+        for messages in (
+            (Message.of("user", "x" * 20_000_000),),
+            (Message.of("user", "x"),) * 9999,
+        ):
+            with pytest.raises(ContextExceeded, match="at least"):
+                await whole(ex, Request("smollm2", messages))
+        assert time.monotonic() - began < 5
+        assert (await ask(ex, "Hi", max_tokens=2)).text
 
     on(work, context=512)
 

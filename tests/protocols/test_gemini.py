@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import anyio
@@ -800,6 +801,69 @@ def test_no_body_breaks_the_rest(body: Any, verb: str) -> None:
 def test_no_schema_breaks_reading(schema: Any) -> None:
     body = {**HELLO, **config(responseMimeType="application/json", responseSchema=schema)}
     assert anyio.run(post, Services(Path("unused"), lambda _: ANSWER), body).status in (200, 400)
+
+
+def functions(first: int, end: int) -> dict[str, Any]:
+    return {"functionDeclarations": [{"name": f"f{n}"} for n in range(first, end)]}
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [{"role": "user", "parts": [{"text": "a"}]}] * count
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({**HELLO, "tools": [functions(0, 100_000)]}, "50000 at most"),
+        ({**HELLO, "tools": [functions(0, 1025)]}, "length <= 1024"),
+        ({**HELLO, "tools": [functions(0, 600), functions(600, 1200)]}, "1200 functions"),
+        ({"contents": many(500_000)}, "50000 at most"),
+        ({"contents": many(20_001)}, "length <= 20000"),
+        ({"contents": [{"parts": [{"text": "a"}] * 20_001}]}, "length <= 20000"),
+        ({"contents": [{"parts": [{"text": "a"}] * 400}] * 200}, "50000 at most"),
+        ({**HELLO, "systemInstruction": {"parts": [{"text": "a"}] * 20_001}}, "length <= 20000"),
+    ],
+    ids=["items", "functions", "all functions", "contents", "more contents", "parts",
+         "all parts", "instruction"],
+)  # fmt: skip
+async def test_more_than_anybody_means_is_refused_at_once(
+    services: Services, body: Any, said: str
+) -> None:
+    begun = process_time()
+    answered = await post(services, body)
+    assert answered.status == 400
+    assert said in answered.json["error"]["message"]
+    assert process_time() - begun < 5
+    assert services.asked == []
+
+
+async def test_as_much_as_is_taken_takes_no_time(services: Services) -> None:
+    text = "word " * 400
+    names = [f"f{n}" for n in range(1024)]
+    calls = [{"functionCall": {"name": "f1", "id": f"c{n}"}} for n in range(5000)]
+    results = [{"functionResponse": {"name": "f2", "id": f"d{n}"}} for n in range(5000)]
+    body = {
+        "contents": [
+            *([{"role": "user", "parts": [{"text": text}]}] * 9000),
+            {"role": "model", "parts": calls},
+            {"role": "user", "parts": results},
+        ],
+        "tools": [{"functionDeclarations": [{"name": name} for name in names]}],
+        "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": names}},
+    }  # fmt: skip
+    begun = process_time()
+    assert (await post(services, body)).status == 200
+    assert process_time() - begun < 3
+    first = services.asked[0].messages[0]
+    assert first == Message.of("user", "\n".join([text] * 9000))
+
+
+async def test_a_batch_of_embeddings_has_an_end(services: Services) -> None:
+    one = {"content": {"parts": [{"text": "a"}]}}
+    for count, status in ((2048, 200), (2049, 400), (100_000, 400)):
+        answered = await post(services, {"requests": [one] * count}, "batchEmbedContents")
+        assert answered.status == status, count
+    assert len(services.asked) == 1
 
 
 def test_both_spellings_give_the_same_body() -> None:

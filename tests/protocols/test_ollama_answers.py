@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from time import process_time
@@ -33,9 +34,10 @@ from overt.chat import (
     ToolResultPart,
     Usage,
 )
-from overt.protocols.base import Hold, Reply, Stream
+from overt.protocols.base import BadBody, Hold, Reply, Stream
 from overt.protocols.ollama import PROTOCOL, answer, wire
 from overt.protocols.ollama.chat import _body
+from overt.sources.base import Step
 
 pytestmark = pytest.mark.anyio
 
@@ -376,6 +378,38 @@ async def test_embeddings() -> None:
     assert (await desk.ask("/api/embed", {"model": "vectors", "input": []}))["embeddings"] == []
     old = await desk.ask("/api/embeddings", {"model": "vectors", "prompt": "a"})
     assert old == {"embedding": [1.0, 0.0]}
+
+
+async def test_more_texts_than_are_embedded_at_once() -> None:
+    desk = Desk()
+    await desk.ask("/api/embed", {"model": "vectors", "input": ["a"] * 2048})
+    with pytest.raises(BadBody, match="input holds 100000 texts; 2048 is the most"):
+        await desk.ask("/api/embed", {"model": "vectors", "input": ["a"] * 100_000})
+    assert len(desk.embedded) == 1
+
+
+async def test_only_models_of_the_store_are_shown() -> None:
+    for name in ("http://127.0.0.1:1/v1#m", "openai:gpt-5", "echo:x", "nothing"):
+        with pytest.raises(errors.ModelNotFound, match="not found"):
+            await Desk().ask("/api/show", {"model": name})
+
+
+async def test_what_a_new_model_cannot_use_is_told_before_success() -> None:
+    steps = [Step("reading", 1, 2), Step("the template is not used", 0, None)]
+
+    async def create(name: str, **_: Any) -> AsyncGenerator[Step, None]:
+        for step in steps:
+            yield step
+
+    desk = Desk()
+    desk.library.create = create  # type: ignore[attr-defined]
+    body = {"model": "mine", "from": "plain", "template": "{{ .Bad"}
+    lines = await desk.lines("/api/create", body)
+    assert [line["status"] for line in lines][-2:] == ["the template is not used", "success"]
+    whole = await desk.ask("/api/create", {**body, "stream": False})
+    assert whole == {"status": "success", "notices": ["the template is not used"]}
+    steps.pop()
+    assert await desk.ask("/api/create", {**body, "stream": False}) == {"status": "success"}
 
 
 # ---- lists ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Files: what is uploaded comes back byte for byte, to its owner, until deleted or expired."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stateful import World
 
-from overt.protocols import openai_files
+from overt.errors import OutOfDisk
+from overt.protocols import disk, openai_files
 from overt.protocols.base import BadBody, Call, Caller
 from overt.protocols.openai_files import create, sweep, write
 from overt.protocols.openai_kept import whole
@@ -169,6 +171,26 @@ async def test_too_large_a_file_is_refused_and_removed(
         FILES, data={"purpose": "batch"}, files={"file": ("a", b"x" * 1001)}
     )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+    assert list((home / "files/uploads").iterdir()) == []
+
+
+async def test_a_file_that_would_fill_the_disk_is_refused_and_removed(
+    world: World, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, free = shutil.disk_usage(home), [1 << 40, disk.SPARE - 1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=free.pop(0)))
+    monkeypatch.setattr(disk, "LOOK", 1 << 16)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        for _ in range(8):
+            yield b"x" * (1 << 15)
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    call = Call(world.services, ANNE, "", "POST", FILES, {}, {}, headers, chunks=chunks())
+    with pytest.raises(OutOfDisk, match="255 MiB are free"):
+        await create(call)
+    assert free == [], "it is looked at again on the way"
     assert list((home / "files/uploads").iterdir()) == []
 
 

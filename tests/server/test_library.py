@@ -28,16 +28,18 @@ from overt.errors import (
     NotFound,
     OutOfDisk,
     OvertError,
+    Refused,
     Stopped,
     Unsupported,
 )
 from overt.formats import gguf, modelfile
+from overt.protocols import disk
 from overt.protocols.ollama import wire
 from overt.pull import find
 from overt.ref import parse
-from overt.server import incoming
 from overt.server.jobs import Jobs
 from overt.server.library import Details, Library
+from overt.server.registries import registries as registries_of
 from overt.settings import Settings, load
 from overt.sources.base import Report, Step
 from overt.store import File, Manifest, Store
@@ -125,6 +127,20 @@ async def test_a_name_of_the_catalogue_is_found_by_its_other_name(
 ) -> None:
     await library.copy("tiny", "smollm2")
     assert (await library.card("smollm2:135m-instruct-q4_1")).id == "smollm2"
+
+
+async def test_latest_stands_for_a_name_without_a_tag(library: Library, tiny: Path) -> None:
+    assert (await library.card("tiny:latest")).id == "tiny"
+    await library.copy("tiny", "other:latest")
+    assert (await library.card("other:latest")).id == "other:latest", (
+        "a name of its own comes first"
+    )
+    with pytest.raises(ModelNotFound, match="other is not"):
+        await library.card("other")
+    with pytest.raises(ModelNotFound, match="missing:latest is not"):
+        await library.card("missing:latest")
+    with pytest.raises(ModelNotFound):
+        await library.card("tiny:v1")
 
 
 async def test_the_first_of_several_refs_that_is_here(library: Library, tiny: Path) -> None:
@@ -471,6 +487,54 @@ MANIFEST = (
 )
 
 
+@pytest.fixture
+async def guarded(settings: Settings) -> AsyncIterator[Library]:
+    """The library of a server whose clients are others than the person at this machine."""
+    made = Library(settings, registries_of(True, ["ours.example:5000"]))
+    yield made
+    await made.close()
+
+
+async def test_clients_do_not_send_the_server_into_its_own_network(
+    guarded: Library, tiny: Path, settings: Settings
+) -> None:
+    asked: list[str] = []
+
+    def listening(one: registries.Asked) -> registries.Told:
+        asked.append(one.path)
+        return registries.Told(404)
+
+    with registries.scripted(listening) as host:
+        port = host.host.rpartition(":")[2]
+        for name in (host.host, f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
+            ref = f"oci:{name}/team/x:v1"
+            works = (
+                guarded.pull(ref),
+                guarded.pull("nothing-here", ref),
+                guarded.pull(ref.replace("oci:", "ollama:")),
+                guarded.push("tiny", ref),
+                guarded.create("mine", base=ref),
+            )
+            for work in works:
+                with pytest.raises(Refused, match="no public host") as caught:
+                    await steps(work)
+                assert "--registry" in str(caught.value.hint)
+        assert asked == []
+        named = Library(settings, registries_of(True, [host.host]))
+        with pytest.raises(ModelNotFound):
+            await steps(named.pull(f"oci:{host.host}/team/x:v1"))
+        await named.close()
+        assert asked, "a registry that was named is asked"
+
+
+async def test_a_model_that_is_here_may_be_built_on_wherever_it_came_from(
+    library: Library, guarded: Library, tiny: Path
+) -> None:
+    await library.copy("tiny", "oci:127.0.0.1:9/team/tiny")
+    await steps(guarded.create("mine", base="oci:127.0.0.1:9/team/tiny:latest"))
+    assert (await guarded.card("mine")).id == "mine"
+
+
 # ---- files that come, and models of them -----------------------------------------------------
 
 
@@ -552,7 +616,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(
 
 
 async def test_a_full_disk_is_told(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "_SPARE", 1 << 60)
+    monkeypatch.setattr(disk, "SPARE", 1 << 60)
     data = bytes(2 << 20)
     with pytest.raises(OutOfDisk):
         await library.put_blob(digest(data), pieces(data))

@@ -232,7 +232,7 @@ def test_a_line_of_the_log_is_these_fields_and_no_others(clock: list[float]) -> 
     }  # fmt: skip
     assert logged(clock, "text") == (
         "POST /v1/chat/completions 200 in 4.425 s, smollm2 7+4 tokens, first after 200 ms, "
-        "key abcdefgh"
+        "key abcdefgh, id req_1"
     )
 
 

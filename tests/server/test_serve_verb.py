@@ -203,6 +203,8 @@ def test_what_makes_no_sense_is_told_before_anything_starts(
         (("--name", "http://x"), "is not a host name"),
         (("--require-key",), "there is no key that works; make one with `overt keys add`"),
         (("--host", "no..name"), "is no address of this machine"),
+        (("--registry", "https://x"), "'https://x' is not a registry's host"),
+        (("--mirror", "--registry", "x"), "--registry means nothing to a mirror"),
         (("--log", "xml"), "'xml' is not one of"),
         (("--preload", "no-such-model"), "overt: no-such-model is not in the store"),
     ):
@@ -243,7 +245,7 @@ def test_sigterm_lets_a_running_answer_end_and_takes_no_new_one(home: Path) -> N
             def refused() -> bool:
                 try:
                     ask(served, "/healthz")
-                except httpx2.ConnectError:
+                except httpx2.TransportError:
                     return True
                 return False
 

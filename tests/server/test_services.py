@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gguf_writer import write_llama
-from overt.chat import Message, Request, Text, Tool
+from overt.chat import EmbedRequest, Message, Request, RerankRequest, ScoreRequest, Text, Tool
 from overt.create import create
-from overt.errors import BadRequest
+from overt.errors import BadRequest, Unsupported
 from overt.exchange import Exchange
 from overt.formats import modelfile
 from overt.protocols.base import NOBODY
@@ -68,6 +69,42 @@ async def test_more_tools_than_an_engine_can_hold_are_refused(services: Services
     tools = tuple(Tool(f"tool{n}", "", {}) for n in range(1025))
     with pytest.raises(BadRequest, match="1025 tools"):
         await anext(services.stream(NOBODY, Request("echo:x", tools=tools)))
+
+
+async def test_latest_stands_for_a_name_without_a_tag(
+    services: Services, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of /api/tags names models like that, and every protocol takes its names."""
+    write_llama(tmp_path / "m.gguf")
+    create("mine", modelfile.read(f"FROM {tmp_path / 'm.gguf'}\n".encode()), tmp_path, settings)
+    assert (await services.model(NOBODY, "mine:latest")).id == "mine"
+    asked: list[str] = []
+
+    def noted(request: Any, *_: Any, **__: Any) -> Any:
+        asked.append(request if isinstance(request, str) else request.model)
+        raise Unsupported("enough")
+
+    for name in ("stream", "embed", "rerank", "score", "count", "render", "load", "unload",
+                 "tokenize", "detokenize"):  # fmt: skip
+        monkeypatch.setattr(services._exchange, name, noted)
+    for given, meant in (("mine:latest", "mine"), ("mine", "mine"), ("no:latest", "no:latest"),
+                         ("echo:latest", "echo:latest")):  # fmt: skip
+        asked.clear()
+        for work in (
+            anext(services.stream(NOBODY, Request(given))),
+            services.embed(NOBODY, EmbedRequest(given, ("a",))),
+            services.rerank(NOBODY, RerankRequest(given, "a", ("b",))),
+            services.score(NOBODY, ScoreRequest(given, "a", "b")),
+            services.count(NOBODY, Request(given)),
+            services.render(NOBODY, Request(given)),
+            services.load(NOBODY, given),
+            services.unload(NOBODY, given),
+            services.tokenize(NOBODY, given, "a"),
+            services.detokenize(NOBODY, given, (1,)),
+        ):
+            with pytest.raises(Unsupported):
+                await work
+        assert asked == [meant] * 10
 
 
 async def test_a_model_that_cannot_be_read_was_not_loaded(

@@ -204,9 +204,17 @@ async def test_giving_up_at_any_moment_leaves_no_process(home: Path):
 
 
 def children() -> list[int]:
-    """Processes this one has started and not reaped."""
+    """Workers this process has started and not reaped; the tests' server is no worker."""
     path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    pids = [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    return [pid for pid in pids if b"serve" not in _command(pid)]
+
+
+def _command(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 # ---- dying ---------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ def children() -> list[int]:
 @pytest.mark.parametrize(
     ("kind", "body", "said"),
     [
-        ("abort", b"", "was killed by SIGABRT: llama-vocab.cpp:2665: GGML_ASSERT(a == b) failed"),
+        ("abort", b"", "was killed by SIGABRT"),
         ("segfault", b"", "was killed by SIGSEGV"),
         ("exit", b"7", "ended with status 7"),
     ],

@@ -38,6 +38,7 @@ class Flags:
     key: Path | None
     require_key: bool
     preload: tuple[str, ...]
+    registries: tuple[str, ...]
     log: "Kind | None"
 
     def listen(self) -> "Listen":
@@ -58,6 +59,10 @@ class Flags:
 @click.option("--key", type=click.Path(path_type=Path), help="The certificate's key, PEM.")
 @click.option("--require-key", is_flag=True, help="Ask for a key on this machine too.")
 @click.option("--preload", multiple=True, metavar="REF", help="Have this model in memory at once.")
+@click.option(
+    "--registry", "registries", multiple=True, metavar="HOST",
+    help="Clients with a key may name this registry, even if it is in a private network.",
+)  # fmt: skip
 @click.option(
     "--log", type=click.Choice(["json", "text", "off"]),
     help="A line for each request, on stderr; json where --json is given, else text.",
@@ -115,6 +120,7 @@ def _check(flags: Flags, both: bool) -> None:
         raise BadSetting("TLS needs a certificate and its key", "give --certificate and --key both")
     only = {
         "--origin": flags.origins, "--require-key": flags.require_key, "--preload": flags.preload,
+        "--registry": flags.registries,
     }  # fmt: skip
     if flags.mirror and (wrong := [name for name, value in only.items() if value]):
         raise BadSetting(f"{wrong[0]} means nothing to a mirror", "leave it out, or --mirror")
@@ -150,8 +156,8 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
     if spans is not None:
         sinks.append(spans)
     api = assembly.build(
-        settings, out.note, gate=gate, sinks=sinks, preload=flags.preload
-    )  # fmt: skip
+        settings, out.note, gate=gate, sinks=sinks, preload=flags.preload, hosts=flags.registries
+    )
 
     def ready(url: str) -> None:
         if spans is not None:
@@ -188,8 +194,9 @@ def _writer(kind: str, out: Output) -> Callable[[str], None]:
 
 def _install(out: Output, settings: Settings, flags: Flags, words: list[str]) -> int:
     from overt.keys import Keys
-    from overt.server import app, guard, units
+    from overt.server import app, guard, registries, units
 
+    registries.registries(True, flags.registries)
     # What would keep the server from starting is told now, and not to a log.
     if flags.mirror:
         guard.rules(app.address_of(flags.host), flags.names, flags.token)

@@ -11,27 +11,21 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from overt.chat import Event, Request
-from overt.engines.base import Capabilities, Partial
+from overt.engines.base import Capabilities
+from overt.engines.hosted import Caller, Hosted
 from overt.engines.llamacpp_answer import Reader
 from overt.engines.llamacpp_request import body, check, continued
-from overt.engines.llamacpp_words import Caller, Words
+from overt.engines.llamacpp_words import Words
 
 HOST = "overt.engines.llamacpp_host:Host"
 
 
-class LlamaCpp(Words, Partial):
+class LlamaCpp(Words, Hosted):
     """One model loaded in one worker, to answer."""
 
-    name = "llamacpp"
-
     def __init__(self, worker: Caller, capabilities: Capabilities) -> None:
-        self._worker = worker
-        self._capabilities = capabilities
+        super().__init__(worker, capabilities)
         self._turns = _Turns()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Answer `request`.
@@ -57,9 +51,6 @@ class LlamaCpp(Words, Partial):
                     yield event
         for event in answer.last():
             yield event
-
-    async def close(self) -> None:
-        await self._worker.stop()
 
 
 class _Turns:

@@ -23,7 +23,14 @@ from overt.chat import (
     Usage,
 )
 from overt.engines.llamacpp_request import forced
-from overt.errors import BadRequest, ContextExceeded, EngineFailed, OvertError, Unsupported
+from overt.errors import (
+    BadRequest,
+    ContextExceeded,
+    EngineFailed,
+    OutOfMemory,
+    OvertError,
+    Unsupported,
+)
 
 
 class _Progress(msgspec.Struct):
@@ -114,6 +121,7 @@ class Reader:
 
     def __init__(self, request: Request, longest: int) -> None:
         self._longest = longest
+        self._schema = request.json_schema is not None or bool(request.tools)
         self._forced = ForcedCall() if forced(request) else None
         self._calls = _MOST_CALLS if request.parallel_tools else 1
         self._top = request.logprobs or 0
@@ -132,7 +140,7 @@ class Reader:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"llama.cpp broke its own protocol: {error}") from None
         if read.error is not None:
-            raise as_error(read.error, self._longest)
+            raise as_error(read.error, self._longest, schema=self._schema)
         if read.prompt_progress is not None:
             return [Progress(read.prompt_progress.processed, read.prompt_progress.total)]
         events: list[Event] = []
@@ -271,8 +279,16 @@ def _usage(usage: _Usage, timings: _Timings) -> Usage:
     )
 
 
-def as_error(error: Refusal, longest: int = 0) -> OvertError:
-    """llama.cpp's error in our tree; `longest` is what the model holds at most."""
+_SCHEMA = re.compile(r".*JSON schema (?:error|conversion failed)(.*)")
+_OF_SCHEMA = re.compile(r".*(?:Automatic parser generation failed|grammar)(.*)")
+
+
+def as_error(error: Refusal, longest: int = 0, *, schema: bool = False) -> OvertError:
+    """llama.cpp's error in our tree.
+
+    `longest` is what the model holds at most, `schema` whether the request came with one: then a
+    grammar that is wrong was made of it.
+    """
     message = " ".join(error.message.split())[:400] or "no reason given"
     if error.type == "exceed_context_size_error" and error.n_ctx:
         too_long = longest and error.n_prompt_tokens >= longest
@@ -282,11 +298,16 @@ def as_error(error: Refusal, longest: int = 0) -> OvertError:
         return BadRequest("a token id is beyond this model's vocabulary", "use its own tokens")
     if "invalid tokens" in message:
         return BadRequest("the prompt has token ids beyond this model's vocabulary")
+    if "bad_alloc" in message:
+        return OutOfMemory(
+            "the request takes more memory than the worker may have",
+            "send less, or give it more (--memory SIZE)",
+        )
+    if found := _SCHEMA.match(message) or (schema and _OF_SCHEMA.match(message)):
+        reason = found[1].lstrip(" :") or "llama.cpp makes no grammar of it"
+        return BadRequest(f"the JSON schema cannot be used: {reason}", "correct or simplify it")
     if "grammar" in message:
         return BadRequest("the grammar is not valid GBNF", "see docs/cli.md for the notation")
-    if "JSON schema error" in message:
-        reason = message.partition("JSON schema error")[2].lstrip(" :")
-        return BadRequest(f"the JSON schema cannot be used: {reason}", "correct the schema")
     if error.type == "not_supported_error":
         return Unsupported(f"this model cannot do that: {message}")
     if error.type in ("invalid_request_error", "ValueError"):

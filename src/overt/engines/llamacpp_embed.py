@@ -9,17 +9,17 @@ import binascii
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from overt.chat import Embeddings, EmbedRequest, Event, Ranking, Request, RerankRequest
-from overt.engines.base import Capabilities, Partial
+from overt.chat import Embeddings, EmbedRequest, Ranking, RerankRequest
+from overt.engines.hosted import Hosted
 from overt.engines.llamacpp_answer import Refusal, as_error
-from overt.engines.llamacpp_words import Caller, Words
-from overt.errors import BadRequest, ContextExceeded, EngineFailed, Unsupported
+from overt.engines.llamacpp_words import Words
+from overt.errors import BadRequest, ContextExceeded, EngineFailed
 
 Input = str | tuple[int, ...]
 
@@ -71,27 +71,10 @@ class _TooLongError(Exception):
         self.tokens, self.most = tokens, most
 
 
-class LlamaCppEmbedder(Words, Partial):
+class LlamaCppEmbedder(Words, Hosted):
     """One model loaded in one worker, to embed or to rerank."""
 
-    name = "llamacpp"
-
-    def __init__(self, worker: Caller, capabilities: Capabilities) -> None:
-        self._worker = worker
-        self._capabilities = capabilities
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
-    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Refuses: this worker was loaded for vectors.
-
-        Raises:
-            Unsupported: always.
-        """
-        raise Unsupported("this model is loaded for embeddings, and does not answer")
-        yield  # what makes it a generator
+    purpose = "for embeddings"
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """A vector of length 1 for each input.
@@ -146,9 +129,6 @@ class LlamaCppEmbedder(Words, Partial):
             scores += (found[index] for index in range(len(documents)))
             tokens += reply.usage.prompt_tokens
         return Ranking(tuple(scores), tokens)
-
-    async def close(self) -> None:
-        await self._worker.stop()
 
     async def _embedded(self, inputs: Sequence[Input]) -> Embeddings:
         """Vectors as the engine makes them."""

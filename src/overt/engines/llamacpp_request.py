@@ -1,7 +1,7 @@
 """A `Request` as the JSON that llama.cpp's own server reads, and what is refused beforehand."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from overt.chat import (
     ToolCallPart,
     ToolResultPart,
 )
+from overt.engines import constraint
 from overt.engines.base import Capabilities
-from overt.errors import BadRequest
+from overt.errors import BadRequest, ContextExceeded
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "temperature": (0, 100),
@@ -32,6 +33,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 _BANNED = -100
 """A bias so low that it stands for never."""
+_LONGEST_TOKEN = 256
+"""Bytes. The longest of any vocabulary seen are 128 blanks, in those made for code."""
 
 
 def body(
@@ -65,7 +68,7 @@ def body(
             [token, False if bias <= _BANNED else bias] for token, bias in request.logit_bias
         ]
     if request.grammar is not None:
-        fields["grammar"] = request.grammar
+        fields["grammar"] = constraint.grammar(request.grammar)
     if request.logprobs is not None:
         # Its `logprobs` of the chat API is refused together with tools; this is the same.
         fields["n_probs"] = max(1, request.logprobs)
@@ -74,7 +77,7 @@ def body(
         given = request.prompt if tokens is None else tokens
         fields["prompt"] = given if isinstance(given, str) else list(given)
         if request.json_schema is not None:
-            fields["json_schema"] = request.json_schema
+            fields["json_schema"] = constraint.schema(request.json_schema)
         return fields
     fields["stream_options"] = {"include_usage": True}
     return fields | conversation(request) | _constraint(request)
@@ -93,7 +96,8 @@ def conversation(request: Request) -> dict[str, Any]:
     if known:
         fields["chat_template_kwargs"] = known
     if request.tools and not forced(request) and request.tool_choice != "none":
-        fields["tools"] = [_tool(tool) for tool in request.tools]
+        given = zip(request.tools, constraint.parameters(request.tools), strict=True)
+        fields["tools"] = [_tool(tool, parameters) for tool, parameters in given]
         if not request.parallel_tools:
             fields["parallel_tool_calls"] = False
     return fields
@@ -130,6 +134,7 @@ def check(request: Request, can: Capabilities) -> None:
     if request.suffix is not None and request.prompt is None:
         raise BadRequest("a suffix was given without a prompt", "give the prompt before the gap")
     _check_numbers(request)
+    _check_length(request, can)
     if request.json_schema is not None and request.grammar is not None:
         raise BadRequest("a JSON schema and a grammar were both given", "give one of the two")
     if request.tool_choice not in ("auto", "none", "required") and not forced(request):
@@ -142,6 +147,26 @@ def check(request: Request, can: Capabilities) -> None:
             "this model cannot see images: it has no projector file",
             "choose a model with one, or put its mmproj file beside the weights",
         )
+
+
+def _check_length(request: Request, can: Capabilities) -> None:
+    """Refuse what cannot fit, however it is cut into tokens: reading it takes llama.cpp seconds.
+
+    Counted is what every template keeps: what a person and the system say, less the blanks around
+    it, and a token at least for each message, which says whose it is.
+    """
+    if request.prompt is None:
+        said = [message for message in request.messages if message.role in ("user", "system")]
+        size = sum(len(message.text.strip().encode("utf-8", "replace")) for message in said)
+        least = max(size // _LONGEST_TOKEN, len(request.messages))
+    elif isinstance(request.prompt, str):
+        least = len(request.prompt.encode("utf-8", "replace")) // _LONGEST_TOKEN
+    else:
+        return  # llama.cpp has nothing to cut, and counts them at once
+    if least > can.context:
+        too_long = can.longest and least >= can.longest
+        hint = f"shorten it: this model holds {can.longest} tokens at most" if too_long else None
+        raise ContextExceeded(least, can.context, hint, least=True)
 
 
 def _check_numbers(request: Request) -> None:
@@ -171,34 +196,36 @@ def _sampling(request: Request, can: Capabilities) -> dict[str, Any]:
 
 def _constraint(request: Request) -> dict[str, Any]:
     """A schema for the answer. It enforces a required tool too: llama.cpp itself ignores that."""
-    schema = request.json_schema
     if tools := forced(request):
-        schema = {"anyOf": [_call_schema(tool.name, tool.parameters) for tool in tools]}
-    if schema is None:
+        given = zip(tools, constraint.parameters(tools), strict=True)
+        schema = {"anyOf": [_call_schema(tool.name, parameters) for tool, parameters in given]}
+    elif request.json_schema is not None:
+        schema = constraint.schema(request.json_schema)
+    else:
         return {}
-    named = {"name": "answer", "schema": dict(schema)}
+    named = {"name": "answer", "schema": schema}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
-def _call_schema(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _call_schema(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
             "name": {"const": name},
-            "arguments": dict(parameters) or {"type": "object"},
+            "arguments": parameters or {"type": "object"},
         },
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: Tool, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "function",
         "function": {
             "name": tool.name,
             "description": tool.description,
-            "parameters": dict(tool.parameters) or {"type": "object", "properties": {}},
+            "parameters": parameters or {"type": "object", "properties": {}},
         },
     }
 

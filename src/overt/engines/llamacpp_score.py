@@ -10,10 +10,9 @@ from contextlib import aclosing
 
 import msgspec
 
-from overt.chat import Event, Request, ScoreRequest, TokenLogprob
-from overt.engines.base import Capabilities, Partial
-from overt.engines.llamacpp_words import Caller
-from overt.errors import BadRequest, ContextExceeded, EngineFailed, Unsupported
+from overt.chat import ScoreRequest, TokenLogprob
+from overt.engines.hosted import Hosted
+from overt.errors import BadRequest, ContextExceeded, EngineFailed
 
 
 class _Piece(msgspec.Struct):
@@ -39,27 +38,10 @@ class _Reply(msgspec.Struct):
     error: _Problem | None = None
 
 
-class LlamaCppScorer(Partial):
+class LlamaCppScorer(Hosted):
     """One model loaded in one worker, to score."""
 
-    name = "llamacpp"
-
-    def __init__(self, worker: Caller, capabilities: Capabilities) -> None:
-        self._worker = worker
-        self._capabilities = capabilities
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
-    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
-        """Refuses: this worker was loaded to score.
-
-        Raises:
-            Unsupported: always.
-        """
-        raise Unsupported("this model is loaded to score texts, and does not answer")
-        yield  # what makes it a generator
+    purpose = "to score texts"
 
     async def score(self, request: ScoreRequest) -> tuple[TokenLogprob, ...]:
         """Each token of the prompt, those that the model puts before it included.
@@ -92,9 +74,6 @@ class LlamaCppScorer(Partial):
         """
         async with aclosing(self._call("detokenize", {"tokens": list(tokens)})) as replies:
             return "".join([reply.text async for reply in replies])
-
-    async def close(self) -> None:
-        await self._worker.stop()
 
     async def _call(self, kind: str, asked: dict[str, object]) -> AsyncGenerator[_Reply, None]:
         async with aclosing(self._worker.call(kind, json.dumps(asked).encode())) as chunks:

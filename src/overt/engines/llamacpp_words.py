@@ -5,13 +5,14 @@ trusted: whatever it says ends in values of the right kind or in an OvertError.
 """
 
 import json
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from overt.chat import Request
 from overt.engines.base import Capabilities
+from overt.engines.hosted import Caller
 from overt.engines.llamacpp_answer import Refusal, as_error
 from overt.engines.llamacpp_request import check, continued, conversation
 from overt.errors import BadRequest, EngineFailed, Unsupported
@@ -28,16 +29,6 @@ _FIM = (
 )
 """What stands before the prefix, the suffix and the gap, as llama.cpp knows them
 (src/llama-vocab.cpp)."""
-
-
-class Caller(Protocol):
-    """What an engine needs of a worker."""
-
-    def call(self, kind: str, body: bytes) -> AsyncGenerator[bytes, None]: ...
-
-    async def ask(self, path: str, body: bytes) -> bytes: ...
-
-    async def stop(self) -> None: ...
 
 
 class _Tokens(msgspec.Struct):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from overt.engines.base import Capabilities, Engine, Purpose
-from overt.engines.llamacpp_words import Caller
+from overt.engines.hosted import Caller
 from overt.errors import Unsupported
 
 HOSTS: dict[Purpose, str] = {

@@ -7,6 +7,7 @@ citations); hints about caching, pricing and tenants are taken and ignored.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 import msgspec
@@ -27,6 +28,7 @@ from overt.errors import NotFound
 from overt.protocols import anthropic_wire as wire
 from overt.protocols import media
 from overt.protocols.base import BadBody, bad_body
+from overt.protocols.turns import joined
 
 OLD, NEW = "2023-06-01", "2026-10-21"
 """The versions of the API (header ``anthropic-version``). A request without one is taken for old,
@@ -133,30 +135,13 @@ def _merged(messages: Iterator[Message]) -> Iterator[Message]:
 
     Many chat templates know nothing but turns.
     """
-    last: Message | None = None
-    for message in messages:
-        if last is None:
-            last = message
-        elif message.role == last.role != "tool":
-            last = Message(last.role, _joined(last.role, (*last.parts, *message.parts)))
-        else:
-            yield last
-            last = message
-    if last is not None:
-        yield last
-
-
-def _joined(role: str, parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Texts in a row as one, a line each: engines put parts together without anything between."""
-    if role == "assistant":
-        return tuple(parts)
-    out: list[Part] = []
-    for part in parts:
-        if out and isinstance(part, TextPart) and isinstance(out[-1], TextPart):
-            out[-1] = TextPart(f"{out[-1].text}\n{part.text}")
-        else:
-            out.append(part)
-    return tuple(out)
+    for role, several in groupby(messages, lambda message: message.role):
+        turn = list(several)
+        if role == "tool" or len(turn) == 1:
+            yield from turn
+            continue
+        parts = tuple(part for message in turn for part in message.parts)
+        yield Message(role, parts if role == "assistant" else joined(parts))
 
 
 def _user(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[Message]:
@@ -167,7 +152,7 @@ def _user(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[
         match block:
             case wire.ToolResultBlock():
                 if said:
-                    yield Message("user", _joined("user", said))
+                    yield Message("user", joined(said))
                 text, images = _result(block, where)
                 yield Message("tool", (ToolResultPart(block.tool_use_id, text, block.is_error),))
                 said = images  # templates know images in what a person says only
@@ -180,7 +165,7 @@ def _user(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[
             case _:
                 said.extend(_shown(block, where))
     if said:
-        yield Message("user", _joined("user", said))
+        yield Message("user", joined(said))
 
 
 def _assistant(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[Part]:

@@ -7,10 +7,9 @@ as output. Safety settings, labels and service tiers are taken and ignored.
 
 import base64
 import binascii
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 from overt.chat import (
     Message,
@@ -28,6 +27,7 @@ from overt.protocols import gemini_wire as wire
 from overt.protocols import media
 from overt.protocols.base import BadBody, encode
 from overt.protocols.gemini_schema import camel, to_json
+from overt.protocols.turns import Waiting, joined
 
 
 def request(model: str, body: wire.GenerateBody, candidate: int = 0) -> Request:
@@ -127,40 +127,28 @@ def _messages(body: wire.GenerateBody) -> Iterator[Message]:
 
 def _message(role: Role, parts: Sequence[Part]) -> Iterator[Message]:
     """A message of `parts`, if there are any; texts in a row are one."""
-    out: list[Part] = []
-    between = "" if role == "assistant" else "\n"
-    for kind, several in groupby(parts, type):
-        if kind is TextPart:
-            out.append(TextPart(between.join(cast(TextPart, one).text for one in several)))
-        else:
-            out += several
-    if out:
-        yield Message(role, tuple(out))
+    if parts:
+        yield Message(role, joined(parts, "" if role == "assistant" else "\n"))
 
 
 class _Calls:
     """Ids for the calls of functions, which Gemini may leave out: a result is then told by name."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[str]] = {}  # ids by the name of the function
-        self._answered: set[str] = set()
+        self._waiting = Waiting()
         self._count = 0
 
     def made(self, name: str, id: str | None) -> str:
         self._count += 1
         id = id or f"call_{self._count}"
-        self._waiting.setdefault(name, deque()).append(id)
+        self._waiting.add(id, name)
         return id
 
     def answered(self, name: str, id: str | None) -> str:
         if id:
-            self._answered.add(id)
+            self._waiting.take(id=id)
             return id
-        waiting = self._waiting.get(name, ())
-        while waiting:
-            if (first := waiting.popleft()) not in self._answered:
-                return first
-        return f"call_{name}"
+        return self._waiting.take(name=name) or f"call_{name}"
 
 
 _REFUSED = {

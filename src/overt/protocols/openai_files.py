@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from overt.errors import NotFound, OutOfDisk
-from overt.protocols import multipart, openai_kept
+from overt.protocols import disk, multipart, openai_kept
 from overt.protocols.base import (
     BadBody,
     Call,
@@ -222,10 +222,11 @@ class _Upload:
 
         Raises:
             BadBody: not the form of a file, or one that is too large.
-            OSError: it could not be written.
+            OSError: it could not be written. OutOfDisk: too little would be left free.
         """
         part = multipart.Part("")
         values: dict[str, bytes] = {}
+        looked = -disk.LOOK
         with _private(self.path) as file:
             async for piece in multipart.read(chunks, content_type):
                 if isinstance(piece, multipart.Part):
@@ -234,6 +235,9 @@ class _Upload:
                     self.size += len(piece)
                     if self.size > LARGEST:
                         raise BadBody(f"the file is larger than {LARGEST >> 20} MiB", "file")
+                    if self.size - looked >= disk.LOOK:
+                        disk.room(self.path.parent)
+                        looked = self.size
                     file.write(piece)
                 else:
                     values[part.name] += piece

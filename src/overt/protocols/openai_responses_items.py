@@ -165,28 +165,45 @@ def messages(items: Iterable[Item], instructions: str | None = None) -> tuple[Me
     Reasoning, text and calls of one turn become one message; system messages at the beginning too,
     because many templates know only one.
     """
-    made: list[Message] = [Message.of("system", instructions)] if instructions else []
+    made: list[_Turn] = []
+    if instructions:
+        made.append(_Turn(Message.of("system", instructions)))
     for item in items:
         message = _message(item)
-        before = made[-1] if made else None
-        if before is not None and _one_turn(made, before, message):
-            gap: tuple[Part, ...] = (TextPart("\n\n"),) if message.role == "system" else ()
-            made[-1] = Message(before.role, (*before.parts, *gap, *message.parts))
+        if made and made[-1].goes_on(message, first=len(made) == 1):
+            made[-1].add(message)
         else:
-            made.append(message)
-    return tuple(made)
+            made.append(_Turn(message))
+    return tuple(Message(turn.role, tuple(turn.parts)) for turn in made)
 
 
-def _one_turn(made: Sequence[Message], before: Message, message: Message) -> bool:
-    if before.role != message.role:
-        return False
-    if message.role == "system":
-        return len(made) == 1
-    if message.role != "assistant":
-        return False
-    # A second text, or reasoning after the answer, is a turn of its own.
-    said = any(isinstance(part, TextPart | ToolCallPart) for part in before.parts)
-    return all(isinstance(part, ToolCallPart) for part in message.parts) or not said
+class _Turn:
+    """A message in the making."""
+
+    def __init__(self, message: Message) -> None:
+        self.role = message.role
+        self.parts: list[Part] = []
+        self._said = False  # whether there was more than reasoning
+        self._take(message.parts)
+
+    def goes_on(self, message: Message, *, first: bool) -> bool:
+        if self.role != message.role:
+            return False
+        if self.role == "system":
+            return first
+        if self.role != "assistant":
+            return False
+        # A second text, or reasoning after the answer, is a turn of its own.
+        return not self._said or all(isinstance(part, ToolCallPart) for part in message.parts)
+
+    def add(self, message: Message) -> None:
+        if self.role == "system":
+            self.parts.append(TextPart("\n\n"))
+        self._take(message.parts)
+
+    def _take(self, parts: Sequence[Part]) -> None:
+        self.parts += parts
+        self._said = self._said or any(isinstance(one, TextPart | ToolCallPart) for one in parts)
 
 
 def _message(item: Item) -> Message:

@@ -307,9 +307,10 @@ def choose(
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise BadBody(f"two tools are named {min(twice)!r}", "tools")
     if allowed is not None:
-        if missing := [name for name in allowed if name not in names]:
+        wanted, given = dict.fromkeys(allowed), set(names)
+        if missing := [name for name in wanted if name not in given]:
             raise BadBody(f"the allowed tool {missing[0]!r} is none of the tools given", path)
-        tools = [tool for tool in tools if tool.name in allowed]
+        tools = [tool for tool in tools if tool.name in wanted]
         names = [tool.name for tool in tools]
     choice = choice or "auto"
     if named:

@@ -22,6 +22,7 @@ from overt.server.guard import Gate
 from overt.server.library import Library
 from overt.server.metrics import Metrics
 from overt.server.pages import FREE, pages
+from overt.server.registries import registries
 from overt.server.routing import Table
 from overt.server.services import Services
 from overt.server.watch import Sink, Watch
@@ -44,17 +45,19 @@ def build(
     gate: Gate | None = None,
     sinks: Sequence[Sink] = (),
     preload: Sequence[str] = (),
+    hosts: Sequence[str] = (),
 ) -> Api:
     """The application. `gate` None admits everybody; `sinks` hear of every request.
 
-    `preload` names models that are loaded before the first request is taken.
+    `preload` names models that are loaded before the first request is taken, `hosts` registries
+    that clients may name although they are not public.
     """
     version = metadata.version("overt")
     exchange = Exchange(settings, notice, shared=True)
     records = Records(settings.home / "records.db")
     services = Services(
         exchange,
-        Library(settings),
+        Library(settings, registries(gate is not None and gate.needs_key, hosts)),
         records,
         settings.home / "files",
         version,

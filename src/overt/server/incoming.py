@@ -24,6 +24,7 @@ from secrets import token_hex
 import anyio.to_thread
 
 from overt.errors import BadRequest, Failure, NotFound, OutOfDisk
+from overt.protocols import disk
 from overt.ref import safe_member
 from overt.store import Store
 
@@ -31,8 +32,6 @@ PLACE = ".files"
 """Where in a staged folder the files are; no ref of a model is written like that."""
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})", re.IGNORECASE)
 _BLOCK = 1 << 20  # bytes written at once
-_SPARE = 256 << 20  # bytes that stay free on the disk
-_LOOK = 64 << 20  # bytes between two looks at the disk
 _STALE = 86400.0  # seconds
 
 
@@ -67,7 +66,7 @@ class Incoming:
             OutOfDisk, Failure: it does not fit, or the disk refuses.
         """
         hexes = hex_of(digest)
-        found, size, looked = hashlib.sha256(), 0, -_LOOK
+        found, size, looked = hashlib.sha256(), 0, -disk.LOOK
         new = self._folder / f"new-{token_hex(8)}"
         block = bytearray()
         try:
@@ -76,8 +75,8 @@ class Incoming:
                 async for chunk in chunks:
                     block += chunk
                     if len(block) >= _BLOCK:
-                        if size - looked >= _LOOK:
-                            self._room()
+                        if size - looked >= disk.LOOK:
+                            disk.room(self._folder)
                             looked = size
                         await anyio.to_thread.run_sync(_write, file, block, found)
                         size += len(block)
@@ -151,13 +150,6 @@ class Incoming:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()
         return _File(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-
-    def _room(self) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < _SPARE:
-            raise OutOfDisk(
-                f"{free >> 20} MiB are free on the disk of the store", "free some space"
-            )
 
     def _sweep(self) -> None:
         old = time.time() - _STALE

@@ -21,6 +21,7 @@ from overt.ref import Ref, parse, part_of
 from overt.server.cards import Details, card_of, details_of
 from overt.server.incoming import PLACE, Incoming
 from overt.server.jobs import Jobs
+from overt.server.registries import ANYWHERE, Registries
 from overt.settings import Settings
 from overt.sources import catalogue
 from overt.sources.base import Report, Step
@@ -43,10 +44,14 @@ class _Seen:
 
 
 class Library:
-    """The models of one store, for the event loop it is first used in."""
+    """The models of one store, for the event loop it is first used in.
 
-    def __init__(self, settings: Settings) -> None:
+    `registries` says where clients may send the server for models.
+    """
+
+    def __init__(self, settings: Settings, registries: Registries = ANYWHERE) -> None:
         self._settings = settings
+        self._registries = registries
         self._store = Store(settings.home)
         self._jobs = Jobs()
         self._incoming = Incoming(self._store)
@@ -117,6 +122,7 @@ class Library:
         Callers that ask for the same share one pull; it stops when the last of them leaves.
 
         Raises:
+            Refused: a registry that clients may not name.
             As pull.pull: the first ref's reason.
         """
         for ref in refs:
@@ -125,6 +131,7 @@ class Library:
         def work(report: Report) -> None:
             failed: ModelNotFound | BadRef | None = None
             for ref in refs:
+                self._registries.check(parse(ref))
                 try:
                     pull.pull(ref, self._settings, report)
                 except (ModelNotFound, BadRef) as error:
@@ -139,7 +146,7 @@ class Library:
         """Send a model to an OCI registry: to `target`, or where its own name says.
 
         Raises:
-            BadRef, ModelNotFound: as `card`.
+            BadRef, ModelNotFound: as `card`. Refused: a registry that clients may not name.
             As push.push.
         """
         _check(ref)
@@ -152,6 +159,7 @@ class Library:
         def work(report: Report) -> None:
             from overt.push import push
 
+            self._registries.check(parse(place))
             push(self._card(ref).id, place, self._settings, report)
 
         return self._jobs.watch(f"push {ref} {place}", work)
@@ -176,6 +184,7 @@ class Library:
         Raises:
             BadRef: `name` is no plain name, or `base` no model's.
             BadRequest: neither `base` nor `files`. NotFound: a file that has not been sent.
+            Refused: `base` is not here, and in a registry that clients may not name.
             As create.create.
         """
         if base:
@@ -190,11 +199,12 @@ class Library:
         def work(report: Report) -> None:
             from overt.create import create
 
+            source = self._source(base) if base else ""
             wanted = {path: digest for part in parts.values() for path, digest in part.items()}
             with self._incoming.staged(wanted) as folder:
                 for path in wanted:
                     gguf.read(folder / PLACE / path, whole=False)  # raises what is none
-                lines = [Command("from", base)] if base else []
+                lines = [Command("from", source)] if source else []
                 lines += [
                     Command(word, f"{PLACE}/{path}")
                     for word, part in parts.items()
@@ -313,15 +323,29 @@ class Library:
                 self._known[digest] = card
         return replace(card, id=str(name), modified=modified)
 
+    def _source(self, ref: str) -> str:
+        """The store's own name for `ref`, or where to bring it from. Raises Refused."""
+        try:
+            return str(self._named(ref)[0])
+        except ModelNotFound:
+            self._registries.check(parse(ref))
+            return ref
+
     def _named(self, ref: str) -> tuple[Ref, Manifest]:
-        """The store's own name for `ref`, and what it names."""
+        """The store's own name for `ref`, and what it names.
+
+        Ollama's clients, and whoever read our list in its form, write ``:latest`` behind a name
+        without a tag.
+        """
         wanted = _check(ref)
-        entry = catalogue.lookup(wanted)
-        for name in (wanted, *(catalogue.names_of(entry) if entry else ())):
-            try:
-                return name, self._store.get(name)
-            except ModelNotFound:
-                continue
+        bare = replace(wanted, tag=None) if is_latest(wanted) else None
+        for one in (wanted, bare) if bare else (wanted,):
+            entry = catalogue.lookup(one)
+            for name in (one, *(catalogue.names_of(entry) if entry else ())):
+                try:
+                    return name, self._store.get(name)
+                except ModelNotFound:
+                    continue
         pull.find(ref, self._settings)  # raises, with the best hint
         raise ModelNotFound(f"{ref} is not in the store", f"type `overt pull {ref}`")
 
@@ -335,6 +359,11 @@ def _check(ref: str) -> Ref:
             "name one that it lists",
         )
     return parsed
+
+
+def is_latest(ref: Ref) -> bool:
+    """Whether a ref has the tag that may stand for none."""
+    return ref.tag == "latest" and ref.scheme in ("name", "ollama", "oci")
 
 
 def _is_digest(text: str) -> bool:

@@ -71,6 +71,7 @@ def as_text(seen: Seen) -> str:
         parts.append(seen.error)
     if not seen.whole:
         parts.append("broken off")
+    parts.append(f"id {seen.id}")
     return ", ".join(parts)
 
 

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from overt import ref as refs
 from overt.chat import (
@@ -30,6 +31,7 @@ from overt.errors import (
 from overt.exchange import Exchange, Held
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
 from overt.protocols.failure import failed_of
+from overt.server.library import is_latest
 from overt.server.watch import Generation, generation
 
 _MOST_PARTS = 50_000  # messages and their parts; more would cost an engine gigabytes
@@ -60,6 +62,7 @@ def _may_ask(request: Request) -> None:
         )
 
 
+Asked = TypeVar("Asked", Request, EmbedRequest, RerankRequest, ScoreRequest)
 Dispatch = Callable[[Caller, str, str, bytes], Awaitable[tuple[int, bytes]]]
 
 
@@ -95,6 +98,7 @@ class Services:
         self, caller: Caller, request: Request, hold: Hold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         _may_ask(request)
+        request = await self._meant(request)
         work = generation("chat" if request.prompt is None else "text_completion", request.model)
         noted = work.event
         begun, code, since = False, "cancelled", 0
@@ -128,6 +132,7 @@ class Services:
         self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
     ) -> Embeddings:
         _may_name(request.model)
+        request = await self._meant(request)
         with _counted("embeddings", request.model) as work:
             found = await self._exchange.embed(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -137,6 +142,7 @@ class Services:
 
     async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
         _may_name(request.model)
+        request = await self._meant(request)
         with _counted("rerank", request.model) as work:
             found = await self._exchange.rerank(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -148,6 +154,7 @@ class Services:
         self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
     ) -> tuple[TokenLogprob, ...]:
         _may_name(request.model)
+        request = await self._meant(request)
         with _counted("score", request.model) as work:
             found = await self._exchange.score(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
@@ -157,21 +164,22 @@ class Services:
 
     async def count(self, caller: Caller, request: Request) -> int:
         _may_ask(request)
-        return await self._exchange.count(request)
+        return await self._exchange.count(await self._meant(request))
 
     async def render(self, caller: Caller, request: Request) -> str:
         _may_ask(request)
-        return await self._exchange.render(request)
+        return await self._exchange.render(await self._meant(request))
 
     async def tokenize(
         self, caller: Caller, model: str, text: str, *, special: bool = True
     ) -> tuple[int, ...]:
         _may_name(model)
+        model = await self._name(model)
         return await self._exchange.tokenize(model, text, special=special)
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
         _may_name(model)
-        return await self._exchange.detokenize(model, tokens)
+        return await self._exchange.detokenize(await self._name(model), tokens)
 
     # ---- models that are there -------------------------------------------------------------
 
@@ -188,15 +196,30 @@ class Services:
 
     async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
         _may_name(ref)
+        ref = await self._name(ref)
         held = await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
         return self._loaded(held)
 
     async def unload(self, caller: Caller, ref: str) -> bool:
         _may_name(ref)
         try:
-            return await self._exchange.unload(ref)
+            return await self._exchange.unload(await self._name(ref))
         except (FormatError, IntegrityError):  # what cannot be read is not in memory
             return False
+
+    async def _meant(self, request: Asked) -> Asked:
+        name = await self._name(request.model)
+        return request if name == request.model else replace(request, model=name)
+
+    async def _name(self, model: str) -> str:
+        """The store's name where one is asked for by `:latest`, as Ollama's clients write it."""
+        if not model.endswith(":latest") or not is_latest(refs.parse(model)):
+            return model
+        try:
+            card: Card = await self.library.card(model)
+        except OvertError:  # whoever is to answer says why it cannot
+            return model
+        return card.id
 
     def _loaded(self, held: Held) -> Loaded:
         card = self.library.card_now(held.ref, held.digest)

@@ -5,7 +5,6 @@ their text into messages themselves.
 """
 
 import json
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from overt.chat import (
 )
 from overt.errors import BadRequest, Unsupported
 from overt.protocols.lmstudio.kv import Manual
+from overt.protocols.turns import Waiting
 
 _MOST = 20_000  # messages
 
@@ -73,7 +73,7 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
     """
     if len(history.messages) > _MOST:
         raise BadRequest(f"{len(history.messages)} messages are more than {_MOST}")
-    waiting: deque[str] = deque()
+    waiting = Waiting()
     turns = []
     for number, said in enumerate(history.messages):
         parts = [
@@ -91,7 +91,7 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
 def _part(
     said: TextSaid | FileSaid | CallSaid | ResultSaid,
     id: str,
-    waiting: deque[str],
+    waiting: Waiting,
     fetch: Fetch | None,
 ) -> Part | None:
     match said:
@@ -102,15 +102,14 @@ def _part(
         case CallSaid():
             asked = said.tool_call_request
             id = asked.id or id
-            waiting.append(id)
+            waiting.add(id)
             return ToolCallPart(id, asked.name, json.dumps(asked.arguments or {}))
         case ResultSaid():
             if said.tool_call_id is None:
-                if not waiting:
+                if (first := waiting.take()) is None:
                     raise BadRequest("a tool call has a result, and was not asked for")
-                return ToolResultPart(waiting.popleft(), said.content)
-            if said.tool_call_id in waiting:
-                waiting.remove(said.tool_call_id)
+                return ToolResultPart(first, said.content)
+            waiting.take(id=said.tool_call_id)
             return ToolResultPart(said.tool_call_id, said.content)
 
 

@@ -22,6 +22,7 @@ from overt.protocols import media
 from overt.protocols.base import BadBody, Call, Reply, Stream, encode
 from overt.protocols.ollama import answer, wire
 from overt.protocols.ollama.wire import Asked, Clock, Found
+from overt.protocols.turns import Waiting
 
 
 class Function(msgspec.Struct):
@@ -119,7 +120,7 @@ class _Reader:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[str, str]] = []  # id and name of calls without a result
+        self._waiting = Waiting()
         self._count = 0
 
     def messages(self, given: list[ChatMessage]) -> tuple[Message, ...]:
@@ -150,20 +151,16 @@ class _Reader:
     def _call(self, call: ToolCall) -> ToolCallPart:
         id = call.id or f"call_{self._count}"
         self._count += 1
-        self._waiting.append((id, call.function.name))
+        self._waiting.add(id, call.function.name)
         return ToolCallPart(id, call.function.name, encode(call.function.arguments or {}).decode())
 
     def _answered(self, one: ChatMessage) -> str:
         """The id of the call that a result belongs to."""
-        for waiting in self._waiting:
-            if one.tool_call_id:
-                fits = waiting[0] == one.tool_call_id
-            else:
-                fits = one.tool_name in (None, "", waiting[1])
-            if fits:
-                self._waiting.remove(waiting)
-                return waiting[0]
-        return one.tool_call_id or one.tool_name or f"call_{self._count}"
+        if one.tool_call_id:
+            self._waiting.take(id=one.tool_call_id)
+            return one.tool_call_id
+        name = one.tool_name or None
+        return self._waiting.take(name=name) or name or f"call_{self._count}"
 
 
 async def _rendered(call: Call, asked: Chat, request: Request) -> dict[str, Any]:

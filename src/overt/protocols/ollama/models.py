@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from overt.errors import BadRequest, NotFound, OvertError, Unsupported
+from overt.errors import BadRequest, NotFound, OvertError, Refused, Unsupported
 from overt.protocols.base import NDJSON, BadBody, Call, Card, Reply, Stream
 from overt.protocols.ollama import names, wire
 from overt.protocols.ollama.wire import Details, Step
@@ -256,10 +256,13 @@ async def _progress(
     steps: AsyncGenerator[Step, None], verb: str, first: str, stream: bool | None
 ) -> Reply | Stream:
     if stream is False:
+        notices = []
         async with aclosing(steps):
-            async for _ in steps:
-                pass
-        return Reply({"status": "success"})
+            async for step in steps:
+                if _is_word(step):
+                    notices.append(step.what)
+        # Ollama says "success" and nothing else; clients leave out what they do not know.
+        return Reply({"status": "success", **({"notices": notices} if notices else {})})
     return Stream(_lined(steps, verb, first), NDJSON)
 
 
@@ -285,12 +288,17 @@ async def _lined(
     yield wire.line({"status": "success"})
 
 
+def _is_word(step: Step) -> bool:
+    """Whether a step is something to know, and no part on its way."""
+    return step.total is None and not step.done
+
+
 def _step(step: Step, verb: str) -> dict[str, Any]:
     """One word about a job. A part has a digest: clients keep a bar for each.
 
     Where the origin states none, the digest of the part's name stands in.
     """
-    if step.total is None and not step.done:
+    if _is_word(step):
         return {"status": step.what}
     digest = step.digest or "sha256:" + sha256(step.what.encode()).hexdigest()
     return {
@@ -364,16 +372,6 @@ def no_cloud(what: str) -> Callable[[Call], Any]:
     """A handler that says, as Ollama without its cloud does, that there is none."""
 
     async def handler(call: Call) -> Reply:
-        raise _NoCloud(f"ollama cloud is disabled: {what}")
+        raise Refused(f"ollama cloud is disabled: {what}")
 
     return handler
-
-
-class _NoCloud(OvertError):
-    """As Ollama answers where its cloud is switched off."""
-
-    status = 403
-
-    @property
-    def code(self) -> str:
-        return "refused"

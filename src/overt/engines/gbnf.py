@@ -1,0 +1,206 @@
+"""What a GBNF grammar costs llama.cpp, judged before it sees it.
+
+llama.cpp follows every way at once in which a text can be read, once for each letter of each token
+of the vocabulary, and is not to be interrupted while it does. So what is counted here is not only
+size but ways: how often one and the same piece could come next. Reads the notation of llama.cpp's
+grammars/README.md; what does not follow it is left for llama.cpp to refuse.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+LONGEST = 64 << 10
+DEEPEST = 64
+"""Brackets and rules within each other."""
+MOST_ALTERNATIVES = 2000
+MOST_TIMES = 2000
+MOST_WAYS = 10
+_MOST_WORK = 200_000
+
+_TOKEN = re.compile(
+    r"""(?P<gap>\s+|\#[^\n]*)
+    |(?P<rule>[A-Za-z0-9-]+)(?=\s*::=)
+    |(?P<name>[A-Za-z0-9-]+)
+    |(?P<piece>"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|!?<[^>\n]*>|\.)
+    |(?P<times>\{[^}\n]*\})
+    |(?P<mark>::=|[()|*+?])""",
+    re.VERBOSE | re.DOTALL,
+)
+_TIMES = re.compile(r"\{\s*(\d{1,18})?\s*(,)?\s*(\d{1,18})?\s*\}")
+
+
+class BadGrammar(ValueError):
+    """Which bound a grammar is beyond; one clause."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """A piece, the name of a rule, or a group, and how often it stands."""
+
+    piece: str = ""
+    name: str = ""
+    group: "list[list[_Item]]" = field(default_factory=list)
+    low: int = 1
+    high: int | None = 1
+
+
+class _Found(NamedTuple):
+    empty: bool
+    firsts: Counter[str]  # pieces that may come first, and in how many ways
+    times: int
+
+
+_NOTHING = _Found(False, Counter(), 1)
+
+
+def check(grammar: str) -> None:
+    """Refuse a grammar that would hold llama.cpp up.
+
+    Raises:
+        BadGrammar: a bound, with both numbers.
+    """
+    size = len(grammar.encode("utf-8", "replace"))
+    if size > LONGEST:
+        raise BadGrammar(f"is {size} bytes, {LONGEST} is the most")
+    rules = _rules(grammar)
+    _Judge(rules).all()
+
+
+def _rules(grammar: str) -> dict[str, list[list[_Item]]]:
+    rules: dict[str, list[list[_Item]]] = {}
+    groups: list[list[list[_Item]]] = [[[]]]  # those open now, the rule first
+    alternatives = 0
+    for kind, text in _tokens(grammar):
+        here = groups[-1][-1]
+        alternatives += kind == "rule" or text == "|"
+        if alternatives > MOST_ALTERNATIVES:
+            raise BadGrammar(f"has more than {MOST_ALTERNATIVES} rules and alternatives")
+        if kind == "rule":
+            groups = [rules.setdefault(text, [])]
+            groups[0].append([])
+        elif kind == "name":
+            here.append(_Item(name=text))
+        elif kind == "piece":
+            here.append(_Item(piece=text))
+        elif text == "(":
+            here.append(_Item(group=[[]]))
+            groups.append(here[-1].group)
+            if len(groups) > DEEPEST + 1:
+                raise BadGrammar(f"has brackets more than {DEEPEST} deep")
+        elif text == ")":
+            del groups[max(1, len(groups) - 1) :]
+        elif text == "|":
+            groups[-1].append([])
+        elif here:
+            _repeat(here[-1], text)
+    return rules
+
+
+def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while at < len(grammar):
+        token = _TOKEN.match(grammar, at)
+        if token is None:
+            if grammar[at] in '"[<{':  # each would be searched for its end anew
+                raise BadGrammar(f"has a {grammar[at]} that is not closed")
+            at += 1  # not GBNF, and llama.cpp says so
+            continue
+        at = token.end()
+        if token.lastgroup and token.lastgroup != "gap":
+            yield token.lastgroup, token[0]
+
+
+def _repeat(item: _Item, mark: str) -> None:
+    if mark in ("*", "+", "?"):
+        low, high = int(mark == "+"), 1 if mark == "?" else None
+    elif found := _TIMES.fullmatch(mark):
+        low = int(found[1] or 0)
+        high = (int(found[3]) if found[3] else None) if found[2] else low
+    else:
+        return
+    if item.low != 1 or item.high != 1:  # a repetition of a repetition: a group of its own
+        inner = _Item(item.piece, item.name, item.group, item.low, item.high)
+        item.piece, item.name, item.group = "", "", [[inner]]
+    item.low, item.high = low, high
+
+
+class _Judge:
+    """What each rule may begin with, in how many ways, and how often its worst part is repeated."""
+
+    def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
+        self._rules = rules
+        self._known: dict[str, _Found] = {}
+        self._work = 0
+
+    def all(self) -> None:
+        for name in self._rules:
+            self._rule(name, 0)
+
+    def _rule(self, name: str, depth: int) -> _Found:
+        if name not in self._known:
+            self._known[name] = _NOTHING  # while it is being looked at: a rule may name itself
+            self._known[name] = self._alternatives(self._rules.get(name, []), depth + 1)
+        return self._known[name]
+
+    def _alternatives(self, alternatives: list[list[_Item]], depth: int) -> _Found:
+        if depth > 2 * DEEPEST:
+            raise BadGrammar(f"has rules and brackets more than {2 * DEEPEST} deep")
+        empty, firsts, times = False, Counter[str](), 1
+        for items in alternatives:
+            found = self._sequence(items, depth)
+            empty, times = empty or found.empty, max(times, found.times)
+            # The same piece in two alternatives leads to one state, unless both go on differently.
+            self._spend(len(found.firsts))
+            for piece, ways in found.firsts.items():
+                firsts[piece] = max(firsts[piece], ways)
+        return _Found(empty, firsts, times)
+
+    def _sequence(self, items: list[_Item], depth: int) -> _Found:
+        empty, firsts, times = True, Counter[str](), 1
+        for item in reversed(items):
+            found = self._item(item, depth)
+            times = max(times, found.times)
+            if found.empty:
+                firsts = firsts + found.firsts
+                self._spend(len(firsts))
+                self._check_ways(firsts)
+            else:
+                firsts, empty = found.firsts, False
+        return _Found(empty, firsts, times)
+
+    def _item(self, item: _Item, depth: int) -> _Found:
+        if item.piece:
+            found = _Found(item.piece == '""', Counter([item.piece]), 1)
+        elif item.name:
+            found = self._rule(item.name, depth)
+        else:
+            found = self._alternatives(item.group, depth + 1)
+        most = max(item.low, item.high or 0, 1)
+        times, firsts = found.times * most, found.firsts
+        if times > MOST_TIMES:
+            raise BadGrammar(f"repeats {times} times in all, {MOST_TIMES} is the most")
+        if found.empty and most > 1:
+            if times > MOST_WAYS:
+                raise BadGrammar(
+                    f"repeats what may be empty {times} times in all, {MOST_WAYS} is the most"
+                )
+            firsts = Counter({piece: ways * most for piece, ways in firsts.items()})
+            self._spend(len(firsts))
+            self._check_ways(firsts)
+        return _Found(found.empty or item.low == 0, firsts, times)
+
+    def _check_ways(self, firsts: Counter[str]) -> None:
+        worst = max(firsts.values(), default=0)
+        if worst > MOST_WAYS:
+            raise BadGrammar(
+                f"can read one text in {worst} ways at once, {MOST_WAYS} is the most: what may be "
+                "empty follows itself"
+            )
+
+    def _spend(self, work: int) -> None:
+        self._work += work
+        if self._work > _MOST_WORK:
+            raise BadGrammar("has too many alternatives within each other")
