@@ -1,6 +1,7 @@
 """Runs doors on one port: binding, the guard, errors, the log of requests, and an orderly end."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -145,6 +146,10 @@ def run(
             ) from None
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # each request is logged by us
         server = _Server(config, lambda: ready(url))
+        # What is loaded by now stays: without it a full collection has nothing to look through,
+        # where it would stop all answers for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[bound]))
         if interactive and not server.started:
