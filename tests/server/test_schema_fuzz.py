@@ -32,7 +32,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.slow
 @SCHEMA.parametrize()
 @hypothesis.settings(
-    max_examples=8, suppress_health_check=list(hypothesis.HealthCheck), database=None
+    max_examples=5, suppress_health_check=list(hypothesis.HealthCheck), database=None
 )
 def test_whatever_has_the_documented_form_is_answered(case: Any, fuzzed: Served) -> None:
     # Any other name of a model is answered 404, which tests nothing.
