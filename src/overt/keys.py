@@ -10,11 +10,9 @@ kill at any moment leaves the old or the new one. When each key was last used is
 
 import hmac
 import json
-import os
 import re
 import secrets
 import string
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from overt import whole
 from overt.errors import BadRequest, Busy, Failure, NotFound, OutOfDisk
 from overt.protocols.base import Caller
 
@@ -117,7 +116,7 @@ class Keys:
             return
         with suppress(OSError):
             merged = {**self.used(), **self._used}
-            _replace(self._used_path, json.dumps(merged).encode(), lasting=False)
+            whole.write(self._used_path, json.dumps(merged).encode(), lasting=False)
             self._used.clear()
 
     def _follow(self) -> None:
@@ -244,7 +243,7 @@ class Keys:
             for left in self._path.parent.glob(".keys*.json-*"):
                 left.unlink(missing_ok=True)  # of a writer that was killed: we hold the lock
             data = json.dumps({"version": 1, "keys": [asdict(key) for key in keys]}, indent=1)
-            _replace(self._path, data.encode(), lasting=True)
+            whole.write(self._path, data.encode(), lasting=True)
         except OSError as error:
             raise _unwritable(self._path, error) from None
 
@@ -283,29 +282,6 @@ def _key(row: dict[str, Any]) -> Key:
         None if expires is None else float(expires),
         None if revoked is None else float(revoked),
     )
-
-
-def _replace(path: Path, data: bytes, *, lasting: bool) -> None:
-    """Write `path` whole or not at all, readable by its owner alone."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            if lasting:
-                os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    if lasting:
-        with suppress(OSError):  # not every system can
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def _unwritable(path: Path, error: OSError) -> Failure | OutOfDisk:

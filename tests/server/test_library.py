@@ -170,12 +170,15 @@ async def test_kinds(library: Library, tmp_path: Path, settings: Settings, tiny:
     }.items():
         write(tmp_path / f"{name}.gguf", {**bert, **more}, [Tensor("token_embd.weight", (8, 4))])
         add(settings, name, f"FROM ./{name}.gguf\n", tmp_path)
+    head = [Tensor("token_embd.weight", (8, 4)), Tensor("cls.weight", (8, 8))]
+    write(tmp_path / "head.gguf", bert, head)
+    add(settings, "head", "FROM ./head.gguf\n", tmp_path)
     projector_writer.write(tmp_path / "mmproj.gguf", 64)
     add(settings, "sees", "FROM tiny\nFROM ./mmproj.gguf\n", tmp_path)
     found = {card.id: card for card in await library.cards()}
     kinds = {id: (card.kind, card.capabilities) for id, card in found.items()}
     assert kinds["embed"] == kinds["old-embed"] == ("embedding", ("embedding",))
-    assert kinds["rank"] == ("rerank", ())
+    assert kinds["rank"] == kinds["head"] == ("rerank", ()), "lists say what the engine does"
     assert kinds["sees"] == ("vlm", ("completion", "vision", "tools", "thinking"))
     assert found["sees"].families == ("llama", "clip")
     details = await library.show("sees")

@@ -4,10 +4,7 @@ A chat holds the model's ref and digest, the system prompt, the parameters and e
 all its parts (images as base64), so that loading it restores exactly what was said.
 """
 
-import os
 import re
-import tempfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from overt import whole
 from overt.chat import (
     ImagePart,
     Message,
@@ -116,17 +114,7 @@ def save(home: Path, name: str, chat: Chat) -> Path:
     path = _path(home, name)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".saving-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(encode(chat))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        whole.write(path, encode(chat))
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             raise OutOfDisk(

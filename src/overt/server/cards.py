@@ -14,17 +14,12 @@ from overt import overlay, pull
 from overt.errors import OvertError
 from overt.formats import gguf, safetensors
 from overt.formats.gguf import Array, Header
+from overt.placement import kind_of
 from overt.protocols.base import Card
 from overt.ref import parse
 from overt.settings import Settings
 from overt.store import File, Manifest, Store, view
 
-_EMBEDDING = frozenset(
-    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
-     "jina-bert-v3", "gemma-embedding", "eurobert")
-)  # fmt: skip
-"""Architectures of llama.cpp that give vectors only."""
-_RANK = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
 _FILL = ("fim_pre", "prefix")  # the token that begins a text with a gap: its new and old name
 _MOST_LICENCE = 1 << 20  # bytes of one licence
 
@@ -119,7 +114,8 @@ def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
     header = gguf.read(weights)
     template = _template(manifest, store, header)
     projector = any(file.role == "projector" for file in manifest.files)
-    kind = _kind(header, projector=projector)
+    made_for = kind_of(header)
+    kind = "vlm" if made_for == "llm" and projector else made_for
     families = [header.architecture, *(["clip"] if projector else [])]
     return {
         "kind": kind,
@@ -133,15 +129,6 @@ def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
         "capabilities": _capabilities(kind, header, template),
         "organization": header.text("general.organization") or "",
     }
-
-
-def _kind(header: Header, *, projector: bool) -> str:
-    pooling = header.number(f"{header.architecture}.pooling_type")
-    if pooling == _RANK or header.tensor("cls.output.weight"):
-        return "rerank"
-    if pooling or header.architecture in _EMBEDDING:
-        return "embedding"
-    return "vlm" if projector else "llm"
 
 
 def _capabilities(kind: str, header: Header, template: str) -> tuple[str, ...]:

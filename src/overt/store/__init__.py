@@ -35,6 +35,7 @@ from overt.sources.base import Role
 from overt.store.garbage import collect
 from overt.store.links import Link, Links
 from overt.store.manifest import File, Manifest, Pointer, file_name, hex_of, ref_text
+from overt.whole import sync_folder
 
 __all__ = ["Entry", "File", "Link", "Manifest", "Problem", "Removed", "Role", "Store"]
 
@@ -240,7 +241,7 @@ class Store:
                     self._take(source, file)
                 elif (link := (links or {}).get(file.digest)) and not self._here(file):
                     self.links.make(file.digest, self._blob(file.digest), link)
-                    _sync_folder(self._blob(file.digest).parent)
+                    sync_folder(self._blob(file.digest).parent)
                 self.path(file)
             self._write(self._manifests / f"{hex_of(manifest.digest)}.json", manifest.encode())
             for ref in names:
@@ -274,7 +275,7 @@ class Store:
                 raise ModelNotFound(f"{ref} is not in the store", self._nearest(ref))
             for path in gone:
                 path.unlink(missing_ok=True)
-            _sync_folder(self._names)
+            sync_folder(self._names)
             removed = collect(self)
         names = tuple(sorted(ref_text(path) for path in gone))
         return replace(removed, names=names, bytes_freed=removed.bytes_freed + abandoned)
@@ -327,7 +328,7 @@ class Store:
         """Rename one finished file to its blob, replacing a damaged one of the same name."""
         target = self._blob(file.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sync_folder(self._blobs)
+        sync_folder(self._blobs)
         try:
             same = target.samefile(source)
         except FileNotFoundError:
@@ -343,7 +344,7 @@ class Store:
             source.chmod(0o444)
             self.links.drop(file.digest)
             source.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def _copy(self, source: Path) -> Path:
         new = source.with_name(f"{source.name}.copy")
@@ -368,7 +369,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         new.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def _sweep(self) -> None:
         """Delete small files whose writer died; whoever holds the lock is the only writer."""
@@ -468,13 +469,3 @@ def _target_of(path: Path) -> str | None:
 def _refs_of(folder: Path) -> list[str]:
     found = json.loads((folder / "refs.json").read_bytes())
     return [str(ref) for ref in found] if isinstance(found, list) else []
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` last through a power cut (POSIX; elsewhere there is no call)."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
