@@ -125,7 +125,7 @@ class Api:
                     path=path,
                     traceparent=headers.get("traceparent"),
                 )
-            await self._admitted(scope, receive, headers, found, answer, seen)
+            await self._admitted(scope, path, receive, headers, found, answer, seen)
         except OvertError as error:
             error_code = error.code
             await answer.refuse(owner, error)
@@ -150,13 +150,14 @@ class Api:
     async def _admitted(
         self,
         scope: Scope,
+        path: str,
         receive: Receive,
         headers: Mapping[str, str],
         found: Found | None,
         answer: "_Answer",
         seen: Seen | None,
     ) -> None:
-        method, path = scope["method"], _raw_path(scope)
+        method: str = scope["method"]
         caller = NOBODY if path in self._free else self._gate.admit(scope)
         if seen is not None:
             seen.key = caller.key
