@@ -77,7 +77,8 @@ def _declared() -> dict[str, str]:
     """Import name -> the requirement in pyproject.toml, extras included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = [one for extra in project["optional-dependencies"].values() for one in extra]
-    return {_package(one).replace("-", "_"): one for one in [*project["dependencies"], *extras]}
+    named = {_package(one).replace("-", "_"): one for one in [*project["dependencies"], *extras]}
+    return {"yaml" if name == "pyyaml" else name: one for name, one in named.items()}
 
 
 def _package(requirement: str) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -56,12 +56,15 @@ class Listing:
         sizes: bytes of every file by its path.
         parameters: of its GGUF files, as the hub counted them.
         some: at most so many bytes of a file from a place on: path, start, count.
+        digests: by path as the hub states them: ``sha256:…`` of large files, ``git-sha1:…`` (of
+            git's own form of the file) of small ones.
     """
 
     ref: Ref
     sizes: Mapping[str, int]
     parameters: int | None
     some: Callable[[str, int, int], bytes]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def listing(ref: Ref, network: Network) -> Listing:
@@ -78,6 +81,10 @@ def listing(ref: Ref, network: Network) -> Listing:
         {path: file.size for path, file in files.items()},
         told if isinstance(told, int) and 0 < told < 1 << 50 else None,
         some,
+        {
+            path: f"sha256:{file.sha256}" if file.sha256 else f"git-sha1:{file.git_sha1}"
+            for path, file in files.items()
+        },
     )
 
 
