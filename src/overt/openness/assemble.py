@@ -1,0 +1,163 @@
+"""One subject through all checks to a dossier; what was found and still holds is not redone."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overt.errors import BadSetting
+from overt.openness import checks, rules
+from overt.openness.components import COMPONENTS
+from overt.openness.dossier import Dossier, LicenceFinding
+from overt.openness.evidence import Evidence, Finished, finish
+from overt.openness.licence import names
+from overt.openness.log import Log, Run, key_of
+from overt.openness.record import Record
+from overt.openness.subject import Subject
+
+if TYPE_CHECKING:
+    from overt.openness.licence.match import Match
+
+
+def today() -> date:
+    """The day in UTC; ``SOURCE_DATE_EPOCH`` (reproducible-builds.org) sets another."""
+    told = os.environ.get("SOURCE_DATE_EPOCH", "").strip()
+    try:
+        moment = (
+            datetime.fromtimestamp(int(told), UTC) if told else datetime.now(UTC)
+        )
+    except (ValueError, OverflowError, OSError):
+        raise BadSetting(
+            f"SOURCE_DATE_EPOCH is {told[:40]!r}", "set it to seconds since 1970, or unset it"
+        ) from None
+    return moment.date()
+
+
+def assemble(
+    subject: Subject,
+    home: Path,
+    day: date,
+    *,
+    fresh: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Dossier:
+    """The dossier of `subject` as of `day`.
+
+    Args:
+        home: where evidence is kept and looked up.
+        fresh: look at everything again, whatever was found before.
+        report: told the name of each check before it runs.
+    """
+    evidence = _evidence(subject, home, day, fresh=fresh, report=report)
+    components = tuple(
+        _named(
+            finish(
+                component,
+                subject.record.claim(component.name),
+                [one for one in evidence if one.component == component.name],
+                day,
+            )
+        )
+        for component in COMPONENTS
+    )
+    licence = licence_of(subject)
+    verdicts = rules.judge(components, subject.record, licence=licence.id, altered=licence.altered)
+    days = [one.at for one in evidence if one.at]
+    return Dossier(
+        ref=subject.ref,
+        record=subject.record,
+        digest=subject.digest_all if subject.files else "",
+        files=tuple((file.name, file.size, subject.digest(file.name)) for file in subject.files),
+        components=components,
+        verdicts=verdicts,
+        licence=licence,
+        base=subject.base.ref if subject.base else "",
+        made_on=max(days, default=subject.record.date),
+        rules_version=rules.RULES_VERSION,
+    )
+
+
+def _evidence(
+    subject: Subject,
+    home: Path,
+    day: date,
+    *,
+    fresh: bool,
+    report: Callable[[str], None] | None,
+) -> list[Evidence]:
+    """Of every check in order; runs only those whose evidence is not there or has expired."""
+    if not subject.files:
+        return []
+    log = Log(home, subject.digest_all)
+    kept = {} if fresh else log.runs()
+    base = subject.base.digest_all if subject.base else ""
+    claimed = record_digest(subject.record)
+    found: list[Evidence] = []
+    new: list[Run] = []
+    for name in checks.names():
+        key = key_of(name, checks.version(name), subject.digest_all, base, claimed)
+        run = kept.get(key)
+        if run is None or any(one.expired(day) for one in run.evidence):
+            if report:
+                report(name)
+            run = Run(key, name, day.isoformat(), checks.run(name, subject, day))
+            new.append(run)
+        found += run.evidence
+    if new:
+        log.add(new)
+    return found
+
+
+def _named(one: Finished) -> Finished:
+    """With its licence by the one name that the project has for it, where it has one."""
+    return replace(one, licence=(one.licence and names.canonical(one.licence)) or one.licence)
+
+
+def record_digest(record: Record) -> str:
+    """``sha256:…`` of what is claimed: with other claims a check may find otherwise."""
+    content = json.dumps(asdict(record), sort_keys=True, default=str)
+    return "sha256:" + sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def licence_of(subject: Subject) -> LicenceFinding:
+    """The licence of the weights: what is claimed, and what the texts that lie with them are."""
+    record = subject.record
+    claim = record.claim("weights")
+    told = record.licence or (claim.licence if claim else None) or ""
+    declared = names.canonical(told) if told else None
+    found = best_text(subject, declared)
+    concluded = found[1].id if found and found[1].kind != "unknown" else None
+    facts = names.facts(concluded or declared or "")
+    return LicenceFinding(
+        declared=declared,
+        declared_text=told,
+        concluded=concluded,
+        kind=facts.kind if facts else "unknown",
+        match=found[1] if found else None,
+        file=found[0] if found else "",
+    )
+
+
+def best_text(subject: Subject, declared: str | None) -> "tuple[str, Match] | None":
+    """The licence file that counts for the weights: the one that is what is declared, else the one
+    nearest to the top that is any known licence, else any."""
+    texts = subject.licence_texts
+    if not texts:
+        return None
+    from overt.openness.licence import match
+
+    ordered = sorted(texts, key=lambda name: (name.count("/"), name))
+    matched = [(name, match.match(texts[name])) for name in ordered[:8]]
+    return _first(
+        [one for one in matched if declared and one[1].id == declared],
+        [one for one in matched if one[1].kind in ("exact", "near", "altered")],
+        matched,
+    )
+
+
+def _first(*lists: "Sequence[tuple[str, Match]]") -> "tuple[str, Match] | None":
+    return next((found[0] for found in lists if found), None)

@@ -1,0 +1,98 @@
+"""The checks on artefacts: one file each, found by being in this folder.
+
+A check is a module with::
+
+    VERSION: int           # raised whenever the same bytes could now be judged otherwise
+    TTL: int               # days until it should be looked at again; 0: never, it looks at bytes
+    def check(subject: Subject) -> Iterable[Finding]: ...
+
+Its id is the module's name. It looks at what is there and yields what it found; it yields nothing
+where it does not apply (a tokenizer check on a model without one), and a ``not_run`` with the
+reason where it would apply and could not look. It never fetches, never runs code of the model and
+never raises for what a file holds: an OvertError that escapes becomes ``not_run``. A fail needs
+numbers.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterable
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from overt.errors import OvertError
+from overt.openness.components import Strength
+from overt.openness.evidence import Evidence, Finding, short
+from overt.openness.subject import Subject
+
+
+class Check(Protocol):
+    """What a module of this folder must have."""
+
+    VERSION: int
+    TTL: int
+
+    def check(self, subject: Subject) -> Iterable[Finding]: ...
+
+
+def names() -> tuple[str, ...]:
+    """The ids of all checks, in order."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load(name: str) -> Check:
+    module: Check = importlib.import_module(f"{__name__}.{name}")
+    return module
+
+
+def version(name: str) -> int:
+    """The version of a check, read without importing it: most dossiers are of what was seen."""
+    return _versions()[name]
+
+
+@cache
+def _versions() -> dict[str, int]:
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        text = Path(__path__[0], f"{module.name}.py").read_text("utf-8")
+        line = re.search(r"^VERSION(?:: ?\w+)? = ([0-9]{1,6})$", text, re.MULTILINE)
+        found[module.name] = int(line[1]) if line else load(module.name).VERSION
+    return found
+
+
+def run(name: str, subject: Subject, today: date) -> tuple[Evidence, ...]:
+    """One check on one subject, as evidence of today."""
+    module = load(name)
+    try:
+        findings = list(module.check(subject))
+    except OvertError as error:
+        findings = [
+            Finding(
+                "weights", "not_run", Strength.ASSERTED, reason=f"could not look: {error.message}"
+            )
+        ]
+    return tuple(
+        Evidence(
+            check=name,
+            version=module.VERSION,
+            component=found.component,
+            result=found.result,
+            strength=found.strength,
+            observed=short(found.observed),
+            expected=short(found.expected),
+            reason=short(found.reason),
+            absent=found.absent,
+            licence=found.licence,
+            inputs=tuple(
+                (path, subject.digest(path))
+                for path in dict.fromkeys(found.paths)
+                if subject.file(path)
+            ),
+            at=today.isoformat(),
+            ttl=module.TTL,
+            axis=found.axis,
+        )
+        for found in findings
+    )

@@ -1,0 +1,401 @@
+"""What a model card states against what the artefact is: sizes, context, base, task, scores, files.
+
+Only what is stated in a form that leaves no room is compared: the fields at the card's top, rows of
+two cells, and lines like ``Context length: 8192``. Prose is not read. Numbers are compared after
+``8k``, ``8,192`` and ``7B`` are made numbers, as roughly as they are written.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard
+
+from overt.openness import places, results, statements
+from overt.openness.components import Strength
+from overt.openness.evidence import Finding
+from overt.openness.statements import Stated
+from overt.openness.subject import Subject
+
+VERSION = 1
+TTL = 0
+
+_MOST: Final = 12
+_LEAST_PARAMETERS: Final = 10_000
+"""A smaller number counts something else."""
+_TASKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "text-generation": ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
+                        "ForQuestionAnswering"),
+    "fill-mask": ("ForCausalLM", "GPT2LMHeadModel", "ForSequenceClassification"),
+    "text-classification": ("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"),
+    "token-classification": ("ForCausalLM", "GPT2LMHeadModel", "ForMaskedLM",
+                             "ForSequenceClassification"),
+    "question-answering": ("ForMaskedLM", "ForTokenClassification"),
+}  # fmt: skip
+"""Kinds of models that cannot do a task, by their class in config.json."""
+_DTYPES: Final[Mapping[str, str]] = {
+    "bf16": "BF16", "bfloat16": "BF16", "fp16": "F16", "float16": "F16", "half": "F16",
+    "fp32": "F32", "float32": "F32", "f32": "F32", "f16": "F16",
+}  # fmt: skip
+_CLASS: Final = re.compile(
+    r"\w{3,60}(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM)"
+)
+_CONTEXT: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+_PACKED: Final = ("I32", "U8", "I8", "U32", "F8_E4M3", "F8_E5M2", "F4", "F8_E8M0")
+_COMMON: Final = {
+    "base", "instruct", "chat", "model", "hf", "gguf", "it", "pt", "the", "of", "and", "llm", "v1",
+    "v2", "v3", "mini", "small", "medium", "large", "tiny", "xl", "final", "main", "local", "sft",
+    "dpo", "preview", "text", "code", "open", "ai", "lm", "research", "labs", "meta", "team",
+}  # fmt: skip
+"""Words that names of unrelated models have in common."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One statement beside the artefact: `wrong` says what is there instead, or is None."""
+
+    what: str
+    stated: str
+    wrong: str | None
+    path: str = ""
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """Compare everything the card states that can be."""
+    card = subject.card
+    if card is None:
+        return
+    stated = statements.read(card.body)
+    found = [
+        *_sizes(subject, stated),
+        *_words(subject, stated),
+        *_task(subject),
+        *_library(subject),
+        *_base(subject),
+        *_licence(subject, stated),
+        *_files(subject),
+    ]
+    wrong = [one for one in found if one.wrong is not None]
+    for one in wrong[:_MOST]:
+        yield Finding(
+            "model_card", "fail", Strength.CONSISTENT, observed=f"{one.what}: {one.wrong}",
+            expected=f"{one.stated}, as {card.name} says",
+            paths=(card.name, *((one.path,) if one.path else ())),
+        )  # fmt: skip
+    if found and not wrong:
+        told = "; ".join(f"{one.what} {one.stated}" for one in found[:6])
+        yield Finding(
+            "model_card", "pass", Strength.CONSISTENT, paths=(card.name,),
+            observed=f"{len(found)} statements agree with the files: {told}",
+        )  # fmt: skip
+    yield from _doubts(subject)
+    yield from _scores(subject)
+
+
+# -- numbers -------------------------------------------------------------------------------------
+
+
+def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+    config = _config(subject)
+    header = subject.model
+    source = "config.json" if config else next(iter(subject.gguf), "")
+    actual: dict[str, list[int]] = {
+        "parameters": _parameters(subject),
+        "context length": _contexts(config, header.context_length if header else None),
+        "vocabulary": _vocabularies(subject, config),
+        "layers": _either(config, ("num_hidden_layers", "n_layer", "num_layers"),
+                          header.block_count if header else None),
+        "hidden size": _either(config, ("hidden_size", "n_embd", "d_model"),
+                               header.embedding_length if header else None),
+        "attention heads": _either(config, ("num_attention_heads", "n_head"),
+                                   (*header.head_counts, None)[0] if header else None),
+        "key-value heads": _either(config, ("num_key_value_heads",),
+                                   (*header.kv_head_counts, None)[0] if header else None),
+    }  # fmt: skip
+    fits: dict[str, Callable[[Stated, int], bool]] = {
+        "parameters": _about,
+        "context length": _same_length,
+        "vocabulary": _same_vocabulary,
+    }
+    for what, numbers in actual.items():
+        one = stated.get(what)
+        if one is None or not one.values or not numbers:
+            continue
+        if what == "parameters" and max(one.values) < _LEAST_PARAMETERS:
+            continue
+        agrees = fits.get(what, _exactly)
+        fit = any(agrees(one, number) for number in numbers)
+        wrong = None if fit else str(numbers[0])
+        yield Compared(what, one.words, wrong, "" if what == "parameters" else source)
+
+
+def _config(subject: Subject) -> Mapping[str, Any]:
+    config = subject.config or {}
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
+def _either(config: Mapping[str, Any], keys: tuple[str, ...], other: int | None) -> list[int]:
+    found = [config[key] for key in keys if _is_count(config.get(key))]
+    return found or ([other] if other else [])
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 50
+
+
+def _parameters(subject: Subject) -> list[int]:
+    """Elements of all tensors, where all are here and none is packed."""
+    headers = [
+        one
+        for name, one in subject.safetensors.items()
+        if not name.startswith(("adapter", "optim"))
+    ]
+    total = sum(header.parameters for header in headers)
+    index = (
+        subject.json("model.safetensors.index.json")
+        if subject.file("model.safetensors.index.json")
+        else None
+    )
+    weights = index.get("weight_map") if isinstance(index, dict) else None
+    if isinstance(weights, dict) and not set(map(str, weights.values())) <= set(
+        subject.safetensors
+    ):
+        total = 0
+    if any(share in _PACKED for header in headers for share in header.type_mix()):
+        total = 0
+    if total:
+        return [total]
+    header = subject.model
+    if header is not None and not headers and header.split_count == 1 and _one_model(subject):
+        return [header.parameters]
+    return []
+
+
+def _one_model(subject: Subject) -> bool:
+    kinds = [h.text("general.type") or "model" for h in subject.gguf.values()]
+    return kinds.count("model") == 1 or len({h.parameters for h in subject.gguf.values()}) == 1
+
+
+def _about(stated: Stated, number: int) -> bool:
+    """Names of sizes are rough: 2B has been said of 2.5 billion, 7B of 7.6; a count to the last
+    digit may leave out buffers or embeddings that are stored."""
+    low, high = (0.88, 1.12) if stated.exact else (0.74, 1.36)
+    return any(low <= told / number <= high for told in stated.values)
+
+
+def _exactly(stated: Stated, number: int) -> bool:
+    return number in stated.values
+
+
+def _contexts(config: Mapping[str, Any], header: int | None) -> list[int]:
+    found = _either(config, _CONTEXT, None) + ([header] if header else [])
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    if isinstance(rope, dict):
+        original = rope.get("original_max_position_embeddings")
+        first: list[int] = [original] if _is_count(original) else []
+        factor = rope.get("factor")
+        if isinstance(factor, int | float) and 1 <= factor <= 1e4 and (first or found):
+            found.append(round((first or found)[0] * factor))
+        found += first
+    return found
+
+
+def _same_length(stated: Stated, number: int) -> bool:
+    return any(told in (number, number - 1, number - 2) for told in stated.values)
+
+
+def _vocabularies(subject: Subject, config: Mapping[str, Any]) -> list[int]:
+    header = subject.model
+    return _either(config, ("vocab_size",), header.vocabulary_size if header else None)
+
+
+def _same_vocabulary(stated: Stated, number: int) -> bool:
+    """Embeddings have rows for more tokens than there are, and people write 50k."""
+    return any(0 <= number - told <= 1024 for told in stated.values) or (
+        not stated.exact and any(0.94 <= told / number <= 1.06 for told in stated.values)
+    )
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+    config = subject.config or {}
+    classes = config.get("architectures")
+    one = stated.get("architecture")
+    if one and isinstance(classes, list) and classes and _CLASS.fullmatch(one.words):
+        wrong = None if one.words in classes else str(classes[0])
+        yield Compared("architecture", one.words, wrong, "config.json")
+    one = stated.get("model type")
+    kind = config.get("model_type")
+    if one and isinstance(kind, str) and re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", one.words):
+        yield Compared("model type", one.words, None if one.words == kind else kind, "config.json")
+    one = stated.get("dtype")
+    wanted = _DTYPES.get(one.words.lower().removeprefix("torch.")) if one else None
+    mix = _mix(subject)
+    if one and wanted and mix:
+        yield Compared("dtype", one.words, None if wanted == mix else mix)
+
+
+def _mix(subject: Subject) -> str:
+    """The type most bytes of the weights are in; "" for GGUF, whose types are another check's."""
+    counted: dict[str, int] = {}
+    for header in subject.safetensors.values():
+        for kind, share in header.type_mix().items():
+            counted[kind] = counted.get(kind, 0) + share.bytes
+    return max(counted, key=lambda kind: counted[kind]) if counted else ""
+
+
+def _task(subject: Subject) -> Iterator[Compared]:
+    card, config = subject.card, subject.config
+    task = card.fields.get("pipeline_tag") if card else None
+    classes = config.get("architectures") if config else None
+    if not isinstance(task, str) or not isinstance(classes, list) or not classes:
+        return
+    wrong = _TASKS.get(task)
+    if wrong is None or not all(isinstance(one, str) for one in classes):
+        return
+    bad = all(one.endswith(wrong) for one in classes)
+    yield Compared("task", task, classes[0] if bad else None, "config.json")
+
+
+def _library(subject: Subject) -> Iterator[Compared]:
+    card = subject.card
+    name = card.fields.get("library_name") if card else None
+    if not isinstance(name, str) or not places.searched(subject):
+        return
+    wanted = {"gguf": ".gguf", "llama.cpp": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors"}
+    if suffix := wanted.get(name.lower()):
+        there = any(file.suffix == suffix for file in subject.files)
+        yield Compared("library", name, None if there else f"no {suffix} file")
+    elif name.lower() == "peft":
+        there = any(file.stem == "adapter_config.json" for file in subject.files)
+        yield Compared("library", name, None if there else "no adapter_config.json")
+
+
+def _base(subject: Subject) -> Iterator[Compared]:
+    card = subject.card
+    bases = card.words("base_model") if card else ()
+    if not bases:
+        return
+    told = ", ".join(bases[:3])
+    if subject.file("adapter_config.json"):
+        adapter = subject.json("adapter_config.json")
+        name = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
+        if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            fit = any(_last(name) == _last(base) for base in bases)
+            yield Compared("base", told, None if fit else name, "adapter_config.json")
+    header = subject.model
+    if header is None:
+        return
+    count = min(header.number("general.base_model.count") or 0, 16)
+    own = [header.text(f"general.base_model.{i}.{key}") or ""
+           for i in range(count) for key in ("name", "repo_url")]  # fmt: skip
+    if any(own):
+        names = [*own, header.name or "", header.text("general.basename") or ""]
+        mine = set().union(*(_marks(name) for name in names))
+        theirs = set().union(*(_marks(base) for base in bases))
+        if mine and theirs:
+            path = next(iter(subject.gguf), "")
+            fit = bool(mine & theirs)
+            yield Compared("base", told, None if fit else next(name for name in own if name), path)
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def _marks(name: str) -> set[str]:
+    """The words that tell one family of models from another."""
+    words = re.findall(r"[a-z]+", _last(name))
+    return {word for word in words if len(word) > 1 and word not in _COMMON}
+
+
+def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+    """A line ``License: …`` in the text against the field at its top."""
+    from overt.openness import named as naming
+
+    card, one = subject.card, stated.get("licence")
+    words = card.words("license") if card else ()
+    if one is None or len(words) != 1:
+        return
+    field, line = naming.ids_of(words[0]), naming.ids_of(one.words)
+    if field and line:
+        fit = naming.agree(one.words, line[0], field[0]) or naming.agree(
+            words[0], field[0], line[0]
+        )
+        yield Compared(
+            "licence", one.words, None if fit else f"{field[0]} in the card's own fields"
+        )
+
+
+# -- files, and what settles nothing -------------------------------------------------------------
+
+
+def _files(subject: Subject) -> Iterator[Compared]:
+    card = subject.card
+    assert card is not None
+    for name, digest in statements.digests(card.body):
+        file = subject.file(name)
+        if file is None or (file.sparse and not file.stated):
+            continue
+        found = subject.digest(name).removeprefix("sha256:")
+        if len(found) == 64:
+            yield Compared(f"sha256 of {name}", digest, None if found == digest else found, name)
+    if not places.searched(subject):
+        return
+    listed = statements.weights(card.body)
+    here = {file.name.rpartition("/")[2] for file in subject.files}
+    lost = [name for name in listed if name not in here]
+    if listed and len(lost) == len(listed):
+        yield Compared("files", ", ".join(listed[:3]), f"none of {len(listed)} is here")
+
+
+def _doubts(subject: Subject) -> Iterator[Finding]:
+    """A config that remembers another model than the card names as its base."""
+    card, config = subject.card, subject.config
+    name = config.get("_name_or_path") if config else None
+    if card is None or not isinstance(name, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return
+    bases = card.words("base_model")
+    theirs = set().union(*(_marks(base) for base in bases), _marks(subject.record.name))
+    mine = _marks(name)
+    if not bases or not mine or not theirs or mine & theirs:
+        return
+    from overt.openness import families
+
+    known = families.find(name)
+    named = [found for base in bases if (found := families.find(base))]
+    told = f"config.json was saved from {name}"
+    if known is not None and named and all(one.name != known.name for one in named):
+        yield Finding(
+            "model_card", "fail", Strength.CONSISTENT, observed=told,
+            expected=f"{', '.join(bases[:3])}, its base by the card",
+            paths=(card.name, "config.json"),
+        )  # fmt: skip
+        return
+    yield Finding(
+        "model_card", "inconclusive", Strength.CONSISTENT, paths=(card.name, "config.json"),
+        reason=f"{told}, and the card names {', '.join(bases[:3])} as its base",
+    )  # fmt: skip
+
+
+def _scores(subject: Subject) -> Iterator[Finding]:
+    """Scores of the card against the files of results that lie with it."""
+    card = subject.card
+    assert card is not None
+    measured = results.measured(subject)
+    if not measured.scores:
+        return
+    same, wrong = results.compared(card, measured)
+    paths = (card.name, *measured.files)
+    for told, expected in wrong[:_MOST]:
+        yield Finding(
+            "evaluation_results", "fail", Strength.CONSISTENT, observed=told, expected=expected,
+            paths=paths,
+        )  # fmt: skip
+    if same and not wrong:
+        yield Finding(
+            "evaluation_results", "pass", Strength.CONSISTENT, paths=paths,
+            observed=f"{same} scores of {card.name} are those of {', '.join(measured.files[:2])}",
+        )  # fmt: skip

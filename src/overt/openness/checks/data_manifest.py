@@ -1,0 +1,247 @@
+"""The list of the training data against the data: digests, counts, and a sample of its tokens.
+
+Every listed file that is here is hashed. Sizes and counts that are stated are counted where that is
+cheap, and a sample of the text is cut into tokens with the model's own tokenizer where the
+`tokenizers` library is installed. Addresses are pinned by their digests; nothing is fetched.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from overt.errors import FormatError
+from overt.openness import manifests, places, shards
+from overt.openness.components import Availability, Strength
+from overt.openness.evidence import Finding
+from overt.openness.manifests import Entry, Manifest
+from overt.openness.subject import Subject, SubjectFile
+
+VERSION = 1
+TTL = 0
+
+_MOST_MANIFESTS: Final = 16
+_MOST_PATHS: Final = 64
+_WEIGHTS: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
+_DATA: Final = ("training_data", "evaluation_data")
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """Read every list of files and look at what it lists."""
+    if not subject.files:
+        return
+    files = _candidates(subject)
+    listed = False
+    for file in files[:_MOST_MANIFESTS]:
+        try:
+            manifest = manifests.read(subject, file)
+        except FormatError as error:
+            if places.component_of(file.name) == "training_data":
+                yield Finding(
+                    "training_data", "inconclusive", Strength.PINNED, reason=error.message,
+                    paths=(file.name,),
+                )  # fmt: skip
+            continue
+        if manifest is None:
+            continue
+        for component, entries in _by_component(subject, manifest).items():
+            listed = listed or component == "training_data"
+            yield from _compared(subject, manifest, component, entries)
+    if not listed:
+        yield from _without_list(subject, files)
+
+
+def _candidates(subject: Subject) -> list[SubjectFile]:
+    claimed = {file.name for file in places.of(subject, "training_data")}
+    found = [file for file in subject.files if manifests.is_manifest(file)]
+    for name in ("metadata.json", "dataset_infos.json", "index.json"):
+        found += [f for f in subject.named(name) if f.name in claimed and f not in found]
+    return sorted(found, key=lambda file: (file.name.count("/"), file.name))
+
+
+def _without_list(subject: Subject, lists: Sequence[SubjectFile]) -> Iterator[Finding]:
+    named = {file.name for file in lists}
+    data = [f for f in places.of(subject, "training_data") if f.name not in named and f.size]
+    if data:
+        yield Finding(
+            "training_data", "pass", Strength.EXISTS,
+            observed=f"{len(data)} files of {sum(f.size for f in data)} bytes, without a list of "
+            "digests",
+            paths=tuple(f.name for f in data[:_MOST_PATHS]),
+        )  # fmt: skip
+    elif places.searched(subject) and not any(f for f in lists if f.name.startswith("data")):
+        yield Finding(
+            "training_data", "fail", Strength.EXISTS, absent=True,
+            observed=f"none of the {len(subject.files)} files here is training data or lists it",
+        )  # fmt: skip
+
+
+def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]]:
+    """What a list at the top is of is told by each file; one among the data is of the data."""
+    own = places.component_of(manifest.name) or "training_data"
+    claim = subject.record.claim("training_data")
+    about_data = (
+        manifest.kind == "croissant"
+        or "/" in manifest.name
+        or (claim is not None and places.inside(claim.where) == manifest.name)
+    )
+    found: dict[str, list[Entry]] = {}
+    for entry in manifest.entries:
+        name = manifest.place(entry) if not entry.elsewhere else ""
+        if about_data:
+            component: str | None = own if own in _DATA else "training_data"
+        elif name.count("/") == 0 and name.lower().endswith(_WEIGHTS):
+            component = "weights"
+        else:
+            component = places.component_of(name) if name else own
+            if component is None and manifest.kind != "sums":
+                component = own
+        if component in (*_DATA, "weights", "checkpoints"):
+            found.setdefault(component, []).append(entry)
+    return found
+
+
+# -- a list and what it lists --------------------------------------------------------------------
+
+
+def _compared(
+    subject: Subject, manifest: Manifest, component: str, entries: list[Entry]
+) -> Iterator[Finding]:
+    here: list[tuple[Entry, SubjectFile]] = []
+    lost: list[str] = []
+    for entry in entries:
+        if entry.elsewhere:
+            continue
+        place = manifest.place(entry)
+        file = subject.file(place) or subject.file(entry.path.lstrip("./"))
+        if file is not None:
+            here.append((entry, file))
+        else:
+            lost.append(place or entry.path)
+    wrong = list(_wrong(subject, here))
+    paths = (manifest.name, *(file.name for _, file in here[:_MOST_PATHS]))
+    strength = Strength.PINNED if component in (*_DATA, "weights") else Strength.EXISTS
+    for told, expected, path in wrong[:8]:
+        yield Finding(
+            component, "fail", strength, observed=told, expected=expected,
+            paths=(manifest.name, path),
+        )  # fmt: skip
+    if lost:
+        yield _lost(subject, manifest, component, lost, len(entries))
+    urls = [entry for entry in entries if entry.elsewhere]
+    if urls:
+        pinned = sum(1 for entry in urls if entry.sha256)
+        yield Finding(
+            component, "not_run", strength, paths=(manifest.name,),
+            reason=f"{len(urls)} addresses in {manifest.name}, {pinned} with a digest, were not "
+            "fetched",
+        )  # fmt: skip
+    if wrong or not here:
+        return
+    hashed = [one for one in here if one[0].sha256 and _sha(subject, one[1])]
+    if not hashed:
+        yield Finding(
+            component, "inconclusive", strength, paths=paths,
+            reason=f"{manifest.name} lists {len(here)} files that are here, none with a digest "
+            "that could be compared",
+        )  # fmt: skip
+        return
+    yield from _agreed(subject, manifest, component, here, len(hashed), bool(lost), paths)
+
+
+def _lost(
+    subject: Subject, manifest: Manifest, component: str, lost: list[str], total: int
+) -> Finding:
+    told = f"{len(lost)} of {total} files that {manifest.name} lists are not here: " + ", ".join(
+        lost[:3]
+    )
+    claim = subject.record.claim(component)
+    partial = claim is not None and Availability.UNKNOWN < claim.availability < (
+        Availability.RECONSTRUCTIBLE
+    )
+    if not places.searched(subject) or partial:
+        return Finding(
+            component, "inconclusive", Strength.PINNED, reason=told, paths=(manifest.name,)
+        )
+    return Finding(
+        component, "fail", Strength.EXISTS, observed=told, expected=f"{total} files",
+        absent=len(lost) == total and component != "weights", paths=(manifest.name,),
+    )  # fmt: skip
+
+
+def _wrong(
+    subject: Subject, here: list[tuple[Entry, SubjectFile]]
+) -> Iterator[tuple[str, str, str]]:
+    """(observed, expected, file) of each file that is not as it is listed."""
+    for entry, file in here:
+        found = _sha(subject, file)
+        if entry.sha256 and found and found != entry.sha256:
+            yield f"{file.name} has sha256 {found}", f"sha256 {entry.sha256} as listed", file.name
+            continue
+        if entry.size is not None and entry.size != file.size:
+            yield f"{file.name} has {file.size} bytes", f"{entry.size} bytes as listed", file.name
+            continue
+        for told, expected in shards.faults(file, entry):
+            yield f"{file.name} {told}", expected, file.name
+
+
+def _sha(subject: Subject, file: SubjectFile) -> str:
+    if file.sparse and not file.stated:
+        return ""
+    digest = subject.digest(file.name)
+    return digest.removeprefix("sha256:") if digest.startswith("sha256:") else ""
+
+
+def _agreed(
+    subject: Subject,
+    manifest: Manifest,
+    component: str,
+    here: list[tuple[Entry, SubjectFile]],
+    hashed: int,
+    partly: bool,
+    paths: tuple[str, ...],
+) -> Iterator[Finding]:
+    if component not in _DATA:
+        yield Finding(
+            component, "pass", Strength.PINNED if component == "weights" else Strength.EXISTS,
+            observed=f"{hashed} files have the digests {manifest.name} lists", paths=paths,
+        )  # fmt: skip
+        return
+    stated = [entry.tokens for entry in manifest.entries if entry.tokens is not None]
+    total = manifest.tokens
+    if total is not None and len(stated) == len(manifest.entries) and sum(stated) != total:
+        yield Finding(
+            component, "fail", Strength.CONSISTENT, paths=paths,
+            observed=f"the files of {manifest.name} are listed with {sum(stated)} tokens",
+            expected=f"{total} tokens, its total",
+        )  # fmt: skip
+        return
+    sample = shards.sample(subject, here) if component == "training_data" else shards.Sample()
+    found = Finding(
+        component, "fail" if sample.fault else "pass", Strength.PINNED, paths=paths,
+        observed=sample.fault or f"{hashed} of {len(here)} listed files have the digests "
+        f"{manifest.name} lists{_told(sample)}",
+        expected=sample.expected,
+    )  # fmt: skip
+    if not sample.fault:
+        found = replace(
+            found,
+            strength=Strength.CONSISTENT if sample.tokenized else Strength.PINNED,
+            licence=_licence(manifest),
+        )
+        if partly:
+            return
+    yield found
+
+
+def _told(sample: "shards.Sample") -> str:
+    return f"; {sample.told}" if sample.told else ""
+
+
+def _licence(manifest: Manifest) -> str | None:
+    """The licence all of it is listed under, where that is one that is known."""
+    from overt.openness.licence import names
+
+    words = {entry.licence for entry in manifest.entries if entry.licence}
+    if manifest.licence:
+        words.add(manifest.licence)
+    return names.canonical(words.pop()) if len(words) == 1 else None

@@ -1,0 +1,168 @@
+"""Files that run something when loaded, or reach out of their folder.
+
+Told by content, whatever the name: pickles, programs, scripts under the names of data, archives,
+layers that hold code (Keras), operations that touch the disk (TensorFlow), external data outside
+the folder (ONNX), links that leave it. Nothing is loaded, unpacked or run.
+
+A plain pickle of weights is not what a claim denies, so it settles nothing; one that would call
+anything beyond what weights need, or that goes under another name, is a fail.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from overt.formats import pickle
+from overt.openness import content, places
+from overt.openness.components import Strength
+from overt.openness.content import Look
+from overt.openness.evidence import Finding
+from overt.openness.subject import Subject, SubjectFile
+
+VERSION = 1
+TTL = 0
+
+_MOST_FILES: Final = 20_000
+_MOST_PICKLES: Final = 24
+_MOST_NAMED: Final = 16
+_SAFE: Final = "files that hold data and run nothing when loaded"
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """Look into every file that is here."""
+    bad: list[tuple[str, str]] = []
+    doubts: list[tuple[str, str]] = []
+    looked = 0
+    for look in _looks(subject):
+        looked += look.read
+        bad += [(look.name, fault) for fault in look.faults]
+        doubts += [(look.name, doubt) for doubt in look.doubts]
+    bad += list(_outside(subject))
+    doubts += [
+        (file.name, "is called like a pickle, and its bytes are not here")
+        for file in subject.files
+        if subject.remote and file.path is None and file.suffix in pickle.PICKLED_SUFFIXES
+    ]
+    yield from _told(bad, doubts)
+    left = sum(1 for file in subject.files if file.path is None or file.sparse)
+    if looked and not bad and not doubts:
+        rest = f"; {left} others are not on this disk" if left else ""
+        yield Finding(
+            "weights", "pass", Strength.EXISTS, expected=_SAFE,
+            observed=f"{looked} files: no pickle, program, archive or link out of the folder{rest}",
+            paths=tuple(f.name for f in subject.files if f.path)[:_MOST_NAMED],
+        )  # fmt: skip
+    elif left and not looked:
+        yield Finding(
+            "weights", "not_run", Strength.EXISTS, reason=f"{left} files are not on this disk"
+        )
+    if len(subject.files) > _MOST_FILES:
+        yield Finding(
+            "weights", "not_run", Strength.EXISTS,
+            reason=f"of {len(subject.files)} files the first {_MOST_FILES} were looked into",
+        )  # fmt: skip
+    yield from _custom_code(subject)
+
+
+def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator[Finding]:
+    for name, fault in bad[:_MOST_NAMED]:
+        yield Finding(
+            "weights", "fail", Strength.EXISTS, observed=f"{name} {fault}", expected=_SAFE,
+            paths=(name,),
+        )  # fmt: skip
+    if len(bad) > _MOST_NAMED:
+        names = ", ".join(name for name, _ in bad[_MOST_NAMED : _MOST_NAMED + 4])
+        yield Finding(
+            "weights", "fail", Strength.EXISTS, expected=_SAFE,
+            observed=f"{len(bad) - _MOST_NAMED} more such files: {names}",
+        )  # fmt: skip
+    for name, doubt in doubts[:_MOST_NAMED]:
+        yield Finding(
+            "weights", "inconclusive", Strength.EXISTS, reason=f"{name} {doubt}", paths=(name,)
+        )
+
+
+def _looks(subject: Subject) -> Iterator[Look]:
+    """Each file in turn, small ones first, so that the few scans of pickles go to what hides."""
+    scans = _MOST_PICKLES
+    ordered = sorted(subject.files[:_MOST_FILES], key=lambda file: file.size)
+    for file in ordered:
+        if file.path is None or file.sparse:
+            continue
+        code = places.component_of(file.name) in _CODE_PARTS
+        look = content.look(file.name, file.path, scan=scans > 0, code=code)
+        scans -= look.scanned
+        yield look
+
+
+_CODE_PARTS: Final = (
+    "training_code", "inference_code", "evaluation_code", "preprocessing_code", "libraries",
+)  # fmt: skip
+
+
+def _outside(subject: Subject) -> Iterator[tuple[str, str]]:
+    """Names, links and indexes that leave the folder."""
+    pathless = [file for file in subject.files if file.path is None]
+    for file in subject.files:
+        if file.name.startswith("/") or ".." in file.name.split("/") or "\\" in file.name:
+            yield file.name, "has a name that leaves its folder"
+    # A cache keeps all its files as links to another folder; there a link tells nothing.
+    if places.searched(subject) and 2 * len(pathless) < len(subject.files):
+        for file in pathless:
+            yield file.name, "is a link that leaves the folder, or no plain file"
+    for file in subject.files:
+        if file.name.endswith(".index.json"):
+            yield from ((file.name, fault) for fault in _index(subject, file))
+
+
+def _index(subject: Subject, file: SubjectFile) -> Iterator[str]:
+    found = subject.json(file.name, 64 << 20)
+    weights = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(weights, dict):
+        return
+    for target in sorted({one for one in weights.values() if isinstance(one, str)}):
+        if target.startswith(("/", "~")) or ".." in target.replace("\\", "/").split("/"):
+            yield f"says that tensors lie in {target[:80]}, outside the folder"
+            return
+
+
+def _custom_code(subject: Subject) -> Iterator[Finding]:
+    """``auto_map``: classes the transformers library loads from Python beside the weights."""
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
+        held: Any = subject.json(name) if subject.file(name) else None
+        mapped = held.get("auto_map") if isinstance(held, dict) else None
+        if not isinstance(mapped, dict) or not mapped:
+            continue
+        targets = sorted(
+            {
+                one
+                for value in mapped.values()
+                for one in (value if isinstance(value, list) else [value])
+                if isinstance(one, str)
+            }
+        )[:16]
+        elsewhere = [one for one in targets if "--" in one]
+        if elsewhere:
+            yield Finding(
+                "inference_code", "inconclusive", Strength.EXISTS, paths=(name,),
+                reason=f"{name} lets a program load {elsewhere[0]}, code of another repository "
+                "that no digest pins",
+            )  # fmt: skip
+        own = [one for one in targets if "--" not in one]
+        if own:
+            yield from _own_code(subject, name, own)
+
+
+def _own_code(subject: Subject, name: str, targets: list[str]) -> Iterator[Finding]:
+    files = sorted({f"{one.rpartition('.')[0].replace('.', '/')}.py" for one in targets})
+    here = [one for one in files if subject.file(one)]
+    lost = [one for one in files if one not in here]
+    if here:
+        yield Finding(
+            "inference_code", "pass", Strength.EXISTS, paths=(name, *here),
+            observed=f"{', '.join(here)}: code of its own that {name} lets a program run",
+        )  # fmt: skip
+    if lost and places.searched(subject):
+        yield Finding(
+            "inference_code", "inconclusive", Strength.EXISTS, paths=(name,),
+            reason=f"{name} names {', '.join(lost[:3])}, which is not here",
+        )  # fmt: skip

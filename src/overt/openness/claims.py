@@ -1,0 +1,163 @@
+"""What a model's own files claim: its card, its GGUF header, a MOF record that lies with it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from overt.errors import OvertError
+from overt.openness import records
+from overt.openness.components import Availability
+from overt.openness.record import Claim, Parent, Record, Relation
+from overt.openness.subject import Subject
+
+_RELATIONS: Mapping[str, Relation] = {
+    "adapter": "adapter",
+    "finetune": "finetune",
+    "merge": "merge",
+    "quantized": "quantized",
+}
+_MOST_PARENTS = 64
+_MOST_RECORDS = 8
+_MOST_RECORD_BYTES = 1 << 20
+
+
+def of(subject: Subject) -> Record:
+    """Everything the files say, a MOF record over the card over the header."""
+    found = Record(name=_name(subject), kind=_kind(subject), claims=tuple(_held(subject)))
+    for weaker in (_from_record(subject), _from_card(subject), _from_header(subject)):
+        if weaker is not None:
+            found = found.over(weaker)
+    return found
+
+
+def _name(subject: Subject) -> str:
+    header = subject.model
+    told = header.name if header else None
+    if told is None and subject.card is not None:
+        title = subject.card.fields.get("model_name")
+        told = title if isinstance(title, str) else None
+    return told[:200] if told else subject.record.name
+
+
+def _kind(subject: Subject) -> Any:
+    if subject.file("adapter_config.json"):
+        return "adapter"
+    kinds = {header.text("general.type") for header in subject.gguf.values()}
+    return "adapter" if kinds == {"adapter"} else "model"
+
+
+def _held(subject: Subject) -> Iterator[Claim]:
+    """Weights that lie here are a claim: whoever sends them says they are the model."""
+    weights = [file for file in subject.files if file.suffix in (".gguf", ".safetensors")]
+    if weights:
+        # The one nearest to the top: those further down may be checkpoints.
+        first = min(weights, key=lambda file: (file.name.count("/"), file.name)).name
+        yield Claim("weights", Availability.FULL, _licence(subject), where=first,
+                    source=first)  # fmt: skip
+
+
+def _licence(subject: Subject) -> str | None:
+    for found in (_from_card(subject), _from_header(subject)):
+        if found is not None and found.licence:
+            return found.licence
+    return None
+
+
+def _from_record(subject: Subject) -> Record | None:
+    """A record of another index that lies at the top of the folder."""
+    tried = 0
+    for file in subject.files:
+        if "/" in file.name or file.suffix not in (".yml", ".yaml") or tried == _MOST_RECORDS:
+            continue
+        tried += 1
+        text = subject.text(file.name, _MOST_RECORD_BYTES)
+        try:
+            found = records.read(text, file.name) if text else None
+        except OvertError as error:
+            subject.damaged[file.name] = error.message
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _from_card(subject: Subject) -> Record | None:
+    card = subject.card
+    if card is None:
+        return None
+    relation = _RELATIONS.get(str(card.fields.get("base_model_relation")), None)
+    bases = card.words("base_model")
+    if relation is None:
+        relation = "merge" if len(bases) > 1 else "base"
+    datasets = card.words("datasets")
+    parents = [Parent(name[:200], relation, source=card.name) for name in bases]
+    parents += [Parent(name[:200], "dataset", source=card.name) for name in datasets]
+    claims = [Claim("model_card", Availability.FULL, source=card.name, where=card.name)]
+    if datasets:
+        listed = f"its card lists {len(datasets)} data set{'s' * (len(datasets) > 1)}"
+        claims.append(Claim("training_data", Availability.INDEXED, source=card.name, note=listed))
+    licence, link = _card_licence(card.fields)
+    return Record(
+        name=subject.record.name,
+        claims=tuple(claims),
+        licence=licence,
+        licence_link=link,
+        parents=tuple(parents[:_MOST_PARENTS]),
+        source=card.name,
+    )
+
+
+def _card_licence(fields: Mapping[str, Any]) -> tuple[str | None, str]:
+    told = fields.get("license")
+    if isinstance(told, list):  # the hub allows several: all of them hold
+        told = " AND ".join(one for one in told[:8] if isinstance(one, str))
+    if told == "other":
+        told = fields.get("license_name") or told
+    link = fields.get("license_link")
+    return (
+        told[:200] if isinstance(told, str) and told else None,
+        link[:500] if isinstance(link, str) else "",
+    )
+
+
+def _from_header(subject: Subject) -> Record | None:
+    header = subject.model
+    if header is None:
+        return None
+    source = f"the header of {next(name for name, h in subject.gguf.items() if h is header)}"
+    claims = []
+    if header.tokenizer:
+        claims.append(Claim("tokenizer", Availability.FULL, source=source))
+    if header.chat_template:
+        claims.append(Claim("chat_template", Availability.FULL, source=source))
+    claims.append(Claim("architecture", Availability.DESCRIBED, source=source))
+    claims.append(Claim("metadata", Availability.FULL, source=source))
+    licence = header.licence
+    if licence in (None, "other"):
+        licence = header.licence_name or licence
+    parents = [
+        *(Parent(n[:200], "base", source=source) for n in listed(header, "general.base_model")),
+        *(Parent(n[:200], "dataset", source=source) for n in listed(header, "general.dataset")),
+    ]
+    return Record(
+        name=header.name or subject.record.name,
+        claims=tuple(claims),
+        licence=licence,
+        licence_link=header.licence_link or "",
+        parents=tuple(parents[:_MOST_PARENTS]),
+        source=source,
+    )
+
+
+def listed(header: Any, prefix: str) -> Iterator[str]:
+    """``owner/repository`` (or the name) of each base or data set a GGUF header lists."""
+    count = header.number(f"{prefix}.count") or 0
+    for i in range(min(count, _MOST_PARENTS)):
+        address = header.text(f"{prefix}.{i}.repo_url") or ""
+        owner = header.text(f"{prefix}.{i}.organization") or ""
+        name = header.text(f"{prefix}.{i}.name") or ""
+        _, found, path = address.partition("huggingface.co/")
+        path = path.removeprefix("datasets/")
+        if found and path.count("/") == 1:
+            yield path
+        elif name:
+            yield f"{owner}/{name}".replace(" ", "-") if owner and " " not in owner else name

@@ -1,0 +1,138 @@
+"""Two dossiers side by side: what changed, and whether that is a step back.
+
+Works on the JSON of dossiers, so that one that was kept in a file can be compared with today's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Way = Literal["better", "worse", "other"]
+_STATES = ("contradicted", "missing", "declared", "verified")
+_STEPS = ("fully_closed", "partially_open", "open_weights", "fully_open")
+_ORDERS: Mapping[str, tuple[str, ...]] = {
+    "step": _STEPS,
+    "mof": ("none", "III", "II", "I"),
+    "osaid": ("fail", "unknown", "pass"),
+    "eu_53_2": ("no", "unknown", "likely"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of a comparison.
+
+    Attributes:
+        what: such as ``step.verified`` or ``components.weights.state``.
+        before, after: as they are written in the dossiers.
+        way: whether the second is better or worse than the first, where that can be said.
+        why: of a component, what the newest failed or open check says.
+    """
+
+    what: str
+    before: str
+    after: str
+    way: Way
+    why: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Every difference that a person would want to know; file lists and dates are not.
+
+    Raises:
+        KeyError, TypeError: one of them is not a dossier.
+    """
+    return (
+        tuple(_verdicts(before, after))
+        + tuple(_licence(before, after))
+        + tuple(_components(before, after))
+    )
+
+
+def regressions(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """The changes for the worse that somebody's artefact caused.
+
+    A check that could not be run again (offline, an extra that is not installed) leaves a component
+    declared; that alone is no step back.
+    """
+    return tuple(
+        one
+        for one in changes
+        if one.way == "worse"
+        and not (one.what.endswith(".state") and one.after == "declared")
+        and not (one.what.endswith(".verified") and not _caused(changes))
+    )
+
+
+def _caused(changes: tuple[Change, ...]) -> bool:
+    """Whether some component was really found wanting, and not only left unchecked."""
+    return any(
+        one.way == "worse" and one.what.endswith(".state") and one.after != "declared"
+        for one in changes
+    )
+
+
+def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    for name, order in _ORDERS.items():
+        for which in ("declared", "verified"):
+            one, two = str(before[name][which]), str(after[name][which])
+            if one != two:
+                yield Change(f"{name}.{which}", one, two, _way(one, two, order))
+
+
+def _licence(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    one, two = before["licence"], after["licence"]
+    for key in ("declared", "concluded", "kind"):
+        if one[key] != two[key]:
+            yield Change(f"licence.{key}", _text(one[key]), _text(two[key]), "other")
+    altered = [bool(found["match"] and found["match"]["altered"]) for found in (one, two)]
+    if altered[0] != altered[1]:
+        why = "; ".join(two["match"]["riders"]) if altered[1] else ""
+        yield Change(
+            "licence.altered",
+            _text(altered[0]),
+            _text(altered[1]),
+            "worse" if altered[1] else "better",
+            why,
+        )
+
+
+def _components(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    first = {one["name"]: one for one in before["components"]}
+    for two in after["components"]:
+        one = first.get(two["name"])
+        if one is None:
+            continue
+        what = f"components.{two['name']}"
+        if one["state"] != two["state"]:
+            way = _way(one["state"], two["state"], _STATES)
+            yield Change(f"{what}.state", one["state"], two["state"], way, _why(two))
+        for key in ("availability", "licence"):
+            if one[key] != two[key]:
+                yield Change(f"{what}.{key}", _text(one[key]), _text(two[key]), "other")
+
+
+def _why(component: Mapping[str, Any]) -> str:
+    for result in ("fail", "not_run", "inconclusive"):
+        for piece in component["evidence"]:
+            if piece["result"] == result:
+                said = piece["observed"] or piece["reason"]
+                return f"{piece['check']}: {said}"
+    return ""
+
+
+def _way(before: str, after: str, order: tuple[str, ...]) -> Way:
+    if before not in order or after not in order:
+        return "other"
+    return "better" if order.index(after) > order.index(before) else "worse"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -1,0 +1,238 @@
+"""From what a person types to a `Subject`: the files of a model and everything claimed about it.
+
+A folder or file is taken where it lies, a stored model from the store, a hub's repository by its
+list of files, its small texts and the headers of its weights (the weights themselves are not
+fetched), and a catalogue name or a model behind somebody's API as claims without files.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from overt.errors import FormatError, ModelNotFound, NotFound, OvertError, UsageError
+from overt.openness import claims, families, records
+from overt.openness.record import Record
+from overt.openness.subject import Subject, SubjectFile
+from overt.ref import PROVIDERS, Ref, parse
+from overt.settings import Settings
+from overt.sources.base import Step
+
+_MOST_FILES = 20_000
+_DEPTH = 12
+_SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".cache", "node_modules", ".venv"}
+_RECORD_BYTES = 4 << 20
+
+Progress = Callable[[Step], None]
+
+
+def subject(
+    ref: str, settings: Settings, *, base: str | None = None, progress: Progress | None = None
+) -> Subject:
+    """Whatever `ref` names, ready for the checks.
+
+    Args:
+        base: what to compare it with; without it, the base it claims if that is in the store.
+
+    Raises:
+        BadRef, UsageError: not a name, or one of something without a dossier.
+        ModelNotFound: not here, not in the catalogue, and (offline, or not there) not on a hub.
+        FormatError: a file that is neither a model nor a record of a known index.
+    """
+    found = _take(ref, settings, progress)
+    if base:
+        found.base = _take(base, settings, progress)
+    elif found.files:
+        found.base = _claimed_base(found, settings)
+    return found
+
+
+def _take(ref: str, settings: Settings, progress: Progress | None) -> Subject:
+    parsed = parse(ref)
+    if parsed.scheme == "echo":
+        raise UsageError("echo is built in and is no model", "name a model of `overt list`")
+    if parsed.scheme == "path":
+        return _finished(_local(ref, Path(parsed.name).expanduser().absolute(), settings, progress))
+    if parsed.remote:
+        return _service(ref, parsed)
+    try:
+        return _finished(_stored(ref, settings))
+    except ModelNotFound as missing:
+        return _elsewhere(ref, parsed, settings, missing)
+
+
+def _elsewhere(ref: str, parsed: Ref, settings: Settings, missing: ModelNotFound) -> Subject:
+    """What is not in the store: a hub's repository, else what the catalogue claims."""
+    known = families.lookup(parsed)
+    if parsed.scheme == "hf" and not settings.offline:
+        from overt.openness import hubfiles
+
+        try:
+            return _finished(hubfiles.subject(ref, parsed, settings))
+        except (NotFound, OvertError) as error:
+            if known is None or isinstance(error, UsageError):
+                raise
+    if known is None:
+        raise missing
+    return Subject(ref, (), known)
+
+
+def _finished(taken: Subject) -> Subject:
+    """A subject with files, its claims merged: its own over those of its family.
+
+    A bare quantization inherits what its family claims about training; a model that says it was
+    made from another by training does not.
+    """
+    own = claims.of(taken).over(taken.record)
+    header = taken.model
+    known = families.lookup(parse(taken.ref)) if not taken.ref.startswith((".", "/", "~")) else None
+    if known is None and header is not None:
+        bases = [p.name for p in own.parents if p.relation in ("base", "quantized")]
+        names = bases[:1] or ([header.name] if header.name else [])
+        known = next((found for name in names if (found := families.find(name))), None)
+    if known is not None:
+        own = replace(own.over(known), name=own.name or known.name)
+    taken.record = replace(own, source=own.source or "its files")
+    return taken
+
+
+# -- what lies on this disk ----------------------------------------------------------------------
+
+
+def _local(ref: str, path: Path, settings: Settings, progress: Progress | None) -> Subject:
+    digest_of = _digests(settings, progress)
+    if path.is_dir():
+        files = tuple(_walk(path))
+        if not files:
+            raise ModelNotFound(f"{path} holds no files", "name a model's folder or file")
+        return Subject(ref, files, Record(path.name), place=True, digest_of=digest_of)
+    if not path.exists():
+        raise ModelNotFound(f"there is no file {path}", "check the path")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return Subject(ref, (), _record(path))
+    files = tuple(SubjectFile(part.name, part.stat().st_size, part) for part in _parts_of(path))
+    return Subject(ref, files, Record(path.stem), digest_of=digest_of)
+
+
+def _record(path: Path) -> Record:
+    """A file of another index."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_RECORD_BYTES + 1)
+    except OSError as error:
+        raise FormatError(f"{path.name} cannot be read: {error.strerror}") from None
+    if len(data) > _RECORD_BYTES:
+        raise FormatError(f"{path.name} is larger than {_RECORD_BYTES} bytes", "name one record")
+    found = records.read(data.decode("utf-8-sig", "replace"), path.name)
+    if found is None:
+        raise FormatError(
+            f"{path.name} is no record of the Model Openness Tool, OSAI or os-ai-map",
+            "name a model's file or folder, or a record of one of these",
+        )
+    return found
+
+
+def _parts_of(path: Path) -> list[Path]:
+    from overt.ref import part_of
+
+    part = part_of(path.name)
+    names = [part.sibling(n) for n in range(1, part.total + 1)] if part else [path.name]
+    return [path.with_name(name) for name in names if path.with_name(name).is_file()]
+
+
+def _walk(root: Path) -> Iterator[SubjectFile]:
+    """Files below `root` in order of name; links that leave it are listed without a path."""
+    found: list[SubjectFile] = []
+    real = _roots(root)
+    for folder, inner, names in os.walk(root):
+        here = Path(folder).relative_to(root)
+        inner[:] = sorted(name for name in inner if name not in _SKIPPED)
+        if len(here.parts) >= _DEPTH:
+            inner.clear()
+        for name in names:
+            path = Path(folder, name)
+            found.append(_one(path, (here / name).as_posix(), real))
+        if len(found) > _MOST_FILES:
+            raise FormatError(
+                f"{root} holds more than {_MOST_FILES} files", "name one model's folder"
+            )
+    yield from sorted(found, key=lambda file: file.name)
+
+
+def _roots(root: Path) -> tuple[Path, ...]:
+    """Where links below `root` may lead: inside it and, of a hub's cache, to its own blobs."""
+    real = root.resolve()
+    if real.parent.name == "snapshots":
+        return (real, real.parent.parent / "blobs")
+    return (real,)
+
+
+def _one(path: Path, name: str, roots: tuple[Path, ...]) -> SubjectFile:
+    try:
+        inside = not path.is_symlink() or any(map(path.resolve().is_relative_to, roots))
+        plain = inside and path.is_file()
+        return SubjectFile(name, path.stat().st_size if plain else 0, path if plain else None)
+    except (OSError, RuntimeError):
+        return SubjectFile(name, 0)
+
+
+def _digests(settings: Settings, progress: Progress | None) -> Callable[[Path], str]:
+    from overt.sources import folder
+
+    def digest(path: Path) -> str:
+        try:
+            return f"sha256:{folder.digest(path, settings.home / 'digests', progress)}"
+        except OSError:  # a home that cannot be written: hash it every time
+            from overt.sources.base import sha256_of
+
+            return f"sha256:{sha256_of(path)}"
+
+    return digest
+
+
+def _stored(ref: str, settings: Settings) -> Subject:
+    from overt.pull import find
+    from overt.store import Store
+
+    manifest = find(ref, settings).manifest
+    if manifest is None:
+        raise ModelNotFound(f"{ref} is not in the store", f"type `overt pull {ref}`")
+    store = Store(settings.home)
+    files = tuple(
+        SubjectFile(file.path, file.size, store.path(file), file.digest)
+        for file in sorted(manifest.files, key=lambda file: file.path)
+        if file.role != "recipe"
+    )
+    licence = manifest.licence if manifest.licence != "other" else None
+    return Subject(ref, files, Record(ref, licence=licence), digest_of=_digests(settings, None))
+
+
+# -- what lies elsewhere -------------------------------------------------------------------------
+
+
+def _service(ref: str, parsed: Ref) -> Subject:
+    """A model behind somebody's server: claims only."""
+    known = families.lookup(parsed)
+    if known is None:
+        source = f"{parsed.scheme} serves it; nothing else is known about it here"
+        if parsed.scheme not in PROVIDERS:
+            source = "a server that speaks the OpenAI API; what it runs cannot be seen from outside"
+        known = Record(parsed.file or parsed.name, kind="api", source=source)
+    return Subject(ref, (), known)
+
+
+def _claimed_base(found: Subject, settings: Settings) -> Subject | None:
+    """The base it claims, if a model of the store came from there."""
+    from overt.store import Store
+
+    wanted = {p.name.lower() for p in found.record.parents if p.relation != "dataset"}
+    if not wanted:
+        return None
+    here = found.files[0].stated
+    for entry in Store(settings.home).names():
+        origin = entry.manifest.origin.get("repository", "").lower()
+        if origin in wanted or str(entry.ref).lower() in wanted:
+            base = _stored(str(entry.ref), settings)
+            if not here or all(file.stated != here for file in base.files):
+                return base
+    return None
