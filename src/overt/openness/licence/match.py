@@ -1,0 +1,307 @@
+"""Which licence a text is, and what in it is not that licence.
+
+No licence text is part of the project, only fingerprints of them (`fingerprints.py`). The known
+texts that share most rows of words with a part of the text are laid over it (`fit.py`), the best is
+kept, and so on with the rest. Words that differ are changes, numbers exactly; what stands beside
+the licence and is not the furniture of licence files (`remarks.py`) is a rider.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+from overt.openness.licence import pointers
+from overt.openness.licence.fingerprints import known
+from overt.openness.licence.fit import Fit, Gap, fit, window
+from overt.openness.licence.remarks import binding, quoted, remarks
+from overt.openness.licence.text import MOST, Words, hashed, read, shingles
+
+Kind = Literal["exact", "near", "altered", "notice_only", "unknown"]
+
+_ROUNDS: Final = 40  # licences in one file
+_CANDIDATES: Final = 5
+_SHOWN: Final = 60  # changes and riders that are told
+_LEAST: Final = 0.6  # of a text's words; less is not that text
+_LEAST_NOTICE: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A place where the text differs from the licence.
+
+    Attributes:
+        expected: the licence's numbers, … for its other words; "" where nothing was there.
+        found: what the text says; "" where it left words out.
+        sentence: the sentence it is in, from the text.
+    """
+
+    expected: str
+    found: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a text is.
+
+    Attributes:
+        id: the first licence in it; None where none was recognised.
+        kind: ``exact`` and ``near`` have the same terms, ``altered`` has others, ``notice_only``
+            names a licence without its text.
+        riders: sentences of the text that were added or changed, or stand where some were removed.
+        missing_version: it names a family of licences and not which version.
+        coverage: the share of the licence's words that are there, 0 to 1.
+        sha256: of the text (UTF-8).
+        others: the other licences in it.
+    """
+
+    id: str | None
+    kind: Kind
+    altered: bool
+    riders: tuple[str, ...]
+    changes: tuple[Change, ...]
+    missing_version: bool
+    coverage: float
+    sha256: str
+    others: tuple[str, ...]
+
+
+def match(text: str) -> Match:
+    """Recognise a licence text."""
+    digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    text, rest = text[:MOST], text[MOST : 2 * MOST].strip()
+    words = read(text)
+    fits = sorted(_fits(words), key=lambda one: one.first)
+    whole = [one for one in fits if not one.entry.notice]
+    if not fits:
+        return _pointed(text, words, digest)
+    main = (whole or fits)[0]
+    changes = [one for each in fits for one in _changes(text, words, each)]
+    riders = [one.sentence for one in changes] + list(_riders(text, words, fits))
+    if rest:
+        riders.append(quoted(rest, 0, min(len(rest), 200)))
+    altered = bool(riders)
+    others = dict.fromkeys(one.entry.id for one in fits if one.entry.id != main.entry.id)
+    return Match(
+        id=main.entry.id,
+        kind=_kind(main, words, fits, altered=altered),
+        altered=altered,
+        riders=tuple(dict.fromkeys(riders))[:_SHOWN],
+        changes=tuple(one for one in changes if one.expected or one.found)[:_SHOWN],
+        missing_version=any(_unversioned(words, main, gap) for gap in main.gaps),
+        coverage=round(main.coverage, 4),
+        sha256=digest,
+        others=tuple(others),
+    )
+
+
+def _kind(main: Fit, words: Words, fits: Sequence[Fit], *, altered: bool) -> Kind:
+    if altered:
+        return "altered"
+    if main.entry.notice:
+        return "notice_only"
+    alone = len(fits) == 1 and main.plain and main.behind - main.first == len(words.words)
+    return "exact" if alone else "near"
+
+
+def _fits(words: Words) -> Iterator[Fit]:
+    """The licences in a text, each over its own part of it."""
+    vocabulary = known().vocabulary
+    own: dict[str, int] = {}
+    ids = []
+    for word in words.words:
+        if word not in own:
+            own[word] = vocabulary.get(hashed(word), -1 - len(own))
+        ids.append(own[word])
+    rows = shingles(ids)
+    regions = [(0, len(ids))]
+    for _ in range(_ROUNDS):
+        found = _best(words, ids, rows, regions)
+        if found is None:
+            return
+        yield found
+        regions = [
+            part
+            for first, behind in regions
+            for part in (
+                ((first, found.first), (found.behind, behind))
+                if first <= found.first < behind
+                else ((first, behind),)
+            )
+            if part[1] - part[0] >= 12
+        ]
+
+
+def _best(
+    words: Words, ids: Sequence[int], rows: Sequence[int], regions: Sequence[tuple[int, int]]
+) -> Fit | None:
+    best: Fit | None = None
+    for number in _candidates(rows, regions):
+        entry = known().entry(number)
+        for first, behind in regions:
+            part = window(entry, rows, first, min(behind, len(rows)))
+            if part is None:
+                continue
+            found = fit(entry, words, ids, part[0], min(behind, part[1] + 5))
+            if found and _enough(found) and (best is None or found.score > best.score):
+                best = found
+            if found and found.plain:
+                return found
+    return best
+
+
+def _enough(found: Fit) -> bool:
+    return found.coverage >= (_LEAST_NOTICE if found.entry.notice else _LEAST) and (
+        found.score > -found.equal // 2
+    )
+
+
+def _candidates(rows: Sequence[int], regions: Sequence[tuple[int, int]]) -> list[int]:
+    """The entries that most of their rows are in the text of, those with most words first."""
+    shortlist = known().shortlist
+    hits: Counter[int] = Counter()
+    for row in {row for first, behind in regions for row in rows[first:behind] if row % 2 == 0}:
+        hits.update(shortlist.get(row, ()))
+    likely = []
+    for number, count in hits.items():
+        length, sampled = known().sampled(number)
+        if count >= 0.25 * sampled:
+            likely.append((count / sampled * length, number))
+    likely.sort(reverse=True)
+    return [number for size, number in likely[:_CANDIDATES] if size >= 0.4 * likely[0][0]]
+
+
+def _changes(text: str, words: Words, found: Fit) -> Iterator[Change]:
+    for gap in found.gaps:
+        first, behind = gap.first, gap.behind
+        if _renumbered(words, found, gap):
+            start, end = _place(words, first, behind)
+            expected = _expected(found, gap.dropped[:1])
+            yield Change(expected, text[start:end][:300], quoted(text, start, end))
+            continue
+        if not gap.missing and first < behind:
+            if gap.loose and not binding(
+                words.source[words.starts[first] : words.ends[behind - 1]]
+            ):
+                continue
+            inserted = _inserted(text, words, first, behind, found.first)
+            if inserted is not None:
+                yield from (Change("", "", one) for one in inserted)
+                continue
+        elif not gap.missing:
+            continue
+        start, end = _place(words, first, behind)
+        said = " ".join(text[start:end].split()) if first < behind else ""
+        yield Change(_expected(found, gap.missing), said[:300], quoted(text, start, end))
+
+
+def _renumbered(words: Words, found: Fit, gap: Gap) -> bool:
+    """Whether a part that may be left out, like a title, is there with another number."""
+    if gap.missing or not gap.dropped or gap.first == gap.behind:
+        return False
+    expected = known().numbers.get(found.entry.words[gap.dropped[0]])
+    said = words.words[gap.first]
+    return expected is not None and said[:1].isdigit() and said != expected
+
+
+def _inserted(text: str, words: Words, first: int, behind: int, opening: int) -> list[str] | None:
+    """The riders in words that stand between two sentences; None: they stand inside one."""
+    source = words.source
+    for shift in (0, *(k for n in range(1, 13) for k in (-n, n))):
+        a, b = first + shift, behind + shift
+        if a < 0 or b > len(words.words) or not _slid(words.words, first, behind, shift):
+            continue
+        start, end = _place(words, a, b)
+        before = source[words.ends[a - 1] if a else 0 : start]
+        after = source[end : words.starts[b] if b < len(words.words) else len(source)]
+        opened = a in (0, opening)
+        lined = (opened or "\n" in before) and (b == len(words.words) or "\n" in after)
+        found = [quoted(text, one.first, one.behind) for one in remarks(source, start, end)]
+        if (lined and not found) or (
+            lined and _ends(before, start=opened) and _ends(after, start=b == len(words.words))
+        ):
+            return found
+        if _ends(before, start=opened) and re.search(r"[.;:!?]|\n\s*\n", after) and found:
+            return found
+    return None
+
+
+def _slid(words: Sequence[str], first: int, behind: int, shift: int) -> bool:
+    """Whether words first … behind may as well be those `shift` further on."""
+    if shift < 0:
+        return words[first + shift : first] == words[behind + shift : behind]
+    return words[first : first + shift] == words[behind : behind + shift]
+
+
+def _ends(between: str, *, start: bool) -> bool:
+    return start or bool(re.search(r"[.;:!?]|\n\s*\n|^\s*[*#=_-]{2,}", between))
+
+
+def _place(words: Words, first: int, behind: int) -> tuple[int, int]:
+    """Where words stand in the text; for none, the place between their neighbours."""
+    if first < behind:
+        return words.starts[first], words.ends[behind - 1]
+    at = words.ends[first - 1] if first else 0
+    return at, at
+
+
+def _expected(found: Fit, missing: Sequence[int]) -> str:
+    """Numbers of the licence in clear; other words are not known."""
+    numbers = known().numbers
+    shown: list[str] = []
+    for k in missing:
+        word = numbers.get(found.entry.words[k], "…")
+        if word != "…" or shown[-1:] != ["…"]:
+            shown.append(word)
+    return " ".join(shown)
+
+
+def _riders(text: str, words: Words, fits: Sequence[Fit]) -> Iterator[str]:
+    """What stands before, between and behind the licences."""
+    at = 0
+    for one in (*fits, None):
+        end = words.starts[one.first] if one else len(words.source)
+        if end > at:
+            for remark in remarks(words.source, at, end):
+                yield quoted(text, remark.first, remark.behind)
+        at = words.ends[one.behind - 1] if one else end
+
+
+def _unversioned(words: Words, found: Fit, gap: Gap) -> bool:
+    """Whether the text stands still where the licence tells its version."""
+    numbers = known().numbers
+    lost = (*gap.missing, *gap.dropped)
+    told = [numbers[found.entry.words[k]] for k in lost if found.entry.words[k] in numbers]
+    if not told or len(lost) > 8 or min(lost) == 0 or min(lost) > 200:
+        return False
+    if any(word[:1].isdigit() for word in words.words[gap.first : gap.behind]):
+        return False
+    return told[0] not in words.words[: found.first + 80]
+
+
+def _pointed(text: str, words: Words, digest: str) -> Match:
+    """A text that holds no known licence, but may name one."""
+    named = pointers.named(words.source)
+    riders: tuple[str, ...] = ()
+    if named.ids:
+        riders = tuple(
+            dict.fromkeys(
+                quoted(text, one.first, one.behind)
+                for one in remarks(words.source, 0, len(words.source))
+                if not pointers.explains(words.source[one.first : one.behind])
+            )
+        )[:_SHOWN]
+    return Match(
+        id=named.ids[0] if named.ids else None,
+        kind="altered" if riders else "notice_only" if named.ids or named.family else "unknown",
+        altered=bool(riders),
+        riders=riders,
+        changes=(),
+        missing_version=not named.ids and named.family,
+        coverage=0.0,
+        sha256=digest,
+        others=named.ids[1:],
+    )

@@ -1,0 +1,247 @@
+"""From the many names of a licence to one id, and what is known about it beside its terms.
+
+The id is SPDX's where SPDX has one, else one of `data/licences.tsv`.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, cast
+
+Kind = Literal[
+    "osd_open",
+    "data_open",
+    "use_restricted",
+    "scale_limited",
+    "non_commercial",
+    "research_only",
+    "proprietary",
+    "unknown",
+]
+"""The class of a licence, as it is printed beside a model's openness."""
+
+# Not importlib.resources: its first use costs 3 ms, and this is on the way of `overt run`.
+_FILE: Final = Path(__file__).parents[1] / "data" / "licences.tsv"
+_MOST: Final = 300  # characters of a name
+_REFERENCE: Final = re.compile(
+    r"^(?:DocumentRef-[\w.-]+:)?LicenseRef-(?:scancode-)?", re.IGNORECASE
+)
+_NOISE: Final = re.compile(
+    r"(?<![a-z0-9])(?:the|an?|licen[cs]es?|agreement|version|international|unported|generic|public"
+    r"|gnu|under|terms of)(?![a-z0-9])"
+)
+
+
+class LicenceFacts(NamedTuple):
+    """What stands about a licence on lists.
+
+    Attributes:
+        osi: approved by the Open Source Initiative.
+        fsf: free by the Free Software Foundation.
+    """
+
+    id: str
+    title: str
+    osi: bool
+    fsf: bool
+    kind: Kind
+    url: str
+
+
+class _Table(NamedTuple):
+    """The file: lists of ids by name, rows by id, and names by their key."""
+
+    lists: dict[str, frozenset[str]]
+    rows: dict[str, tuple[str, ...]]  # kind, title, address, other names
+    ids: dict[str, str]
+    families: frozenset[str]
+
+
+def canonical(text: str) -> str | None:
+    """The id for a name: an SPDX id, a tag of the hub, a title; None where nobody knows it."""
+    name = _REFERENCE.sub("", text.strip()[:_MOST])
+    table = _table()
+    key = _key(name)
+    if key in table.ids:
+        return table.ids[key]
+    if key in table.families:
+        return None
+    return _alike().get(_loose(name))
+
+
+def family(text: str) -> bool:
+    """Whether a name is that of a family of licences and leaves the version open."""
+    return canonical(text) is None and _key(text.strip()[:_MOST]) in _table().families
+
+
+def facts(id: str) -> LicenceFacts | None:
+    """What is known about a licence, by its id or any of its names."""
+    found = canonical(id)
+    if found is None:
+        return None
+    lists, row = _table().lists, _table().rows.get(found, ())
+    kind, title, url = (row[i] if len(row) > i else "" for i in range(3))
+    return LicenceFacts(
+        id=found,
+        title=title or found,
+        osi=found in lists["osi"],
+        fsf=found in lists["fsf"],
+        kind=cast(Kind, kind) if kind else _kind(found),
+        url=url or (f"https://spdx.org/licenses/{found}.html" if found in _spdx() else ""),
+    )
+
+
+def _kind(id: str) -> Kind:
+    """The class of an id that has no row."""
+    lists = _table().lists
+    if id in lists["non_commercial"]:
+        return "non_commercial"
+    if id in lists["use_restricted"]:
+        return "use_restricted"
+    if id in lists["open_data"] or id in lists["open_fixed"]:
+        return "data_open"
+    return "osd_open" if id in lists["osi"] or id in lists["fsf"] else "unknown"
+
+
+def is_open(id: str, *, compat: bool = False) -> bool:
+    """Whether a licence is open for the Model Openness Framework.
+
+    Args:
+        id: a name; with `compat` it counts exactly as it is written.
+        compat: as the framework's own tool answers, with what it misses.
+    """
+    lists = _table().lists
+    listed = ("osi", "fsf", "open_data")
+    if compat:
+        known = any(id in lists[name] for name in listed) and id not in lists["compat_missing"]
+        return known or id in lists["compat_only"]
+    found = canonical(id)
+    return any(found in lists[name] for name in (*listed, "open_fixed"))
+
+
+def expression(text: str) -> tuple[str, ...]:
+    """The ids in an SPDX expression, in order; a name nobody knows stays as it is written."""
+    tree = _parsed(text)
+    if tree is None:
+        return ()
+    return tuple(dict.fromkeys(canonical(one) or one for one in _symbols(tree)))
+
+
+def open_expression(text: str) -> bool | None:
+    """Whether a licence or expression is open: each part of an AND, any part of an OR.
+
+    None where that hangs on a name nobody knows.
+    """
+    tree = _parsed(text)
+    return None if tree is None else _open(tree)
+
+
+def _open(tree: Any) -> bool | None:
+    operator = str(getattr(tree, "operator", "")).strip().upper()
+    if operator in ("AND", "OR"):
+        answers = [_open(one) for one in tree.args]
+        decided = operator == "OR"
+        if decided in answers:
+            return decided
+        return None if None in answers else not decided
+    found = canonical(_symbol(tree))
+    return None if found is None else is_open(found)
+
+
+def _parsed(text: str) -> Any:
+    """The tree of an expression, or a single name; None for neither."""
+    if canonical(text):
+        return text
+    from license_expression import ExpressionError, Licensing
+
+    try:
+        return Licensing().parse(text[: 4 * _MOST], validate=False)
+    except (ExpressionError, RecursionError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _symbols(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+        return
+    arguments = getattr(tree, "args", ())
+    if arguments:
+        for one in arguments:
+            yield from _symbols(one)
+    else:
+        yield _symbol(tree)
+
+
+def _symbol(tree: Any) -> str:
+    if isinstance(tree, str):
+        return tree
+    inner = getattr(tree, "license_symbol", tree)  # of "X WITH exception"
+    return str(getattr(inner, "key", inner))
+
+
+@cache
+def _spdx() -> frozenset[str]:
+    lists = _table().lists
+    return lists["osi"] | lists["fsf"] | lists["others"]
+
+
+@cache
+def _table() -> _Table:
+    lists: dict[str, frozenset[str]] = {}
+    rows: dict[str, tuple[str, ...]] = {}
+    families: set[str] = set()
+    for line in _FILE.read_text(encoding="utf-8").splitlines():
+        name, _, rest = line.partition("\t")
+        if name == "@family":
+            families.update(_key(one) for one in rest.split("|"))
+        elif name.startswith("@"):
+            lists[name[1:]] = frozenset(rest.split())
+        elif not name.startswith("#"):
+            rows[name] = tuple(rest.split("\t"))
+    named = [(one, one) for name in ("osi", "fsf", "others") for one in lists[name]]
+    named += [(one, one) for one in rows]
+    named += [(old, new) for old, _, new in (one.partition("=") for one in lists["renamed"])]
+    own = len(named)
+    named += [(name, one) for one, row in rows.items() for name in _names(row)]
+    keyed = list(zip(_keys([name for name, _ in named]), (one for _, one in named), strict=True))
+    ids = dict(keyed[:own])
+    for key, one in keyed[own:]:
+        ids.setdefault(key, one)
+    return _Table(lists, rows, ids, frozenset(families - set(ids)))
+
+
+@cache
+def _alike() -> dict[str, str | None]:
+    """Ids by what `_loose` leaves of their names; None where several are left with the same."""
+    found: dict[str, str | None] = {}
+    for id_, row in _table().rows.items():
+        for name in _names(row):
+            short = _loose(name)
+            found[short] = id_ if found.get(short, id_) == id_ else None
+        found.setdefault(_loose(id_), id_)
+    return {short: one for short, one in found.items() if len(short) > 2}
+
+
+def _names(row: tuple[str, ...]) -> tuple[str, ...]:
+    return (row[1], *(row[3].split("|") if len(row) > 3 else ()))
+
+
+def _key(text: str) -> str:
+    """A name without case, spaces and punctuation; ``+`` and the dots of versions stay."""
+    return re.sub(r"[^a-z0-9.+]+|\.(?!\d)", "-", text.lower()).strip("-.")
+
+
+def _keys(names: list[str]) -> list[str]:
+    """`_key` of many names, none of which has a line break: one pass instead of thousands."""
+    joined = re.sub(r"[^a-z0-9.+\n]+|\.(?!\d)", "-", "\n".join(names).lower())
+    return [one.strip("-.") for one in joined.split("\n")]
+
+
+def _loose(text: str) -> str:
+    """A name without the words that come and go in it, and without the dots of ``3.0``."""
+    plain = re.sub(r"\bv\.?\s?(?=\d)", " ", text.lower())
+    plain = plain.replace("noncommercial", "non commercial").replace("sharealike", "share alike")
+    plain = plain.replace("noderivatives", "no derivatives").replace("openrail", "open rail")
+    plain = _NOISE.sub(" ", plain)
+    return re.sub(r"[^a-z0-9.+]+|\.(?!\d)|\.0(?!\d)", "", plain)

@@ -1,0 +1,98 @@
+"""Short notices that name a licence and do not hold its text: tags, addresses, one sentence."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from overt.openness.licence.names import canonical, expression, family
+from overt.openness.licence.remarks import binding
+
+_TAG = re.compile(r"SPDX-License-Identifier\s?:\s*([\w.+() -]{2,200})", re.IGNORECASE)
+_FIELD = re.compile(
+    r"^\W*licen[cs]e(?:[_ -](?:name|id))?\s?:\s*(\S[^\n]{0,120})$", re.IGNORECASE | re.MULTILINE
+)
+_CC = re.compile(
+    r"creativecommons\.org/(?:licen[cs]es|publicdomain)/(zero|by(?:-nc)?(?:-sa|-nd)?)(?:/(\d\.\d))?",
+    re.IGNORECASE,
+)
+_ADDRESSES: Final = (
+    (re.compile(r"apache\.org/licenses/license-(\d\.\d)", re.IGNORECASE), "Apache-{}"),
+    (re.compile(r"opensource\.org/licen[cs]es?/([\w.-]+)", re.IGNORECASE), "{}"),
+    (re.compile(r"spdx\.org/licenses/([\w+-]+(?:\.\d+)*)", re.IGNORECASE), "{}"),
+    (re.compile(r"gnu\.org/licenses/(?:old-licenses/)?((?:a|l)?gpl-\d\.\d)", re.IGNORECASE), "{}"),
+    (re.compile(r"ai\.google\.dev/gemma/(terms)\b", re.IGNORECASE), "gemma"),
+    (re.compile(r"llama-models/blob/main/models/llama(\d)/license", re.IGNORECASE), "llama{}"),
+    (re.compile(r"llama-models/blob/main/models/llama(3_[123])/license", re.IGNORECASE), "llama{}"),
+    (re.compile(r"llama\.com/llama(3_[123]|[234])/license", re.IGNORECASE), "llama{}"),
+    (re.compile(r"mozilla\.org/(?:en-us/)?mpl/(\d\.\d)", re.IGNORECASE), "MPL-{}"),
+)  # fmt: skip
+_NAME = (
+    r"([A-Z0-9][\w.+/&\[\]-]*(?:[ \t]*\n?[ \t]*(?:[A-Z0-9(][\w.+/&()\[\]-]*"
+    r"|of|by|for|and|v\d[\d.]*|-|,(?= [Vv]ersion)|license|licence|version)){0,9})"
+)
+_PHRASES: Final = (
+    re.compile(r"\b(?:under|by|with) (?:the terms of |the conditions of )?(?:the |an? )?" + _NAME),
+    re.compile(r"(?:^|\blicen[cs]e(?:d)? is |[Ll]icen[cs]e:? +)(?:[Tt]he )?" + _NAME, re.MULTILINE),
+)
+_SUBJECT: Final = r"(?:(?:and )?(?:subject to|governed by) (?:the terms of )?(?:the )?)?"
+_SHORT: Final = 4000  # characters of a notice
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The ids a notice names, in order; `family`: it names one whose version it leaves open."""
+
+    ids: tuple[str, ...]
+    family: bool
+
+
+def named(text: str) -> Named:
+    """The licences a short text names."""
+    if len(text) > _SHORT:
+        return Named((), family=False)
+    found: dict[str, None] = {}
+    families = False
+    for name in _names(text):
+        if one := canonical(name):
+            found.setdefault(one)
+        else:
+            families = families or family(name)
+    for tag in _TAG.finditer(text):
+        found.update(dict.fromkeys(one for one in expression(tag[1].strip()) if canonical(one)))
+    return Named(tuple(found), family=families)
+
+
+def explains(sentence: str) -> bool:
+    """Whether a sentence only points to a licence: without the licence's name it binds nobody."""
+    plain = sentence
+    for name in sorted(set(_names(sentence)), key=len, reverse=True):
+        if canonical(name) or family(name):
+            plain = re.sub(_SUBJECT + re.escape(name), " ", plain)
+    return plain != sentence and not binding(plain)
+
+
+def _names(text: str) -> Iterator[str]:
+    for found in _FIELD.finditer(text):
+        yield found[1].strip(" .*\"'`")
+    for found in _CC.finditer(text):
+        what, version = found[1].lower(), found[2]
+        kind = "CC0" if what == "zero" else f"CC-{what}"
+        yield f"{kind}-{version}" if version else kind
+    for pattern, form in _ADDRESSES:
+        for found in pattern.finditer(text):
+            yield form.format(found[1].replace("_", "."))
+    for pattern in _PHRASES:
+        for found in pattern.finditer(text):
+            yield from _shortened(found[1])
+
+
+def _shortened(name: str) -> Iterator[str]:
+    """A name and its beginnings, longest first, until one is known."""
+    words = name.split()
+    for n in range(len(words), 0, -1):
+        one = " ".join(words[:n]).strip(" .,;:()\"'")
+        if canonical(one) or family(one):
+            yield name[: name.find(words[n - 1]) + len(words[n - 1])] if n < len(words) else name
+            yield one
+            return
