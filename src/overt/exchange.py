@@ -8,7 +8,7 @@ not (workers/scheduler.py), and the engine's events pass through unread.
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -30,6 +30,7 @@ from overt.chat import (
 from overt.engines.base import Engine, Purpose
 from overt.errors import OvertError
 from overt.fit import free_memory
+from overt.openness.gate import RUNNING, Gate
 from overt.placement import Facts, Loader, Notice, Opened, Place, Places, batch_size
 from overt.settings import Settings, seconds_of
 from overt.workers.scheduler import Resident, Scheduler
@@ -94,16 +95,23 @@ class Exchange:
     Belongs to the event loop it is first used in. `notice` is told, in one sentence each, what a
     person should know but did not ask: a context reduced to fit, a weaker sandbox. `shared` is for
     who serves others: models take several requests at once, leave room for each other, and go when
-    they have been idle for the setting `keep_alive`; else they stay until `close`.
+    they have been idle for the setting `keep_alive`; else they stay until `close`. `use` is what
+    the licence of a model is asked about when it is first opened (openness/gate.py).
     """
 
     def __init__(
-        self, settings: Settings, notice: Notice | None = None, *, shared: bool = False
+        self,
+        settings: Settings,
+        notice: Notice | None = None,
+        *,
+        shared: bool = False,
+        use: Mapping[str, object] = RUNNING,
     ) -> None:
         self._settings, self._shared = settings, shared
         self._told: set[str] = set()
         self._tell = notice or (lambda _: None)
-        self._places = Places(settings)
+        self._gate = Gate(settings, use)
+        self._places = Places(settings, self._admit)
         self._scheduler: Scheduler[Opened] = Scheduler(
             self._budget,
             keep_alive=seconds_of(settings.keep_alive) if shared else math.inf,
@@ -219,6 +227,7 @@ class Exchange:
             BadRequest: a model that does not write text.
             OutOfMemory: it does not fit, with the numbers.
             NoIsolation, EngineFailed: the worker could not start.
+            Refused: its licence does not allow the use, where that is enforced.
         """
         with await self._seat(ref, "answer", "", None, None, guest=True) as opened:
             self._facts[ref] = replace(opened.facts, ref=ref)
@@ -379,6 +388,11 @@ class Exchange:
         workers = [one.it.worker for one in self._residents()]
         held = sum(worker.memory()[1] for worker in workers if worker)
         return free_memory(mapped=self._shared) + held
+
+    def _admit(self, place: Place) -> None:
+        """Raises Refused: its licence, by the policy in force."""
+        if told := self._gate(place.model, place.header):
+            self._notice(told.text)
 
     def _notice(self, text: str) -> None:
         if text not in self._told:

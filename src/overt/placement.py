@@ -132,10 +132,15 @@ _Stamp = tuple[object, ...]
 
 
 class Places:
-    """Refs and what they mean, remembered until the store (or a plain file) changes."""
+    """Refs and what they mean, remembered until the store (or a plain file) changes.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    `admit` is asked about each before it is remembered, and may refuse it.
+    """
+
+    def __init__(
+        self, settings: Settings, admit: Callable[["Place"], None] = lambda _: None
+    ) -> None:
+        self._settings, self._admit = settings, admit
         self._known: dict[str, tuple[Place, _Stamp]] = {}
         self._folders = (str(settings.home / "names"), str(settings.home / "manifests"))
 
@@ -152,6 +157,7 @@ class Places:
         Raises:
             BadRef, ModelNotFound, IntegrityError, FormatError, EngineFailed: as `pull.find`, or
                 not a model that can be run here.
+            OvertError: what `admit` raises.
         """
         parsed = refs.parse(ref)
         if parsed.remote:
@@ -163,6 +169,7 @@ class Places:
         model = pull.find(ref, self._settings)
         header = _header(model)
         place = Place(model, header, overlay.read(model), kind_of(header))
+        self._admit(place)
         stamp = (*begun, *self._stamp(model)[len(begun) :])
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()

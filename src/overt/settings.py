@@ -56,6 +56,9 @@ class Settings:
     engine: str = _setting("auto", "build of llama.cpp: auto (native if built), wheel, native")
     bandwidth: int = _setting(0, "bytes a second that a pull may take (5m); 0 is no limit")
     downloads: int = _setting(4, "files that a pull brings at once")
+    licence: str = _setting(
+        "warn", "licence conditions of a model that is used: off, warn, enforce (docs/may.md)"
+    )
     offline: bool = _setting(False, "never use the network")
     debug: bool = _setting(False, "show tracebacks and the engine's own log")
 
@@ -89,6 +92,8 @@ def load(
         raise BadSetting(f"isolation is {settings.isolation!r}", "set it to best, full or off")
     if settings.engine not in ("auto", "wheel", "native"):
         raise BadSetting(f"engine is {settings.engine!r}", "set it to auto, wheel or native")
+    if settings.licence not in ("off", "warn", "enforce"):
+        raise BadSetting(f"licence is {settings.licence!r}", "set it to off, warn or enforce")
     return settings
 
 

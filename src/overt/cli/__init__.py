@@ -28,6 +28,8 @@ VERBS: dict[str, Verb] = {
     "convert": Verb("overt.cli.convert", "Models", "make a GGUF model of safetensors weights"),
     "rm": Verb("overt.cli.rm", "Models", "remove models and free their bytes"),
     "verify": Verb("overt.cli.verify", "Models", "hash everything in the store again"),
+    "dossier": Verb("overt.cli.dossier", "Openness", "how open a model is, by evidence"),
+    "may": Verb("overt.cli.may", "Openness", "how you may use a model, by its licence"),
     "serve": Verb("overt.cli.serve", "Serve", "answer programs over HTTP, or be a mirror"),
     "keys": Verb("overt.cli.keys", "Serve", "make and revoke keys for the server"),
     "ps": Verb("overt.cli.ps", "Running", "models that are running now"),

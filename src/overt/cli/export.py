@@ -1,13 +1,19 @@
 """`overt export`: one file that carries a model to another machine."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from overt.cli.options import verb
 from overt.cli.output import Output, size
 from overt.errors import UsageError
+from overt.ref import parse
 from overt.settings import Settings, bytes_of
+
+if TYPE_CHECKING:
+    from overt.sources.base import Step
 
 
 @click.command("export", short_help="write a model to one signed file, to carry elsewhere")
@@ -32,6 +38,8 @@ def command(
     if piped and (split or out.json):
         raise UsageError("stdout takes the archive, and nothing else", "name a file")
     with progress(out) as step:
+        if parse(ref).scheme != "path":
+            check_sending(out, ref, settings, step)
         done = export(
             ref,
             None if piped else Path(target).expanduser(),
@@ -56,3 +64,16 @@ def command(
     shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1][-3:]}"
     out.result(value, lambda: f"{shown}\n{what}", lambda: "\n".join(names))
     return 0
+
+
+def check_sending(
+    out: Output, ref: str, settings: Settings, step: "Callable[[Step], None] | None"
+) -> None:
+    """Ask the licence whether REF may be handed on: a remark, or Refused where it is enforced."""
+    from overt.openness import gate
+    from overt.pull import find
+
+    if settings.licence == "off":
+        return
+    if told := gate.consult(find(ref, settings, step), ref, settings, gate.SENDING):
+        out.warn(told.text)

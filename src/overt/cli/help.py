@@ -17,6 +17,7 @@ Exit codes
   3    not found: no such model, chat or running worker
   4    does not fit: more memory or disk than there is; the message carries the numbers
   5    refused: by a policy, a licence, an unsafe file or a sandbox that cannot be had
+  6    cannot say: `may` lacks a fact, and names it
   130  stopped by Ctrl-C or a signal
 
 With --json an error is also one object on stdout:

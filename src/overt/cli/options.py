@@ -40,9 +40,9 @@ def verb(function: Function) -> Function:
     """Add --json, --quiet, --debug, --offline and --home, and pass on `out` and `settings`.
 
     Any other option named like a field of `Settings` (``context``, ``threads`` …) overrides it and
-    is not passed on.
+    is not passed on, but for the two that verbs use for something else.
     """
-    names = {field.name for field in fields(Settings)} - {"model"}
+    names = {field.name for field in fields(Settings)} - {"model", "licence"}
 
     def wrapped(*args: Any, **given: Any) -> Any:
         as_json, quiet = given.pop("json"), given.pop("quiet")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from overt.cli.export import check_sending
 from overt.cli.options import verb
 from overt.cli.output import Output, duration, size
 from overt.cli.pull import progress
@@ -30,6 +31,7 @@ def command(out: Output, settings: Settings, ref: str, target: str) -> int:
     begun = time.monotonic()
     try:
         with progress(out) as step:
+            check_sending(out, ref, settings, step)
             pushed = _push(ref, target, settings, step)
     except KeyboardInterrupt:
         raise Stopped(

@@ -133,6 +133,7 @@ def _check(flags: Flags, both: bool) -> None:
 
 def _api(out: Output, settings: Settings, flags: Flags) -> int:
     from overt.keys import Keys
+    from overt.openness.gate import RUNNING, SERVING
     from overt.pull import find
     from overt.server import app, assembly, guard, logs, telemetry
 
@@ -156,7 +157,13 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
     if spans is not None:
         sinks.append(spans)
     api = assembly.build(
-        settings, out.note, gate=gate, sinks=sinks, preload=flags.preload, hosts=flags.registries
+        settings,
+        out.note,
+        gate=gate,
+        sinks=sinks,
+        preload=flags.preload,
+        hosts=flags.registries,
+        use=RUNNING if gate.loopback else SERVING,
     )
 
     def ready(url: str) -> None:

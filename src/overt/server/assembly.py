@@ -1,10 +1,11 @@
 """The API put together: every protocol, the services behind them, and the pages of the server."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 
 from overt.errors import OvertError
 from overt.exchange import Exchange
+from overt.openness.gate import RUNNING
 from overt.protocols import (
     anthropic,
     anthropic_batches,
@@ -46,14 +47,16 @@ def build(
     sinks: Sequence[Sink] = (),
     preload: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    use: Mapping[str, object] = RUNNING,
 ) -> Api:
     """The application. `gate` None admits everybody; `sinks` hear of every request.
 
     `preload` names models that are loaded before the first request is taken, `hosts` registries
-    that clients may name although they are not public.
+    that clients may name although they are not public. `use` is what the licences of models are
+    asked about.
     """
     version = metadata.version("overt")
-    exchange = Exchange(settings, notice, shared=True)
+    exchange = Exchange(settings, notice, shared=True, use=use)
     records = Records(settings.home / "records.db")
     services = Services(
         exchange,

@@ -1,0 +1,464 @@
+"""`overt may`: what the licences of a model allow you to do, and what they ask for it."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from overt.cli.options import read_bytes, read_text, verb
+from overt.cli.output import Output, is_terminal, plain, table
+from overt.errors import BadRequest, Failure, UsageError
+from overt.openness.facts import FACTS, Fact
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.openness.chain import Chain
+    from overt.openness.may import Decision
+    from overt.openness.subject import Subject
+
+CANNOT_SAY = 6
+_CODES = {"allow": 0, "allow_with_obligations": 0, "deny": 5, "needs_permission": 5}
+_MOST_PROFILE_BYTES = 1 << 16
+_MOST_TEXT_BYTES = 4 << 20
+_TRIES = 3
+_METAVARS = {"yes_no": "YES|NO", "number": "N", "one_of": "WHICH", "several_of": "WHAT,…"}
+_SAID = {
+    "allow": "Allowed",
+    "allow_with_obligations": "Allowed, under the conditions below",
+    "needs_permission": "Needs permission first",
+    "deny": "Not allowed",
+    "unknown": "Cannot say yet",
+}
+_SAY = {"yes_no": "yes/no", "number": "N", "one_of": "WHICH", "several_of": "WHAT"}
+_WIDTH = 96
+_SHORT = 18  # characters of a fact's name that is typed in full
+
+
+class _Command(click.Command):
+    """Facts may be written with underscores too, as they stand in JSON and in profiles."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_hyphened(arg) for arg in args])
+
+
+def _hyphened(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else arg
+
+
+def _fact_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One option a fact, with its aliases."""
+    for one in reversed(FACTS):
+        flags = [f"--{name.replace('_', '-')}" for name in (one.name, *one.aliases)]
+        function = click.option(
+            *flags,
+            one.name,
+            multiple=one.kind == "several_of",
+            metavar=_METAVARS[one.kind],
+            help=one.question,
+        )(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for besides facts."""
+
+    licence_file: Path | None
+    profile: Path | None
+    save: bool
+    notice: Path | None
+    force: bool
+    ask: bool
+
+
+@click.command("may", cls=_Command, short_help="how you may use a model, by its licence")
+@click.argument("ref", required=False)
+@_fact_options
+@click.option("--profile", type=click.Path(path_type=Path), metavar="FILE",
+              help="Facts from a TOML file: commercial = true.")  # fmt: skip
+@click.option("--save", is_flag=True, help="Keep these facts for later questions, and for run.")
+@click.option("--facts", "show", is_flag=True, help="Only list the facts and what is kept.")
+@click.option("--licence-file", "--license-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Ask about a bare licence text instead.")  # fmt: skip
+@click.option("--notice", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write what has to go along when it is handed on.")  # fmt: skip
+@click.option("--force", is_flag=True, help="With --notice: into a folder that is not empty.")
+@click.option("--ask/--no-ask", default=True, help="On a terminal: ask for what is missing.")
+@verb
+def command(out: Output, settings: Settings, ref: str | None, show: bool, **given: Any) -> int:
+    """Say whether REF may be used as the facts tell, by its licence and those of all it is made of.
+
+    \b
+      overt may llama3.1 --commercial yes --mau 50k --distributes product
+      overt may ./model.gguf --distributes weights --notice to-send/
+      overt may --licence-file LICENSE
+
+    REF is anything: a name, a file or folder, hf:owner/repo, openai:model. What is not said is not
+    guessed: where it could matter it is asked for, or named under `missing`. Only that you got the
+    model inside a finished product is taken to be no. This is a reading of licences and no legal
+    advice.
+
+    Exit codes: 0 allowed (with obligations, where there are some), 5 denied or needs permission,
+    6 cannot say because a fact is missing.
+    """
+    from overt.openness import gate
+
+    known = gate.saved(settings.home) | _facts(given)
+    asked = Asked(**{name: given[name] for name in Asked.__slots__})
+    if show or (ref is None and asked.licence_file is None):
+        if asked.save:
+            _save(settings, known, out)
+        elif not show:
+            raise UsageError("no model is named", "write one: overt may llama3.1")
+        return _listed(out, settings, known)
+    if ref is not None and asked.licence_file is not None:
+        raise UsageError("a model and a bare text were both named", "ask about one of them")
+    return _answer(out, settings, ref, known, asked)
+
+
+def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of the flags over those of the profile. Raises BadRequest."""
+    from overt.openness import facts
+
+    found: dict[str, Any] = {}
+    profile = given["profile"]
+    if profile is not None:
+        text = read_text(profile, "--profile", _MOST_PROFILE_BYTES)
+        found |= facts.read_profile(text, str(profile))
+    for one in FACTS:
+        said = given[one.name]
+        if said:
+            found[one.name] = facts.parse(
+                one.name, ",".join(said) if isinstance(said, tuple) else said
+            )
+    return found
+
+
+# -- the question and its answer -------------------------------------------------------------------
+
+
+def _answer(
+    out: Output, settings: Settings, ref: str | None, known: dict[str, Any], asked: Asked
+) -> int:
+    from overt.openness import chain, may
+
+    subject: Subject | None = None
+    more: dict[str, object] = {}
+    if asked.licence_file is not None:
+        name = str(asked.licence_file)
+        links, match = _of_text(asked.licence_file)
+        more["match"] = match
+    else:
+        from overt.openness import gather
+
+        assert ref is not None
+        name = ref
+        out.status(f"looking at {ref}")
+        subject = gather.subject(ref, settings)
+        links = chain.of(subject, settings)
+        out.clear()
+    decision = may.decide(links.links, known)
+    if asked.ask and _can_ask(out):
+        decision = _interview(out, decision, known, links)
+    if asked.save:
+        _save(settings, known, out)
+    if asked.notice is not None:
+        more["notice"] = _bundle(out, subject, links, decision, asked)
+    value = {
+        "model": name,
+        **decision.as_json(),
+        "chain": [
+            {
+                "name": one.name,
+                "relation": one.relation,
+                "licence": one.licence,
+                "known": one.known,
+                "altered": one.altered,
+            }
+            for one in links.links
+        ],
+        "facts": {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(known.items())},
+        "remarks": list(links.remarks),
+        **more,
+    }
+    out.result(value, lambda: _human(name, value), lambda: decision.verdict)
+    return _CODES.get(decision.verdict, CANNOT_SAY)
+
+
+def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
+    """The chain of a bare licence text, and what was recognised in it."""
+    from overt.openness.chain import Chain
+    from overt.openness.dossier import match_json
+    from overt.openness.licence import match
+    from overt.openness.named import Said, link_of
+
+    text = read_bytes(path, "--licence-file", _MOST_TEXT_BYTES).decode("utf-8-sig", "replace")
+    found = match.match(text)
+    remarks = []
+    if found.missing_version:
+        remarks.append(f"{path.name} does not say which version of {found.id} it is")
+    if found.kind == "notice_only":
+        remarks.append(f"{path.name} only names {found.id} and is not its text")
+    said = (Said(found.id, found.altered, tuple(found.riders)), *map(Said, found.others))
+    links = tuple(link_of(path.name, one, {}) for one in said)
+    return Chain(links, tuple(remarks), {path.name: found}), match_json(found)
+
+
+def _can_ask(out: Output) -> bool:
+    return out.mode == "human" and is_terminal(sys.stdin) and is_terminal(sys.stdout)
+
+
+def _interview(
+    out: Output, decision: "Decision", known: dict[str, Any], links: "Chain"
+) -> "Decision":
+    """Ask for the facts that matter, one at a time, and decide again after each answer."""
+    from overt.openness import chain, may
+
+    asked: set[str] = set()
+    while True:
+        lacking = map(_fact, chain.strictest(decision.missing, links.links))
+        one = next((fact for fact in lacking if fact and fact.name not in asked), None)
+        if one is None:
+            return decision
+        if not asked:
+            out.note("A few facts decide. Enter alone means: I do not know.")
+        asked.add(one.name)
+        said = _one_answer(out, one)
+        if said is None:
+            return decision
+        if said != "":
+            known[one.name] = said
+            decision = may.decide(links.links, known)
+
+
+def _one_answer(out: Output, one: Fact) -> Any:
+    """What a person answers; "" where they do not know, None where they want no more questions."""
+    from overt.openness import facts
+
+    for _ in range(_TRIES):
+        out.note(f"{one.question} ({_choices(one)})")
+        line = sys.stdin.readline()
+        if not line:
+            return None
+        if not line.strip():
+            return ""
+        try:
+            return facts.parse(one.name, line.strip())
+        except BadRequest as error:
+            out.note(str(error))
+    return ""
+
+
+def _choices(one: Fact) -> str:
+    if one.kind == "yes_no":
+        return "yes or no"
+    if one.kind == "number":
+        return "a number, such as 50k or 2M"
+    return ", ".join(one.values) or "words with commas between them"
+
+
+def _fact(name: str) -> Fact | None:
+    return next((one for one in FACTS if one.name == name), None)
+
+
+def _bundle(
+    out: Output, subject: "Subject | None", links: "Chain", decision: "Decision", asked: Asked
+) -> Mapping[str, object]:
+    from overt.openness import notice
+
+    if subject is None or asked.notice is None:
+        raise UsageError("--notice is for a model, and a bare text was named", "name the model")
+    made = notice.bundle(subject, links, decision)
+    notice.write(made, asked.notice.expanduser(), force=asked.force)
+    return {"folder": str(asked.notice), **made.as_json()}
+
+
+# -- facts that are kept ---------------------------------------------------------------------------
+
+
+def _save(settings: Settings, known: Mapping[str, Any], out: Output) -> None:
+    """Write ``use.toml`` of the home. Raises Failure: it cannot be written."""
+    from overt import whole
+
+    path = settings.home / "use.toml"
+    lines = ["# Kept by `overt may --save`: what you use models for."]
+    lines += [f"{name} = {_toml(value)}" for name, value in sorted(known.items())]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole.write(path, ("\n".join(lines) + "\n").encode(), lasting=False)
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror}", "check the folder") from None
+    out.note(f"kept in {path}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def _listed(out: Output, settings: Settings, known: Mapping[str, Any]) -> int:
+    """Every fact, and what is known of it."""
+    rows = [
+        {
+            "name": one.name,
+            "aliases": list(one.aliases),
+            "kind": one.kind,
+            "values": list(one.values),
+            "question": one.question,
+            "value": list(v) if isinstance(v := known.get(one.name), tuple) else v,
+            "presumed": one.presumed,
+        }
+        for one in FACTS
+    ]
+
+    def human() -> str:
+        return table(
+            ("fact", "value", "question"),
+            [(row["name"], _kept(row), row["question"]) for row in rows],
+        )
+
+    out.result({"file": str(settings.home / "use.toml"), "facts": rows}, human)
+    return 0
+
+
+def _kept(row: Mapping[str, Any]) -> str:
+    if row["value"] is None and row["presumed"] is not None:
+        return f"({_shown(row['presumed'])})"
+    return _shown(row["value"])
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) or "none" if isinstance(value, list | tuple) else str(value)
+
+
+# -- for people ------------------------------------------------------------------------------------
+
+
+def _human(name: str, value: Mapping[str, Any]) -> str:
+    lines = [f"{_SAID[value['verdict']]}: {plain(name)}"]
+    lines += _block("Why", _reasons(value))
+    if value["verdict"] != "deny":  # nobody can earn a denied use by doing what is asked
+        asks = [_item(one["text"], one) for one in value["obligations"]]
+        lines += _block("What it asks of you", asks)
+    lines += _block("Licences", _licences(value))
+    lines += _block("To know", _notes(value))
+    if "match" in value:
+        lines += _block("The text", _text(value["match"]))
+    if "notice" in value:
+        lines += _block("Written", _written(value["notice"]))
+    lines += _block("Not known", [_question(one) for one in value["missing"]])
+    what = plain(f"--licence-file {name}" if "match" in value else name)
+    if flags := _flags(value["missing"], presumed=False):
+        lines += ["", f"To go on: overt may {what} {flags}"]
+    if flags := _flags(value["missing"], presumed=True):
+        lines += ["", f"If it is otherwise: overt may {what} {flags}"]
+    return "\n".join(lines)
+
+
+def _block(title: str, items: Sequence[str]) -> list[str]:
+    """A heading and its items, each wrapped by itself; a tab begins a line of its own."""
+    from textwrap import wrap
+
+    if not items:
+        return []
+    lines = ["", title]
+    for item in items:
+        for number, part in enumerate(plain(item).split("\t")):
+            first = "    " if number else "  - "
+            lines += wrap(
+                part, _WIDTH, initial_indent=first, subsequent_indent="    ",
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+    return lines
+
+
+def _item(text: str, one: Mapping[str, Any]) -> str:
+    """A clause or duty: what it says, and where that stands."""
+    from overt.openness.named import place
+
+    when = f", {one['when']}" if one["when"] else ""
+    return f"{text}{when}\t{place(one['licence'], one['section'], one['date'])}"
+
+
+def _reasons(value: Mapping[str, Any]) -> list[str]:
+    """The clauses that decide, those that hold first; else why none does."""
+    deciding = [one for one in value["clauses"] if one["effect"] != "note"]
+    if value["verdict"] == "deny":
+        deciding = [one for one in deciding if not one["when"]]
+    deciding.sort(key=lambda one: bool(one["when"]))
+    items = [
+        _item(f"“{one['rule']}”" if one["section"] == "rider" else one["rule"], one)
+        for one in deciding
+    ]
+    told = [one["licence"] for one in deciding]
+    return items + [one for one in value["reasons"] if not any(f"({k}, " in one for k in told)]
+
+
+def _notes(value: Mapping[str, Any]) -> list[str]:
+    noted = [_item(one["rule"], one) for one in value["clauses"] if one["effect"] == "note"]
+    unread = [f"the licence of the data set {one} is not known" for one in value["unread"]]
+    return [*value["remarks"], *noted, *unread]
+
+
+def _licences(value: Mapping[str, Any]) -> list[str]:
+    return [
+        one["name"]
+        + (f" ({one['relation']})" if one["relation"] != "model" else "")
+        + f": {one['licence'] or 'not known'}"
+        + (", its text altered" if one["altered"] else "")
+        for one in value["chain"]
+    ]
+
+
+def _text(match: Mapping[str, Any]) -> list[str]:
+    said = {
+        "exact": f"is {match['id']}, word for word",
+        "near": f"is {match['id']}, laid out differently",
+        "altered": f"is {match['id']} with altered terms",
+        "notice_only": f"only names {match['id']}",
+    }
+    return [said.get(match["kind"], "is no licence that is known here")]
+
+
+def _written(notice: Mapping[str, Any]) -> list[str]:
+    lines = [f"{notice['folder']}/{file}" for file in notice["files"]]
+    for one in notice["missing"]:
+        where = f", see {one['url']}" if one["url"] else ""
+        lines.append(f"missing: the text of {one['title']}{where}")
+    return lines
+
+
+def _question(missing: str) -> str:
+    fact = _fact(missing)
+    if fact is None:
+        return missing
+    taken = "" if fact.presumed is None else f" (taken to be {_shown(fact.presumed)})"
+    return f"{missing}{taken}: {fact.question}"
+
+
+def _flags(missing: Sequence[str], *, presumed: bool) -> str:
+    """The options that would say what is missing, short where a name is long.
+
+    With `presumed` those that would say the opposite of what was taken to be so.
+    """
+    flags = []
+    for one in missing:
+        fact = _fact(one)
+        if fact is not None and (fact.presumed is not None) is presumed:
+            name = one if len(one) <= _SHORT or not fact.aliases else fact.aliases[0]
+            say = _shown(not fact.presumed) if presumed else _SAY[fact.kind]
+            flags.append(f"--{name.replace('_', '-')} {say}")
+    return " ".join(flags)
