@@ -147,3 +147,12 @@ def test_a_record_that_is_none_ends_in_a_sentence(overt_cli, tmp_path, content):
     assert result.code == 1
     assert "Traceback" not in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_statement_is_signed_with_the_key_of_the_home(overt_cli, model):
+    result = overt_cli("dossier", str(model), "--format", "intoto", "--sign")
+    assert result.code == 0, result.stderr
+    envelope = json.loads(result.stdout)
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    assert envelope["signatures"][0]["sig"]
+    assert overt_cli("dossier", str(model), "--sign").code == 2

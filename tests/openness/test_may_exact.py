@@ -6,7 +6,6 @@ they are missing as well. Clauses nobody is asked about count only where the fac
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 from unittest.mock import patch

@@ -25,6 +25,7 @@ _FORMATS = ("html", "markdown", "cyclonedx", "spdx", "mof", "osai", "intoto", "b
 @click.option("--base", metavar="REF", help="Compare the weights with this model.")
 @click.option("--html", is_flag=True, help="One page for people; the same as --format html.")
 @click.option("--format", "kind", type=click.Choice(_FORMATS), help="Write it in another form.")
+@click.option("--sign", is_flag=True, help="With --format intoto: sign it with this home's key.")
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.option("--fresh", is_flag=True, help="Look at everything again.")
 @click.option("--evidence", is_flag=True, help="Show every piece of evidence.")
@@ -37,6 +38,7 @@ def command(
     base: str | None,
     html: bool,
     kind: str | None,
+    sign: bool,
     output: str | None,
     fresh: bool,
     evidence: bool,
@@ -56,6 +58,8 @@ def command(
     kind = "html" if html else kind
     if kind and out.json:
         raise UsageError("--json and another format exclude each other", "leave one of them out")
+    if sign and kind != "intoto":
+        raise UsageError("only an in-toto statement is signed", "add --format intoto")
     first, rest = words[0], words[1:]
     if first == "diff" and len(rest) == 2:
         return _diff(out, settings, *rest)
@@ -70,7 +74,8 @@ def command(
     if kind:
         from overt.openness import export
 
-        _write(out, export.render(dossier, kind), output)
+        text = export.render(dossier, kind)
+        _write(out, _signed(text, settings) if sign else text, output)
     elif output:
         _write(out, as_json(dossier.as_json(), indent=2) + "\n", output)
     else:
@@ -103,6 +108,14 @@ def _make(
     )
     out.clear()
     return dossier
+
+
+def _signed(statement: str, settings: Settings) -> str:
+    from overt.carry import signing
+    from overt.openness.export import intoto
+
+    signing.need()
+    return intoto.sign(statement, signing.Keys(settings.home))
 
 
 def _write(out: Output, text: str, output: str | None) -> None:

@@ -102,8 +102,10 @@ def _test(name: str, value: object) -> Test:
         raise ValueError(f"{name} is no fact")
     if asked.kind == "yes_no" and isinstance(value, bool):
         return Test(name, "is", value)
-    if asked.kind == "number" and isinstance(value, str) and (
-        m := re.fullmatch(_COMPARED, value, re.ASCII)
+    if (
+        asked.kind == "number"
+        and isinstance(value, str)
+        and (m := re.fullmatch(_COMPARED, value, re.ASCII))
     ):
         return Test(name, m[1], int(m[2]))
     words = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()

@@ -14,11 +14,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from overt.errors import BadRequest, OvertError, Refused
 from overt.settings import Settings
@@ -44,8 +43,7 @@ _QUIET = ("osd_open", "data_open")  # kinds of licences that ask nothing of who 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Warning:
+class Warning(NamedTuple):
     """What a person should know before the model is used.
 
     Attributes:
@@ -159,8 +157,7 @@ def _profile(kept: bytes, home: Path) -> dict[str, Any]:
 # -- the answer ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """What `consult` says; with `refusal` it is refused, with `once` said once a model and home."""
 
     text: str = ""
@@ -423,16 +420,9 @@ def _remembered(
     made = make()
     from overt import whole
 
-    content = _fields(made)
     with suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        whole.write(note, json.dumps(content).encode(), lasting=False)
-    return made
-
-
-def _fields(made: object) -> object:
-    if isinstance(made, _Outcome):
-        return [made.text, made.verdict, made.refusal, made.once]
+        whole.write(note, json.dumps(made).encode(), lasting=False)
     return made
 
 

@@ -19,7 +19,7 @@ from overt.openness.evidence import Finding
 from overt.openness.subject import Subject, SubjectFile
 
 VERSION = 1
-TTL = 0
+TTL = 90  # what is known to be dangerous grows
 
 _MOST_FILES: Final = 20_000
 _MOST_PICKLES: Final = 24
