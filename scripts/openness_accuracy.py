@@ -64,7 +64,7 @@ def main() -> int:
     clean = [look(case, data, peers) for case in CLEAN]
     parts = [
         HEAD.format(system=f"{platform.system()} {platform.machine()}", cores=os.cpu_count()),
-        openness_agreement.markdown(data),
+        "## Agreement with other indexes\n\n" + openness_agreement.markdown(data),
         "\n".join(licences(data)),
         "\n".join(planted(lies, clean, peers)),
         "\n".join(speed()),
