@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from overt.openness import families
+from overt.openness import families, packed
 from overt.openness.components import BY_NAME, Availability
 from overt.openness.licence import names as licences
 from overt.openness.record import Relation, SubjectKind
@@ -110,7 +110,7 @@ def test_no_name_leads_to_two_nodes() -> None:
 
 
 def test_every_file_is_a_family_of_the_index() -> None:
-    files = {path.stem for path in families._DATA.glob("*.toml")}
+    files = {path.stem for path in (packed.DATA / "models").glob("*.toml")}
     assert files == {*FAMILIES, "index"}
 
 

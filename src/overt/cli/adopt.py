@@ -25,10 +25,13 @@ def command(out: Output, settings: Settings, what: str | None, dry_run: bool) ->
     """
     from overt.adopt import adopt
     from overt.cli.pull import progress
+    from overt.openness import gate
 
     dry_run = dry_run or what is None
     with progress(out) as step:
         looked = adopt(what, settings, step, dry_run)
+    for one in looked.adopted if not dry_run else ():
+        gate.prepare(str(one.name), settings)
     value = {
         "dry_run": dry_run,
         "places": [{"program": p.key, "path": str(p.path)} for p in looked.places],

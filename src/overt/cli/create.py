@@ -28,6 +28,7 @@ def command(out: Output, settings: Settings, name: str, file: str) -> int:
     from overt.cli.pull import progress
     from overt.create import create
     from overt.formats.modelfile import MOST_BYTES, read
+    from overt.openness import gate
 
     if file == "-":
         data, folder = sys.stdin.buffer.read(MOST_BYTES + 1), Path.cwd()
@@ -40,6 +41,7 @@ def command(out: Output, settings: Settings, name: str, file: str) -> int:
             created = create(name, modelfile, folder, settings, step)
     except KeyboardInterrupt:
         raise Stopped("nothing was made", f"`overt create {name}` starts again") from None
+    gate.prepare(name, settings)
     manifest = created.manifest
     for notice in created.notices:
         out.note(notice)

@@ -43,6 +43,7 @@ def command(
     """
     from overt.carry import bring
     from overt.cli.pull import progress
+    from overt.openness import gate
 
     with progress(out) as step:
         done = bring(
@@ -53,6 +54,8 @@ def command(
             replace=replace,
             progress=step,
         )
+    for ref in done.names:
+        gate.prepare(str(ref), settings)
     manifest = done.manifest
     value = {
         "models": [str(ref) for ref in done.names],

@@ -43,9 +43,12 @@ def command(out: Output, settings: Settings, ref: str, listing: bool) -> int:
     """
     if listing:
         return _list(ref, settings, out)
+    from overt.openness import gate
+
     begun = time.monotonic()
     manifest = _pull(ref, settings, out)
     seconds = time.monotonic() - begun
+    gate.prepare(ref, settings)
     value = {
         "model": ref,
         "digest": manifest.digest,

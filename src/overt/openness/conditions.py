@@ -9,9 +9,8 @@ combination of values in the bits of one integer, so that a chain of licences co
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from overt.openness import fields
 from overt.openness.facts import FACTS, Fact, Value, fact
@@ -39,8 +38,6 @@ class Test(NamedTuple):
     how: str
     wanted: bool | int | tuple[str, ...]
 
-    __test__ = False  # no test of pytest's
-
     def accepts(self, value: Value) -> bool:
         if isinstance(self.wanted, tuple):
             return any(word in self.wanted for word in _words(value))
@@ -49,23 +46,23 @@ class Test(NamedTuple):
         return bool(_COMPARE[self.how](value, self.wanted))
 
 
-# No tuples: an All is never equal to an AnyOf. One dataclass: each costs half a millisecond.
-@dataclass(frozen=True, slots=True)
-class _Parts:
+Test.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
+
+
+# Tuples are equal by what is in them: `kind` keeps an All from being an AnyOf of the same parts.
+class All(NamedTuple):
     of: tuple["Condition", ...]
+    kind: Literal["all"] = "all"
 
 
-class All(_Parts):
-    __slots__ = ()
+class AnyOf(NamedTuple):
+    of: tuple["Condition", ...]
+    kind: Literal["any"] = "any"
 
 
-class AnyOf(_Parts):
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(NamedTuple):
     of: "Condition"
+    kind: Literal["not"] = "not"
 
 
 Condition = Test | All | AnyOf | Not

@@ -18,12 +18,11 @@ the whole name before the name without its date, the entry of a size before that
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from overt.openness import packed
 from overt.openness.components import Availability
 from overt.openness.record import Claim, Parent, Record
 from overt.ref import Ref
@@ -35,8 +34,6 @@ GRADES: Final[Mapping[str, str]] = {
 }
 """What a grade of a source adds to the note of a cell."""
 
-# Not importlib.resources: its first use costs 3 ms, as much as the rest of a lookup.
-_DATA: Final = Path(__file__).with_name("data") / "models"
 _OTHER: Final = "-"  # the node of names that look like one of a family and are another model
 _MOST_NAME: Final = 200  # characters of a name that is looked up
 _SIZE: Final = r"(?:\d+x)?\d+(?:\.\d+)?[bm]\d?|e\d+b"
@@ -194,7 +191,7 @@ def _known() -> Mapping[str, tuple[str, str]]:
 
 @cache
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads((_DATA / f"{name}.toml").read_text("utf-8"))
+    return packed.toml(f"models/{name}")
 
 
 def _families() -> tuple[str, ...]:

@@ -92,6 +92,32 @@ def consult(
     """
     if settings.licence == "off":
         return None
+    found = _answer(model, ref, settings, use, header)
+    if found.refusal:
+        raise Refused(found.text, found.refusal)
+    if found.once and not _first(settings.home, model.digest if model else ref):
+        return None
+    return Warning(found.text, found.verdict) if found.text else None
+
+
+def prepare(ref: str, settings: Settings) -> None:
+    """Ask about a model of the store ahead of its first use, so that a run finds the answer kept.
+
+    Says nothing, and what goes wrong here goes wrong again where somebody hears of it.
+    """
+    from overt.pull import find
+
+    if settings.licence == "off":
+        return
+    with suppress(OvertError, OSError):
+        model = find(ref, settings)
+        _answer(model, model.ref, settings, RUNNING, None)
+
+
+def _answer(
+    model: "Model | None", ref: str, settings: Settings, use: Use, header: "Header | None"
+) -> "_Outcome":
+    """What there is to say, kept from before or found now. Raises as `consult`, not Refused."""
     kept = _kept(settings.home)
     texts = list(_texts(model, settings)) if model else []
     asked = {
@@ -105,12 +131,7 @@ def consult(
         given = together(_profile(kept, settings.home), use)
         return _outcome(model, ref, settings, given, header, texts)
 
-    found = _remembered(settings.home, "answer", json.dumps(asked), _read_outcome, judge)
-    if found.refusal:
-        raise Refused(found.text, found.refusal)
-    if found.once and not _first(settings.home, model.digest if model else ref):
-        return None
-    return Warning(found.text, found.verdict) if found.text else None
+    return _remembered(settings.home, "answer", json.dumps(asked), _read_outcome, judge)
 
 
 def saved(home: Path) -> dict[str, Any]:
@@ -428,19 +449,17 @@ def _remembered(
 
 @cache
 def _program() -> str:
-    """Which program this is: what another one answered is asked again."""
+    """Which program this is: what another one answered is asked again.
+
+    Of data/terms and data/models the folders count and not their hundred files, whose content
+    `scripts/pack_data.py` writes to a file that does.
+    """
     here = Path(__file__).parent
     stamps = []
-    for folder in (
-        here,
-        here / "licence",
-        here / "data",
-        here / "data/terms",
-        here / "data/models",
-    ):
+    for folder in (here, here / "licence", here / "data"):
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_file():
+                if entry.name != "__pycache__":
                     found = entry.stat()
                     stamps.append((entry.name, found.st_size, found.st_mtime_ns))
     return sha256(repr(sorted(stamps)).encode()).hexdigest()

@@ -15,9 +15,8 @@ a deny into something milder. Three things are otherwise, on purpose:
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from overt.openness import fields, phrases, terms
 from overt.openness.conditions import (
@@ -160,8 +159,7 @@ class Decision(NamedTuple):
         }
 
 
-@dataclass(eq=False, repr=False)
-class _Read:
+class _Read(NamedTuple):
     """One link with its clauses brought to what is open about them."""
 
     link: Link
@@ -170,7 +168,7 @@ class _Read:
     clauses: list[Found]
     obligations: list[Obligation]
     unsure: tuple[str, ...]
-    unread: bool = False
+    unread: bool
 
 
 def decide(chain: Sequence[Link], facts: Mapping[str, object]) -> Decision:
@@ -235,13 +233,13 @@ def _alone(one: _Read) -> LinkAnswer:
 
 def _read(link: Link, given: Mapping[str, Value], own: Collection[str | None]) -> _Read:
     found = terms.load(link.licence) if link.licence else None
-    read = _Read(link, found, [], [], [], _unsure(link, found))
-    read.unread = link.relation == _DATA and (found is None or not link.known)
+    unread = link.relation == _DATA and (found is None or not link.known)
+    read = _Read(link, found, [], [], [], _unsure(link, found), unread)
     if link.altered:
-        read.clauses += [
+        read.clauses.extend(
             Found(link.licence or "", "rider", "unknown", rider, "", "", "", (link.name,))
             for rider in link.riders
-        ]
+        )
     if found is None:
         return read
     facts = {**given, **known(link.facts)}
@@ -386,7 +384,7 @@ def _merged(found: Iterable[_Item]) -> tuple[_Item, ...]:
         key = (one.licence, one.section, one.said, one.when)
         before = merged.get(key)
         links = one.links if before is None else _once((*before.links, *one.links))
-        merged[key] = one._replace(links=links)
+        merged[key] = cast("_Item", one._replace(links=links))
     return tuple(merged.values())
 
 

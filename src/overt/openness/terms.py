@@ -14,18 +14,15 @@ conditions and ``not`` holds one. What a fact must be is written by its kind::
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from overt.openness import packed
 from overt.openness.conditions import ALWAYS, Condition, parse
 
 Effect = Literal["deny", "needs_permission", "note"]
 _ID: Final = r"[A-Za-z0-9][A-Za-z0-9.+-]{0,80}"
-# Not importlib.resources: its first use costs 3 ms, and this is on the way of `overt run`.
-_FOLDER: Final = Path(__file__).with_name("data") / "terms"
 
 
 class Clause(NamedTuple):
@@ -119,10 +116,10 @@ def load(licence_id: str) -> Terms | None:
     if not re.fullmatch(_ID, licence_id):
         return None
     try:
-        text = (_FOLDER / f"{licence_id}.toml").read_text(encoding="utf-8")
+        content = packed.toml(f"terms/{licence_id}")
     except OSError:
         return _by_kind(licence_id)
-    return read(tomllib.loads(text))
+    return read(content)
 
 
 _ANY_COPY = {"distributes": ["weights", "derivative", "product", "data"]}
@@ -167,7 +164,7 @@ def _by_kind(licence_id: str) -> Terms | None:
 
 def ids() -> tuple[str, ...]:
     """All licences whose clauses are known, sorted."""
-    names = (one.name for one in _FOLDER.iterdir())
+    names = (one.name for one in (packed.DATA / "terms").iterdir())
     return tuple(sorted(one.removesuffix(".toml") for one in names if one.endswith(".toml")))
 
 

@@ -4,10 +4,11 @@ The id is SPDX's where SPDX has one, else one of `data/licences.tsv`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, cast
+
+from overt.openness import packed
 
 Kind = Literal[
     "osd_open",
@@ -21,13 +22,11 @@ Kind = Literal[
 ]
 """The class of a licence, as it is printed beside a model's openness."""
 
-# Not importlib.resources: its first use costs 3 ms, and this is on the way of `overt run`.
-_FILE: Final = Path(__file__).parents[1] / "data" / "licences.tsv"
+FILE: Final = packed.DATA / "licences.tsv"
 _MOST: Final = 300  # characters of a name
-_REFERENCE: Final = re.compile(
-    r"^(?:DocumentRef-[\w.-]+:)?LicenseRef-(?:scancode-)?", re.IGNORECASE
-)
-_NOISE: Final = re.compile(
+# Not compiled before they are needed: that takes longer than most questions.
+_REFERENCE: Final = r"^(?:DocumentRef-[\w.-]+:)?LicenseRef-(?:scancode-)?"
+_NOISE: Final = (
     r"(?<![a-z0-9])(?:the|an?|licen[cs]es?|agreement|version|international|unported|generic|public"
     r"|gnu|under|terms of)(?![a-z0-9])"
 )
@@ -60,7 +59,9 @@ class _Table(NamedTuple):
 
 def canonical(text: str) -> str | None:
     """The id for a name: an SPDX id, a tag of the hub, a title; None where nobody knows it."""
-    name = _REFERENCE.sub("", text.strip()[:_MOST])
+    name = text.strip()[:_MOST]
+    if "licenseref-" in name.lower():
+        name = re.sub(_REFERENCE, "", name, flags=re.IGNORECASE)
     table = _table()
     key = _key(name)
     if key in table.ids:
@@ -188,39 +189,65 @@ def _spdx() -> frozenset[str]:
 
 @cache
 def _table() -> _Table:
+    data = FILE.read_bytes()
+    lists, rows, families = _lines(data.decode("utf-8"))
+    ids, open_ = packed.kept("licences/keys", data) or _keyed(lists, rows, families)
+    return _Table(lists, rows, ids, frozenset(open_))
+
+
+def _lines(text: str) -> tuple[dict[str, frozenset[str]], dict[str, tuple[str, ...]], list[str]]:
+    """The lists by name, the rows by id, and the names of families."""
     lists: dict[str, frozenset[str]] = {}
     rows: dict[str, tuple[str, ...]] = {}
-    families: set[str] = set()
-    for line in _FILE.read_text(encoding="utf-8").splitlines():
+    families: list[str] = []
+    for line in text.splitlines():
         name, _, rest = line.partition("\t")
         if name == "@family":
-            families.update(_key(one) for one in rest.split("|"))
+            families += rest.split("|")
         elif name.startswith("@"):
             lists[name[1:]] = frozenset(rest.split())
         elif not name.startswith("#"):
             rows[name] = tuple(rest.split("\t"))
+    return lists, rows, families
+
+
+def _keyed(
+    lists: Mapping[str, frozenset[str]], rows: Mapping[str, tuple[str, ...]], families: list[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Ids by the keys of their names, an id's own before another's further names; families."""
     named = [(one, one) for name in ("osi", "fsf", "others") for one in lists[name]]
     named += [(one, one) for one in rows]
     named += [(old, new) for old, _, new in (one.partition("=") for one in lists["renamed"])]
     own = len(named)
     named += [(name, one) for one, row in rows.items() for name in _names(row)]
-    keyed = list(zip(_keys([name for name, _ in named]), (one for _, one in named), strict=True))
-    ids = dict(keyed[:own])
-    for key, one in keyed[own:]:
-        ids.setdefault(key, one)
-    return _Table(lists, rows, ids, frozenset(families - set(ids)))
+    keys = _keys([name for name, _ in named])
+    found = {key: one for key, (_, one) in zip(keys[:own], named[:own], strict=True)}
+    for key, (_, one) in zip(keys[own:], named[own:], strict=True):
+        found.setdefault(key, one)
+    return found, sorted(set(_keys(families)) - found.keys())
 
 
 @cache
-def _alike() -> dict[str, str | None]:
+def _alike() -> Mapping[str, str | None]:
     """Ids by what `_loose` leaves of their names; None where several are left with the same."""
+    kept: dict[str, str | None] | None = packed.kept("licences/alike", FILE.read_bytes())
+    return _loosely(_table().rows) if kept is None else kept
+
+
+def _loosely(rows: Mapping[str, tuple[str, ...]]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for id_, row in _table().rows.items():
+    for id_, row in rows.items():
         for name in _names(row):
             short = _loose(name)
             found[short] = id_ if found.get(short, id_) == id_ else None
         found.setdefault(_loose(id_), id_)
     return {short: one for short, one in found.items() if len(short) > 2}
+
+
+def to_pack() -> dict[str, Any]:
+    """What is long in the making, anew from the file: for scripts/pack_data.py."""
+    lists, rows, families = _lines(FILE.read_text(encoding="utf-8"))
+    return {"licences/keys": _keyed(lists, rows, families), "licences/alike": _loosely(rows)}
 
 
 def _names(row: tuple[str, ...]) -> tuple[str, ...]:
@@ -243,5 +270,5 @@ def _loose(text: str) -> str:
     plain = re.sub(r"\bv\.?\s?(?=\d)", " ", text.lower())
     plain = plain.replace("noncommercial", "non commercial").replace("sharealike", "share alike")
     plain = plain.replace("noderivatives", "no derivatives").replace("openrail", "open rail")
-    plain = _NOISE.sub(" ", plain)
+    plain = re.sub(_NOISE, " ", plain)
     return re.sub(r"[^a-z0-9.+]+|\.(?!\d)|\.0(?!\d)", "", plain)
