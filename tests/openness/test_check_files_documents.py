@@ -196,4 +196,4 @@ def test_every_check_has_what_the_runner_needs():
     for name in NAMES:
         module = checks.load(name)
         assert isinstance(module.VERSION, int)
-        assert module.TTL == 0
+        assert module.TTL >= 0

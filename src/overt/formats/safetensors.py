@@ -94,17 +94,20 @@ class Index:
     total_size: int | None
 
 
-def read(path: Path) -> Header:
+def read(path: Path, most: int = MAX_HEADER) -> Header:
     """Read the header of a safetensors file.
+
+    Args:
+        most: bytes of header that are read.
 
     Raises:
         FormatError: not a safetensors file, or one that contradicts itself.
         ModelNotFound: there is no such file.
     """
     with opened(path) as file:
-        cursor = Cursor(path, file, MAX_HEADER + 8)
+        cursor = Cursor(path, file, most + 8)
         length = cursor.u64()
-        cursor.limit("bytes of header", length, min(MAX_HEADER, cursor.size - 8))
+        cursor.limit("bytes of header", length, min(most, cursor.size - 8))
         start = 8 + length
         found = _json(cursor.take(length), cursor)
     metadata = _metadata(found.pop("__metadata__", None), cursor)

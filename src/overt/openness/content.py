@@ -20,9 +20,11 @@ from typing import Final
 
 from overt.errors import OvertError
 from overt.formats import confined, pickle, safetensors, scan
+from overt.openness.subject import MOST_HEADERS
 
 _HEAD: Final = 64 << 10
 _MOST_SEARCHED: Final = 64 << 20
+_SECONDS: Final = 2
 _PROGRAMS: Final = (
     (b"\x7fELF", "program or library for Linux"),
     (b"MZ", "program for Windows"),
@@ -81,6 +83,7 @@ class Look:
         doubts: what settles nothing.
         read: its bytes could be read.
         scanned: a process was started to name what a pickle would call.
+        late: it was stopped before it had an answer.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Look:
     doubts: tuple[str, ...] = ()
     read: bool = True
     scanned: bool = False
+    late: bool = False
 
 
 def look(name: str, path: Path, *, scan: bool = True, code: bool = False) -> Look:
@@ -122,7 +126,7 @@ def _look(name: str, path: Path, head: bytes, scan: bool, code: bool) -> Look:
 
 def _is_safetensors(path: Path) -> bool:
     try:
-        safetensors.read(path)
+        safetensors.read(path, MOST_HEADERS)
     except OvertError:
         return False
     return True
@@ -162,8 +166,9 @@ def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) ->
     bare = not head.startswith(_HOLDERS) and head[257:262] != b"ustar"
     if bare and ended and not imports:
         return Look(name)  # a text such as "a. First": without an import nothing can run
-    levels: dict[str, str] = _levels(path) if may_scan else {}
-    levels = {**dict.fromkeys(imports, "unknown"), **levels}
+    scanned = _levels(path) if may_scan else {}
+    late = scanned is None
+    levels = {**dict.fromkeys(imports, "unknown"), **(scanned or {})}
     dangerous = [one for one, level in levels.items() if level == "dangerous"]
     foreign = [
         one
@@ -172,23 +177,23 @@ def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) ->
     ]
     called = ", ".join((dangerous + foreign)[:3])
     if dangerous or foreign:
-        return Look(name, (f"is a pickle that would call {called} when loaded",), scanned=may_scan)
+        return Look(name, (f"is a pickle that would call {called} when loaded",), scanned=may_scan, late=late)
     if hidden:
         return Look(name, ("is a pickle under another name: loading it runs a program",),
-                    scanned=may_scan)  # fmt: skip
+                    scanned=may_scan, late=late)  # fmt: skip
     told = "is a pickle: loading it runs a program"
     if not levels:
-        return Look(name, doubts=(f"{told}, which could not be scanned",), scanned=may_scan)
+        return Look(name, doubts=(f"{told}, which could not be scanned",), scanned=may_scan, late=late)
     told = f"{told}; it names nothing beyond what weights and their training need"
-    return Look(name, doubts=(told,), scanned=may_scan)
+    return Look(name, doubts=(told,), scanned=may_scan, late=late)
 
 
-def _levels(path: Path) -> dict[str, str]:
-    """What a pickle names, with what `picklescan` holds of each; empty where it cannot be told."""
+def _levels(path: Path) -> dict[str, str] | None:
+    """What a pickle names, with what `picklescan` holds of each; None where it took too long."""
     try:
-        rows = confined.ask(scan.__name__, str(path.absolute()), 5)
+        rows = confined.ask(scan.__name__, str(path.absolute()), _SECONDS)
     except confined.Exceeded:
-        return {}
+        return None
     return {
         f"{row[1]}.{row[2]}": str(row[0]) for row in rows if isinstance(row, list) and len(row) == 3
     }

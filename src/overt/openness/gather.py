@@ -108,6 +108,8 @@ def _local(ref: str, path: Path, settings: Settings, progress: Progress | None) 
         return Subject(ref, files, Record(path.name), place=True, digest_of=digest_of)
     if not path.exists():
         raise ModelNotFound(f"there is no file {path}", "check the path")
+    if not path.is_file():
+        raise FormatError(f"{path} is no plain file", "name a model's file or folder")
     if path.suffix.lower() in (".yaml", ".yml"):
         return Subject(ref, (), _record(path))
     files = tuple(SubjectFile(part.name, part.stat().st_size, part) for part in _parts_of(path))
@@ -149,9 +151,8 @@ def _walk(root: Path) -> Iterator[SubjectFile]:
         inner[:] = sorted(name for name in inner if name not in _SKIPPED)
         if len(here.parts) >= _DEPTH:
             inner.clear()
-        for name in names:
-            path = Path(folder, name)
-            found.append(_one(path, (here / name).as_posix(), real))
+        more = names[: _MOST_FILES + 1 - len(found)]
+        found += [_one(Path(folder, name), (here / name).as_posix(), real) for name in more]
         if len(found) > _MOST_FILES:
             raise FormatError(
                 f"{root} holds more than {_MOST_FILES} files", "name one model's folder"

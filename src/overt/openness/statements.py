@@ -1,24 +1,32 @@
-"""What the text of a card states in forms that leave no room: two-cell rows and ``Key: value``."""
+"""What a card states in forms that leave no room: its fields, ``Key: value``, rows of two cells, and
+tables of one row."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 _MOST_LINES: Final = 20_000
 _MOST_LINE: Final = 400
 
 _KEYS: Final[Mapping[str, str]] = {
-    "parameters": r"(?:total )?(?:number of )?(?:model )?param(?:eter)?s?(?: count)?|model size",
+    "parameters": r"#? ?(?:total )?(?:num(?:ber)? (?:of )?)?(?:model )?param(?:[ea]ter)?s?(?: count)?"
+    r"|model size|n params",
+    "parameters without embeddings": r"(?:number of )?(?:model )?param(?:[ea]ter)?s?"
+    r" \(?non[- ]embeddings?\)?|non[- ]embedding param(?:[ea]ter)?s",
     "context length": r"(?:max(?:imum)? )?context (?:length|window|size)",
     "vocabulary": r"vocab(?:ulary)? size|vocab",
-    "layers": r"(?:number of |num )?(?:hidden |transformer )?layers|num_hidden_layers|n_layers?",
-    "hidden size": r"hidden[ _]size|d_model|n_embd",
-    "attention heads": r"(?:number of |num )?attention heads|num_attention_heads|n_heads?",
-    "key-value heads": r"(?:number of |num )?(?:key[-/ ]value|kv) heads|num_key_value_heads",
-    "architecture": r"architecture|model class|architectures",
-    "model type": r"model[ _]type",
-    "dtype": r"dtype|torch_dtype|tensor type|data type",
+    "layers": r"(?:number of |num |n )?(?:hidden |transformer )?layers?",
+    "hidden size": r"hidden (?:size|dim(?:ension)?)|d model|n embd|model dim(?:ension)?",
+    "inner size": r"(?:intermediate|feed[- ]?forward|ffn|mlp) (?:hidden )?(?:size|dim(?:ension)?)",
+    "attention heads": r"(?:number of |num |n )?(?:attention )?heads?",
+    "key-value heads": r"(?:number of |num )?(?:key[-/ ]value|kv) heads",
+    "experts": r"(?:number of |num )?(?:local |routed |total )?experts",
+    "architecture": r"(?:model )?architectures?|model class",
+    "model type": r"model type",
+    "dtype": r"(?:torch )?dtype|tensor type|data type",
+    "quantization": r"(?:gguf )?quant(?:i[sz]ation)?(?: (?:type|method|format|level))?",
+    "sha256": r"sha[- ]?256(?: ?sum)?(?: (?:hash|digest))?",
     "licence": r"licen[sc]e",
 }  # fmt: skip
 _COMPILED: Final = {what: re.compile(rule) for what, rule in _KEYS.items()}
@@ -35,6 +43,8 @@ _MARKS: Final = re.compile(r"(?<!\w)[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}(?!\w)")
 _WEIGHTS: Final = re.compile(
     r"(?<![\w/.:-])([\w][\w.+-]{0,120}\.(?:gguf|safetensors|onnx))(?![\w.-])", re.IGNORECASE
 )
+_FILES: Final = re.compile(r"(?<![\w/.:-])([\w][\w.+-]{0,120}\.(?:json|model|txt|bin|pt|jinja))(?![\w.-])")
+_TAGS: Final = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
 _DIGEST: Final = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
 
 
@@ -53,12 +63,12 @@ class Stated:
     exact: bool = False
 
 
-def read(body: str) -> dict[str, Stated]:
+def read(body: str, fields: Mapping[str, Any] | None = None) -> dict[str, Stated]:
     """The statements of a card by their canonical key; what is stated in two ways is left out."""
     found: dict[str, list[Stated]] = {}
-    for key, value in _pairs(body):
+    for key, value in (*_listed(fields or {}), *_pairs(body)):
         for what, rule in _COMPILED.items():
-            if rule.fullmatch(key):
+            if rule.fullmatch(key) and value:
                 found.setdefault(what, []).append(stated(value))
     return {
         what: several[0]
@@ -67,27 +77,73 @@ def read(body: str) -> dict[str, Stated]:
     }
 
 
+_NO_STATEMENTS: Final = ("license", "licence", "architecture", "architectures", "model_type")
+"""Fields that other code reads, or that programs fill in."""
+
+
+def _listed(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in list(fields.items())[:1000]:
+        if isinstance(key, str) and key not in _NO_STATEMENTS and not isinstance(value, bool):
+            if isinstance(value, str | int | float):
+                yield _key(key), str(value)[:_MOST_LINE]
+
+
 def _pairs(body: str) -> Iterator[tuple[str, str]]:
     """Keys in lower case and values, of all lines outside of code blocks."""
+    table: list[list[str]] = []
+    for line in lines(body):
+        plain = _MARKS.sub("", line)
+        if plain.startswith("|"):
+            table.append([cell.strip() for cell in plain.strip("|").split("|")])
+            continue
+        yield from _rows(table)
+        table = []
+        # ``Layers: 32, Heads: 32`` states two things.
+        for part in re.split(r"[,;] (?=[A-Za-z][^,:;]{2,40}: )", plain.lstrip("-+*• ")):
+            key, colon, value = part.partition(":")
+            if colon and len(key) <= 60 and value.strip():
+                yield from _split(key, value.strip())
+    yield from _rows(table)
+
+
+def _rows(table: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Of a table with two columns each row; of a wider one with a single row its columns."""
+    if not table:
+        return
+    if len(table[0]) == 2:
+        for row in table:
+            if len(row) == 2:
+                yield from _split(row[0], row[1])
+    ruled = len(table) == 3 and all(re.fullmatch(r":?-{1,40}:?", cell) for cell in table[1])
+    if ruled and len(table[0]) == len(table[2]):
+        for key, value in zip(table[0], table[2], strict=True):
+            yield from _split(key, value)
+
+
+def _split(key: str, value: str) -> Iterator[tuple[str, str]]:
+    both = re.fullmatch(r"(\d{1,5}) (?:for )?\(?q\)?(?: and|,| /) (\d{1,5}) (?:for )?\(?kv\)?", value.lower())
+    if both:
+        yield "attention heads", both[1]
+        yield "key-value heads", both[2]
+    elif _key(key) == "size" and "param" in value.lower():
+        yield "parameters", value
+    else:
+        yield _key(key), value
+
+
+def lines(body: str) -> Iterator[str]:
+    """Lines outside of code blocks, without the tags of HTML."""
     fenced = False
     for line in body.split("\n", _MOST_LINES)[:_MOST_LINES]:
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
-        if fenced or len(line) > _MOST_LINE:
-            continue
-        plain = _MARKS.sub("", line.strip())
-        if plain.startswith("|"):
-            cells = [cell.strip() for cell in plain.strip("|").split("|")]
-            if len(cells) == 2:
-                yield _key(cells[0]), cells[1]
-            continue
-        key, colon, value = plain.lstrip("-+*• ").partition(":")
-        if colon and len(key) <= 60 and value.strip():
-            yield _key(key), value.strip()
+        elif not fenced and len(line) <= _MOST_LINE:
+            yield _TAGS.sub("", line).strip()
 
 
 def _key(text: str) -> str:
-    return " ".join(text.strip(" *_`#:").lower().split())
+    plain = " ".join(text.strip(" *_`#:").replace("_", " ").lower().split())
+    return plain if "embedding" in plain else re.sub(r" ?\([^()]{0,60}\)$", "", plain)
 
 
 def stated(value: str) -> Stated:
@@ -106,11 +162,12 @@ def stated(value: str) -> Stated:
 
 
 def digests(body: str) -> Iterator[tuple[str, str]]:
-    """(file, sha256) of lines and rows that name one file of weights and one digest."""
+    """(file, sha256) of lines and rows that name one file and one digest."""
     for line in body.split("\n", _MOST_LINES)[:_MOST_LINES]:
         if len(line) > _MOST_LINE:
             continue
-        names, sums = set(_WEIGHTS.findall(line)), set(_DIGEST.findall(line))
+        sums = set(_DIGEST.findall(line))
+        names = set(_WEIGHTS.findall(line)) or set(_FILES.findall(line))
         if len(names) == 1 and len(sums) == 1:
             yield names.pop(), sums.pop()
 

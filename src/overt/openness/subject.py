@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 MOST_TEXT = 4 << 20
 """Bytes of a text file that is read whole."""
-MOST_TOKENIZER = 64 << 20
+MOST_TOKENIZER = 48 << 20
+MOST_HEADERS = 24 << 20
+"""Bytes of the headers of all safetensors files together: some 200 thousand tensors."""
+_MOST_GGUF = 64 << 20
+"""What may be kept of the headers of all GGUF files: a byte a character, 100 a tensor."""
+_MOST_TEXTS = 4 << 20
+"""Characters of all licence files together, and of all chat templates."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Subject:
     digest_of: Callable[[Path], str] = field(default=lambda path: _hash(path), repr=False)
     remote: bool = False
     damaged: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What others worked out from the files and keep with them, by their own name."""
 
     # -- files -------------------------------------------------------------------------------
 
@@ -140,11 +148,17 @@ class Subject:
         """Headers of the GGUF files that are here, by name; projectors and adapters too."""
         from overt.formats import gguf
 
-        found = {}
+        found: dict[str, GgufHeader] = {}
+        left = _MOST_GGUF
         for file in self.files:
             if file.path and file.suffix == ".gguf":
+                if left <= 0:
+                    self.damaged[file.name] = "was not read: the headers before it are too large"
+                    continue
                 try:
-                    found[file.name] = gguf.read(file.path, whole=False)
+                    header = found[file.name] = gguf.read(file.path, whole=False)
+                    texts = (one for one in header.metadata.values() if isinstance(one, str))
+                    left -= sum(map(len, texts)) + 100 * len(header.tensors)
                 except OvertError as error:
                     self.damaged[file.name] = error.message
         return found
@@ -154,11 +168,13 @@ class Subject:
         """Headers of the safetensors files at the top that are here, by name."""
         from overt.formats import safetensors
 
-        found = {}
+        found: dict[str, SafetensorsHeader] = {}
+        left = MOST_HEADERS
         for file in self.files:
             if file.path and file.suffix == ".safetensors" and "/" not in file.name:
                 try:
-                    found[file.name] = safetensors.read(file.path)
+                    found[file.name] = safetensors.read(file.path, left)
+                    left -= found[file.name].data_offset
                 except OvertError as error:
                     self.damaged[file.name] = error.message
         return found
@@ -202,12 +218,13 @@ class Subject:
     def licence_texts(self) -> Mapping[str, str]:
         """Texts of the licence files, by name."""
         found = {}
-        for file in self.files:
-            if _is_licence(file):
-                text = self.text(file.name, 1 << 20)
-                if text is not None:
-                    found[file.name] = text
-        return found
+        left = _MOST_TEXTS
+        for file in sorted(filter(_is_licence, self.files), key=lambda one: one.name.count("/")):
+            text = self.text(file.name, min(1 << 20, left))
+            if text is not None:
+                found[file.name] = text
+                left -= len(text)
+        return dict(sorted(found.items()))
 
     @cached_property
     def templates(self) -> Mapping[str, str]:
@@ -216,10 +233,12 @@ class Subject:
         for name, header in self.gguf.items():
             for key, text in header.chat_templates.items():
                 found[f"{name}: {key}"] = text
+        left = _MOST_TEXTS
         for file in self.files:
-            own = self.text(file.name, 1 << 20) if file.suffix == ".jinja" else None
+            own = self.text(file.name, min(1 << 20, left)) if file.suffix == ".jinja" else None
             if own is not None:
                 found[file.name] = own
+                left -= len(own)
         return {**found, **self._configured_templates}
 
     @cached_property

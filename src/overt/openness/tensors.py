@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from overt.openness.subject import MOST_HEADERS
 from overt.ref import part_of
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Weights:
 
 def of(subject: "Subject") -> tuple[Weights, ...]:
     """Every model among the files: each GGUF (all its parts as one), then the safetensors."""
-    found = [*_ggufs(subject), *_safetensors(subject)]
-    return tuple(found)
+    found: tuple[Weights, ...] | None = subject.kept.get("tensors")
+    if found is None:
+        found = subject.kept["tensors"] = (*_ggufs(subject), *_safetensors(subject))
+    return found
 
 
 def _ggufs(subject: "Subject") -> list[Weights]:
@@ -133,11 +136,15 @@ def _safetensors(subject: "Subject") -> list[Weights]:
 
 def index_of(subject: "Subject") -> Mapping[str, str] | None:
     """``weight_map`` of the index; None where there is none, or one that cannot be read."""
-    content = subject.json(INDEX, 64 << 20) if subject.file(INDEX) else None
-    found = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(found, dict) or not found:
-        return None
-    return {name: file for name, file in found.items() if isinstance(file, str)}
+    if "index" not in subject.kept:
+        content = subject.json(INDEX, MOST_HEADERS) if subject.file(INDEX) else None
+        found = content.get("weight_map") if isinstance(content, dict) else None
+        given = found if isinstance(found, dict) and found else None
+        subject.kept["index"] = given and {
+            name: file for name, file in given.items() if isinstance(file, str)
+        }
+    index: Mapping[str, str] | None = subject.kept["index"]
+    return index
 
 
 INDEX = "model.safetensors.index.json"

@@ -87,7 +87,7 @@ def digest(file: Path, cache: Path, report: Report | None = None) -> str:
     file = file.absolute()
     facts = file.stat()
     key = [str(file), facts.st_size, facts.st_mtime_ns, facts.st_ino]
-    note = cache / f"{hashlib.sha256(str(file).encode()).hexdigest()}.json"
+    note = cache / f"{hashlib.sha256(os.fsencode(file)).hexdigest()}.json"
     try:
         seen = json.loads(note.read_bytes())
         if seen["file"] == key and isinstance(seen["sha256"], str) and len(seen["sha256"]) == 64:

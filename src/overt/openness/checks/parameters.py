@@ -16,7 +16,7 @@ from overt.openness import tensors
 from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
-from overt.openness.subject import Subject
+from overt.openness.subject import MOST_HEADERS, Subject
 from overt.openness.tensors import Weights
 
 VERSION = 1
@@ -178,7 +178,7 @@ def _total(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
     """``total_parameters`` in the index, as transformers writes it since 4.52."""
     if weights.format != "safetensors" or not subject.file(tensors.INDEX):
         return
-    content = subject.json(tensors.INDEX, 64 << 20)
+    content = subject.json(tensors.INDEX, MOST_HEADERS)
     about = content.get("metadata") if isinstance(content, dict) else None
     told = about.get("total_parameters") if isinstance(about, dict) else None
     if isinstance(told, int) and not isinstance(told, bool) and told > 0:

@@ -16,8 +16,13 @@ VERSION = 1
 TTL = 180  # so do the known ways out of a sandbox
 
 _MOST: Final = 8
+_MOST_LONG: Final = 1 << 20
+"""Characters of all templates that are tried together."""
+_MOST_LATE: Final = 2
+"""Trials that may be stopped before the rest is left out."""
 _SECONDS: Final = 2
 _ENDLESS: Final = ("Range too big", "it writes more than", "it is nested too deeply")
+_STOPPED: Final = "a trial run was stopped"
 _SAID: Final = "seventeen otters"
 _ANSWERED: Final = "eleven herons"
 _SAMPLES: Final[list[dict[str, Any]]] = [
@@ -37,14 +42,18 @@ def check(subject: Subject) -> Iterator[Finding]:
     texts: dict[str, list[str]] = {}
     for name, text in subject.templates.items():
         texts.setdefault(text, []).append(name)
+    left, late = _MOST_LONG, 0
     for number, (text, names) in enumerate(texts.items()):
-        if number == _MOST:
+        left -= len(text)
+        if number == _MOST or (number and left < 0) or late == _MOST_LATE:
             yield Finding(
                 "chat_template", "not_run", Strength.EXECUTED,
-                reason=f"of {len(texts)} templates the first {_MOST} were tried",
+                reason=f"of {len(texts)} templates the first {number} were tried",
             )  # fmt: skip
             return
-        yield _tried(subject, text, names)
+        found = _tried(subject, text, names)
+        late += _STOPPED in found.observed
+        yield found
     yield from _differing(subject)
 
 
@@ -87,7 +96,7 @@ def _look(text: str) -> tuple[list[str], str | None, str]:
     try:
         found = confined.ask(template.__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
     except confined.Exceeded as error:
-        return [f"a trial run was stopped: {error.message}"], error.message, ""
+        return [f"{_STOPPED}: {error.message}"], error.message, ""
     return list(found["escapes"]), found["failed"], str(found["rendered"])
 
 

@@ -19,7 +19,7 @@ from overt.openness.checks import shapes
 from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
-from overt.openness.subject import Subject
+from overt.openness.subject import MOST_HEADERS, Subject
 from overt.openness.tensors import Located, Weights
 
 VERSION = 1
@@ -142,7 +142,7 @@ def _index(subject: Subject) -> Iterator[Finding]:
 
 
 def _total(subject: Subject, named: set[str], paths: tuple[str, ...]) -> Iterator[Finding]:
-    content = subject.json(tensors.INDEX, 64 << 20)
+    content = subject.json(tensors.INDEX, MOST_HEADERS)
     about = content.get("metadata") if isinstance(content, dict) else None
     stated = about.get("total_size") if isinstance(about, dict) else None
     found = [t for name in named for t in subject.safetensors[name].tensors]

@@ -16,13 +16,15 @@ from overt.openness import content, places
 from overt.openness.components import Strength
 from overt.openness.content import Look
 from overt.openness.evidence import Finding
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
 
 VERSION = 1
 TTL = 90  # what is known to be dangerous grows
 
 _MOST_FILES: Final = 20_000
 _MOST_PICKLES: Final = 24
+_COST_OF_LATE: Final = 12
+"""A scan that was stopped for its time counts as so many."""
 _MOST_NAMED: Final = 16
 _SAFE: Final = "files that hold data and run nothing when loaded"
 
@@ -90,7 +92,7 @@ def _looks(subject: Subject) -> Iterator[Look]:
             continue
         code = places.component_of(file.name) in _CODE_PARTS
         look = content.look(file.name, file.path, scan=scans > 0, code=code)
-        scans -= look.scanned
+        scans -= _COST_OF_LATE if look.late else look.scanned
         yield look
 
 
@@ -115,7 +117,7 @@ def _outside(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def _index(subject: Subject, file: SubjectFile) -> Iterator[str]:
-    found = subject.json(file.name, 64 << 20)
+    found = subject.json(file.name, MOST_HEADERS)
     weights = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weights, dict):
         return

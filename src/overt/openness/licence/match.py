@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -69,6 +70,7 @@ class Match:
     others: tuple[str, ...]
 
 
+@lru_cache(maxsize=16)  # the check of a licence file and the finding both ask
 def match(text: str) -> Match:
     """Recognise a licence text."""
     digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -118,8 +120,9 @@ def _fits(words: Words) -> Iterator[Fit]:
         ids.append(own[word])
     rows = shingles(ids)
     regions = [(0, len(ids))]
+    tried: dict[tuple[int, int, int], Fit | None] = {}
     for _ in range(_ROUNDS):
-        found = _best(words, ids, rows, regions)
+        found = _best(words, ids, rows, regions, tried)
         if found is None:
             return
         yield found
@@ -136,16 +139,22 @@ def _fits(words: Words) -> Iterator[Fit]:
 
 
 def _best(
-    words: Words, ids: Sequence[int], rows: Sequence[int], regions: Sequence[tuple[int, int]]
+    words: Words,
+    ids: Sequence[int],
+    rows: Sequence[int],
+    regions: Sequence[tuple[int, int]],
+    tried: dict[tuple[int, int, int], Fit | None],
 ) -> Fit | None:
+    """The licence that fits best in any region; `tried` keeps what was laid over which."""
     best: Fit | None = None
     for number in _candidates(rows, regions):
         entry = known().entry(number)
         for first, behind in regions:
-            part = window(entry, rows, first, min(behind, len(rows)))
-            if part is None:
-                continue
-            found = fit(entry, words, ids, part[0], min(behind, part[1] + 5))
+            key = (number, first, behind)
+            if key not in tried:
+                part = window(entry, rows, first, min(behind, len(rows)))
+                tried[key] = part and fit(entry, words, ids, part[0], min(behind, part[1] + 5))
+            found = tried[key]
             if found and _enough(found) and (best is None or found.score > best.score):
                 best = found
             if found and found.plain:
