@@ -2,9 +2,12 @@
 
     python bench/licence.py
 
-Prints milliseconds for small models in a home of their own: the first time a home is asked about a
-model (its answer is then kept), cold (a process that has loaded Overt and nothing of the licences)
-and warm (asked again in that process). The bar is 5 ms, but for the first time.
+Prints milliseconds for small models, medians and the least and most in brackets: the first time a
+home is asked about a model (its answer is then kept; `overt pull` asks ahead, so that this is what
+a file on the disk pays), cold (a process that has loaded Overt and nothing of the licences) and
+warm (asked again in that process). Every round has a home of its own, and the cases take turns.
+The bar is 5 ms. `--texts FOLDER` names the folder `licences` of the project's test data, for one
+case more: a licence text as it is published.
 """
 
 import statistics
@@ -12,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-ROUNDS = 7
+ROUNDS = 11
 FACTS = "commercial = true\nmau_at_version_release = 5000\nreceived_in_end_product = false\n"
 TEXT = "The quick model may be used by everybody for everything, if this line stays. " * 80
 CASES = {
@@ -23,23 +27,42 @@ CASES = {
     "conditions, no facts": ("llama3.1", "", "", "warn"),
     "conditions, facts": ("llama3.2", FACTS, "", "warn"),
     "conditions, facts, enforced": ("llama3.2", FACTS, "", "enforce"),
-    "a licence text, seen before": ("mit", FACTS, TEXT, "warn"),
+    "a text of somebody's own": ("mit", FACTS, TEXT, "warn"),
 }
 
 
-def main() -> None:
-    print(f"{'case':<32}{'first ms':>10}{'cold ms':>10}{'warm ms':>10}")
-    for name, case in CASES.items():
-        rounds = []
-        with tempfile.TemporaryDirectory() as folder:
-            for _ in range(ROUNDS + 1):
-                done = subprocess.run(
-                    [sys.executable, __file__, folder, *case],
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
-                rounds.append([float(one) for one in done.stdout.split()])
-        cold, warm = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
-        print(f"{name:<32}{rounds[0][0]:>10.2f}{cold:>10.2f}{warm:>10.2f}")
+def main(texts: str) -> None:
+    from machine import cores_busy
+
+    cases = dict(CASES)
+    if texts:
+        text = Path(texts, "llama-3.2-license-2024.txt").read_text("utf-8")
+        cases["a published text"] = ("llama3.2", FACTS, text, "warn")
+    taken: dict[str, list[list[float]]] = {name: [] for name in cases}
+    before = cores_busy()
+    for number in range(ROUNDS + 1):
+        for name, case in cases.items():
+            with tempfile.TemporaryDirectory() as folder:
+                (first, _), (cold, warm) = (_asked(folder, case) for _ in range(2))
+            if number:  # the first round fills the file cache and writes .pyc files
+                taken[name].append([first, cold, warm])
+    print(f"{ROUNDS} rounds; other processes kept {before:.2f} cores busy before them")
+    print(f"{'case':<30}{'first ms':>20}{'cold ms':>20}{'warm ms':>20}")
+    for name, rounds in taken.items():
+        print(
+            f"{name:<30}"
+            + "".join(f"{_spread(column):>20}" for column in zip(*rounds, strict=True))
+        )
+
+
+def _asked(folder: str, case: tuple[str, ...]) -> list[float]:
+    command = [sys.executable, __file__, folder, *case]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(one) for one in done.stdout.split()]
+
+
+def _spread(times: Sequence[float]) -> str:
+    return f"{statistics.median(times):.2f} [{min(times):.2f}-{max(times):.2f}]"
 
 
 def once(home: Path, licence: str, facts: str, text: str, policy: str) -> None:
@@ -47,6 +70,7 @@ def once(home: Path, licence: str, facts: str, text: str, policy: str) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     from gguf_writer import Tensor, write
     from overt import exchange  # noqa: F401 - what a run has loaded by then
+    from overt.errors import Refused
     from overt.formats import gguf
     from overt.openness import gate
     from overt.pull import find
@@ -67,14 +91,14 @@ def once(home: Path, licence: str, facts: str, text: str, policy: str) -> None:
     taken = []
     for _ in range(10):
         begun = time.perf_counter()
-        with suppress(gate.Refused):
+        with suppress(Refused):
             gate.consult(model, ref, settings, gate.RUNNING, header=header)
         taken.append((time.perf_counter() - begun) * 1000)
     print(taken[0], taken[-1])
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        main()
+    if len(sys.argv) == 1 or sys.argv[1] == "--texts":
+        main("".join(sys.argv[2:]))
     else:
         once(Path(sys.argv[1]), *sys.argv[2:])

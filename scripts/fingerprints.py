@@ -1,9 +1,10 @@
 """Make src/overt/openness/data/fingerprints.bin from texts that are not part of the project.
 
-    python scripts/fingerprints.py SPDX_XML_REPOSITORY LICENCE_FOLDER
+    python scripts/fingerprints.py SPDX_XML_REPOSITORY LICENCE_FOLDER MIRRORS
 
 The first is a clone of github.com/spdx/license-list-XML (a bare one will do), whose texts say what
-may be replaced or left out; the second the folder `licences` of the project's shared test data.
+may be replaced or left out; the second the folder `licences` of the project's shared test data;
+the third a folder with clones of licensors' own repositories, each as OWNER+NAME/repo.
 What is written holds no text: a number for each word (truncated blake2), numbers as they are, and
 the places of what may differ.
 """
@@ -26,7 +27,7 @@ from overt.openness.licence.remarks import binding
 
 TARGET = Path(__file__).parents[1] / "src/overt/openness/data/fingerprints.bin"
 SPDX = [
-    "0BSD", "AFL-3.0", "AGPL-3.0-only", "Apache-1.1", "Apache-2.0", "Artistic-1.0-Perl",
+    "0BSD", "AFL-3.0", "AGPL-3.0-only", "AML", "Apache-1.1", "Apache-2.0", "Artistic-1.0-Perl",
     "Artistic-2.0", "BlueOak-1.0.0", "BSD-2-Clause", "BSD-3-Clause", "BSD-3-Clause-Clear",
     "BSD-3-Clause-Open-MPI", "BSD-4-Clause", "BSL-1.0", "BUSL-1.1", "C-UDA-1.0", "CC-BY-2.0",
     "CC-BY-3.0", "CC-BY-4.0", "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-ND-4.0",
@@ -39,6 +40,31 @@ SPDX = [
     "OFL-1.1", "OGL-UK-3.0", "OSL-3.0", "PDDL-1.0", "PolyForm-Noncommercial-1.0.0",
     "PostgreSQL", "PSF-2.0", "Python-2.0", "Python-2.0.1", "CNRI-Python", "SSPL-1.0",
     "Unicode-3.0", "Unlicense", "UPL-1.0", "W3C", "WTFPL", "X11", "Zlib", "ZPL-2.1",
+]  # fmt: skip
+# Texts from their licensor's repository: id, repository, file, and what a copy may say otherwise.
+OWN: list[tuple[str, str, str, str]] = [
+    ("apple-amlr", "apple/ml-fastvlm", "LICENSE_MODEL", ""),
+    ("bsd-3-clause-lg-ai-research", "LGAI-Research/EXAONE-Cookbook", "LICENSE.md", ""),
+    ("chatglm3", "THUDM/ChatGLM3", "MODEL_LICENSE", ""),
+    ("creativeml-open-rail-m", "CompVis/stable-diffusion", "LICENSE", ""),
+    ("databricks-open-model", "databricks/dbrx", "LICENSE", ""),
+    ("exaone-1.2-nc", "LG-AI-EXAONE/EXAONE-4.0", "LICENSE", ""),
+    ("flux-1-dev-nc", "black-forest-labs/flux", "model_licenses/LICENSE-FLUX1-dev", ""),
+    ("k-exaone", "LG-AI-EXAONE/K-EXAONE", "LICENSE", ""),
+    ("minimax-model-2025-01", "MiniMax-AI/MiniMax-01", "LICENSE-MODEL", ""),
+    ("seamless-2023", "facebookresearch/seamless_communication", "SEAMLESS_LICENSE", ""),
+    ("sdxl-0.9-research", "Stability-AI/generative-models", "model_licenses/LICENSE-SDXL0.9", ""),
+    ("stability-ai-nc-2023-11-21", "Stability-AI/generative-models",
+     "model_licenses/LICENSE-SVD", ""),
+    ("stability-ai-nc-2023-11-28", "Stability-AI/generative-models",
+     "model_licenses/LICENCE-SD-Turbo", ""),
+    ("stability-ai-nc-2024-03-18", "Stability-AI/generative-models",
+     "model_licenses/LICENSE-SV3D", ""),
+    ("tencent-hunyuan-community", "Tencent-Hunyuan/Hunyuan-A13B", "LICENSE",
+     r"Hunyuan A13B(?= Release)|June 27, 2025|Hunyuan A13B(?= released)|\[https://github\S+\]"),
+    ("tencent-hunyuan-community", "Tencent-Hunyuan/HunyuanOCR", "License.txt",
+     r"HunyuanOCR(?= Release)|November 25, 2025|HunyuanOCR(?= released)|\[https://hugging\S+\]"),
+    ("tongyi-qianwen-2023", "QwenLM/Qwen-VL", "LICENSE", ""),
 ]  # fmt: skip
 LATER = [
     "AGPL-3.0", "GFDL-1.3", "GPL-1.0", "GPL-2.0", "GPL-3.0", "LGPL-2.0", "LGPL-2.1", "LGPL-3.0",
@@ -209,9 +235,9 @@ def from_xml(repository: Path, name: str, *, text: bool = True) -> list[Print]:
     return made
 
 
-def from_text(name: str, source: str) -> Print:
-    """A text nobody marked up: its title may be left out, nothing else."""
-    first, _, rest = source.lstrip().partition("\n")
+def from_text(name: str, source: str, other: str = "") -> Print:
+    """A text nobody marked up: its title may be left out and what `other` finds be another name."""
+    first, _, rest = _unclaimed(source).lstrip().partition("\n")
     pieces = Pieces()
     titled = len(first.split()) <= 10
     if titled:
@@ -219,11 +245,35 @@ def from_text(name: str, source: str) -> Print:
     pieces.text.append(f"{first}\n")
     if titled:
         pieces.close()
-    pieces.text.append(f"\n{rest}")
+    pieces.text.append("\n")
+    at = 0
+    for found in re.finditer(other, rest) if other else ():
+        pieces.text.append(rest[at : found.start()])
+        pieces.open("wild", [8, False, False])
+        pieces.text.append(found[0])
+        pieces.close()
+        at = found.end()
+    pieces.text.append(rest[at:])
     return finished(name, pieces, notice=False)
 
 
-def collected(repository: Path, folder: Path) -> list[Print]:
+def _unclaimed(source: str) -> str:
+    """A text without the copyright lines above it: remarks.py explains anybody's."""
+    lines = source.lstrip("\ufeff").strip().splitlines()
+    while lines and (not lines[0].strip() or re.match(r"\W*copyright\b", lines[0], re.IGNORECASE)):
+        del lines[0]
+    return "\n".join(lines)
+
+
+def from_owner(mirrors: Path, row: tuple[str, str, str, str]) -> Print:
+    name, repository, file, other = row
+    place = mirrors / repository.replace("/", "+") / "repo"
+    command = ["git", "-C", str(place), "show", f"HEAD:{file}"]
+    content = subprocess.run(command, capture_output=True, check=True).stdout
+    return from_text(name, content.decode("utf-8-sig"), other)
+
+
+def collected(repository: Path, folder: Path, mirrors: Path) -> list[Print]:
     made = [one for name in SPDX for one in from_xml(repository, name)]
     made += [one for name in LATER for one in from_xml(repository, f"{name}-or-later", text=False)]
     with (folder / "index.tsv").open(encoding="utf-8") as lines:
@@ -231,7 +281,7 @@ def collected(repository: Path, folder: Path) -> list[Print]:
             if row["key"] not in SPDX:
                 source = (folder / f"{row['key']}.txt").read_text(encoding="utf-8")
                 made.append(from_text(row["key"], source))
-    return made
+    return made + [from_owner(mirrors, row) for row in OWN]
 
 
 def packed(prints: list[Print]) -> bytes:
@@ -282,8 +332,7 @@ def packed(prints: list[Print]) -> bytes:
 
 
 def main() -> None:
-    repository, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    prints = collected(repository, folder)
+    prints = collected(*(Path(one) for one in sys.argv[1:4]))
     content = packed(prints)
     TARGET.write_bytes(content)
     texts_ = sum(not one.notice for one in prints)

@@ -7,7 +7,7 @@ import pytest
 
 import tiny_models as tiny
 from overt.errors import BadSetting
-from overt.openness import assemble, checks, gather
+from overt.openness import assemble, checks, day, gather
 from overt.settings import load
 
 DAY = date(2026, 11, 25)
@@ -67,9 +67,9 @@ def test_every_version_is_read_without_importing_the_check():
 def test_a_day_that_is_none(monkeypatch, told):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", told)
     with pytest.raises(BadSetting, match="SOURCE_DATE_EPOCH"):
-        assemble.today()
+        day.today()
 
 
 def test_the_day_can_be_set(monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    assert assemble.today() == date(1970, 1, 1)
+    assert day.today() == date(1970, 1, 1)

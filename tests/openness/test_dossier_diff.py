@@ -75,3 +75,18 @@ def test_a_step_forward_is_better_and_no_step_back():
     changes = compare(changed(step=lambda step: step.update(verified="fully_closed")), BEFORE)
     assert [one.way for one in changes] == ["better"]
     assert regressions(changes) == ()
+
+
+def test_from_not_known_to_missing_is_neither_better_nor_worse():
+    def to(state, availability):
+        def change(components):
+            components[1].update(state=state, availability=availability)
+
+        return changed(components=change)
+
+    (one,) = (
+        c
+        for c in compare(to("declared", "unknown"), to("missing", "absent"))
+        if c.what.endswith(".state")
+    )
+    assert (one.before, one.after, one.way) == ("not known", "missing", "other")

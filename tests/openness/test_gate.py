@@ -301,3 +301,34 @@ def test_enforced_the_base_in_the_header_counts(
     assert consult(one, "it", settings, RUNNING) is None
     with pytest.raises(Refused, match=lacks):
         consult(one, "it", enforced(settings), RUNNING)
+
+
+# ---- ahead of the first use ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("licence", ["mit", "llama3.1", "cc-by-nc-4.0"])
+def test_what_was_prepared_is_not_judged_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, licence: str
+) -> None:
+    keep(settings, "commercial = true")
+    one, other = (model(settings, tmp_path, licence, name) for name in ("it", "other"))
+    first = consult(other, "other", settings, RUNNING)
+    assert gate.prepare("it", settings) is None
+    monkeypatch.setattr(gate, "_outcome", lambda *_: pytest.fail("it was judged before"))
+    said = consult(one, "it", settings, RUNNING)
+    assert (said and said.verdict) == (first and first.verdict)
+
+
+def test_preparing_tells_nobody_and_refuses_nothing(settings: Settings, tmp_path: Path) -> None:
+    keep(settings, "commercial = true")
+    one = model(settings, tmp_path, "cc-by-nc-4.0")
+    gate.prepare("it", enforced(settings))
+    with pytest.raises(Refused):
+        consult(one, "it", enforced(settings), RUNNING)
+    assert list((settings.home / "licences").glob("told-*")) == []
+    gate.prepare("not there", settings)
+    gate.prepare(str(tmp_path / "it.gguf"), settings)
+    assert not (settings.home / "digests").exists()
+    (settings.home / "use.toml").write_bytes(b"\xff")
+    gate.prepare("it", settings)
+    gate.prepare("it", dataclasses.replace(settings, licence="off"))

@@ -118,3 +118,42 @@ def test_a_service_nobody_knows_is_closed_and_says_so(settings: Settings) -> Non
     assert found.record.kind == "api"
     assert found.files == ()
     assert "cannot be seen" in found.record.source
+
+
+@pytest.mark.parametrize("name", ["../base", "acme/base", "acme/Base", "./base"])
+def test_a_base_beside_the_model_is_taken(tmp_path: Path, settings: Settings, name: str) -> None:
+    inside = tmp_path / "model" if name.startswith("./") else tmp_path
+    model = tiny.release(tmp_path / "model", card={"base_model": name})
+    tiny.release(inside / "base")
+    found = gather.subject(str(model), settings)
+    assert found.base is not None
+    assert found.base.ref == name
+    assert found.base.file("model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["..", "../model", "../..", "acme/gone", "/", "a/" + "b" * 300])
+def test_what_is_no_other_model_is_no_base(tmp_path: Path, settings: Settings, name: str) -> None:
+    model = tiny.release(tmp_path / "model", card={"base_model": name})
+    assert gather.subject(str(model), settings).base is None
+
+
+def test_a_gguf_names_the_base_beside_it(tmp_path: Path, settings: Settings) -> None:
+    keys = {"general.base_model.count": 1, "general.base_model.0.name": "Base"}
+    model = tiny.gguf(tmp_path / "m.gguf", metadata=keys)
+    tiny.gguf(tmp_path / "base.gguf", type="F16")
+    base = gather.subject(str(model), settings).base
+    assert base is not None
+    assert base.model is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("photo.jpg", "no model file"), ("dossier.json", "overt dossier diff")]
+)
+def test_a_file_that_is_no_model_is_not_graded(
+    tmp_path: Path, settings: Settings, name: str, says: str
+) -> None:
+    (tmp_path / name).write_bytes(b'{"step": 3, "components": []}')
+    with pytest.raises(FormatError, match=says):
+        gather.subject(str(tmp_path / name), settings)
+    renamed = tiny.gguf(tmp_path / "tiny.gguf").rename(tmp_path / "renamed")
+    assert gather.subject(str(renamed), settings).model is not None

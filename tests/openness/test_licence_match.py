@@ -92,6 +92,32 @@ def test_a_rider_in_the_place_of_a_name(text: Callable[[str], str]) -> None:
     assert match(text("MIT").replace(name, "ACME, WHOM YOU MUST ASK,")).altered
 
 
+def test_a_version_taken_out_is_a_change_of_the_title(text: Callable[[str], str]) -> None:
+    found = match(text("Apache-2.0").replace("Version 2.0, January 2004", "", 1))
+    assert (found.altered, found.riders) == (True, ("Apache License",))
+
+
+def test_a_piece_of_a_long_licence_hides_no_short_one(text: Callable[[str], str]) -> None:
+    apache = text("Apache-2.0")
+    found = match(f"{apache[: len(apache) // 2]}\n\n{text('MIT')}")
+    assert (found.id, found.altered) == ("MIT", True)
+
+
+@pytest.mark.parametrize(
+    "said", ["\u672a\u7ecf\u8bb8\u53ef\u4e0d\u5f97\u5546\u7528", "Home edition, two seats", "Endast f\u00f6r forskning",
+             "It follows the Acme Model Policy.", "N o n - p r o f i t"],
+)  # fmt: skip
+def test_what_no_list_of_binding_words_would_find(said: str, text: Callable[[str], str]) -> None:
+    assert match(f"{text('MIT')}\n\n{said}\n").riders == (said,)
+
+
+def test_a_contents_table_repeats_headings(text: Callable[[str], str]) -> None:
+    source = text("deepseek-la-1.0")
+    listed = "1. Definitions ..... 2\n2. Grant of Copyright License ..... 3\n\n"
+    assert not match(listed + source).altered
+    assert match("1. Sale of the Model ..... 2\n\n" + source).altered
+
+
 def test_a_letter_of_another_script(text: Callable[[str], str]) -> None:
     assert match(text("MIT").replace("sublicense", "sublic\u0435nse")).altered
 

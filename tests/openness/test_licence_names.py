@@ -94,3 +94,8 @@ def test_any_text_has_an_answer(text: str) -> None:
     facts(text)
     expression(text)
     open_expression(text)
+
+
+def test_an_empty_pair_of_brackets_is_no_expression():
+    assert expression("()") == ()
+    assert expression("MIT AND ()") == ()

@@ -9,7 +9,7 @@ import click
 from overt.cli import spectrum
 from overt.cli.options import read_bytes, verb
 from overt.cli.output import Output, as_json
-from overt.errors import BadRequest, Failure, UsageError
+from overt.errors import BadRequest, Failure, NotFound, OvertError, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,17 +69,18 @@ def command(
         raise UsageError(
             f"{len(words)} names are too many", "name one, or type `overt dossier diff A B`"
         )
-    dossier = _make(out, settings, first, base, fresh=fresh)
-    _save(settings, dossier)
     if kind:
         from overt.openness import export
 
+        dossier = _make(out, settings, first, base, fresh=fresh)
+        _save(settings, dossier)
         text = export.render(dossier, kind)
         _write(out, _signed(text, settings) if sign else text, output)
-    elif output:
-        _write(out, as_json(dossier.as_json(), indent=2) + "\n", output)
+        return 0
+    value = _shown(out, settings, first, base, fresh=fresh)
+    if output:
+        _write(out, as_json(value, indent=2) + "\n", output)
     else:
-        value = dossier.as_json()
         out.result(
             value,
             lambda: spectrum.page(value, evidence=evidence),
@@ -88,10 +89,29 @@ def command(
     return 0
 
 
+def _shown(
+    out: Output, settings: Settings, ref: str, base: str | None, *, fresh: bool
+) -> Mapping[str, Any]:
+    """The dossier as JSON: the one made last, where nothing that decides it has changed since."""
+    from overt.openness import day, kept
+
+    last = _last(settings, ref)
+    moment = None if base else kept.moment(ref, settings, day.today())
+    if moment and not fresh and (found := kept.find(last, moment)) is not None:
+        return found
+    dossier = _make(out, settings, ref, base, fresh=fresh)
+    _save(settings, dossier)
+    if moment and not dossier.base:
+        from overt.openness.log import Log
+
+        kept.note(last, moment, Log(settings.home, dossier.digest).path)
+    return dossier.as_json()
+
+
 def _make(
     out: Output, settings: Settings, ref: str, base: str | None, *, fresh: bool = False
 ) -> "Dossier":
-    from overt.openness import assemble, gather
+    from overt.openness import assemble, day, gather
 
     subject = gather.subject(
         ref,
@@ -102,7 +122,7 @@ def _make(
     dossier = assemble.assemble(
         subject,
         settings.home,
-        assemble.today(),
+        day.today(),
         fresh=fresh,
         report=lambda name: out.status(f"checking: {name.replace('_', ' ')}"),
     )
@@ -119,17 +139,30 @@ def _signed(statement: str, settings: Settings) -> str:
 
 
 def _write(out: Output, text: str, output: str | None) -> None:
-    if output is None:
-        click.echo(text, nl=False)
+    data = text.encode("utf-8", "replace")  # a file's name may be no UTF-8
+    if output in (None, "-"):
+        click.echo(data, nl=False)
         return
     from overt import whole
 
-    path = Path(output).expanduser()
+    path = Path(str(output)).expanduser()
     try:
-        whole.write(path, text.encode())
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe
+            path.write_bytes(data)
+        else:
+            whole.write(path.resolve(), data)
+            path.chmod(0o666 & ~_umask())  # it is made to be shown to others
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}", "name another file") from None
     out.note(f"wrote {path}")
+
+
+def _umask() -> int:
+    import os
+
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 # -- what was seen the last time -----------------------------------------------------------------
@@ -142,7 +175,11 @@ def _last(settings: Settings, ref: str) -> Path:
 
     parsed = parse(ref)
     name = str(Path(parsed.name).expanduser().absolute()) if parsed.scheme == "path" else ref
-    return settings.home / "dossiers" / f"{sha256(name.encode()).hexdigest()}.last.json"
+    return (
+        settings.home
+        / "dossiers"
+        / f"{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}.last.json"
+    )
 
 
 def _save(settings: Settings, dossier: "Dossier") -> None:
@@ -154,7 +191,8 @@ def _save(settings: Settings, dossier: "Dossier") -> None:
     path = _last(settings, dossier.ref)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole.write(path, json.dumps(dossier.as_json(), ensure_ascii=False).encode(), lasting=False)
+        text = json.dumps(dossier.as_json(), ensure_ascii=False)
+        whole.write(path, text.encode("utf-8", "surrogatepass"), lasting=False)
     except OSError:
         return
 
@@ -197,22 +235,24 @@ def _either(out: Output, settings: Settings, name: str) -> Mapping[str, Any]:
 def _compared(compare: Any, one: Mapping[str, Any], two: Mapping[str, Any]) -> "tuple[Change, ...]":
     try:
         found: tuple[Change, ...] = compare(one, two)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        lacks = f"lacks {str(error)[:80]}" if isinstance(error, KeyError) else "is damaged"
         raise BadRequest(
-            f"a saved dossier lacks {str(error)[:80]}", "save it again: overt dossier REF --json"
+            f"a saved dossier {lacks}", "save it again: overt dossier REF --json"
         ) from None
     return found
 
 
 def _human(changes: "tuple[Change, ...]") -> str:
-    from overt.cli.output import table
+    lines = [line for change in changes for line in _line(change.as_json(), "")]
+    return "\n".join(lines) or "no difference"
 
-    if not changes:
-        return "no difference"
-    rows = [
-        (change.what, change.before, change.after, change.way, change.why) for change in changes
-    ]
-    return table(("what", "before", "after", "", "why"), rows)
+
+def _line(change: Mapping[str, Any], indent: str) -> list[str]:
+    """One change for people, wrapped."""
+    told = ": ".join(part for part in (change["way"], change["why"]) if part and part != "other")
+    text = f"{change['what']}: {change['before']} -> {change['after']}{f' ({told})' * bool(told)}"
+    return spectrum.wrapped(text, spectrum.columns(), indent, indent + "  ")
 
 
 def _check(
@@ -220,24 +260,34 @@ def _check(
 ) -> int:
     if against and len(refs) != 1:
         raise UsageError("--against belongs to one model", "name it: overt dossier check REF")
-    found = [_checked(out, settings, ref, base, against) for ref in refs or _known(settings)]
+    found = [_checked(out, settings, ref, base, against) for ref in refs]
+    found += [] if refs else [_looked(out, settings, ref) for ref in _known(settings)]
     worse = [line for one in found for line in one["regressions"]]
     value = {"ok": not worse, "checked": found}
 
     def human() -> str:
         lines = []
         for one in found:
-            said = f"{len(one['regressions'])} steps back" if one["regressions"] else "no step back"
-            lines.append(f"{one['ref']}: {said}, {len(one['changes'])} changes")
-            lines += [
-                f"  {line['what']}: {line['before']} -> {line['after']}"
-                + (f" ({line['why']})" if line["why"] else "")
-                for line in one["regressions"]
-            ]
+            back, changed = len(one["regressions"]), len(one["changes"])
+            said = f"{back} step{'s' * (back > 1)} back" if back else "no step back"
+            said = f"{said}, {changed or 'no'} change{'s' * (changed > 1)}"
+            lines.append(f"{one['ref']}: {one.get('error') or said}")
+            lines += [text for line in one["regressions"] for text in _line(line, "  ")]
         return "\n".join(lines) or "there is no dossier yet; type `overt dossier REF`"
 
     out.result(value, human, lambda: "\n".join(line["what"] for line in worse))
     return 1 if worse else 0
+
+
+def _looked(out: Output, settings: Settings, ref: str) -> dict[str, Any]:
+    """One of all: what cannot be looked at any more keeps the others from nothing."""
+    try:
+        if not _last(settings, ref).is_file():
+            raise NotFound(f"it was named from another folder than {Path.cwd()}")
+        return _checked(out, settings, ref, None, None)
+    except OvertError as error:
+        told = f"not looked at: {error.message}"
+        return {"ref": ref, "changes": [], "regressions": [], "error": told}
 
 
 def _checked(
@@ -252,7 +302,9 @@ def _checked(
             "make one: overt dossier REF, or --against FILE",
         )
     before = _saved(last)
-    dossier = _make(out, settings, ref, base or before["subject"].get("base") or None)
+    subject = before.get("subject")
+    told = subject.get("base") if isinstance(subject, dict) else None
+    dossier = _make(out, settings, ref, base or (told if isinstance(told, str) else None) or None)
     changes = _compared(diff.compare, before, dossier.as_json())
     worse = diff.regressions(changes)
     if not worse and not against:

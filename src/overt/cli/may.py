@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from overt.cli.options import read_bytes, read_text, verb
-from overt.cli.output import Output, is_terminal, plain, table
+from overt.cli.output import Output, is_terminal, plain
+from overt.cli.spectrum import columns, wrapped
 from overt.errors import BadRequest, Failure, UsageError
 from overt.openness.facts import FACTS, Fact
 from overt.settings import Settings
@@ -144,7 +145,7 @@ def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
 def _answer(
     out: Output, settings: Settings, ref: str | None, known: dict[str, Any], asked: Asked
 ) -> int:
-    from overt.openness import chain, may
+    from overt.openness import chain, gate, may
 
     subject: Subject | None = None
     more: dict[str, object] = {}
@@ -166,6 +167,7 @@ def _answer(
         decision = _interview(out, decision, known, links)
     if asked.save:
         _save(settings, known, out)
+        gate.prepare(name, settings)
     if asked.notice is not None:
         more["notice"] = _bundle(out, subject, links, decision, asked)
     value = {
@@ -321,10 +323,11 @@ def _listed(out: Output, settings: Settings, known: Mapping[str, Any]) -> int:
     ]
 
     def human() -> str:
-        return table(
-            ("fact", "value", "question"),
-            [(row["name"], _kept(row), row["question"]) for row in rows],
-        )
+        lines = []
+        for row in rows:
+            lines.append(f"{row['name']}: {_kept(row)}")
+            lines += wrapped(str(row["question"]), columns(), "    ")
+        return "\n".join(lines)
 
     out.result({"file": str(settings.home / "use.toml"), "facts": rows}, human)
     return 0
@@ -370,18 +373,14 @@ def _human(name: str, value: Mapping[str, Any]) -> str:
 
 def _block(title: str, items: Sequence[str]) -> list[str]:
     """A heading and its items, each wrapped by itself; a tab begins a line of its own."""
-    from textwrap import wrap
-
     if not items:
         return []
+    width = min(columns(), _WIDTH)
     lines = ["", title]
     for item in items:
         for number, part in enumerate(plain(item).split("\t")):
             first = "    " if number else "  - "
-            lines += wrap(
-                part, _WIDTH, initial_indent=first, subsequent_indent="    ",
-                break_long_words=False, break_on_hyphens=False,
-            )  # fmt: skip
+            lines += wrapped(part, width, first, "    ")
     return lines
 
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from overt.chat import Sampling
 from overt.cli.output import Output
 from overt.errors import BadRequest
 from overt.settings import Settings, load
+
+if TYPE_CHECKING:
+    from overt.chat import Sampling
 
 Function = Callable[..., Any]
 
@@ -90,8 +92,10 @@ def sampling_options(function: Function) -> Function:
     return function
 
 
-def take_sampling(given: dict[str, Any]) -> Sampling:
+def take_sampling(given: dict[str, Any]) -> "Sampling":
     """The `Sampling` among the options `given`, which are taken out."""
+    from overt.chat import Sampling
+
     named = [field.name for field in fields(Sampling) if field.name in given]
     return Sampling(**{name: given.pop(name) for name in named})
 

@@ -1,9 +1,16 @@
-"""A dossier for the terminal: the spectrum, the verdicts, and one line a component."""
+"""A dossier for the terminal: the spectrum, the verdicts, and one line a component.
 
-from collections.abc import Iterator, Mapping
+The page is read in a minute: what is not known shares one line, addresses and long lists of steps
+are cut, and `evidence` shows everything. It is as wide as the terminal, and 100 columns elsewhere.
+"""
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from overt.cli.output import pairs, table
+from overt.cli.output import pairs, plain, table
 
 STEPS = ("fully_closed", "partially_open", "open_weights", "fully_open")
 _MARKS = {"verified": "+", "declared": "o", "missing": "-", "contradicted": "X"}
@@ -17,10 +24,15 @@ _KINDS = {
     "proprietary": "proprietary",
     "unknown": "not known",
 }
+_WIDEST = 120
+_NARROWEST = 60
+_MOST_STEPS = 3
+_MOST_FAULTS = 6
 
 
 def page(value: Mapping[str, Any], *, evidence: bool = False) -> str:
-    """Everything a person asks first, of `Dossier.as_json`."""
+    """Everything a person asks first, of `Dossier.as_json`; with `evidence` everything there is."""
+    width = columns()
     subject = value["subject"]
     parts = [
         pairs(
@@ -32,16 +44,29 @@ def page(value: Mapping[str, Any], *, evidence: bool = False) -> str:
             }
         ),
         drawn(value),
-        _verdicts(value),
+        _verdicts(value, width),
     ]
     if value["contradicted"]:
-        parts.append("\n".join(_contradictions(value)))
-    parts.append(_components(value))
+        parts.append("\n".join(_contradictions(value, width, all_=evidence)))
+    parts.append(_components(value, width))
     if evidence:
-        parts.append(_evidence(value))
-    if steps := _next(value):
-        parts.append(steps)
+        parts.append("\n".join(_evidence(value, width)))
+    if steps := list(_next(value, width, all_=evidence)):
+        parts.append("\n".join(steps))
     return "\n\n".join(parts)
+
+
+def columns() -> int:
+    """Characters of a line."""
+    return max(_NARROWEST, min(_WIDEST, shutil.get_terminal_size((100, 24)).columns))
+
+
+def wrapped(text: str, width: int, first: str, rest: str | None = None) -> list[str]:
+    """`text` in lines of `width`, the first behind `first`, the others behind `rest`."""
+    return textwrap.wrap(
+        plain(text), width, initial_indent=first, subsequent_indent=first if rest is None else rest,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def drawn(value: Mapping[str, Any]) -> str:
@@ -65,7 +90,7 @@ def drawn(value: Mapping[str, Any]) -> str:
     return "\n".join(f"  {one.rstrip()}" for one in (above, line, below))
 
 
-def _verdicts(value: Mapping[str, Any]) -> str:
+def _verdicts(value: Mapping[str, Any], width: int) -> str:
     licence = value["licence"]
     named = licence["concluded"] or licence["declared"] or licence["declared_text"] or "none named"
     match = licence["match"]
@@ -83,7 +108,7 @@ def _verdicts(value: Mapping[str, Any]) -> str:
 
     return pairs(
         {
-            "licence": about,
+            "licence": "\n".join(wrapped(about, width - 17, "")),
             "MOF class": both("mof"),
             "OSAID 1.0": both("osaid"),
             "EU AI Act 53(2)": both("eu_53_2"),
@@ -101,31 +126,54 @@ def _said(kind: str) -> str:
     }[kind]
 
 
-def _contradictions(value: Mapping[str, Any]) -> Iterator[str]:
+def _contradictions(value: Mapping[str, Any], width: int, *, all_: bool) -> Iterator[str]:
     yield "CONTRADICTED"
-    for one in value["components"]:
-        if one["state"] != "contradicted":
-            continue
-        for piece in one["evidence"]:
-            if piece["result"] == "fail":
-                expected = f" (expected: {piece['expected']})" if piece["expected"] else ""
-                yield f"  {one['title']}: {piece['observed']}{expected}"
+    faults = [
+        f"{one['title']}: {piece['observed']}"
+        + (f" (expected: {piece['expected']})" if piece["expected"] else "")
+        for one in value["components"]
+        if one["state"] == "contradicted"
+        for piece in one["evidence"]
+        if piece["result"] == "fail"
+    ]
+    shown = faults if all_ else faults[:_MOST_FAULTS]
+    for fault in shown:
+        yield from wrapped(fault, width, "  ", "    ")
+    if len(faults) > len(shown):
+        yield f"  and {len(faults) - len(shown)} more; --evidence shows them"
 
 
-def _components(value: Mapping[str, Any]) -> str:
-    rows = []
-    for one in value["components"]:
-        unknown = one["state"] == "declared" and one["availability"] == "unknown"
-        rows.append(
-            (
-                f"{' ' if unknown else _MARKS[one['state']]} {one['title']}",
-                "not known" if unknown else one["state"],
-                "" if one["availability"] == "unknown" else one["availability"],
-                one["licence"] or "",
-                _by(one),
-            )
+def _unknown(one: Mapping[str, Any]) -> bool:
+    return bool(one["state"] == "declared" and one["availability"] == "unknown")
+
+
+def _components(value: Mapping[str, Any], width: int) -> str:
+    """One line each of what is known, and one for all of what is not."""
+    rows = [
+        (
+            f"{_MARKS[one['state']]} {one['title']}",
+            one["state"],
+            "" if one["availability"] == "unknown" else one["availability"],
+            plain(one["licence"] or ""),
+            _by(one),
         )
-    return table(("component", "state", "available", "licence", "by"), rows)
+        for one in value["components"]
+        if not _unknown(one)
+    ]
+    head = ("component", "state", "available", "licence", "by")
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(5)]
+    left = max(12, width - sum(widths[:3]) - 8)  # for the last two columns
+    licence = min(widths[3], max(left // 2, left - widths[4]))
+    shown = [(*row[:3], _cut(row[3], licence), _cut(row[4], left - licence)) for row in rows]
+    lines = [table(head, shown)] if rows else []
+    lacking = [one["title"].lower() for one in value["components"] if _unknown(one)]
+    if lacking:
+        lines += wrapped(f"not known: {', '.join(lacking)}", width, "  ", "    ")
+    return "\n".join(lines)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _by(one: Mapping[str, Any]) -> str:
@@ -135,32 +183,48 @@ def _by(one: Mapping[str, Any]) -> str:
     if names:
         return ", ".join(dict.fromkeys(names))
     claim = one["claim"]
-    return str(claim["source"])[:60] if claim else ""
+    return re.sub(r"^https?://(?:www\.)?", "", plain(str(claim["source"]))) if claim else ""
 
 
-def _evidence(value: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            piece["check"].replace("_", " "),
-            one["name"],
-            piece["result"].replace("_", " "),
-            piece["strength"],
-            piece["observed"] or piece["reason"],
-            piece["at"],
-        )
-        for one in value["components"]
-        for piece in one["evidence"]
-    ]
-    return table(("check", "component", "result", "strength", "what was found", "on"), rows)
+def _evidence(value: Mapping[str, Any], width: int) -> Iterator[str]:
+    """What is claimed of each component, and every piece of evidence."""
+    yield "EVIDENCE"
+    for one in value["components"]:
+        if _unknown(one) and not one["evidence"]:
+            continue
+        yield one["title"]
+        if claim := one["claim"]:
+            words = (claim["availability"], claim["licence"], claim["where"], claim["note"])
+            said = "; ".join(word for word in words if word)
+            by = ", ".join(word for word in (claim["source"], claim["date"]) if word)
+            yield from wrapped(f"claimed: {said} (by {by})", width, "  ", "    ")
+        for piece in one["evidence"]:
+            expected = f" (expected: {piece['expected']})" if piece["expected"] else ""
+            text = (
+                f"{piece['result'].replace('_', ' ')}: {piece['check'].replace('_', ' ')}, "
+                f"{piece['strength']}, {piece['at']}: {piece['observed'] or piece['reason']}"
+            )
+            yield from wrapped(text + expected, width, "  ", "    ")
 
 
 _SCHEMES = {"step": "", "mof": "MOF class ", "osaid": "OSAID: ", "eu_53_2": "EU AI Act 53(2): "}
+_BASES = {"declared": "as claimed", "verified": "as verified"}
 
 
-def _next(value: Mapping[str, Any]) -> str:
-    lines = []
-    for one in value["next"]:
-        if one["steps"] and one["scheme"] in ("step", "mof"):  # the others are in the JSON
-            goal = f"{_SCHEMES[one['scheme']]}{one['to'].replace('_', ' ')}"
-            lines.append(f"  {goal}, {one['basis']}: {'; '.join(one['steps'])}")
-    return "\n".join(["the cheapest next steps", *lines]) if lines else ""
+def _next(value: Mapping[str, Any], width: int, *, all_: bool) -> Iterator[str]:
+    """The cheapest steps to the next grades; of claims alone only what can be claimed."""
+    found = [
+        one
+        for one in value["next"]
+        if one["steps"]
+        and (all_ or one["scheme"] in ("step", "mof"))
+        and (all_ or one["basis"] == "declared" or value["files"])
+    ]
+    if found:
+        yield "the cheapest next steps"
+    for one in found:
+        steps: Sequence[str] = one["steps"] if all_ else one["steps"][:_MOST_STEPS]
+        more = len(one["steps"]) - len(steps)
+        told = "; ".join(steps) + (f"; and {more} more" if more else "")
+        goal = f"{_SCHEMES[one['scheme']]}{one['to'].replace('_', ' ')}, {_BASES[one['basis']]}"
+        yield from wrapped(f"{goal}: {told}", width, "  ", "    ")

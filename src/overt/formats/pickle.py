@@ -98,6 +98,11 @@ def _inflated(head: bytes) -> bytes:
     return b""
 
 
+def unpacked(head: bytes) -> bytes:
+    """The beginning of what is compressed, as joblib compresses; else `head` as it is."""
+    return _inflated(head) or head
+
+
 def _is_pickled_name(name: str) -> bool:
     lower = name.lower()
     return lower == "pickle" or lower.endswith(_PICKLED_MEMBERS)

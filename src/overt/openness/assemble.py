@@ -1,15 +1,13 @@
 """One subject through all checks to a dossier; what was found and still holds is not redone."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overt.errors import BadSetting
 from overt.openness import checks, rules
 from overt.openness.components import COMPONENTS
 from overt.openness.dossier import Dossier, LicenceFinding
@@ -21,20 +19,6 @@ from overt.openness.subject import Subject
 
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
-
-
-def today() -> date:
-    """The day in UTC; ``SOURCE_DATE_EPOCH`` (reproducible-builds.org) sets another."""
-    told = os.environ.get("SOURCE_DATE_EPOCH", "").strip()
-    try:
-        moment = (
-            datetime.fromtimestamp(int(told), UTC) if told else datetime.now(UTC)
-        )
-    except (ValueError, OverflowError, OSError):
-        raise BadSetting(
-            f"SOURCE_DATE_EPOCH is {told[:40]!r}", "set it to seconds since 1970, or unset it"
-        ) from None
-    return moment.date()
 
 
 def assemble(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from overt.errors import OvertError
-from overt.openness import records
+from overt.openness import places, records
 from overt.openness.components import Availability
 from overt.openness.record import Claim, Parent, Record, Relation
 from overt.openness.subject import Subject
@@ -22,8 +22,10 @@ _MOST_RECORD_BYTES = 1 << 20
 
 def of(subject: Subject) -> Record:
     """Everything the files say, a MOF record over the card over the header."""
-    found = Record(name=_name(subject), kind=_kind(subject), claims=tuple(_held(subject)))
-    for weaker in (_from_record(subject), _from_card(subject), _from_header(subject)):
+    index = _from_record(subject)
+    held = () if _are_elsewhere(index, subject) else tuple(_held(subject))
+    found = Record(name=_name(subject), kind=_kind(subject), claims=held)
+    for weaker in (index, _from_card(subject), _from_header(subject)):
         if weaker is not None:
             found = found.over(weaker)
     return found
@@ -53,6 +55,15 @@ def _held(subject: Subject) -> Iterator[Claim]:
         first = min(weights, key=lambda file: (file.name.count("/"), file.name)).name
         yield Claim("weights", Availability.FULL, _licence(subject), where=first,
                     source=first)  # fmt: skip
+
+
+def _are_elsewhere(index: Record | None, subject: Subject) -> bool:
+    """Whether the record says that the weights are where no file is: that is the claim then."""
+    claim = index.claim("weights") if index else None
+    where = places.inside(claim.where) if claim else None
+    return bool(where) and not any(
+        file.name == where or file.name.startswith(f"{where}/") for file in subject.files
+    )
 
 
 def _licence(subject: Subject) -> str | None:
@@ -141,8 +152,8 @@ def _from_header(subject: Subject) -> Record | None:
     return Record(
         name=header.name or subject.record.name,
         claims=tuple(claims),
-        licence=licence,
-        licence_link=header.licence_link or "",
+        licence=licence[:200] if licence else None,
+        licence_link=(header.licence_link or "")[:500],
         parents=tuple(parents[:_MOST_PARENTS]),
         source=source,
     )

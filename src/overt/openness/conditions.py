@@ -7,7 +7,6 @@ combination of values in the bits of one integer, so that a chain of licences co
 """
 
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, combinations
 from typing import Any, Literal, NamedTuple
@@ -15,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 from overt.openness import fields
 from overt.openness.facts import FACTS, Fact, Value, fact
 
-_COMPARED = r"(>=|<=|>|<|=)\s*([0-9]+)"
 _COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -23,6 +21,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "<=": operator.le,
     "=": operator.eq,
 }
+_HOW = sorted(_COMPARE, key=len, reverse=True)
 _MOST_BITS = 1 << 22
 
 
@@ -99,12 +98,11 @@ def _test(name: str, value: object) -> Test:
         raise ValueError(f"{name} is no fact")
     if asked.kind == "yes_no" and isinstance(value, bool):
         return Test(name, "is", value)
-    if (
-        asked.kind == "number"
-        and isinstance(value, str)
-        and (m := re.fullmatch(_COMPARED, value, re.ASCII))
-    ):
-        return Test(name, m[1], int(m[2]))
+    if asked.kind == "number" and isinstance(value, str):
+        how = next((one for one in _HOW if value.startswith(one)), "")
+        number = value[len(how) :].lstrip()
+        if how and number.isascii() and number.isdigit():
+            return Test(name, how, int(number))
     words = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
     possible = _possible(asked)
     if words == ("any",):

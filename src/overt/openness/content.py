@@ -8,9 +8,11 @@ TensorFlow's op list (operations on files), `overt.formats.pickle` and `scan`.
 """
 
 import io
+import os
 import pickletools
 import re
 import stat
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from overt.errors import OvertError
-from overt.formats import confined, pickle, safetensors, scan
-from overt.openness.subject import MOST_HEADERS
+from overt.formats import confined, pickle, scan
 
 _HEAD: Final = 64 << 10
-_MOST_SEARCHED: Final = 64 << 20
+MOST_SEARCHED: Final = 64 << 20
+"""Bytes of a large file that are searched."""
 _SECONDS: Final = 2
+_USUAL: Final = 0.8
+"""Seconds of no usual scan; processor time, so that a busy machine does not change an answer."""
+_COST_OF_LONG: Final = 12
 _PROGRAMS: Final = (
     (b"\x7fELF", "program or library for Linux"),
     (b"MZ", "program for Windows"),
@@ -49,7 +53,7 @@ _CODE: Final = (".py", ".sh", ".bash", ".pl", ".rb", ".js", ".r", ".slurm", ".sb
 # Modules of well known training programs, whose settings and states lie pickled beside weights.
 _TRAINERS: Final = (
     "transformers.", "accelerate.", "deepspeed.", "peft.", "trl.", "torch.", "numpy.", "megatron.",
-    "argparse.Namespace", "pathlib.", "omegaconf.", "datasets.", "tokenizers.", "_codecs.",
+    "argparse.Namespace", "pathlib.", "omegaconf.", "datasets.", "tokenizers.", "_codecs.encode",
     "collections.", "lightning.", "pytorch_lightning.", "fairseq.", "typing.", "enum.",
 )  # fmt: skip
 _LOCATION: Final = re.compile(rb"\x0a\x08location\x12(.)(?s:(.{1,127}))", re.DOTALL)
@@ -82,23 +86,24 @@ class Look:
         faults: what must not be, as the rest of a sentence that begins with its name.
         doubts: what settles nothing.
         read: its bytes could be read.
-        scanned: a process was started to name what a pickle would call.
-        late: it was stopped before it had an answer.
+        scans: what it cost to name what a pickle would call, a usual scan being 1.
     """
 
     name: str
     faults: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     read: bool = True
-    scanned: bool = False
-    late: bool = False
+    scans: int = 0
 
 
-def look(name: str, path: Path, *, scan: bool = True, code: bool = False) -> Look:
+def look(
+    name: str, path: Path, *, scan: bool = True, code: bool = False, most: int = MOST_SEARCHED
+) -> Look:
     """Look into one file. Nothing raises.
 
     Args:
         scan: pickles may be scanned, at about half a second each.
+        most: bytes of a large file that are searched.
         code: it lies where a release has its programs, so that a script is expected.
     """
     try:
@@ -106,30 +111,30 @@ def look(name: str, path: Path, *, scan: bool = True, code: bool = False) -> Loo
             return Look(name, faults=("is no plain file",))
         with path.open("rb") as file:
             head = file.read(_HEAD)
-        return _look(name, path, head, scan, code)
+        return _look(name, path, head, scan, code, most)
     except OSError as error:
         return Look(name, doubts=(f"cannot be read: {error.strerror or error}",), read=False)
 
 
-def _look(name: str, path: Path, head: bytes, scan: bool, code: bool) -> Look:
+def _look(name: str, path: Path, head: bytes, scan: bool, code: bool, most: int) -> Look:
     suffix = Path(name).suffix.lower()
-    if head.startswith(b"GGUF") or (suffix == ".safetensors" and _is_safetensors(path)):
+    if head.startswith(b"GGUF") or (suffix == ".safetensors" and _is_safetensors(path, head)):
         return Look(name)
     if program := _program(head, suffix, code):
         return Look(name, *program)
+    if head[257:262] == b"ustar" and (told := _tar(name, path)).faults:
+        return told
     if pickle.looks_pickled(path):
         return _pickled(name, path, head, suffix, scan)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip(name, path, suffix)
-    return _rest(name, path, head, suffix)
+    return _rest(name, path, head, suffix, most)
 
 
-def _is_safetensors(path: Path) -> bool:
-    try:
-        safetensors.read(path, MOST_HEADERS)
-    except OvertError:
-        return False
-    return True
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether it begins like one: no pickle, program or archive begins with such a length."""
+    length = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and length + 8 <= path.stat().st_size
 
 
 def _program(
@@ -161,14 +166,13 @@ def _is_windows(head: bytes) -> bool:
 
 def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) -> Look:
     hidden = suffix not in _PICKLED and not name.endswith(".metadata")
-    imports, ended = ([], False) if head.startswith(b"PK") else _imports(head)
+    imports, ended = ([], False) if head.startswith(b"PK") else _imports(pickle.unpacked(head))
     ended = ended or len(head) < _HEAD
     bare = not head.startswith(_HOLDERS) and head[257:262] != b"ustar"
     if bare and ended and not imports:
         return Look(name)  # a text such as "a. First": without an import nothing can run
-    scanned = _levels(path) if may_scan else {}
-    late = scanned is None
-    levels = {**dict.fromkeys(imports, "unknown"), **(scanned or {})}
+    scanned, cost = _levels(path) if may_scan else ({}, 0)
+    levels = {**dict.fromkeys(imports, "unknown"), **scanned}
     dangerous = [one for one, level in levels.items() if level == "dangerous"]
     foreign = [
         one
@@ -177,26 +181,35 @@ def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) ->
     ]
     called = ", ".join((dangerous + foreign)[:3])
     if dangerous or foreign:
-        return Look(name, (f"is a pickle that would call {called} when loaded",), scanned=may_scan, late=late)
+        return Look(name, (f"is a pickle that would call {called} when loaded",), scans=cost)
     if hidden:
         return Look(name, ("is a pickle under another name: loading it runs a program",),
-                    scanned=may_scan, late=late)  # fmt: skip
+                    scans=cost)  # fmt: skip
     told = "is a pickle: loading it runs a program"
     if not levels:
-        return Look(name, doubts=(f"{told}, which could not be scanned",), scanned=may_scan, late=late)
+        return Look(name, doubts=(f"{told}, which could not be scanned",), scans=cost)
     told = f"{told}; it names nothing beyond what weights and their training need"
-    return Look(name, doubts=(told,), scanned=may_scan, late=late)
+    return Look(name, doubts=(told,), scans=cost)
 
 
-def _levels(path: Path) -> dict[str, str] | None:
-    """What a pickle names, with what `picklescan` holds of each; None where it took too long."""
+def _levels(path: Path) -> tuple[dict[str, str], int]:
+    """What a pickle names, with what `picklescan` holds of each, and what it cost to know; nothing
+    where it cannot be told."""
+    before = _spent()
     try:
         rows = confined.ask(scan.__name__, str(path.absolute()), _SECONDS)
     except confined.Exceeded:
-        return None
-    return {
+        rows = []
+    found = {
         f"{row[1]}.{row[2]}": str(row[0]) for row in rows if isinstance(row, list) and len(row) == 3
     }
+    return found, _COST_OF_LONG if _spent() - before > _USUAL else 1
+
+
+def _spent() -> float:
+    """Seconds of processor time of the processes that were started and have ended."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def _imports(head: bytes) -> tuple[list[str], bool]:
@@ -270,7 +283,7 @@ _LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
 _LAMBDA_FOUND: Final = "is a Keras model with a Lambda layer: code that runs when it is loaded"
 
 
-def _rest(name: str, path: Path, head: bytes, suffix: str) -> Look:
+def _rest(name: str, path: Path, head: bytes, suffix: str, most: int) -> Look:
     for magic, what in _ARCHIVES:
         if head.startswith(magic):
             if suffix not in _PACKED:
@@ -278,26 +291,52 @@ def _rest(name: str, path: Path, head: bytes, suffix: str) -> Look:
             told = () if suffix in _ONE_FILE else (f"is a {what} archive",)
             return Look(name, doubts=told)
     if head[257:262] == b"ustar":
-        return Look(name, doubts=("is a tar archive",))
+        return _tar(name, path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Look(name, (_LAMBDA_FOUND,) if _holds(path, _LAMBDA) else ())
+        return Look(name, (_LAMBDA_FOUND,) if _holds(path, _LAMBDA, most) else ())
     if suffix == ".onnx":
-        return Look(name, tuple(_external(path)))
-    if suffix == ".pb" and (found := _holds(path, _FILE_OPS)):
+        return Look(name, tuple(_external(path, most)))
+    if suffix == ".pb" and (found := _holds(path, _FILE_OPS, most)):
         return Look(name, (f"is a graph with the operation {found.decode('ascii')}",))
     return Look(name)
 
 
-def _holds(path: Path, rule: re.Pattern[bytes]) -> bytes:
-    for block in _blocks(path):
+def _tar(name: str, path: Path) -> Look:
+    """Members of a tar archive that is no checkpoint of torch's old form: pickles and ways out."""
+    told = Look(name, doubts=("is a tar archive",))
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for _ in range(_MOST_MEMBERS):
+                one = archive.next()
+                if one is None:
+                    break
+                if one.name.startswith("/") or ".." in one.name.split("/"):
+                    return Look(name, (f"is an archive that writes {one.name[:80]!r}, outside its "
+                                       "folder",))  # fmt: skip
+                opened = archive.extractfile(one) if one.isreg() else None
+                called = _imports(pickle.unpacked(opened.read(_HEAD)))[0] if opened else []
+                called = [c for c in called if not c.startswith(_TRAINERS)]
+                if called and one.name.lower().endswith(_PICKLED):
+                    return Look(name, (f"holds the pickle {one.name[:80]!r} that would call "
+                                       f"{', '.join(called[:3])} when loaded",))  # fmt: skip
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        return told
+    return told
+
+
+_MOST_MEMBERS: Final = 256
+
+
+def _holds(path: Path, rule: re.Pattern[bytes], most: int) -> bytes:
+    for block in _blocks(path, most):
         if found := rule.search(block):
             return found[0]
     return b""
 
 
-def _external(path: Path) -> Iterator[str]:
+def _external(path: Path, most: int) -> Iterator[str]:
     """Places outside the folder from which an ONNX model would read its weights."""
-    for block in _blocks(path):
+    for block in _blocks(path, most):
         for found in _LOCATION.finditer(block):
             place = found[2][: found[1][0]].decode("utf-8", "replace")
             if place.startswith(("/", "~")) or ".." in place.replace("\\", "/").split("/"):
@@ -305,17 +344,17 @@ def _external(path: Path) -> Iterator[str]:
                 return
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _blocks(path: Path, most: int) -> Iterator[bytes]:
     """A file's bytes in overlapping blocks: the beginning, and of a large one the end."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        for start in _starts(size):
+        for start in _starts(size, most):
             file.seek(start)
             yield file.read((4 << 20) + 4096)
 
 
-def _starts(size: int) -> list[int]:
+def _starts(size: int, searched: int) -> list[int]:
     step = 4 << 20
     starts = list(range(0, max(size, 1), step))
-    most = _MOST_SEARCHED // step
+    most = max(2, searched // step)
     return starts if len(starts) <= most else starts[: most // 2] + starts[-most // 2 :]

@@ -62,7 +62,7 @@ def regressions(changes: tuple[Change, ...]) -> tuple[Change, ...]:
         one
         for one in changes
         if one.way == "worse"
-        and not (one.what.endswith(".state") and one.after == "declared")
+        and not (one.what.endswith(".state") and one.after in ("declared", "not known"))
         and not (one.what.endswith(".verified") and not _caused(changes))
     )
 
@@ -70,7 +70,9 @@ def regressions(changes: tuple[Change, ...]) -> tuple[Change, ...]:
 def _caused(changes: tuple[Change, ...]) -> bool:
     """Whether some component was really found wanting, and not only left unchecked."""
     return any(
-        one.way == "worse" and one.what.endswith(".state") and one.after != "declared"
+        one.way == "worse"
+        and one.what.endswith(".state")
+        and one.after not in ("declared", "not known")
         for one in changes
     )
 
@@ -107,12 +109,19 @@ def _components(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         if one is None:
             continue
         what = f"components.{two['name']}"
-        if one["state"] != two["state"]:
-            way = _way(one["state"], two["state"], _STATES)
-            yield Change(f"{what}.state", one["state"], two["state"], way, _why(two))
+        first_state, second_state = _state(one), _state(two)
+        if first_state != second_state:
+            way = _way(first_state, second_state, _STATES)
+            yield Change(f"{what}.state", first_state, second_state, way, _why(two))
         for key in ("availability", "licence"):
             if one[key] != two[key]:
                 yield Change(f"{what}.{key}", _text(one[key]), _text(two[key]), "other")
+
+
+def _state(component: Mapping[str, Any]) -> str:
+    """Its state, or "not known": from there to missing is neither better nor worse."""
+    unknown = component["state"] == "declared" and component["availability"] == "unknown"
+    return "not known" if unknown else str(component["state"])
 
 
 def _why(component: Mapping[str, Any]) -> str:

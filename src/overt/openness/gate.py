@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from overt.errors import BadRequest, OvertError, Refused
+from overt.openness import program
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,15 +104,18 @@ def consult(
 def prepare(ref: str, settings: Settings) -> None:
     """Ask about a model of the store ahead of its first use, so that a run finds the answer kept.
 
-    Says nothing, and what goes wrong here goes wrong again where somebody hears of it.
+    Says nothing, and what goes wrong here goes wrong again where somebody hears of it. A plain
+    file, which would be hashed, is left alone.
     """
     from overt.pull import find
+    from overt.ref import parse
 
     if settings.licence == "off":
         return
     with suppress(OvertError, OSError):
-        model = find(ref, settings)
-        _answer(model, model.ref, settings, RUNNING, None)
+        if parse(ref).scheme != "path":
+            model = find(ref, settings)
+            _answer(model, model.ref, settings, RUNNING, None)
 
 
 def _answer(
@@ -387,10 +391,14 @@ def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
         return ()
 
     def look() -> "tuple[Said, ...]":
-        from overt.openness.licence import match
-        from overt.openness.named import of_text
+        from overt.openness.licence import digests
+        from overt.openness.named import Said, is_policy, of_text
 
         words = data.decode("utf-8-sig", "replace")
+        if known := digests.known(words):
+            return () if is_policy(known) else (Said(known),)
+        from overt.openness.licence import match
+
         return of_text(name, words, match.match(words))
 
     return _remembered(home, "text", f"{name}\0{sha256(data).hexdigest()}", _read_said, look)
@@ -455,11 +463,4 @@ def _program() -> str:
     `scripts/pack_data.py` writes to a file that does.
     """
     here = Path(__file__).parent
-    stamps = []
-    for folder in (here, here / "licence", here / "data"):
-        with suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name != "__pycache__":
-                    found = entry.stat()
-                    stamps.append((entry.name, found.st_size, found.st_mtime_ns))
-    return sha256(repr(sorted(stamps)).encode()).hexdigest()
+    return program.stamp((here, here / "licence", here / "data"))

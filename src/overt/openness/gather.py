@@ -17,11 +17,15 @@ from overt.openness.subject import Subject, SubjectFile
 from overt.ref import PROVIDERS, Ref, parse
 from overt.settings import Settings
 from overt.sources.base import Step
+from overt.sources.choose import PICKLED
 
 _MOST_FILES = 20_000
 _DEPTH = 12
 _SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".cache", "node_modules", ".venv"}
+_OTHERS = (".onnx", ".h5", ".hdf5", ".keras", ".tflite", ".mlmodel", ".npz", ".npy", ".msgpack")
 _RECORD_BYTES = 4 << 20
+_SMALL = 64 << 10
+"""Bytes of a file that is hashed as fast as its kept digest is read."""
 
 Progress = Callable[[Step], None]
 
@@ -73,8 +77,22 @@ def _elsewhere(ref: str, parsed: Ref, settings: Settings, missing: ModelNotFound
             if known is None or isinstance(error, UsageError):
                 raise
     if known is None:
-        raise missing
+        raise _versions(parsed, missing)
     return Subject(ref, (), known)
+
+
+def _versions(parsed: Ref, missing: ModelNotFound) -> ModelNotFound:
+    """For the bare name of a family, which says nothing about a model: the versions there are."""
+    if parsed.scheme != "name" or not parsed.name:
+        return missing
+    of = [name.partition("/") for name in families.names()]
+    found = [name for family, _, name in of if family == parsed.name.lower()]
+    if not found:
+        return missing
+    several = f"{', '.join(found[:5])}{' …' if found[5:] else ''}"
+    return ModelNotFound(
+        f"{parsed.name} is a family of {len(found)} models", f"name one: {several}"
+    )
 
 
 def _finished(taken: Subject) -> Subject:
@@ -112,8 +130,37 @@ def _local(ref: str, path: Path, settings: Settings, progress: Progress | None) 
         raise FormatError(f"{path} is no plain file", "name a model's file or folder")
     if path.suffix.lower() in (".yaml", ".yml"):
         return Subject(ref, (), _record(path))
-    files = tuple(SubjectFile(part.name, part.stat().st_size, part) for part in _parts_of(path))
+    kind = _kind(path)
+    files = tuple(
+        SubjectFile(f"{part.name}{kind}", part.stat().st_size, part) for part in _parts_of(path)
+    )
     return Subject(ref, files, Record(path.stem), digest_of=digest_of)
+
+
+def _kind(path: Path) -> str:
+    """A single file is looked at where it is weights by its name or by its first bytes.
+
+    Returns:
+        What its name lacks: a blob of another program's cache has no suffix.
+
+    Raises:
+        FormatError: it is neither.
+    """
+    if path.suffix.lower() in (*PICKLED, ".gguf", ".safetensors", *_OTHERS):
+        return ""
+    try:
+        with path.open("rb") as file:
+            first = file.read(9)
+    except OSError as error:
+        raise FormatError(f"{path.name} cannot be read: {error.strerror}") from None
+    if first[:4] == b"GGUF":
+        return ".gguf"
+    if first[8:9] != b"{" or first[:1] in b"{[":
+        hint = "name a model's file or folder, or a record of another index (YAML)"
+        if path.suffix.lower() == ".json":
+            hint = "a saved dossier is compared: overt dossier diff FILE.json REF"
+        raise FormatError(f"{path.name} is no model file", hint)
+    return ".safetensors"
 
 
 def _record(path: Path) -> Record:
@@ -146,7 +193,11 @@ def _walk(root: Path) -> Iterator[SubjectFile]:
     """Files below `root` in order of name; links that leave it are listed without a path."""
     found: list[SubjectFile] = []
     real = _roots(root)
-    for folder, inner, names in os.walk(root):
+
+    def stop(error: OSError) -> None:
+        raise _unreadable(Path(error.filename or root), error) from None
+
+    for folder, inner, names in os.walk(root, onerror=stop):
         here = Path(folder).relative_to(root)
         inner[:] = sorted(name for name in inner if name not in _SKIPPED)
         if len(here.parts) >= _DEPTH:
@@ -158,6 +209,13 @@ def _walk(root: Path) -> Iterator[SubjectFile]:
                 f"{root} holds more than {_MOST_FILES} files", "name one model's folder"
             )
     yield from sorted(found, key=lambda file: file.name)
+
+
+def _unreadable(path: Path, error: OSError) -> FormatError:
+    return FormatError(
+        f"{path} cannot be read: {error.strerror or error}",
+        "check its permissions, or leave it out",
+    )
 
 
 def _roots(root: Path) -> tuple[Path, ...]:
@@ -179,14 +237,15 @@ def _one(path: Path, name: str, roots: tuple[Path, ...]) -> SubjectFile:
 
 def _digests(settings: Settings, progress: Progress | None) -> Callable[[Path], str]:
     from overt.sources import folder
+    from overt.sources.base import sha256_of
 
     def digest(path: Path) -> str:
         try:
+            if path.stat().st_size <= _SMALL:
+                return f"sha256:{sha256_of(path)}"
             return f"sha256:{folder.digest(path, settings.home / 'digests', progress)}"
-        except OSError:  # a home that cannot be written: hash it every time
-            from overt.sources.base import sha256_of
-
-            return f"sha256:{sha256_of(path)}"
+        except OSError as error:
+            raise _unreadable(path, error) from None
 
     return digest
 
@@ -223,8 +282,11 @@ def _service(ref: str, parsed: Ref) -> Subject:
 
 
 def _claimed_base(found: Subject, settings: Settings) -> Subject | None:
-    """The base it claims, if a model of the store came from there."""
+    """The base it claims: a path of this disk, a model beside it, or one of the store."""
     from overt.store import Store
+
+    if (beside := _beside(found, settings)) is not None:
+        return beside
 
     wanted = {p.name.lower() for p in found.record.parents if p.relation != "dataset"}
     if not wanted:
@@ -237,3 +299,48 @@ def _claimed_base(found: Subject, settings: Settings) -> Subject | None:
             if not here or all(file.stated != here for file in base.files):
                 return base
     return None
+
+
+def _beside(found: Subject, settings: Settings) -> Subject | None:
+    """The base where it is named by a path, or lies beside the model under its own name."""
+    first = found.files[0]
+    if found.remote or first.stated or first.path is None:
+        return None
+    root = first.path.parents[first.name.count("/")]
+    for parent in found.record.parents:
+        if parent.relation == "dataset":
+            continue
+        for path in _places(parent.name, root, found.place):
+            if path.is_file() if path.suffix == ".gguf" else _is_model(path, root):
+                try:
+                    base = _finished(_local(str(path), path, settings, None))
+                except OvertError:
+                    continue
+                base.ref = parent.name  # the same on every machine
+                return base
+    return None
+
+
+def _places(name: str, root: Path, folder: bool) -> Iterator[Path]:
+    if name.startswith(("./", "../", "/")):
+        yield Path(os.path.normpath(root / name))
+        return
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")][-2:]
+    if not parts or any(len(part) > 200 for part in parts):
+        return
+    above = (root.parent, root) if folder else (root,)
+    for place in above:
+        for last in dict.fromkeys((parts[-1], parts[-1].lower())):
+            yield place / last
+            yield place / f"{last}.gguf"
+    yield above[0].parent.joinpath(*parts)
+
+
+def _is_model(path: Path, root: Path) -> bool:
+    """Whether a folder holds weights at its top, and is not the model's own or one around it."""
+    try:
+        if not path.is_dir() or path == root or path in root.parents:
+            return False
+        return any(one.suffix in (".safetensors", ".gguf") for one in path.iterdir())
+    except OSError:
+        return False

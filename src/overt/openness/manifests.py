@@ -91,9 +91,12 @@ def is_manifest(file: SubjectFile) -> bool:
     if stem.endswith((".index.json", ".md", ".py")):
         return False
     return bool(
-        re.fullmatch(r"(?:.*[-_.])?manifest(?:[-_.].*)?\.(?:json|jsonl|csv|tsv|txt|jsonld)", stem)
+        re.fullmatch(
+            r"(?:.*[-_.])?(?:manifest|checksums?)(?:[-_.].*)?\.(?:json|jsonl|csv|tsv|txt|jsonld|ya?ml)",
+            stem,
+        )
         or re.fullmatch(r".*croissant.*\.json(?:ld)?", stem)
-        or re.fullmatch(r"(?:.*[-_.])?sha256(?:sums?)?(?:\.txt)?|.*\.sha256", stem)
+        or re.fullmatch(r"(?:.*[-_.])?sha256(?:sums?)?(?:\.(?:txt|json))?|.*\.sha256", stem)
     )
 
 
@@ -123,6 +126,10 @@ def _read(name: str, text: str, suffix: str) -> Manifest:
         return Manifest(name, "table", tuple(_entries(map(json.loads, lines))))
     if start in ("{", "["):
         return _from_json(name, json.loads(text))
+    if suffix in (".yaml", ".yml"):
+        from overt.formats import yamltext
+
+        return _from_json(name, yamltext.load(text, name))
     if suffix in (".csv", ".tsv"):
         reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
         return Manifest(name, "table", tuple(_entries(reader)))

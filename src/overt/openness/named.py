@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from overt.openness.licence.match import Match
     from overt.openness.may import Link
 
-_POLICY = re.compile(r"(?:^|-)(?:use-policy|pup|aup)(?:-|$)")
+_POLICY = r"(?:^|-)(?:use-policy|pup|aup)(?:-|$)"
 _MAIN = ("license", "licence", "copying", "terms")
 _NO_TEXT = (".html", ".htm", ".json", ".yaml", ".yml", ".py", ".pdf", ".gguf", ".safetensors")
 _NAME = 100  # characters of a file that holds a licence's name and nothing else
+_MOST_WORDS = 1000  # characters of a name or expression
 _NOTHING = ("", "other", "unknown", "none", "noassertion", "see-license")
 
 
@@ -60,6 +61,7 @@ def ids_of(words: str) -> tuple[str, ...]:
     """
     from overt.openness.licence import names
 
+    words = " ".join(words[:_MOST_WORDS].split())
     if one := names.canonical(words):
         return (one,)
     alternatives = re.split(r"\s+or\s+", words, flags=re.IGNORECASE)
@@ -80,12 +82,14 @@ def agree(words: str, one: str, text: str) -> bool:
 
     A name without a version (``gemma``) agrees with every version of the same licence.
     """
+    if one == "openrail":  # the hub's word for all licences of this kind
+        return "rail" in text
     return one == text or (not re.search(r"\d", words) and _stem(one) == _stem(text))
 
 
 def is_policy(one: str | None) -> bool:
     """Whether an id is that of a list of forbidden uses, which another text makes binding."""
-    return bool(one and _POLICY.search(one))
+    return bool(one and re.search(_POLICY, one))
 
 
 def is_main(file: str) -> bool:

@@ -35,11 +35,13 @@ Rows = Callable[[int, int], "Array"]
 
 @dataclass(frozen=True)
 class Pair:
-    """`rows(a, b)` are those rows of the base as the subject would store them, in 32 bits."""
+    """`rows(a, b)` are those rows of the base as the subject would store them, in 32 bits; `theirs`
+    is the type the base has them in, where the two have one format."""
 
     mine: "Located"
     rows: Rows
     base: str
+    theirs: str = ""
 
     @property
     def width(self) -> int:
@@ -89,8 +91,10 @@ def missing() -> str | None:
 def of(weights: "Weights", subject: "Subject", base: "Subject") -> Paired | str:
     """Pairs in the order of the subject's file; a reason where the two do not come together."""
     models = [one for one in tensors.of(base) if one.tensors and not one.lacking]
-    if not models:
-        return "the base has no weights here"
+    if not models or weights.headers_only or any(one.headers_only for one in models):
+        return (
+            "the base has no weights here" if not models else "only the weights' headers are here"
+        )
     same = [one for one in models if one.format == weights.format]
     # Of several GGUF files the one with the most bits is the base.
     chosen = max(same or models, key=lambda one: sum(t.size for t in one.tensors.values()))
@@ -120,7 +124,7 @@ def _same(weights: "Weights", base: "Weights") -> Paired:
         elif other.shape != mine.shape:
             apart.append((mine.name, mine.shape, other.shape))
         else:
-            pairs.append(Pair(mine, _plain(other), other.name))
+            pairs.append(Pair(mine, _plain(other), other.name, other.type))
     return Paired(tuple(pairs), tuple(apart), tuple(alone))
 
 

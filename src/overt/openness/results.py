@@ -1,9 +1,11 @@
 """Scores of evaluations: in files as evaluation harnesses write them, and as a card states them.
 
 Read are the results of EleutherAI's lm-evaluation-harness (``results: {task: {"acc,none": …}}``),
-plain ``{task: score}`` and ``{task: {metric: score}}``, and the hub's ``model-index``.
+plain ``{task: score}`` and ``{task: {metric: score}}``, tables with a column for the task, and the
+hub's ``model-index``.
 """
 
+import csv
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,12 @@ _MOST_SCORES: Final = 5000
 _MOST_LINES: Final = 20_000
 
 
+_KEPT_BOOK: Final = re.compile(
+    r"epoch|step|seed|samples|runtime|per_second|flos|loss", re.IGNORECASE
+)
+"""What trainers write among their results, of the run's last moment and not of the model."""
+
+
 @dataclass
 class Measured:
     """Scores by task and metric, both in letters and digits alone, and the files they are from."""
@@ -31,12 +39,15 @@ def measured(subject: Subject) -> Measured:
     """All scores in the files of results that lie with a model."""
     found = Measured()
     for file in places.of(subject, "evaluation_results")[:_MOST_FILES]:
-        if file.suffix != ".json":
+        if file.suffix == ".json":
+            content = subject.json(file.name)
+        elif file.suffix in (".csv", ".tsv"):
+            content = _table(subject.text(file.name) or "", file.suffix)
+        else:
             continue
-        content = subject.json(file.name)
         before = len(found.scores)
         for task, metric, score in _scores(content):
-            if len(found.scores) < _MOST_SCORES:
+            if len(found.scores) < _MOST_SCORES and not _KEPT_BOOK.search(task):
                 found.scores.setdefault(_plain(task), {})[_plain(metric)] = score
         if len(found.scores) > before:
             found.files.append(file.name)
@@ -58,6 +69,26 @@ def _scores(content: Any) -> Iterator[tuple[str, str, float]]:
                     yield task, name, float(score)
 
 
+def _table(text: str, suffix: str) -> dict[str, dict[str, float]]:
+    """A table of scores: of a first column with names, and numbers in others."""
+    found: dict[str, dict[str, float]] = {}
+    try:
+        rows = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
+        for _, row in zip(range(_MOST_SCORES), rows, strict=False):
+            names = [one for one in row if one and one.strip().lower() in _TASKS]
+            task = str(row[names[0]]) if names else ""
+            for metric, value in row.items():
+                if task and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+                    found.setdefault(task, {})[str(metric)] = float(value)
+    except csv.Error:
+        return {}
+    return found
+
+
+_TASKS: Final = ("task", "benchmark", "dataset", "name", "eval", "test")
+_NUMBER: Final = re.compile(r"\d{1,3}(?:\.\d{1,8})?")
+
+
 def _is_score(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -74,11 +105,12 @@ def _plain(text: object) -> str:
 def compared(card: Card, found: Measured) -> tuple[int, list[tuple[str, str]]]:
     """How many scores of the card are those measured, and (observed, expected) of those not."""
     same, wrong = 0, []
-    for task, metric, score, words in _claimed(card):
+    for task, metric, said in _claimed(card):
         measured = _of(found.scores, task, metric)
         if not measured:
             continue
-        if any(_near(score, words, one) for one in measured):
+        words = " and ".join(said)
+        if any(_near(float(score), score, one) for one in measured for score in said):
             same += 1
         else:
             told = ", ".join(f"{one:g}" for one in measured[:3])
@@ -109,17 +141,26 @@ def _near(score: float, words: str, measured: float) -> bool:
     )
 
 
-def _claimed(card: Card) -> Iterator[tuple[str, str, float, str]]:
-    """(task, metric, score, its words) of the card's ``model-index`` and two-cell rows."""
+def _claimed(card: Card) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(task, metric, words that may be its score) of the card's ``model-index`` and its text."""
     yield from _indexed(card.fields.get("model-index"))
     for line in card.body.split("\n", _MOST_LINES)[:_MOST_LINES]:
-        if line.lstrip().startswith("|") and len(line) <= 400:
-            cells = [cell.strip(" *`_") for cell in line.strip().strip("|").split("|")]
-            if len(cells) == 2 and re.fullmatch(r"\d{1,3}(?:\.\d{1,8})? ?%?", cells[1]):
-                yield cells[0], "", float(cells[1].rstrip("% ")), cells[1].rstrip("% ")
+        if len(line) > 400:
+            continue
+        plain = line.strip()
+        if plain.startswith("|"):
+            cells = [cell.strip(" *`_") for cell in plain.strip("|").split("|")]
+        elif plain.startswith(("- ", "* ")):
+            cells = [cell.strip(" *`_") for cell in plain[2:].split(":")]
+        else:
+            continue
+        # Other columns hold other models' scores, or how it was measured.
+        scores = [c for c in cells[1:] if re.fullmatch(r"\d{1,3}(?:\.\d{1,8})? ?%?", c)]
+        if scores:
+            yield cells[0], "", tuple(one.rstrip("% ") for one in scores)
 
 
-def _indexed(index: Any) -> Iterator[tuple[str, str, float, str]]:
+def _indexed(index: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for model in _list(index):
         for result in _list(model.get("results")):
             dataset = result.get("dataset")
@@ -131,7 +172,7 @@ def _indexed(index: Any) -> Iterator[tuple[str, str, float, str]]:
                 if not _is_score(value):
                     continue
                 for name in dict.fromkeys(n for n in names if isinstance(n, str) and n):
-                    yield name, kind, float(value), f"{value}"
+                    yield name, kind, (f"{value}",)
 
 
 def _list(value: Any) -> list[dict[str, Any]]:

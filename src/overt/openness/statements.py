@@ -1,5 +1,5 @@
-"""What a card states in forms that leave no room: its fields, ``Key: value``, rows of two cells, and
-tables of one row."""
+"""What a card states in forms that leave no room: its fields, ``Key: value``, rows of two cells,
+and tables of one row."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +10,15 @@ _MOST_LINES: Final = 20_000
 _MOST_LINE: Final = 400
 
 _KEYS: Final[Mapping[str, str]] = {
-    "parameters": r"#? ?(?:total )?(?:num(?:ber)? (?:of )?)?(?:model )?param(?:[ea]ter)?s?(?: count)?"
-    r"|model size|n params",
+    "parameters": r"#? ?(?:total )?(?:num(?:ber)? (?:of )?)?(?:model )?param(?:[ea]ter)?s?"
+    r"(?: count)?|n params",
+    "model size": r"model size",
     "parameters without embeddings": r"(?:number of )?(?:model )?param(?:[ea]ter)?s?"
     r" \(?non[- ]embeddings?\)?|non[- ]embedding param(?:[ea]ter)?s",
     "context length": r"(?:max(?:imum)? )?context (?:length|window|size)",
     "vocabulary": r"vocab(?:ulary)? size|vocab",
     "layers": r"(?:number of |num |n )?(?:hidden |transformer )?layers?",
-    "hidden size": r"hidden (?:size|dim(?:ension)?)|d model|n embd|model dim(?:ension)?",
+    "hidden size": r"hidden size|d model|n embd|model dim(?:ension)?",
     "inner size": r"(?:intermediate|feed[- ]?forward|ffn|mlp) (?:hidden )?(?:size|dim(?:ension)?)",
     "attention heads": r"(?:number of |num |n )?(?:attention )?heads?",
     "key-value heads": r"(?:number of |num )?(?:key[-/ ]value|kv) heads",
@@ -43,7 +44,9 @@ _MARKS: Final = re.compile(r"(?<!\w)[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}(?!\w)")
 _WEIGHTS: Final = re.compile(
     r"(?<![\w/.:-])([\w][\w.+-]{0,120}\.(?:gguf|safetensors|onnx))(?![\w.-])", re.IGNORECASE
 )
-_FILES: Final = re.compile(r"(?<![\w/.:-])([\w][\w.+-]{0,120}\.(?:json|model|txt|bin|pt|jinja))(?![\w.-])")
+_FILES: Final = re.compile(
+    r"(?<![\w/.:-])([\w][\w.+-]{0,120}\.(?:json|model|txt|bin|pt|jinja))(?![\w.-])"
+)
 _TAGS: Final = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
 _DIGEST: Final = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
 
@@ -83,9 +86,9 @@ _NO_STATEMENTS: Final = ("license", "licence", "architecture", "architectures", 
 
 def _listed(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in list(fields.items())[:1000]:
-        if isinstance(key, str) and key not in _NO_STATEMENTS and not isinstance(value, bool):
-            if isinstance(value, str | int | float):
-                yield _key(key), str(value)[:_MOST_LINE]
+        plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+        if plain and key not in _NO_STATEMENTS:
+            yield _key(key), str(value)[:_MOST_LINE]
 
 
 def _pairs(body: str) -> Iterator[tuple[str, str]]:
@@ -121,7 +124,9 @@ def _rows(table: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
 
 
 def _split(key: str, value: str) -> Iterator[tuple[str, str]]:
-    both = re.fullmatch(r"(\d{1,5}) (?:for )?\(?q\)?(?: and|,| /) (\d{1,5}) (?:for )?\(?kv\)?", value.lower())
+    both = re.fullmatch(
+        r"(\d{1,5}) (?:for )?\(?q\)?(?: and|,| /) (\d{1,5}) (?:for )?\(?kv\)?", value.lower()
+    )
     if both:
         yield "attention heads", both[1]
         yield "key-value heads", both[2]

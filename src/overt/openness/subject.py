@@ -50,11 +50,11 @@ class SubjectFile:
     stated: str = ""
     sparse: bool = False
 
-    @property
+    @cached_property
     def suffix(self) -> str:
         return PurePosixPath(self.name).suffix.lower()
 
-    @property
+    @cached_property
     def stem(self) -> str:
         """The last part of the name, in lower case."""
         return PurePosixPath(self.name).name.lower()
@@ -243,7 +243,12 @@ class Subject:
 
     @cached_property
     def _configured_templates(self) -> Mapping[str, str]:
-        name = "tokenizer_config.json"
+        found: dict[str, str] = {}
+        for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
+            found |= self._templates_of(name)
+        return found
+
+    def _templates_of(self, name: str) -> dict[str, str]:
         config = self.json(name) if self.file(name) else None
         told = config.get("chat_template") if isinstance(config, dict) else None
         if isinstance(told, str):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,6 +42,7 @@ class Weights:
         tensors: by name; of two of one name the first, the others in `twice`.
         header: of the (first) GGUF file.
         lacking: files that belong to it and are not here.
+        headers_only: of some file only the header is here, and its numbers read as zeros.
     """
 
     format: Literal["gguf", "safetensors"]
@@ -51,6 +52,7 @@ class Weights:
     header: "GgufHeader | None" = None
     lacking: tuple[str, ...] = ()
     twice: tuple[str, ...] = ()
+    headers_only: bool = False
 
     @property
     def parameters(self) -> int:
@@ -61,7 +63,12 @@ def of(subject: "Subject") -> tuple[Weights, ...]:
     """Every model among the files: each GGUF (all its parts as one), then the safetensors."""
     found: tuple[Weights, ...] | None = subject.kept.get("tensors")
     if found is None:
-        found = subject.kept["tensors"] = (*_ggufs(subject), *_safetensors(subject))
+        sparse = {file.name for file in subject.files if file.sparse}
+        found = tuple(
+            replace(one, headers_only=not sparse.isdisjoint(one.files))
+            for one in (*_ggufs(subject), *_safetensors(subject))
+        )
+        subject.kept["tensors"] = found
     return found
 
 

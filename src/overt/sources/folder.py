@@ -8,9 +8,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from overt import whole
 from overt.errors import FormatError, ModelNotFound, UnsafeFile
 from overt.ref import part_of
 from overt.sources.base import Report, Role, Step, sha256_of
@@ -92,15 +94,15 @@ def digest(file: Path, cache: Path, report: Report | None = None) -> str:
         seen = json.loads(note.read_bytes())
         if seen["file"] == key and isinstance(seen["sha256"], str) and len(seen["sha256"]) == 64:
             return str(seen["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     found = sha256_of(
         file, lambda n: report(Step(f"hashing {file.name}", n, facts.st_size)) if report else None
     )
-    cache.mkdir(parents=True, exist_ok=True)
-    new = note.with_name(f"{note.name}.{os.getpid()}")
-    new.write_text(json.dumps({"file": key, "sha256": found}), "utf-8")
-    new.replace(note)
+    with suppress(OSError):  # where nothing can be kept the file is hashed again
+        cache.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"file": key, "sha256": found})
+        whole.write(note, text.encode("utf-8", "surrogatepass"), lasting=False)
     return found
 
 

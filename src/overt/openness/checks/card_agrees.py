@@ -1,22 +1,23 @@
 """What a model card states against what the artefact is: sizes, context, base, task, scores, files.
 
 Only what is stated in a form that leaves no room is compared: the fields at the card's top, rows of
-two cells, and lines like ``Context length: 8192``. Prose is not read. Numbers are compared after
-``8k``, ``8,192`` and ``7B`` are made numbers, as roughly as they are written.
+two cells, lines like ``Context length: 8192``, and sentences that say one thing of the model itself
+(`prose`). Numbers are compared after ``8k``, ``8,192`` and ``7B`` are made numbers, as roughly as
+they are written.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Final
 
-from overt.openness import places, results, statements
+from overt.openness import places, prose, results, sizes, statements
 from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.statements import Stated
 from overt.openness.subject import Subject
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _MOST: Final = 12
@@ -39,8 +40,25 @@ _DTYPES: Final[Mapping[str, str]] = {
 _CLASS: Final = re.compile(
     r"\w{3,60}(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM)"
 )
-_CONTEXT: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
-_PACKED: Final = ("I32", "U8", "I8", "U32", "F8_E4M3", "F8_E5M2", "F4", "F8_E8M0")
+_FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "llama": ("llama", "mistral"), "mistral": ("mistral", "llama"), "mixtral": ("mixtral", "llama"),
+    "gpt2": ("gpt2",), "gptneox": ("gpt_neox", "gptneox"), "qwen2": ("qwen2",),
+    "qwen3": ("qwen3",), "gemma": ("gemma",), "gemma2": ("gemma2",),
+    "gemma3": ("gemma3", "gemma3_text"), "olmo2": ("olmo2",), "phi3": ("phi3",),
+    "bert": ("bert",), "falcon": ("falcon",), "bloom": ("bloom",), "mamba": ("mamba",),
+}  # fmt: skip
+"""Architectures by their bare names, and the names that files of them say: a Mistral is a Llama to
+llama.cpp."""
+_TEXT_ONLY: Final = (
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "BertForMaskedLM",
+)  # fmt: skip
+_NOT_OF_TEXT: Final = (
+    "image-text-to-text", "image-to-text", "image-classification", "object-detection",
+    "automatic-speech-recognition", "visual-question-answering", "depth-estimation",
+)  # fmt: skip
+"""Tasks that begin with a picture or a sound, for which a model of text has no way in."""
 _COMMON: Final = {
     "base", "instruct", "chat", "model", "hf", "gguf", "it", "pt", "the", "of", "and", "llm", "v1",
     "v2", "v3", "mini", "small", "medium", "large", "tiny", "xl", "final", "main", "local", "sft",
@@ -64,15 +82,16 @@ def check(subject: Subject) -> Iterator[Finding]:
     card = subject.card
     if card is None:
         return
-    stated = statements.read(card.body)
+    stated = statements.read(card.body, card.fields)
     found = [
         *_sizes(subject, stated),
+        *_sentences(subject),
         *_words(subject, stated),
         *_task(subject),
         *_library(subject),
         *_base(subject),
         *_licence(subject, stated),
-        *_files(subject),
+        *_files(subject, stated),
     ]
     wrong = [one for one in found if one.wrong is not None]
     for one in wrong[:_MOST]:
@@ -95,125 +114,81 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 
 def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
-    config = _config(subject)
+    config = sizes.config(subject)
     header = subject.model
+    longest = header.context_length if header else None
     source = "config.json" if config else next(iter(subject.gguf), "")
     actual: dict[str, list[int]] = {
-        "parameters": _parameters(subject),
-        "context length": _contexts(config, header.context_length if header else None),
-        "vocabulary": _vocabularies(subject, config),
-        "layers": _either(config, ("num_hidden_layers", "n_layer", "num_layers"),
+        "parameters": sizes.parameters(subject),
+        "parameters without embeddings": sizes.parameters(subject),
+        "model size": sizes.parameters(subject),
+        "context length": sizes.contexts(subject, config, longest),
+        "vocabulary": sizes.vocabularies(subject, config),
+        "layers": sizes.either(config, ("num_hidden_layers", "n_layer", "num_layers"),
                           header.block_count if header else None),
-        "hidden size": _either(config, ("hidden_size", "n_embd", "d_model"),
+        "hidden size": sizes.either(config, ("hidden_size", "n_embd", "d_model"),
                                header.embedding_length if header else None),
-        "attention heads": _either(config, ("num_attention_heads", "n_head"),
+        "inner size": sizes.either(config, ("intermediate_size", "n_inner", "ffn_dim"),
+                              (*header.feed_forward_lengths, None)[0] if header else None),
+        "experts": sizes.experts(subject, config),
+        "attention heads": sizes.either(config, ("num_attention_heads", "n_head"),
                                    (*header.head_counts, None)[0] if header else None),
-        "key-value heads": _either(config, ("num_key_value_heads",),
+        "key-value heads": sizes.either(config, ("num_key_value_heads",),
                                    (*header.kv_head_counts, None)[0] if header else None),
     }  # fmt: skip
     fits: dict[str, Callable[[Stated, int], bool]] = {
-        "parameters": _about,
-        "context length": _same_length,
-        "vocabulary": _same_vocabulary,
+        "parameters": sizes.about,
+        "parameters without embeddings": sizes.about,
+        "model size": sizes.about_or_bytes,
+        "context length": sizes.same_length,
+        "vocabulary": sizes.same_vocabulary,
     }
     for what, numbers in actual.items():
         one = stated.get(what)
         if one is None or not one.values or not numbers:
             continue
-        if what == "parameters" and max(one.values) < _LEAST_PARAMETERS:
+        counted = what.startswith("parameters") or what == "model size"
+        if (counted and max(one.values) < _LEAST_PARAMETERS) or (
+            what == "experts" and one.values == (1,)
+        ):
             continue
-        agrees = fits.get(what, _exactly)
+        agrees = fits.get(what, sizes.exactly)
         fit = any(agrees(one, number) for number in numbers)
         wrong = None if fit else str(numbers[0])
-        yield Compared(what, one.words, wrong, "" if what == "parameters" else source)
+        yield Compared(what, one.words, wrong, "" if counted else source)
 
 
-def _config(subject: Subject) -> Mapping[str, Any]:
-    config = subject.config or {}
-    inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else config
-
-
-def _either(config: Mapping[str, Any], keys: tuple[str, ...], other: int | None) -> list[int]:
-    found = [config[key] for key in keys if _is_count(config.get(key))]
-    return found or ([other] if other else [])
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 50
-
-
-def _parameters(subject: Subject) -> list[int]:
-    """Elements of all tensors, where all are here and none is packed."""
-    headers = [
-        one
-        for name, one in subject.safetensors.items()
-        if not name.startswith(("adapter", "optim"))
-    ]
-    total = sum(header.parameters for header in headers)
-    index = (
-        subject.json("model.safetensors.index.json")
-        if subject.file("model.safetensors.index.json")
-        else None
-    )
-    weights = index.get("weight_map") if isinstance(index, dict) else None
-    if isinstance(weights, dict) and not set(map(str, weights.values())) <= set(
-        subject.safetensors
-    ):
-        total = 0
-    if any(share in _PACKED for header in headers for share in header.type_mix()):
-        total = 0
-    if total:
-        return [total]
+def _sentences(subject: Subject) -> Iterator[Compared]:
+    """What the text says of the model itself."""
+    card, config = subject.card, sizes.config(subject)
+    assert card is not None
+    names = _names(subject)
+    actual = sizes.parameters(subject)
+    if actual and subject.record.kind == "model":
+        for said in prose.sizes(card.body, names):
+            if max(number for one in said for number in one.values) < _LEAST_PARAMETERS:
+                continue
+            fit = any(sizes.roughly(one, number) for one in said for number in actual)
+            words = " and ".join(one.words for one in said)
+            yield Compared("parameters", words, None if fit else str(actual[0]))
     header = subject.model
-    if header is not None and not headers and header.split_count == 1 and _one_model(subject):
-        return [header.parameters]
-    return []
+    known = sizes.contexts(subject, config, header.context_length if header else None)
+    for one in prose.contexts(card.body, names):
+        if known and one.values:
+            # Less may be what it was trained with; far more is another model's.
+            fit = min(one.values) <= 1.5 * max(known)
+            wrong = None if fit else str(max(known))
+            yield Compared("context length", one.words, wrong, "config.json" if config else "")
 
 
-def _one_model(subject: Subject) -> bool:
-    kinds = [h.text("general.type") or "model" for h in subject.gguf.values()]
-    return kinds.count("model") == 1 or len({h.parameters for h in subject.gguf.values()}) == 1
-
-
-def _about(stated: Stated, number: int) -> bool:
-    """Names of sizes are rough: 2B has been said of 2.5 billion, 7B of 7.6; a count to the last
-    digit may leave out buffers or embeddings that are stored."""
-    low, high = (0.88, 1.12) if stated.exact else (0.74, 1.36)
-    return any(low <= told / number <= high for told in stated.values)
-
-
-def _exactly(stated: Stated, number: int) -> bool:
-    return number in stated.values
-
-
-def _contexts(config: Mapping[str, Any], header: int | None) -> list[int]:
-    found = _either(config, _CONTEXT, None) + ([header] if header else [])
-    rope = config.get("rope_scaling") or config.get("rope_parameters")
-    if isinstance(rope, dict):
-        original = rope.get("original_max_position_embeddings")
-        first: list[int] = [original] if _is_count(original) else []
-        factor = rope.get("factor")
-        if isinstance(factor, int | float) and 1 <= factor <= 1e4 and (first or found):
-            found.append(round((first or found)[0] * factor))
-        found += first
-    return found
-
-
-def _same_length(stated: Stated, number: int) -> bool:
-    return any(told in (number, number - 1, number - 2) for told in stated.values)
-
-
-def _vocabularies(subject: Subject, config: Mapping[str, Any]) -> list[int]:
-    header = subject.model
-    return _either(config, ("vocab_size",), header.vocabulary_size if header else None)
-
-
-def _same_vocabulary(stated: Stated, number: int) -> bool:
-    """Embeddings have rows for more tokens than there are, and people write 50k."""
-    return any(0 <= number - told <= 1024 for told in stated.values) or (
-        not stated.exact and any(0.94 <= told / number <= 1.06 for told in stated.values)
-    )
+def _names(subject: Subject) -> list[str]:
+    """What the card may call the model."""
+    card = subject.card
+    title = card.fields.get("model_name") if card else None
+    found = [subject.record.name.rpartition("/")[2], title if isinstance(title, str) else ""]
+    heads = (x for x in (card.body if card else "").split("\n")[:200] if x.startswith("# "))
+    found.append(next(heads, "")[2:].strip(" *_`#")[:100])
+    return [name for name in dict.fromkeys(found) if re.search(r"[A-Za-z]", name)]
 
 
 # -- words ---------------------------------------------------------------------------------------
@@ -226,8 +201,17 @@ def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
     if one and isinstance(classes, list) and classes and _CLASS.fullmatch(one.words):
         wrong = None if one.words in classes else str(classes[0])
         yield Compared("architecture", one.words, wrong, "config.json")
-    one = stated.get("model type")
     kind = config.get("model_type")
+    header = subject.model
+    for what in ("architecture", "model type"):
+        one = stated.get(what)
+        told = _FAMILIES.get(re.sub(r"[^a-z0-9]", "", one.words.lower())) if one else None
+        actual = kind if isinstance(kind, str) else header.architecture if header else ""
+        if one and told and actual in {x for several in _FAMILIES.values() for x in several}:
+            fit = actual in told and not (config and actual == "llama" != told[0])
+            wrong = None if fit else actual
+            yield Compared(what, one.words, wrong, "config.json" if config else "")
+    one = stated.get("model type")
     if one and isinstance(kind, str) and re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", one.words):
         yield Compared("model type", one.words, None if one.words == kind else kind, "config.json")
     one = stated.get("dtype")
@@ -252,7 +236,7 @@ def _task(subject: Subject) -> Iterator[Compared]:
     classes = config.get("architectures") if config else None
     if not isinstance(task, str) or not isinstance(classes, list) or not classes:
         return
-    wrong = _TASKS.get(task)
+    wrong = _TEXT_ONLY if task in _NOT_OF_TEXT else _TASKS.get(task)
     if wrong is None or not all(isinstance(one, str) for one in classes):
         return
     bad = all(one.endswith(wrong) for one in classes)
@@ -312,30 +296,35 @@ def _marks(name: str) -> set[str]:
 
 
 def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
-    """A line ``License: …`` in the text against the field at its top."""
+    """A line ``License: …`` or a sentence in the text against the field at its top."""
     from overt.openness import named as naming
 
     card, one = subject.card, stated.get("licence")
     words = card.words("license") if card else ()
-    if one is None or len(words) != 1:
+    if card is None or len(words) != 1:
         return
-    field, line = naming.ids_of(words[0]), naming.ids_of(one.words)
-    if field and line:
-        fit = naming.agree(one.words, line[0], field[0]) or naming.agree(
-            words[0], field[0], line[0]
-        )
-        yield Compared(
-            "licence", one.words, None if fit else f"{field[0]} in the card's own fields"
-        )
+    field = naming.ids_of(words[0])
+    said = [one.words] if one else prose.licences(card.body, _names(subject))
+    for text in said:
+        line = naming.ids_of(text)
+        if field and line:
+            fit = naming.agree(text, line[0], field[0]) or naming.agree(words[0], field[0], line[0])
+            wrong = None if fit else f"{field[0]} in the card's own fields"
+            yield Compared("licence", text, wrong)
 
 
 # -- files, and what settles nothing -------------------------------------------------------------
 
 
-def _files(subject: Subject) -> Iterator[Compared]:
+def _files(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
     card = subject.card
     assert card is not None
-    for name, digest in statements.digests(card.body):
+    sums = list(statements.digests(card.body))
+    alone = [file.name for file in subject.files if file.suffix in (".gguf", ".safetensors")]
+    bare = stated.get("sha256")
+    if bare and len(alone) == 1 and not sums and re.fullmatch(r"[0-9a-f]{64}", bare.words):
+        sums = [(alone[0], bare.words)]
+    for name, digest in sums:
         file = subject.file(name)
         if file is None or (file.sparse and not file.stated):
             continue

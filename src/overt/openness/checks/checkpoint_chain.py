@@ -17,7 +17,7 @@ from overt.openness import places, samples
 from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.samples import Sampled
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
 
 VERSION = 1
 TTL = 0
@@ -27,6 +27,7 @@ _EARLY: Final = 16
 """Steps within which weights may not move at the precision they are stored in."""
 _OTHERWISE: Final = ("row", "col", "absmax", "qmap", "quant", "scale")
 """Parts of states that are kept smaller than their parameters."""
+_DEEPEST: Final = 24  # parts of a tensor's name that are looked at
 _OPTIMIZER: Final = ("optim", "exp_avg", "momentum", "adam")
 
 
@@ -67,8 +68,9 @@ def check(subject: Subject) -> Iterator[Finding]:
             expected="one checkpoint a step",
         )  # fmt: skip
         return
+    left = MOST_HEADERS
     for step in steps[:_MOST_STEPS]:
-        _read(step)
+        left -= _read(step, left)
     told = [*_labels(subject, steps), *_optimizers(steps), *_broken(steps)]
     for observed, expected, name in told[:8]:
         yield Finding(
@@ -116,16 +118,20 @@ def _root(name: str) -> str:
     return name
 
 
-def _read(step: Step) -> None:
+def _read(step: Step, most: int) -> int:
+    """The tensors of a step, as long as fewer than `most` bytes of headers were read; how many."""
+    took = 0
     for file in step.files:
-        if file.suffix != ".safetensors" or file.path is None:
+        if file.suffix != ".safetensors" or file.path is None or took >= most:
             continue
         try:
-            header = safetensors.read(file.path)
+            header = safetensors.read(file.path, MOST_HEADERS)
         except OvertError as error:
             step.fault = f"{file.name}: {error.message}"
-            return
+            return took
+        took += header.data_offset
         step.tensors |= {info.name: (file, info) for info in header.tensors}
+    return took
 
 
 def _bare(name: str) -> str:
@@ -164,7 +170,6 @@ def _optimizers(steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
     """Moments of an optimizer have the shapes of the parameters they belong to."""
     for step in steps:
         shapes = step.shapes
-        by_length = sorted(shapes, key=len, reverse=True)
         for file in step.optimizer:
             if file.suffix != ".safetensors" or file.path is None or not shapes:
                 continue
@@ -176,7 +181,7 @@ def _optimizers(steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
             for info in header.tensors:
                 if any(word in info.name for word in _OTHERWISE):
                     continue
-                owner = next((n for n in by_length if f".{n}" in f".{info.name}"), None)
+                owner = _owner(info.name, shapes)
                 if owner and info.parameters > 1 and info.shape != shapes[owner]:
                     yield (
                         f"{file.name} has {info.name} of shape {list(info.shape)}",
@@ -184,6 +189,19 @@ def _optimizers(steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
                         file.name,
                     )
                     break
+
+
+def _owner(name: str, shapes: Mapping[str, object]) -> str | None:
+    """The longest name of a parameter in that of a moment of it: ``exp_avg.layers.0.weight``."""
+    parts = name.split(".")[:_DEEPEST]
+    for length in range(len(parts), 0, -1):
+        for start in range(len(parts) - length + 1):
+            whole = ".".join(parts[start : start + length])
+            cuts = (at for at, one in enumerate(whole) if one == "_" and "." not in whole[at:])
+            for end in (len(whole), *sorted(cuts, reverse=True)):
+                if whole[:end] in shapes:
+                    return whole[:end]
+    return None
 
 
 # -- the chain -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from overt.openness.evidence import Finding
 from overt.openness.manifests import Entry, Manifest
 from overt.openness.subject import Subject, SubjectFile
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _MOST_MANIFESTS: Final = 16

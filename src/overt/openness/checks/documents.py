@@ -16,7 +16,7 @@ from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.subject import Subject, SubjectFile
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _WORDS: Final = {
@@ -44,6 +44,20 @@ def check(subject: Subject) -> Iterator[Finding]:
             yield _present(subject, component, files)
         elif places.searched(subject):
             yield _absent(subject, component)
+    yield from _weights(subject)
+
+
+def _weights(subject: Subject) -> Iterator[Finding]:
+    """Weights that are said to be at a place where nothing is."""
+    claim = subject.record.claim("weights")
+    where = places.inside(claim.where) if claim else None
+    if not where or where == "." or not places.searched(subject):
+        return
+    if not any(f.name == where or f.name.startswith(f"{where}/") for f in subject.files):
+        yield Finding(
+            "weights", "fail", Strength.EXISTS, expected=f"{where} as claimed",
+            observed=f"none of the {len(subject.files)} files here is {where}",
+        )  # fmt: skip
 
 
 def _card(subject: Subject, files: tuple[SubjectFile, ...]) -> tuple[SubjectFile, ...]:

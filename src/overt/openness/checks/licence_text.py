@@ -6,6 +6,7 @@ weights whose base is under a restricted one drops terms that still bind.
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,7 @@ from overt.openness.subject import Subject
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _MOST_TEXTS: Final = 16
@@ -257,7 +258,8 @@ def _unknown(
     """No text that is known. Where a widely known one is claimed, then it is not that."""
     from overt.openness.licence import names
 
-    words = len(subject.licence_texts.get(name, "").split())
+    text = subject.licence_texts.get(name, "")
+    words = len(text.split())
     claimed = [one for each in named for one in each.ids]
     widely = [one for one in claimed if (f := names.facts(one)) and f.kind == "osd_open"]
     if widely and words >= _LONG and match.coverage < 0.5:
@@ -266,10 +268,31 @@ def _unknown(
             observed=f"{name} has {words} words, of which {match.coverage:.0%} follow a licence "
             f"that is known; it is not the text of {widely[0]}",
         )  # fmt: skip
+    own = _OWN_TERMS.search(text)
+    if widely and (not words or (own and words < _LONG and not _names_one(text))):
+        said = f"and says “{own[0]}”; it" if own else "and"
+        return Finding(
+            component, "fail", _strength(component), expected=expected, paths=(name,),
+            observed=f"{name} has {words} words {said} is not the text of {widely[0]}",
+        )  # fmt: skip
     return Finding(
         component, "inconclusive", _strength(component), paths=(name,),
         reason=f"{name} ({words} words) is no licence text that is known here",
     )  # fmt: skip
+
+
+_OWN_TERMS: Final = re.compile(
+    r"\ball rights reserved\b|\bnon-?commercial\b|\b(?:research|academic|evaluation|personal)"
+    r"(?: \w+){0,3} only\b|\bonly for (?:\w+ ){0,2}(?:research|academic|personal)\b"
+    r"|\b(?:no|without) (?:\w+ ){0,4}permission\b"
+    r"|\b(?:may|must|can) ?not be (?:used|copied|sold)\b",
+    re.IGNORECASE,
+)
+"""Terms that no widely known free licence has."""
+
+
+def _names_one(text: str) -> bool:
+    return bool(re.search(r"\b(?:MIT|Apache|BSD|GPL|CC[- ]BY|Creative Commons|MPL)\b", text))
 
 
 # -- what it points at ---------------------------------------------------------------------------

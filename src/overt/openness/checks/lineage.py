@@ -10,6 +10,7 @@ Of a delta between two models in full precision the rank is told: a merged LoRA 
 rank.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 MOST: Final = 48_000_000
@@ -39,6 +40,8 @@ _SAME_SHAPE = ("finetune", "quantized")
 _WORDS = ("embed", "lm_head", "token_embd", "output.weight", "wte", "word_embeddings", "position")
 _RANKED = 3  # matrices whose delta's rank is told
 _MOST_RANKED = 512  # rows or columns, whichever is less; 20 ms each
+_FEW = 8  # matrices under which a lone difference says nothing
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blk|layer|blocks)\.\d")
 _ROUNDING = 0.003  # what storing in 16 bits changes: BF16 0.0017, F16 0.0002
 _EXACT = ("F32", "F16", "BF16")
 
@@ -100,7 +103,7 @@ def _model(
     most = max(pairs.CHUNK // 64, MOST // len(matrices))
     try:
         alike = [_likeness(one, most) for one in matrices]
-        yield _judged(alike, found, weights, base)
+        yield _judged(alike, found, weights, base, parents)
     except FormatError as error:
         yield _not_run(error.message)
 
@@ -127,12 +130,17 @@ def _likeness(pair: Pair, most: int) -> Likeness:
 
 
 def _judged(
-    alike: list[Likeness], found: pairs.Paired, weights: tensors.Weights, base: Subject
+    alike: list[Likeness],
+    found: pairs.Paired,
+    weights: tensors.Weights,
+    base: Subject,
+    parents: list[Parent],
 ) -> Finding:
     ordered = sorted(one.cosine for one in alike)
     middle = ordered[len(ordered) // 2]
     told = f"cosine {middle:.3f} (median of {len(alike)} matrices, {ordered[0]:.3f} the least)"
     expected = f"weights that come from {base.ref}"
+    tuned = any(parent.relation == "finetune" for parent in parents)
     compared, total = sum(one.compared for one in alike), sum(o.pair.mine.parameters for o in alike)
     if compared < total:
         told += f", {compared} of {total} parameters looked at"
@@ -141,10 +149,19 @@ def _judged(
         first = strangers[0].pair.mine.name
         return _fail(f"{told}: another model's weights, the first {first}", expected, weights)
     if all(one.distance == 0 for one in alike) and _norms_equal(found):
+        if tuned and compared == total and not found.alone and not found.apart:
+            return _fail(f"{len(alike)} matrices and all norms are equal to the base's",
+                         f"a fine-tune of {base.ref}", weights)  # fmt: skip
         told = f"{len(alike)} matrices and all norms are equal to the base's"
     elif middle < DESCENDED:
         return Finding("weights", "inconclusive", Strength.CONSISTENT, told, expected,
                        "too far from the base to tell", paths=weights.files)  # fmt: skip
+    elif (lone := _lone(alike)) is not None:
+        return _fail(
+            f"{lone.pair.mine.name} alone differs, by {lone.distance:.4f} of its length and in all "
+            f"directions; the other {len(alike) - 1} matrices are the base's bit for bit",
+            expected, weights,
+        )  # fmt: skip
     elif strangers:
         one = strangers[0]
         return _fail(f"{one.pair.mine.name} has the cosine {one.cosine:.3f}, and {told}",
@@ -156,6 +173,21 @@ def _judged(
 
 def _fail(observed: str, expected: str, weights: tensors.Weights) -> Finding:
     return Finding("weights", "fail", Strength.CONSISTENT, observed, expected, paths=weights.files)
+
+
+def _lone(alike: list[Likeness]) -> Likeness | None:
+    """The one matrix that differs where all others are equal, and in all directions.
+
+    Training changes all matrices of a layer, an edit or a LoRA of one matrix a few directions.
+    """
+    changed = [one for one in alike if one.distance > 0]
+    if len(changed) != 1 or len(alike) < _FEW:
+        return None
+    one = changed[0]
+    exact = one.pair.mine.type in _EXACT and one.pair.mine.type == one.pair.theirs
+    if not exact or not _BLOCK.search(one.pair.mine.name) or not _small(one.pair):
+        return None
+    return one if _rank(one.pair) * 4 > min(one.pair.height, one.pair.width) else None
 
 
 def _norms_equal(found: pairs.Paired) -> bool:

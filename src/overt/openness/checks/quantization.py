@@ -1,13 +1,14 @@
 """The claimed quantization against the types of the tensors.
 
-A type is claimed by a file's name, by ``general.file_type`` and by the record. llama.cpp's mixes
-keep some tensors in more bits, and where rows do not fill blocks of 256 it falls back to another
-type, so a claim is judged by the matrices of the blocks: the type that holds most of their
-parameters must be one that the claim stands for, and for the types that are never mixed downwards
-no matrix may have fewer bits. Embedding and output are free. Measured: SmolLM2's Q4_1 has its
-embedding in Q8_0; in Gemma 3 270M's Q4_K_M 63 % of the blocks' parameters are Q5_0, which stands in
-for Q4_K in rows of 640. llama.cpp made every type it makes without an importance matrix of six
-small models (rows of 256, 320 and 512; dense and mixture of experts): no false alarm.
+A type is claimed by a file's name, by ``general.file_type``, by the record and, for the only GGUF
+file of a release, by its name, its card's title, fields and tags (of several one must hold).
+llama.cpp's mixes keep some tensors in more bits, and where rows do not fill blocks of 256 it falls
+back to another type, so a claim is judged by the matrices of the blocks: the type that holds most
+of their parameters must be one that the claim stands for, and for the types that are never mixed
+downwards no matrix may have fewer bits. Embedding and output are free. Measured: SmolLM2's Q4_1 has
+its embedding in Q8_0; in Gemma 3 270M's Q4_K_M 63 % of the blocks' parameters are Q5_0, which
+stands in for Q4_K in rows of 640. llama.cpp made every type it makes without an importance matrix
+of six small models (rows of 256, 320 and 512; dense and mixture of experts): no false alarm.
 
 Sources: llama-quant.cpp of llama.cpp b11549 (default types, fallbacks, what is mixed in).
 """
@@ -18,14 +19,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from overt.formats.ggml import TYPES
-from overt.openness import tensors
+from overt.openness import prose, statements, tensors
 from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes.plan import text_config
 from overt.openness.subject import Subject
 from overt.openness.tensors import Located, Weights
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _CLAIM = re.compile(
@@ -55,6 +56,7 @@ _NEVER_LESS: Final = (
     "F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
     "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
+_EXACT = ("F16", "BF16", "F32")
 _APART = re.compile(r".*(norm|ffn_gate_inp|ssm_|time_mix|_b\.weight|shexp_gate|rope_|conv)")
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64",
            "half": "F16", "float": "F32"}  # fmt: skip
@@ -121,12 +123,43 @@ def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[Claimed
     texts = [(weights.name.rpartition("/")[2].removesuffix(".gguf"), "the file's name")]
     if weights.header is not None:
         texts.append((weights.header.file_type or "", "general.file_type"))
+        named = claim(weights.header.name or "", "general.name")
+        # In 16 bits it is what the file was made from.
+        if named is not None and named.types[0] not in _EXACT:
+            yield named
     told = subject.record.facts.get("quantization")
     if isinstance(told, str) and alone:
         texts.append((told, "the record"))
     for text, source in texts:
         found = claim(text, source)
         if found is not None:
+            yield found
+    if alone and claim(texts[0][0], "") is None:
+        yield from _said(subject, weights)
+
+
+def _said(subject: Subject, weights: Weights) -> Iterator[Claimed]:
+    """What is said around a file whose own name says nothing; in 16 bits may be what it was made
+    from."""
+    card, name = subject.card, weights.name.rpartition("/")[2]
+    texts = [(subject.record.name, "the release's name")] if subject.place else []
+    if card is not None:
+        lines = card.body.split("\n", 2000)[:2000]
+        title = next((line for line in lines if line.startswith("# ")), "")
+        stated = statements.read(card.body, card.fields).get("quantization")
+        texts += [(title[:200], "the card's title"), (stated.words if stated else "", card.name)]
+        texts += [(line[:400], f"{card.name}'s table") for line in lines
+                  if line.startswith("|") and name in line]  # fmt: skip
+        texts += [(one, card.name) for one in prose.own(card.body, [subject.record.name])]
+        tags = [one for tag in card.words("tags") if (one := _CLAIM.fullmatch(tag))]
+        if len(tags) == 1:
+            texts.append((tags[0][0], f"{card.name}'s tags"))
+    for text, source in texts:
+        plain = re.sub(r"[`*(),:]", " ", text)
+        found = claim(plain, source)
+        # Of several the one that is here need not be the last.
+        several = {one[2].upper() for one in _CLAIM.finditer(plain)}
+        if found is not None and len(several) == 1 and found.types[0] not in _EXACT:
             yield found
 
 
@@ -193,6 +226,7 @@ def _allowed(types: tuple[str, ...], tensor: Located) -> tuple[str, ...]:
 def _dtype(subject: Subject, weights: Weights) -> Iterator[Finding]:
     """``torch_dtype`` of config.json against the dtype of most parameters."""
     config = subject.config or {}
+    yield from _packed(subject, weights)
     told = (
         config.get("dtype") or config.get("torch_dtype") or text_config(config).get("torch_dtype")
     )
@@ -209,3 +243,33 @@ def _dtype(subject: Subject, weights: Weights) -> Iterator[Finding]:
         f"{observed} of {weights.parameters} parameters", f"{told[:40]} by config.json",
         paths=("config.json", *weights.files),
     )  # fmt: skip
+
+
+_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
+    "gptq": ("I32", "U32"), "awq": ("I32", "U32"),
+    "fp8": ("F8_E4M3", "F8_E5M2"),
+}  # fmt: skip
+"""Ways to quantize that cannot be loaded from whole numbers, and what they are stored in.
+
+bitsandbytes is none of them: it quantizes while it loads.
+"""
+
+
+def _packed(subject: Subject, weights: Weights) -> Iterator[Finding]:
+    """``quantization_config`` of config.json, or a tag of the card, against the types."""
+    config, card = subject.config or {}, subject.card
+    told = config.get("quantization_config")
+    method = told.get("quant_method") if isinstance(told, dict) else None
+    source = "quantization_config"
+    if told is None and card is not None:
+        tags = [tag.lower() for tag in card.words("tags")]
+        method = next((tag for tag in ("gptq", "awq") if tag in tags), None)
+        source = f"{card.name}'s tags"
+    kinds = _METHODS.get(method) if isinstance(method, str) else None
+    if kinds is None or weights.lacking or not weights.tensors:
+        return
+    if not any(tensor.type in kinds for tensor in weights.tensors.values()):
+        shares = _shares(list(weights.tensors.values()))
+        observed = ", ".join(f"{share:.0%} {kind}" for kind, share in shares[:3])
+        yield Finding("weights", "fail", Strength.CONSISTENT, f"{observed}, and no {kinds[0]}",
+                      f"{method} by {source}", paths=weights.files)  # fmt: skip

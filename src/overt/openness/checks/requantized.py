@@ -24,7 +24,7 @@ from overt.openness.evidence import Finding
 from overt.openness.pairs import Pair
 from overt.openness.subject import Subject
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 MOST: Final = 160_000_000

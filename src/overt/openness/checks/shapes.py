@@ -5,17 +5,18 @@ first tensor that differs is named with both shapes. Of an architecture whose te
 nothing is said but that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from overt.openness import tensors
 from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.shapes import plan
+from overt.openness.shapes import general, plan
 from overt.openness.shapes.plan import Difference, Plan
 from overt.openness.subject import Subject
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 
@@ -44,10 +45,29 @@ def compared(subject: Subject) -> Iterator[Compared | Finding]:
                 wanted, form = plan.of_config(subject.config), "hf"
                 paths = ("config.json", *paths)
         except plan.UnknownLayout as reason:
-            yield _not_run(str(reason), paths)
+            yield _unknown(subject, weights, paths) or _not_run(str(reason), paths)
             continue
         shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
         yield Compared(weights, wanted, plan.compare(wanted, shapes, form), paths)
+
+
+def _unknown(subject: Subject, weights: tensors.Weights, paths: tuple[str, ...]) -> Finding | None:
+    """A contradiction that needs no layout."""
+    config = plan.text_config(subject.config or {})
+    if weights.lacking or config.get("quantization_config") or not weights.tensors:
+        return None
+    if weights.format != "gguf":
+        if not isinstance(config.get("model_type"), str):
+            return None  # not as the transformers library writes it: keys may mean anything
+        stated = general.of_config(config)
+    elif weights.header is not None and weights.header.architecture != "wavtokenizer-dec":
+        stated = general.of_header(weights.header)
+    else:
+        return None
+    trouble = general.contradiction(stated, weights.tensors)
+    if trouble is None:
+        return None
+    return Finding("architecture", "fail", Strength.CONSISTENT, *trouble, paths=paths)
 
 
 def check(subject: Subject) -> Iterable[Finding]:
@@ -57,12 +77,15 @@ def check(subject: Subject) -> Iterable[Finding]:
             yield _not_run("the weights are not here; overt pull gets them", ("config.json",))
         return
     for one in compared(subject):
-        yield one if isinstance(one, Finding) else _judged(one)
+        yield one if isinstance(one, Finding) else _judged(one, subject.config or {})
 
 
-def _judged(one: Compared) -> Finding:
+def _judged(one: Compared, config: Mapping[str, Any]) -> Finding:
     found, wanted = one.difference, one.plan
     source = "the header" if one.weights.format == "gguf" else "config.json"
+    trouble = _header(one.weights) or _biases(config, one.weights) or _class(config, one.weights)
+    if trouble:
+        return Finding("architecture", "fail", Strength.CONSISTENT, *trouble, paths=one.paths)
     if found.wrong:
         name, there, expected = found.wrong[0]
         more = f" and {len(found.wrong) - 1} more" if len(found.wrong) > 1 else ""
@@ -105,3 +128,52 @@ def _judged(one: Compared) -> Finding:
 
 def _not_run(reason: str, paths: tuple[str, ...]) -> Finding:
     return Finding("architecture", "not_run", Strength.CONSISTENT, reason=reason, paths=paths)
+
+
+def _header(weights: tensors.Weights) -> tuple[str, str] | None:
+    """What a GGUF header says beside the numbers that the shapes follow from."""
+    header = weights.header
+    if header is None:
+        return None
+    own = header.architecture
+    stated, table = header.number(f"{own}.vocab_size"), weights.tensors.get("token_embd.weight")
+    if stated and table is not None and len(table.shape) == 2 and table.shape[0] != stated:
+        return f"token_embd.weight has {table.shape[0]} rows", f"{stated} by {own}.vocab_size"
+    rotated, head = header.number(f"{own}.rope.dimension_count"), header.key_length
+    if rotated and head and rotated > head:
+        return f"heads of {head} numbers", f"{rotated} of them rotated, by {own}.rope"
+    return None
+
+
+def _biases(config: Mapping[str, Any], weights: tensors.Weights) -> tuple[str, str] | None:
+    """``attention_bias`` and ``mlp_bias`` say that there are tensors which a plan only allows."""
+    if weights.format == "gguf":
+        return None
+    text = plan.text_config(config)
+    for key, part in (("attention_bias", "att"), ("mlp_bias", "mlp")):
+        if text.get(key) is True and not any(
+            part in name and name.endswith(".bias") for name in weights.tensors
+        ):
+            return f"none of {len(weights.tensors)} tensors is such a bias", f"{key} by config.json"
+    return None
+
+
+_CLASSES: Final = {
+    "Llama": "llama", "Mistral": "mistral", "Mixtral": "mixtral", "Qwen2": "qwen2",
+    "Qwen3": "qwen3", "Gemma": "gemma", "Gemma2": "gemma2", "GPT2": "gpt2", "Olmo": "olmo",
+    "Olmo2": "olmo2", "Phi3": "phi3", "GPTNeoX": "gpt_neox", "Granite": "granite",
+    "Qwen3Moe": "qwen3_moe", "Qwen2Moe": "qwen2_moe", "DeepseekV2": "deepseek_v2",
+    "DeepseekV3": "deepseek_v3",
+}  # fmt: skip
+"""The model_type of the classes that the transformers library has for them."""
+
+
+def _class(config: Mapping[str, Any], weights: tensors.Weights) -> tuple[str, str] | None:
+    told, kind = config.get("architectures"), config.get("model_type")
+    if weights.format == "gguf" or not isinstance(told, list) or config.get("auto_map"):
+        return None
+    kinds = [_CLASSES.get(str(one).removesuffix("ForCausalLM").removesuffix("LMHeadModel"))
+             for one in told]  # fmt: skip
+    if kinds and all(kinds) and kind in _CLASSES.values() and kind not in kinds:
+        return f"the class {told[0]}", f"one of {kind}, by model_type"
+    return None

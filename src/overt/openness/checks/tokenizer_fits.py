@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from overt.formats.gguf import Header
     from overt.openness.tensors import Weights
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _SPARE = 1024
 _PART = 16
 _MERGES = 20_000  # merges that are looked at, spread over all
+_FEW = 20  # tokens in common under which nothing is said
+_ALIKE = 0.8  # of them: bytes and words added later are written otherwise by some
+_KEPT = ("gpt2", "llama")  # kinds whose words llama.cpp keeps as they are, unlike BERT's
 _ROLES = ("bos", "eos", "pad")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 
@@ -49,6 +52,35 @@ def check(subject: Subject) -> Iterable[Finding]:
             yield _verdict(_gguf(weights.header, weights), _told(weights.header), weights.files)
     if subject.file("tokenizer.json"):
         yield from _json(subject, models)
+    yield from _others(subject, models)
+    yield from _as_base(subject, models)
+
+
+def _as_base(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
+    """A GGUF file has the tokens of the model it was made from, each under the same number."""
+    base = subject.base
+    raw = (
+        base.bytes("tokenizer.json", MOST_TOKENIZER)
+        if base and base.file("tokenizer.json")
+        else None
+    )
+    read = _read(raw) if raw else None
+    if base is None or not isinstance(read, _Tokenizer):
+        return
+    theirs = {**{number: word for word, number in read.vocab.items()}, **read.added}
+    for weights in models:
+        header = weights.header
+        if header is None or header.tokenizer not in _KEPT:
+            continue
+        mine = _all(header, "tokens")
+        both = [number for number in range(len(mine)) if number in theirs]
+        same = sum(mine[number] == theirs[number] for number in both)
+        if len(both) >= _FEW and same < _ALIKE * len(both):
+            first = next(number for number in both if mine[number] != theirs[number])
+            yield Finding("tokenizer", "fail", Strength.CONSISTENT,
+                          f"{len(both) - same} of {len(both)} tokens are others, the first "
+                          f"{mine[first]!r} for {theirs[first]!r}", f"the tokens of {base.ref}",
+                          paths=weights.files)  # fmt: skip
 
 
 def _verdict(trouble: tuple[str, str] | None, good: str, paths: tuple[str, ...]) -> Finding:
@@ -168,6 +200,22 @@ def _json(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
                       reason="no embedding is here to compare with", paths=paths)  # fmt: skip
         return
     yield _verdict(trouble, f"{read.size} tokens for {rows} rows", paths + used)
+
+
+def _others(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
+    """Tokens of the older files beside tokenizer.json; one to pad with is never fed to a model."""
+    rows = _rows(subject, models)
+    listed: dict[str, dict[int, str]] = {}
+    for name in ("vocab.json", "added_tokens.json"):
+        listed[name] = {n: w for w, n in _object(subject, name).items() if _id(n)}
+    listed["tokenizer_config.json"] = _added_later(_object(subject, "tokenizer_config.json"))
+    for name, words in listed.items():
+        over = {n: w for n, w in words.items() if rows and n >= rows and "pad" not in w.lower()}
+        if over:
+            first = min(over)
+            yield Finding("tokenizer", "fail", Strength.CONSISTENT,
+                          f"{name} makes {over[first]!r} token {first}",
+                          f"at most the {rows} rows of the embedding", paths=(name,))  # fmt: skip
 
 
 def _read(raw: bytes) -> _Tokenizer | str:

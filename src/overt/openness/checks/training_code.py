@@ -18,7 +18,7 @@ from overt.openness.components import Availability, Strength
 from overt.openness.evidence import Finding, Result
 from overt.openness.subject import Subject, SubjectFile
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _MOST_FILES: Final = 400
@@ -199,13 +199,14 @@ def _judged(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str,
             "training_code", "inconclusive", Strength.PINNED, paths=paths,
             reason=f"{count} files of code are here, and no config says which sizes to look for",
         )  # fmt: skip
-    name, sizes = _holder(texts, wanted)
+    name, sizes, another = _holder(texts, wanted)
     told = ", ".join(f"{size} {number}" for size, number in wanted.items())
     if not name:
         nearest = f"; the nearest is {sizes}" if sizes else ""
         return _unsettled(
-            claimed, f"none of {len(texts)} files of code and settings has this model's sizes"
-            f"{nearest}", told, paths,
+            claimed or another,
+            f"none of {len(texts)} files of code and settings has this model's sizes{nearest}",
+            told, paths,
         )  # fmt: skip
     entry = next((n for n, one in parsed.items() if one["entry"]), trains[0])
     return Finding(
@@ -254,22 +255,28 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
 
 
-def _holder(texts: dict[str, str], wanted: dict[str, int]) -> tuple[str, str]:
-    """The file that states the model's sizes and which it states; else "" and the nearest miss."""
+def _holder(texts: dict[str, str], wanted: dict[str, int]) -> tuple[str, str, bool]:
+    """The file that states the model's sizes and which it states; else "" and the nearest miss,
+    and whether width, depth and one more size are stated as another model's throughout."""
     nearest: tuple[int, str] = (0, "")
+    another = False
+    agreed = False
     for name, text in texts.items():
         stated = {
             size: {_number(found) for found in _COMPILED[size].findall(text)} for size in wanted
         }
         held = [size for size in wanted if wanted[size] in stated[size]]
         if set(_NEEDED) <= set(held) and len(held) >= min(_LEAST, len(wanted)):
-            return name, ", ".join(f"{size} {wanted[size]}" for size in held)
+            return name, ", ".join(f"{size} {wanted[size]}" for size in held), False
+        agreed = agreed or any(size in held for size in _NEEDED)
         others = [
             f"{size} {min(stated[size])}" for size in wanted if stated[size] and size not in held
         ]
+        foreign = [size for size in wanted if stated[size] and size not in held]
+        another = another or (set(_NEEDED) <= set(foreign) and len(foreign) >= _LEAST)
         if len(others) > nearest[0]:
             nearest = (len(others), f"{name} with {', '.join(others[:4])}")
-    return "", nearest[1]
+    return "", nearest[1], another and not agreed
 
 
 def _number(text: str) -> int:

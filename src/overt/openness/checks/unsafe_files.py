@@ -8,6 +8,7 @@ A plain pickle of weights is not what a claim denies, so it settles nothing; one
 anything beyond what weights need, or that goes under another name, is a fail.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,13 +19,14 @@ from overt.openness.content import Look
 from overt.openness.evidence import Finding
 from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
 
-VERSION = 1
+VERSION = 2
 TTL = 90  # what is known to be dangerous grows
 
 _MOST_FILES: Final = 20_000
 _MOST_PICKLES: Final = 24
-_COST_OF_LATE: Final = 12
-"""A scan that was stopped for its time counts as so many."""
+_MOST_SEARCHED: Final = 192 << 20
+"""Bytes of all files of these kinds that are searched, but for the ends of each."""
+_SEARCHED: Final = (".h5", ".hdf5", ".keras", ".onnx", ".pb")
 _MOST_NAMED: Final = 16
 _SAFE: Final = "files that hold data and run nothing when loaded"
 
@@ -85,14 +87,17 @@ def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator
 
 def _looks(subject: Subject) -> Iterator[Look]:
     """Each file in turn, small ones first, so that the few scans of pickles go to what hides."""
-    scans = _MOST_PICKLES
+    scans, left = _MOST_PICKLES, _MOST_SEARCHED
     ordered = sorted(subject.files[:_MOST_FILES], key=lambda file: file.size)
     for file in ordered:
         if file.path is None or file.sparse:
             continue
         code = places.component_of(file.name) in _CODE_PARTS
-        look = content.look(file.name, file.path, scan=scans > 0, code=code)
-        scans -= _COST_OF_LATE if look.late else look.scanned
+        most = min(content.MOST_SEARCHED, max(left, 0))
+        look = content.look(file.name, file.path, scan=scans > 0, code=code, most=most)
+        if file.suffix in _SEARCHED:
+            left -= min(file.size, most)
+        scans -= look.scans
         yield look
 
 
@@ -154,10 +159,27 @@ def _custom_code(subject: Subject) -> Iterator[Finding]:
             yield from _own_code(subject, name, own)
 
 
+_STARTS: Final = re.compile(
+    r"^[^#\n'\"]{0,120}?(?<![\w.])(os\.(?:system|popen|exec[lv]\w{0,3}|spawn\w{1,4})|pty\.spawn"
+    r"|subprocess\.(?:run|Popen|call|check_call|check_output|getoutput)"
+    r"|exec(?=\(\s*(?:base64|zlib|marshal|codecs|bytes|urllib|requests|__import__)))\(?",
+    re.MULTILINE,
+)
+"""Calls that start another program, or run what was hidden."""
+
+
 def _own_code(subject: Subject, name: str, targets: list[str]) -> Iterator[Finding]:
     files = sorted({f"{one.rpartition('.')[0].replace('.', '/')}.py" for one in targets})
     here = [one for one in files if subject.file(one)]
     lost = [one for one in files if one not in here]
+    for file in here:
+        if found := _STARTS.search(subject.text(file, 1 << 20) or ""):
+            yield Finding(
+                "inference_code", "fail", Strength.EXISTS, paths=(name, file),
+                observed=f"{file}, which {name} lets a program run, calls {found[1]}",
+                expected="code that computes, and starts no other program",
+            )  # fmt: skip
+            return
     if here:
         yield Finding(
             "inference_code", "pass", Strength.EXISTS, paths=(name, *here),

@@ -7,7 +7,6 @@ with its square.
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
 
 Block = tuple[int, int, int]
 """(place in the licence, place in the text, words that are equal)."""
@@ -53,6 +52,8 @@ def _between(
 ) -> Iterator[Block]:
     if (b - a) * (d - c) <= _CELLS or level == len(_ROWS):
         if (b - a) * (d - c) <= 4 * _CELLS:
+            from difflib import SequenceMatcher
+
             matcher = SequenceMatcher(None, left[a:b], right[c:d], autojunk=False)
             yield from ((a + i, c + j, n) for i, j, n in matcher.get_matching_blocks() if n)
         return

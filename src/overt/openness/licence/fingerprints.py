@@ -12,8 +12,9 @@ import zlib
 from array import array
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any, Final, Literal
+
+from overt.openness.packed import DATA
 
 MAGIC: Final = b"OVLICFP1"
 
@@ -93,7 +94,7 @@ class Known:
 @cache
 def known() -> Known:
     """All entries; the first call reads the file."""
-    packed = resources.files("overt.openness").joinpath("data", "fingerprints.bin").read_bytes()
+    packed = (DATA / "fingerprints.bin").read_bytes()
     assert packed.startswith(MAGIC), "data/fingerprints.bin is of another version"
     content = zlib.decompress(packed[len(MAGIC) :])
     sizes = _array("I", content[:16])

@@ -1,6 +1,7 @@
 """One known licence laid over a part of a person's text, and what does not fit."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,14 +10,22 @@ from typing import Final
 
 from overt.openness.licence.align import Block, blocks
 from overt.openness.licence.fingerprints import Entry, Span, known
+from overt.openness.licence.pattern import Pattern
+from overt.openness.licence.plain import named
 from overt.openness.licence.remarks import naming
 from overt.openness.licence.text import Words, hashed, shingles
 
 _NEGATIONS: Final = ("not", "no", "neither", "nor", "none")
-_YEAR: Final = re.compile(r"(?:19|20)\d\d")
-_ENUMERATOR: Final = re.compile(r"\d{1,2}(?:\.\d{1,2}){0,3}|[a-z]|[ivx]{1,5}")
-_CAPITAL: Final = re.compile(r"[\s*_]+[\"'(*]{0,3}[A-Z]")
-_FREE: Final = frozenset((*_NEGATIONS, "may", "without", "the", "above"))
+_YEAR: Final = Pattern(r"(?:19|20)\d\d")
+_ENUMERATOR: Final = Pattern(r"\d{1,2}(?:\.\d{1,2}){0,3}|[a-z]|[ivx]{1,5}")
+_CAPITAL: Final = Pattern(r"[\s*_]+[\"'(*]{0,3}[A-Z]")
+_REPEATS: Final = 4  # places of one shingle that are looked at
+_FREE: Final = frozenset(
+    (*_NEGATIONS, "may", "without", "the", "above", "name", "names", "of", "its", "contributors")
+)
+_TEMPLATE = Pattern(
+    r"\b(?:not|no|neither|nor|none|may|without|above|names?|its|be)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +83,36 @@ def _places(number: int) -> dict[int, int]:
     return {shingle: i for shingle, i in found.items() if i >= 0}
 
 
-def window(entry: Entry, rows: Sequence[int], first: int, behind: int) -> tuple[int, int] | None:
+class Rows:
+    """The shingles of a text, and where each stands."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.all = shingles(ids)
+        self._at: dict[int, list[int]] = {}
+        for j, row in enumerate(self.all):
+            self._at.setdefault(row, []).append(j)
+        shortlist = known().shortlist
+        self._listed = [j for j, row in enumerate(self.all) if row in shortlist]
+
+    def listed(self, first: int, behind: int) -> set[int]:
+        """Those of the shortlist from first to behind."""
+        start = bisect_left(self._listed, first)
+        end = bisect_left(self._listed, behind, start)
+        return {self.all[j] for j in self._listed[start:end]}
+
+    def at(self, row: int, first: int, behind: int) -> list[int]:
+        """Its first few places from first to behind: a text may repeat one without end."""
+        every = self._at.get(row, [])
+        start = bisect_left(every, first)
+        return every[start : min(start + _REPEATS, bisect_left(every, behind, start))]
+
+
+def window(entry: Entry, rows: Rows, first: int, behind: int) -> tuple[int, int] | None:
     """The part of the words first … behind that may be a copy of an entry; None: there is none."""
     places = _places(entry.number)
-    hits = [
-        (j - places[row], j) for j, row in enumerate(rows[first:behind], first) if row in places
-    ]
+    hits = sorted((j - i, j) for row, i in places.items() for j in rows.at(row, first, behind))
     if not hits:
         return None
-    hits.sort()
     size = len(entry.words)
     width = max(60, size // 2)
     best, low, span = 0, 0, (0, 0)
@@ -93,8 +123,8 @@ def window(entry: Entry, rows: Sequence[int], first: int, behind: int) -> tuple[
             best, span = high - low + 1, (low, high)
     kept = sorted(j for _, j in hits[span[0] : span[1] + 1])
     slack = 30 + size // 10
-    start = kept[0] - places[rows[kept[0]]] - slack
-    end = kept[-1] + size - places[rows[kept[-1]]] + slack
+    start = kept[0] - places[rows.all[kept[0]]] - slack
+    end = kept[-1] + size - places[rows.all[kept[-1]]] + slack
     return max(first, min(start, kept[0])), min(behind, max(end, kept[-1] + 5))
 
 
@@ -172,8 +202,13 @@ def _accepted(span: Span, words: Words, ids: Sequence[int], begin: int, end: int
         found = naming(words.source[words.starts[begin] : words.ends[end - 1]])
         negations = [word for word in words.words[begin:end] if word in _NEGATIONS]
         once = negations in (["not"], ["neither", "nor"], ["none"], ["neither", "nor", "nor"])
-        return set(found) <= _FREE and once == span.negated and ("may" in held or not span.negated)
-    return not naming(words.source[words.starts[begin] : words.ends[end - 1]])
+        if once != span.negated or not ("may" in held or not span.negated):
+            return False
+        rest = _TEMPLATE.sub(" ", words.source[words.starts[begin] : words.ends[end - 1]])
+        kept = [word for word in rest.split() if word.lower() not in _FREE]
+        return set(found) <= _FREE and (len(kept) <= 1 or named(rest))
+    said = words.source[words.starts[begin] : words.ends[end - 1]]
+    return not naming(said) and named(said)
 
 
 def _gaps(
@@ -269,6 +304,8 @@ def _same(entry: Entry, words: Words, missing: tuple[int, ...], first: int, behi
         listed = [vocabulary.get(hashed(w), -1) for at, w in words.listed if low <= at < high]
         return listed == wanted
     if len(wanted) == 1:
+        if found == ("any",) and words.words[behind : behind + 1] == ("contributors",):
+            return wanted[0] == vocabulary.get(hashed("its"))
         return len(found) <= 3 and vocabulary.get(hashed("".join(found)), -1) == wanted[0]
     if len(wanted) == 2 and len(found) == 1:
         one = found[0]

@@ -12,18 +12,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from typing import Final, Literal
 
 from overt.openness.licence import pointers
 from overt.openness.licence.fingerprints import known
-from overt.openness.licence.fit import Fit, Gap, fit, window
-from overt.openness.licence.remarks import binding, quoted, remarks
-from overt.openness.licence.text import MOST, Words, hashed, read, shingles
+from overt.openness.licence.fit import Fit, Gap, Rows, fit, window
+from overt.openness.licence.names import canonical
+from overt.openness.licence.remarks import explained, quoted, remarks
+from overt.openness.licence.text import MOST, Words, hashed, read
 
 Kind = Literal["exact", "near", "altered", "notice_only", "unknown"]
 
 _ROUNDS: Final = 40  # licences in one file
+_WORK: Final = 1_000_000  # words that are looked through for them
 _CANDIDATES: Final = 5
+_LONG: Final = 20_000  # words
 _SHOWN: Final = 60  # changes and riders that are told
 _LEAST: Final = 0.6  # of a text's words; less is not that text
 _LEAST_NOTICE: Final = 0.8
@@ -82,7 +86,10 @@ def match(text: str) -> Match:
         return _pointed(text, words, digest)
     main = (whole or fits)[0]
     changes = [one for each in fits for one in _changes(text, words, each)]
-    riders = [one.sentence for one in changes] + list(_riders(text, words, fits))
+    lost = [gap for gap in main.gaps if _unversioned(words, main, gap)]
+    riders = [one.sentence for one in changes]
+    riders += [quoted(text, *_place(words, gap.first, gap.first)) for gap in lost]
+    riders += list(islice(_riders(text, words, fits), 4 * _SHOWN))
     if rest:
         riders.append(quoted(rest, 0, min(len(rest), 200)))
     altered = bool(riders)
@@ -93,7 +100,7 @@ def match(text: str) -> Match:
         altered=altered,
         riders=tuple(dict.fromkeys(riders))[:_SHOWN],
         changes=tuple(one for one in changes if one.expected or one.found)[:_SHOWN],
-        missing_version=any(_unversioned(words, main, gap) for gap in main.gaps),
+        missing_version=bool(lost),
         coverage=round(main.coverage, 4),
         sha256=digest,
         others=tuple(others),
@@ -118,10 +125,10 @@ def _fits(words: Words) -> Iterator[Fit]:
         if word not in own:
             own[word] = vocabulary.get(hashed(word), -1 - len(own))
         ids.append(own[word])
-    rows = shingles(ids)
+    rows = Rows(ids)
     regions = [(0, len(ids))]
     tried: dict[tuple[int, int, int], Fit | None] = {}
-    for _ in range(_ROUNDS):
+    for _ in range(max(8, min(_ROUNDS, _WORK // (len(ids) + 1)))):
         found = _best(words, ids, rows, regions, tried)
         if found is None:
             return
@@ -141,21 +148,28 @@ def _fits(words: Words) -> Iterator[Fit]:
 def _best(
     words: Words,
     ids: Sequence[int],
-    rows: Sequence[int],
+    rows: Rows,
     regions: Sequence[tuple[int, int]],
     tried: dict[tuple[int, int, int], Fit | None],
 ) -> Fit | None:
     """The licence that fits best in any region; `tried` keeps what was laid over which."""
     best: Fit | None = None
-    for number in _candidates(rows, regions):
+    likely = _candidates(rows, regions)
+    # The likeliest may be no more than a long piece of one, with a short one whole beside it.
+    most, least = (4 * _CANDIDATES if len(ids) < _LONG else _CANDIDATES), 0.0
+    for place, (size, number) in enumerate(likely):
+        if place >= most or size < least:
+            break
         entry = known().entry(number)
         for first, behind in regions:
             key = (number, first, behind)
             if key not in tried:
-                part = window(entry, rows, first, min(behind, len(rows)))
+                part = window(entry, rows, first, min(behind, len(rows.all)))
                 tried[key] = part and fit(entry, words, ids, part[0], min(behind, part[1] + 5))
             found = tried[key]
             if found and _enough(found) and (best is None or found.score > best.score):
+                if best is None:
+                    most, least = min(most, place + _CANDIDATES), 0.4 * size
                 best = found
             if found and found.plain:
                 return found
@@ -168,11 +182,11 @@ def _enough(found: Fit) -> bool:
     )
 
 
-def _candidates(rows: Sequence[int], regions: Sequence[tuple[int, int]]) -> list[int]:
-    """The entries that most of their rows are in the text of, those with most words first."""
+def _candidates(rows: Rows, regions: Sequence[tuple[int, int]]) -> list[tuple[float, int]]:
+    """The entries that many of their rows are in the text of, those with most words first."""
     shortlist = known().shortlist
     hits: Counter[int] = Counter()
-    for row in {row for first, behind in regions for row in rows[first:behind] if row % 2 == 0}:
+    for row in set().union(*(rows.listed(first, behind) for first, behind in regions)):
         hits.update(shortlist.get(row, ()))
     likely = []
     for number, count in hits.items():
@@ -180,7 +194,7 @@ def _candidates(rows: Sequence[int], regions: Sequence[tuple[int, int]]) -> list
         if count >= 0.25 * sampled:
             likely.append((count / sampled * length, number))
     likely.sort(reverse=True)
-    return [number for size, number in likely[:_CANDIDATES] if size >= 0.4 * likely[0][0]]
+    return likely[: 4 * _CANDIDATES]
 
 
 def _changes(text: str, words: Words, found: Fit) -> Iterator[Change]:
@@ -192,9 +206,12 @@ def _changes(text: str, words: Words, found: Fit) -> Iterator[Change]:
             yield Change(expected, text[start:end][:300], quoted(text, start, end))
             continue
         if not gap.missing and first < behind:
-            if gap.loose and not binding(
-                words.source[words.starts[first] : words.ends[behind - 1]]
-            ):
+            said = words.source[words.starts[first] : words.ends[behind - 1]]
+            if explained(said) and (gap.loose or "copyright" in words.words[first:behind]):
+                continue
+            if _titled(words, words.starts[first], words.ends[behind - 1], {found.entry.id}):
+                continue
+            if gap.loose and not any(remarks(words.source, *_lines(words, first, behind))):
                 continue
             inserted = _inserted(text, words, first, behind, found.first)
             if inserted is not None:
@@ -227,6 +244,7 @@ def _inserted(text: str, words: Words, first: int, behind: int, opening: int) ->
         before = source[words.ends[a - 1] if a else 0 : start]
         after = source[end : words.starts[b] if b < len(words.words) else len(source)]
         opened = a in (0, opening)
+        start = _lines(words, a, a + 1)[0] if opened and a < b else start
         lined = (opened or "\n" in before) and (b == len(words.words) or "\n" in after)
         found = [quoted(text, one.first, one.behind) for one in remarks(source, start, end)]
         if (lined and not found) or (
@@ -257,6 +275,13 @@ def _place(words: Words, first: int, behind: int) -> tuple[int, int]:
     return at, at
 
 
+def _lines(words: Words, first: int, behind: int) -> tuple[int, int]:
+    """The whole lines that words stand on."""
+    start = words.source.rfind("\n", 0, words.starts[first]) + 1
+    end = words.source.find("\n", words.ends[behind - 1])
+    return start, end if end >= 0 else len(words.source)
+
+
 def _expected(found: Fit, missing: Sequence[int]) -> str:
     """Numbers of the licence in clear; other words are not known."""
     numbers = known().numbers
@@ -275,8 +300,30 @@ def _riders(text: str, words: Words, fits: Sequence[Fit]) -> Iterator[str]:
         end = words.starts[one.first] if one else len(words.source)
         if end > at:
             for remark in remarks(words.source, at, end):
+                if pointers.explains(words.source[remark.first : remark.behind]):
+                    continue
+                if _titled(words, remark.first, remark.behind, {each.entry.id for each in fits}):
+                    continue
+                if remark.behind == end and one and _runs_on(words, at, one.first):
+                    continue
                 yield quoted(text, remark.first, remark.behind)
         at = words.ends[one.behind - 1] if one else end
+
+
+def _titled(words: Words, first: int, behind: int, ids: set[str]) -> bool:
+    """Whether the lines that a remark stands on are the name of a licence that is in the text."""
+    source = words.source
+    start, end = source.rfind("\n", 0, first) + 1, source.find("\n", behind)
+    name = " ".join(source[start : end if end >= 0 else len(source)].split()).strip("*#=_ ")
+    if len(name) > 120:
+        return False
+    return canonical(name) in ids or canonical(f"Creative Commons {name}") in ids
+
+
+def _runs_on(words: Words, at: int, first: int) -> bool:
+    """Whether the line that a licence seems to begin in is neutral as a whole."""
+    start, end = _lines(words, first, first + 1)
+    return start < words.starts[first] and not any(remarks(words.source, max(at, start), end))
 
 
 def _unversioned(words: Words, found: Fit, gap: Gap) -> bool:
@@ -299,7 +346,7 @@ def _pointed(text: str, words: Words, digest: str) -> Match:
         riders = tuple(
             dict.fromkeys(
                 quoted(text, one.first, one.behind)
-                for one in remarks(words.source, 0, len(words.source))
+                for one in islice(remarks(words.source, 0, len(words.source)), 4 * _SHOWN)
                 if not pointers.explains(words.source[one.first : one.behind])
             )
         )[:_SHOWN]

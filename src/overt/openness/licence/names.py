@@ -63,7 +63,8 @@ def canonical(text: str) -> str | None:
     if "licenseref-" in name.lower():
         name = re.sub(_REFERENCE, "", name, flags=re.IGNORECASE)
     table = _table()
-    key = _key(name)
+    plain = name.lower()  # mostly a key as it is, and no regular expression has to be compiled
+    key = plain if plain in table.ids and "--" not in plain else _key(name)
     if key in table.ids:
         return table.ids[key]
     if key in table.families:
@@ -158,7 +159,7 @@ def _parsed(text: str) -> Any:
 
     try:
         return Licensing().parse(text[: 4 * _MOST], validate=False)
-    except (ExpressionError, RecursionError, ValueError, TypeError, AttributeError):
+    except (ExpressionError, RecursionError, ValueError, TypeError, AttributeError, IndexError):
         return None
 
 
@@ -215,9 +216,10 @@ def _keyed(
     lists: Mapping[str, frozenset[str]], rows: Mapping[str, tuple[str, ...]], families: list[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Ids by the keys of their names, an id's own before another's further names; families."""
-    named = [(one, one) for name in ("osi", "fsf", "others") for one in lists[name]]
+    named = [(one, one) for name in ("osi", "fsf", "others") for one in sorted(lists[name])]
     named += [(one, one) for one in rows]
-    named += [(old, new) for old, _, new in (one.partition("=") for one in lists["renamed"])]
+    renamed = (one.partition("=") for one in sorted(lists["renamed"]))
+    named += [(old, new) for old, _, new in renamed]
     own = len(named)
     named += [(name, one) for one, row in rows.items() for name in _names(row)]
     keys = _keys([name for name, _ in named])

@@ -6,34 +6,38 @@ from dataclasses import dataclass
 from typing import Final
 
 from overt.openness.licence.names import canonical, expression, family
-from overt.openness.licence.remarks import binding
+from overt.openness.licence.pattern import Pattern
+from overt.openness.licence.remarks import explained
 
-_TAG = re.compile(r"SPDX-License-Identifier\s?:\s*([\w.+() -]{2,200})", re.IGNORECASE)
-_FIELD = re.compile(
+_TAG = Pattern(r"SPDX-License-Identifier\s?:\s*([\w.+() -]{2,200})", re.IGNORECASE)
+_FIELD = Pattern(
     r"^\W*licen[cs]e(?:[_ -](?:name|id))?\s?:\s*(\S[^\n]{0,120})$", re.IGNORECASE | re.MULTILINE
 )
-_CC = re.compile(
+_CC = Pattern(
     r"creativecommons\.org/(?:licen[cs]es|publicdomain)/(zero|by(?:-nc)?(?:-sa|-nd)?)(?:/(\d\.\d))?",
     re.IGNORECASE,
 )
 _ADDRESSES: Final = (
-    (re.compile(r"apache\.org/licenses/license-(\d\.\d)", re.IGNORECASE), "Apache-{}"),
-    (re.compile(r"opensource\.org/licen[cs]es?/([\w.-]+)", re.IGNORECASE), "{}"),
-    (re.compile(r"spdx\.org/licenses/([\w+-]+(?:\.\d+)*)", re.IGNORECASE), "{}"),
-    (re.compile(r"gnu\.org/licenses/(?:old-licenses/)?((?:a|l)?gpl-\d\.\d)", re.IGNORECASE), "{}"),
-    (re.compile(r"ai\.google\.dev/gemma/(terms)\b", re.IGNORECASE), "gemma"),
-    (re.compile(r"llama-models/blob/main/models/llama(\d)/license", re.IGNORECASE), "llama{}"),
-    (re.compile(r"llama-models/blob/main/models/llama(3_[123])/license", re.IGNORECASE), "llama{}"),
-    (re.compile(r"llama\.com/llama(3_[123]|[234])/license", re.IGNORECASE), "llama{}"),
-    (re.compile(r"mozilla\.org/(?:en-us/)?mpl/(\d\.\d)", re.IGNORECASE), "MPL-{}"),
+    (Pattern(r"apache\.org/licenses/license-(\d\.\d)", re.IGNORECASE), "Apache-{}"),
+    (Pattern(r"opensource\.org/licen[cs]es?/([\w.-]+)", re.IGNORECASE), "{}"),
+    (Pattern(r"spdx\.org/licenses/([\w+-]+(?:\.\d+)*)", re.IGNORECASE), "{}"),
+    (Pattern(r"gnu\.org/licenses/(?:old-licenses/)?((?:a|l)?gpl-\d\.\d)", re.IGNORECASE), "{}"),
+    (Pattern(r"ai\.google\.dev/gemma/(terms)\b", re.IGNORECASE), "gemma"),
+    (Pattern(r"llama-models/blob/main/models/llama(\d)/license", re.IGNORECASE), "llama{}"),
+    (Pattern(r"llama-models/blob/main/models/llama(3_[123])/license", re.IGNORECASE), "llama{}"),
+    (Pattern(r"llama\.com/llama(3_[123]|[234])/license", re.IGNORECASE), "llama{}"),
+    (Pattern(r"mozilla\.org/(?:en-us/)?mpl/(\d\.\d)", re.IGNORECASE), "MPL-{}"),
 )  # fmt: skip
 _NAME = (
     r"([A-Z0-9][\w.+/&\[\]-]*(?:[ \t]*\n?[ \t]*(?:[A-Z0-9(][\w.+/&()\[\]-]*"
     r"|of|by|for|and|v\d[\d.]*|-|,(?= [Vv]ersion)|license|licence|version)){0,9})"
 )
 _PHRASES: Final = (
-    re.compile(r"\b(?:under|by|with) (?:the terms of |the conditions of )?(?:the |an? )?" + _NAME),
-    re.compile(r"(?:^|\blicen[cs]e(?:d)? is |[Ll]icen[cs]e:? +)(?:[Tt]he )?" + _NAME, re.MULTILINE),
+    Pattern(
+        r"\b(?:under|by|with) (?:and subject to )?(?:the (?:terms|conditions) of )?(?:the |an? )?"
+        + _NAME
+    ),
+    Pattern(r"(?:^|\blicen[cs]e(?:d)? is |[Ll]icen[cs]e:? +)(?:[Tt]he )?" + _NAME, re.MULTILINE),
 )
 _SUBJECT: Final = r"(?:(?:and )?(?:subject to|governed by) (?:the terms of )?(?:the )?)?"
 _SHORT: Final = 4000  # characters of a notice
@@ -65,11 +69,13 @@ def named(text: str) -> Named:
 
 def explains(sentence: str) -> bool:
     """Whether a sentence only points to a licence: without the licence's name it binds nobody."""
+    if len(sentence) > _SHORT:
+        return False
     plain = sentence
     for name in sorted(set(_names(sentence)), key=len, reverse=True):
         if canonical(name) or family(name):
             plain = re.sub(_SUBJECT + re.escape(name), " ", plain)
-    return plain != sentence and not binding(plain)
+    return plain != sentence and explained(plain)
 
 
 def _names(text: str) -> Iterator[str]:

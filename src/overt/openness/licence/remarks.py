@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from overt.openness.licence.pattern import Pattern
+from overt.openness.licence.plain import ADDRESS, elsewhere, identifiers, named, plain
 from overt.openness.licence.text import INVISIBLE
 
-_BINDING = re.compile(
+_BINDING = Pattern(
     r"\b(?:may|must|shall|should|cannot|cant|not|no|non\w*|never|nor|neither|none|without"
     r"|only|solely|exclu\w*|belongs?|propert(?:y|ies)|proprietary|confidential|unless|except\w*"
     r"|however|notwithstanding|provided that"
@@ -34,29 +36,30 @@ _BINDING = re.compile(
     r"|[$€£¥]\s?\d|\d\s?(?:%|million|billion)",
     re.IGNORECASE,
 )  # fmt: skip
-_NAMES_HOLD = re.compile(
+_NAMES_HOLD = Pattern(
     r"\b(?:Research|RESEARCH|Academ\w*|ACADEM\w*|Educat\w*|EDUCAT\w*|Business|BUSINESS"
     r"|Compan(?:y|ies)"
     r"|COMPANY|Grant(?= [A-Z])|Personal|Nuclear|Training|Users?|USERS?|You|research\w*|users)\b"
 )
-_RESERVED = re.compile(
+_RESERVED = Pattern(
     r"(?:and )?all rights?(?: (?:are|is))?(?: (?:reserved|whatsoever))?|some rights reserved"
     r"|permission(?: is)? hereby granted.{0,40}$",
     re.IGNORECASE,
 )
-_CLAIM = re.compile(
+_CLAIM = Pattern(
     r"^\W*(?:(?:portions?|parts|some|original|other|this \w+|modifications?|changes|additions|code"
     r"|the \w+|\w+ code)\W+(?:\w+\W+){0,6}?)??(?:copyright(?:ed)?|copr|\u00a9|\([cC]\))(?=\W|$)",
     re.IGNORECASE,
 )
-_YEARS = re.compile(r"^\W*(?:(?:19|20)\d\d\W+){1,20}(?:present\W+)?(?:by\W)?", re.IGNORECASE)
-_NAMES = re.compile(
+_SIGN = Pattern(r"\b(?:copyright(?:ed)?|copr)\b|\u00a9|\([cC]\)", re.IGNORECASE)
+_YEARS = Pattern(r"^\W*(?:(?:19|20)\d\d\W+){1,20}(?:present\W+)?(?:by\W)?", re.IGNORECASE)
+_NAMES = Pattern(
     r"^\W*(?:written by|authors?|contributors?|maintainers?|developed by|created by|originally by"
     r"|by|modified by|contributed by|ported by|based on|derived from|adapted from|taken from|from"
     r"|copied from|inspired by|thanks to)\b",
     re.IGNORECASE,
 )
-_FIELD = re.compile(
+_FIELD = Pattern(
     r"^\W*(?:SPDX-[\w-]+|files?|filename|name|title|version|description|availability|available at"
     r"|licen[cs]es?(?:[ -](?:type|text|file|url|link|name))?|source|sources|upstream-\w+"
     r"|comment|format"
@@ -65,42 +68,10 @@ _FIELD = re.compile(
     r"|maintainer|origin|path|location|directory|release date|released|date|last (?:modified"
     r"|updated"
     r"|revised)|effective(?: date)?|model(?: name)?|developer|holder|debianized-by|for the \w+"
-    r"|see also)\s?:",
+    r"|see also|layout|permalink|tags?|slug)\s?:",
     re.IGNORECASE,
 )
-_POINTER = re.compile(
-    r"\b(?:is|are|was|were|been|being|be|code|files?|software|work|model|weights|data)?\W*"
-    r"(?:dual[- ]?)?(?:licen[cs]ed|distributed|released|available|covered|governed|published"
-    r"|provided"
-    r"|shipped|bundled|vendored|used|reproduced)\b.{0,60}"
-    r"\b(?:under|by|with|from|at|in|below|above|here)\b"
-    r"|\bfollowing (?:\w+ ){0,3}(?:licen[cs]es?|terms|copyright|notice|text|files?|components?)"
-    r"|\blicen[cs]es? (?:\w+ ){0,4}(?:appl(?:y|ies)|follows?|below|above|reproduced|text|terms?"
-    r"|is as follows)"
-    r"|\bappl(?:y|ies) to\b|\bon debian systems\b|\bfull text of\b|\bcop(?:y|ies) of the\b"
-    r"|\bsee (?:the )?(?:\S+ ){0,6}(?:licen[cs]e|notice|copying|authors|file|below|above|details)\b"
-    r"|\b\w+ licen[cs]ed\b|\bbundle[sd]?\b|\bthird[- ]part(?:y|ies)\b|\bincorporates?\b"
-    r"|\bcontains? (?:code|software|files)"
-    r"|\bderived from\b|\bbased (?:up)?on\b|\bpart of\b|^\W*\[?for the \w+ (?:license|copy)",
-    re.IGNORECASE,
-)
-_TELLS = re.compile(
-    r"\b(?:code|files?|director(?:y|ies)|software|librar(?:y|ies)|package|program|module"
-    r"|project|work"
-    r"|implementation|algorithms?|version|source|portions?|parts?|functions?|tests?|fonts?|icons?"
-    r"|licen[cs]es?|copyrights?|documentation)\b.{0,80}\b(?:is|are|was|were|comes?|contains?"
-    r"|includes?|uses?"
-    r"|has|have|been|from|by|with|of|for)\b"
-    r"|^\W*\S+ +- +\S",
-    re.IGNORECASE | re.DOTALL,
-)
-_TITLE = re.compile(
-    r"\b(?:licen[cs]es?|licen[cs]ing|agreement|terms|copyrights?|notices?|polic(?:y|ies)"
-    r"|appendix|legal|legalcode"
-    r"|deed|text|exhibit|annex|attachment|preamble|disclaimer|copying|version|v\d)\b",
-    re.IGNORECASE,
-)
-_FREED = re.compile(
+_FREED = Pattern(
     r"\b(?:subject to the terms|subject to the following|terms and conditions"
     r"|under the (?:same )?terms"
     r"|under the conditions|limited (?:liability )?company|co\.?,? limited|,? limited|ltd"
@@ -115,18 +86,29 @@ _FREED = re.compile(
     r"|\d|no )|-|$)|will be found|can be found"
     r"|may be found|contained in|condition: \w+|include[sd]? (?:with|in|the following|code"
     r"|software|files)"
-    r"|you (?:can|may) obtain a copy|if not,? (?:see|write)|(?:at|under) your (?:choice|option)"
+    r"|see (?:the )?(?:file )?acknowledge?ments|acknowledge?ments (?:file|section|below)"
+    r"|you (?:can|may) obtain a copy|you should have received a copy|if not,? (?:see|write)"
+    r"|(?:at|under) your (?:choice|option)"
     r"|with reserved font names?|approved by the (?:osi|fsf)|^\W*accept\W*$|contact: \S+"
     r"|educational community|end[- ]user licen[cs]e)",
     re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\w+", re.IGNORECASE)
-_WORDS = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-_BULLET = re.compile(
+_FILES = Pattern(
+    r"^\W*(?:upstream-name|files?|file ?name|name|project|package|source|slug)\s?:", re.I
+)
+_CONTACT = Pattern(r"^\W*(?:contacts?|e-?mail|mail)\W+", re.IGNORECASE)
+_LEADER = Pattern(r"^\W*(\S.{2,120}?)[\s.\u2026\u00b7_-]*(?:[.\u2026\u00b7_]\s?){3,}\W*\d{1,3}\W*$")
+_LINKED = Pattern(r"^\W*\[([^\]]{3,120})\]\(#\S*\)\W*$")
+_NUMBERED = Pattern(r"^\W*\d{1,2}(?:\.\d{1,2})*[.)]?\s+(\S.{2,120}?)\W*\d{0,3}\W*$")
+_LOOKED: Final = 60_000  # characters that are searched for headings
+_CITATION = Pattern(
+    r"^\s*@(?:article|misc|inproceedings|software|techreport|book|online)\s?\{", re.I
+)
+WORDS: Final = Pattern(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_BULLET = Pattern(
     r"^[\s>#*+|/\\=~_.-]*(?:\(?(?:\d{1,2}(?:\.\d{1,2})*|[a-z]|[ivx]{1,5})[.)]\s*)*", re.IGNORECASE
 )
-_SHORT: Final = 3  # words of a line that says nothing
-_HEADING: Final = 9  # words of a heading or a project's name
+_HEADING: Final = 12  # words of a heading or a project's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +121,7 @@ class Remark:
 
 def binding(text: str) -> tuple[str, ...]:
     """The words of permission or restriction in a text."""
-    plain = _FREED.sub(" ", _RESERVED.sub(" ", _ADDRESS.sub(" ", text)))
+    plain = _FREED.sub(" ", _RESERVED.sub(" ", ADDRESS.sub(" ", text)))
     return tuple(found[0].lower() for found in _BINDING.finditer(plain))
 
 
@@ -152,16 +134,19 @@ def claims(line: str) -> bool:
     """Whether a line is a copyright notice, a name or an address and no more."""
     if naming(line):
         return False
-    return bool(
-        _CLAIM.search(line) or _YEARS.search(line) or _NAMES.search(line) or _ADDRESS.search(line)
-    )
+    if not (_CLAIM.search(line) or _YEARS.search(line) or _NAMES.search(line)):
+        return (
+            bool(ADDRESS.search(line)) and named(line) and _short(line, 8) and not elsewhere(line)
+        )
+    rest = _RESERVED.sub(" ", _SIGN.sub(" ", line))
+    return named(rest)
 
 
 def remarks(text: str, first: int, behind: int) -> Iterator[Remark]:
     """The sentences between two places that nothing explains."""
     for start, end in _paragraphs(text, first, behind):
         for begin, stop in _sentences(text, start, end):
-            if not _explained(text[begin:stop]):
+            if not explained(text[begin:stop]):
                 yield Remark(begin, stop)
 
 
@@ -169,14 +154,16 @@ def _paragraphs(text: str, first: int, behind: int) -> Iterator[tuple[int, int]]
     """Lines put together, without those that are neutral by themselves."""
     start: int | None = None
     end = at = first
-    claimed = False
+    claimed = cited = False
     for line in text[first:behind].splitlines(keepends=True):
         bare = line.strip()
-        blank = not _WORDS.search(bare)
-        neutral = blank or _neutral_line(bare, inside=start is not None)
+        blank = not WORDS.search(bare)
+        cited = (cited and not (blank or bare == "}")) or bool(_CITATION.match(bare))
+        neutral_ = blank or cited or _neutral_line(bare, inside=start is not None)
         # The rest of a copyright notice that was wrapped.
-        neutral = neutral or (claimed and start is None and _short(bare, 8) and not binding(bare))
-        if neutral:
+        neutral_ = neutral_ or (claimed and start is None and claims("by " + bare))
+        neutral_ = neutral_ or _listed(bare, text[:first][:_LOOKED], text[behind:][:_LOOKED])
+        if neutral_:
             if start is not None:
                 yield start, end
                 start = None
@@ -190,32 +177,52 @@ def _paragraphs(text: str, first: int, behind: int) -> Iterator[tuple[int, int]]
         yield start, end
 
 
+def _listed(line: str, *parts: str) -> bool:
+    """Whether a line is of a table of contents: it repeats a heading that stands elsewhere."""
+    found = _LEADER.match(line) or _LINKED.match(line) or _NUMBERED.match(line)
+    if not found:
+        return False
+    heading = r"\s+".join(re.escape(word) for word in _BULLET.sub("", found[1]).split())
+    wanted = re.compile(rf"^[\s>#*_\d.()\\-]*(?:section\s+\w+\W+)?{heading}", re.I | re.M)
+    return bool(heading) and any(wanted.search(part) for part in parts)
+
+
 def _neutral_line(line: str, *, inside: bool) -> bool:
     body = _BULLET.sub("", line)
-    if claims(body) and not _POINTER.search(body):
-        return not inside or bool(_CLAIM.search(body) or _FIELD.search(body))
-    if binding(line):
+    breaks = bool(_CLAIM.search(body) or _FIELD.search(body))
+    if inside and not breaks:
         return False
-    if claims(body) or _FIELD.search(body):
-        return not inside or bool(_CLAIM.search(body) or _FIELD.search(body))
-    if inside:
+    if claims(body) or _field(body):
+        return True
+    if inside or binding(line):
         return False
     ended = body.rstrip("\"')*_ ").endswith((".", ";"))
-    return _short(body, _SHORT) or (_short(body, _HEADING) and not ended)
+    return plain(body) and (len(WORDS.findall(body)) <= 1 or (_short(body, _HEADING) and not ended))
+
+
+def _field(line: str) -> bool:
+    """Whether a line is a field of a file's head, and its value binds nobody."""
+    if found := _CONTACT.match(line):
+        return bool(ADDRESS.search(line)) and named(line[found.end() :])
+    found = _FIELD.search(line)
+    if not found or binding(line):
+        return False
+    value = line[found.end() :]
+    return named(value) or bool(_FILES.match(line) and identifiers(value))
 
 
 def _short(line: str, most: int) -> bool:
-    return len(_WORDS.findall(_ADDRESS.sub(" ", line))) <= most
+    return len(WORDS.findall(ADDRESS.sub(" ", line))) <= most
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     begin = start
     for found in re.finditer(r"[.;!?:][\"')\]*_]*(?=\s)|\n\s*[-*+\u2022](?=\s)", text[start:end]):
         stop = start + found.end()
-        if _WORDS.search(text[begin:stop]) and not _abbreviated(text[begin:stop]):
+        if WORDS.search(text[begin:stop]) and not _abbreviated(text[begin:stop]):
             yield begin, stop
             begin = stop
-    if _WORDS.search(text[begin:end]):
+    if WORDS.search(text[begin:end]):
         yield begin, end
 
 
@@ -227,18 +234,11 @@ def _abbreviated(text: str) -> bool:
     )
 
 
-def _explained(sentence: str) -> bool:
+def explained(sentence: str) -> bool:
     """Whether a sentence belongs to any licence file."""
-    if claims(sentence):
+    if claims(sentence) or _field(sentence):
         return True
-    if binding(sentence):
-        return False
-    plain = _ADDRESS.sub(" ", sentence)
-    if _short(plain, _SHORT):
-        return True
-    if _FIELD.search(sentence) or _POINTER.search(plain) or _TELLS.search(plain):
-        return True
-    return _short(plain, 14) and bool(_TITLE.search(plain))
+    return not binding(sentence) and plain(_FREED.sub(" ", _RESERVED.sub(" ", sentence)))
 
 
 def quoted(text: str, first: int, behind: int, most: int = 300) -> str:
@@ -267,9 +267,7 @@ def _one_line(text: str) -> str:
     return " ".join(shown.split())
 
 
-_BREAK = re.compile(
-    r"[.;!?][\"')\]*_]*\s+(?=[\W\d_]*[A-Z(\"'])|\n\s*\n|\n\s*(?=[-*#\u2022(]|\d+[.)])"
-)
+_BREAK = Pattern(r"[.;!?][\"')\]*_]*\s+(?=[\W\d_]*[A-Z(\"'])|\n\s*\n|\n\s*(?=[-*#\u2022(]|\d+[.)])")
 
 
 def _back(text: str, at: int) -> int:

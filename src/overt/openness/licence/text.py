@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from overt.openness.licence.pattern import Pattern
+
 MOST: Final = 400_000
 """Characters of a text that are read; what follows is left out."""
 
@@ -21,7 +23,7 @@ OPEN: Final = "\ue000"
 CLOSE: Final = "\ue001"
 
 _INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060-\u2064\ufe0f\ufeff"
-INVISIBLE: Final = re.compile(f"[{_INVISIBLE}]")
+INVISIBLE: Final = Pattern(f"[{_INVISIBLE}]")
 _LEVEL = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u00b4`", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
@@ -29,17 +31,18 @@ _LEVEL = str.maketrans(
     | dict.fromkeys("\u2022\u2023\u25aa\u25cf\u25e6\u00b7\u2043", "*")
     | dict.fromkeys("\u00a0\u2007\u202f\u3000\u2028\u2029", " ")
 )
-_TAG = re.compile(
+_TAG = Pattern(
     "<\u200b*/?(?:a|b|body|br|center|code|div|em|font|h[1-6]|head|hr|html|i|li|ol|p|pre|section|small|span"
     r"|strong|sup|table|tbody|td|th|title|tr|tt|u|ul)(?:\s[^<>]{0,300})?/?>",
     re.IGNORECASE,
 )
-_ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{1,6}|#[xX][0-9a-fA-F]{1,5});")
+_ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#\d{1,6}|#[xX][0-9a-fA-F]{1,5});")
 _HOST = r"(?:[a-z0-9-]{1,63}\.){1,6}(?:com|org|net|dev|ai|io|eu|edu|gov|int|uk|de|cn|ae|ca|info|co)"
-_WORD = re.compile(
+_WORD = Pattern(
     rf"(?P<mark>[{OPEN}{CLOSE}])"
     r"|(?P<mail>[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5})"
-    rf"|(?P<url>(?:https?://|www\.){_HOST}(?:[:/][^\s<>\"'()\[\]{{}}|*]*)?"
+    rf"|(?P<url>(?:https?://|www\.){_HOST}(?:[:/](?:[^\s<>\"'()\[\]{{}}|*]"
+    rf"|(?<=-)\n[ \t]{{0,40}}(?=[a-z0-9]))*)?"
     rf"|\b{_HOST}(?![\w.-])(?:/[^\s<>\"'()\[\]{{}}|*]*)?)"
     rf"|(?P<sign>\([cC]\)|[\u00a9$€£¥%])"
     r"|(?P<number>\d+(?:[.,]\d+)*(?![^\W_]))"
@@ -48,7 +51,7 @@ _WORD = re.compile(
 )
 _ENUMERATOR = r"(?:\d{1,2}(?:\.\d{1,2}){0,3}|[a-zA-Z]|[ivxIVX]{1,5})"
 _LISTS = tuple(
-    re.compile(one, re.MULTILINE)
+    Pattern(one, re.MULTILINE)
     for one in (
         # At the start of a line: "1." "2.3)" "(a)" "iv." and "2.1 Grant".
         rf"^[ \t>#*+|/\\-]*((?:\(\s?)?{_ENUMERATOR}(?:\\?[.)]){{1,2}})(?=[\s*_]|$)",
@@ -132,6 +135,8 @@ def read(text: str) -> Words:
         word = _levelled(kind or "", found[0])
         if start in lists:
             listed.append((start, word))
+        elif kind == "url" and words[-1:] == [word] and source[:start].endswith("]("):
+            continue  # the address of a link that shows it
         elif word:
             words.append(word)
             starts.append(start)

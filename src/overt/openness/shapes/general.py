@@ -1,0 +1,164 @@
+"""What holds of the tensors of any transformer, whose layout nobody has written down here.
+
+The embedding is as wide as the model and has a row for each token, some numbering of blocks has as
+many as are stated, some matrix has the inner size. Said is only what contradicts.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from overt.formats.gguf import Header
+    from overt.openness.tensors import Located
+
+_WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim",
+                  "word_embed_proj_dim", "model_dim", "d_embed")  # fmt: skip
+_LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers",
+                  "decoder_layers", "num_decoder_layers")  # fmt: skip
+_INNER: Final = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim")
+_EXPERTS: Final = re.compile(r"expert|moe|num_hidden_groups|block_configs")
+"""Keys of models whose blocks are not all alike, or are used more than once."""
+_EMBEDDING: Final = re.compile(
+    r"(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared|token_embd"
+    r"|backbone\.embeddings|transformer\.embedding)\.weight"
+)
+_ANY: Final = re.compile(r"emb|wte|shared")
+_QUERY: Final = re.compile(r".*\.0\.self_attn\.q_proj\.weight")
+_BLOCK: Final = re.compile(r"((?:.*?\.)?[A-Za-z_]+)\.(\d{1,5})\.")
+_SPARE: Final = 1024
+_PART: Final = 16
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a configuration or header says; empty or 0 where it does not.
+
+    `heads` are those of queries and of keys; `tied` says that there may be one matrix for input and
+    output.
+    """
+
+    source: str
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    vocabulary: int
+    inner: tuple[int, ...]
+    heads: tuple[int, int] = (0, 0)
+    tied: bool = True
+
+
+def of_config(config: Mapping[str, Any]) -> Stated:
+    def some(keys: Iterable[str]) -> tuple[int, ...]:
+        return tuple(config[key] for key in keys if _ok(config.get(key)))
+
+    layers = some(_LAYERS)
+    extra = config.get("num_nextn_predict_layers")
+    if layers and _ok(extra):
+        layers += (layers[0] + int(extra or 0),)
+    alike = not any(_EXPERTS.search(key) for key in config)
+    vocabulary = config.get("vocab_size")
+    inner = some(_INNER) if alike else ()
+    if config.get("model_type") == "qwen":  # its first models state both halves together
+        inner += tuple(one // 2 for one in inner)
+    heads = (config.get("num_attention_heads"), config.get("num_key_value_heads"))
+    gated = config.get("attn_output_gate") or not alike
+    return Stated(
+        "config.json",
+        some(_WIDTHS),
+        layers if "num_hidden_groups" not in config else (),
+        int(vocabulary) if isinstance(vocabulary, int) and _ok(vocabulary) else 0,
+        inner,
+        (heads[0] or 0, heads[1] or 0) if all(map(_ok, heads)) and not gated else (0, 0),
+        config.get("tie_word_embeddings") is not False,
+    )
+
+
+def of_header(header: "Header") -> Stated:
+    width, blocks = header.embedding_length, header.block_count
+    return Stated("the header", (width,) if width else (), (blocks,) if blocks else (), 0, ())
+
+
+def contradiction(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+    """(observed, expected) of the first thing that cannot be so."""
+    return (
+        _embedding(stated, tensors) or _vocabulary(stated, tensors) or _blocks(stated, tensors)
+        or _inner(stated, tensors) or _heads(stated, tensors)
+    )  # fmt: skip
+
+
+def _ok(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
+
+
+def _embedding(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+    found = [one for name, one in tensors.items()
+             if _EMBEDDING.fullmatch(name) and len(one.shape) == 2]  # fmt: skip
+    if stated.vocabulary and not stated.tied and not any(map(_ANY.search, tensors)):
+        return f"none of {len(tensors)} tensors is an embedding", "one for the tokens that go in"
+    if not found or not stated.widths:
+        return None
+    if any(one.shape[1] in stated.widths for one in found):
+        return None
+    told = " or ".join(map(str, stated.widths[:3]))
+    one = found[0]
+    return f"{one.name} has the shape {list(one.shape)}", f"a width of {told} by {stated.source}"
+
+
+def _vocabulary(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+    least = stated.vocabulary
+    if not least:
+        return None
+    most = least + max(_SPARE, least // _PART)
+    found = [one for name, one in tensors.items() if _EMBEDDING.fullmatch(name)]
+    matrices = found or [one for one in tensors.values() if len(one.shape) == 2]
+    if not matrices or any(least <= extent <= most for one in matrices for extent in one.shape):
+        return None
+    largest = max(matrices, key=lambda one: max(one.shape))
+    return (f"{largest.name} has the shape {list(largest.shape)}",
+            f"{least} rows, one a token, by {stated.source}")  # fmt: skip
+
+
+def _blocks(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+    groups: dict[str, set[int]] = {}
+    for name in tensors:
+        if match := _BLOCK.match(name):
+            groups.setdefault(match[1], set()).add(int(match[2]))
+    counts = {place: max(numbers) + 1 for place, numbers in groups.items()}
+    if not counts or not stated.layers or set(counts.values()) & set(stated.layers):
+        return None
+    place = max(counts, key=lambda one: counts[one])
+    told = " or ".join(map(str, dict.fromkeys(stated.layers)))
+    return f"{counts[place]} blocks in {place}", f"{told} by {stated.source}"
+
+
+def _inner(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+    if not stated.inner:
+        return None
+    # Two or three matrices may be stored as one.
+    wanted = {n for one in stated.inner for n in (one, 2 * one, 3 * one)}
+    matrices = [one for name, one in tensors.items()
+                if len(one.shape) > 1 and not _EMBEDDING.fullmatch(name)]  # fmt: skip
+    if not matrices or any(wanted & set(one.shape) for one in matrices):
+        return None
+    largest = max(matrices, key=lambda one: math.prod(one.shape))
+    return (f"no matrix has it; the largest, {largest.name}, has the shape {list(largest.shape)}",
+            f"the inner size {stated.inner[0]} by {stated.source}")  # fmt: skip
+
+
+def _heads(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+    """Of the first block the rows of keys to those of queries, as their heads are."""
+    queries, keys = stated.heads
+    places = [name for name in tensors if _QUERY.fullmatch(name)] if keys else []
+    for name in places:
+        mine, theirs = tensors[name], tensors.get(name.replace(".q_proj.", ".k_proj."))
+        if theirs is None or len(mine.shape) != 2 or len(theirs.shape) != 2:
+            return None
+        if theirs.shape[0] * queries == mine.shape[0] * keys:
+            return None
+    if len(places) != 1:
+        return None
+    rows, theirs = tensors[places[0]].shape[0], tensors[places[0].replace(".q_", ".k_")]
+    return (f"{theirs.name} has {theirs.shape[0]} rows beside {rows} of the queries",
+            f"{keys} of {queries} heads by {stated.source}")  # fmt: skip
