@@ -104,8 +104,9 @@ def test_a_piece_of_a_long_licence_hides_no_short_one(text: Callable[[str], str]
 
 
 @pytest.mark.parametrize(
-    "said", ["\u672a\u7ecf\u8bb8\u53ef\u4e0d\u5f97\u5546\u7528", "Home edition, two seats", "Endast f\u00f6r forskning",
-             "It follows the Acme Model Policy.", "N o n - p r o f i t"],
+    "said", ["\u672a\u7ecf\u8bb8\u53ef\u4e0d\u5f97\u5546\u7528", "Home edition, two seats",
+             "N o n - p r o f i t",
+             "Endast f\u00f6r forskning", "It follows the Acme Model Policy."],
 )  # fmt: skip
 def test_what_no_list_of_binding_words_would_find(said: str, text: Callable[[str], str]) -> None:
     assert match(f"{text('MIT')}\n\n{said}\n").riders == (said,)
