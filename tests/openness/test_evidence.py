@@ -1,4 +1,4 @@
-"""States of components: what is found outweighs what is said, and an open question moves nothing."""
+"""States of components: what is found outweighs what is said; open questions move nothing."""
 
 from datetime import date
 
