@@ -73,3 +73,11 @@ def test_a_day_that_is_none(monkeypatch, told):
 def test_the_day_can_be_set(monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     assert day.today() == date(1970, 1, 1)
+
+
+def test_a_package_that_is_installed_later_is_a_reason_to_look_again(look, monkeypatch):
+    monkeypatch.setattr(program, "extras", lambda: ())
+    look()
+    assert look()[1] == []
+    monkeypatch.setattr(program, "extras", lambda: ("numpy",))
+    assert tuple(look()[1]) == checks.names()

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overt.openness import checks, rules
+from overt.openness import checks, program, rules
 from overt.openness.components import COMPONENTS
 from overt.openness.dossier import Dossier, LicenceFinding
 from overt.openness.evidence import Evidence, Finished, finish
@@ -79,7 +79,8 @@ def _evidence(
     log = Log(home, subject.digest_all)
     kept = {} if fresh else log.runs()
     base = subject.base.digest_all if subject.base else ""
-    claimed = record_digest(subject.record)
+    # What is claimed, and what the checks can look with.
+    claimed = " ".join((record_digest(subject.record), *program.extras()))
     found: list[Evidence] = []
     new: list[Run] = []
     for name in checks.names():

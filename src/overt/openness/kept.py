@@ -39,6 +39,7 @@ def moment(ref: str, settings: Settings, day: date) -> str | None:
             _state(path),
             day.isoformat(),
             repr(settings),
+            program.extras(),
             [_listed(settings.home / name) for name in ("names", "manifests")],
             program.stamp(program.folders(_PROGRAM)),
         ]

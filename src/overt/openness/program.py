@@ -7,6 +7,17 @@ from hashlib import sha256
 from pathlib import Path
 
 
+EXTRAS = ("cryptography", "gguf", "model_signing", "numpy", "tokenizers")
+"""Packages that some checks need and not every installation has."""
+
+
+def extras() -> tuple[str, ...]:
+    """Those that are here: with another of them a check that could not look may look."""
+    from importlib.util import find_spec
+
+    return tuple(name for name in EXTRAS if find_spec(name) is not None)
+
+
 def stamp(folders: Iterable[Path]) -> str:
     """A digest of the names, sizes and times of what lies in these folders."""
     stamps = []
