@@ -6,7 +6,6 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-
 EXTRAS = ("cryptography", "gguf", "model_signing", "numpy", "tokenizers")
 """Packages that some checks need and not every installation has."""
 
