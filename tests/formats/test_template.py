@@ -144,3 +144,9 @@ def test_the_reader_knows_nothing_of_this_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(confined.subprocess, "Popen", watched)
     assert check(CHATML).ok
     assert set(seen["env"]) <= {"PATH", "LD_LIBRARY_PATH"}
+
+
+def test_a_name_that_is_put_together_is_refused_in_the_trial_run() -> None:
+    found = check("{% set a = '__cl' + 'ass__' %}{{ messages[a] }}")
+    assert any("reads '__class__' of list" in one for one in found.escapes)
+    assert check("{{ messages[0]['nothing'] }}{{ messages[0].name }}") == Check((), None)

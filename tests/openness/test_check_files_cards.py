@@ -251,3 +251,20 @@ def test_no_config_raises(tmp_path_factory, config, index, scores):
     found(CHECK, subject(folder))
     found("unsafe_files", subject(folder))
     found("documents", subject(folder))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Hidden dimension: 4096",
+        "The vocabulary size is 32,000.",
+        "| Layers | Attention heads |\n|---|---|\n| 48 | 64 |",
+        "- **Architecture:** GPT-2 (GPT2LMHeadModel)",
+        "This model may be used for non-commercial purposes only.",
+        "Weights are stored in float32 precision.",
+    ],
+)
+def test_plainer_words_are_compared_too(body, tmp_path):
+    card = f"---\nlicense: apache-2.0\n---\n# T\n\n{body}\n"
+    write(tiny.release(tmp_path), {"README.md": card})
+    assert "fail" in results(CHECK, subject(tmp_path))

@@ -154,3 +154,16 @@ def test_steps_by_name():
     assert places.step_of("model-00001-of-00002.safetensors") is None
     assert places.step_of("stepping-stones/a.bin") is None
     assert places.step_of("checkpoint-5/step_7/x") == 7
+
+
+def test_a_step_of_other_weights_between_two_of_the_chain(tmp_path):
+    other = tiny.weights("llama", 77)
+
+    def edit(step, arrays):
+        final = tiny.weights("llama", 0)
+        near = {name: final[name] * (1 + 200 / step) for name in arrays}
+        return {name: other[name] for name in arrays} if step == STEPS[1] else near
+
+    one = only(CHECK, subject(chain(tmp_path, edit=edit)))
+    assert one.result == "fail"
+    assert one.observed.startswith("step 2000 is 1.")

@@ -157,3 +157,10 @@ def test_many_files_are_bounded(tmp_path):
     folder = tiny_models.release(tmp_path, files=files)
     one = found(CHECK, subject(folder))[0]
     assert "400 files" in one.reason
+
+
+def test_settings_of_another_model_beside_code_that_says_nothing(tmp_path):
+    sizes = "hidden_size: 4096\nnum_hidden_layers: 32\nvocab_size: 32000\n"
+    files = {"training/train.py": "import json\n", "training/config.yaml": sizes}
+    one = found(CHECK, subject(tiny_models.release(tmp_path, files=files)))[0]
+    assert (one.result, "mentions training" in one.observed) == ("fail", True)

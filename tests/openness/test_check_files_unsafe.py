@@ -8,6 +8,7 @@ import struct
 import zipfile
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from check_files_case import found, only, results, subject, write
 from hypothesis import HealthCheck, given, settings
@@ -190,3 +191,10 @@ def test_no_directory_of_a_zip_is_trusted(tmp_path):
     struct.pack_into("<I", data, data.rindex(b"PK\x05\x06") + 12, 0xFFFFFF)
     one = only(CHECK, subject(write(tmp_path, {"a.zip": bytes(data)})))
     assert one.result in ("fail", "inconclusive")
+
+
+def test_an_archive_of_arrays_with_objects_is_a_pickle(tmp_path):
+    for dtype, result in (("O", "fail"), ("f4", "pass")):
+        folder = tiny_models.release(tmp_path / result)
+        np.savez(folder / "stats.npz", a=np.array([1, 2], dtype=dtype))
+        assert results(CHECK, subject(folder)) == [result]

@@ -276,3 +276,17 @@ def type_folder(package):
     from pathlib import Path
 
     return next(iter(sorted(Path(str(package.__file__)).parent.glob("libggml-base.so*"))))
+
+
+def test_noise_in_one_layer_of_a_copy_in_fewer_bits_is_found(tmp_path):
+    base = subject(tiny.release(tmp_path / "base", seed=1, dtype="F32"))
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def noisy(arrays):
+        noise = np.random.default_rng(3).standard_normal(arrays[name].shape)
+        return {**arrays, name: arrays[name] + (0.02 * arrays[name].std() * noise).astype("f4")}
+
+    for edit, result in ((None, "pass"), (noisy, "fail")):
+        one = tiny.release(tmp_path / result, seed=1, edit=edit, dtype="F16")
+        found = only("lineage", subject(one, base=base, relation="quantized"))
+        assert (found.result, name in found.observed) == (result, result == "fail")

@@ -93,6 +93,8 @@ def test_claims_come_from_everywhere(tmp_path):
     assert only("parameters", subject(release)).result == "fail"
     assert only("parameters", subject(tiny.release(tmp_path / "s"), parameters=7_000_000)).expected
     assert not findings("parameters", subject(tmp_path / "s"))
+    told = tiny.release(tmp_path / "t", config={"num_parameters": 7_000_000_000})
+    assert "num_parameters of config.json" in only("parameters", subject(told)).expected
 
 
 # ---- quantization --------------------------------------------------------------------------

@@ -83,6 +83,7 @@ def test_one_that_does_not_fit(tmp_path, changes, told):
     [
         {"config": {"pad_token_id": -1}},
         {"config": {"eos_token_id": [2, 3]}},
+        {"config": {"eos_token_id": [2, 50]}},
         {"tokenizer_config": {"eos_token": {"content": "<pad>"}}},
         {"tokenizer": _model(merges=[["t", "h"]])},
         {"config": {"bos_token_id": None, "eos_token_id": None}},

@@ -132,3 +132,14 @@ def test_any_mutation_ends_in_a_match(data: st.DataObject) -> None:
     )  # fmt: skip
     made = data.draw(st.lists(st.one_of(parts, st.text(max_size=12)), max_size=40))
     assert isinstance(match(" ".join(made)), Match)
+
+
+def test_a_notice_cut_short_is_still_one() -> None:
+    notice = (
+        'Copyright 2024 X\n\nLicensed under the Apache License, Version 2.0 (the "License"); you '
+        "may not use this file except in compliance with the License. You may obtain a copy of the "
+        "License at\n\n    http://www.apache.org/licenses/LICENSE-2.0\n"
+    )
+    found = match(notice)
+    assert (found.id, found.kind, found.altered) == ("Apache-2.0", "notice_only", False)
+    assert match(notice + "You may not use this file at all.\n").altered

@@ -211,3 +211,13 @@ def _timed(chain: list[Link]) -> float:
     begun = time.perf_counter()
     decide(chain, {})
     return (time.perf_counter() - begun) * 1000
+
+
+def test_who_asks_knows_that_the_model_is_multimodal():
+    part = Link("Llama 3.2", "model", "llama-3.2-license-2024", facts={"modality": "text"})
+    asked = {"domicile_eu": True, "commercial": True, "mau_at_version_release": 10}
+    assert decide([part], {**asked, "modality": "multimodal"}).verdict == "deny"
+    assert decide([part], asked).verdict == "allow_with_obligations"
+    base = Link("Llama 3.2", "base", "llama-3.2-license-2024", facts={"modality": "text"})
+    own = Link("Mine", "model", "Apache-2.0")
+    assert decide([own, base], {**asked, "modality": "multimodal"}).verdict != "deny"

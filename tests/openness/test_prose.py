@@ -58,3 +58,45 @@ def test_no_text_breaks_it(text):
     prose.sizes(f"This model {text}", NAMES)
     prose.contexts(f"Tiny {text}", (text,))
     prose.licences(f"This model is {text}", NAMES)
+
+
+def test_the_lines_below_the_title_and_what_follows_speak_of_the_model():
+    card = "# Tiny\n\nA 7B parameter model.\n\nIt has 7B parameters.\n\n## Use\n\nIt has 9B params."
+    assert [said.words for [said] in prose.sizes(card, NAMES)] == ["7b", "7b"]
+    told = "This model is new. It has 7B parameters."
+    assert prose.sizes(told, NAMES) == []  # "new" may be about another
+    told = "This model is for tests. It is used in CI and mimics the 7B parameter one."
+    assert prose.sizes(told, NAMES) == []
+    assert len(prose.sizes("This model is small. It has 7B parameters.", NAMES)) == 1
+    for other in ("A model with 70B parameters wrote it.", "A toy of the 7B parameter one."):
+        assert prose.sizes(f"# Tiny\n\n{other}", NAMES) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Weights are stored in bfloat16 precision.", "bfloat16"),
+        ("- The weights are provided as `fp16`.", "fp16"),
+        ("Weights are stored in bfloat16. Weights are stored in float32.", ""),
+        ("Training used bfloat16 precision.", ""),
+    ],
+)
+def test_a_number_format_is_read(text, told):
+    assert prose.dtype(text) == told
+
+
+@pytest.mark.parametrize(
+    ("sentence", "found"),
+    [
+        ("This model may be used for non-commercial research purposes only.", True),
+        ("The model may not be used for commercial purposes.", True),
+        ("Tiny is for non-commercial use only.", True),
+        ("This model may be used for commercial and non-commercial purposes.", False),
+        ("This model is not only for commercial use.", False),
+        ("This model is trained on data for non-commercial use only.", False),
+        ("The demo is for non-commercial use only.", False),
+        ("Unlike earlier versions for non-commercial use only, it is free.", False),
+    ],
+)
+def test_a_ban_on_commercial_use_is_read(sentence, found):
+    assert bool(prose.unpaid(sentence, NAMES)) == found

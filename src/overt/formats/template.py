@@ -129,6 +129,7 @@ def _environment() -> "Environment":
     import time
 
     from jinja2 import TemplateError, nodes
+    from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -148,7 +149,14 @@ def _environment() -> "Environment":
     def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
-    environment = ImmutableSandboxedEnvironment(
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Jinja's own leaves what it refuses undefined, so that a template goes on unseen."""
+
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+            refused = f"reads {attribute[:40]!r} of {type(obj).__name__}"
+            raise SecurityError(refused)
+
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = tojson

@@ -244,6 +244,7 @@ def _zip(name: str, path: Path, suffix: str) -> Look:
             faults = list(_members(members, path.stat().st_size))
             if suffix == ".keras" or any(one.filename == "config.json" for one in members):
                 faults += _keras(archive)
+            faults += _objects(archive, members)
     except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, EOFError, zlib.error) as error:
         return Look(name, doubts=(f"is a zip archive that cannot be read: {str(error)[:80]}",))
     if faults:
@@ -279,6 +280,20 @@ def _keras(archive: zipfile.ZipFile) -> list[str]:
     return [_LAMBDA_FOUND] if _LAMBDA.search(text) else []
 
 
+def _objects(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[str]:
+    """Arrays of numpy whose elements are Python objects, which are a pickle behind the header."""
+    arrays = [one for one in members if one.filename.endswith(".npy")]
+    for one in arrays[:_MOST_ARRAYS]:
+        with archive.open(one) as opened:
+            head = opened.read(_ARRAY_HEAD)
+        if head.startswith(b"\x93NUMPY") and _OBJECT.search(head.partition(b"\n")[0]):
+            yield f"holds {one.filename[:80]!r}, an array of Python objects: a pickle"
+            return
+
+
+_MOST_ARRAYS: Final = 2000
+_ARRAY_HEAD: Final = 4096
+_OBJECT: Final = re.compile(rb"['\"]\|?O\d{0,2}['\"]")
 _LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
 _LAMBDA_FOUND: Final = "is a Keras model with a Lambda layer: code that runs when it is loaded"
 

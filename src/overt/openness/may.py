@@ -57,7 +57,8 @@ class Link(NamedTuple):
         known: False where the licence is only guessed, so that its clauses may not be all.
         altered: its text differs from the licence it looks like.
         riders: the sentences that were added or changed, from the user's own file.
-        facts: about this part itself (`modality` …); they outweigh the facts that were asked.
+        facts: about this part itself (`modality` …); they outweigh the facts that were asked,
+            but not that the model itself is multimodal.
     """
 
     name: str
@@ -243,6 +244,9 @@ def _read(link: Link, given: Mapping[str, Value], own: Collection[str | None]) -
     if found is None:
         return read
     facts = {**given, **known(link.facts)}
+    if link.relation in ("model", "self") and given.get("modality") == "multimodal":
+        # A name may stand for a release of several models: who asks knows which one it is.
+        facts["modality"] = "multimodal"
     if link.relation in (_TEACHER, _DATA):
         # The model at hand was trained on these outputs or this data: no question about it. It is
         # no *other* model where it is itself a derivative under the same licence.

@@ -19,6 +19,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "vocabulary": r"vocab(?:ulary)? size|vocab",
     "layers": r"(?:number of |num |n )?(?:hidden |transformer )?layers?",
     "hidden size": r"hidden size|d model|n embd|model dim(?:ension)?",
+    "hidden dimension": r"hidden dimension(?:s|ality)?",
     "inner size": r"(?:intermediate|feed[- ]?forward|ffn|mlp) (?:hidden )?(?:size|dim(?:ension)?)",
     "attention heads": r"(?:number of |num |n )?(?:attention )?heads?",
     "key-value heads": r"(?:number of |num )?(?:key[-/ ]value|kv) heads",
@@ -73,6 +74,10 @@ def read(body: str, fields: Mapping[str, Any] | None = None) -> dict[str, Stated
         for what, rule in _COMPILED.items():
             if rule.fullmatch(key) and value:
                 found.setdefault(what, []).append(stated(value))
+    for what in _COUNTED & found.keys():
+        # Beside a number, a word is a table's head: ``| Layers | Heads |``.
+        numbers = [one for one in found[what] if one.values]
+        found[what] = numbers or found[what]
     return {
         what: several[0]
         for what, several in found.items()
@@ -80,6 +85,12 @@ def read(body: str, fields: Mapping[str, Any] | None = None) -> dict[str, Stated
     }
 
 
+_COUNTED: Final = {
+    "layers", "hidden size", "hidden dimension", "inner size", "attention heads", "key-value heads",
+    "experts", "vocabulary",
+}  # fmt: skip
+"""What is a whole number in every card."""
+_SENTENCE: Final = re.compile(r"(?:the|its) ([a-z -]{4,30}) is (\d[\d,]{0,12}k?)\.?", re.IGNORECASE)
 _NO_STATEMENTS: Final = ("license", "licence", "architecture", "architectures", "model_type")
 """Fields that other code reads, or that programs fill in."""
 
@@ -101,6 +112,10 @@ def _pairs(body: str) -> Iterator[tuple[str, str]]:
             continue
         yield from _rows(table)
         table = []
+        for sentence in re.split(r"(?<=\.)\s+", plain.lstrip("-+*• ")):
+            said = _SENTENCE.fullmatch(sentence)
+            if said and any(_COMPILED[one].fullmatch(_key(said[1])) for one in _COUNTED):
+                yield _key(said[1]), said[2]
         # ``Layers: 32, Heads: 32`` states two things.
         for part in re.split(r"[,;] (?=[A-Za-z][^,:;]{2,40}: )", plain.lstrip("-+*• ")):
             key, colon, value = part.partition(":")

@@ -17,7 +17,7 @@ from overt.openness.evidence import Finding
 from overt.openness.statements import Stated
 from overt.openness.subject import Subject
 
-VERSION = 2
+VERSION = 3
 TTL = 0
 
 _MOST: Final = 12
@@ -37,9 +37,11 @@ _DTYPES: Final[Mapping[str, str]] = {
     "bf16": "BF16", "bfloat16": "BF16", "fp16": "F16", "float16": "F16", "half": "F16",
     "fp32": "F32", "float32": "F32", "f32": "F32", "f16": "F16",
 }  # fmt: skip
-_CLASS: Final = re.compile(
-    r"\w{3,60}(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM)"
+_NAMED_CLASS: Final = re.compile(
+    r"(?:[\w. -]{1,40}\()?"
+    r"(\w{3,60}(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM))\)?"
 )
+"""A class of transformers, alone or behind a name: ``GPT-2 (GPT2LMHeadModel)``."""
 _FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
     "llama": ("llama", "mistral"), "mistral": ("mistral", "llama"), "mixtral": ("mixtral", "llama"),
     "gpt2": ("gpt2",), "gptneox": ("gpt_neox", "gptneox"), "qwen2": ("qwen2",),
@@ -136,6 +138,10 @@ def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         "key-value heads": sizes.either(config, ("num_key_value_heads",),
                                    (*header.kv_head_counts, None)[0] if header else None),
     }  # fmt: skip
+    # Some call the width so, and some the inner size.
+    actual["hidden dimension"] = actual["hidden size"] and [
+        *actual["hidden size"], *actual["inner size"],
+    ]  # fmt: skip
     fits: dict[str, Callable[[Stated, int], bool]] = {
         "parameters": sizes.about,
         "parameters without embeddings": sizes.about,
@@ -198,8 +204,9 @@ def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
     config = subject.config or {}
     classes = config.get("architectures")
     one = stated.get("architecture")
-    if one and isinstance(classes, list) and classes and _CLASS.fullmatch(one.words):
-        wrong = None if one.words in classes else str(classes[0])
+    named = _NAMED_CLASS.fullmatch(one.words) if one else None
+    if one and named and isinstance(classes, list) and classes:
+        wrong = None if named[1] in classes else str(classes[0])
         yield Compared("architecture", one.words, wrong, "config.json")
     kind = config.get("model_type")
     header = subject.model
@@ -215,10 +222,11 @@ def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
     if one and isinstance(kind, str) and re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", one.words):
         yield Compared("model type", one.words, None if one.words == kind else kind, "config.json")
     one = stated.get("dtype")
-    wanted = _DTYPES.get(one.words.lower().removeprefix("torch.")) if one else None
+    told_of = one.words if one else prose.dtype(subject.card.body if subject.card else "")
+    wanted = _DTYPES.get(told_of.lower().removeprefix("torch."))
     mix = _mix(subject)
-    if one and wanted and mix:
-        yield Compared("dtype", one.words, None if wanted == mix else mix)
+    if wanted and mix:
+        yield Compared("dtype", told_of, None if wanted == mix else mix)
 
 
 def _mix(subject: Subject) -> str:
@@ -298,12 +306,18 @@ def _marks(name: str) -> set[str]:
 def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
     """A line ``License: …`` or a sentence in the text against the field at its top."""
     from overt.openness import named as naming
+    from overt.openness.licence import names
 
     card, one = subject.card, stated.get("licence")
     words = card.words("license") if card else ()
     if card is None or len(words) != 1:
         return
     field = naming.ids_of(words[0])
+    if field and (limit := prose.unpaid(card.body, _names(subject))):
+        allows = f"{field[0]} in the card's own fields, which allows commercial use"
+        facts = names.facts(field[0])
+        free = facts is not None and facts.kind in ("osd_open", "data_open")
+        yield Compared("licence", f"“{limit[:200]}”", allows if free else None)
     said = [one.words] if one else prose.licences(card.body, _names(subject))
     for text in said:
         line = naming.ids_of(text)

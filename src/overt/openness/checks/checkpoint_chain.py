@@ -19,7 +19,7 @@ from overt.openness.evidence import Finding
 from overt.openness.samples import Sampled
 from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _MOST_STEPS: Final = 64
@@ -337,6 +337,16 @@ def _approach(numbers: list[int], away: list[float], paths: tuple[str, ...]) -> 
             observed=f"step {equal[0]} of {numbers[last]} already holds the final weights",
             expected="weights on the way to the final ones",
         )  # fmt: skip
+    for i in range(1, last):
+        # Unrelated weights are 1.4 of their length apart, steps of one training less and less.
+        if away[i] > 1 and max(away[i - 1], away[i + 1]) < 0.5 * away[i]:
+            return Finding(
+                "checkpoints", "fail", Strength.CONSISTENT, paths=paths,
+                observed=f"step {numbers[i]} is {away[i]:.3g} from the final weights, of their "
+                f"length, and steps {numbers[i - 1]} and {numbers[i + 1]} are {away[i - 1]:.3g} "
+                f"and {away[i + 1]:.3g}",
+                expected="steps of one training",
+            )  # fmt: skip
     if not math.isfinite(away[last]) or (away[last] > 1 and away[last] > 0.95 * away[0]):
         return Finding(
             "checkpoints", "fail", Strength.CONSISTENT, observed=told, paths=paths,

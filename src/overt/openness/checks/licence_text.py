@@ -19,7 +19,7 @@ from overt.openness.subject import Subject
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
 
-VERSION = 2
+VERSION = 3
 TTL = 0
 
 _MOST_TEXTS: Final = 16

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-VERSION = 2
+VERSION = 3
 TTL = 0
 
 MOST: Final = 48_000_000
@@ -159,7 +159,7 @@ def _judged(
     elif (lone := _lone(alike)) is not None:
         return _fail(
             f"{lone.pair.mine.name} alone differs, by {lone.distance:.4f} of its length and in all "
-            f"directions; the other {len(alike) - 1} matrices are the base's bit for bit",
+            f"directions; the other {len(alike) - 1} matrices are the base's as their types tell",
             expected, weights,
         )  # fmt: skip
     elif strangers:
@@ -180,14 +180,19 @@ def _lone(alike: list[Likeness]) -> Likeness | None:
 
     Training changes all matrices of a layer, an edit or a LoRA of one matrix a few directions.
     """
-    changed = [one for one in alike if one.distance > 0]
+    changed = [one for one in alike if one.distance > _rounding(one.pair)]
     if len(changed) != 1 or len(alike) < _FEW:
         return None
     one = changed[0]
-    exact = one.pair.mine.type in _EXACT and one.pair.mine.type == one.pair.theirs
+    exact = one.pair.mine.type in _EXACT and one.pair.theirs in _EXACT
     if not exact or not _BLOCK.search(one.pair.mine.name) or not _small(one.pair):
         return None
     return one if _rank(one.pair) * 4 > min(one.pair.height, one.pair.width) else None
+
+
+def _rounding(pair: Pair) -> float:
+    """How far equal numbers are apart that were stored in another format: F16 0.0002."""
+    return 0.0 if pair.mine.type == pair.theirs else _ROUNDING
 
 
 def _norms_equal(found: pairs.Paired) -> bool:

@@ -19,7 +19,7 @@ from overt.openness.shapes import plan
 from overt.openness.subject import MOST_HEADERS, Subject
 from overt.openness.tensors import Weights
 
-VERSION = 1
+VERSION = 2
 TTL = 0
 
 _NAME = re.compile(
@@ -166,6 +166,7 @@ def _claims(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
             yield [_plain(exact, "general.parameter_count", exactly=True)]
         yield from _named(header.name or "", "general.name")
     yield from _total(subject, weights)
+    yield from _configured(subject, weights)
     yield from _named(subject.record.name.rpartition("/")[2], "the model's name")
     if weights.format == "gguf":
         yield from _named(weights.name.rpartition("/")[2], "the file's name")
@@ -183,6 +184,16 @@ def _total(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
     told = about.get("total_parameters") if isinstance(about, dict) else None
     if isinstance(told, int) and not isinstance(told, bool) and told > 0:
         yield [_plain(told, "the index", exactly=True)]
+
+
+def _configured(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
+    """A count that some write into config.json."""
+    if weights.format != "safetensors":
+        return
+    for key in ("num_parameters", "total_parameters", "n_params", "num_params"):
+        told = (subject.config or {}).get(key)
+        if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+            yield [_plain(told, f"{key} of config.json")]
 
 
 def _named(text: str, source: str) -> Iterator[list[Stated]]:

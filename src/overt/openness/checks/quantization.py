@@ -26,7 +26,7 @@ from overt.openness.shapes.plan import text_config
 from overt.openness.subject import Subject
 from overt.openness.tensors import Located, Weights
 
-VERSION = 2
+VERSION = 3
 TTL = 0
 
 _CLAIM = re.compile(

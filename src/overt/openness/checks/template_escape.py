@@ -12,7 +12,7 @@ from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.subject import Subject
 
-VERSION = 2
+VERSION = 3
 TTL = 180  # so do the known ways out of a sandbox
 
 _MOST: Final = 8

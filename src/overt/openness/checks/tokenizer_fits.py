@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overt.formats.gguf import Header
     from overt.openness.tensors import Weights
 
-VERSION = 2
+VERSION = 3
 TTL = 0
 
 _SPARE = 1024
@@ -314,15 +314,18 @@ def _special(subject: Subject, read: _Tokenizer, rows: int | None) -> tuple[str,
         ("generation_config.json", _object(subject, "generation_config.json")),
     ):
         for role in _ROLES:
-            for number in _numbers(content.get(f"{role}_token_id")):
+            numbers = _numbers(content.get(f"{role}_token_id"))
+            word = named[role]
+            # Beside the token that is named, others may end a text as well.
+            held = len(numbers) > 1 and any(ids.get(number) == word for number in numbers)
+            for number in numbers:
                 if number == -1 and role == "pad":
                     continue
                 if number not in ids:
                     most = f"of {read.size} tokens and {rows} rows"
                     return f"{role}_token_id in {file} is {number}, which is no token", most
-                word = named[role]
                 other = number not in read.added and ids[number] != word
-                if role != "pad" and word and other and read.added:
+                if role != "pad" and word and other and read.added and not held:
                     return (f"{role}_token_id in {file} is {number}, the word {ids[number]!r}",
                             f"{word!r} by tokenizer_config.json")  # fmt: skip
     return None

@@ -18,7 +18,7 @@ from overt.openness.components import Availability, Strength
 from overt.openness.evidence import Finding, Result
 from overt.openness.subject import Subject, SubjectFile
 
-VERSION = 2
+VERSION = 3
 TTL = 0
 
 _MOST_FILES: Final = 400
@@ -188,13 +188,16 @@ def _judged(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str,
     )
     count = sum(1 for name in texts if name.endswith(places.CODE))
     trains = [name for name, text in texts.items() if _TRAINS.search(text)]
+    wanted = _wanted(subject)
+    enough = set(_NEEDED) <= wanted.keys() and len(wanted) >= _LEAST
     if not trains:
+        another = enough and _holder(texts, wanted)[2]
         return _unsettled(
-            claimed, f"none of {count} files of code mentions training, a loss or an optimizer",
+            claimed or another,
+            f"none of {count} files of code mentions training, a loss or an optimizer",
             "code that trains the model", paths,
         )  # fmt: skip
-    wanted = _wanted(subject)
-    if not set(_NEEDED) <= wanted.keys() or len(wanted) < _LEAST:
+    if not enough:
         return Finding(
             "training_code", "inconclusive", Strength.PINNED, paths=paths,
             reason=f"{count} files of code are here, and no config says which sizes to look for",

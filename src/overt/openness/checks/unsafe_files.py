@@ -19,7 +19,7 @@ from overt.openness.content import Look
 from overt.openness.evidence import Finding
 from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
 
-VERSION = 2
+VERSION = 3
 TTL = 90  # what is known to be dangerous grows
 
 _MOST_FILES: Final = 20_000

@@ -72,7 +72,9 @@ _FIELD = Pattern(
     re.IGNORECASE,
 )
 _FREED = Pattern(
-    r"\b(?:subject to the terms|subject to the following|terms and conditions"
+    r"\b(?:you may not use th(?:is|ese) (?:file|work|model|software|repositor)\w{0,3} except in"
+    r" compliance with the licen[sc]e"
+    r"|subject to the terms|subject to the following|terms and conditions"
     r"|under the (?:same )?terms"
     r"|under the conditions|limited (?:liability )?company|co\.?,? limited|,? limited|ltd"
     r"|non-?profit (?:corporation|organi[sz]ation|foundation)"
