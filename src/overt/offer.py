@@ -8,14 +8,16 @@ judges again when the model is opened.
 
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from overt import fit
 from overt.errors import BadRef, OutOfMemory, OvertError
-from overt.formats import gguf
+from overt.formats import gguf, safetensors
 from overt.formats.gguf import Header
 from overt.ref import Ref, parse
 from overt.settings import Settings
@@ -24,9 +26,10 @@ from overt.sources.base import Report, Step
 from overt.sources.choose import Variant, choose, rank, variants
 from overt.sources.download import Network
 
+Kind = TypeVar("Kind", Header, safetensors.Header)
 _CONTEXT = 4096  # tokens a model should have room for, where no context is set
 _STEPS = (2 << 20, 8 << 20, 32 << 20)  # bytes read for a header: more and more, then no more
-_WIDE = 1 << 44  # a file stated to be larger is not looked at
+WIDE = 1 << 44  # a file stated to be larger is not looked at
 _SLIP = 64 << 10  # bytes by which the metadata of two quantizations may differ
 _TABLES = 32  # tensor tables read for a listing, at most
 _AT_ONCE = 8
@@ -228,27 +231,48 @@ class _Judge:
 
 def _peek(listing: hub.Listing, path: str) -> Header | None:
     """The header of a file of the repository; None where it cannot be read by its beginning."""
-    size = listing.sizes[path]
-    if not 0 < size <= _WIDE:
+    if not 0 < listing.sizes[path] <= WIDE:
         return None
     with tempfile.TemporaryDirectory(prefix="overt-") as folder:
-        copy = Path(folder) / "header.gguf"
-        have = 0
-        for wanted in _STEPS:
-            try:
-                start = listing.some(path, have, min(wanted, size) - have)
-                with copy.open("r+b" if have else "w+b") as file:
-                    file.seek(have)
-                    file.write(start)
-                    file.truncate(size)  # sparse: the tensors have to lie inside something
-                have += len(start)
-                header = gguf.read(copy, whole=False)
-            except (OvertError, OSError):
-                header = None
-            if header and header.data_offset <= have:
+        try:
+            return fetch_header(listing, path, Path(folder) / "header.gguf", _read)
+        except (OvertError, OSError):
+            return None
+
+
+def _read(copy: Path) -> Header:
+    return gguf.read(copy, whole=False)
+
+
+def fetch_header(
+    listing: hub.Listing, path: str, copy: Path, read: Callable[[Path], Kind]
+) -> Kind | None:
+    """The header of a file of the repository, whose beginning is written to `copy`.
+
+    Args:
+        copy: becomes a sparse file of the file's size: the tensors have to lie inside something.
+        read: the reader of its format.
+
+    Returns:
+        None where as much as is fetched holds no header that can be read.
+
+    Raises:
+        As `Listing.some`; OSError: `copy` cannot be written.
+    """
+    size, have = listing.sizes[path], 0
+    for wanted in _STEPS:
+        start = listing.some(path, have, min(wanted, size) - have)
+        with copy.open("r+b" if have else "w+b") as file:
+            file.seek(have)
+            file.write(start)
+            file.truncate(size)
+        have += len(start)
+        with suppress(OvertError):
+            header = read(copy)
+            if header.data_offset <= have:
                 return header
-            if have < wanted:  # that was all of it
-                break
+        if have < wanted or have >= size:  # that was all of it
+            break
     return None
 
 
@@ -260,7 +284,7 @@ def _table(listing: hub.Listing, path: str, like: Header) -> Header | None:
     """
     size, length = listing.sizes[path], _length(like)
     begin = max(0, like.data_offset - length - _SLIP)
-    if not begin < size <= _WIDE:
+    if not begin < size <= WIDE:
         return None
     first = like.tensors[0]
     name = first.name.encode()

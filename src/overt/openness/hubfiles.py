@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overt import offer
 from overt.errors import OvertError
 from overt.openness.record import Record
 from overt.openness.subject import Subject, SubjectFile
@@ -29,8 +30,6 @@ _MOST_TEXT = 1 << 20
 _MOST_TEXTS = 64
 _MOST_BYTES = 16 << 20
 _MOST_HEADERS = 64
-_STEPS = (1 << 20, 8 << 20, 32 << 20)
-_WIDE = 1 << 44
 
 
 def subject(ref: str, parsed: Ref, settings: Settings) -> Subject:
@@ -87,7 +86,7 @@ def _fetch(listing: "Listing", folder: Path) -> Mapping[str, Path]:
 def _wanted(sizes: Mapping[str, int]) -> list[str]:
     """Headers first, then texts, the ones nearest to the top first."""
     by_depth = sorted(sizes, key=lambda name: (name.count("/"), name))
-    headers = [n for n in by_depth if _has_header(n) and 0 < sizes[n] <= _WIDE][:_MOST_HEADERS]
+    headers = [n for n in by_depth if _has_header(n) and 0 < sizes[n] <= offer.WIDE][:_MOST_HEADERS]
     texts = [
         name
         for name in by_depth
@@ -107,25 +106,14 @@ def _text(listing: "Listing", name: str, path: Path) -> None:
 
 
 def _header(listing: "Listing", name: str, path: Path) -> None:
-    """The beginning of a file, in a sparse file of its size, as far as its header goes."""
+    """The beginning of a file as far as its header goes, broken or not: the checks say which."""
     from overt.formats import gguf, safetensors
 
-    read = gguf.read if name.lower().endswith(".gguf") else safetensors.read
-    size, have = listing.sizes[name], 0
     part = path.with_suffix(".part")
-    for step in _STEPS:
-        start = listing.some(name, have, min(step, size) - have)
-        with part.open("r+b" if have else "w+b") as file:
-            file.seek(have)
-            file.write(start)
-            file.truncate(size)
-        have += len(start)
-        try:
-            whole = read(part).data_offset <= have
-        except OvertError:
-            whole = have >= min(size, _STEPS[-1])  # then it is the header that is broken
-        if whole or have < min(step, size):
-            break
+    if name.lower().endswith(".gguf"):
+        offer.fetch_header(listing, name, part, gguf.read)
+    else:
+        offer.fetch_header(listing, name, part, safetensors.read)
     part.replace(path)
 
 
