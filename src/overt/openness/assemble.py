@@ -133,10 +133,8 @@ def best_text(subject: Subject, declared: str | None) -> "tuple[str, Match] | No
     texts = subject.licence_texts
     if not texts:
         return None
-    from overt.openness.licence import match
-
     ordered = sorted(texts, key=lambda name: (name.count("/"), name))
-    matched = [(name, match.match(texts[name])) for name in ordered[:8]]
+    matched = [(name, subject.licence_match(name)) for name in ordered[:8]]
     return _first(
         [one for one in matched if declared and one[1].id == declared],
         [one for one in matched if one[1].kind in ("exact", "near", "altered")],

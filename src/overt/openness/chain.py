@@ -97,11 +97,9 @@ def _texts(subject: Subject) -> "dict[str, tuple[str, Match]]":
     found = subject.licence_texts or _deeper(subject)
     if not found:
         return {}
-    from overt.openness.licence import match
-
     top = min(name.count("/") for name in found)
     chosen = [name for name in sorted(found) if name.count("/") == top][:_MOST_TEXTS]
-    return {name: (found[name], match.match(found[name])) for name in chosen}
+    return {name: (found[name], subject.licence_match(name)) for name in chosen}
 
 
 def _deeper(subject: Subject) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from overt.formats.gguf import Header as GgufHeader
     from overt.formats.safetensors import Header as SafetensorsHeader
     from overt.openness.card import Card
+    from overt.openness.licence.match import Match
 
 MOST_TEXT = 4 << 20
 """Bytes of a text file that is read whole."""
@@ -83,6 +84,7 @@ class Subject:
     digest_of: Callable[[Path], str] = field(default=lambda path: _hash(path), repr=False)
     remote: bool = False
     damaged: dict[str, str] = field(default_factory=dict)
+    _matches: "dict[str, Match]" = field(default_factory=dict, init=False, repr=False)
     kept: dict[str, Any] = field(default_factory=dict, repr=False)
     """What others worked out from the files and keep with them, by their own name."""
 
@@ -225,6 +227,15 @@ class Subject:
                 found[file.name] = text
                 left -= len(text)
         return dict(sorted(found.items()))
+
+    def licence_match(self, name: str) -> "Match":
+        """What the licence file `name` is: laid over the known texts once, however many ask."""
+        if name not in self._matches:
+            from overt.openness.licence import match
+
+            text = self.licence_texts[name] if name in self.licence_texts else self.text(name)
+            self._matches[name] = match.match(text or "")
+        return self._matches[name]
 
     @cached_property
     def templates(self) -> Mapping[str, str]:

@@ -133,11 +133,8 @@ def _bare(one: str) -> str:
 
 
 def _matches(subject: Subject) -> "Mapping[str, Match]":
-    from overt.openness.licence import match
-
-    texts = subject.licence_texts
-    ordered = sorted(texts, key=lambda name: (name.count("/"), name))[:_MOST_TEXTS]
-    return {name: match.match(texts[name]) for name in ordered}
+    names = sorted(subject.licence_texts, key=lambda name: (name.count("/"), name))
+    return {name: subject.licence_match(name) for name in names[:_MOST_TEXTS]}
 
 
 def _by_component(
