@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from overt.formats import yamltext
-from overt.openness import mof, records, rules
+from overt.openness import components, mof, records, rules
 from overt.openness.components import COMPONENTS, Availability
 from overt.openness.evidence import finish
 from overt.openness.record import Record
 
-STEPS = tuple(reversed(rules.STEPS))
+STEPS = tuple(reversed(components.STEPS))
 MAP_CLASSES = {
     "open_source": "fully_open",
     "open_weights": "open_weights",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.openness import mof, rules
+from overt.openness import components, mof
 from overt.openness.components import BY_NAME, COMPONENTS, Availability, Strength
 from overt.openness.evidence import Evidence, Finished, finish
 from overt.openness.record import Claim, Record
@@ -460,7 +460,7 @@ def _fewest(claims: Mapping[str, A], licences: Mapping[str, str | None], to: str
 _CLAIMS = st.dictionaries(
     st.sampled_from([one.name for one in COMPONENTS]), st.sampled_from(list(A))
 )
-_ORDER = list(rules.STEPS)
+_ORDER = list(components.STEPS)
 
 
 @given(_CLAIMS, st.sets(st.sampled_from([one.name for one in COMPONENTS])), st.booleans())

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from overt.cli.output import pairs, plain, table
+from overt.openness.components import STEPS
 
-STEPS = ("fully_closed", "partially_open", "open_weights", "fully_open")
 _MARKS = {"verified": "+", "declared": "o", "missing": "-", "contradicted": "X"}
 _KINDS = {
     "osd_open": "open: use, change and pass on for any purpose",

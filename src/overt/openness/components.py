@@ -14,6 +14,11 @@ Kind = Literal["code", "data", "document"]
 """Which of a distribution's licences a component inherits in a MOF record."""
 
 
+Step = Literal["fully_open", "open_weights", "partially_open", "fully_closed"]
+STEPS: Final[tuple[Step, ...]] = ("fully_closed", "partially_open", "open_weights", "fully_open")
+"""Least open first."""
+
+
 class Availability(IntEnum):
     """How far a component can be had, least first. It says nothing about its licence."""
 

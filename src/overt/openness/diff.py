@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from overt.openness.components import STEPS
+
 Way = Literal["better", "worse", "other"]
 _STATES = ("contradicted", "missing", "declared", "verified")
-_STEPS = ("fully_closed", "partially_open", "open_weights", "fully_open")
 _ORDERS: Mapping[str, tuple[str, ...]] = {
-    "step": _STEPS,
+    "step": STEPS,
     "mof": ("none", "III", "II", "I"),
     "osaid": ("fail", "unknown", "pass"),
     "eu_53_2": ("no", "unknown", "likely"),

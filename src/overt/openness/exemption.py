@@ -16,8 +16,6 @@ Outcome = Literal["likely", "no", "unknown"]
 Line = tuple[Outcome, str]
 SYSTEMIC_FLOP: Final = 1e25
 """From this training compute on a model is presumed to have systemic risk (Article 51(2))."""
-GENERAL_FLOP: Final = 1e23
-"""Below this the Commission's guidelines do not expect a general-purpose model."""
 DUE: Final = (
     "stays due in any case: a policy on copyright (Article 53(1)(c))",
     "stays due in any case: a public summary of the training content (Article 53(1)(d))",

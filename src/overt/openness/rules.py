@@ -10,19 +10,15 @@ The licence never moves the step. Where a definition needs a person's judgement,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from overt.openness.components import Availability
+from overt.openness.components import Availability, Step
 from overt.openness.counted import Basis, Case
 from overt.openness.evidence import Finished
 from overt.openness.record import Record
 
 RULES_VERSION: Final = 1
 """Raised whenever the same components could be given another verdict."""
-
-Step = Literal["fully_open", "open_weights", "partially_open", "fully_closed"]
-STEPS: Final[tuple[Step, ...]] = ("fully_closed", "partially_open", "open_weights", "fully_open")
-"""Least open first."""
 
 
 @dataclass(frozen=True, slots=True)

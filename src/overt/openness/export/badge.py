@@ -5,6 +5,7 @@ A drawing without fonts, scripts or addresses of its own. Colour only repeats wh
 
 from typing import Final
 
+from overt.openness.components import STEPS
 from overt.openness.dossier import Dossier
 from overt.openness.export import words
 
@@ -55,7 +56,7 @@ def _verified(dossier: Dossier) -> str:
     found = words.step_words(step.verified)
     if not words.anything_verified(dossier):
         claimed = words.step_words(step.declared)
-        closed = step.declared == words.STEPS[0]
+        closed = step.declared == STEPS[0]
         return claimed if closed else f"{claimed} claimed, nothing verified"
     if step.verified == step.declared:
         return f"{found}, verified"

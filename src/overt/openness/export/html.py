@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
+from overt.openness.components import STEPS
 from overt.openness.dossier import Dossier
 from overt.openness.export import licences, spectrum, words
 from overt.openness.export.html_parts import (
@@ -164,7 +165,7 @@ def _spectrum_and_licence(dossier: Dossier) -> str:
     step = words.step_shown(dossier)
     title = words.step_words(step)
     means = f"{title.capitalize()} means: {words.STEP_MEANING.get(step, 'not known')}."
-    if not words.anything_verified(dossier) and step != words.STEPS[0]:
+    if not words.anything_verified(dossier) and step != STEPS[0]:
         title += ", by what is claimed"
     return (
         '<div class="pair">\n<section class="card" aria-labelledby="step">\n'

@@ -5,6 +5,7 @@ Two drawings of the same: across for wide pages, down for narrow ones. The page 
 
 from typing import Final
 
+from overt.openness.components import STEPS
 from overt.openness.dossier import Dossier
 from overt.openness.export import words
 
@@ -25,7 +26,7 @@ def draw(dossier: Dossier) -> str:
 
 
 def _place(step: str) -> int:
-    return words.STEPS.index(step) if step in words.STEPS else 0
+    return STEPS.index(step) if step in STEPS else 0
 
 
 def _opened(size: str, said: str) -> str:
@@ -54,7 +55,7 @@ def _wide(claimed: int, found: int | None, said: str) -> str:
     if found is not None:
         to = _WIDE_AT[found]
         parts.append(f'<line class="track reached" x1="{first}" y1="96" x2="{to}" y2="96"/>')
-    for place, step in enumerate(words.STEPS):
+    for place, step in enumerate(STEPS):
         x = _WIDE_AT[place]
         weight = ' class="here"' if place in (claimed, found) else ""
         name = words.step_words(step)
@@ -81,7 +82,7 @@ def _tall(claimed: int, found: int | None, said: str) -> str:
     ]
     if found is not None:
         parts.append(f'<line class="track reached" x1="30" y1="{at[0]}" x2="30" y2="{at[found]}"/>')
-    for place, step in enumerate(words.STEPS):
+    for place, step in enumerate(STEPS):
         y = at[place]
         marked = place in (claimed, found)
         weight = ' class="here"' if marked else ""

@@ -6,7 +6,6 @@ from overt.openness.components import Availability
 from overt.openness.dossier import Dossier
 from overt.openness.evidence import Evidence, Finished
 
-STEPS: Final = ("fully_closed", "partially_open", "open_weights", "fully_open")
 """Least open first, as the spectrum is drawn."""
 
 STEP_WORDS: Final = {

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from overt.openness.shapes.plan import is_size
+
 if TYPE_CHECKING:
     from overt.formats.gguf import Header
     from overt.openness.tensors import Located
@@ -51,11 +53,11 @@ class Stated:
 
 def of_config(config: Mapping[str, Any]) -> Stated:
     def some(keys: Iterable[str]) -> tuple[int, ...]:
-        return tuple(config[key] for key in keys if _ok(config.get(key)))
+        return tuple(config[key] for key in keys if is_size(config.get(key)))
 
     layers = some(_LAYERS)
     extra = config.get("num_nextn_predict_layers")
-    if layers and _ok(extra):
+    if layers and is_size(extra):
         layers += (layers[0] + int(extra or 0),)
     alike = not any(_EXPERTS.search(key) for key in config)
     vocabulary = config.get("vocab_size")
@@ -68,9 +70,9 @@ def of_config(config: Mapping[str, Any]) -> Stated:
         "config.json",
         some(_WIDTHS),
         layers if "num_hidden_groups" not in config else (),
-        int(vocabulary) if isinstance(vocabulary, int) and _ok(vocabulary) else 0,
+        int(vocabulary) if isinstance(vocabulary, int) and is_size(vocabulary) else 0,
         inner,
-        (heads[0] or 0, heads[1] or 0) if all(map(_ok, heads)) and not gated else (0, 0),
+        (heads[0] or 0, heads[1] or 0) if all(map(is_size, heads)) and not gated else (0, 0),
         config.get("tie_word_embeddings") is not False,
     )
 
@@ -86,10 +88,6 @@ def contradiction(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str
         _embedding(stated, tensors) or _vocabulary(stated, tensors) or _blocks(stated, tensors)
         or _inner(stated, tensors) or _heads(stated, tensors)
     )  # fmt: skip
-
-
-def _ok(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40
 
 
 def _embedding(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:

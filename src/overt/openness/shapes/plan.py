@@ -101,7 +101,7 @@ def of_config(config: Mapping[str, Any]) -> Plan:
         raise UnknownLayout("the weights are stored quantized, under other names and shapes")
     numbers = _config_numbers(text, config, kind, layout)
     extra = text.get("num_nextn_predict_layers", 0)
-    return _plan(kind, layout, numbers, "hf", extra if _ok(extra) else 0)
+    return _plan(kind, layout, numbers, "hf", extra if is_size(extra) else 0)
 
 
 def _config_numbers(
@@ -109,7 +109,7 @@ def _config_numbers(
 ) -> _Numbers:
     def number(*names: str, default: int | None = None) -> int:
         for name in names:
-            if _ok(text.get(name)):
+            if is_size(text.get(name)):
                 return int(text[name])
         if default is None:
             raise UnknownLayout(f"config.json does not say {names[0]}")
@@ -161,16 +161,18 @@ def _config_tags(
     if kind.startswith("deepseek"):
         first = text.get("first_k_dense_replace", 0)
         every = text.get("moe_layer_freq", 1)
-        dense = dense or layer < (first if _ok(first) else 0) or bool(_ok(every) and layer % every)
+        leading = first if is_size(first) else 0
+        dense = dense or layer < leading or bool(is_size(every) and layer % every)
     elif kind in ("qwen2_moe", "qwen3_moe"):
         only, step = text.get("mlp_only_layers") or [], text.get("decoder_sparse_step", 1)
         spared = isinstance(only, list) and layer in only
-        dense = dense or spared or bool(_ok(step) and (layer + 1) % step)
+        dense = dense or spared or bool(is_size(step) and (layer + 1) % step)
     found = {"dense" if dense else "moe", "ql" if symbols.get("A") else "noql"}
     return frozenset(found | ({"shared"} if symbols.get("S") else set()))
 
 
-def _ok(value: object) -> bool:
+def is_size(value: object) -> bool:
+    """A number that a configuration can have for a size or a count."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST
 
 
