@@ -20,6 +20,7 @@ from overt.chat import (
     Message,
     Progress,
     Request,
+    Routed,
     Sampling,
     Text,
     TextPart,
@@ -53,7 +54,8 @@ def test_the_text_of_a_message_is_its_text_parts() -> None:
 VALUES = [
     Request("smollm2", (Message.of("user", "hi"),), sampling=Sampling(temperature=0.0, seed=1)),
     *(
-        Progress(1, 2), Text("a"), Thought("b"), ToolCall(0, "1", "f", "{"), Done("stop"),
+        Routed("echo:a", "it is local"), Progress(1, 2), Text("a"),
+        Thought("b"), ToolCall(0, "1", "f", "{"), Done("stop"),
         Logprobs((TokenLogprob("a", -0.5, (("b", -1.0),)),)), Usage(3, 4, 1, 0.5, 0.25),
         Failed("engine_failed", "it broke", "try again"),
     ),
@@ -99,17 +101,13 @@ def test_an_answer_is_what_its_events_add_up_to() -> None:
             Done("tool_calls"),
         ]
     )
-    assert answer == Answer(
-        text="It is noon.",
-        thought="hmm",
-        tool_calls=[
-            ToolCallPart("1", "clock", '{"zone":1}'),
-            ToolCallPart("2", "lamp", "{}"),
-        ],
-        logprobs=[token, token],
-        usage=Usage(3, 7),
-        finish="tool_calls",
-    )
+    assert (answer.text, answer.thought) == ("It is noon.", "hmm")
+    assert answer.tool_calls == [
+        ToolCallPart("1", "clock", '{"zone":1}'),
+        ToolCallPart("2", "lamp", "{}"),
+    ]
+    assert answer.logprobs == [token, token]
+    assert (answer.usage, answer.finish) == (Usage(3, 7), "tool_calls")
     assert answer.message() == Message(
         "assistant", (ThoughtPart("hmm"), TextPart("It is noon."), *answer.tool_calls)
     )
@@ -140,6 +138,29 @@ def test_an_answer_as_a_message_is_never_empty(
 def test_a_tool_call_out_of_order_is_refused_and_not_made_room_for(index: int) -> None:
     with pytest.raises(EngineFailed, match=f"tool call {index} before"):
         Answer().add(ToolCall(index, "1", "f", "{}"))
+
+
+def test_signed_thoughts_stay_apart_and_in_their_place() -> None:
+    answer = _add_up(
+        [
+            Routed("anthropic:m", request_id="req_1"),
+            Thought("a", origin="anthropic"),
+            Thought("b", "SIG", origin="anthropic"),
+            Thought("", "SEALED", sealed=True, origin="anthropic"),
+            Text("x"),
+            Thought("c", origin="anthropic"),
+            Thought("", "SIG2", origin="anthropic"),
+            ToolCall(0, "1", "f", "{}", "SIG3", "gemini"),
+        ]
+    )
+    assert answer.message().parts == (
+        ThoughtPart("ab", "SIG", origin="anthropic"),
+        ThoughtPart("", "SEALED", sealed=True, origin="anthropic"),
+        TextPart("x"),
+        ThoughtPart("c", "SIG2", origin="anthropic"),
+        ToolCallPart("1", "f", "{}", "SIG3", "gemini"),
+    )
+    assert answer.routed == Routed("anthropic:m", request_id="req_1")
 
 
 @given(st.lists(st.text(max_size=5).map(Text) | st.text(max_size=5).map(Thought)))

@@ -58,6 +58,11 @@ def test_home_is_told_by_variable_or_flag_and_is_absolute(
 GOOD: dict[str, tuple[str, Any]] = {
     "home": ("/somewhere", Path("/somewhere")),
     "model": ("gemma3", "gemma3"),
+    "egress": ("api.openai.com", "api.openai.com"),
+    "connect_timeout": ("2s", "2s"),
+    "first_timeout": ("30s", "30s"),
+    "between_timeout": ("9s", "9s"),
+    "retries": ("0", 0),
     "context": ("4096", 4096),
     "parallel": ("8", 8),
     "keep_alive": ("1h", "1h"),

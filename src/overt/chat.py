@@ -12,7 +12,7 @@ from typing import Any, Literal
 from overt.errors import EngineFailed
 
 Role = Literal["system", "user", "assistant", "tool"]
-Finish = Literal["stop", "length", "tool_calls", "cancelled"]
+Finish = Literal["stop", "length", "tool_calls", "refusal", "cancelled"]
 
 # ---- what a message is made of -------------------------------------------------------------
 
@@ -32,23 +32,31 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtPart:
-    """A model's earlier reasoning. `signature` goes back verbatim to the provider that sent it."""
+    """A model's earlier reasoning.
+
+    `signature` goes back verbatim to the provider that sent it, which is `origin` (the name of an
+    engine: ``anthropic``, ``openai``, ``gemini``), and to no other. A `sealed` thought is one that
+    its provider encrypted whole: `signature` is all there is of it.
+    """
 
     text: str
     signature: str | None = None
+    sealed: bool = False
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
     """`arguments` is the JSON text exactly as the model wrote it.
 
-    `signature` goes back verbatim to the provider that sent it (Gemini signs calls, not thoughts).
+    `signature` goes back verbatim to its `origin`, as in `ThoughtPart` (Gemini signs calls).
     """
 
     id: str
     name: str
     arguments: str
     signature: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +205,26 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Routed:
+    """Who answers; comes first, where that is not plainly the model that was named.
+
+    Attributes:
+        model: the ref that answers.
+        why: the reason in a few words, where a route chose.
+        request_id: what the provider calls the request; "" where there is no provider.
+        bytes_out: bytes of the request that left this machine; 0 for none.
+        tried: refs that answered before and were not good enough, or failed. What they cost is in
+            `Usage.before`.
+    """
+
+    model: str
+    why: str = ""
+    request_id: str = ""
+    bytes_out: int = 0
+    tried: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The prompt is being read: `done` of `total` tokens so far."""
 
@@ -211,19 +239,31 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Reasoning the model keeps apart from its answer."""
+    """A piece of the reasoning a model keeps apart from its answer.
+
+    A provider's signature ends the block it signs: `signature`, `sealed` and `origin` are those of
+    the `ThoughtPart` that the pieces so far make.
+    """
 
     text: str
+    signature: str | None = None
+    sealed: bool = False
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A piece of a tool call. `id` and `name` come with the first piece of an `index` only."""
+    """A piece of a tool call. `id` and `name` come with the first piece of an `index` only.
+
+    `signature` and `origin` are those of `ToolCallPart`, with whichever piece brings them.
+    """
 
     index: int
     id: str
     name: str
     arguments: str
+    signature: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +293,13 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counted by the engine. `tokens_cached` of `tokens_in` were reused, not read again.
+    """Counted by the engine, in the same way for all of them, whatever their wire says.
 
-    Seconds are the engine's own, without queueing and transport; 0 where it does not say.
+    `tokens_in` is the whole prompt: of it `tokens_cached` were reused and not read again, and
+    `tokens_written` were put into a provider's cache (of which `tokens_written_hour` for an hour).
+    `tokens_out` is everything written: of it `tokens_thought` were reasoning. Seconds are the
+    engine's own, without queueing and transport; 0 where it does not say. `before` is what other
+    models used that a route asked first, with their refs.
     """
 
     tokens_in: int
@@ -263,6 +307,10 @@ class Usage:
     tokens_cached: int = 0
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    tokens_written: int = 0
+    tokens_written_hour: int = 0
+    tokens_thought: int = 0
+    before: "tuple[tuple[str, Usage], ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,32 +330,35 @@ class Failed:
     hint: str | None = None
 
 
-Event = Progress | Text | Thought | ToolCall | Logprobs | Usage | Done | Failed
+Event = Routed | Progress | Text | Thought | ToolCall | Logprobs | Usage | Done | Failed
 """A stream is any number of events, at most one `Usage`, and last one `Done` or `Failed`."""
 
 
 # ---- a whole answer ------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Answer:
-    """What a stream of events adds up to. `add` each event in order."""
+    """What a stream of events adds up to. `add` each event in order.
 
-    text: str = ""
-    thought: str = ""
-    tool_calls: list[ToolCallPart] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    usage: Usage = Usage(0, 0)
-    finish: Finish | None = None
-    stop: str | None = None
-    failed: Failed | None = None
+    Time and memory grow with the length of the answer alone.
+    """
+
+    def __init__(self) -> None:
+        self.logprobs: list[TokenLogprob] = []
+        self.usage = Usage(0, 0)
+        self.finish: Finish | None = None
+        self.stop: str | None = None
+        self.failed: Failed | None = None
+        self.routed: Routed | None = None
+        self._open: list[_Piece] = []  # what the answer is made of, in the order it came
+        self._calls: list[_Piece] = []
 
     def add(self, event: Event) -> None:
         match event:
             case Text(text):
-                self.text += text
-            case Thought(text):
-                self.thought += text
+                self._last("text").pieces.append(text)
+            case Thought():
+                self._add_thought(event)
             case ToolCall():
                 self._add_call(event)
             case Logprobs(tokens):
@@ -318,26 +369,105 @@ class Answer:
                 self.finish, self.stop = finish, stop
             case Failed():
                 self.failed = event
+            case Routed():
+                self.routed = event
             case Progress():
                 pass
 
+    @property
+    def text(self) -> str:
+        return "".join(one.text for one in self._open if one.kind == "text")
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self._open = [one for one in self._open if one.kind != "text"]
+        self._last("text").pieces.append(text)
+
+    @property
+    def thought(self) -> str:
+        """All reasoning, blocks joined."""
+        return "".join(one.text for one in self._open if one.kind == "thought")
+
+    @property
+    def tool_calls(self) -> list[ToolCallPart]:
+        return [one.call() for one in self._calls]
+
     def message(self) -> Message:
-        """The answer as the assistant's message of the next request."""
-        parts: list[Part] = [ThoughtPart(self.thought)] if self.thought else []
-        parts += [TextPart(self.text)] if self.text or not self.tool_calls else []
-        return Message("assistant", (*parts, *self.tool_calls))
+        """The answer as the assistant's message of the next request, in the order it came."""
+        parts: list[Part] = []
+        for one in self._open:
+            if one.kind == "thought":
+                parts.append(ThoughtPart(one.text, one.signature, one.sealed, one.origin))
+            elif one.kind == "call":
+                parts.append(one.call())
+            elif one.text:
+                parts.append(TextPart(one.text))
+        if not any(isinstance(part, TextPart | ToolCallPart) for part in parts):
+            parts.append(TextPart(""))
+        return Message("assistant", tuple(parts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Answer) and self._all() == other._all()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Answer({self.message()}, {self.usage}, {self.finish!r}, {self.failed})"
+
+    def _all(self) -> tuple[object, ...]:
+        return (
+            self.message(), self.logprobs, self.usage, self.finish, self.stop, self.failed,
+            self.routed,
+        )  # fmt: skip
+
+    def _last(self, kind: str) -> "_Piece":
+        """The piece that is being written, a new one where that is of another kind or closed."""
+        if not self._open or self._open[-1].kind != kind or self._open[-1].closed:
+            self._open.append(_Piece(kind))
+        return self._open[-1]
+
+    def _add_thought(self, event: Thought) -> None:
+        if event.sealed:
+            self._open.append(_Piece("thought", closed=True))
+            last = self._open[-1]
+        else:
+            last = self._last("thought")
+        last.pieces.append(event.text)
+        last.origin = event.origin or last.origin
+        if event.signature is not None:
+            last.signature, last.sealed, last.closed = event.signature, event.sealed, True
 
     def _add_call(self, piece: ToolCall) -> None:
-        if not 0 <= piece.index <= len(self.tool_calls):
+        if not 0 <= piece.index <= len(self._calls):
             raise EngineFailed(
-                f"the engine sent tool call {piece.index} before call {len(self.tool_calls)}"
+                f"the engine sent tool call {piece.index} before call {len(self._calls)}"
             )
-        if piece.index == len(self.tool_calls):
-            self.tool_calls.append(ToolCallPart("", "", ""))
-        so_far = self.tool_calls[piece.index]
-        self.tool_calls[piece.index] = ToolCallPart(
-            so_far.id or piece.id,
-            so_far.name or piece.name,
-            so_far.arguments + piece.arguments,
-            so_far.signature,
-        )
+        if piece.index == len(self._calls):
+            self._calls.append(_Piece("call"))
+            self._open.append(self._calls[-1])
+        call = self._calls[piece.index]
+        call.id, call.name = call.id or piece.id, call.name or piece.name
+        call.pieces.append(piece.arguments)
+        call.signature = piece.signature or call.signature
+        call.origin = piece.origin or call.origin
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A text, a thought or a call on its way."""
+
+    kind: str
+    pieces: list[str] = field(default_factory=list)
+    id: str = ""
+    name: str = ""
+    signature: str | None = None
+    sealed: bool = False
+    origin: str | None = None
+    closed: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def call(self) -> ToolCallPart:
+        return ToolCallPart(self.id, self.name, self.text, self.signature, self.origin)

@@ -19,12 +19,15 @@
     ├── Refused                   5     403   could be done, but must not be
     │   ├── UnsafeFile                      content that runs code when loaded, or leaves its folder
     │   ├── NeedsAccess                     a gated model, or a missing or wrong token
+    │   ├── NoEgress                        policy keeps the text of requests on this machine
     │   ├── NoKey                 5     401   a server was asked without a valid key
     │   ├── WrongHost             5     421   a server was asked by a name that is not its own
     │   └── NoIsolation                     the sandbox asked for cannot be had here
     ├── Failure                   1     500   tried, and it did not work
     │   ├── IntegrityError                  bytes differ from the digest that names them
     │   ├── SourceFailed          1     502   a hub, index or registry did not deliver
+    │   ├── ProviderFailed        1     502   a model's provider did not answer, or not to the end
+    │   │   └── TimedOut          1     504   it was silent for longer than the settings allow
     │   ├── Offline               1     503   the network was needed and is switched off
     │   ├── FormatError           1     422   a file that is not what its name says
     │   ├── EngineFailed                    the engine refused the model or the request
@@ -164,6 +167,10 @@ class NeedsAccess(Refused):
     pass
 
 
+class NoEgress(Refused):
+    pass
+
+
 class NoKey(Refused):
     status = 401
 
@@ -186,6 +193,22 @@ class IntegrityError(Failure):
 
 class SourceFailed(Failure):
     status = 502
+
+
+class ProviderFailed(Failure):
+    """Attributes:
+    billed: whether the provider may bill what was asked; False where it surely does not.
+    """
+
+    status = 502
+
+    def __init__(self, message: str, hint: str | None = None, *, billed: bool = False) -> None:
+        super().__init__(message, hint)
+        self.billed = billed
+
+
+class TimedOut(ProviderFailed):
+    status = 504
 
 
 class Offline(Failure):

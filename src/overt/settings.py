@@ -60,6 +60,13 @@ class Settings:
         "warn", "licence conditions of a model that is used: off, warn, enforce (docs/may.md)"
     )
     offline: bool = _setting(False, "never use the network")
+    egress: str = _setting(
+        "any", "where the text of requests may go: any, none, or hosts: api.openai.com,10.0.0.5"
+    )
+    connect_timeout: str = _setting("10s", "how long a provider's server may take to be reached")
+    first_timeout: str = _setting("5m", "how long a provider may take to begin its answer")
+    between_timeout: str = _setting("1m", "how long a provider may be silent within an answer")
+    retries: int = _setting(2, "times a provider is asked again before its answer has begun")
     debug: bool = _setting(False, "show tracebacks and the engine's own log")
 
 
@@ -82,10 +89,11 @@ def load(
     for name in ("queue", "downloads"):
         if getattr(settings, name) == 0:
             raise BadSetting(f"{name} is 0", "set it to 1 or more")
-    try:
-        seconds_of(settings.keep_alive)
-    except BadSetting as error:
-        raise BadSetting(f"keep_alive is {settings.keep_alive!r}", error.hint) from None
+    for name in ("keep_alive", "connect_timeout", "first_timeout", "between_timeout"):
+        try:
+            seconds_of(getattr(settings, name))
+        except BadSetting as error:
+            raise BadSetting(f"{name} is {getattr(settings, name)!r}", error.hint) from None
     if settings.downloads > 64:
         raise BadSetting(f"downloads is {settings.downloads}", "set it to 64 or less")
     if settings.isolation not in ("best", "full", "off"):

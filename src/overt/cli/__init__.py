@@ -17,6 +17,8 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "run": Verb("overt.cli.run", "Talk", "ask a model once and print its answer"),
     "chat": Verb("overt.cli.chat", "Talk", "talk with a model in turns"),
+    "compare": Verb("overt.cli.compare", "Talk", "ask several models the same, side by side"),
+    "chats": Verb("overt.cli.chats", "Talk", "bring conversations in, and take them away"),
     "pull": Verb("overt.cli.pull", "Models", "fetch a model into the store"),
     "push": Verb("overt.cli.push", "Models", "send a model to an OCI registry"),
     "list": Verb("overt.cli.list", "Models", "models in the store, or in the catalogue"),
@@ -30,6 +32,9 @@ VERBS: dict[str, Verb] = {
     "verify": Verb("overt.cli.verify", "Models", "hash everything in the store again"),
     "dossier": Verb("overt.cli.dossier", "Openness", "how open a model is, by evidence"),
     "may": Verb("overt.cli.may", "Openness", "how you may use a model, by its licence"),
+    "eval": Verb("overt.cli.eval", "Quality", "score models on tasks, yours or known ones"),
+    "alias": Verb("overt.cli.alias", "Serve", "a name of yours for a model, or a route to several"),
+    "login": Verb("overt.cli.login", "Serve", "keep the key of a provider"),
     "serve": Verb("overt.cli.serve", "Serve", "answer programs over HTTP, or be a mirror"),
     "keys": Verb("overt.cli.keys", "Serve", "make and revoke keys for the server"),
     "ps": Verb("overt.cli.ps", "Running", "models that are running now"),

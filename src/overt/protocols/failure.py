@@ -8,7 +8,7 @@ import math
 from functools import cache
 
 from overt.chat import Failed
-from overt.errors import Busy, EngineFailed, OvertError, WorkerDied
+from overt.errors import Busy, EngineFailed, OvertError, ProviderFailed, WorkerDied
 
 
 def error_of(failed: Failed) -> OvertError:
@@ -18,6 +18,8 @@ def error_of(failed: Failed) -> OvertError:
     OvertError.__init__(error, failed.message, failed.hint)
     if isinstance(error, Busy):
         error.retry_after = None
+    if isinstance(error, ProviderFailed):
+        error.billed = True  # its answer had begun
     return error
 
 

@@ -1,0 +1,202 @@
+"""A provider's model as an engine: a `Dialect` knows the wire, `Upstream` the network.
+
+A dialect turns a `Request` into one POST and what comes back into `Event`s; it is pure, so it can
+be judged without a network. This engine sends the one and feeds the other.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from overt.chat import Embeddings, EmbedRequest, Event, Request, Routed
+from overt.engines.base import Capabilities, Partial
+from overt.errors import OvertError, Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One request as it leaves: `path` is below the provider's base URL, ``/messages``.
+
+    `headers` are those of the dialect's own; the key's are `Dialect.headers`.
+    """
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The provider took the request: the first thing that `Upstream.stream` yields."""
+
+    request_id: str
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One server-sent event: its name ("" where it has none) and its data."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where requests go, and with whose key.
+
+    Attributes:
+        base: the URL that paths are put behind, without a slash at its end.
+        headers: what proves who asks, and what every request carries; never shown.
+        secret: the key itself, "" for none: whatever is told of an error is searched for it.
+        label: how people are told of it, such as ``anthropic`` or ``127.0.0.1:8000``.
+        add_key: the command that gives it a key.
+    """
+
+    base: str
+    headers: Mapping[str, str]
+    secret: str
+    label: str
+    add_key: str
+
+
+class Reader(Protocol):
+    """Turns what comes back of one request into events."""
+
+    done: bool
+    """Nothing more is to come: reading can end although the connection stays open."""
+
+    def feed(self, said: Said) -> Iterable[Event]:
+        """The events that one server-sent event makes.
+
+        Raises:
+            ProviderFailed, BadRequest, Busy …: the provider says that it failed, or says what it
+                may not.
+        """
+        ...
+
+    def end(self) -> Iterable[Event]:
+        """What is left: at least `Done`.
+
+        Raises:
+            ProviderFailed: the stream ended before the answer did.
+        """
+        ...
+
+
+class Dialect(Protocol):
+    """One provider's wire. Pure: no clock, no network, no disk."""
+
+    name: str
+    """The engine's."""
+    protocol: str
+    """The protocol of overt.protocols that speaks the same, for passing requests through."""
+
+    def capabilities(self, model: str) -> Capabilities: ...
+
+    def headers(self, secret: str) -> dict[str, str]:
+        """What every request carries, the key among it; `secret` "" is no key."""
+        ...
+
+    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+        """The POST (its answer streamed), and one sentence for each thing that was left out.
+
+        Raises:
+            BadRequest, Unsupported: what this provider cannot carry out as asked.
+        """
+        ...
+
+    def reader(self, request: Request) -> Reader: ...
+
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
+        """The error of an answer that is not 200. Never raises, whatever the body holds."""
+        ...
+
+    def embed(self, request: EmbedRequest, model: str) -> Post:
+        """Raises Unsupported: it makes no embeddings."""
+        ...
+
+    def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
+        """Raises ProviderFailed: not what was asked for."""
+        ...
+
+    def counting(self, request: Request, model: str) -> Post:
+        """Raises Unsupported: it does not count ahead."""
+        ...
+
+    def counted(self, body: bytes) -> int:
+        """Raises ProviderFailed."""
+        ...
+
+
+Failure = Callable[[int, Mapping[str, str], bytes], OvertError]
+
+
+class Wire(Protocol):
+    """What an engine needs of the network: engines/upstream.py."""
+
+    def stream(
+        self, to: Destination, post: Post, failure: Failure
+    ) -> AsyncGenerator[Begun | Said, None]: ...
+
+    async def ask(self, to: Destination, post: Post, failure: Failure) -> bytes: ...
+
+
+class Provider(Partial):
+    """One model of one provider."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        model: str,
+        to: Destination,
+        wire: Wire,
+        notice: Callable[[str], None] = lambda _: None,
+        ref: str = "",
+    ) -> None:
+        self.name = dialect.name
+        self.dialect, self.model, self.to = dialect, model, to
+        self._wire, self._notice = wire, notice
+        self._ref = ref or f"{dialect.name}:{model}"
+        self.capabilities = replace(dialect.capabilities(model), local=False)
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Answer `request`. First says `Routed` with the provider's id of the request.
+
+        Raises:
+            BadRequest, Unsupported: what the provider cannot do, without anything having left.
+            Offline, NoEgress, NeedsAccess: nothing left this machine, and why.
+            ProviderFailed, TimedOut, Busy …: what the provider answered, or that it did not.
+        """
+        post, left_out = self.dialect.post(request, self.model)
+        for sentence in left_out:
+            self._notice(sentence)
+        reader = self.dialect.reader(request)
+        async with aclosing(self._wire.stream(self.to, post, self.dialect.failure)) as answer:
+            async for one in answer:
+                if isinstance(one, Begun):
+                    yield Routed(self._ref, request_id=one.request_id, bytes_out=one.bytes_out)
+                    continue
+                for event in reader.feed(one):
+                    yield event
+                if reader.done:
+                    break
+        for event in reader.end():
+            yield event
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Vectors of texts. Raises as `stream`."""
+        post = self.dialect.embed(request, self.model)
+        body = await self._wire.ask(self.to, post, self.dialect.failure)
+        return self.dialect.embedded(body, request)
+
+    async def count(self, request: Request) -> int:
+        """Tokens of `request`, counted by the provider. Raises as `stream`."""
+        if request.prompt is not None:
+            raise Unsupported(f"{self.name} counts conversations alone")
+        post = self.dialect.counting(request, self.model)
+        return self.dialect.counted(await self._wire.ask(self.to, post, self.dialect.failure))
+
+    async def close(self) -> None:
+        """Nothing to stop: the connections belong to `Upstream`."""
