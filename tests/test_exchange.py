@@ -14,7 +14,7 @@ import pytest
 import bert_writer
 import serving
 from overt import ref as refs
-from overt import settings
+from overt import routes, settings
 from overt.chat import (
     Answer,
     EmbedRequest,
@@ -23,12 +23,13 @@ from overt.chat import (
     Message,
     Request,
     RerankRequest,
+    Routed,
     Sampling,
     ScoreRequest,
     Text,
 )
 from overt.engines.echo import Echo
-from overt.errors import BadRequest, Busy, ModelNotFound, NotFound, OutOfMemory
+from overt.errors import BadRequest, Busy, ModelNotFound, NeedsAccess, OutOfMemory
 from overt.exchange import Exchange
 from overt.placement import Loader, Place, Places
 from overt.settings import Settings
@@ -70,7 +71,7 @@ async def test_an_error_before_the_answer_is_raised_and_one_within_it_is_an_even
     async with exchange(home) as one:
         with pytest.raises(ModelNotFound):
             await ask(one, "nothing-of-that-name")
-        with pytest.raises(NotFound, match="another server"):
+        with pytest.raises(NeedsAccess, match="nothing was sent"):
             await ask(one, "openai:gpt-5")
         answer = await ask(one, "echo:fail", "one two three four five")
         assert answer.text == "one two three "
@@ -414,3 +415,26 @@ async def test_one_persons_model_stays_until_the_end(model_home: Path):
         assert one.facts("smollm2").ref == "smollm2"
         assert one.loaded()[0].expires == math.inf
         assert (await ask(one, "smollm2")).finish
+
+
+async def test_an_alias_and_a_route_say_who_answered_and_why(home: Path):
+    names = routes.aliases(home)
+    names.set("writer", "echo:x")
+    names.set("again", "writer")
+    names.set("ladder", {"models": ["echo:fail", "echo:y"]})
+    async with exchange(home) as one:
+        answer = await ask(one, "again", "hello")
+        assert (answer.text, answer.routed) == (
+            "hello",
+            Routed("echo:x", "again is an alias of it"),
+        )
+        names.set("writer", "echo:z")
+        assert (await ask(one, "again", "hello")).routed == Routed(
+            "echo:z", "again is an alias of it"
+        )
+        routed = await ask(one, "ladder", "one two three four five")
+        assert routed.text == "one two three four five"
+        assert routed.routed is not None
+        assert (routed.routed.model, routed.routed.tried) == ("echo:y", ("echo:fail",))
+        assert "echo:fail" in routed.routed.why
+        assert (await one.open("ladder")).name == "echo"

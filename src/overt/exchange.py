@@ -1,19 +1,21 @@
 """One request, from the door to the engine and back. Kept short: this is the only such path.
 
-The command line, the Python API, the server and the evaluators all come through `Exchange`. Here a
-ref becomes a place (placement.py), the scheduler gives a seat with its engine, loaded where it was
-not (workers/scheduler.py), and the engine's events pass through unread.
+The command line, the Python API, the server and the evaluators all come through `Exchange`. A name
+of the owner's becomes what it stands for (aliases.py), a ref becomes a place (placement.py) or a
+provider's engine (providers.py), the scheduler gives a seat with its engine, loaded where it was
+not (workers/scheduler.py), and the engine's events pass through unread. A route (routes.py) asks
+several of them in turn.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from overt import overlay
+from overt import overlay, routes
 from overt import ref as refs
 from overt.chat import (
     Embeddings,
@@ -24,20 +26,26 @@ from overt.chat import (
     Ranking,
     Request,
     RerankRequest,
+    Routed,
     ScoreRequest,
     TokenLogprob,
+    Usage,
 )
 from overt.engines.base import Engine, Purpose
 from overt.errors import OvertError
 from overt.fit import free_memory
 from overt.openness.gate import RUNNING, Gate
 from overt.placement import Facts, Loader, Notice, Opened, Place, Places, batch_size
+from overt.providers import Providers
+from overt.routes import Route
 from overt.settings import Settings, seconds_of
 from overt.workers.scheduler import Resident, Scheduler
 
 __all__ = ["Exchange", "Facts", "Held", "Stats", "batch_size"]
 
 _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+_BEFORE = (Progress, Routed)  # what comes before anything of an answer
+_ELSEWHERE = ("http://", "https://", *(f"{name}:" for name in refs.PROVIDERS))
 _MOST_ECHOES = 256
 _MOST_NAMES = 1024
 
@@ -112,6 +120,8 @@ class Exchange:
         self._tell = notice or (lambda _: None)
         self._gate = Gate(settings, use)
         self._places = Places(settings, self._admit)
+        self._aliases = routes.aliases(settings.home)
+        self.providers = Providers(settings, self._notice)
         self._scheduler: Scheduler[Opened] = Scheduler(
             self._budget,
             keep_alive=seconds_of(settings.keep_alive) if shared else math.inf,
@@ -144,20 +154,47 @@ class Exchange:
         Raises an OvertError as long as nothing of the answer has been yielded; after that an error
         ends the stream as a `Failed` event, so that what was delivered is never lost.
         """
-        with await self._seat(request.model, "answer", key, keep_alive, context) as opened:
-            events = opened.engine.stream(overlay.apply(opened.overlay, request))
+
+        def ask(ref: str, request: Request) -> AsyncGenerator[Event, None]:
+            found = replace(request, model=self.first(ref))
+            return self._answer(found, key, keep_alive, context)
+
+        target = self.resolve(request.model)
+        if isinstance(target, Route):
+            events = routes.answer(target, request, ask, self._route_facts(key))
+        elif target == request.model:
+            events = self._answer(request, key, keep_alive, context)
+        else:
+            events = _told(ask(target, request), target, f"{request.model} is an alias of it")
+        async with aclosing(events):
+            async for event in events:
+                yield event
+                if not isinstance(event, _BEFORE):
+                    break
             try:
                 async for event in events:
                     yield event
-                    if not isinstance(event, Progress):
-                        break
-                try:
-                    async for event in events:
-                        yield event
-                except OvertError as error:
-                    yield Failed(error.code, error.message, error.hint)
-            finally:
-                await events.aclose()
+            except OvertError as error:
+                yield Failed(error.code, error.message, error.hint)
+
+    async def _answer(
+        self, request: Request, key: str, keep_alive: float | None, context: int | None
+    ) -> AsyncGenerator[Event, None]:
+        """One model's answer; raises OvertErrors at any moment."""
+        with await self._seat(request.model, "answer", key, keep_alive, context) as opened:
+            async with aclosing(
+                opened.engine.stream(overlay.apply(opened.overlay, request))
+            ) as events:
+                async for event in events:
+                    yield event
+
+    def resolve(self, name: str) -> str | Route:
+        """What a name stands for: itself, the ref an alias ends at, or a route.
+
+        Raises:
+            BadRef, FormatError: an alias that leads nowhere, or a damaged file of aliases.
+        """
+        return self._aliases.find(name) or name
 
     async def embed(
         self,
@@ -168,8 +205,9 @@ class Exchange:
         context: int | None = None,
     ) -> Embeddings:
         """Vectors of texts. Arguments as for `stream`; raises OvertErrors."""
-        with await self._seat(request.model, "embed", key, keep_alive, context) as opened:
-            return await opened.engine.embed(request)
+        ref = self.first(request.model)
+        with await self._seat(ref, "embed", key, keep_alive, context) as opened:
+            return await opened.engine.embed(replace(request, model=ref))
 
     async def rerank(
         self,
@@ -180,7 +218,8 @@ class Exchange:
         context: int | None = None,
     ) -> Ranking:
         """Scores of documents. Arguments as for `stream`; raises OvertErrors."""
-        with await self._seat(request.model, "rerank", key, keep_alive, context) as opened:
+        ref = self.first(request.model)
+        with await self._seat(ref, "rerank", key, keep_alive, context) as opened:
             return await opened.engine.rerank(request)
 
     async def score(
@@ -192,7 +231,8 @@ class Exchange:
         context: int | None = None,
     ) -> tuple[TokenLogprob, ...]:
         """How likely a text is. Arguments as for `stream`; raises OvertErrors."""
-        with await self._seat(request.model, "score", key, keep_alive, context) as opened:
+        ref = self.first(request.model)
+        with await self._seat(ref, "score", key, keep_alive, context) as opened:
             return await opened.engine.score(request)
 
     async def count(self, request: Request, key: str = "") -> int:
@@ -229,7 +269,8 @@ class Exchange:
             NoIsolation, EngineFailed: the worker could not start.
             Refused: its licence does not allow the use, where that is enforced.
         """
-        with await self._seat(ref, "answer", "", None, None, guest=True) as opened:
+        found = self.first(ref)
+        with await self._seat(found, "answer", "", None, None, guest=True) as opened:
             self._facts[ref] = replace(opened.facts, ref=ref)
             return opened.engine
 
@@ -249,8 +290,9 @@ class Exchange:
 
         Arguments as for `stream`; raises OvertErrors.
         """
-        if _is_echo(ref):
-            can, facts = self._echo(ref).engine.capabilities, self._echo(ref).facts
+        ref = self.first(ref)
+        if there := self._there(ref):
+            can, facts = there.engine.capabilities, there.facts
             return Held(
                 ref, "", "answer", 0, can.context, can.parallel, 0, 0, time.time(), math.inf, facts
             )
@@ -270,7 +312,8 @@ class Exchange:
         Raises:
             BadRef, ModelNotFound …: as `open`, where `ref` is no model here.
         """
-        if _is_echo(ref):
+        ref = self.first(ref)
+        if self._there(ref):
             return False
         digest = (await self._place(ref)).model.digest
         return any([await self._scheduler.unload((digest, purpose)) for purpose in _PURPOSES])
@@ -296,7 +339,10 @@ class Exchange:
 
     async def close(self) -> None:
         """Stop every engine this exchange started, and refuse who comes later."""
-        await self._scheduler.close()
+        try:
+            await self._scheduler.close()
+        finally:
+            await self.providers.close()
 
     # ---- inside ----------------------------------------------------------------------------
 
@@ -312,8 +358,8 @@ class Exchange:
     ) -> AbstractContextManager[Opened]:
         place = self._places.known(ref)
         if place is None:
-            if _is_echo(ref):
-                return nullcontext(self._echo(ref))
+            if there := self._there(ref):
+                return nullcontext(there)
             place = await self._place(ref)
         place.check(purpose)
         return await self._scheduler.take(
@@ -327,7 +373,8 @@ class Exchange:
 
     async def _words(self, ref: str, key: str) -> AbstractContextManager[Opened]:
         """A place beside whatever engine knows the model's words; it takes nobody's seat."""
-        purpose: Purpose = "answer" if _is_echo(ref) else (await self._place(ref)).purpose
+        ref = self.first(ref)
+        purpose: Purpose = "answer" if self._there(ref) else (await self._place(ref)).purpose
         return await self._seat(ref, purpose, key, None, None, guest=True)
 
     async def _place(self, ref: str) -> Place:
@@ -370,6 +417,44 @@ class Exchange:
             facts=facts,
         )
 
+    def first(self, name: str) -> str:
+        """The ref that a name stands for; of a route, the first model it would ask."""
+        target = self.resolve(name)
+        return target.first if isinstance(target, Route) else target
+
+    def _route_facts(self, key: str) -> routes.Facts:
+        """What a route goes by: where words may go, who asks, and what models cost."""
+        settings = self._settings
+        egress: Literal["none", "some", "any"] = "any"
+        if settings.offline or settings.egress == "none":
+            egress = "none"
+        elif settings.egress != "any":
+            egress = "some"
+        return routes.Facts(egress, key, price=self._price)
+
+    def _price(self, ref: str, usage: Usage) -> float | None:
+        from overt import prices
+
+        if not refs.parse(ref).remote:
+            return 0.0  # no bill comes for it; what it draws is the owner's to say (prices.py)
+        return prices.cost(ref, usage, self._settings).usd
+
+    def leads_away(self, name: str) -> bool:
+        """Whether `name` is, or is an alias of, a model of another server; never raises."""
+        try:
+            target = self.resolve(name)
+        except OvertError:
+            return False
+        return isinstance(target, str) and target.startswith(_ELSEWHERE)
+
+    def _there(self, ref: str) -> Opened | None:
+        """The engine of what needs no seat on this machine: the echo, and models of others."""
+        if ref.startswith("echo:"):
+            return self._echo(ref)
+        if ref.startswith(_ELSEWHERE):
+            return self.providers.open(ref)
+        return None
+
     def _echo(self, ref: str) -> Opened:
         found = self._echoes.get(ref)
         if found is None:
@@ -400,5 +485,17 @@ class Exchange:
             self._tell(text)
 
 
-def _is_echo(ref: str) -> bool:
-    return ref.startswith("echo:")
+async def _told(
+    events: AsyncGenerator[Event, None], model: str, why: str
+) -> AsyncGenerator[Event, None]:
+    """`events` with the word first of who answers, and why."""
+    async with aclosing(events):
+        told = False
+        async for event in events:
+            if not told:
+                told = True
+                if isinstance(event, Routed):
+                    yield replace(event, why=why)
+                    continue
+                yield Routed(model, why)
+            yield event

@@ -161,8 +161,8 @@ class Places:
         """
         parsed = refs.parse(ref)
         if parsed.remote:
-            raise NotFound(
-                f"{ref} is on another server, and this version of Overt runs local models only",
+            raise BadRequest(
+                f"{ref} is on another server, and has no files here",
                 "choose one from `overt list --available`",
             )
         begun = self._folder_stamp()

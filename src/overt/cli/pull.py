@@ -123,9 +123,13 @@ def fetch(
         ModelNotFound: `missing` itself, where a pull could not help or is not `allowed`.
         Offline: the network is switched off.
     """
+    from overt import routes
     from overt.ref import parse
     from overt.sources.catalogue import lookup
 
+    target = routes.aliases(settings.home).find(ref)
+    if isinstance(target, str):
+        ref = target
     parsed = parse(ref)
     entry = lookup(parsed)
     unknown = parsed.scheme == "name" and entry is None

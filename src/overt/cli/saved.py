@@ -48,6 +48,8 @@ class _Image(_Part, tag="image"):
 class _Thought(_Part, tag="thought"):
     text: str
     signature: str | None = None
+    sealed: bool = False
+    origin: str | None = None
 
 
 class _ToolCall(_Part, tag="tool_call"):
@@ -55,6 +57,7 @@ class _ToolCall(_Part, tag="tool_call"):
     name: str
     arguments: str
     signature: str | None = None
+    origin: str | None = None
 
 
 class _ToolResult(_Part, tag="tool_result"):

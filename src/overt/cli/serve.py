@@ -39,6 +39,7 @@ class Flags:
     require_key: bool
     preload: tuple[str, ...]
     registries: tuple[str, ...]
+    providers: bool
     log: "Kind | None"
 
     def listen(self) -> "Listen":
@@ -58,6 +59,10 @@ class Flags:
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file, for https.")
 @click.option("--key", type=click.Path(path_type=Path), help="The certificate's key, PEM.")
 @click.option("--require-key", is_flag=True, help="Ask for a key on this machine too.")
+@click.option(
+    "--providers", is_flag=True,
+    help="Clients of other machines may name models of providers too, which you pay for.",
+)  # fmt: skip
 @click.option("--preload", multiple=True, metavar="REF", help="Have this model in memory at once.")
 @click.option(
     "--registry", "registries", multiple=True, metavar="HOST",
@@ -120,7 +125,7 @@ def _check(flags: Flags, both: bool) -> None:
         raise BadSetting("TLS needs a certificate and its key", "give --certificate and --key both")
     only = {
         "--origin": flags.origins, "--require-key": flags.require_key, "--preload": flags.preload,
-        "--registry": flags.registries,
+        "--registry": flags.registries, "--providers": flags.providers,
     }  # fmt: skip
     if flags.mirror and (wrong := [name for name, value in only.items() if value]):
         raise BadSetting(f"{wrong[0]} means nothing to a mirror", "leave it out, or --mirror")
@@ -163,6 +168,7 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
         sinks=sinks,
         preload=flags.preload,
         hosts=flags.registries,
+        providers=gate.loopback or flags.providers,
         use=RUNNING if gate.loopback else SERVING,
     )
 

@@ -35,6 +35,20 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """The beginning of an answer that is handed on as it is; its body follows in pieces.
+
+    `headers` have names in lower case; those of the connection, cookies and whatever repeats the
+    key are left out. `bytes_out` as in `Begun`.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    request_id: str
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """One server-sent event: its name ("" where it has none) and its data."""
 
@@ -142,6 +156,8 @@ class Wire(Protocol):
 
     async def ask(self, to: Destination, post: Post, failure: Failure) -> bytes: ...
 
+    def forward(self, to: Destination, post: Post) -> AsyncGenerator[Passed | bytes, None]: ...
+
 
 class Provider(Partial):
     """One model of one provider."""
@@ -158,7 +174,7 @@ class Provider(Partial):
         self.name = dialect.name
         self.dialect, self.model, self.to = dialect, model, to
         self._wire, self._notice = wire, notice
-        self._ref = ref or f"{dialect.name}:{model}"
+        self.ref = ref or f"{dialect.name}:{model}"
         self.capabilities = replace(dialect.capabilities(model), local=False)
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
@@ -176,7 +192,7 @@ class Provider(Partial):
         async with aclosing(self._wire.stream(self.to, post, self.dialect.failure)) as answer:
             async for one in answer:
                 if isinstance(one, Begun):
-                    yield Routed(self._ref, request_id=one.request_id, bytes_out=one.bytes_out)
+                    yield Routed(self.ref, request_id=one.request_id, bytes_out=one.bytes_out)
                     continue
                 for event in reader.feed(one):
                     yield event
@@ -197,6 +213,10 @@ class Provider(Partial):
             raise Unsupported(f"{self.name} counts conversations alone")
         post = self.dialect.counting(request, self.model)
         return self.dialect.counted(await self._wire.ask(self.to, post, self.dialect.failure))
+
+    def forward(self, post: Post) -> AsyncGenerator["Passed | bytes", None]:
+        """The provider's own answer to a request that is already in its words."""
+        return self._wire.forward(self.to, post)
 
     async def close(self) -> None:
         """Nothing to stop: the connections belong to `Upstream`."""

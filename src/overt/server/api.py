@@ -21,8 +21,10 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from overt.chat import Routed
 from overt.errors import BadRequest, Failure, NotFound, OvertError, TooLarge, WrongMethod
 from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
+from overt.server.passage import passed
 from overt.server.routing import Found, Table
 from overt.server.watch import Seen, Watch
 
@@ -125,6 +127,7 @@ class Api:
                     path=path,
                     traceparent=headers.get("traceparent"),
                 )
+                answer.seen = seen
             await self._admitted(scope, path, receive, headers, found, answer, seen)
         except OvertError as error:
             error_code = error.code
@@ -198,7 +201,8 @@ class Api:
         assert task is not None
         leaving = asyncio.get_running_loop().create_task(_leaving(receive, answer, task))
         try:
-            await answer.send(await found.route.handler(call), found.protocol)
+            result = await passed(call, found, self._services)
+            await answer.send(result or await found.route.handler(call), found.protocol)
         finally:
             leaving.cancel()
 
@@ -275,6 +279,7 @@ class _Answer:
         self.begun = False
         self.over = False
         self.gone = False  # the client left first
+        self.seen: Seen | None = None
 
     async def send(self, result: Reply | Stream, protocol: Protocol | None = None) -> None:
         header = protocol.id_header if protocol else "x-request-id"
@@ -325,6 +330,8 @@ class _Answer:
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.begun, self.status = True, status
         raw = [(name.encode("latin-1"), _safe(value)) for name, value in headers.items()]
+        if self.seen is not None and (routed := self.seen.routed) is not None:
+            raw += [(name, _safe(value)) for name, value in _told(routed) if value]
         raw += self._extra
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
@@ -333,6 +340,16 @@ class _Answer:
         self.begun, self.status, self.over = True, status, True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _told(routed: Routed) -> tuple[tuple[bytes, str], ...]:
+    """Who answers and why, for whoever looks."""
+    return (
+        (b"x-overt-model", routed.model),
+        (b"x-overt-why", routed.why),
+        (b"x-overt-tried", ", ".join(routed.tried)),
+        (b"x-overt-provider-request", routed.request_id),
+    )
 
 
 async def _leaving(receive: Receive, answer: _Answer, task: "asyncio.Task[Any]") -> None:

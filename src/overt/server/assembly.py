@@ -47,12 +47,14 @@ def build(
     sinks: Sequence[Sink] = (),
     preload: Sequence[str] = (),
     hosts: Sequence[str] = (),
+    providers: bool = True,
     use: Mapping[str, object] = RUNNING,
 ) -> Api:
     """The application. `gate` None admits everybody; `sinks` hear of every request.
 
     `preload` names models that are loaded before the first request is taken, `hosts` registries
-    that clients may name although they are not public. `use` is what the licences of models are
+    that clients may name although they are not public; `providers` lets them name the models of
+    providers, which the owner pays for. `use` is what the licences of models are
     asked about.
     """
     version = metadata.version("overt")
@@ -65,6 +67,7 @@ def build(
         settings.home / "files",
         version,
         identify=gate.identify if gate else None,
+        providers=providers,
     )
     metrics = Metrics(exchange.stats)
     watch = Watch(metrics, *sinks)

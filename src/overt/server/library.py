@@ -21,6 +21,7 @@ from overt.ref import Ref, parse, part_of
 from overt.server.cards import Details, card_of, details_of
 from overt.server.incoming import PLACE, Incoming
 from overt.server.jobs import Jobs
+from overt.server.named import Named
 from overt.server.registries import ANYWHERE, Registries
 from overt.settings import Settings
 from overt.sources import catalogue
@@ -58,6 +59,7 @@ class Library:
         self._known: dict[str, Card] = {}  # by digest: what the files say never changes
         self._seen: dict[tuple[str, ...], _Seen] = {}
         self._names = settings.home / "names"
+        self._own = Named(settings.home, self._stored)
 
     async def close(self) -> None:
         """Stop every pull, push and create that is still on its way."""
@@ -66,7 +68,7 @@ class Library:
     # ---- looking ---------------------------------------------------------------------------
 
     async def cards(self) -> list[Card]:
-        """One card for each name of the store, newest first.
+        """One card for each name of the store and each alias, newest first.
 
         Of two names that the catalogue knows as the same model only the shorter one is told.
         """
@@ -80,7 +82,8 @@ class Library:
             ModelNotFound: none is in the store, in the words for the first; never downloads.
         """
         if (
-            (seen := self._seen.get(refs))
+            (not refs or self._own.ref(refs[0]) is None)
+            and (seen := self._seen.get(refs))
             and _facts(seen.path) == seen.facts
             and (len(refs) == 1 or _facts(self._names) == seen.names)
         ):
@@ -109,7 +112,7 @@ class Library:
 
         def look() -> Details:
             card = self._card(ref)
-            model = pull.find(card.id, self._settings)
+            model = pull.find(self._own.ref(card.id) or card.id, self._settings)
             return details_of(card, model, self._settings, verbose=verbose)
 
         return await anyio.to_thread.run_sync(look)
@@ -287,9 +290,18 @@ class Library:
             key = (entry.manifest.digest, same)
             if key not in found or len(str(entry.ref)) < len(found[key].id):
                 found[key] = self._made(entry.ref, entry.manifest)
-        return sorted(found.values(), key=lambda card: (-card.modified, card.id))
+        aliases = self._own.cards()
+        hidden = {card.id for card in aliases}
+        cards = [*aliases, *(card for card in found.values() if card.id not in hidden)]
+        return sorted(cards, key=lambda card: (-card.modified, card.id))
 
     def _card(self, *refs: str) -> Card:
+        for ref in refs:
+            if card := self._own.card(ref):
+                return card
+        return self._stored(*refs)
+
+    def _stored(self, *refs: str) -> Card:
         names = _facts(self._names)
         name, manifest = self._first(refs)
         path = self._names / file_name(name)

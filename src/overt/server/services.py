@@ -1,7 +1,7 @@
 """What protocols may ask of this server: `protocols.base.Services` over the exchange."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -20,12 +20,14 @@ from overt.chat import (
     ScoreRequest,
     TokenLogprob,
 )
+from overt.engines.provider import Provider
 from overt.errors import (
     BadRef,
     BadRequest,
     FormatError,
     IntegrityError,
     OvertError,
+    Refused,
     Unsupported,
 )
 from overt.exchange import Exchange, Held
@@ -40,17 +42,31 @@ _BREATH = 64  # events of one stream that may come without the others having the
 
 
 @lru_cache(1024)
-def _may_name(model: str) -> None:
-    """Refuse what names a file of this machine: a client has no business in its folders."""
-    if refs.parse(model).scheme == "path":
+def _may_name(model: str, elsewhere: bool) -> None:
+    """Refuse what names a file of this machine, or a server: a client has no business there.
+
+    `elsewhere` is whether clients may name the models of providers, which the owner pays for.
+    """
+    scheme = refs.parse(model).scheme
+    if scheme == "path":
         raise BadRef(
             f"{model[:100]!r} names a file, and this server answers for the models of its store",
             "see GET /v1/models",
         )
+    if scheme == "http":
+        raise BadRef(
+            f"{model[:100]!r} names a server, and this one asks only those its owner gave a name",
+            "the owner types: overt alias set NAME http://…",
+        )
+    if scheme in refs.PROVIDERS and not elsewhere:
+        raise Refused(
+            f"{model[:100]!r} is another company's model, and clients may not ask for those here",
+            "the owner types: overt alias set NAME REF, or overt serve --providers",
+        )
 
 
-def _may_ask(request: Request) -> None:
-    _may_name(request.model)
+def _may_ask(request: Request, elsewhere: bool) -> None:
+    _may_name(request.model, elsewhere)
     parts = sum(len(message.parts) + 1 for message in request.messages)
     if parts > _MOST_PARTS:
         raise BadRequest(
@@ -72,6 +88,7 @@ class Services:
     Args:
         files: a folder for what is too large for `records`.
         identify: says whose a secret is, for protocols that carry it inside.
+        providers: whether clients may name models of providers themselves.
     """
 
     def __init__(
@@ -82,6 +99,8 @@ class Services:
         files: Path,
         version: str,
         identify: Callable[[str | None], Caller] | None = None,
+        *,
+        providers: bool = True,
     ) -> None:
         self._exchange = exchange
         self.library = library
@@ -89,6 +108,7 @@ class Services:
         self.files = files
         self.version = version
         self._identify = identify
+        self._providers = providers
         self._dispatch: Dispatch | None = None
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -97,7 +117,7 @@ class Services:
     async def stream(
         self, caller: Caller, request: Request, hold: Hold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
-        _may_ask(request)
+        _may_ask(request, self._providers)
         request = await self._meant(request)
         work = generation("chat" if request.prompt is None else "text_completion", request.model)
         noted = work.event
@@ -131,7 +151,7 @@ class Services:
     async def embed(
         self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
     ) -> Embeddings:
-        _may_name(request.model)
+        _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("embeddings", request.model) as work:
             found = await self._exchange.embed(
@@ -141,7 +161,7 @@ class Services:
             return found
 
     async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
-        _may_name(request.model)
+        _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("rerank", request.model) as work:
             found = await self._exchange.rerank(
@@ -153,7 +173,7 @@ class Services:
     async def score(
         self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
     ) -> tuple[TokenLogprob, ...]:
-        _may_name(request.model)
+        _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("score", request.model) as work:
             found = await self._exchange.score(
@@ -163,23 +183,38 @@ class Services:
             return found
 
     async def count(self, caller: Caller, request: Request) -> int:
-        _may_ask(request)
+        _may_ask(request, self._providers)
         return await self._exchange.count(await self._meant(request))
 
     async def render(self, caller: Caller, request: Request) -> str:
-        _may_ask(request)
+        _may_ask(request, self._providers)
         return await self._exchange.render(await self._meant(request))
 
     async def tokenize(
         self, caller: Caller, model: str, text: str, *, special: bool = True
     ) -> tuple[int, ...]:
-        _may_name(model)
+        _may_name(model, self._providers)
         model = await self._name(model)
         return await self._exchange.tokenize(model, text, special=special)
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
-        _may_name(model)
+        _may_name(model, self._providers)
         return await self._exchange.detokenize(await self._name(model), tokens)
+
+    def passes(self, model: str, engines: Container[str]) -> Provider | None:
+        """The engine that a request for `model` can be handed on to, if it is one of `engines`.
+
+        Raises:
+            BadRef, Refused: it may not be named. NeedsAccess …: as Exchange.open.
+        """
+        if not self._exchange.leads_away(model):
+            return None
+        _may_name(model, self._providers)
+        ref = self._exchange.resolve(model)
+        if not isinstance(ref, str):
+            return None  # a route looks at the answer
+        engine = self._exchange.providers.engine(ref)
+        return engine if engine.name in engines else None
 
     # ---- models that are there -------------------------------------------------------------
 
@@ -195,13 +230,13 @@ class Services:
         return [self._loaded(held) for held in self._exchange.loaded()]
 
     async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
-        _may_name(ref)
+        _may_name(ref, self._providers)
         ref = await self._name(ref)
         held = await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
         return self._loaded(held)
 
     async def unload(self, caller: Caller, ref: str) -> bool:
-        _may_name(ref)
+        _may_name(ref, self._providers)
         try:
             return await self._exchange.unload(await self._name(ref))
         except (FormatError, IntegrityError):  # what cannot be read is not in memory

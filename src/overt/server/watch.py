@@ -11,7 +11,7 @@ from bisect import bisect_left
 from contextvars import ContextVar
 from typing import Protocol
 
-from overt.chat import Done, Event, Failed, Text, Thought, ToolCall, Usage
+from overt.chat import Done, Event, Failed, Routed, Text, Thought, ToolCall, Usage
 
 GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 """Upper ends, in seconds, of the buckets of the time between two pieces of an answer."""
@@ -71,6 +71,10 @@ class Generation:
             self.pieces += 1
         elif isinstance(event, Usage):
             self.count(event.tokens_in, event.tokens_out, event.tokens_cached)
+        elif isinstance(event, Routed):
+            self.answered = event.model
+            if self._seen is not None:
+                self._seen.routed = event
         elif isinstance(event, Done):
             self.finish = event.finish
         elif isinstance(event, Failed):
@@ -110,12 +114,13 @@ class Seen:
         path: the path as it was sent, without the query.
         key: id of the caller's key.
         first: seconds from the head of the request to the first piece of its answer.
+        routed: who answers, where that is not plainly the model that was named.
     """
 
     __slots__ = (
         "_begun", "_watch", "error", "first", "id", "key", "method", "model", "path", "protocol",
-        "route", "seconds", "sent", "status", "time", "tokens_cached", "tokens_in", "tokens_out",
-        "traceparent", "whole",
+        "route", "routed", "seconds", "sent", "status", "time", "tokens_cached", "tokens_in",
+        "tokens_out", "traceparent", "whole",
     )  # fmt: skip
 
     def __init__(self, watch: "Watch", id: str) -> None:
@@ -125,6 +130,7 @@ class Seen:
         self.model = self.error = ""
         self.tokens_in = self.tokens_out = self.tokens_cached = 0
         self.first: float | None = None
+        self.routed: Routed | None = None
         self.status = self.sent = 0
         self.whole = False
         self.seconds = 0.0

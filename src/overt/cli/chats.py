@@ -1,0 +1,208 @@
+"""`overt chats`: conversations of other programs brought in, and taken away again."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from overt.cli import saved
+from overt.cli.options import verb
+from overt.cli.output import Output, plain, table
+from overt.errors import BadRequest, NotFound, UsageError
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.conversations.base import Conversation, Lost
+
+_FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
+_LONGEST = 60  # characters of a name made of a title
+
+
+@click.group("chats", short_help="bring conversations in, and take them away", no_args_is_help=True)
+def command() -> None:
+    """Conversations: those of ChatGPT and Claude become yours, and yours go where you like.
+
+    \b
+      overt chats import export.zip        from ChatGPT's or Claude's export
+      overt chats list
+      overt chats export --to openai -o all.jsonl
+      overt chats convert in.json out.jsonl --to sharegpt
+
+    `overt chat`, then `/load NAME`, goes on with one of them on any model.
+    """
+
+
+@command.command("list")
+@verb
+def list_(out: Output, settings: Settings) -> int:
+    """The saved conversations."""
+    rows = []
+    for name in saved.names(settings.home):
+        chat = saved.load(settings.home, name)
+        rows.append({"name": name, "model": chat.model, "messages": len(chat.messages)})
+    if out.json:
+        out.object({"chats": rows})
+    elif rows:
+        cells = [(str(row["name"]), str(row["model"]), str(row["messages"])) for row in rows]
+        out.line(table(("name", "model", "messages"), cells))
+    else:
+        out.note("no conversation is saved: /save NAME in `overt chat`, or `overt chats import`")
+    return 0
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--from", "source", type=click.Choice(_FORMATS[:-1]), help="Its format.")
+@click.option("--model", metavar="REF", help="The model they go on with; the default without.")
+@click.option("--dry-run", is_flag=True, help="Say what would come, and bring nothing.")
+@verb
+def import_(
+    out: Output, settings: Settings, file: Path, source: str | None, model: str | None,
+    dry_run: bool,
+) -> int:  # fmt: skip
+    """Bring in the conversations of FILE: ChatGPT's or Claude's export, OpenAI or ShareGPT JSON.
+
+    Each is saved under a name made of its title. One that is here already, unchanged, is not saved
+    twice; nothing that is here is replaced. What has no place here is counted and told.
+    """
+    from overt.conversations import base
+
+    lost: Lost = Counter()
+    format, found = base.read(file, lost, source or "")
+    taken = {name: saved.load(settings.home, name) for name in saved.names(settings.home)}
+    known = {(chat.system, chat.messages) for chat in taken.values()}
+    names: list[str] = []
+    for one in found:
+        chat = _chat(one, model or settings.model)
+        if (chat.system, chat.messages) in known:
+            continue
+        known.add((chat.system, chat.messages))
+        name = _free(_slug(one.title), taken)
+        if not dry_run:
+            saved.save(settings.home, name, chat)
+        taken[name] = chat
+        names.append(name)
+    same = len(found) - len(names)
+    told = +lost
+    if out.json:
+        out.object(
+            {"format": format, "imported": names, "unchanged": same, "lost": dict(told),
+             "dry_run": dry_run}
+        )  # fmt: skip
+        return 0
+    verb_ = "would come in" if dry_run else "came in"
+    out.line(f"{len(names)} of {len(found)} conversations {verb_} (format: {format})")
+    if same:
+        out.note(f"{same} were here already, word for word")
+    _tell(out, told)
+    return 0
+
+
+@command.command("export")
+@click.argument("names", nargs=-1)
+@click.option("--to", "target", type=click.Choice(_FORMATS), required=True, help="The format.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; stdout without.")
+@click.option("--replace", is_flag=True, help="Let the file be replaced.")
+@verb
+def export(
+    out: Output, settings: Settings, names: tuple[str, ...], target: str, output: Path | None,
+    replace: bool,
+) -> int:  # fmt: skip
+    """Write the conversations NAMES, or all of them, in another program's format."""
+    from overt.conversations import base
+
+    wanted = names or tuple(saved.names(settings.home))
+    if not wanted:
+        raise NotFound("no conversation is saved", "/save NAME in `overt chat`")
+    found = [_conversation(name, saved.load(settings.home, name)) for name in wanted]
+    lost: Lost = Counter()
+    data = base.write(found, target, lost)
+    _put(out, data, output, replace=replace, count=len(found), lost=+lost)
+    return 0
+
+
+@command.command("convert")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--from", "source", type=click.Choice(_FORMATS[:-1]), help="The format it is in.")
+@click.option("--to", "target", type=click.Choice(_FORMATS), required=True, help="The other one.")
+@click.option("--replace", is_flag=True, help="Let the file be replaced.")
+@verb
+def convert(
+    out: Output, settings: Settings, file: Path, output: Path, source: str | None, target: str,
+    replace: bool,
+) -> int:  # fmt: skip
+    """Write the conversations of FILE to OUTPUT in another format; nothing is saved here."""
+    from overt.conversations import base
+
+    lost: Lost = Counter()
+    _, found = base.read(file, lost, source or "")
+    data = base.write(found, target, lost)
+    _put(out, data, output, replace=replace, count=len(found), lost=+lost)
+    return 0
+
+
+def _put(
+    out: Output, data: bytes, output: Path | None, *, replace: bool, count: int, lost: "Lost"
+) -> None:
+    from overt import whole
+
+    if output is None:
+        if out.json:
+            raise UsageError("--json and the file both want stdout", "add -o FILE")
+        out.line(data.decode("utf-8", "replace").rstrip("\n"))
+        _tell(out, lost)
+        return
+    if output.exists() and not replace:
+        raise BadRequest(f"{output} is there already", "add --replace, or choose another name")
+    try:
+        whole.write(output.absolute(), data)
+    except OSError as error:
+        raise BadRequest(f"{output} cannot be written: {error.strerror}") from None
+    if out.json:
+        out.object(
+            {"file": str(output), "conversations": count, "bytes": len(data), "lost": dict(lost)}
+        )
+        return
+    out.line(f"{count} conversations are in {output} ({len(data)} bytes)")
+    _tell(out, lost)
+
+
+def _tell(out: Output, lost: "Lost") -> None:
+    for what, times in sorted(lost.items()):
+        out.note(f"left behind: {plain(what)} ({times})")
+
+
+def _chat(one: "Conversation", model: str) -> saved.Chat:
+    """As `/save` keeps it: system prompts at the beginning are the chat's own."""
+    messages = one.messages
+    begin = 0
+    while begin < len(messages) and messages[begin].role == "system":
+        begin += 1
+    system = "\n\n".join(message.text for message in messages[:begin])
+    return saved.Chat(model, "", messages[begin:], system=system or None)
+
+
+def _conversation(name: str, chat: saved.Chat) -> "Conversation":
+    from overt.chat import Message
+    from overt.conversations.base import Conversation
+
+    first = (Message.of("system", chat.system),) if chat.system else ()
+    return Conversation(name, (*first, *chat.messages), id=name, model=chat.model)
+
+
+def _slug(title: str) -> str:
+    """A name for a file: letters and digits of the title, joined by dashes."""
+    words = re.findall(r"[A-Za-z0-9]+", title)
+    return "-".join(words)[:_LONGEST].strip("-").lower() or "conversation"
+
+
+def _free(name: str, taken: "dict[str, saved.Chat]") -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"

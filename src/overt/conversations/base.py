@@ -1,0 +1,296 @@
+"""What all formats of conversations share: the value, the reader of a file, and the count of loss.
+
+Files come from other companies' exports and from strangers: sizes are bounded, nothing in an
+archive becomes a path, and a value of the wrong kind is counted or refused, never believed.
+"""
+
+import base64
+import binascii
+import json
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from overt.chat import ImagePart, Message, Part, TextPart
+from overt.errors import BadRequest, FormatError, NotFound
+
+Lost = Counter[str]
+"""How often something had no place, by what it was: ``image that is not in the archive``."""
+
+FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
+"""Modules of this package, in the order in which a file is tried."""
+
+_MOST_BYTES = 1 << 30  # of JSON; the export of a heavy user has some 200 MB
+_MOST_IMAGE = 64 << 20
+_MOST_MEMBERS = 200_000
+_GROWS = 200  # JSON shrinks 20-fold at most; an archive that claims more is a bomb
+_MOST_MESSAGES = 1_000_000
+_IMAGES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One conversation; a system prompt is its first message.
+
+    `model` is what the other program called the model, `created` is ISO 8601 in UTC; both may be
+    empty.
+    """
+
+    title: str
+    messages: tuple[Message, ...]
+    id: str = ""
+    model: str = ""
+    created: str = ""
+
+
+class Archive:
+    """The files of an export: a zip, or one JSON file that stands for a zip of itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        self._sizes: dict[str, int] = {}
+        try:
+            with path.open("rb") as file:
+                packed = file.read(4) == b"PK\x03\x04"
+            if packed:
+                self._zip = zipfile.ZipFile(path)
+                if len(self._zip.infolist()) > _MOST_MEMBERS:
+                    raise FormatError(f"{path.name} has more than {_MOST_MEMBERS} files")
+                self._sizes = {one.filename: one.file_size for one in self._zip.infolist()}
+        except FileNotFoundError:
+            raise NotFound(f"there is no file {path}", "give the export you were sent") from None
+        except OSError as error:
+            raise BadRequest(f"{path} cannot be read: {error.strerror}") from None
+        except (zipfile.BadZipFile, ValueError) as error:
+            raise FormatError(f"{path.name} is a damaged zip: {str(error)[:100]}") from None
+
+    def __enter__(self) -> "Archive":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        """The JSON and JSON-lines files by name, largest promise first refused.
+
+        Raises:
+            FormatError: larger than 1 GiB, or damaged.
+        """
+        if self._zip is None:
+            if self.path.stat().st_size > _MOST_BYTES:
+                raise FormatError(f"{self.path.name} is larger than {_MOST_BYTES >> 20} MiB")
+            yield self.path.name, self.path.read_bytes()
+            return
+        for name in sorted(self._sizes):
+            if name.endswith((".json", ".jsonl")):
+                yield name, self._read(name, _MOST_BYTES)
+
+    def image(self, mark: str) -> ImagePart | None:
+        """The first file whose name holds `mark`, where it is an image; None where it is not."""
+        if self._zip is None or not re.fullmatch(r"[A-Za-z0-9_.-]{6,200}", mark):
+            return None
+        for name in self._sizes:
+            if mark in name and (data := self._read(name, _MOST_IMAGE)):
+                return image_of(data)
+        return None
+
+    def _read(self, name: str, most: int) -> bytes:
+        assert self._zip is not None
+        limit = min(most, _GROWS * self.path.stat().st_size + (1 << 20))
+        try:
+            with self._zip.open(name) as file:
+                data = file.read(limit + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+            raise FormatError(f"{name[:80]} in {self.path.name} is damaged") from None
+        if len(data) > limit:
+            raise FormatError(f"{name[:80]} in {self.path.name} unpacks to more than {limit} bytes")
+        return data
+
+
+def image_of(data: bytes) -> ImagePart | None:
+    """Bytes as an image, where they are one that models take."""
+    for mark, kind in _IMAGES.items():
+        if data.startswith(mark):
+            return ImagePart(data, kind)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ImagePart(data, "image/webp")
+    return None
+
+
+def image_at(url: str) -> ImagePart | None:
+    """The image inside a ``data:`` URL; nothing is fetched."""
+    head, comma, packed = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        return None
+    try:
+        return image_of(base64.b64decode(packed, validate=True))
+    except (binascii.Error, ValueError):
+        return None
+
+
+def url_of(image: ImagePart) -> str:
+    """An image as a ``data:`` URL (RFC 2397)."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+
+
+# ---- reading and writing -------------------------------------------------------------------
+
+
+def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversation]]:
+    """Every conversation of a file, and the name of its format.
+
+    Args:
+        lost: counts what could not be brought along.
+        format: one of `FORMATS`, where it is known.
+
+    Raises:
+        NotFound, BadRequest: no such file. FormatError: none of the formats, or a damaged one.
+    """
+    found: list[Conversation] = []
+    known = ""
+    with Archive(path) as archive:
+        for name, data in archive.texts():
+            value = _decoded(name, data)
+            module = _module(name, value, format)
+            if module is None:
+                continue
+            known = str(module.NAME)
+            found += module.read(value, archive, lost)
+            if sum(len(one.messages) for one in found) > _MOST_MESSAGES:
+                raise FormatError(f"{path.name} has more than {_MOST_MESSAGES} messages")
+    if not known:
+        raise FormatError(
+            f"{path.name} holds no conversations in a format that is known here",
+            f"known: {', '.join(FORMATS[:-1])}; give --from FORMAT where you know better",
+        )
+    return known, [one for one in found if one.messages]
+
+
+def write(conversations: Iterable[Conversation], format: str, lost: Lost) -> bytes:
+    """Conversations as a file of `format`.
+
+    Raises:
+        BadRequest: no such format.
+    """
+    found: bytes = _named(format).write(tuple(conversations), lost)
+    return found
+
+
+def _named(format: str) -> ModuleType:
+    if format not in FORMATS:
+        raise BadRequest(f"there is no format {format[:40]!r}", f"known: {', '.join(FORMATS)}")
+    return import_module(f"overt.conversations.{format}")
+
+
+def _module(name: str, value: Any, format: str) -> ModuleType | None:
+    modules = [_named(format)] if format else [_named(one) for one in FORMATS]
+    return next((one for one in modules if one.looks(name, value)), None)
+
+
+def _decoded(name: str, data: bytes) -> Any:
+    """A JSON value, or the list of a JSON-lines file's values.
+
+    Raises:
+        FormatError: neither, with the line.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        whole = str(error)
+    values = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(msgspec.json.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if number == 1:
+                raise FormatError(f"{name[:80]} is not JSON: {whole[:150]}") from None
+            raise FormatError(f"line {number} of {name[:80]} is not JSON: {error}") from None
+    return values
+
+
+# ---- small things all formats need ---------------------------------------------------------
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """`value` where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def several(value: Any) -> list[Any]:
+    """`value` where it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def text(value: Any) -> str:
+    """`value` where it is a text, else an empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def when(value: Any) -> str:
+    """Unix seconds or an ISO time as ISO 8601 in UTC; "" for neither."""
+    try:
+        if isinstance(value, str):
+            return _utc(datetime.fromisoformat(value))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _utc(datetime.fromtimestamp(value, UTC))
+    except (ValueError, OverflowError, OSError):
+        pass
+    return ""
+
+
+def seconds(created: str) -> float | None:
+    """The Unix seconds of what `when` gave."""
+    return datetime.fromisoformat(created).timestamp() if created else None
+
+
+def title_of(given: Any, messages: Iterable[Message]) -> str:
+    """A title: the one that was given, else the beginning of what the person said first."""
+    said = " ".join(text(given).split())
+    if not said:
+        first = (message.text for message in messages if message.role == "user")
+        said = " ".join(next(first, "").split()) or "conversation"
+    return said[:80]
+
+
+def parts_of(content: Any, lost: Lost) -> tuple[Part, ...]:
+    """OpenAI's content: a text, or parts of text and images."""
+    if isinstance(content, str):
+        return (TextPart(content),) if content else ()
+    parts: list[Part] = []
+    for one in several(content):
+        kind = text(mapping(one).get("type"))
+        if kind in ("text", "input_text", "output_text"):
+            parts.append(TextPart(text(one.get("text"))))
+        elif kind in ("image_url", "input_image"):
+            url = one.get("image_url")
+            image = image_at(text(mapping(url).get("url") if isinstance(url, dict) else url))
+            lost["image that is not in the file"] += image is None
+            parts += [image] if image else []
+        else:
+            lost[f"part of the kind {kind or type(one).__name__}"[:60]] += 1
+    return tuple(parts)
+
+
+def arguments_of(value: Any) -> str:
+    """A tool call's arguments as JSON text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _utc(time: datetime) -> str:
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return aware.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

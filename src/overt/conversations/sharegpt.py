@@ -1,0 +1,113 @@
+"""ShareGPT: a list (or lines) of ``{"conversations": [{"from", "value"}, …]}``, used for training.
+
+Speakers are ``system``, ``human``, ``gpt``, ``function_call`` and ``observation`` (as LLaMA-Factory
+writes tools); ``user``, ``assistant``, ``chatgpt``, ``bing`` and ``tool`` are read as well. A field
+``system`` beside the conversation is its system prompt.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from overt.chat import Message, TextPart, ThoughtPart, ToolCallPart, ToolResultPart
+from overt.conversations.base import (
+    Archive,
+    Conversation,
+    Lost,
+    arguments_of,
+    mapping,
+    several,
+    text,
+    title_of,
+)
+
+NAME = "sharegpt"
+ABOUT = "ShareGPT, JSON or JSON lines (training sets)"
+_ROLES = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
+    "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "observation": "tool", "tool": "tool", "function_response": "tool",
+}  # fmt: skip
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def looks(member: str, value: Any) -> bool:
+    """Whether every row has conversations of speakers."""
+    rows = [value] if isinstance(value, dict) else several(value)
+    return bool(rows) and all(isinstance(_turns(one), list) for one in rows[:100])
+
+
+def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
+    """The conversations of the rows."""
+    for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
+        for name in sorted(row.keys() - {"conversations", "conversation", "system", "id", "title"}):
+            lost[f"field {name}"[:60]] += 1
+        messages = [Message.of("system", said)] if (said := text(row.get("system"))) else []
+        calls = 0
+        for turn in map(mapping, several(_turns(row))):
+            speaker, said = text(turn.get("from")).lower(), text(turn.get("value"))
+            if speaker == "function_call":
+                calls += 1
+                messages.append(Message("assistant", (_call(said, calls),)))
+            elif _ROLES.get(speaker) == "tool":
+                messages.append(Message("tool", (ToolResultPart(f"call_{calls}", said),)))
+            elif speaker in _ROLES:
+                messages.append(Message.of(_ROLES[speaker], said))  # type: ignore[arg-type]
+            else:
+                lost[f"turn of {speaker or 'nobody'}"[:60]] += 1
+        yield Conversation(
+            title_of(row.get("title"), messages), tuple(messages), text(row.get("id"))
+        )
+
+
+def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
+    """One JSON list."""
+    rows = [
+        {
+            "id": one.id or f"{number}",
+            "conversations": [turn for said in one.messages for turn in _written(said, lost)],
+        }
+        for number, one in enumerate(conversations)
+    ]
+    return msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n"
+
+
+def _turns(row: Any) -> Any:
+    row = mapping(row)
+    return row.get("conversations", row.get("conversation"))
+
+
+def _call(said: str, number: int) -> ToolCallPart:
+    """A call as LLaMA-Factory writes it: JSON with a name and arguments."""
+    try:
+        found = mapping(msgspec.json.decode(said))
+    except (msgspec.DecodeError, RecursionError):
+        found = {}
+    if "name" not in found:
+        return ToolCallPart(f"call_{number}", "", said)
+    arguments = arguments_of(found.get("arguments", {}))
+    return ToolCallPart(f"call_{number}", text(found["name"]), arguments)
+
+
+def _written(message: Message, lost: Lost) -> Iterator[dict[str, str]]:
+    said = message.text
+    if said and message.role in _SPEAKERS:
+        yield {"from": _SPEAKERS[message.role], "value": said}
+    for part in message.parts:
+        match part:
+            case ToolCallPart(_, name, arguments):
+                try:
+                    value: Any = msgspec.json.decode(arguments or "{}")
+                except (msgspec.DecodeError, RecursionError):
+                    value = arguments
+                call = msgspec.json.encode({"name": name, "arguments": value}).decode()
+                yield {"from": "function_call", "value": call}
+            case ToolResultPart(_, content):
+                yield {"from": "observation", "value": content}
+            case TextPart():
+                pass
+            case ThoughtPart():
+                lost["thought"] += 1
+            case _:
+                lost["image"] += 1

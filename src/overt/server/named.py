@@ -1,0 +1,69 @@
+"""The owner's own names as models that clients see: aliases of what is here, of others, routes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+from overt import ref as refs
+from overt import routes
+from overt.aliases import plain_name
+from overt.engines.accepts import accepts
+from overt.errors import OvertError
+from overt.protocols.base import Card
+from overt.routes import Route
+
+
+class Named:
+    """The aliases of one home. `card` gives the card of a model of the store."""
+
+    def __init__(self, home: Path, card: Callable[[str], Card]) -> None:
+        self._aliases = routes.aliases(home)
+        self._card = card
+
+    def cards(self) -> list[Card]:
+        """One for each alias; those that lead nowhere are left out."""
+        found = (self.card(alias.name) for alias in self._aliases.all())
+        return [card for card in found if card is not None]
+
+    def ref(self, name: str) -> str | None:
+        """The ref that answers for an alias first; None where `name` is none, or is a mistake."""
+        try:
+            target = self._aliases.find(name)
+        except OvertError:
+            return None
+        return target.first if isinstance(target, Route) else target
+
+    def card(self, name: str) -> Card | None:
+        """The card of an alias; None where `name` is none."""
+        ref = self.ref(name)
+        if ref is None:
+            return None
+        alias = self._aliases.get(name)
+        at = datetime.fromisoformat(alias.time).timestamp()
+        parsed = refs.parse(ref)
+        if not parsed.remote:
+            try:
+                return replace(self._card(ref), id=plain_name(name), modified=at)
+            except OvertError:
+                return Card(plain_name(name), _digest(ref), 0, at)
+        engine = "http" if parsed.scheme == "http" else parsed.scheme
+        taken = accepts(engine, parsed.file or parsed.name)
+        can = {"tools": taken.tools, "vision": taken.images, "thinking": taken.thinking}
+        return Card(
+            plain_name(name),
+            _digest(ref),
+            0,
+            at,
+            kind="vlm" if taken.images else "llm",
+            format="",
+            context=taken.context or None,
+            capabilities=("completion", *(word for word, has in can.items() if has)),
+            publisher=engine,
+        )
+
+
+def _digest(ref: str) -> str:
+    """Stands for content that is not here: another one where the alias leads elsewhere."""
+    return f"sha256:{sha256(ref.encode()).hexdigest()}"

@@ -1,0 +1,231 @@
+"""Requests handed on as they are, where the model that is asked for speaks the caller's protocol.
+
+A client of Anthropic's that asks for a model of Anthropic's needs no translation, and would lose by
+one: fields and betas that are newer than this program. So its body goes on byte for byte, but for
+the name of the model; the answer comes back byte for byte. What the caller proved itself with to
+this server stays here, and the owner's key goes instead.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from overt.chat import Request, Routed
+from overt.engines.provider import Passed, Post, Reader, Said
+from overt.engines.scrub import clean, cleaned
+from overt.engines.sse import Splitter
+from overt.errors import OvertError, ProviderFailed
+from overt.protocols.base import Call, Reply, Stream
+from overt.server.watch import Generation, generation
+
+if TYPE_CHECKING:
+    from overt.engines.provider import Provider
+    from overt.server.routing import Found
+
+_PLAIN = {
+    "/v1/chat/completions": ("openai", "/chat/completions", ("openai", "http")),
+    "/v1/completions": ("openai", "/completions", ("openai", "http")),
+    "/v1/embeddings": ("openai", "/embeddings", ("openai", "http")),
+    "/v1/responses": ("openai", "/responses", ("openai",)),
+    "/v1/messages": ("anthropic", "/v1/messages", ("anthropic",)),
+    "/v1/messages/count_tokens": ("anthropic", "/v1/messages/count_tokens", ("anthropic",)),
+}
+"""By address: the protocol, the path behind a provider's base URL, the engines that have it."""
+_GEMINI = re.compile(r"/(v1|v1beta|v1alpha)/models/\{id:path\}")
+_VERBS = ("generateContent", "streamGenerateContent", "countTokens", "embedContent",
+          "batchEmbedContents")  # fmt: skip
+_HEADERS = re.compile(
+    r"accept|content-type|idempotency-key|x-client-request-id|user-agent"
+    r"|(?:anthropic|openai|x-stainless|x-goog-api-client)(?:-[a-z0-9-]+)?"
+)
+"""What of a caller's headers goes on: never what it proves itself with."""
+_STREAMS = ("text/event-stream", "application/x-ndjson")
+_MOST_ANSWER = 256 << 20
+_MOST_ERROR = 64 << 10
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|[^"{}\[\]]+', re.DOTALL)
+
+
+class _Named(msgspec.Struct):
+    model: str = ""
+
+
+async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | None:
+    """The provider's own answer; None where the request is to be translated.
+
+    Raises:
+        OvertError: it may not or cannot be handed on.
+    """
+    if call.method != "POST" or found.protocol.name not in ("openai", "anthropic", "gemini"):
+        return None
+    asked = _asked(call, found)
+    if asked is None:
+        return None
+    model, path, engines = asked
+    engine = services.passes(model, engines)
+    if engine is None:
+        return None
+    if found.protocol.name == "gemini":
+        path, body = path.replace("{model}", engine.model), call.body
+    else:
+        body = renamed(call.body, engine.model)
+    return await _sent(call, engine, path, body, model)
+
+
+def _asked(call: Call, found: "Found") -> tuple[str, str, tuple[str, ...]] | None:
+    """The model that is asked for, the path to hand on to, and the engines that have it."""
+    if there := _PLAIN.get(found.route.path):
+        protocol, path, engines = there
+        if protocol != found.protocol.name:
+            return None
+        try:
+            model = msgspec.json.decode(call.body, type=_Named).model
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None  # whoever translates says what is wrong with it
+        return (model, path, engines) if model else None
+    if match := _GEMINI.fullmatch(found.route.path):
+        name, _, verb = call.params["id"].rpartition(":")
+        if verb not in _VERBS or not name:
+            return None
+        query = "?alt=sse" if call.query.get("alt") == "sse" else ""
+        at = f"/{match[1]}/models/{{model}}:{verb}{query}"
+        return name.removeprefix("models/"), at, ("gemini",)
+    return None
+
+
+def renamed(body: bytes, model: str) -> bytes:
+    """A JSON object with another value of its ``model``; every other byte stays what it is."""
+    out, at = [], 0
+    for start, end in _places(body):
+        out += [body[at:start], msgspec.json.encode(model)]
+        at = end
+    return b"".join((*out, body[at:]))
+
+
+def _places(body: bytes) -> Iterator[tuple[int, int]]:
+    """Where the values of the outermost object's ``model`` are, in valid JSON."""
+    depth, last, key = 0, b"", b""
+    for match in _TOKEN.finditer(body):
+        token = match[0]
+        if token in (b"{", b"["):
+            depth += 1
+        elif token in (b"}", b"]"):
+            depth -= 1
+        elif depth == 1 and token.startswith(b'"'):
+            if last.endswith((b"{", b",")):
+                key = token
+            elif last.endswith(b":") and _is_model(key):
+                yield match.span()
+        if depth <= 1:
+            last = token.rstrip() or last
+
+
+def _is_model(key: bytes) -> bool:
+    return key == b'"model"' or (b"\\" in key and msgspec.json.decode(key) == "model")
+
+
+# ---- sending -------------------------------------------------------------------------------
+
+
+async def _sent(
+    call: Call, engine: "Provider", path: str, body: bytes, model: str
+) -> Reply | Stream:
+    work = generation("chat", model)
+    answer = engine.forward(Post(path, body, _on(call.headers)))
+    try:
+        head = await anext(answer)
+        assert not isinstance(head, bytes)
+        work.event(Routed(engine.ref, "", head.request_id, head.bytes_out))
+        kind = head.headers.get("content-type", "application/json")
+        if head.status == 200 and kind.startswith(_STREAMS):
+            return Stream(_pieces(answer, engine, work), kind, _back(head))
+        whole = bytearray()
+        async for piece in answer:
+            whole += piece if isinstance(piece, bytes) else b""
+            if len(whole) > _MOST_ANSWER:
+                raise ProviderFailed(
+                    f"{engine.to.label} answered with more than {_MOST_ANSWER >> 20} MiB",
+                    billed=True,
+                )
+    except BaseException as error:
+        await answer.aclose()
+        work.end(error.code if isinstance(error, OvertError) else "cancelled")
+        raise
+    if head.status == 200:
+        _Tap(engine, work).whole(bytes(whole))
+        work.end()
+        return Reply(bytes(whole), 200, _back(head), kind)
+    failure = engine.dialect.failure(head.status, head.headers, bytes(whole[:_MOST_ERROR]))
+    work.end(failure.code)
+    if head.status in (401, 403):  # about the owner's key: the caller's own is not at fault
+        raise cleaned(failure, engine.to.secret)
+    told = clean(bytes(whole[:_MOST_ERROR]).decode("utf-8", "replace"), engine.to.secret)
+    return Reply(told.encode(), head.status, _back(head), kind)
+
+
+async def _pieces(
+    answer: AsyncGenerator[Passed | bytes, None], engine: "Provider", work: Generation
+) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, read along for the figures."""
+    tap = _Tap(engine, work)
+    code = "cancelled"
+    async with aclosing(answer):
+        try:
+            async for piece in answer:
+                assert isinstance(piece, bytes)
+                tap.piece(piece)
+                yield piece
+            tap.end()
+            code = ""
+        except OvertError as error:
+            code = error.code
+            raise
+        finally:
+            work.end(code)
+
+
+class _Tap:
+    """Reads an answer along with the client, for metrics; whatever it cannot read is no matter."""
+
+    def __init__(self, engine: "Provider", work: Generation) -> None:
+        self._reader: Reader | None = engine.dialect.reader(Request(engine.ref))
+        self._splitter = Splitter()
+        self._work = work
+
+    def piece(self, data: bytes) -> None:
+        if self._reader is None:
+            return
+        try:
+            for said in self._splitter.feed(data):
+                for event in self._reader.feed(said):
+                    self._work.event(event)
+        except OvertError:
+            self._reader = None
+
+    def whole(self, data: bytes) -> None:
+        """An answer in one piece."""
+        if self._reader is None:
+            return
+        with suppress(OvertError):
+            for event in self._reader.feed(Said("", data)):
+                self._work.event(event)
+            self.end()
+
+    def end(self) -> None:
+        if self._reader is None:
+            return
+        with suppress(OvertError):
+            for event in self._reader.end():
+                self._work.event(event)
+
+
+def _on(headers: Mapping[str, str]) -> dict[str, str]:
+    """What of a caller's headers goes on."""
+    return {name: value for name, value in headers.items() if _HEADERS.fullmatch(name)}
+
+
+def _back(head: Passed) -> dict[str, str]:
+    """What of a provider's headers the caller gets; the kind is told apart."""
+    return {name: value for name, value in head.headers.items() if name != "content-type"}
