@@ -55,7 +55,7 @@ _ORIGINAL = dict(os.environ)  # before any fixture has changed it
 
 _FOREIGN = (  # settings of the person who runs the tests, by the beginning of their names
     "OVERT_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "PIP_", "UV_", "OLLAMA_", "OPENAI_",
-    "ANTHROPIC_", "GEMINI_", "GOOGLE_API_", "XDG_", "OMP_", "LLAMA_", "GGML_", "OTEL_",
+    "ANTHROPIC_", "GEMINI_", "GOOGLE_API_", "GOOGLE_GEMINI_", "XDG_", "OMP_", "LLAMA_", "GGML_", "OTEL_",
 )  # fmt: skip
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy")
 
@@ -85,6 +85,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.setenv(name, str(folder))
     (person / "run").chmod(0o700)
+    monkeypatch.setenv("OVERT_KEYRING", "off")  # a person's own keys are none of a test's business
     # pip and all that reads its settings see those of this test alone.
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
 

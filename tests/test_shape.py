@@ -240,7 +240,14 @@ def test_the_locks_hold_every_requirement_with_hashes() -> None:
     for kind, requirements in needed.items():
         assert {_package(one) for one in requirements} <= set(locks[kind])
         assert all("--hash=sha256:" in text for text in locks[kind].values())
-    assert locks["run"].items() <= locks["dev"].items(), "both locks hold the same versions"
+    run, dev = ({name: _pinned(text) for name, text in locks[kind].items()} for kind in needed)
+    assert run.items() <= dev.items(), "both locks hold the same versions"
+
+
+def _pinned(text: str) -> str:
+    """A requirement without its marker: the tests need some packages on more systems."""
+    first, newline, rest = text.partition("\n")
+    return first.partition(" ; ")[0].removesuffix(" \\") + newline + rest
 
 
 def _locked(text: str) -> dict[str, str]:

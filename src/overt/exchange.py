@@ -435,9 +435,8 @@ class Exchange:
     def _price(self, ref: str, usage: Usage) -> float | None:
         from overt import prices
 
-        if not refs.parse(ref).remote:
-            return 0.0  # no bill comes for it; what it draws is the owner's to say (prices.py)
-        return prices.cost(ref, usage, self._settings).usd
+        # No bill comes for what is local; what it draws is the owner's to say (prices/).
+        return prices.cost(ref, usage, self._settings).usd if refs.parse(ref).remote else 0.0
 
     def leads_away(self, name: str) -> bool:
         """Whether `name` is, or is an alias of, a model of another server; never raises."""
