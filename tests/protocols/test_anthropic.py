@@ -26,6 +26,7 @@ from overt.chat import (
     Message,
     Progress,
     Request,
+    Routed,
     Sampling,
     Text,
     TextPart,
@@ -39,7 +40,7 @@ from overt.chat import (
 )
 from overt.errors import Busy, EngineFailed, OvertError, TooMany, WorkerDied
 from overt.protocols.anthropic import PROTOCOL
-from overt.protocols.anthropic_request import NEW, SIGNATURE
+from overt.protocols.anthropic_request import NEW, SIGNATURE, marked
 
 pytestmark = pytest.mark.anyio
 
@@ -118,8 +119,8 @@ async def test_a_full_request_loses_nothing(services: Services) -> None:
                 Message(
                     "assistant",
                     (
-                        ThoughtPart("Hm.", "abc"),
-                        ThoughtPart("", "xyz"),
+                        ThoughtPart("Hm.", "abc", origin="anthropic"),
+                        ThoughtPart("", "xyz", sealed=True, origin="anthropic"),
                         TextPart("I look."),
                         ToolCallPart("toolu_1", "weather", '{"city": "Ulm"}'),
                     ),
@@ -141,9 +142,20 @@ async def test_a_full_request_loses_nothing(services: Services) -> None:
 
 async def test_own_signatures_are_not_kept(services: Services) -> None:
     thinking = {"type": "thinking", "thinking": "Hm.", "signature": SIGNATURE}
+    assert marked(json.dumps(thinking).encode())
     messages = [HELLO["messages"][0], {"role": "assistant", "content": [thinking]}]  # type: ignore[index]
     await post(services, {**HELLO, "messages": messages})
     assert services.asked[0].messages[1].parts == (ThoughtPart("Hm."),)
+
+
+@pytest.mark.parametrize("data", ["overt:call:", "overt:call:overt:gemini:eA=="])
+async def test_a_signature_of_a_call_that_is_not_there_is_nothing(
+    services: Services, data: str
+) -> None:
+    said = [{"type": "redacted_thinking", "data": data}, {"type": "text", "text": "a"}]
+    messages = [HELLO["messages"][0], {"role": "assistant", "content": said}]  # type: ignore[index]
+    await post(services, {**HELLO, "messages": messages})
+    assert services.asked[0].messages[1].parts == (TextPart("a"),)
 
 
 async def test_neighbours_of_one_role_are_one_message(services: Services) -> None:
@@ -486,6 +498,78 @@ async def test_thoughts_text_and_calls_are_blocks_in_order(services: Services) -
     assert message.usage.output_tokens_details.thinking_tokens == 2
 
 
+async def test_what_providers_sign_comes_back_verbatim(services: Services) -> None:
+    events = (
+        Routed("openai:gpt", request_id="r"),
+        Thought("Let me ", origin="anthropic"), Thought("see."),
+        Thought("", "c2ln", origin="anthropic"),
+        Thought("", "c2VhbA==", sealed=True, origin="anthropic"),
+        Thought("again", "b3Bl", origin="openai"), Thought("", "Z2Vt", True, "gemini"),
+        Text("I call"), ToolCall(0, "call_a", "weather", "{}", "Y2FsbA==", "gemini"),
+        ToolCall(1, "call_b", "weather", "{}"),
+        Usage(9, 8, tokens_cached=2, tokens_written=3, tokens_thought=4), Done("tool_calls"),
+    )  # fmt: skip
+    message = await answers(services, {**HELLO, "tools": [WEATHER]}, events)
+    assert [block.model_dump(exclude_none=True) for block in message.content] == [
+        {"type": "thinking", "thinking": "Let me see.", "signature": "c2ln"},
+        {"type": "redacted_thinking", "data": "c2VhbA=="},
+        {"type": "thinking", "thinking": "again", "signature": "overt:openai:b3Bl"},
+        {"type": "redacted_thinking", "data": "overt:gemini:Z2Vt"},
+        {"type": "text", "text": "I call"},
+        {"type": "redacted_thinking", "data": "overt:call:overt:gemini:Y2FsbA=="},
+        {"type": "tool_use", "id": "call_a", "name": "weather", "input": {}},
+        {"type": "tool_use", "id": "call_b", "name": "weather", "input": {}},
+    ]
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens) == (4, 2)
+    assert usage.cache_creation_input_tokens == 3
+    assert usage.output_tokens_details.thinking_tokens == 4
+    said = [block.model_dump(exclude_none=True) for block in message.content]
+    for block, known in zip(
+        said, (False, False, True, True, False, True, False, False), strict=True
+    ):
+        assert marked(json.dumps(block).encode()) is known
+    messages = [HELLO["messages"][0], {"role": "assistant", "content": said}]  # type: ignore[index]
+    await post(services, {**HELLO, "messages": messages})
+    assert services.asked[-1].messages[1].parts == (
+        ThoughtPart("Let me see.", "c2ln", False, "anthropic"),
+        ThoughtPart("", "c2VhbA==", True, "anthropic"),
+        ThoughtPart("again", "b3Bl", False, "openai"),
+        ThoughtPart("", "Z2Vt", True, "gemini"),
+        TextPart("I call"),
+        ToolCallPart("call_a", "weather", "{}", "Y2FsbA==", "gemini"),
+        ToolCallPart("call_b", "weather", "{}"),
+    )
+
+
+@pytest.mark.parametrize("display", ["omitted", None])
+async def test_a_signature_is_told_without_its_thought(
+    services: Services, display: str | None
+) -> None:
+    text = "Hm." if display is None else ""
+    events = (Thought("Hm."), Thought("", "c2ln", origin="anthropic"), Usage(1, 3), Done("stop"))
+    thinking = {"type": "adaptive", "display": display}
+    message = await answers(services, {**HELLO, "thinking": thinking}, events)
+    assert [block.model_dump() for block in message.content] == [
+        {"type": "thinking", "thinking": text, "signature": "c2ln"}
+    ]
+
+
+async def test_no_thinking_is_told_where_it_was_disabled(services: Services) -> None:
+    events = (
+        Thought("Hm.", "c2ln", origin="anthropic"), Thought("", "eA==", True, "openai"),
+        ToolCall(0, "call_a", "weather", "{}", "Y2FsbA==", "gemini"), Usage(1, 3),
+        Done("tool_calls"),
+    )  # fmt: skip
+    body = {**HELLO, "tools": [WEATHER], "thinking": {"type": "disabled"}}
+    assert [block.type for block in (await answers(services, body, events)).content] == ["tool_use"]
+
+
+async def test_who_answers_does_not_begin_the_stream(services: Services) -> None:
+    services.script = lambda request: (Routed("anthropic:claude-x"), Busy("full"))
+    assert (await post(services, {**HELLO, "stream": True})).status == 503
+
+
 async def test_a_call_without_an_id_gets_one(services: Services) -> None:
     services.script = lambda request: (
         ToolCall(0, "", "weather", "not json"), Usage(1, 1), Done("tool_calls"),
@@ -523,6 +607,7 @@ async def test_thoughts_that_are_not_told(services: Services, thinking: Any, blo
         (Done("length"), 20, "model_context_window_exceeded", None),
         (Done("length"), 0, "max_tokens", None),
         (Done("cancelled"), 3, "end_turn", None),
+        (Done("refusal"), 3, "refusal", None),
     ],
 )
 async def test_stop_reasons(
@@ -556,6 +641,8 @@ async def test_the_start_tells_the_prompts_tokens(services: Services) -> None:
 PIECES = st.one_of(
     st.text(max_size=6).map(Text),
     st.text(max_size=6).map(Thought),
+    st.builds(Thought, st.text(max_size=6), st.just("c2ln"), st.booleans(), st.just("openai")),
+    st.just(Routed("openai:m")),
     st.just(Progress(1, 2)),
     st.integers(0, 2).map(lambda index: ToolCall(index, "", "", "")),
 )

@@ -108,9 +108,9 @@ EXPECTED = Request(
         Message(
             "assistant",
             (
-                ThoughtPart("Hm.", "YWI="),
+                ThoughtPart("Hm.", "YWI=", origin="gemini"),
                 TextPart("I look."),
-                ToolCallPart("call_1", "weather", '{"city_name":"Ulm"}', "eHk="),
+                ToolCallPart("call_1", "weather", '{"city_name":"Ulm"}', "eHk=", "gemini"),
             ),
         ),
         Message("tool", (ToolResultPart("call_1", "rain"),)),
@@ -641,6 +641,7 @@ def test_a_stream_adds_up_to_the_whole(pieces: list[Event], done: Done, include:
 CODES = {
     "INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED",
     "FAILED_PRECONDITION", "CANCELLED", "INTERNAL", "UNIMPLEMENTED", "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 An answer is a list of blocks: thinking, text, tool_use. Neighbouring events of one kind make one
 block. In a stream each block is started, filled by deltas and stopped before the next one begins.
+A provider's signature ends the block of the thought it signs; that of a call stands in a sealed
+block before the call, where Anthropic's wire has no other place for it.
 """
 
 import re
@@ -17,18 +19,24 @@ from overt.chat import (
     Event,
     Failed,
     Progress,
+    Routed,
     Text,
     Thought,
     ToolCall,
     Usage,
 )
 from overt.errors import EngineFailed, OvertError
-from overt.protocols.anthropic_request import SIGNATURE, LostThread
+from overt.protocols.anthropic_request import SIGNATURE, LostThread, sealed, sealed_call
 from overt.protocols.base import BadBody, encode, new_id, object_of
 from overt.protocols.failure import error_of
 
 StopReason = Literal[
-    "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+    "end_turn",
+    "max_tokens",
+    "stop_sequence",
+    "tool_use",
+    "model_context_window_exceeded",
+    "refusal",
 ]
 
 # ---- the wire ------------------------------------------------------------------------------
@@ -43,13 +51,17 @@ class ThinkingBody(msgspec.Struct, tag_field="type", tag="thinking"):
     signature: str
 
 
+class RedactedBody(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
+    data: str
+
+
 class ToolUseBody(msgspec.Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: Any
 
 
-BlockBody = TextBody | ThinkingBody | ToolUseBody
+BlockBody = TextBody | ThinkingBody | RedactedBody | ToolUseBody
 
 
 class OutputDetails(msgspec.Struct):
@@ -57,7 +69,7 @@ class OutputDetails(msgspec.Struct):
 
 
 class UsageBody(msgspec.Struct):
-    """`input_tokens` leaves out those that were reused, which `cache_read_input_tokens` counts."""
+    """`input_tokens` leaves out those that were read from a cache or written to one."""
 
     input_tokens: int = 0
     cache_creation_input_tokens: int = 0
@@ -169,7 +181,7 @@ class Turn:
     omitted: bool = False
     request_id: str = ""
     usage: Usage = Usage(0, 0)
-    thoughts: int = 0  # events of reasoning: one a token in local engines
+    thoughts: int = 0  # events of reasoning of local engines, where one is a token
     called: bool = False
 
     def mutes(self, event: Event) -> bool:
@@ -181,13 +193,16 @@ class Turn:
     def told(self) -> UsageBody:
         usage = self.usage
         out = 0 if self.max_tokens == 0 else usage.tokens_out
-        thinking = OutputDetails(min(self.thoughts, out)) if self.thoughts else None
-        fresh = max(0, usage.tokens_in - usage.tokens_cached)
-        return UsageBody(fresh, 0, usage.tokens_cached, out, thinking)
+        thought = min(usage.tokens_thought or self.thoughts, out)
+        thinking = OutputDetails(thought) if thought or self.thoughts else None
+        read, written = usage.tokens_cached, usage.tokens_written
+        return UsageBody(max(0, usage.tokens_in - read - written), written, read, out, thinking)
 
     def ending(self, done: Done) -> _Ending:
         if self.max_tokens == 0:
             return _Ending("max_tokens", None)
+        if done.finish == "refusal":
+            return _Ending("refusal", None)
         if done.stop is not None:
             return _Ending("stop_sequence", done.stop)
         if done.finish == "length":
@@ -215,12 +230,12 @@ async def whole(turn: Turn, events: AsyncGenerator[Event, None]) -> MessageBody:
             match event:
                 case Text(text):
                     _last(blocks, "text").pieces.append(text)
-                case Thought(text):
-                    turn.thoughts += 1
-                    _last(blocks, "thinking").pieces.append("" if turn.omitted else text)
+                case Thought():
+                    turn.thoughts += event.origin is None
+                    _thought(blocks, event, omitted=turn.omitted)
                 case ToolCall():
                     turn.called = True
-                    _call(blocks, event).pieces.append(event.arguments)
+                    _call(blocks, event, turn).pieces.append(event.arguments)
                 case Usage():
                     turn.usage = event
                 case Done():
@@ -244,26 +259,41 @@ class _Block:
     index: int = -1  # of the tool call
     id: str = ""
     name: str = ""
+    signature: str | None = None  # as the wire has it
 
     def body(self) -> BlockBody:
         text = "".join(self.pieces)
         if self.kind == "text":
             return TextBody(text)
         if self.kind == "thinking":
-            return ThinkingBody(text, SIGNATURE)
+            return ThinkingBody(text, self.signature or SIGNATURE)
+        if self.kind == "redacted":
+            return RedactedBody(text)
         return ToolUseBody(self.id, self.name, _input(text))
 
 
 def _last(blocks: list[_Block], kind: str) -> _Block:
-    if not blocks or blocks[-1].kind != kind:
+    if not blocks or blocks[-1].kind != kind or blocks[-1].signature:
         blocks.append(_Block(kind, []))
     return blocks[-1]
 
 
-def _call(blocks: list[_Block], piece: ToolCall) -> _Block:
+def _thought(blocks: list[_Block], piece: Thought, *, omitted: bool) -> None:
+    if piece.sealed:
+        blocks.append(_Block("redacted", [sealed(piece)]))
+        return
+    block = _last(blocks, "thinking")
+    block.pieces.append("" if omitted else piece.text)
+    if piece.signature:
+        block.signature = sealed(piece)
+
+
+def _call(blocks: list[_Block], piece: ToolCall, turn: Turn) -> _Block:
     for block in blocks:
         if block.index == piece.index:
             return block
+    if piece.signature and turn.thinking:
+        blocks.append(_Block("redacted", [sealed_call(piece)]))
     blocks.append(_Block("tool_use", [], piece.index, piece.id or new_id("toolu_"), piece.name))
     return blocks[-1]
 
@@ -309,6 +339,8 @@ class _Writer:
 
     def write(self, event: Event) -> bytes:
         kind = type(event)
+        if kind is Routed:  # says nothing of the answer: what fails next still has a status
+            return b""
         if kind is self._open and kind is Text:  # nearly all events
             return self._head + encode(event.text) + _TAIL  # type: ignore[union-attr]
         if kind is Progress:
@@ -324,8 +356,8 @@ class _Writer:
         match event:
             case Text(text):
                 return self._block(Text, TextBody("")) + self._delta(text)
-            case Thought(text):
-                return self._thought(text)
+            case Thought():
+                return self._thought(event)
             case ToolCall():
                 return self._call(event)
             case Usage():
@@ -338,12 +370,23 @@ class _Writer:
                 pass
         return b""
 
-    def _thought(self, text: str) -> bytes:
-        self._turn.thoughts += 1
-        opened = b""
+    def _thought(self, piece: Thought) -> bytes:
+        self._turn.thoughts += piece.origin is None
+        if piece.sealed:
+            return self._sealed(sealed(piece))
+        written = b""
         if self._open is not Thought:
-            opened = self._block(Thought, ThinkingBody("", ""))
-        return opened if self._turn.omitted else opened + self._delta(text)
+            written = self._block(Thought, ThinkingBody("", ""))
+        if not self._turn.omitted:
+            written += self._delta(piece.text)
+        return written + self._close(sealed(piece)) if piece.signature else written
+
+    def _sealed(self, data: str) -> bytes:
+        """A block that comes whole with its start."""
+        closed = self._close()
+        self._index += 1
+        start = _event(b"content_block_start", _BlockStart(self._index, RedactedBody(data)))
+        return closed + start + _stopped(self._index)
 
     def _progress(self, progress: Progress) -> bytes:
         """A long prompt is being read: the client is told that this server lives.
@@ -371,27 +414,27 @@ class _Writer:
     def _delta(self, text: str) -> bytes:
         return self._head + encode(text) + _TAIL if text else b""
 
-    def _close(self) -> bytes:
+    def _close(self, signature: str = SIGNATURE) -> bytes:
         if self._open is None:
             return b""
         signed = b""
         if self._open is Thought:
             start = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":'
             signed = b'%b%d,"delta":{"type":"signature_delta","signature":%b}}\n\n' % (
-                start, self._index, encode(SIGNATURE),
+                start, self._index, encode(signature),
             )  # fmt: skip
         self._open = None
-        return signed + (
-            b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
-            % self._index
-        )
+        return signed + _stopped(self._index)
 
     def _call(self, piece: ToolCall) -> bytes:
         self._turn.called = True
         at = self._calls.get(piece.index)
         if at is None:
+            before = b""
+            if piece.signature and self._turn.thinking:
+                before = self._sealed(sealed_call(piece))
             body = ToolUseBody(piece.id or new_id("toolu_"), piece.name, {})
-            started = self._block(ToolCall, body)
+            started = before + self._block(ToolCall, body)
             self._calls[piece.index] = self._index
             return started + self._delta(piece.arguments)
         if not piece.arguments:
@@ -420,6 +463,10 @@ def _head(index: int, kind: type[Event]) -> bytes:
         b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
         b'"delta":{"type":"%b","%b":' % (index, *_DELTAS[kind])
     )
+
+
+def _stopped(index: int) -> bytes:
+    return b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % index
 
 
 def _event(name: bytes, body: msgspec.Struct) -> bytes:

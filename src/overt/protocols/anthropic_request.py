@@ -5,6 +5,7 @@ would change the answer (tools that run on Anthropic's machines, files and addre
 citations); hints about caching, pricing and tenants are taken and ignored.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -19,14 +20,16 @@ from overt.chat import (
     Request,
     Sampling,
     TextPart,
+    Thought,
     ThoughtPart,
     Tool,
+    ToolCall,
     ToolCallPart,
     ToolResultPart,
 )
 from overt.errors import NotFound
 from overt.protocols import anthropic_wire as wire
-from overt.protocols import media
+from overt.protocols import media, signed
 from overt.protocols.base import BadBody, bad_body
 from overt.protocols.turns import joined
 
@@ -35,6 +38,9 @@ OLD, NEW = "2023-06-01", "2026-10-21"
 where Anthropic answers 400. NEW forbids documents in the assistant's messages and citations in the
 user's text; sampling parameters, which it forbids as well, are taken all the same: local models
 have them."""
+
+OWN = "anthropic"
+"""The engine whose signatures stand as they are."""
 
 SIGNATURE = "b3ZlcnQ6dW5zaWduZWQ="
 """Stands where Anthropic signs a thought (base64 of ``overt:unsigned``). Nothing is proved by it:
@@ -173,17 +179,56 @@ def _assistant(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iter
         where = f"{path}[{at}]"
         match block:
             case wire.ThinkingBlock(thinking=thought, signature=signature):
-                yield ThoughtPart(thought, None if signature == SIGNATURE else signature)
+                yield _thought(thought, signature, sealed=False)
             case wire.RedactedThinkingBlock(data=data):
-                yield ThoughtPart("", data)
+                if not _CALL.fullmatch(data):
+                    yield _thought("", data, sealed=True)
             case wire.ToolUseBlock(id=id, name=name):
-                yield ToolCallPart(id, name, _object(block.input, f"{where}.input"))
+                before = blocks[at - 1] if at else None
+                signs, origin = _of_call(before)
+                arguments = _object(block.input, f"{where}.input")
+                yield ToolCallPart(id, name, arguments, signs, origin)
             case wire.ToolResultBlock():
                 raise BadBody("tool_result blocks can only be in user messages", where)
             case wire.DocumentBlock() if new:
                 raise BadBody(f"documents are for user messages only since {NEW}", where)
             case _:
                 yield from _shown(block, where)
+
+
+def _thought(text: str, signature: str, *, sealed: bool) -> ThoughtPart:
+    if signature == SIGNATURE:
+        return ThoughtPart(text)
+    told, origin = signed.split(signature, OWN)
+    return ThoughtPart(text, told, sealed, origin)
+
+
+def sealed(piece: Thought) -> str:
+    """The signature of `piece` as a client is to send it back."""
+    return signed.written(piece.signature or "", piece.origin, OWN)
+
+
+def marked(body: bytes) -> bool:
+    """Whether thoughts in `body` may be signed by this server, which Anthropic would refuse.
+
+    Such a body cannot be handed on as it is: it is to be translated, which leaves them out.
+    """
+    return SIGNATURE.encode() in body or b'"overt:' in body
+
+
+_CALL = re.compile(r"overt:call:(.*)", re.DOTALL)
+
+
+def sealed_call(piece: ToolCall) -> str:
+    """The signature of a call as the data of a sealed thought, which stands before the call."""
+    return f"overt:call:{signed.written(piece.signature or '', piece.origin, OWN)}"
+
+
+def _of_call(before: wire.AnyBlock | None) -> tuple[str, str] | tuple[None, None]:
+    """The signature and origin of a call that `before` stands before, as `sealed_call` wrote it."""
+    data = before.data if isinstance(before, wire.RedactedThinkingBlock) else ""
+    found = _CALL.fullmatch(data)
+    return signed.split(found[1], OWN) if found else (None, None)
 
 
 def _system(blocks: Sequence[wire.AnyBlock], path: str) -> Iterator[Part]:

@@ -4,6 +4,7 @@ Google streams whole answers that each hold a little more, without names and wit
 The call of a function is told whole, so its pieces wait until it is complete.
 """
 
+import base64
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ from overt.chat import (
     Usage,
 )
 from overt.errors import Busy, EngineFailed, OvertError
+from overt.protocols import signed
 from overt.protocols.base import BadBody, encode, new_id, object_of
 from overt.protocols.failure import error_of
+from overt.protocols.gemini_request import GEMINI
 
 # ---- the wire ------------------------------------------------------------------------------
 
@@ -43,6 +46,7 @@ class PartBody(Body):
     text: str | None = None
     thought: bool = False
     function_call: CallBody | None = None
+    thought_signature: str | None = None
 
 
 class ContentBody(msgspec.Struct):
@@ -161,7 +165,13 @@ def error_body(error: OvertError) -> ErrorBody:
 
 # ---- what all forms have in common ---------------------------------------------------------
 
-_FINISH = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "cancelled": "OTHER"}
+_FINISH = {
+    "stop": "STOP",
+    "tool_calls": "STOP",
+    "length": "MAX_TOKENS",
+    "refusal": "SAFETY",
+    "cancelled": "OTHER",
+}
 
 
 @dataclass(slots=True)
@@ -171,6 +181,7 @@ class Candidate:
     usage: Usage = Usage(0, 0)
     thoughts: int = 0  # events of reasoning: one a token in local engines
     calls: dict[int, list[str]] = field(default_factory=dict)  # id, name, then pieces
+    signatures: dict[int, str] = field(default_factory=dict)  # of calls, as the wire has them
     sum: float = 0.0  # of the log-probabilities
     tokens: int = 0  # that have one
     ended: bool = False
@@ -180,12 +191,17 @@ class Candidate:
             self.calls[piece.index].append(piece.arguments)
         else:
             self.calls[piece.index] = [piece.id, piece.name, piece.arguments]
+        if piece.signature is not None:
+            self.signatures[piece.index] = _signature(piece)
 
     def called(self) -> list[PartBody]:
         """The calls, complete."""
         return [
-            PartBody(function_call=CallBody(name, _arguments("".join(pieces)), id or None))
-            for id, name, *pieces in self.calls.values()
+            PartBody(
+                function_call=CallBody(name, _arguments("".join(pieces)), id or None),
+                thought_signature=self.signatures.get(index),
+            )
+            for index, (id, name, *pieces) in self.calls.items()
         ]
 
     def counted(self, logprobs: Sequence[TokenLogprob]) -> None:
@@ -215,6 +231,24 @@ class Telling:
     id: str = field(default_factory=lambda: new_id(""))
 
 
+def _signature(signs: Thought | ToolCall) -> str:
+    """Its signature as Google's clients read one: base64, another provider's named within."""
+    told = signed.written(signs.signature or "", signs.origin, GEMINI)
+    if signs.origin in (None, GEMINI):
+        return told
+    return base64.b64encode(told.encode("utf-8", "replace")).decode()
+
+
+def _thought(event: Thought, telling: "Telling") -> PartBody | None:
+    """A piece of a thought; one that is all signature is told to everybody, as Google does."""
+    if event.sealed and not event.text:
+        return PartBody("", thought_signature=_signature(event)) if event.signature else None
+    if not telling.thoughts or not (event.text or event.signature):
+        return None
+    signature = _signature(event) if event.signature is not None else None
+    return PartBody(event.text, thought=True, thought_signature=signature)
+
+
 def _arguments(text: str) -> Any:
     """The arguments of a call, which Google has as an object and models may get wrong."""
     found = object_of(text)
@@ -224,11 +258,12 @@ def _arguments(text: str) -> Any:
 def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
     """Usage of all candidates: the prompt is read once, whatever their number.
 
-    Thoughts are told apart from what the candidates say.
+    Thoughts are told apart from what the candidates say: as many as the engine counted, or as
+    there were events of them.
     """
     first = candidates[0].usage
     out = sum(one.usage.tokens_out for one in candidates)
-    thoughts = min(out, sum(one.thoughts for one in candidates))
+    thoughts = min(out, sum(one.usage.tokens_thought or one.thoughts for one in candidates))
     return UsageBody(
         first.tokens_in,
         out - thoughts,
@@ -265,6 +300,20 @@ class _Whole(Candidate):
             self.thinks = thought
         self.texts.append(text)
 
+    def think(self, event: Thought, telling: Telling) -> None:
+        self.thoughts += bool(event.text)
+        part = _thought(event, telling)
+        if part is None:
+            return
+        if part.thought and part.thought_signature is None:
+            self.say(event.text, thought=True)
+            return
+        if part.thought:  # it signs the pieces before it too
+            self.say(event.text, thought=True)
+            part.text, self.texts = "".join(self.texts), []
+        self.flush()
+        self.parts.append(part)
+
     def flush(self) -> None:
         if self.texts:
             self.parts.append(PartBody("".join(self.texts), self.thinks))
@@ -297,10 +346,8 @@ async def whole(
             match event:
                 case Text(text):
                     one.say(text, thought=False)
-                case Thought(text):
-                    one.thoughts += 1
-                    if telling.thoughts:
-                        one.say(text, thought=True)
+                case Thought():
+                    one.think(event, telling)
                 case ToolCall():
                     one.call(event)
                 case Logprobs(tokens):
@@ -382,10 +429,10 @@ class _Writer:
                 self._held[index].append(text)
             case Text(text):
                 return self._framed(self._answer(index, [PartBody(text)]))
-            case Thought(text):
-                one.thoughts += 1
-                if self._telling.thoughts:
-                    return self._framed(self._answer(index, [PartBody(text, thought=True)]))
+            case Thought():
+                one.thoughts += bool(event.text)
+                if part := _thought(event, self._telling):
+                    return self._framed(self._answer(index, [part]))
             case ToolCall():
                 one.call(event)
             case Logprobs(tokens):

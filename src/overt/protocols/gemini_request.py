@@ -9,6 +9,7 @@ import base64
 import binascii
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from overt.chat import (
@@ -24,7 +25,7 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.protocols import gemini_wire as wire
-from overt.protocols import media
+from overt.protocols import media, signed
 from overt.protocols.base import BadBody, encode
 from overt.protocols.gemini_schema import camel, to_json
 from overt.protocols.turns import Waiting, joined
@@ -87,6 +88,8 @@ def text(content: wire.Content, path: str) -> str:
     return "\n".join(texts)
 
 
+GEMINI = "gemini"
+"""The engine whose signatures stand as they are."""
 _SEEDS = 2**32 - 1  # llama.cpp takes one below this; the last is its word for "choose one"
 
 # ---- contents ------------------------------------------------------------------------------
@@ -121,14 +124,33 @@ def _messages(body: wire.GenerateBody) -> Iterator[Message]:
                 result, parts = _result(part.function_response, f"{path}.parts[{number}]", calls)
                 yield Message("tool", (result,))
             else:
-                parts += _part(part, path, number, calls)
+                parts += _part(part, path, number, calls, signs=role == "assistant")
     yield from _message(role, parts)
 
 
 def _message(role: Role, parts: Sequence[Part]) -> Iterator[Message]:
-    """A message of `parts`, if there are any; texts in a row are one."""
+    """A message of `parts`, if there are any; texts in a row are one, and so are thoughts."""
     if parts:
-        yield Message(role, joined(parts, "" if role == "assistant" else "\n"))
+        yield Message(role, joined(_thoughts(parts), "" if role == "assistant" else "\n"))
+
+
+def _thoughts(parts: Sequence[Part]) -> Iterator[Part]:
+    """`parts` with the pieces of a thought as one, up to its signature: so they were streamed."""
+    held: list[ThoughtPart] = []
+    for part in parts:
+        if held and (not isinstance(part, ThoughtPart) or part.sealed or held[-1].signature):
+            yield _together(held)
+            held = []
+        if isinstance(part, ThoughtPart) and not part.sealed:
+            held.append(part)
+        else:
+            yield part
+    if held:
+        yield _together(held)
+
+
+def _together(pieces: Sequence[ThoughtPart]) -> ThoughtPart:
+    return replace(pieces[-1], text="".join(piece.text for piece in pieces))
 
 
 class _Calls:
@@ -161,22 +183,42 @@ _REFUSED = {
 }
 
 
-def _part(part: wire.Part, path: str, number: int, calls: _Calls | None = None) -> Iterator[Part]:
+def _part(
+    part: wire.Part, path: str, number: int, calls: _Calls | None = None, *, signs: bool = False
+) -> Iterator[Part]:
+    """What `part` is; with `signs`, a signature beside a text is a thought of its own."""
     path = f"{path}.parts[{number}]"
     for name, why in _REFUSED.items():
         if getattr(part, name) is not None:
             raise BadBody(why, f"{path}.{camel(name)}")
-    signature = part.thought_signature
+    signature, origin = _signature(part)
     if part.function_call is not None:
         call = part.function_call
         id = (calls or _Calls()).made(call.name, call.id)
-        yield ToolCallPart(id, call.name, encode(call.args or {}).decode(), signature)
+        yield ToolCallPart(id, call.name, encode(call.args or {}).decode(), signature, origin)
     elif part.inline_data is not None:
         yield _blob(part.inline_data, f"{path}.inlineData")
     elif part.thought:
-        yield ThoughtPart(part.text or "", signature)
-    elif part.text:
-        yield TextPart(part.text)
+        yield ThoughtPart(part.text or "", signature, origin=origin)
+    else:
+        if part.text:
+            yield TextPart(part.text)
+        if signs and signature:
+            yield ThoughtPart("", signature, sealed=True, origin=origin)
+
+
+def _signature(part: wire.Part) -> tuple[str | None, str | None]:
+    """The signature and who made it. Google's are bytes, so another's stands in base64 here."""
+    told = part.thought_signature
+    if not told:
+        return None, None
+    try:
+        standard = told.replace("-", "+").replace("_", "/")
+        text = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return told, GEMINI
+    signature, origin = signed.split(text, GEMINI)
+    return (told, GEMINI) if origin == GEMINI else (signature, origin)
 
 
 def _blob(blob: wire.Blob, path: str) -> Part:

@@ -18,6 +18,7 @@ from overt.chat import (
     Event,
     Failed,
     Logprobs,
+    Routed,
     Text,
     Thought,
     TokenLogprob,
@@ -127,7 +128,7 @@ async def _whole(
         async for index, event in events:
             if isinstance(event, Failed):
                 raise error_of(event)
-            thoughts += isinstance(event, Thought)
+            thoughts += isinstance(event, Thought) and event.text != ""
             answers[index].add(event)
     return Completion(
         id=new_id("chatcmpl-"),
@@ -225,6 +226,8 @@ class _Writer:
 
     def _rare(self, event: Event) -> bytes:
         if isinstance(event, Thought):
+            if not event.text:  # a signature, for which there is no place here
+                return b""
             self.thoughts += 1
             text = encode(event.text)
             pair = b'{"reasoning_content":' + text + b',"reasoning":' + text
@@ -281,8 +284,11 @@ def _chunks(
 
     def write(index: int, event: Event) -> bytes:
         writer = writers[index]
-        piece = writer.write(event)
-        return piece if writer.begun else writer.begin() + piece
+        if writer.begun:
+            return writer.write(event)
+        if isinstance(event, Routed):  # says nothing yet: what follows may still be an error
+            return b""
+        return writer.begin() + writer.write(event)
 
     def last() -> bytes:
         if not counted:

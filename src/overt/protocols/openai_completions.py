@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from overt.chat import Answer, Done, Event, Failed, Logprobs, Request, Text, TokenLogprob, Usage
+from overt.chat import (
+    Answer,
+    Done,
+    Event,
+    Failed,
+    Logprobs,
+    Request,
+    Routed,
+    Text,
+    TokenLogprob,
+    Usage,
+)
 from overt.protocols import several
 from overt.protocols.base import BadBody, Call, Hold, Reply, Stream, encode, new_id
 from overt.protocols.failure import error_of
@@ -337,7 +348,7 @@ def _complete(answer: Answer, echoed: _Echoed) -> None:
 
 def _reason(reason: Any) -> str:
     told = finish(reason)
-    return told if told in ("stop", "length") else "stop"
+    return told if told in ("stop", "length", "content_filter") else "stop"
 
 
 async def _nothing() -> AsyncGenerator[tuple[int, Event], None]:
@@ -366,6 +377,8 @@ class _Writer:
         """The chunks of `event`, none for some."""
         if type(event) is Text and self._logprobs is None and self._begun:
             return self._open + encode(event.text) + self._plain
+        if isinstance(event, Routed):  # says nothing yet: what follows may still be an error
+            return b""
         before = b"" if self._begun else self._begin()
         if isinstance(event, Text):
             if self._logprobs is None:

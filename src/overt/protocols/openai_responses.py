@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import anyio
 import msgspec
 
-from overt.chat import Failed, Request
+from overt.chat import Failed, Request, Routed
 from overt.errors import OvertError, Unsupported
 from overt.protocols import openai_kept
 from overt.protocols import openai_responses_input as given
@@ -197,6 +197,10 @@ async def _events(turn: _Turn) -> AsyncGenerator[bytes, None]:
     async with aclosing(turn.services.stream(turn.caller, turn.request, turn.hold)) as events:
         async for event in events:
             if not begun:
+                if isinstance(event, Routed):  # says nothing yet
+                    continue
+                if isinstance(event, Failed):
+                    raise error_of(event)
                 begun = True
                 telling.begin()
                 telling.start()

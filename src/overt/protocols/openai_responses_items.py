@@ -12,11 +12,11 @@ from overt.chat import (
     Part,
     Role,
     TextPart,
-    ThoughtPart,
     ToolCallPart,
     ToolResultPart,
 )
 from overt.protocols import media
+from overt.protocols import openai_responses_sealed as sealed
 from overt.protocols.base import BadBody, encode
 
 T = TypeVar("T")
@@ -58,6 +58,7 @@ class _Reasoning(msgspec.Struct):
     summary: list[_Text] = []
     content: list[_Text] | None = None
     id: str | None = None
+    encrypted_content: str | None = None
 
 
 class _Image(msgspec.Struct):
@@ -133,9 +134,15 @@ def _normal_result(item: Mapping[str, Any], path: str) -> Item:
 
 
 def _normal_reasoning(item: Mapping[str, Any], path: str) -> Item:
-    convert(item, _Reasoning, path)
+    reasoning = convert(item, _Reasoning, path)
     made = {"summary": item.get("summary") or []}
-    return {**made, "content": item["content"]} if item.get("content") else made
+    if item.get("content"):
+        made["content"] = item["content"]
+    if reasoning.encrypted_content:
+        made["encrypted_content"] = reasoning.encrypted_content
+        if isinstance(item.get("status"), str):  # what a provider made goes back to it as it was
+            made["status"] = item["status"]
+    return made
 
 
 _NORMAL = {
@@ -213,7 +220,8 @@ def _message(item: Item) -> Message:
         return Message(role, tuple(_part(part, "input") for part in item["content"]))
     if kind == "reasoning":
         texts = item.get("content") or item["summary"]
-        return Message("assistant", (ThoughtPart("".join(text["text"] for text in texts)),))
+        part = sealed.part(item, "".join(text["text"] for text in texts))
+        return Message("assistant", (part,))
     if kind == "function_call":
         call = ToolCallPart(item["call_id"], item["name"], item["arguments"])
         return Message("assistant", (call,))

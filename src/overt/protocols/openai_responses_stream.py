@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from overt.chat import (
     Done,
@@ -16,12 +17,14 @@ from overt.chat import (
     Finish,
     Logprobs,
     Progress,
+    Routed,
     Text,
     Thought,
     TokenLogprob,
     ToolCall,
     Usage,
 )
+from overt.protocols import openai_responses_sealed as sealed
 from overt.protocols import openai_wire as wire
 from overt.protocols.base import encode, new_id
 
@@ -112,6 +115,7 @@ class ReasoningItem(msgspec.Struct, tag="reasoning"):
     status: str = "in_progress"
     summary: list[Any] = []
     content: list[ReasoningText] = []
+    encrypted_content: str | UnsetType = UNSET
 
 
 class CallItem(msgspec.Struct, tag="function_call"):
@@ -201,6 +205,7 @@ class Telling:
         self._prefix = b""
         self._calls = -1  # the index of the newest
         self._thoughts = 0
+        self._signed: Thought | None = None  # what ends the open reasoning
         self._usage = Usage(0, 0)
         self._add = {
             Text: self._on_text,
@@ -210,7 +215,8 @@ class Telling:
             Usage: self._on_usage,
             Done: self._on_done,
             Failed: self._on_failed,
-            Progress: self._on_progress,
+            Progress: self._on_nothing,
+            Routed: self._on_nothing,
         }
 
     def take(self) -> list[bytes]:
@@ -258,14 +264,19 @@ class Telling:
             self._out.append(b'%b%d,"delta":%b}\n\n' % (self._prefix, number, encode(event.text)))
 
     def _on_thought(self, event: Thought) -> None:
-        if type(self._open) is not ReasoningItem:
+        if type(self._open) is not ReasoningItem or event.sealed:
             self._open_reasoning()
-        self._pieces.append(event.text)
-        self._thoughts += 1
-        if not self._quiet:
-            number = self._sequence
-            self._sequence = number + 1
-            self._out.append(b'%b%d,"delta":%b}\n\n' % (self._prefix, number, encode(event.text)))
+        if event.text:
+            self._pieces.append(event.text)
+            self._thoughts += 1
+            if not self._quiet:
+                number = self._sequence
+                self._sequence = number + 1
+                delta = (self._prefix, number, encode(event.text))
+                self._out.append(b'%b%d,"delta":%b}\n\n' % delta)
+        if event.signature is not None:
+            self._signed = event
+            self._close("completed")
 
     def _on_call(self, event: ToolCall) -> None:
         if event.index != self._calls or not isinstance(self._open, CallItem | CustomItem):
@@ -292,7 +303,7 @@ class Telling:
     def _on_usage(self, event: Usage) -> None:
         self._usage = event
 
-    def _on_progress(self, event: Progress) -> None:
+    def _on_nothing(self, event: Progress | Routed) -> None:
         """Nothing that OpenAI tells."""
 
     def _on_done(self, event: Done) -> None:
@@ -303,6 +314,9 @@ class Telling:
             self.cancel()
         elif finish == "length":
             self.response.incomplete_details = Incomplete("max_output_tokens")
+            self._end("incomplete", "incomplete")
+        elif finish == "refusal":
+            self.response.incomplete_details = Incomplete("content_filter")
             self._end("incomplete", "incomplete")
         else:
             self._end("completed", "completed")
@@ -391,9 +405,19 @@ class Telling:
         else:
             self._close_custom(item, whole)
         item.status = status
-        self._item("response.output_item.done", item)
-        self._items.append(item)
-        self._open, self._pieces, self._tokens = None, [], []
+        whole_item: Any = item
+        if isinstance(item, ReasoningItem) and self._signed is not None:
+            whole_item = self._sealed(item, self._signed, whole)
+        self._item("response.output_item.done", whole_item)
+        self._items.append(whole_item)
+        self._open, self._pieces, self._tokens, self._signed = None, [], [], None
+
+    def _sealed(self, item: ReasoningItem, signed: Thought, text: str) -> Any:
+        """The reasoning with what its provider wants back: OpenAI's own item is given as it was."""
+        if own := sealed.own(signed):
+            return own
+        item.encrypted_content = sealed.written(signed, text)
+        return item
 
     def _close_custom(self, item: CustomItem, arguments: str) -> None:
         try:
@@ -414,10 +438,10 @@ class Telling:
             response.completed_at = int(time.time())
         response.usage = Tokens(
             usage.tokens_in,
-            InputDetails(usage.tokens_cached),
+            InputDetails(usage.tokens_cached, usage.tokens_written),
             usage.tokens_out,
             # Local engines make an event of each token, and do not count those of reasoning.
-            OutputDetails(min(self._thoughts, usage.tokens_out)),
+            OutputDetails(min(usage.tokens_thought or self._thoughts, usage.tokens_out)),
             usage.tokens_in + usage.tokens_out,
         )
         self.over = True

@@ -373,10 +373,12 @@ class UsageBody(msgspec.Struct):
 def usage_body(usages: Sequence[Usage], thoughts: int = 0) -> UsageBody:
     """Usage of all choices of one prompt: it is read once, whatever ``n`` is.
 
-    `thoughts` is how many events of reasoning there were, one a token in local engines.
+    `thoughts` is how many events of reasoning there were, one a token in local engines; what the
+    engine counted itself goes before.
     """
     first = usages[0] if usages else Usage(0, 0)
     out = sum(usage.tokens_out for usage in usages)
+    thoughts = sum(usage.tokens_thought for usage in usages) or thoughts
     return UsageBody(
         first.tokens_in,
         out,
@@ -387,7 +389,12 @@ def usage_body(usages: Sequence[Usage], thoughts: int = 0) -> UsageBody:
 
 
 def finish(reason: Finish | None) -> str:
-    """``finish_reason``; OpenAI has no word for a cancelled answer."""
+    """``finish_reason``; OpenAI has no word for a cancelled answer.
+
+    A refusal is ``content_filter``: what the model said of it stays the content.
+    """
+    if reason == "refusal":
+        return "content_filter"
     return "stop" if reason is None or reason == "cancelled" else reason
 
 

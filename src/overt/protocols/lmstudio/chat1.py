@@ -208,7 +208,7 @@ class _Turn:
         stats = Stats(
             input_tokens=usage.tokens_in,
             total_output_tokens=written,
-            reasoning_output_tokens=min(self.thoughts, written),
+            reasoning_output_tokens=min(usage.tokens_thought or self.thoughts, written),
             tokens_per_second=written / seconds if seconds > 0 else 0.0,
             time_to_first_token_seconds=self.first,
             model_load_time_seconds=self.load_seconds,
@@ -300,7 +300,7 @@ async def _whole(turn: _Turn) -> Result:
     async with aclosing(turn.events()) as events:
         async for event in events:
             turn.answer.add(event)
-            if isinstance(event, Text | Thought):
+            if isinstance(event, Text | Thought) and event.text:
                 turn.note(event)
     failed = turn.answer.failed
     if failed is not None:
@@ -400,7 +400,7 @@ class _Shown:
                 self.turn.note(event)
                 self._texts.append(text)
                 return opened + _TEXT + encode(text) + _END
-            case Thought(text):
+            case Thought(text) if text:  # without, it is a signature that has no place here
                 opened = b"" if self.kind == "reasoning" else self._turn_to("reasoning")
                 self.turn.note(event)
                 self.turn.answer.add(event)

@@ -204,6 +204,8 @@ class _Told:
             self.fragments += 1
             await self.channel.write(self._head + as_json(event.text) + self._tail)
         elif type(event) is Thought:
+            if not event.text:  # a signature, for which there is no place here
+                return
             if not self._thinking or not self.fragments:
                 await self._turn(thinking=True)
             self.fragments += 1
@@ -352,6 +354,8 @@ def stop_reason(done: Done, written: int, most: int | None) -> str:
             return "maxPredictedTokensReached" if reached else "contextLengthReached"
         case "tool_calls":
             return "toolCalls"
+        case "refusal":
+            return "eosFound"
     return "userStopped"
 
 

@@ -128,7 +128,7 @@ class Watched:
         hold = self.instance.hold if hold == AS_EVER else hold
         async with aclosing(self.services.stream(caller, request, hold)) as events:
             async for event in events:
-                if not self.first and isinstance(event, Text | Thought | ToolCall):
+                if not self.first and _says(event):
                     self.first = time.perf_counter()
                 elif type(event) is Usage:
                     self.written += event.tokens_out
@@ -157,6 +157,11 @@ class Watched:
             generation_time=seconds,
             stop_reason=stop_reason(self.done or Done("stop"), self.written, self.most),
         )
+
+
+def _says(event: Event) -> bool:
+    """Whether it is a piece of the answer."""
+    return isinstance(event, ToolCall) or (isinstance(event, Text | Thought) and event.text != "")
 
 
 async def _taken_over(call: Call, domain: Domain) -> tuple[Call, Watched]:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from overt.chat import Answer, Event, Logprobs, Progress, Request, Text, Thought, TokenLogprob
+from overt.chat import (
+    Answer,
+    Event,
+    Logprobs,
+    Progress,
+    Request,
+    Routed,
+    Text,
+    Thought,
+    TokenLogprob,
+)
 from overt.protocols.base import NDJSON, Reply, Stream, encode, object_of
 from overt.protocols.failure import error_of
 from overt.protocols.ollama.wire import Asked, Clock, failure, line, now, told
@@ -62,9 +72,11 @@ async def lines(
                 pieces.append(text)
                 yield b"".join((head, now().encode(), middle, encode(text), end))
             elif kind is Thought:
+                text = event.text  # type: ignore[union-attr]
+                if not text:  # a signature, for which there is no place here
+                    continue
                 if not clock.first:
                     clock.first = perf_counter()
-                text = event.text  # type: ignore[union-attr]
                 yield b"".join((own_head, now().encode(), own_middle, encode(text), own_end))
             elif kind is not Progress:
                 answer.add(event)
@@ -84,7 +96,9 @@ async def lines_with_logprobs(
     tokens: list[TokenLogprob] = []
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Progress):
+            if isinstance(event, Progress | Routed):
+                continue
+            if isinstance(event, Thought) and not event.text:
                 continue
             if isinstance(event, Logprobs):
                 tokens.extend(event.tokens)
@@ -130,7 +144,7 @@ async def whole(
     answer = Answer()
     async with aclosing(events):
         async for event in events:
-            if not clock.first and not isinstance(event, Progress):
+            if not clock.first and not isinstance(event, Progress | Routed):
                 clock.first = perf_counter()
             answer.add(event)
     if answer.failed is not None:
