@@ -171,3 +171,24 @@ def test_only_the_outermost_name_changes(
     body = json.dumps(value, indent=indent, ensure_ascii=escaped).encode()
     assert json.loads(renamed(body, model)) == {**value, "model": model}
     assert renamed(renamed(body, model), "x") == body
+
+
+async def test_a_conversation_that_began_on_another_model_is_translated(
+    api: Any, there: Peer
+) -> None:
+    there.pieces = [CLAUDE]
+    thought = {"type": "thinking", "thinking": "hm", "signature": "overt:gemini:abc"}
+    asked = {
+        "model": "anthropic:claude-x", "max_tokens": 9, "stream": True,
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": [thought, {"type": "text", "text": "Yes?"}]},
+            {"role": "user", "content": "Go on."},
+        ],
+    }  # fmt: skip
+    answer = await api.post("/v1/messages", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert b"overt:gemini" not in there.got[0].body
+    assert [m["role"] for m in json.loads(there.got[0].body)["messages"]] == [
+        "user", "assistant", "user",
+    ]  # fmt: skip

@@ -18,6 +18,7 @@ from overt.engines.provider import Passed, Post, Reader, Said
 from overt.engines.scrub import clean, cleaned
 from overt.engines.sse import Splitter
 from overt.errors import OvertError, ProviderFailed
+from overt.protocols.anthropic_request import marked
 from overt.protocols.base import Call, Reply, Stream
 from overt.server.watch import Generation, generation
 
@@ -48,8 +49,16 @@ _MOST_ERROR = 64 << 10
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|[^"{}\[\]]+', re.DOTALL)
 
 
+_OURS = (b'"overt:', b'"b3ZlcnQ6')  # how a signature begins that protocols/signed.py wrote
+
+
 class _Named(msgspec.Struct):
     model: str = ""
+
+
+class _Follows(msgspec.Struct):
+    previous_response_id: Any = None
+    conversation: Any = None
 
 
 async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | None:
@@ -65,7 +74,7 @@ async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | 
         return None
     model, path, engines = asked
     engine = services.passes(model, engines)
-    if engine is None:
+    if engine is None or await _is_ours(call, found):
         return None
     if found.protocol.name == "gemini":
         path, body = path.replace("{model}", engine.model), call.body
@@ -93,6 +102,26 @@ def _asked(call: Call, found: "Found") -> tuple[str, str, tuple[str, ...]] | Non
         at = f"/{match[1]}/models/{{model}}:{verb}{query}"
         return name.removeprefix("models/"), at, ("gemini",)
     return None
+
+
+async def _is_ours(call: Call, found: "Found") -> bool:
+    """Whether a conversation began here, on another model: the provider would refuse its marks.
+
+    Translating it leaves out what only another provider can read.
+    """
+    if found.protocol.name == "anthropic" and marked(call.body):
+        return True
+    if any(mark in call.body for mark in _OURS):
+        return True
+    if not found.route.path.startswith("/v1/responses"):
+        return False
+    after = msgspec.json.decode(call.body, type=_Follows)
+    if after.conversation is not None:
+        return True  # conversations are kept by this server
+    id = after.previous_response_id
+    return isinstance(id, str) and (
+        await call.services.records.get("response", id, call.caller) is not None
+    )
 
 
 def renamed(body: bytes, model: str) -> bytes:
@@ -133,7 +162,10 @@ async def _sent(
     call: Call, engine: "Provider", path: str, body: bytes, model: str
 ) -> Reply | Stream:
     work = generation("chat", model)
-    answer = engine.forward(Post(path, body, _on(call.headers)))
+    headers = _on(call.headers)
+    if engine.name == "anthropic":
+        headers.setdefault("anthropic-version", "2023-06-01")  # this server does without it
+    answer = engine.forward(Post(path, body, headers))
     try:
         head = await anext(answer)
         assert not isinstance(head, bytes)
