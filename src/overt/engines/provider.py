@@ -11,6 +11,7 @@ from typing import Protocol
 
 from overt.chat import Embeddings, EmbedRequest, Event, Request, Routed
 from overt.engines.base import Capabilities, Partial
+from overt.engines.scrub import cleaned
 from overt.errors import OvertError, Unsupported
 
 
@@ -29,7 +30,10 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The provider took the request: the first thing that `Upstream.stream` yields."""
+    """The provider took the request: the first thing that `Upstream.stream` yields.
+
+    `bytes_out` is head and body of every try, as HTTP writes them.
+    """
 
     request_id: str
     bytes_out: int
@@ -190,30 +194,40 @@ class Provider(Partial):
         for sentence in left_out:
             self._notice(sentence)
         reader = self.dialect.reader(request)
-        async with aclosing(self._wire.stream(self.to, post, self.dialect.failure)) as answer:
-            async for one in answer:
-                if isinstance(one, Begun):
-                    yield Routed(self.ref, request_id=one.request_id, bytes_out=one.bytes_out)
-                    continue
-                for event in reader.feed(one):
-                    yield event
-                if reader.done:
-                    break
-        for event in reader.end():
-            yield event
+        try:
+            async with aclosing(self._wire.stream(self.to, post, self.dialect.failure)) as answer:
+                async for one in answer:
+                    if isinstance(one, Begun):
+                        yield Routed(self.ref, request_id=one.request_id, bytes_out=one.bytes_out)
+                        continue
+                    for event in reader.feed(one):
+                        yield event
+                    if reader.done:
+                        break
+            for event in reader.end():
+                yield event
+        except OvertError as error:  # a provider may repeat the key within an answer too
+            raise cleaned(error, self.to.secret) from None
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Vectors of texts. Raises as `stream`."""
         post = self.dialect.embed(request, self.model)
         body = await self._wire.ask(self.to, post, self.dialect.failure)
-        return self.dialect.embedded(body, request)
+        try:
+            return self.dialect.embedded(body, request)
+        except OvertError as error:
+            raise cleaned(error, self.to.secret) from None
 
     async def count(self, request: Request) -> int:
         """Tokens of `request`, counted by the provider. Raises as `stream`."""
         if request.prompt is not None:
             raise Unsupported(f"{self.name} counts conversations alone")
         post = self.dialect.counting(request, self.model)
-        return self.dialect.counted(await self._wire.ask(self.to, post, self.dialect.failure))
+        body = await self._wire.ask(self.to, post, self.dialect.failure)
+        try:
+            return self.dialect.counted(body)
+        except OvertError as error:
+            raise cleaned(error, self.to.secret) from None
 
     def forward(self, post: Post) -> AsyncGenerator["Passed | bytes", None]:
         """The provider's own answer to a request that is already in its words."""
