@@ -332,6 +332,8 @@ def _refusal(answer: Answer, failure: Failure, body: bytes) -> OvertError | _Aga
     word = headers.get("x-should-retry", "").strip().lower()
     if word == "false" or not (status in _REFUSED or (status == 409 and word == "true")):
         return error
+    if status == 429 and not isinstance(error, Busy):
+        return error  # no credit is left: asking again brings none
     return _Again(error, f"{to.label} answered {status}", wait, answer.size)
 
 

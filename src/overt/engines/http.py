@@ -1,0 +1,160 @@
+"""Any server that speaks OpenAI's Chat Completions: vLLM, SGLang, llama-server, Ollama, LM Studio …
+
+What OpenAI has no field for is sent under the names that these servers share (llama.cpp's and
+vLLM's). Nothing is known of the model beforehand, so nothing is left out: the server refuses.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from overt.chat import Embeddings, EmbedRequest, Request
+from overt.engines import openai_chat, openai_embed, openai_responses
+from overt.engines.base import Capabilities
+from overt.engines.openai_chat_answer import ChatReader, broken
+from overt.engines.openai_failure import failure
+from overt.engines.provider import Post, Reader
+from overt.errors import OvertError
+
+PARALLEL = 256
+"""Requests at once; a provider's own limits are lower, and are its to tell."""
+_ADDRESS = "its base URL should end in /v1, as in http://127.0.0.1:8000/v1#MODEL"
+
+
+class Http:
+    """The dialect of refs like ``http://127.0.0.1:8000/v1#model``."""
+
+    name = "http"
+    protocol = "openai"
+
+    def capabilities(self, model: str) -> Capabilities:
+        """Everything: the server knows, and this side does not."""
+        return Capabilities(
+            context=0,
+            parallel=PARALLEL,
+            images=True,
+            tools=True,
+            thinking=True,
+            logprobs=True,
+            constrained=True,
+        )
+
+    def headers(self, secret: str) -> dict[str, str]:
+        """See `Dialect`. Each request has a connection of its own.
+
+        llama.cpp's server promises ``Keep-Alive: timeout=5`` and closes the connection behind each
+        stream (measured, xllamacpp 2026.10.11549): of requests that were sent over it again one in
+        eight was lost, and a lost request is not sent twice. On one's own network a new connection
+        costs less than a millisecond.
+        """
+        return headers(secret) | {"Connection": "close"}
+
+    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+        """Chat for messages, completions for a prompt."""
+        openai_chat.check(request, "such a server")
+        extra = _extra(request)
+        left_out: list[str] = []
+        if request.grammar is not None:
+            left_out.append(
+                "the grammar is sent as llama-server and Overt take it; other servers may ignore it"
+            )
+        if openai_chat.rounded(request.logit_bias):
+            left_out.append(ROUNDED)
+        if request.prompt is None:
+            body = openai_chat.chat(
+                request, model, length="max_tokens", thoughts=self.name, extra=extra
+            )
+            return Post("/chat/completions", encode(body)), tuple(left_out)
+        if request.json_schema is not None:
+            extra |= {"json_schema": dict(request.json_schema)}
+            left_out.append(
+                "the schema of a bare prompt is sent as llama-server takes it; other servers may "
+                "ignore it"
+            )
+        body = openai_chat.completion(request, model, extra)
+        return Post("/completions", encode(body)), tuple(left_out)
+
+    def reader(self, request: Request) -> Reader:
+        return ChatReader(request, "the server", self.name)
+
+    def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
+        return failure(
+            "the server", status, headers, body, add_key="overt login URL", missing=_ADDRESS
+        )
+
+    def embed(self, request: EmbedRequest, model: str) -> Post:
+        return Post("/embeddings", encode(openai_embed.body(request, model, "such a server")))
+
+    def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
+        return openai_embed.read(body, request, "the server")
+
+    def counting(self, request: Request, model: str) -> Post:
+        """llama-server and Overt count what they would read for Responses; most others do not."""
+        openai_chat.check(request, "such a server")
+        body = openai_responses.conversation(request, model, effort=request.effort)
+        return Post("/responses/input_tokens", encode(body))
+
+    def counted(self, body: bytes) -> int:
+        return counted(body, "the server")
+
+
+ROUNDED = "logit_bias was rounded: whole numbers of -100 to 100 are what it takes"
+
+
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
+_counted = msgspec.json.Decoder(_Counted).decode
+
+
+def headers(secret: str) -> dict[str, str]:
+    """What every request carries."""
+    found = {"Content-Type": "application/json"}
+    return found | ({"Authorization": f"Bearer {secret}"} if secret else {})
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """JSON, as compact as it goes.
+
+    Raises:
+        BadRequest: a schema that is not JSON.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise openai_chat.unsayable(error) from None
+
+
+def counted(body: bytes, who: str) -> int:
+    """The answer to ``…/input_tokens``.
+
+    Raises:
+        ProviderFailed: it is none.
+    """
+    try:
+        return max(_counted(body).input_tokens, 0)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise broken(who, error, billed=False) from None
+
+
+def _extra(request: Request) -> dict[str, Any]:
+    """Fields that OpenAI does not have."""
+    given = request.sampling
+    found: dict[str, Any] = {
+        "top_k": given.top_k,
+        "min_p": given.min_p,
+        "typical_p": given.typical_p,
+        "repeat_last_n": given.repeat_last_n,
+        # llama.cpp and Ollama read the one, vLLM, SGLang and OpenRouter the other
+        "repeat_penalty": given.repeat_penalty,
+        "repetition_penalty": given.repeat_penalty,
+        "grammar": request.grammar,
+    }
+    if request.prompt is None:
+        found["reasoning_effort"] = request.effort
+        thinking = False if request.effort == "none" else request.thinking
+        if thinking is not None:
+            found["chat_template_kwargs"] = {"enable_thinking": thinking}
+    return {name: value for name, value in found.items() if value is not None}
