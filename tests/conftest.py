@@ -55,7 +55,8 @@ _ORIGINAL = dict(os.environ)  # before any fixture has changed it
 
 _FOREIGN = (  # settings of the person who runs the tests, by the beginning of their names
     "OVERT_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "PIP_", "UV_", "OLLAMA_", "OPENAI_",
-    "ANTHROPIC_", "GEMINI_", "GOOGLE_API_", "GOOGLE_GEMINI_", "XDG_", "OMP_", "LLAMA_", "GGML_", "OTEL_",
+    "ANTHROPIC_", "GEMINI_", "GOOGLE_API_", "GOOGLE_GEMINI_", "XDG_", "OMP_", "LLAMA_", "GGML_",
+    "OTEL_",
 )  # fmt: skip
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy")
 

@@ -2,38 +2,18 @@
 
 import os
 import time
-from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from overt.chat import Answer, Progress, Request, Text, Thought, ToolCall
+from overt.chat import Answer, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
+from overt.lab.timed import Timed as Timed  # for run.py and session.py
+from overt.lab.timed import read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
     from overt.exchange import Exchange, Facts
 
 _LONG_PROMPT = 512  # tokens from which reading a prompt takes long enough to be worth a word
-
-
-@dataclass(slots=True)
-class Timed:
-    """An answer and when its tokens came (seconds of time.monotonic)."""
-
-    answer: Answer = field(default_factory=Answer)
-    asked: float = 0.0
-    first: float | None = None
-    last: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Decoding speed by the engine's own clock, or by ours where it does not say."""
-        usage = self.answer.usage
-        if usage.decode_seconds > 0:
-            return round(usage.tokens_out / usage.decode_seconds, 2)
-        if self.first is None or self.last <= self.first or usage.tokens_out < 2:
-            return None
-        return round((usage.tokens_out - 1) / (self.last - self.first), 2)
 
 
 async def answer(
@@ -52,15 +32,11 @@ async def answer(
         OvertError: whatever the engine raised; also half-way, after the text so far was shown.
     """
     timed = timed or Timed()
-    timed.asked = time.monotonic()
-    async with aclosing(exchange.stream(request)) as events:
-        async for event in events:
-            timed.answer.add(event)
-            if isinstance(event, Text | Thought | ToolCall):
-                timed.last = time.monotonic()
-                timed.first = timed.first or timed.last
-            if not out.json:
-                _show(event, out, show_thinking=show_thinking)
+
+    def show(event: object) -> None:
+        _show(event, out, show_thinking=show_thinking)
+
+    await read(exchange, request, timed, None if out.json else show)
     if not out.json:
         out.end_line()
     if timed.answer.failed is not None:

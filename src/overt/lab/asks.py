@@ -1,0 +1,157 @@
+"""Requests to put to several models, read from a prompt or from a file of many.
+
+A file is text (one prompt), JSONL (a line an object with ``prompt`` or ``messages``, and ``system``
+where it needs one) or CSV (a column ``prompt``, and ``system`` where it needs one). The name
+decides which: ``.jsonl``, ``.csv``, anything else is text.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+from overt.chat import Message, Role
+from overt.errors import BadRequest
+
+MOST_BYTES: Final = 64 << 20
+MOST_ASKS: Final = 10_000
+_MOST_MESSAGES: Final = 1000
+_HINT: Final = 'write a line as {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One conversation that waits for its answer."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def system(self) -> str:
+        return "\n\n".join(one.text for one in self.messages if one.role == "system")
+
+    @property
+    def prompt(self) -> str:
+        """What is asked, for people: the last message, or all with their roles."""
+        said = [one for one in self.messages if one.role != "system"]
+        if len(said) == 1:
+            return said[0].text
+        return "\n\n".join(f"{one.role}: {one.text}" for one in said)
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` of the messages: the same question has the same digest everywhere."""
+        content = json.dumps([[one.role, one.text] for one in self.messages])
+        return "sha256:" + sha256(content.encode()).hexdigest()
+
+
+def of_text(prompt: str, system: str | None = None) -> Ask:
+    """A question. Raises BadRequest: it is empty."""
+    if not prompt.strip():
+        raise BadRequest("the prompt is empty", 'write one: overt compare "Hello" -m smollm2')
+    before = (Message.of("system", system),) if system else ()
+    return Ask((*before, Message.of("user", prompt)))
+
+
+def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[Ask, ...]:
+    """The requests of a file with the content `data`; `system` is for those that have none.
+
+    Raises:
+        BadRequest: it is not of its form, empty, or too much; the message names the line.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"{path.name} is not UTF-8 text (byte {error.start})", "convert it with iconv"
+        ) from None
+    if path.suffix.lower() not in (".jsonl", ".csv"):
+        return (of_text(text.rstrip("\r\n"), system),)
+    read = _json_lines if path.suffix.lower() == ".jsonl" else _csv_rows
+    found: list[Ask] = []
+    for ask in read(path.name, text, system):
+        if len(found) == MOST_ASKS:
+            raise BadRequest(f"{path.name} has more than {MOST_ASKS} requests", "split it")
+        found.append(ask)
+    if not found:
+        raise BadRequest(f"{path.name} has no request in it", _HINT)
+    return tuple(found)
+
+
+def _json_lines(name: str, text: str, system: str | None) -> Iterator[Ask]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {name}"
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            why = getattr(error, "msg", "nested too deeply")
+            raise BadRequest(f"{where} is not JSON ({why})", _HINT) from None
+        if not isinstance(content, dict):
+            raise BadRequest(f"{where} is no JSON object", _HINT)
+        yield _of_object(content, where, system)
+
+
+def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> Ask:
+    if ("prompt" in content) == ("messages" in content):
+        raise BadRequest(f"{where} needs either a prompt or messages", _HINT)
+    own = content.get("system")
+    if own is not None:
+        system = _text(own, f"the system text in {where}")
+    if "prompt" in content:
+        return of_text(_text(content["prompt"], f"the prompt in {where}"), system)
+    listed = content["messages"]
+    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MESSAGES:
+        raise BadRequest(f"the messages in {where} are no list of 1 to {_MOST_MESSAGES}", _HINT)
+    messages = [_message(one, where) for one in listed]
+    if messages[-1].role != "user":
+        raise BadRequest(f"the last message in {where} is not the user's", _HINT)
+    if system and messages[0].role != "system":
+        messages.insert(0, Message.of("system", system))
+    return Ask(tuple(messages))
+
+
+def _message(content: Any, where: str) -> Message:
+    role = content.get("role") if isinstance(content, dict) else None
+    if role == "developer":  # the newer word of one provider
+        role = "system"
+    if role not in get_args(Role) or role == "tool":
+        raise BadRequest(f"a message in {where} is not of system, user or assistant", _HINT)
+    said = content.get("content")
+    if isinstance(said, list) and all(isinstance(one, dict) for one in said):
+        parts = [one.get("text") if one.get("type") == "text" else None for one in said]
+        if None in parts:
+            raise BadRequest(f"a message in {where} has parts that are no text", "leave them out")
+        said = "".join(_text(one, f"a message in {where}") for one in parts)
+    return Message.of(cast("Role", role), _text(said, f"a message in {where}"))
+
+
+def _text(value: Any, what: str) -> str:
+    """`value` as text that UTF-8 can write."""
+    if not isinstance(value, str):
+        raise BadRequest(f"{what} is no text", _HINT)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{what} holds half a character (a lone surrogate)", _HINT) from None
+    return value
+
+
+def _csv_rows(name: str, text: str, system: str | None) -> Iterator[Ask]:
+    hint = "give the column with the questions the heading: prompt"
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if "prompt" not in (rows.fieldnames or ()):
+            raise BadRequest(f"{name} has no column named prompt", hint)
+        for row in rows:
+            said = row.get("prompt") or ""
+            if said.strip():
+                yield of_text(said, row.get("system") or system)
+            elif any(value for key, value in row.items() if key is not None):
+                raise BadRequest(f"line {rows.line_num} of {name} has an empty prompt", hint)
+    except csv.Error as error:
+        raise BadRequest(f"{name} is not CSV after line {rows.line_num}: {error}", hint) from None

@@ -1,0 +1,403 @@
+"""A comparison as one page that needs nothing but itself.
+
+No script, no font, no picture and no address is loaded or linked, and the page's own policy forbids
+it. What models wrote is escaped, shown with its unseen characters, and kept from turning the line
+around it. The page reads the same from a comparison that has just ended and from one kept as JSON.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+from overt.openness.components import STEPS
+from overt.openness.export.text import visible
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+MOST_PROMPTS: Final = 200
+_MOST_TEXT: Final = 100_000  # characters of one answer
+_VERDICTS: Final = {
+    "allow": "may be run",
+    "allow_with_obligations": "may be run, with conditions",
+    "needs_permission": "needs permission first",
+    "deny": "may not be run",
+    "unknown": "depends on facts nobody gave",
+}
+_STYLE: Final = """
+:root {
+  color-scheme: light dark;
+  --page: #fbfaf8; --card: #fff; --ink: #1b1d21; --soft: #4d535c; --line: #d9d6d0; --shade: #f1efeb;
+  --bar: #0b5fa5; --best: #1b6e3c; --bad: #b3261e; --alarm: #fdecea;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #131518; --card: #1b1e23; --ink: #e9ebee; --soft: #b0b7c1; --line: #3a3f47;
+    --shade: #23272d; --bar: #85bff5; --best: #74d394; --bad: #ff9c92; --alarm: #33191a;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--page); color: var(--ink); overflow-wrap: anywhere;
+  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
+}
+main, footer { max-width: 80rem; margin: 0 auto; padding: 0 1.25rem; }
+main { padding-top: 1.6rem; }
+footer { padding: 1rem 1.25rem 3rem; color: var(--soft); font-size: .875rem; }
+h1 { font-size: clamp(1.5rem, 4vw, 2.2rem); line-height: 1.15; margin: .2rem 0 .5rem; }
+h2 { font-size: 1.25rem; margin: 2.2rem 0 .7rem; }
+h3 { font-size: 1rem; margin: 0 0 .5rem; }
+p { margin: .4rem 0; }
+code, .figure { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .875em; }
+.over { text-transform: uppercase; letter-spacing: .08em; font-size: .8rem; color: var(--soft);
+  margin: 0; }
+.soft { color: var(--soft); }
+.small { font-size: .875rem; }
+.bad { color: var(--bad); font-weight: 600; }
+.alarm { background: var(--alarm); border: 2px solid var(--bad); border-radius: .6rem;
+  padding: .6rem 1rem; margin: 1rem 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
+  padding: .9rem 1.1rem; min-width: 0; }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
+.said { white-space: pre-wrap; margin: 0; }
+.question { background: var(--shade); border-radius: .6rem; padding: .7rem 1rem; margin: 0 0 1rem; }
+.answer { display: flex; flex-direction: column; }
+.answer .said { flex: 1; }
+.answer .small { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .925rem;
+  overflow-wrap: normal; }
+tbody th { min-width: 9rem; max-width: 16rem; overflow-wrap: break-word; }
+td { min-width: 5rem; }
+th, td { text-align: left; vertical-align: top; padding: .5rem .7rem;
+  border-bottom: 1px solid var(--line); }
+thead th { background: var(--shade); color: var(--soft); font-weight: 600; font-size: .85rem; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bars { display: grid; grid-template-columns: max-content minmax(3rem, 1fr) max-content;
+  gap: .3rem .7rem; align-items: center; font-size: .9rem; margin: 0; }
+.bars dt { max-width: 11rem; }
+.bars dd { margin: 0; font-variant-numeric: tabular-nums; }
+.bars svg, .steps { display: block; width: 100%; height: .9rem; }
+.bars rect { fill: var(--bar); } .bars .best rect { fill: var(--best); }
+.bars .none { fill: none; stroke: var(--soft); stroke-dasharray: 3 3; }
+.steps { display: inline-block; width: 3.6rem; vertical-align: -.1rem; margin-right: .3rem; }
+.steps circle { fill: none; stroke: var(--soft); stroke-width: 1.5; }
+.steps .on { fill: var(--bar); stroke: var(--bar); }
+details { margin-top: .6rem; } summary { cursor: pointer; color: var(--soft); font-size: .875rem; }
+@media print {
+  body { background: #fff; color: #000; font-size: 10pt; }
+  .card, .question, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .grid { grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); }
+}
+"""
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The page of a comparison, as `compare.document` makes it."""
+    prompts, models = document["prompts"], document["models"]
+    title = f"{_count(len(models), 'model')}, {_count(len(prompts), 'request')}"
+    ended = document["ended"]
+    parts = [
+        '<!doctype html>\n<html lang="en" dir="ltr">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>Compared: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",
+        f'<header>\n<p class="over">The same requests, side by side</p>\n<h1>{title}</h1>\n'
+        f'<p class="soft small">{_about(document)}</p>\n</header>\n',
+        f'<p class="alarm">{text(_capital(ended))}.</p>\n' if ended else "",
+        _bars(document["summary"]),
+        _table(document["summary"]),
+        *(_prompt(number, document) for number in range(min(len(prompts), MOST_PROMPTS))),
+        _left_out(len(prompts)),
+        "</main>\n",
+        _footer(document),
+        "</body>\n</html>\n",
+    ]
+    return "".join(parts)
+
+
+def text(content: object, most: int = 2000) -> str:
+    """Text of anybody, escaped, in an element that isolates its direction."""
+    said = str(content)
+    cut = said if len(said) <= most else f"{said[:most]}… ({len(said) - most} characters more)"
+    return f"<bdi>{escape(visible(cut))}</bdi>"
+
+
+def _about(document: Mapping[str, Any]) -> str:
+    machine = document.get("machine") or {}
+    told = [
+        str(document["made"]),
+        f"Overt {document.get('overt', '')}",
+        ", ".join(str(one) for one in machine.values()),
+        f"{document['repeat']} times each, medians shown" if document["repeat"] > 1 else "",
+    ]
+    return " · ".join(text(one) for one in told if one)
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def speed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} tokens/s"
+
+
+def dollars(value: float | None, unknown: int = 0) -> str:
+    """A sum of known costs; what is not known is never shown as 0."""
+    if value is None:
+        return "unknown"
+    places = 2 if value == 0 or value >= 1 else min(12, 1 - math.floor(math.log10(value)))
+    said = f"${value:.{max(2, places)}f}"
+    return f"{said} + {unknown} unknown" if unknown else said
+
+
+def counted(value: int | None, unknown: str = "-") -> str:
+    return unknown if value is None else f"{value:,}"
+
+
+def step(value: str | None) -> str:
+    return value.replace("_", " ") if value else "not known"
+
+
+def licence(row: Mapping[str, Any]) -> str:
+    if not row["licence"]:
+        return "not known"
+    verdict = _VERDICTS.get(str(row["licence_verdict"]), "")
+    return ": ".join(one for one in (row["licence"], verdict) if one)
+
+
+def where(line: Mapping[str, Any]) -> str:
+    """Where the words went, of a line of the summary."""
+    return str(line["where"] or ("not known" if line["answers"] else "no answer came"))
+
+
+def _bars(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Three small charts: what is best is marked, what is not known has an empty bar."""
+    charts: tuple[tuple[str, str, bool, Callable[[Mapping[str, Any]], str]], ...] = (
+        ("Time to first token", "seconds_to_first_token", True,
+         lambda one: seconds(one["seconds_to_first_token"])),
+        ("Speed", "tokens_per_second", False, lambda one: speed(one["tokens_per_second"])),
+        ("Cost", "cost", True, lambda one: dollars(one["cost"], one["cost_unknown"])),
+    )  # fmt: skip
+    drawn = []
+    for title, key, low, said in charts:
+        known = [one[key] for one in lines if one[key] is not None]
+        best = (min if low else max)(known) if len(known) > 1 else None
+        most = max(known, default=0) or 1
+        rows = []
+        for one in lines:
+            value = one[key]
+            mark = ' class="best"' if best is not None and value == best else ""
+            bar = (
+                '<rect class="none" x="1" y="1" width="198" height="12"/>'
+                if value is None
+                else f'<rect width="{max(1.0, 200 * value / most):.1f}" height="14" rx="2"/>'
+            )
+            rows.append(
+                f'<dt>{text(one["model"], 60)}</dt><dd{mark}><svg viewBox="0 0 200 14" '
+                f'preserveAspectRatio="none" aria-hidden="true">{bar}</svg></dd>'
+                f"<dd>{escape(said(one))}</dd>\n"
+            )
+        better = "less is better" if low else "more is better"
+        drawn.append(
+            f'<section class="card">\n<h3>{title} <span class="soft small">({better})</span></h3>\n'
+            f'<dl class="bars">\n{"".join(rows)}</dl>\n</section>\n'
+        )
+    return f'<div class="grid">\n{"".join(drawn)}</div>\n'
+
+
+def _table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The figures, and below them what no clock measures."""
+    figures = [
+        (
+            f"{counted(one['tokens_in'])} / {counted(one['tokens_out'])}",
+            seconds(one["seconds_to_first_token"]),
+            speed(one["tokens_per_second"]).removesuffix(" tokens/s"),
+            seconds(one["load_seconds"]),
+            dollars(one["cost"], one["cost_unknown"]),
+            str(one["errors"]),
+        )
+        for one in lines
+    ]
+    others = [
+        (
+            _openness(one),
+            text(licence(one)),
+            text(where(one)),
+            counted(one["bytes_out"], "unknown"),
+        )
+        for one in lines
+    ]
+    names = [text(one["model"]) for one in lines]
+    head = ("Tokens in / out, in all", "First token", "Tokens/s", "Loading", "Cost", "Errors")
+    about = ("Openness", "Licence, for running it", "Where the words went", "Bytes out, in all")
+    return (
+        f"<h2>Figures</h2>\n{_drawn(head, names, figures, numbers=len(head))}"
+        f"<h2>Openness, licence and privacy</h2>\n{_drawn(about, names, others, numbers=1)}"
+    )
+
+
+def _drawn(
+    head: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int
+) -> str:
+    """A table of cells that are HTML; the last `numbers` columns are numbers."""
+
+    def cell(kind: str, place: int, content: str) -> str:
+        number = ' class="number"' if place >= len(head) - numbers else ""
+        scope = ' scope="col"' if kind == "th" else ""
+        return f"<{kind}{scope}{number}>{content}</{kind}>"
+
+    top = "".join(cell("th", place, one) for place, one in enumerate(head))
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>'
+        + "".join(cell("td", place, one) for place, one in enumerate(row))
+        + "</tr>\n"
+        for name, row in zip(names, rows, strict=True)
+    )
+    return (
+        f'<div class="scroll"><table>\n<thead><tr><th scope="col">Model</th>{top}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody>\n</table></div>\n"
+    )
+
+
+def _openness(one: Mapping[str, Any]) -> str:
+    value = one["step"]
+    if value not in STEPS:
+        return "not known"
+    place = STEPS.index(value)
+    dots = "".join(
+        f'<circle class="{"on" if number <= place else ""}" cx="{8 + 16 * number}" cy="7" r="5.5"/>'
+        for number in range(len(STEPS))
+    )
+    said = f"{step(value)} ({one['step_basis']})"
+    if one["step_declared"] not in (None, value):
+        said += f"; {step(one['step_declared'])} as declared"
+    return f'<svg class="steps" viewBox="0 0 64 14" aria-hidden="true">{dots}</svg> {escape(said)}'
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def _prompt(number: int, document: Mapping[str, Any]) -> str:
+    ask = document["prompts"][number]
+    rows = [row for row in document["rows"] if row["prompt_index"] == number]
+    shown = []
+    for model in document["models"]:
+        own = [row for row in rows if row["model"] == model]
+        shown.append(_answer(model, own) if own else _unasked(model))
+    title = "The request" if len(document["prompts"]) == 1 else f"Request {number + 1}"
+    system = ""
+    if ask["system"]:
+        system = f'<p class="said soft small">{text(ask["system"], _MOST_TEXT)}</p>\n'
+    return (
+        f'<section>\n<h2>{title}</h2>\n<div class="question">{system}'
+        f'<p class="said">{text(ask["prompt"], _MOST_TEXT)}</p></div>\n'
+        f'<div class="grid">\n{"".join(shown)}</div>\n</section>\n'
+    )
+
+
+def _answer(model: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    first, more = rows[0], rows[1:]
+    others = "".join(
+        f"<details><summary>answer {number} of {len(rows)}</summary>{_said(row)}</details>\n"
+        for number, row in enumerate(more, 2)
+        if (row["text"], row["error"]) != (first["text"], first["error"])
+    )
+    return (
+        f'<article class="card answer">\n<h3>{text(model)}</h3>\n{_said(first)}{others}'
+        f'<p class="small soft">{_figures(first)}</p>\n</article>\n'
+    )
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    parts = []
+    if row["thinking"]:
+        parts.append(
+            f'<details><summary>its reasoning</summary><p class="said small soft">'
+            f"{text(row['thinking'], _MOST_TEXT)}</p></details>\n"
+        )
+    if row["text"] or not row["error"]:
+        plain = row["text"].strip("\r\n")
+        said = text(plain, _MOST_TEXT) if plain.strip() else '<span class="soft">nothing</span>'
+        parts.append(f'<p class="said">{said}</p>\n')
+    if row["error"]:
+        parts.append(f'<p class="bad">{text(row["error"])}</p>\n')
+    return "".join(parts)
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    out = row["tokens_out"]
+    first = row["seconds_to_first_token"]
+    told = [
+        "" if first is None else f"first token {seconds(first)}",
+        speed(row["tokens_per_second"]),
+        "" if out is None else _count(out, "token"),
+        f"ended by {'the limit' if row['finish'] == 'length' else row['finish']}"
+        if row["finish"] not in (None, "stop")
+        else "",
+        f"cost {dollars(row['cost'])}" + (f" ({row['cost_why']})" if row["cost_why"] else ""),
+        row["where"].partition(" (")[0] if row["bytes_out"] == 0 else row["where"],
+    ]
+    if row["routed"] and row["routed"]["model"] != row["model"]:
+        told.append(f"answered by {row['routed']['model']} {row['routed']['why']}".strip())
+    return " · ".join(text(one) for one in told if one and one != "-")
+
+
+def _unasked(model: str) -> str:
+    return (
+        f'<article class="card answer">\n<h3>{text(model)}</h3>\n<p class="soft">not asked</p>\n'
+        "</article>\n"
+    )
+
+
+def _left_out(count: int) -> str:
+    if count <= MOST_PROMPTS:
+        return ""
+    return (
+        f'<p class="soft">The figures are of all {count} requests; the answers to the first '
+        f"{MOST_PROMPTS} are shown here, and all are in the kept file.</p>\n"
+    )
+
+
+def _footer(document: Mapping[str, Any]) -> str:
+    settings = [f"{name.replace('_', ' ')} {v}" for name, v in document["sampling"].items()]
+    if document["max_tokens"]:
+        settings.append(f"at most {document['max_tokens']} tokens an answer")
+    notes = [
+        f"Made by <code>{text(document.get('command', ''), 4000)}</code>",
+        f"Sampling: {text(', '.join(settings) or 'each model’s own')}.",
+        "Time to first token counts from asking, with the model already loaded. A model of this "
+        "machine read each request anew; one of a provider may have reused a prefix.",
+        "A cost that is not known is shown as unknown. “Verified” openness was checked on the "
+        "model’s files, “declared” is what is claimed of it. Licences were read by a program, "
+        "which is no legal advice.",
+        *_prices(document),
+        f"Kept as {text(document['id'])}.",
+    ]
+    return "<footer>\n" + "".join(f"<p>{one}</p>\n" for one in notes) + "</footer>\n"
+
+
+def _prices(document: Mapping[str, Any]) -> list[str]:
+    """Where each price is from, and of which day."""
+    found = {
+        f"{row['cost_source']}, {row['cost_day']}": None
+        for row in document["rows"]
+        if row["cost"] is not None and row["cost_source"]
+    }
+    return [f"Prices: {text('; '.join(found))}."] if found else []
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

@@ -1,0 +1,144 @@
+"""Answers kept as they come, so that a killed run goes on and a repeated one is free.
+
+One JSONL file for each suite and model: ``<home>/evaluations/answers/<key>.jsonl``. A line is
+written whole and synced before the next question is asked of it; a line cut short by a crash is
+passed over. Kept are answers, never errors.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from overt.chat import Request
+from overt.errors import OvertError
+from overt.openness.export.text import canonical
+
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered.
+
+    Attributes:
+        model: the ref that answered, where a name of the owner's stands for several.
+        signal: mean log-probability of its tokens; None where the engine does not tell it.
+        cost: US dollars; None where nobody knows (prices.py).
+        cached: it was kept from an earlier run (its seconds and cost are those of then).
+    """
+
+    text: str
+    finish: str
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+    cost: float | None
+    model: str
+    signal: float | None = None
+    cached: bool = False
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,), "finish": (str,), "tokens_in": (int,), "tokens_out": (int,),
+    "seconds": (int, float), "cost": (int, float, type(None)), "model": (str,),
+    "signal": (int, float, type(None)),
+}  # fmt: skip
+
+
+def key_of(request: Request) -> str:
+    """What tells two requests apart; the model's name has no part in it, as its file has."""
+    value = asdict(request) | {"model": ""}
+    return sha256(canonical(_jsonable(value)).encode()).hexdigest()[:32]
+
+
+class Answers:
+    """The answers of one model to one suite. `fresh` forgets those of earlier runs."""
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        self._path = path
+        self._known: dict[str, Reply] = {}
+        self._file: int | None = None
+        if fresh:
+            path.unlink(missing_ok=True)
+        self._torn = self._read()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, key: str) -> Reply | None:
+        return self._known.get(key)
+
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep an answer: it is on the disk when this returns."""
+        line = json.dumps({"key": key} | _kept(reply), ensure_ascii=True) + "\n"
+        if self._file is None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._file = os.open(self._path, flags, 0o600)
+        data = (b"\n" if self._torn else b"") + line.encode()
+        self._torn = False
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.fsync(self._file)
+        self._known[key] = reply
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _read(self) -> bool:
+        """Take in what is there; whether it ends in the middle of a line."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(_MOST_BYTES)
+        except FileNotFoundError:
+            return False
+        for line in data.splitlines():
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            reply = _reply(found)
+            if reply is not None:
+                self._known[found["key"]] = reply
+        return not data.endswith(b"\n") and bool(data)
+
+
+def _kept(reply: Reply) -> dict[str, Any]:
+    value = asdict(reply)
+    del value["cached"]
+    return value
+
+
+def _reply(found: Any) -> Reply | None:
+    if not isinstance(found, dict) or not isinstance(found.get("key"), str):
+        return None
+    for name, kinds in _TYPES.items():
+        value = found.get(name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return None
+    names = {one.name for one in fields(Reply)} - {"cached"}
+    return Reply(**{name: found[name] for name in names}, cached=True)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return sha256(value).hexdigest() if isinstance(value, bytes) else value
+
+
+def mean_logprob(tokens: list[Any]) -> float | None:
+    told = [one.logprob for one in tokens if one.logprob is not None]
+    return round(sum(told) / len(told), 6) if told else None
+
+
+def failed(error: OvertError) -> dict[str, str]:
+    """An error as a receipt shows it."""
+    return {"code": error.code, "message": error.message[:300]}

@@ -1,0 +1,172 @@
+"""The rows of a CSV, JSONL or JSON file as columns of text; any of them may be gzipped.
+
+The files are anybody's: sizes and counts are bounded, and an error names the file and the row.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from overt.errors import FormatError, NotFound
+
+MOST_BYTES: Final = 256 << 20
+MOST_ROWS: Final = 200_000
+MOST_FIELD: Final = 1 << 20
+_SPLIT = re.compile(r"_(?:test|dev|val|validation|train)$")
+
+
+class Row(NamedTuple):
+    """Attributes:
+    where: file and row, for people.
+    text: every column as text, what is not text as JSON; and ``stem`` and ``topic``, from the
+        name of the file (``high_school_geography_test.csv``: the same without ``_test``; and with
+        spaces), where no column is called so.
+    raw: the columns as they were read.
+    """
+
+    where: str
+    text: Mapping[str, str]
+    raw: Mapping[str, Any]
+
+
+def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
+    """The rows of a file and the sha256 of its bytes (hex).
+
+    Args:
+        columns: names of a CSV file's columns, where it has no line of its own for them.
+
+    Raises:
+        NotFound: no such file.
+        FormatError: not what its name says, too large, or a row with too few or too many columns.
+    """
+    data = _bytes(path)
+    digest = sha256(data).hexdigest()
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        data, name = _unzipped(data, path), name.removesuffix(".gz")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    if name.endswith(".csv"):
+        found = _csv(text, path, columns)
+    elif name.endswith((".jsonl", ".ndjson", ".json")):
+        found = _json(text, path, lines=not name.endswith(".json"))
+    else:
+        raise FormatError(f"{path} is not read", "data files end in .csv, .jsonl or .json")
+    stem = _SPLIT.sub("", path.name.partition(".")[0])
+    own = {"stem": stem, "topic": stem.replace("_", " ")}
+    rows: list[Row] = []
+    for where, raw in found:
+        if len(rows) >= MOST_ROWS:
+            raise FormatError(f"{path} has more than {MOST_ROWS} rows", "split it")
+        rows.append(Row(where, own | {key: as_text(value) for key, value in raw.items()}, raw))
+    if not rows:
+        raise FormatError(f"{path} has no rows")
+    return rows, digest
+
+
+def as_text(value: Any) -> str:
+    """What a template shows of a value: text as it is, nothing for null, JSON for the rest."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(f"{path} is not there", "name the file of the items with --data") from None
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > MOST_BYTES:
+        raise FormatError(f"{path} is larger than {MOST_BYTES >> 20} MiB", "split it")
+    return data
+
+
+def _unzipped(data: bytes, path: Path) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            found = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FormatError(f"{path} is not gzip: {str(error)[:120]}") from None
+    if len(found) > MOST_BYTES:
+        raise FormatError(f"{path} unpacks to more than {MOST_BYTES >> 20} MiB", "split it")
+    return found
+
+
+def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    csv.field_size_limit(MOST_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names = list(columns)
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if not names:
+                names = _header(row, path)
+                continue
+            where = f"line {reader.line_num} of {path}"
+            if len(row) != len(names):
+                raise FormatError(
+                    f"{where} has {len(row)} columns and {len(names)} are expected"
+                    f" ({', '.join(names)[:200]})",
+                    'put a text with commas or line breaks between "quotes"',
+                )
+            yield where, dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        raise FormatError(f"line {reader.line_num} of {path} is not CSV: {error}") from None
+
+
+def _header(row: list[str], path: Path) -> list[str]:
+    names = [name.strip() for name in row]
+    for name in names:
+        if not name or names.count(name) > 1:
+            what = f"twice the column {name[:60]!r}" if name else "a column without a name"
+            raise FormatError(
+                f"the first line of {path} has {what}",
+                "it names the columns; without such a line, list them in the suite: columns: […]",
+            )
+    return names
+
+
+def _json(text: str, path: Path, *, lines: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if lines:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                where = f"line {number} of {path}"
+                yield where, _object(_parsed(line, where), where)
+        return
+    whole = _parsed(text, str(path))
+    if not isinstance(whole, list):
+        raise FormatError(f"{path} holds a JSON {_kind(whole)} and a list of objects is expected")
+    for number, item in enumerate(whole, 1):
+        where = f"item {number} of {path}"
+        yield where, _object(item, where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is not JSON: {str(error)[:120]}") from None
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{where} is a JSON {_kind(value)} and an object is expected")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,448 @@
+"""Running a suite on a model: every item asked once, graded, counted, and written to a receipt.
+
+Everything goes through one `Exchange`, so local models, providers, aliases and routes are scored
+alike. Answers are kept as they come (answers.py). An item whose request failed counts as wrong,
+unless the options say otherwise, and is counted apart; what would fail for every item ends the run.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from overt import routes
+from overt.chat import Answer, Request
+from overt.errors import (
+    BadRef,
+    BadSetting,
+    DoesNotFit,
+    Failure,
+    FormatError,
+    NotFound,
+    Offline,
+    OvertError,
+    Refused,
+    Stopped,
+    Unsupported,
+)
+from overt.exchange import Exchange
+from overt.lab.evaluate import intervals, receipt, runners
+from overt.lab.evaluate.answers import Answers, Reply, failed, key_of, mean_logprob
+from overt.lab.evaluate.purse import Purse, is_away
+from overt.lab.evaluate.runners import Grade, Runner, Tools
+from overt.lab.evaluate.runners.judge import Unparsed
+from overt.lab.evaluate.task import Item, Suite
+from overt.openness.export.text import canonical
+from overt.protocols.failure import error_of
+from overt.settings import Settings
+
+_FATAL = (
+    BadRef, BadSetting, DoesNotFit, FormatError, NotFound, Offline, Refused, Stopped, Unsupported,
+)  # fmt: skip
+_FEW = 3  # failed items that are never too many
+_SHOWN = 200  # characters of an extracted answer in a receipt
+
+Told = Callable[["Progress"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Attributes:
+    concurrency: requests on their way at once.
+    limit: items, drawn by `seed`; None for all.
+    errors: what a failed item counts as.
+    most_errors: share of the items that may fail before the run ends.
+    fresh: ask again what was answered before.
+    judge, against: refs of the model that judges, and of the one it compares with; "" for none.
+    texts: keep whole answers in the receipt, and not their digests alone.
+    deterministic: ask for the same text whatever else an engine is doing (chat.Request).
+    """
+
+    concurrency: int = 1
+    limit: int | None = None
+    errors: Literal["wrong", "leave-out"] = "wrong"
+    most_errors: float = 0.2
+    fresh: bool = False
+    texts: bool = False
+    unsafe_code: bool = False
+    judge: str = ""
+    against: str = ""
+    deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Attributes:
+    left: seconds that the rest will take, as the new answers went; None where none came yet.
+    score: the mean so far.
+    """
+
+    model: str
+    done: int
+    total: int
+    errors: int
+    left: float | None
+    score: float | None
+    spent: float
+
+
+@dataclass(slots=True)
+class _Row:
+    item: Item
+    reply: Reply | None = None
+    grade: Grade | None = None
+    error: OvertError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """A model as answers are kept for it and receipts name it."""
+
+    ref: str
+    resolved: str
+    digest: str
+    engine: str
+    build: str
+    logprobs: bool
+
+    @property
+    def key(self) -> str:
+        return canonical([self.digest or self.resolved, self.engine, self.build])
+
+
+class Asker:
+    """Asks one model, and keeps what it answered."""
+
+    def __init__(
+        self, exchange: Exchange, who: _Who, purse: Purse, kept: Answers, *, signal: bool
+    ) -> None:
+        self._exchange, self._who, self._purse, self._kept = exchange, who, purse, kept
+        self._signal = signal and who.logprobs
+
+    async def ask(self, request: Request) -> Reply:
+        """The answer, kept or new. Raises OvertErrors, also for one that broke off."""
+        if self._signal and request.logprobs is None:
+            request = replace(request, logprobs=0)
+        key = key_of(request)
+        if (known := self._kept.get(key)) is not None:
+            return known
+        ref = self._who.resolved if self._who.engine != "route" else self._who.ref
+        held = self._purse.hold(ref, request)
+        answer, begun = Answer(), time.monotonic()
+        try:
+            async with aclosing(self._exchange.stream(request)) as events:
+                async for event in events:
+                    answer.add(event)
+        finally:
+            by = answer.routed.model if answer.routed else ref
+            cost = self._purse.pay(held, by, answer.usage)
+        if answer.failed is not None:
+            raise error_of(answer.failed)
+        reply = Reply(
+            text=answer.text,
+            finish=answer.finish or "",
+            tokens_in=answer.usage.tokens_in,
+            tokens_out=answer.usage.tokens_out,
+            seconds=round(time.monotonic() - begun, 4),
+            cost=cost,
+            model=by,
+            signal=mean_logprob(answer.logprobs),
+        )
+        self._kept.put(key, reply)
+        return reply
+
+    async def whole(self, request: Request) -> Answer:
+        """As `ask`, for a judge."""
+        reply = await self.ask(request)
+        answer = Answer()
+        answer.text = reply.text
+        return answer
+
+
+async def evaluate(
+    suite: Suite,
+    model: str,
+    exchange: Exchange,
+    settings: Settings,
+    options: Options,
+    purse: Purse,
+    told: Told = lambda _: None,
+) -> dict[str, Any]:
+    """Score `model` on `suite`; returns the receipt, and its file under `path`.
+
+    Raises:
+        FormatError, BadRequest, NoIsolation: the suite cannot be graded here; nothing was asked.
+        BudgetSpent: the cap was reached; what was answered is kept.
+        Failure: too many items failed.
+        OvertError: what would fail for every item, such as a missing key.
+    """
+    sample = suite.sample(options.limit, suite.seed)
+    sample = _constrained(sample)
+    who = await identify(exchange, model, settings)
+    kept: list[Answers] = []
+    folder = settings.home / "evaluations"
+    try:
+        kept.append(Answers(_file(folder, suite, who.key), fresh=options.fresh))
+        asker = Asker(exchange, who, purse, kept[0], signal=True)
+        others: dict[str, Asker] = {}
+        for role in ("judge", "against"):
+            ref = getattr(options, role)
+            if ref and suite.kind == "judge":
+                second = await identify(exchange, ref, settings)
+                if role == "against" and second.key == who.key:
+                    others[role] = asker  # a model beside itself
+                    continue
+                # A rival's answers are those it has when it is scored itself.
+                key = second.key if role == "against" else "judge " + second.key
+                kept.append(Answers(_file(folder, suite, key), fresh=options.fresh))
+                others[role] = Asker(exchange, second, purse, kept[-1], signal=role == "against")
+        tools = _tools(sample, options, others)
+        runner = await asyncio.to_thread(runners.make, sample, tools)
+        _check_prices(purse, exchange, [model, *(getattr(options, role) for role in others)])
+        run = _Run(sample, model, asker, runner, options, purse, told)
+        begun = time.time()
+        rows = await run.all()
+    finally:
+        for one in kept:
+            one.close()
+    value = _receipt(sample, suite, who, runner, rows, options, begun)
+    path = await asyncio.to_thread(receipt.write, folder, value)
+    return value | {"path": str(path)}
+
+
+def _tools(suite: Suite, options: Options, others: dict[str, Asker]) -> Tools:
+    judge, rival = others.get("judge"), others.get("against")
+
+    async def answer(item: Item) -> str:
+        assert rival is not None
+        request = suite.request(item, options.against)
+        if options.deterministic:
+            request = replace(request, deterministic=True)
+        return (await rival.ask(request)).text
+
+    return Tools(
+        judge.whole if judge else None,
+        options.judge,
+        answer if rival else None,
+        options.against,
+        options.unsafe_code,
+    )
+
+
+async def identify(exchange: Exchange, ref: str, settings: Settings) -> _Who:
+    """What `ref` is today; opens it. Raises OvertErrors where it cannot be used."""
+    target = exchange.resolve(ref)
+    if isinstance(target, routes.Route):
+        digest = sha256(repr(target).encode()).hexdigest()
+        return _Who(ref, exchange.first(ref), f"route:{digest}", "route", "", logprobs=False)
+    engine = await exchange.open(ref)
+    facts = exchange.facts(ref)
+    can = engine.capabilities
+    # The echo's say nothing, and a provider's may cost or change the answer.
+    tells = can.logprobs and can.local and facts.engine != "echo"
+    return _Who(ref, target, facts.digest, facts.engine, facts.build, tells)
+
+
+class _Run:
+    def __init__(
+        self, suite: Suite, model: str, asker: Asker, runner: Runner, options: Options,
+        purse: Purse, told: Told,
+    ) -> None:  # fmt: skip
+        self._suite, self._model, self._asker, self._runner = suite, model, asker, runner
+        self._options, self._purse, self._told = options, purse, told
+        self._rows = [_Row(item) for item in suite.items]
+        self._done = self._errors = self._new = 0
+        self._sum, self._graded, self._over = 0.0, 0, False
+        self._begun = time.monotonic()
+
+    async def all(self) -> list[_Row]:
+        """Ask and grade every item, some at once."""
+        waiting = iter(self._rows)
+        tasks = [
+            asyncio.create_task(self._work(waiting))
+            for _ in range(min(self._options.concurrency, len(self._rows)))
+        ]
+        try:
+            # Not a TaskGroup: it would wrap the one error that is to be told.
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self._rows
+
+    async def _work(self, waiting: Iterator[_Row]) -> None:
+        for row in waiting:
+            if self._over:
+                break
+            try:
+                await self._one(row)
+            except BaseException:
+                self._over = True  # before the others ask for their next item
+                raise
+            self._told(self._progress())
+
+    async def _one(self, row: _Row) -> None:
+        request = self._suite.request(row.item, self._model)
+        if self._options.deterministic:
+            request = replace(request, deterministic=True)
+        try:
+            row.reply = await self._asker.ask(request)
+            row.grade = await self._runner.grade(row.item, row.reply.text)
+        except _FATAL:
+            raise
+        except OvertError as error:
+            row.error = error
+            self._failed(error)
+        self._done += 1
+        self._new += row.reply is None or not row.reply.cached
+        if row.grade is not None and row.grade.score is not None:
+            self._sum += row.grade.score
+            self._graded += 1
+
+    def _failed(self, error: OvertError) -> None:
+        self._errors += 1
+        most = max(_FEW, int(self._options.most_errors * len(self._rows)))
+        if self._errors > most:
+            raise Failure(
+                f"{self._errors} of {self._done + 1} items failed so far and {most} may; the last"
+                f" of them: {error.message}",
+                error.hint or "see to that and run it again: its answers are kept",
+            )
+
+    def _progress(self) -> Progress:
+        total = len(self._rows)
+        left = None
+        if self._new:
+            left = (time.monotonic() - self._begun) / self._new * (total - self._done)
+        score = self._sum / self._graded if self._graded else None
+        return Progress(
+            self._model, self._done, total, self._errors, left, score, self._purse.spent
+        )
+
+
+def _constrained(suite: Suite) -> Suite:
+    if suite.kind == "schema" and suite.told.get("constrain"):
+        from overt.lab.evaluate.runners.schema import schema_of
+
+        return replace(suite, json_schema=schema_of(suite))
+    return suite
+
+
+def _check_prices(purse: Purse, exchange: Exchange, refs: list[str]) -> None:
+    for ref in refs:
+        target = exchange.resolve(ref)
+        if isinstance(target, str):
+            purse.check(target)
+        elif purse.cap is not None and not purse.allow_unknown:
+            raise Refused(
+                f"{ref} is a route, and what an answer of it costs at most is not known",
+                "leave --budget out, or give --allow-unknown to count what is used",
+            )
+
+
+def _file(folder: Path, suite: Suite, who: str) -> Path:
+    key = sha256(canonical([suite.digest, who]).encode()).hexdigest()[:32]
+    return folder / "answers" / f"{key}.jsonl"
+
+
+# ---- the receipt ---------------------------------------------------------------------------
+
+
+def _receipt(
+    suite: Suite, whole: Suite, who: _Who, runner: Runner, rows: list[_Row], options: Options,
+    begun: float,
+) -> dict[str, Any]:  # fmt: skip
+    items = [_entry(row, options) for row in rows]
+    scores = [float(one["score"]) for one in items if one["score"] is not None]
+    if not scores:
+        raise Failure(
+            f"none of {len(rows)} items could be judged", "see docs/eval.md for what is not judged"
+        )
+    interval, method = intervals.of_scores(scores, suite.seed)
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
+    digests = {digest: Path(name).name for name, digest in suite.data}
+    grades = [dict(row.grade.detail) for row in rows if row.grade is not None]
+    value: dict[str, Any] = {
+        "form": receipt.FORM,
+        "made": made,
+        "suite": _suite(suite, whole, runner),
+        "data": [{"file": Path(n).name, "sha256": digest} for n, digest in suite.data],
+        "model": {
+            "ref": who.ref, "resolved": who.resolved, "digest": who.digest, "engine": who.engine,
+            "build": who.build, "away": is_away(who.resolved),
+        },
+        "judge": options.judge if suite.kind == "judge" else None,
+        "against": options.against or None if suite.kind == "judge" else None,
+        "parameters": {
+            "temperature": suite.temperature, "seed": suite.seed, "max_tokens": suite.max_tokens,
+            "stop": list(suite.stop), "think": suite.think, "shots": suite.shots,
+            "limit": options.limit, "concurrency": options.concurrency, "errors": options.errors,
+            "deterministic": options.deterministic,
+        },
+        "environment": receipt.environment(),
+        "score": intervals.mean(scores),
+        "interval": list(interval),
+        "interval_method": method,
+        "n": len(scores),
+        "summary": runner.summary(grades),
+        "totals": _totals(rows, time.time() - begun),
+        "notes": receipt.contamination(digests, suite.public),
+        "items": items,
+    }  # fmt: skip
+    return value | {"id": receipt.name_of(made, suite.name, who.ref, f"{begun} {canonical(value)}")}
+
+
+def _suite(suite: Suite, whole: Suite, runner: Runner) -> dict[str, Any]:
+    return {
+        "name": suite.name, "kind": suite.kind, "digest": suite.digest,
+        "version": str(suite.told.get("version", "")), "method": runner.method,
+        "items": len(whole.items), "asked": len(suite.items), "public": suite.public,
+        "licence": suite.licence,
+    }  # fmt: skip
+
+
+def _entry(row: _Row, options: Options) -> dict[str, Any]:
+    reply, grade = row.reply, row.grade
+    score = grade.score if grade else 0.0 if options.errors == "wrong" else None
+    found: dict[str, Any] = {
+        "id": row.item.id,
+        "score": score,
+        "answer": (grade.answer[:_SHOWN] if grade else ""),
+        "answer_sha256": sha256(reply.text.encode("utf-8", "replace")).hexdigest() if reply else "",
+        "signal": reply.signal if reply else None,
+        "finish": reply.finish if reply else "",
+        "tokens_in": reply.tokens_in if reply else 0,
+        "tokens_out": reply.tokens_out if reply else 0,
+        "seconds": reply.seconds if reply else 0.0,
+        "cost": reply.cost if reply else None,
+        "error": failed(row.error) if row.error else None,
+        "detail": dict(grade.detail) if grade else {},
+    }
+    if options.texts and reply:
+        found["text"] = reply.text
+    if reply and reply.model:
+        found["by"] = reply.model
+    return found
+
+
+def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:
+    replies = [row.reply for row in rows if row.reply is not None]
+    known = [reply.cost for reply in replies if reply.cost is not None]
+    return {
+        "errors": sum(row.error is not None for row in rows),
+        "judge_unparsed": sum(isinstance(row.error, Unparsed) for row in rows),
+        "not_judged": sum(row.grade is not None and row.grade.score is None for row in rows),
+        "cut": sum(reply.finish == "length" for reply in replies),
+        "refused": sum(reply.finish == "refusal" for reply in replies),
+        "cached": sum(reply.cached for reply in replies),
+        "tokens_in": sum(reply.tokens_in for reply in replies),
+        "tokens_out": sum(reply.tokens_out for reply in replies),
+        "seconds": round(seconds, 3),
+        "cost": sum(known),
+        "cost_known": len(known) == len(replies),
+    }

@@ -1,0 +1,64 @@
+"""`overt eval` on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import OvertCli
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    (tmp_path / "w.csv").write_text("w,x\na,a\nb,c\nd,d\n")
+    path = tmp_path / "w.yaml"
+    path.write_text('kind: exact\ndata: w.csv\nprompt: "{w}"\nanswer: "{x}"\n')
+    return path
+
+
+def test_one_model(overt_cli: OvertCli, suite: Path) -> None:
+    ran = overt_cli("eval", suite, "-m", "echo:x", "--json")
+    assert ran.code == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert list(found)[:4] == ["score", "interval", "n", "receipt"]
+    assert (found["score"], found["n"]) == (pytest.approx(2 / 3), 3)
+    shown = overt_cli("eval", "--show", found["receipt"])
+    assert "echo:x" in shown.stdout
+    assert "0.667" in shown.stdout
+
+
+def test_two_models(overt_cli: OvertCli, suite: Path) -> None:
+    ran = overt_cli("eval", suite, "-m", "echo:x", "-m", "echo:fail", "--json")
+    assert ran.code == 0, ran.stderr  # three words it never says
+    found = json.loads(ran.stdout)
+    assert [one["model"] for one in found["models"]] == ["echo:x", "echo:fail"]
+    (pair,) = found["pairs"]
+    assert (pair["n"], pair["difference"], pair["mcnemar_p"]) == (3, 0, 1)
+    receipts = [one["receipt"] for one in found["models"]]
+    compared = overt_cli("eval", "--compare", *receipts)
+    assert "echo:x minus echo:fail: +0.000" in compared.stdout
+    people = overt_cli("eval", suite, "-m", "echo:x", "-m", "echo:fail")
+    assert "McNemar p = 1" in people.stdout
+
+
+def test_a_new_suite_runs(
+    overt_cli: OvertCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert overt_cli("eval", "--new", "mine").code == 0
+    ran = overt_cli("eval", "mine.yaml", "-m", "echo:x", "-q")
+    assert (ran.code, ran.stdout.strip()) == (0, "0.0000")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "give one of SUITE, --new, --show and --compare"),
+        (("x.yaml",), 3, "there is no suite 'x.yaml'"),
+        (("gsm8k",), 3, "comes without its data"),
+        (("--show", "x"), 3, "there is no receipt 'x'"),
+    ],
+)
+def test_mistakes(overt_cli: OvertCli, arguments: tuple[str, ...], code: int, said: str) -> None:
+    ran = overt_cli("eval", *arguments)
+    assert (ran.code, said in ran.stderr) == (code, True), ran.stderr
