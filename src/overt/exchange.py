@@ -32,11 +32,11 @@ from overt.chat import (
     Usage,
 )
 from overt.engines.base import Engine, Purpose
-from overt.errors import OvertError
+from overt.errors import OvertError, Unsupported
 from overt.fit import free_memory
 from overt.openness.gate import RUNNING, Gate
 from overt.placement import Facts, Loader, Notice, Opened, Place, Places, batch_size
-from overt.providers import Providers
+from overt.providers import Providers, told
 from overt.routes import Route
 from overt.settings import Settings, seconds_of
 from overt.workers.scheduler import Resident, Scheduler
@@ -156,8 +156,9 @@ class Exchange:
         """
 
         def ask(ref: str, request: Request) -> AsyncGenerator[Event, None]:
-            found = replace(request, model=self.first(ref))
-            return self._answer(found, key, keep_alive, context)
+            model = self.first(ref)
+            events = self._answer(replace(request, model=model), key, keep_alive, context)
+            return events if model == ref else told(events, model, f"{ref} stands for it")
 
         target = self.resolve(request.model)
         if isinstance(target, Route):
@@ -165,7 +166,7 @@ class Exchange:
         elif target == request.model:
             events = self._answer(request, key, keep_alive, context)
         else:
-            events = _told(ask(target, request), target, f"{request.model} is an alias of it")
+            events = told(ask(target, request), target, f"{request.model} is an alias of it")
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -205,7 +206,7 @@ class Exchange:
         context: int | None = None,
     ) -> Embeddings:
         """Vectors of texts. Arguments as for `stream`; raises OvertErrors."""
-        ref = self.first(request.model)
+        ref = self.first(request.model, words=True)
         with await self._seat(ref, "embed", key, keep_alive, context) as opened:
             return await opened.engine.embed(replace(request, model=ref))
 
@@ -218,7 +219,7 @@ class Exchange:
         context: int | None = None,
     ) -> Ranking:
         """Scores of documents. Arguments as for `stream`; raises OvertErrors."""
-        ref = self.first(request.model)
+        ref = self.first(request.model, words=True)
         with await self._seat(ref, "rerank", key, keep_alive, context) as opened:
             return await opened.engine.rerank(request)
 
@@ -231,7 +232,7 @@ class Exchange:
         context: int | None = None,
     ) -> tuple[TokenLogprob, ...]:
         """How likely a text is. Arguments as for `stream`; raises OvertErrors."""
-        ref = self.first(request.model)
+        ref = self.first(request.model, words=True)
         with await self._seat(ref, "score", key, keep_alive, context) as opened:
             return await opened.engine.score(request)
 
@@ -291,7 +292,7 @@ class Exchange:
         Arguments as for `stream`; raises OvertErrors.
         """
         ref = self.first(ref)
-        if there := self._there(ref):
+        if there := await self._there(ref):
             can, facts = there.engine.capabilities, there.facts
             return Held(
                 ref, "", "answer", 0, can.context, can.parallel, 0, 0, time.time(), math.inf, facts
@@ -313,7 +314,7 @@ class Exchange:
             BadRef, ModelNotFound …: as `open`, where `ref` is no model here.
         """
         ref = self.first(ref)
-        if self._there(ref):
+        if await self._there(ref):
             return False
         digest = (await self._place(ref)).model.digest
         return any([await self._scheduler.unload((digest, purpose)) for purpose in _PURPOSES])
@@ -358,7 +359,7 @@ class Exchange:
     ) -> AbstractContextManager[Opened]:
         place = self._places.known(ref)
         if place is None:
-            if there := self._there(ref):
+            if there := await self._there(ref):
                 return nullcontext(there)
             place = await self._place(ref)
         place.check(purpose)
@@ -373,8 +374,8 @@ class Exchange:
 
     async def _words(self, ref: str, key: str) -> AbstractContextManager[Opened]:
         """A place beside whatever engine knows the model's words; it takes nobody's seat."""
-        ref = self.first(ref)
-        purpose: Purpose = "answer" if self._there(ref) else (await self._place(ref)).purpose
+        ref = self.first(ref, words=True)
+        purpose: Purpose = "answer" if await self._there(ref) else (await self._place(ref)).purpose
         return await self._seat(ref, purpose, key, None, None, guest=True)
 
     async def _place(self, ref: str) -> Place:
@@ -417,10 +418,19 @@ class Exchange:
             facts=facts,
         )
 
-    def first(self, name: str) -> str:
-        """The ref that a name stands for; of a route, the first model it would ask."""
-        target = self.resolve(name)
-        return target.first if isinstance(target, Route) else target
+    def first(self, name: str, *, words: bool = False) -> str:
+        """The ref that a name stands for; of a route, the first model it would ask.
+
+        Raises:
+            Unsupported: it gets `words`, which its rules might have kept on this machine.
+        """
+        target, ruled = self.resolve(name), False
+        while isinstance(target, Route):
+            ruled = ruled or bool(target.rules)
+            target = self.resolve(target.first)
+        if words and ruled and target.startswith(_ELSEWHERE):
+            raise Unsupported(f"{name} has rules, and they are for answers alone", f"name {target}")
+        return target
 
     def _route_facts(self, key: str) -> routes.Facts:
         """What a route goes by: where words may go, who asks, and what models cost."""
@@ -435,6 +445,7 @@ class Exchange:
     def _price(self, ref: str, usage: Usage) -> float | None:
         from overt import prices
 
+        ref = self.first(ref)  # a rung may be an alias: by its name alone it would cost nothing
         # No bill comes for what is local; what it draws is the owner's to say (prices/).
         return prices.cost(ref, usage, self._settings).usd if refs.parse(ref).remote else 0.0
 
@@ -446,12 +457,12 @@ class Exchange:
             return False
         return isinstance(target, str) and target.startswith(_ELSEWHERE)
 
-    def _there(self, ref: str) -> Opened | None:
+    async def _there(self, ref: str) -> Opened | None:
         """The engine of what needs no seat on this machine: the echo, and models of others."""
         if ref.startswith("echo:"):
             return self._echo(ref)
         if ref.startswith(_ELSEWHERE):
-            return self.providers.open(ref)
+            return await self.providers.opened(ref)
         return None
 
     def _echo(self, ref: str) -> Opened:
@@ -482,19 +493,3 @@ class Exchange:
         if text not in self._told:
             self._told.add(text)
             self._tell(text)
-
-
-async def _told(
-    events: AsyncGenerator[Event, None], model: str, why: str
-) -> AsyncGenerator[Event, None]:
-    """`events` with the word first of who answers, and why."""
-    async with aclosing(events):
-        told = False
-        async for event in events:
-            if not told:
-                told = True
-                if isinstance(event, Routed):
-                    yield replace(event, why=why)
-                    continue
-                yield Routed(model, why)
-            yield event

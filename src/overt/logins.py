@@ -73,18 +73,18 @@ def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Login:
         Failure: logins.json cannot be read.
     """
     name = name_of(name)
-    base = _base(name, environ)
+    url = _base(name, environ)
     secret, place = _look(name, settings, environ)
-    if secret and _exposed(base) and not _meant_for(base, name, place):
-        server = name_of(base)
+    if secret and _exposed(url) and not _meant_for(url, name, place):
+        server = name_of(url)
         other, there = ("", "") if name == server else _look(server, settings, environ)
         if not other or not _meant_for(server, server, there):
             raise NoEgress(
-                f"the key of {name} would go to {base} without encryption",
+                f"the key of {name} would go to {url} without encryption",
                 f"use https, or keep a key for that server: overt login {server}",
             )
         secret, place = other, there
-    return Login(secret, base, place, bearer=place == "ANTHROPIC_AUTH_TOKEN")
+    return Login(secret, url, place, bearer=place == "ANTHROPIC_AUTH_TOKEN")
 
 
 def name_of(name: str) -> str:
@@ -112,6 +112,11 @@ def _url(text: str) -> str:
     if "?" in to.path:
         raise BadRef("the URL of a server has no '?'", "write it like http://10.0.0.5:8000/v1")
     return to.origin + to.path.rstrip("/")
+
+
+def base(name: str, environ: Mapping[str, str]) -> str:
+    """Where requests for `name` go, without looking for a key. Raises BadRef, BadSetting."""
+    return _base(name_of(name), environ)
 
 
 def official(name: str) -> str:

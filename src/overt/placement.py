@@ -44,12 +44,16 @@ ENCODERS = frozenset(
      "jina-bert-v3", "gemma-embedding", "eurobert")
 )  # fmt: skip
 """Architectures of llama.cpp that give vectors only."""
+_ELSEWHERE = (*refs.PROVIDERS, "http")  # engines
 _RANK = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true of an opened model; for `ps`, `--json` and people who ask."""
+    """What is true of an opened model; for `ps`, `--json` and people who ask.
+
+    `build` of a model that runs elsewhere is the server that it is asked at, as ``host:port``.
+    """
 
     ref: str
     digest: str
@@ -59,6 +63,12 @@ class Facts:
     threads: cores.Threads | None = None
     isolation: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The engine in words: ``llamacpp 0.1``, or ``openai at api.openai.com``."""
+        between = " at " if self.engine in _ELSEWHERE else " "
+        return f"{self.engine}{between}{self.build}" if self.build else self.engine
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from overt.lab.timed import read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
+    from overt.cli.account import Account
     from overt.exchange import Exchange, Facts
 
 _LONG_PROMPT = 512  # tokens from which reading a prompt takes long enough to be worth a word
@@ -58,7 +59,9 @@ def _show(event: object, out: Output, *, show_thinking: bool) -> None:
             pass
 
 
-def record(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) -> dict[str, object]:
+def record(
+    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, told: "Account"
+) -> dict[str, object]:
     """The object `overt run --json` prints. The first nine keys are a contract."""
     answer, usage = timed.answer, timed.answer.usage
     first = None if seconds_to_first_token is None else round(seconds_to_first_token, 3)
@@ -79,6 +82,8 @@ def record(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) -
         "isolation": list(facts.isolation),
         "isolation_missing": list(facts.missing),
         "tokens_cached": usage.tokens_cached,
+        "tokens_thought": usage.tokens_thought,
+        **told.as_json(),
     }
     if answer.thought:
         found["thinking"] = answer.thought
@@ -104,7 +109,9 @@ def logprobs(answer: Answer) -> list[dict[str, object]]:
     ]
 
 
-def figures(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) -> str:
+def figures(
+    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, told: "Account"
+) -> str:
     """The line of --stats."""
     usage = timed.answer.usage
     speed = timed.tokens_per_second
@@ -112,7 +119,8 @@ def figures(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) 
     parts = [
         f"{usage.tokens_in} tokens in"
         + (f" ({usage.tokens_cached} reused)" if usage.tokens_cached else ""),
-        f"{usage.tokens_out} out ({timed.answer.finish or 'stopped'})",
+        f"{usage.tokens_out} out ({timed.answer.finish or 'stopped'})"
+        + (f", {usage.tokens_thought} of them reasoning" if usage.tokens_thought else ""),
     ]
     if seconds_to_first_token is not None:
         parts.append(f"first token after {duration(seconds_to_first_token)}")
@@ -120,13 +128,12 @@ def figures(facts: "Facts", timed: Timed, seconds_to_first_token: float | None) 
         parts.append(f"prompt {read / usage.prompt_seconds:.0f} tokens/s")
     if speed is not None:
         parts.append(f"answer {speed:.1f} tokens/s")
-    parts.append(where(facts))
-    return "; ".join(parts)
+    return "; ".join([*parts, where(facts), *told.figures()])
 
 
 def where(facts: "Facts") -> str:
     """Which engine answers, and how it is shut in."""
-    engine = f"{facts.engine} {facts.build}".strip()
+    engine = facts.shown
     if facts.threads:
         decode, prompt = facts.threads.decode, facts.threads.prompt
         engine += f", {decode} thread{'s' if decode > 1 else ''}"

@@ -35,6 +35,9 @@ def command(
 ) -> int:
     """Talk with REF (or the default model) in turns.
 
+    REF may also be a model that runs elsewhere (openai:gpt-…, http://HOST/v1#MODEL) or an alias of
+    yours; /model REF goes on with another.
+
     /help lists the commands of the conversation. Ctrl-C stops an answer, Ctrl-D leaves. When stdin
     is not a terminal its lines are the questions, and --json prints one object an answer.
     """
@@ -70,12 +73,13 @@ def talk(
 
         exchange = Exchange(settings, out.note)
         session = Session(
-            out, settings, request, exchange, system=system, stats=stats, thoughts=thoughts
-        )
+            out, settings, request, exchange, system=system, stats=stats, thoughts=thoughts,
+            person=is_terminal(sys.stdin),
+        )  # fmt: skip
         try:
             out.status(f"loading {request.model}")
             # The worker is started first and loads while the line editor is imported.
-            loading = asyncio.ensure_future(exchange.open(request.model))
+            loading = asyncio.ensure_future(session.begin())
             await asyncio.sleep(0)
             reader = choose(settings.home / "history", _words(), json=out.json)
             await loading
@@ -96,11 +100,12 @@ def talk(
 
 
 async def _converse(session: Session, reader: Reader) -> int:
-    commands, person = Commands(session, reader), is_terminal(sys.stdin)
+    commands, person = Commands(session, reader), session.person
     if person:
         session.out.note(f"{session.request.model} ({where(session.facts)})")
+        session.tell_where()
         session.out.note("/help lists the commands, Ctrl-D leaves")
-    status = 0
+    status, line = 0, None
     while True:
         try:
             line = await read(reader)
@@ -111,6 +116,8 @@ async def _converse(session: Session, reader: Reader) -> int:
             break
         except OvertError as error:
             session.out.error(error)
+            if person and session.unanswered and line and not line.startswith("/"):
+                session.out.note("(your question is kept: /retry asks it again)")
             status = status or error.exit_code
         except KeyboardInterrupt:
             if not person:

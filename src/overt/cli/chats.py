@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
 _LONGEST = 60  # characters of a name made of a title
+_DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[0-9]")  # no names for files on Windows
+_MOST_TOLD = 20  # kinds of what is left behind
 
 
 @click.group("chats", short_help="bring conversations in, and take them away", no_args_is_help=True)
@@ -71,18 +74,20 @@ def import_(
 
     lost: Lost = Counter()
     format, found = base.read(file, lost, source or "")
-    taken = {name: saved.load(settings.home, name) for name in saved.names(settings.home)}
-    known = {(chat.system, chat.messages) for chat in taken.values()}
+    there = saved.names(settings.home)
+    known = {
+        (chat.system, chat.messages) for chat in map(partial(saved.load, settings.home), there)
+    }
+    used = dict.fromkeys(map(str.lower, there), 1)  # some disks take A and a for one name
     names: list[str] = []
     for one in found:
         chat = _chat(one, model or settings.model)
         if (chat.system, chat.messages) in known:
             continue
         known.add((chat.system, chat.messages))
-        name = _free(_slug(one.title), taken)
+        name = _free(_slug(one.title), used)
         if not dry_run:
             saved.save(settings.home, name, chat)
-        taken[name] = chat
         names.append(name)
     same = len(found) - len(names)
     told = +lost
@@ -171,8 +176,10 @@ def _put(
 
 
 def _tell(out: Output, lost: "Lost") -> None:
-    for what, times in sorted(lost.items()):
+    for what, times in sorted(lost.items())[:_MOST_TOLD]:
         out.note(f"left behind: {plain(what)} ({times})")
+    if len(lost) > _MOST_TOLD:
+        out.note(f"left behind: {len(lost) - _MOST_TOLD} other kinds (--json shows all)")
 
 
 def _chat(one: "Conversation", model: str) -> saved.Chat:
@@ -196,13 +203,15 @@ def _conversation(name: str, chat: saved.Chat) -> "Conversation":
 def _slug(title: str) -> str:
     """A name for a file: letters and digits of the title, joined by dashes."""
     words = re.findall(r"[A-Za-z0-9]+", title)
-    return "-".join(words)[:_LONGEST].strip("-").lower() or "conversation"
+    name = "-".join(words)[:_LONGEST].strip("-").lower() or "conversation"
+    return f"{name}-chat" if _DEVICE.fullmatch(name) else name
 
 
-def _free(name: str, taken: "dict[str, saved.Chat]") -> str:
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"
+def _free(name: str, used: dict[str, int]) -> str:
+    """`name`, or with a number behind it, and notes it in `used`: the last number of each."""
+    found = name
+    while found in used:
+        used[name] += 1
+        found = f"{name}-{used[name]}"
+    used[found] = 1
+    return found

@@ -232,7 +232,8 @@ def _report(found: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
 def _cost(totals: dict[str, Any]) -> str:
     cost = totals.get("cost")
     if not totals.get("cost_known"):
-        return f"${cost:.4f} and unknown" if cost else "unknown"
+        least = totals.get("cost_least")
+        return f"${least:.4f} and unknown" if least else "unknown"
     return f"${cost:.4f}" if cost else "$0"
 
 

@@ -23,6 +23,7 @@ from overt.errors import BadRequest, ModelNotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
+    from overt.cli.account import Account
     from overt.cli.answer import Timed
     from overt.exchange import Facts
 
@@ -73,8 +74,9 @@ def command(
 
         overt run smollm2 "Summarise this." < notes.txt
 
-    A model that is not in the store is pulled first. Without a prompt, on a terminal, `overt chat`
-    starts instead.
+    REF may also be a model that runs elsewhere (openai:gpt-…, http://HOST/v1#MODEL) or an alias of
+    yours; `overt help refs` has all forms. A model that is not in the store is pulled first.
+    Without a prompt, on a terminal, `overt chat` starts instead.
     """
     from overt import cores  # noqa: F401 - from here it watches how busy the cores are
 
@@ -104,7 +106,12 @@ def command(
     timed, facts, first = ask(
         request, out, settings, pull=not no_pull, show_thinking=not hide_thinking
     )
-    _report(out, facts, timed, first, stats=stats)
+    told = None
+    if out.json or stats:
+        from overt.cli.account import account
+
+        told = account(ref, timed, settings)
+    _report(out, facts, timed, first, told)
     return 0
 
 
@@ -145,6 +152,7 @@ def ask(
     """
     import asyncio
 
+    from overt.cli.account import answering, prepare
     from overt.cli.answer import answer, since_start
     from overt.exchange import Exchange
 
@@ -152,11 +160,13 @@ def ask(
         exchange = Exchange(settings, out.note)
         try:
             out.status(f"loading {request.model}")
-            engine = await exchange.open(request.model)
-            if request.thinking and not engine.capabilities.thinking:
-                out.note("this model has no way to reason apart from its answer")
+            facts = await prepare(exchange, request.model)
+            if request.thinking and facts.engine != "route":
+                engine = await exchange.open(request.model)
+                if not engine.capabilities.thinking:
+                    out.note("this model has no way to reason apart from its answer")
             timed = await answer(exchange, request, out, show_thinking=show_thinking)
-            return timed, exchange.facts(request.model)
+            return timed, answering(exchange, facts, timed)
         finally:
             out.clear()
             await exchange.close()
@@ -177,12 +187,12 @@ def ask(
 
 
 def _report(
-    out: Output, facts: "Facts", timed: "Timed", first: float | None, *, stats: bool
+    out: Output, facts: "Facts", timed: "Timed", first: float | None, told: "Account | None"
 ) -> None:
     from overt.cli.answer import figures, record
 
-    if out.json:
-        out.object(record(facts, timed, first))
+    if out.json and told:
+        out.object(record(facts, timed, first, told))
         return
     if timed.answer.finish == "length":
         out.note("(ended by --max-tokens or a full context)")
@@ -198,8 +208,8 @@ def _report(
             for token in timed.answer.logprobs
         ]
         out.note(table(("token", "logprob", "likeliest"), rows))
-    if stats:
-        out.note(figures(facts, timed, first))
+    if told:
+        out.note(figures(facts, timed, first, told))
 
 
 def _prompt(words: tuple[str, ...], out: Output) -> str | None:

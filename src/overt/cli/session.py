@@ -9,9 +9,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from overt.chat import ImagePart, Message, Part, Request, TextPart
+from overt.cli.account import account, answering, leaves_for, prepare
 from overt.cli.answer import Timed, answer, figures, record
 from overt.cli.output import Output, duration
 from overt.errors import BadRequest, ContextExceeded, OvertError
+from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ class Session:
     """A conversation; `request` carries the model and every parameter, without its messages.
 
     Nothing is ever dropped from `messages` except by the person: a conversation that outgrows the
-    context is refused with both numbers.
+    context is refused with both numbers. `person` is whether somebody types and reads along, who is
+    told once for each server that words go there.
     """
 
     out: Output
@@ -36,6 +39,9 @@ class Session:
     thoughts: bool = True
     stats: bool = False
     blocked: bool = False  # something holds up the event loop, so only an exception can stop it
+    person: bool = False
+    _facts: "Facts | None" = None
+    _told_of: set[str] = field(default_factory=set)  # servers
     _unanswered: Message | None = None
     _busy: "asyncio.Task[None] | None" = None
 
@@ -45,8 +51,14 @@ class Session:
 
     @property
     def facts(self) -> "Facts":
-        """Of the model that answers; raises KeyError before it is open."""
-        return self.exchange.facts(self.request.model)
+        """Of the model that answers, which is open; of a route, before it has chosen one."""
+        assert self._facts is not None
+        return self._facts
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the last question failed or was stopped, so that it can be asked again."""
+        return self._unanswered is not None
 
     async def do(self, work: Coroutine[None, None, None]) -> None:
         """Carry out something that Ctrl-C (`interruptible`) may stop."""
@@ -103,12 +115,20 @@ class Session:
         self.images.clear()
         self._unanswered = None
 
+    async def begin(self) -> None:
+        """Have the model ready that the conversation starts with. Raises as `Exchange.open`."""
+        self._facts = await prepare(self.exchange, self.request.model)
+
     async def open(self, ref: str, settings: Settings) -> None:
         """Let `ref` answer from now on, under `settings`; on failure the old model stays.
 
         Raises:
-            ModelNotFound, OutOfMemory, EngineFailed …: as `Exchange.open`.
+            ModelNotFound, NeedsAccess, OutOfMemory, EngineFailed …: as `Exchange.open`.
         """
+        if settings == self.settings and self._needs_no_memory(ref):
+            self._facts = await prepare(self.exchange, ref)
+            self.change(model=ref)
+            return
         # The old model goes first: two at once might not fit. It comes back if the new one fails.
         before, self.settings = self.settings, settings
         await self.exchange.close()
@@ -120,15 +140,30 @@ class Session:
             raise
         self.change(model=ref)
 
+    def _needs_no_memory(self, ref: str) -> bool:
+        target = self.exchange.resolve(ref)
+        return isinstance(target, str) and (parse(target).remote or target.startswith("echo:"))
+
     async def _start(self, ref: str) -> None:
         from overt.exchange import Exchange
 
         self.exchange = Exchange(self.settings, self.out.note)
         self.out.status(f"loading {ref}")
         try:
-            await self.exchange.open(ref)
+            self._facts = await prepare(self.exchange, ref)
         finally:
             self.out.clear()
+
+    def tell_where(self) -> None:
+        """Say once for each server that words leave this machine for it."""
+        if not self.person:
+            return
+        new = [host for host in leaves_for(self.exchange, self.request.model)
+               if host not in self._told_of]  # fmt: skip
+        self._told_of.update(new)
+        if new:
+            goes = "may leave" if self.facts.engine == "route" else "leaves"
+            self.out.note(f"(what is said here {goes} this machine, for {' and '.join(new)})")
 
     async def _turn(self, asked: Message) -> None:
         head = [Message.of("system", self.system)] if self.system else []
@@ -141,7 +176,7 @@ class Session:
             self.out.end_line()
             timed.answer.finish = "cancelled"
         except ContextExceeded as error:
-            raise _advised(error) from None
+            raise (error if self._is_elsewhere() else _advised(error)) from None
         if timed.answer.finish == "cancelled" and not timed.answer.text:
             self.out.note("(stopped; /retry asks again)")
             return
@@ -151,16 +186,22 @@ class Session:
 
     def _report(self, timed: Timed) -> None:
         first = None if timed.first is None else timed.first - timed.asked
+        facts = answering(self.exchange, self.facts, timed)
         if self.out.json:
-            self.out.object(record(self.facts, timed, first))
+            told = account(self.request.model, timed, self.settings)
+            self.out.object(record(facts, timed, first, told))
             return
         if timed.answer.finish == "cancelled":
             self.out.note("(stopped; what was said is kept, /undo forgets it, /retry asks again)")
         elif timed.answer.finish == "length":
             self.out.note("(ended by max_tokens or a full context)")
         if self.stats:
-            total = timed.last - timed.asked
-            self.out.note(f"{figures(self.facts, timed, first)}; {duration(max(total, 0))} in all")
+            total = max(timed.last - timed.asked, 0)
+            told = account(self.request.model, timed, self.settings)
+            self.out.note(f"{figures(facts, timed, first, told)}; {duration(total)} in all")
+
+    def _is_elsewhere(self) -> bool:
+        return self.exchange.leads_away(self.request.model)
 
 
 def _advised(error: ContextExceeded) -> ContextExceeded:

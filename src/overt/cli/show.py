@@ -9,6 +9,7 @@ from overt.cli import risks
 from overt.cli.options import engine_options, verb
 from overt.cli.output import Output, number, pairs, size, table
 from overt.errors import NotFound, OutOfMemory, UsageError
+from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,10 +39,28 @@ def command(
 ) -> int:
     """Show what the header of REF's file says, what its tensors really are, and whether it fits.
 
-    Types and bits per weight are counted from the tensors, not taken from the file's name.
+    Types and bits per weight are counted from the tensors, not taken from the file's name. Of a
+    model that runs elsewhere (openai:gpt-…): its server, key, context, price, openness and licence.
+    Of an alias: what it stands for.
     """
+    from overt import routes
+    from overt.cli import show_elsewhere
     from overt.pull import find
 
+    target, alias = routes.aliases(settings.home).find(ref), None
+    if isinstance(target, routes.Route):
+        if template or licence or modelfile or tensors:
+            raise UsageError(f"{ref} is a route and has no file", f"overt alias show {ref}")
+        show_elsewhere.route(ref, target, out, settings)
+        return 0
+    if target is not None:
+        ref, alias = target, ref
+    if parse(ref).remote:
+        if template or modelfile or tensors:
+            raise show_elsewhere.refuse(ref)
+        if not licence:
+            show_elsewhere.show(ref, alias, out, settings)
+            return 0
     _check(ref)
     model = find(ref, settings)
     if licence:
@@ -70,7 +89,7 @@ def command(
             out.result({"model": ref, "template": text}, lambda: text, lambda: text)
             return 0
         facts = _gguf(header, tensors=tensors) | {"fits": _fits(model, header, settings)}
-    value = _origin(ref, model) | facts
+    value = {"alias": alias} | _origin(ref, model) | facts
     value["templates"] = risks.templates(model, header, settings)
     value["code"] = risks.code(model, settings)
     out.result(value, lambda: _human(value), lambda: str(value["digest"]))
@@ -105,8 +124,6 @@ def licence_text(ref: str, settings: Settings) -> str:
 
 
 def _check(ref: str) -> None:
-    from overt.ref import parse
-
     parsed = parse(ref)
     if parsed.scheme == "echo":
         raise UsageError("echo is built in and has no file", "show a model of `overt list`")
@@ -246,6 +263,7 @@ def _human(value: Mapping[str, Any]) -> str:
         pairs(
             {
                 "model": value["model"],
+                "alias": value["alias"],
                 "about": value["about"],
                 "note": value["note"],
                 "from": value["ref"],

@@ -92,13 +92,15 @@ class Commands:
         from overt.ref import parse
 
         session = self.session
-        if parse(ref).scheme != "echo":
+        target = session.exchange.resolve(ref)
+        if isinstance(target, str) and not (parse(target).remote or target.startswith("echo:")):
             try:
-                find(ref, session.settings)
+                find(target, session.settings)
             except ModelNotFound as error:
                 self._fetch(ref, error)
         await session.open(ref, session.settings)
-        session.out.note(f"({ref} answers from now on)")
+        session.out.note(f"({ref} answers from now on: {where(session.facts)})")
+        session.tell_where()
 
     def _fetch(self, ref: str, missing: ModelNotFound) -> None:
         from overt.cli.pull import fetch
@@ -199,7 +201,7 @@ class Commands:
 
     def _info(self) -> str:
         session, facts = self.session, self.session.facts
-        header = None if facts.engine == "echo" else self._header()
+        header = self._header() if self._file() else None
         return pairs(
             {
                 "model": facts.ref,
@@ -208,7 +210,8 @@ class Commands:
                 "parameters": header and number(header.parameters),
                 "file": header and size(header.file_size),
                 "bits per weight": header and f"{header.bits_per_weight:.2f}",
-                "engine": f"{facts.engine} {facts.build}".strip(),
+                "stands for": session.exchange.first(facts.ref) if self._is_alias() else None,
+                "engine": facts.shown,
                 "threads": facts.threads and facts.threads.decode,
                 "context": facts.context or None,
                 "isolation": ", ".join(facts.isolation) or None,
@@ -233,15 +236,33 @@ class Commands:
     def _licence(self) -> str:
         from overt.cli.show import licence_text
 
-        return licence_text(self.session.request.model, self.session.settings)
+        return licence_text(self._file() or self.session.request.model, self.session.settings)
+
+    def _is_alias(self) -> bool:
+        name = self.session.request.model
+        return self.session.exchange.resolve(name) != name
+
+    def _file(self) -> str:
+        """The ref of what answers, where that has a file on this machine; else ""."""
+        from overt.ref import parse
+
+        target = self.session.exchange.resolve(self.session.request.model)
+        if not isinstance(target, str):
+            return ""
+        ref = parse(target)
+        return "" if ref.remote or ref.scheme == "echo" else target
 
     def _header(self) -> Any:
         from overt.formats import gguf
         from overt.pull import find
 
-        if self.session.facts.engine == "echo":
-            raise UsageError("echo is built in and has no file", "choose a model: /model smollm2")
-        return gguf.read(find(self.session.request.model, self.session.settings).weights)
+        ref = self._file()
+        if not ref:
+            facts = self.session.facts
+            why = "echo is built in" if facts.engine == "echo" else f"{facts.ref} runs elsewhere"
+            why = f"{facts.ref} is a route" if facts.engine == "route" else why
+            raise UsageError(f"{why} and has no file", "choose a model: /model smollm2")
+        return gguf.read(find(ref, self.session.settings).weights)
 
     # ---- keeping
 

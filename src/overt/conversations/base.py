@@ -7,9 +7,12 @@ archive becomes a path, and a value of the wrong kind is counted or refused, nev
 import base64
 import binascii
 import json
+import lzma
 import re
+import struct
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,9 +35,15 @@ FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
 
 _MOST_BYTES = 1 << 30  # of JSON; the export of a heavy user has some 200 MB
 _MOST_IMAGE = 64 << 20
+_MOST_ALL = 4 << 30  # of an archive, all that is read of it
 _MOST_MEMBERS = 200_000
 _GROWS = 200  # JSON shrinks 20-fold at most; an archive that claims more is a bomb
 _MOST_MESSAGES = 1_000_000
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
+    RuntimeError, NotImplementedError,
+)  # fmt: skip
+"""What `zipfile` raises for a member that is none, or packed in a way it does not know."""
 _IMAGES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
@@ -59,7 +68,10 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._zip: zipfile.ZipFile | None = None
-        self._sizes: dict[str, int] = {}
+        self._names: list[str] = []
+        self._ends: list[tuple[str, str]] = []  # the last parts of names, sorted, and the names
+        self._images: dict[str, ImagePart | None] = {}
+        self._left = _MOST_ALL
         try:
             with path.open("rb") as file:
                 packed = file.read(4) == b"PK\x03\x04"
@@ -67,7 +79,9 @@ class Archive:
                 self._zip = zipfile.ZipFile(path)
                 if len(self._zip.infolist()) > _MOST_MEMBERS:
                     raise FormatError(f"{path.name} has more than {_MOST_MEMBERS} files")
-                self._sizes = {one.filename: one.file_size for one in self._zip.infolist()}
+                self._names = sorted({one.filename for one in self._zip.infolist()})
+                self._ends = sorted((name.rpartition("/")[2], name) for name in self._names)
+                self._left = min(_MOST_ALL, _GROWS * path.stat().st_size + (1 << 20))
         except FileNotFoundError:
             raise NotFound(f"there is no file {path}", "give the export you were sent") from None
         except OSError as error:
@@ -83,7 +97,7 @@ class Archive:
             self._zip.close()
 
     def texts(self) -> Iterator[tuple[str, bytes]]:
-        """The JSON and JSON-lines files by name, largest promise first refused.
+        """The JSON and JSON-lines files by name.
 
         Raises:
             FormatError: larger than 1 GiB, or damaged.
@@ -93,29 +107,40 @@ class Archive:
                 raise FormatError(f"{self.path.name} is larger than {_MOST_BYTES >> 20} MiB")
             yield self.path.name, self.path.read_bytes()
             return
-        for name in sorted(self._sizes):
+        for name in self._names:
             if name.endswith((".json", ".jsonl")):
                 yield name, self._read(name, _MOST_BYTES)
 
     def image(self, mark: str) -> ImagePart | None:
-        """The first file whose name holds `mark`, where it is an image; None where it is not."""
+        """The first file whose name begins with `mark`, where it is an image; else None.
+
+        The same value however often it is asked for.
+        """
         if self._zip is None or not re.fullmatch(r"[A-Za-z0-9_.-]{6,200}", mark):
             return None
-        for name in self._sizes:
-            if mark in name and (data := self._read(name, _MOST_IMAGE)):
-                return image_of(data)
-        return None
+        at = bisect_left(self._ends, (mark, ""))
+        if at == len(self._ends) or not self._ends[at][0].startswith(mark):
+            return None
+        name = self._ends[at][1]
+        if name not in self._images:
+            self._images[name] = image_of(self._read(name, _MOST_IMAGE))
+        return self._images[name]
 
     def _read(self, name: str, most: int) -> bytes:
+        """One member. All of them together may not grow beyond what exports grow by."""
         assert self._zip is not None
-        limit = min(most, _GROWS * self.path.stat().st_size + (1 << 20))
+        limit = min(most, self._left)
         try:
             with self._zip.open(name) as file:
                 data = file.read(limit + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+        except _DAMAGED:
             raise FormatError(f"{name[:80]} in {self.path.name} is damaged") from None
         if len(data) > limit:
-            raise FormatError(f"{name[:80]} in {self.path.name} unpacks to more than {limit} bytes")
+            raise FormatError(
+                f"{name[:80]} in {self.path.name} unpacks to more than {limit} bytes",
+                "that is more than a whole export grows to" if limit < most else None,
+            )
+        self._left -= len(data)
         return data
 
 
@@ -159,7 +184,7 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
         NotFound, BadRequest: no such file. FormatError: none of the formats, or a damaged one.
     """
     found: list[Conversation] = []
-    known = ""
+    known, messages = "", 0
     with Archive(path) as archive:
         for name, data in archive.texts():
             value = _decoded(name, data)
@@ -167,15 +192,18 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
             if module is None:
                 continue
             known = str(module.NAME)
-            found += module.read(value, archive, lost)
-            if sum(len(one.messages) for one in found) > _MOST_MESSAGES:
-                raise FormatError(f"{path.name} has more than {_MOST_MESSAGES} messages")
+            for one in module.read(value, archive, lost):
+                messages += len(one.messages)
+                if messages > _MOST_MESSAGES:
+                    raise FormatError(f"{path.name} has more than {_MOST_MESSAGES} messages")
+                if one.messages:
+                    found.append(one)
     if not known:
         raise FormatError(
             f"{path.name} holds no conversations in a format that is known here",
             f"known: {', '.join(FORMATS[:-1])}; give --from FORMAT where you know better",
         )
-    return known, [one for one in found if one.messages]
+    return known, found
 
 
 def write(conversations: Iterable[Conversation], format: str, lost: Lost) -> bytes:

@@ -153,7 +153,7 @@ def _row(conversation: Conversation, number: str, lost: Lost) -> dict[str, Any]:
         for place, (role, kind, content, recipient) in enumerate(_contents(message, lost)):
             id = named(f"{index}.{place}")
             name = recipient if role == "tool" else None
-            author = {"role": role, "name": name, "metadata": {}}
+            author: dict[str, Any] = {"role": role, "name": name, "metadata": {}}
             nodes[last]["children"].append(id)
             nodes[id] = {
                 "id": id,

@@ -106,6 +106,6 @@ def _rows(message: Message, lost: Lost) -> Iterator[dict[str, Any]]:
     if not content and not calls:
         return
     plain = all(one["type"] == "text" for one in content)
-    said: Any = "".join(one["text"] for one in content) if plain else content
-    row: dict[str, Any] = {"role": message.role, "content": said if content else None}
+    whole: Any = "".join(one["text"] for one in content) if plain else content
+    row: dict[str, Any] = {"role": message.role, "content": whole if content else None}
     yield {**row, "tool_calls": calls} if calls else row

@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -55,7 +55,7 @@ _KNOWN = (
 )
 
 
-@cache
+@lru_cache(1024)  # clients may write any name
 def accepts(engine: str, model: str) -> Accepts:
     """What `model` of `engine` (``anthropic``, ``openai`` …) accepts."""
     for family in _families(engine):
@@ -64,6 +64,14 @@ def accepts(engine: str, model: str) -> Accepts:
             extra = {name: value for name, value in family.items() if name not in _KNOWN}
             return Accepts(frozenset(family.get("refuses", ())), extra=extra or None, **plain)
     return Accepts()
+
+
+def stated(engine: str, model: str) -> tuple[str, str]:
+    """Where it is written what `model` accepts, and of which day that is; "" for no family."""
+    for family in _families(engine):
+        if any(fnmatchcase(model, pattern) for pattern in family["models"]):
+            return str(family.get("source", "")), str(family.get("day", ""))
+    return "", ""
 
 
 def pruned(request: Request, taken: Accepts) -> tuple[Request, tuple[str, ...]]:

@@ -115,14 +115,19 @@ def _taken(model: str) -> Accepts:
     return accepts(ENGINE, _bare(model))
 
 
-def _post(model: str, method: str, body: Mapping[str, Any]) -> Post:
-    """A POST of one method of one model, whose name may hold anything."""
+def resource(model: str) -> str:
+    """What a path has of a model: ``models/NAME``, whatever its name may hold."""
     kind, _, name = _resource(model).partition("/")
+    return f"{kind}/{quote(name, safe='')}"
+
+
+def _post(model: str, method: str, body: Mapping[str, Any]) -> Post:
+    """A POST of one method of one model."""
     try:
         sent = _encode(body)
     except (RecursionError, TypeError, ValueError) as error:
         raise BadRequest(f"the request cannot be written as JSON: {error}") from None
-    return Post(f"/v1beta/{kind}/{quote(name, safe='')}:{method}", sent)
+    return Post(f"/v1beta/{resource(model)}:{method}", sent)
 
 
 # ---- answers that are no stream ------------------------------------------------------------

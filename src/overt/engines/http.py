@@ -102,11 +102,25 @@ class Http:
 ROUNDED = "logit_bias was rounded: whole numbers of -100 to 100 are what it takes"
 
 
+LISTING = Post("/models", b"", method="GET")
+_MOST_LISTED = 10_000  # OpenRouter has some 400
+_LONGEST = 512  # characters of a model's name, as in refs
+
+
+class _Listed(msgspec.Struct):
+    id: str
+
+
+class _List(msgspec.Struct):
+    data: list[_Listed]
+
+
 class _Counted(msgspec.Struct):
     input_tokens: int
 
 
 _counted = msgspec.json.Decoder(_Counted).decode
+_list = msgspec.json.Decoder(_List).decode
 
 
 def headers(secret: str) -> dict[str, str]:
@@ -125,6 +139,20 @@ def encode(body: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(body)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise openai_chat.unsayable(error) from None
+
+
+def listed(body: bytes, who: str) -> tuple[str, ...]:
+    """The models of a server, by the answer to `LISTING`; names that no ref can hold left out.
+
+    Raises:
+        ProviderFailed: it is no such answer.
+    """
+    try:
+        rows = _list(body).data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise broken(who, error, billed=False) from None
+    names = dict.fromkeys(row.id for row in rows[:_MOST_LISTED])
+    return tuple(name for name in names if len(name) <= _LONGEST and name.isprintable() and name)
 
 
 def counted(body: bytes, who: str) -> int:

@@ -112,7 +112,10 @@ class Library:
 
         def look() -> Details:
             card = self._card(ref)
-            model = pull.find(self._own.ref(card.id) or card.id, self._settings)
+            target = self._own.ref(card.id) or card.id
+            if parse(target).remote:
+                return Details(card)  # its owner's name for another server's: no file to look at
+            model = pull.find(target, self._settings)
             return details_of(card, model, self._settings, verbose=verbose)
 
         return await anyio.to_thread.run_sync(look)

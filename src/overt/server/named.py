@@ -8,9 +8,9 @@ from pathlib import Path
 
 from overt import ref as refs
 from overt import routes
-from overt.aliases import plain_name
+from overt.aliases import Alias
 from overt.engines.accepts import accepts
-from overt.errors import OvertError
+from overt.errors import NotFound, OvertError
 from overt.protocols.base import Card
 from overt.routes import Route
 
@@ -24,8 +24,8 @@ class Named:
 
     def cards(self) -> list[Card]:
         """One for each alias; those that lead nowhere are left out."""
-        found = (self.card(alias.name) for alias in self._aliases.all())
-        return [card for card in found if card is not None]
+        return [self._made(alias, ref) for alias in self._aliases.all()
+                if (ref := self.ref(alias.name)) is not None]  # fmt: skip
 
     def ref(self, name: str) -> str | None:
         """The ref that answers for an alias first; None where `name` is none, or is a mistake."""
@@ -40,19 +40,24 @@ class Named:
         ref = self.ref(name)
         if ref is None:
             return None
-        alias = self._aliases.get(name)
-        at = datetime.fromisoformat(alias.time).timestamp()
+        try:
+            return self._made(self._aliases.get(name), ref)
+        except NotFound:  # it was removed this very moment
+            return None
+
+    def _made(self, alias: Alias, ref: str) -> Card:
+        at = _seconds(alias.time)
         parsed = refs.parse(ref)
         if not parsed.remote:
             try:
-                return replace(self._card(ref), id=plain_name(name), modified=at)
+                return replace(self._card(ref), id=alias.name, modified=at)
             except OvertError:
-                return Card(plain_name(name), _digest(ref), 0, at)
+                return Card(alias.name, _digest(ref), 0, at)
         engine = "http" if parsed.scheme == "http" else parsed.scheme
         taken = accepts(engine, parsed.file or parsed.name)
         can = {"tools": taken.tools, "vision": taken.images, "thinking": taken.thinking}
         return Card(
-            plain_name(name),
+            alias.name,
             _digest(ref),
             0,
             at,
@@ -62,6 +67,14 @@ class Named:
             capabilities=("completion", *(word for word, has in can.items() if has)),
             publisher=engine,
         )
+
+
+def _seconds(time: str) -> float:
+    """Unix seconds; 0 for what somebody wrote into the file by hand and is no time."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _digest(ref: str) -> str:

@@ -200,6 +200,8 @@ def test_an_unknown_price_is_no_price(suite: task.Suite, monkeypatch: pytest.Mon
     found = run(suite, purse=Purse(load(), cap=1.0, allow_unknown=True))
     assert found["totals"]["cost_known"] is False
     assert found["items"][0]["cost"] is None
+    assert found["totals"]["cost"] is None
+    assert found["totals"]["cost_known"] is False
 
 
 def test_two_receipts_are_compared_item_by_item(suite: task.Suite, home: Path) -> None:

@@ -443,6 +443,7 @@ def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:
         "tokens_in": sum(reply.tokens_in for reply in replies),
         "tokens_out": sum(reply.tokens_out for reply in replies),
         "seconds": round(seconds, 3),
-        "cost": sum(known),
+        "cost": sum(known) if len(known) == len(replies) else None,  # never 0 for what is unknown
         "cost_known": len(known) == len(replies),
+        "cost_least": sum(known),
     }
