@@ -164,8 +164,18 @@ def overt(
         yield Side(OVERT, port, pid, ref)
 
 
+def portkey_headers(provider: str, base: str) -> dict[str, str]:
+    """What tells Portkey to speak `provider`'s protocol, below the URL `base`."""
+    return {
+        "x-portkey-provider": provider,
+        "x-portkey-custom-host": base,
+        "Authorization": "Bearer none",
+    }
+
+
 @contextmanager
-def portkey(behind: Side) -> Iterator[Side]:
+def portkey_server() -> Iterator[tuple[int, int]]:
+    """Port and process of the gateway; what it stands in front of is told by each request."""
     folder = CACHE / "portkey"
     script = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
     if not script.is_file():
@@ -176,14 +186,16 @@ def portkey(behind: Side) -> Iterator[Side]:
             cwd=folder, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
     port = free_port()
-    headers = {
-        "x-portkey-provider": "openai",
-        "x-portkey-custom-host": f"http://127.0.0.1:{behind.port}/v1",
-        "Authorization": "Bearer none",
-    }
     command = ["node", str(script), f"--port={port}", "--headless"]
     environ = {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost", "NODE_ENV": "production"}
     with started(command, environ, port, "/") as pid:
+        yield port, pid
+
+
+@contextmanager
+def portkey(behind: Side) -> Iterator[Side]:
+    headers = portkey_headers("openai", f"http://127.0.0.1:{behind.port}/v1")
+    with portkey_server() as (port, pid):
         yield Side(PORTKEY_SIDE, port, pid, behind.model, headers)
 
 

@@ -276,3 +276,30 @@ def test_what_reads_a_route_is_anybodys(home: Path) -> None:
     aliases = Aliases(home, read)
     aliases.set("writer", {"models": ["a"], "x": 1})
     assert aliases.find("writer") == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_place_of_the_file_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "aliases.json", 0o600)
+    with pytest.raises(Failure, match="is not a file"):
+        routes.aliases(tmp_path).find("writer")
+
+
+def test_what_was_found_before_a_change_is_not_kept_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another thread saw the change while this one was looking."""
+    mine, theirs = routes.aliases(tmp_path), routes.aliases(tmp_path)
+    mine.set("writer", "echo:old")
+    end = mine._end
+
+    def late(*given: Any) -> Any:
+        found = end(*given)
+        theirs.set("writer", "echo:new")
+        mine._follow()
+        return found
+
+    monkeypatch.setattr(mine, "_end", late)
+    assert mine.find("writer") == "echo:old"
+    monkeypatch.undo()
+    assert mine.find("writer") == "echo:new"

@@ -22,13 +22,12 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from overt import ref as refs
 from overt import whole
-from overt.errors import BadRef, BadRequest, Busy, Failure, NotFound, OutOfDisk, Refused
+from overt.errors import BadRef, BadRequest, Failure, NotFound, Refused
 
 __all__ = ["Alias", "Aliases", "Target", "plain_name"]
 
@@ -89,20 +88,24 @@ class Aliases(Generic[T]):
             BadRequest: the aliases go in a circle, or on for too long, by somebody's own hand.
         """
         self._follow()
+        # In this order, and taken once: another thread may see that the file has changed, and
+        # what was found in the old one must not be kept for the new one.
+        kept = self._found
+        entries = self._entries
         name = plain_name(name)
-        found = self._found.get(name)
+        found = kept.get(name)
         if found is None:
-            entry = self._entries.get(name)
+            entry = entries.get(name)
             if entry is None or entry.target is None:
                 return None
-            found = self._found[name] = self._end(name)
+            found = kept[name] = self._end(name, entries)
         return found
 
-    def _end(self, name: str) -> str | T:
-        _check_circle(name, self._entries)
-        target = self._entries[name].target
+    def _end(self, name: str, entries: Mapping[str, _Entry]) -> str | T:
+        _check_circle(name, entries)
+        target = entries[name].target
         while isinstance(target, str):
-            following = self._entries.get(plain_name(target))
+            following = entries.get(plain_name(target))
             if following is None or following.target is None:
                 return target
             name, target = plain_name(target), following.target
@@ -213,27 +216,16 @@ class Aliases(Generic[T]):
     @contextmanager
     def _changing(self) -> Iterator[dict[str, _Entry]]:
         """The entries, to be changed in place; written at the end unless something was raised."""
-        from filelock import FileLock, Timeout
-
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._lock, mode=0o600)
-            lock.acquire(timeout=10, poll_interval=0.02)
-        except Timeout:
-            raise Busy("another process has been changing aliases for 10 s", "try again") from None
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
-        try:
+        with whole.alone(self._lock, "aliases"):
             entries = _load(self._path)
             yield entries
             data = _written(entries)
-            for left in self._path.parent.glob(".aliases.json-*"):
-                left.unlink(missing_ok=True)  # of a writer that was killed: we hold the lock
-            whole.write(self._path, data)
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
-        finally:
-            lock.release()
+            try:
+                for left in self._path.parent.glob(".aliases.json-*"):
+                    left.unlink(missing_ok=True)  # of a writer that was killed: we hold the lock
+                whole.write(self._path, data)
+            except OSError as error:
+                raise whole.unwritable(self._path, error) from None
 
 
 def plain_name(name: str) -> str:
@@ -281,8 +273,10 @@ def _load(path: Path) -> dict[str, _Entry]:
         Failure: it is damaged, too large, or of a later Overt. Refused: others may write to it.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise Failure(f"{path} is not a file", "move it away and set the aliases again")
             data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         return {}
@@ -305,6 +299,11 @@ def _load(path: Path) -> dict[str, _Entry]:
         raise Failure(
             f"{path} is damaged", "correct it, or delete it and set the aliases again"
         ) from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file and waits for nobody: a pipe that no one writes to would stop the server."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _entry(name: str, row: Any) -> _Entry:
@@ -413,9 +412,3 @@ def _now() -> str:
 
 def _unreadable(path: Path, error: OSError) -> Failure:
     return Failure(f"{path} cannot be read: {error.strerror}", "check who owns it")
-
-
-def _unwritable(path: Path, error: OSError) -> Failure | OutOfDisk:
-    if error.errno in (ENOSPC, EDQUOT):
-        return OutOfDisk(f"the disk of {path.parent} is full", "free some space")
-    return Failure(f"{path} cannot be written: {error.strerror}", "check OVERT_HOME")

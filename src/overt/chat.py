@@ -5,6 +5,7 @@ nothing between the two knows a wire format. All values are frozen and hold no h
 be hashed, logged, replayed and sent to another process.
 """
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,6 +29,22 @@ class ImagePart:
 
     data: bytes
     media_type: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "ImagePart | None":
+        """An image whose kind its first bytes tell; None where they tell none."""
+        kind = next((kind for magic, kind in _IMAGES.items() if data.startswith(magic)), None)
+        if kind is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            kind = "image/webp"
+        return None if kind is None else cls(data, kind)
+
+    @property
+    def url(self) -> str:
+        """As a ``data:`` URL (RFC 2397)."""
+        return f"data:{self.media_type};base64,{b64encode(self.data).decode('ascii')}"
+
+
+_IMAGES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from errno import EDQUOT, ENOSPC
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from overt import whole
-from overt.errors import BadRequest, Busy, Failure, NotFound, OutOfDisk
+from overt.errors import BadRequest, Failure, NotFound
 from overt.protocols.base import Caller
 
 PREFIXES = ("sk-ov-", "sk-lm-")
@@ -219,24 +218,12 @@ class Keys:
     @contextmanager
     def _changing(self) -> Iterator[list[Key]]:
         """The keys, to be changed in place; written at the end unless something was raised."""
-        from filelock import FileLock, Timeout
-
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._lock, mode=0o600)
-            lock.acquire(timeout=10, poll_interval=0.02)
-        except Timeout:
-            raise Busy("another process has been changing the keys for 10 s", "try again") from None
-        except OSError as error:
-            raise _unwritable(self._path, error) from None
-        try:
+        with whole.alone(self._lock, "the keys"):
             before = self.all()
             keys = [*before]
             yield keys
             if keys != before:
                 self._write(keys)
-        finally:
-            lock.release()
 
     def _write(self, keys: list[Key]) -> None:
         try:
@@ -245,7 +232,7 @@ class Keys:
             data = json.dumps({"version": 1, "keys": [asdict(key) for key in keys]}, indent=1)
             whole.write(self._path, data.encode(), lasting=True)
         except OSError as error:
-            raise _unwritable(self._path, error) from None
+            raise whole.unwritable(self._path, error) from None
 
 
 def looks_ours(secret: str) -> bool:
@@ -282,9 +269,3 @@ def _key(row: dict[str, Any]) -> Key:
         None if expires is None else float(expires),
         None if revoked is None else float(revoked),
     )
-
-
-def _unwritable(path: Path, error: OSError) -> Failure | OutOfDisk:
-    if error.errno in (ENOSPC, EDQUOT):
-        return OutOfDisk(f"the disk of {path.parent} is full", "free some space")
-    return Failure(f"{path} cannot be written: {error.strerror}", "check OVERT_HOME")

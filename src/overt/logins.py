@@ -10,15 +10,15 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from overt import whole
 from overt.address import PORTS, read
-from overt.errors import BadRef, BadSetting, Busy, Failure, NoEgress, NotFound, Refused
+from overt.errors import BadRef, BadSetting, Failure, NoEgress, NotFound, Refused
 from overt.settings import Settings
 
 Keep = Literal["auto", "keyring", "file"]
@@ -124,6 +124,11 @@ def official(name: str) -> str:
     return _BASES[name][1] if name in _BASES else ""
 
 
+def moved_by(provider: str) -> str:
+    """The environment variable that sends requests for `provider` elsewhere."""
+    return _BASES[provider][0]
+
+
 def variables(name: str) -> tuple[str, ...]:
     """The environment variables that a key of `name` is looked for in. Raises BadRef."""
     name = name_of(name)
@@ -171,7 +176,7 @@ def save(
     environ = os.environ if environ is None else environ
     if not secret:
         raise BadSetting("there is no key in what was typed", f"overt login {name}")
-    with _locked(settings.home):
+    with _alone(settings.home):
         kept = _read(settings.home)  # before the keyring: it must not hold what cannot be listed
         if len(kept.keys | dict.fromkeys(kept.keyring)) >= _MOST_LOGINS and not kept.has(name):
             raise Failure(f"there are {_MOST_LOGINS} keys already", "overt login NAME --remove")
@@ -204,7 +209,7 @@ def forget(
     name = name_of(name)
     environ = os.environ if environ is None else environ
     places = []
-    with _locked(settings.home):
+    with _alone(settings.home):
         kept = _read(settings.home)
         listed = name in kept.keyring
         if kept.keys.pop(name, None) is not None:
@@ -323,7 +328,7 @@ def _read(home: Path) -> _Kept:
     except FileNotFoundError:
         return _Kept()
     except OSError as error:
-        raise Failure(f"{path} cannot be read: {error.strerror}") from None
+        raise Failure(f"{path} cannot be read: {error.strerror}", "check the file") from None
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode):
         os.close(handle)
@@ -371,25 +376,11 @@ def _write(home: Path, kept: _Kept) -> None:
     try:
         whole.write(_path(home), (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:
-        raise Failure(f"{_path(home)} cannot be written: {error.strerror}") from None
+        raise whole.unwritable(_path(home), error) from None
 
 
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(home / "logins.lock", mode=0o600)
-        lock.acquire(timeout=10, poll_interval=0.02)
-    except Timeout:
-        raise Busy("another process is changing the keys of providers", "try again") from None
-    except OSError as error:
-        raise Failure(f"{home} cannot be written: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _alone(home: Path) -> AbstractContextManager[None]:
+    return whole.alone(home / "logins.lock", "the keys of providers")
 
 
 # ---- the system's keyring ------------------------------------------------------------------

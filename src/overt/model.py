@@ -9,6 +9,13 @@
 
     answer = await model.ask_async("…")
 
+A model that runs elsewhere, or a name of your own (`overt alias`), is opened in the same way, and
+what you ask it leaves this machine; `Answer.routed` says who answered, and how many bytes left::
+
+    with overt.open("openai:gpt-5") as model:        # the key: `overt login openai`
+        answer = model.ask("Why is the sky blue?")
+        print(answer.routed.model, answer.routed.bytes_out)
+
 One async core serves both faces: every `Model` keeps the exchange in an event loop of its own, in
 one background thread, and the methods, sync or async, hand their work to it.
 """
@@ -31,19 +38,21 @@ def open(ref: str | None = None, *, pull: bool = True, **options: Any) -> "Model
     """Open a model for use from Python.
 
     Args:
-        ref: any ref of ref.py; the default model without one.
+        ref: any ref of ref.py, or an alias; the default model without one. Nothing is sent to a
+            provider before something is asked.
         pull: get the model first when it is not in the store; False raises ModelNotFound.
         options: settings by name, such as ``context=4096`` or ``parallel=8``.
 
     Raises:
-        BadRef, BadSetting, ModelNotFound, OutOfMemory, EngineFailed and the rest of errors.py.
+        BadRef, BadSetting, ModelNotFound, OutOfMemory, EngineFailed and the rest of errors.py;
+        NeedsAccess where a provider's key is not known.
     """
     chosen = settings.load(flags=options)
     return Model(ref or chosen.model, chosen, pull=pull)
 
 
 class Model:
-    """A model that answers. Close it (or use `with`) to stop its worker."""
+    """A model that answers. Close it (or use `with`) to stop its worker, or its connections."""
 
     def __init__(self, ref: str, chosen: settings.Settings, *, pull: bool = True) -> None:
         from anyio.from_thread import start_blocking_portal
@@ -53,12 +62,14 @@ class Model:
         self.ref = ref
         self.notices: list[str] = []
         self._exchange = Exchange(chosen, self.notices.append)
-        if pull:
-            _pull(ref, chosen)
+        target = self._exchange.resolve(ref)
+        if pull and isinstance(target, str):
+            _pull(target, chosen)
         with ExitStack() as stack:
             self._portal = stack.enter_context(start_blocking_portal("asyncio"))
             stack.callback(self._portal.call, self._exchange.close)
-            self._portal.call(self._exchange.open, ref)
+            if isinstance(target, str):  # a route opens what it asks
+                self._portal.call(self._exchange.open, ref)
             self._stack = stack.pop_all()
 
     # ---- whole answers
@@ -72,8 +83,12 @@ class Model:
                 ``temperature=0``, ``seed=1``, ``json_schema={…}``; ``system`` adds a system
                 message.
 
+        `Answer.routed` says which model answered, where that was a provider's, an alias or a route;
+        else it is None.
+
         Raises:
             BadRequest, ContextExceeded, EngineFailed: as the engine does, also half-way.
+            ProviderFailed, Busy, NoEgress …: of a model that runs elsewhere.
         """
         return self._portal.call(self._collect, self._request(prompt, options))
 

@@ -42,6 +42,11 @@ def server_of(ref: Ref, environ: Mapping[str, str] | None = None) -> "Address":
     return read(logins.base(remote.login_name(ref), os.environ if environ is None else environ))
 
 
+def is_bare(ref: str) -> bool:
+    """Whether `ref` names a server and no model of it."""
+    return ref.startswith(("http://", "https://")) and not refs.parse(ref).file
+
+
 class Providers:
     """Refs of other machines and their engines, for one event loop."""
 
@@ -125,7 +130,7 @@ class Providers:
 
         Raises as `open` and `sole_model`.
         """
-        if ref.startswith(("http://", "https://")) and not refs.parse(ref).file:
+        if is_bare(ref):
             ref = await self.sole_model(ref)
         return self.open(ref)
 
@@ -193,7 +198,7 @@ def _write(ref: str, names: Sequence[str] = ()) -> str:
     if not names:
         return f"write {ref}#MODEL, as GET /models has it"
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"write {ref}#MODEL with one of: {', '.join(names[:_SHOWN])}{more}"
+    return f"write {ref}#MODEL with one of: {', '.join(sorted(names)[:_SHOWN])}{more}"
 
 
 async def told(

@@ -1,9 +1,15 @@
-"""A small file that is written whole or not at all."""
+"""A small file that is written whole or not at all, by one process at a time."""
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
+
+from overt.errors import Busy, Failure, OutOfDisk
+
+_PATIENCE = 10  # seconds; who holds such a lock writes one small file
 
 
 def write(path: Path, data: bytes, *, lasting: bool = True) -> None:
@@ -38,3 +44,40 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold the lock of some small files, in a folder that is made where it is not there.
+
+    Args:
+        lock: a file for this alone.
+        what: what the files hold, in the plural, for people.
+
+    Raises:
+        Busy: another process has it.
+        OutOfDisk, Failure: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock, mode=0o600)
+        held.acquire(timeout=_PATIENCE, poll_interval=0.02)
+    except Timeout:
+        raise Busy(
+            f"another process has been changing {what} for {_PATIENCE} s", "try again"
+        ) from None
+    except OSError as error:
+        raise unwritable(lock, error) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def unwritable(path: Path, error: OSError) -> Failure | OutOfDisk:
+    """What `error` means, which came of writing `path`."""
+    if error.errno in (ENOSPC, EDQUOT):
+        return OutOfDisk(f"the disk of {path.parent} is full", "free some space")
+    return Failure(f"{path} cannot be written: {error.strerror}", "check OVERT_HOME")

@@ -87,7 +87,7 @@ def test_version(overt_cli: OvertCli) -> None:
 def test_flags_of_every_verb_stand_before_or_after_it(
     arguments: list[str], overt_cli: OvertCli
 ) -> None:
-    assert json.loads(overt_cli(*arguments).stdout) == {"models": []}
+    assert json.loads(overt_cli(*arguments).stdout) == {"models": [], "aliases": []}
 
 
 def test_a_flag_before_the_verb_reaches_a_verb_of_verbs(overt_cli: OvertCli) -> None:

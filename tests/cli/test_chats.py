@@ -28,7 +28,7 @@ def test_what_comes_in_is_saved_once_and_goes_out_again(
     tried = overt_cli("chats", "import", export, "--dry-run", "--json")
     assert json.loads(tried.stdout)["imported"] == ["how-are-ducks", "how-are-ducks-2"]
     assert overt_cli("chats", "list").stdout == ""
-    came = overt_cli("chats", "import", export, "--model", "echo:")
+    came = overt_cli("chats", "import", export, "--model", "echo:x")
     assert (came.code, came.stdout) == (
         0,
         "2 of 2 conversations came in (format: openai)\n",
@@ -43,6 +43,9 @@ def test_what_comes_in_is_saved_once_and_goes_out_again(
     assert gone.code == 0, gone.stderr
     want = [json.loads(line)["messages"] for line in export.read_text().splitlines()]
     assert [json.loads(line)["messages"] for line in out.read_text().splitlines()] == want
+    assert gone.stdout.startswith("2 conversations are in ")
+    loaded = overt_cli("chat", "echo:x", stdin="/load how-are-ducks\n")
+    assert loaded.stderr.splitlines()[-1] == "(2 messages of how-are-ducks are back)"
     refused = overt_cli("chats", "export", "--to", "openai", "-o", out)
     assert refused.code == 2
     assert "--replace" in refused.stderr

@@ -41,6 +41,21 @@ def test_two_models(overt_cli: OvertCli, suite: Path) -> None:
     assert "McNemar p = 1" in people.stdout
 
 
+def test_who_answered_for_a_route_is_counted(
+    overt_cli: OvertCli, suite: Path, tmp_path: Path
+) -> None:
+    check = tmp_path / "check.sh"
+    check.write_text("#!/bin/sh\ngrep -q a\n")
+    check.chmod(0o700)
+    route = tmp_path / "r.yaml"
+    route.write_text(f"models: [echo:x, echo:y]\nescalate: {{check: {{command: [{check}]}}}}\n")
+    assert overt_cli("alias", "set", "ladder", "--route", route).code == 0
+    ran = overt_cli("eval", suite, "-m", "ladder", "-m", "echo:x")
+    assert ran.code == 0, ran.stderr
+    assert "ladder: answered by echo:y 2, echo:x 1\n" in ran.stdout
+    assert ran.stdout.count("answered by") == 1
+
+
 def test_a_new_suite_runs(
     overt_cli: OvertCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,3 +199,22 @@ def test_a_second_thought_at_the_yes_of_rm(
     session.type("y\r")
     assert session.leave() == 0
     assert not any((home / "names").iterdir())
+
+
+def test_a_person_is_told_once_that_words_leave_this_machine(
+    at_terminal: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1234567890-never-to-be-shown")
+    monkeypatch.setenv("OVERT_EGRESS", "none")  # so that nothing is tried
+    session = at_terminal("chat", "echo:x")
+    assert "leaves this machine" not in session.wait_for("Ctrl-D leaves")
+    _send(session, "/model openai:gpt-5")
+    session.wait_for(r"what is said here leaves this machine, for api\.openai\.com")
+    _send(session, "/model openai:gpt-4.1")
+    assert "leaves this machine" not in session.wait_for("gpt-4.1 answers from now on")
+    _send(session, "hello")
+    session.wait_for("nothing was sent to api.openai.com")
+    session.wait_for("your question is kept: /retry asks it again")
+    session.wait_for(READY)
+    session.type("\x04")
+    assert session.leave() == 0

@@ -267,3 +267,13 @@ def test_progress_only_grows_and_guesses_the_time_left(monkeypatch):
     assert told[0].seconds_left is None
     assert told[1].seconds_left == pytest.approx(90.0)  # a tenth took ten seconds
     assert told[3].what == "compiling"
+
+
+def test_a_build_sees_no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys = ("OPENAI_API_KEY", "ANTHROPIC_AUTH_TOKEN", "HF_TOKEN", "OVERT_KEY_10_0_0_5")
+    for name in (*keys, "PYTHONPATH"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("CFLAGS", "-O2")
+    seen = compile.environment(tmp_path)
+    assert seen["CFLAGS"] == "-O2"
+    assert "secret" not in seen.values()

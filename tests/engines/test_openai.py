@@ -631,8 +631,7 @@ def test_capabilities() -> None:
     assert dialect.capabilities("of-tomorrow").context == 0
 
 
-def test_every_model_of_the_price_list_has_its_family() -> None:
-    """Contexts are those that genai-prices has, where it has one and the family says one."""
+def test_contexts_of_well_known_models_are_those_of_the_price_list() -> None:
     from genai_prices.data import providers
 
     models = {

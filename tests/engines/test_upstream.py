@@ -775,6 +775,22 @@ async def test_handing_on_knows_the_same_limits(how: str) -> None:
         await asyncio.wait_for(there.left.wait(), 5)
 
 
+@manner("dribbles")
+async def _dribbles(wire: Wire) -> None:
+    """JSON that never ends, a blank at a time."""
+    await wire.head(content_type="application/json", connection="close")
+    for _ in range(1000):
+        await wire.send(b" ")
+        await asyncio.sleep(0.005)
+
+
+async def test_a_document_handed_on_has_its_time_as_a_whole() -> None:
+    async with peer("dribbles") as there, rig(first_timeout="100ms") as one:
+        with pytest.raises(TimedOut):
+            _ = [piece async for piece in one.upstream.forward(to(there), POST)]
+        await asyncio.wait_for(there.left.wait(), 5)
+
+
 async def test_leaving_before_the_first_word_closes_too() -> None:
     for how in ("stream", "forward"):
         async with peer("hangs within") as there, rig() as one:

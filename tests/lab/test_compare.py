@@ -463,6 +463,28 @@ def test_money_for_people(value: float | None, unknown: int, said: str) -> None:
     assert compare_page.dollars(value, unknown) == said
 
 
+def test_costs_below_each_other_have_as_many_places() -> None:
+    lines = [{"cost": cost, "cost_unknown": unknown}
+             for cost, unknown in ((0.0042, 0), (0.00031, 1), (12.5, 0), (None, 2))]  # fmt: skip
+    assert compare_page.column(lines) == [
+        "$0.00420",
+        "$0.00031 + 1 unknown",
+        "$12.50000",
+        "unknown",
+    ]
+
+
+def test_the_page_is_named_after_its_models_and_marks_what_was_cut() -> None:
+    document = _document()
+    document["models"], document["rows"][0]["finish"] = ["a", "<b>", "c"], "length"
+    document["rows"][0]["model"] = "a"
+    text = compare_page.render(document)
+    assert "<title>a, &lt;b&gt; and c, compared</title>" in text
+    assert text.count("[ended by the limit]") == 1
+    document["models"] = [f"a-model-with-a-long-name-{number}" for number in range(9)]
+    assert "<title>9 models, 1 request, compared</title>" in compare_page.render(document)
+
+
 def test_the_page_reads_the_same_from_what_is_kept() -> None:
     document = _document()
     with tempfile.TemporaryFile("w+") as file:

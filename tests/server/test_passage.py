@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream_peer import Peer, peer
 
+from overt import routes
 from overt.server.passage import renamed
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +106,19 @@ async def test_geminis_model_stands_in_the_address(api: Any, there: Peer) -> Non
     (got,) = there.got
     assert (got.path, got.body) == ("/v1beta/models/gemini-x:countTokens", body)
     assert got.headers["x-goog-api-key"] == KEY
+
+
+async def test_an_alias_is_handed_on_and_says_why(api: Any, there: Peer, home: Path) -> None:
+    there.pieces = [CLAUDE]
+    routes.aliases(home).set("writer", "anthropic:claude-x")
+    body = {"model": "writer", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9,
+            "stream": True}  # fmt: skip
+    answer = await api.post("/v1/messages", json=body)
+    assert answer.content == CLAUDE
+    assert answer.headers["x-overt-model"] == "anthropic:claude-x"
+    assert answer.headers["x-overt-why"] == "writer is an alias of it"
+    body["model"] = "anthropic:claude-x"
+    assert "x-overt-why" not in (await api.post("/v1/messages", json=body)).headers
 
 
 async def test_another_protocol_is_translated(api: Any, there: Peer) -> None:

@@ -23,7 +23,13 @@ _MOST_ROWS = 1 << 30  # bytes of a file of rows, or of a receipt
 
 @click.group("alias", short_help="a name of yours for a model, or a route to several")
 def command() -> None:
-    """Names that clients ask for, and what answers them now.
+    """Names of yours for models, taken by run, chat, compare, eval, show and clients of the server.
+
+    \b
+      overt alias set writer smollm2
+      overt run writer "Hello"
+      overt alias set writer openai:gpt-5      the same name, another model
+      overt alias undo writer                  back to smollm2
 
     A running server takes a change up at the next request; those under way end as they began.
     A name may stand for a route: rules, then models asked in turn until an answer is good
@@ -37,7 +43,11 @@ def command() -> None:
 @click.option("--route", metavar="FILE", help="A route, as YAML, TOML or JSON.")
 @verb
 def set_(out: Output, settings: Settings, *, name: str, ref: str, route: str | None) -> None:
-    """Let NAME stand for the model REF, or for the route in a file."""
+    """Let NAME stand for the model REF, or for the route in a file.
+
+    REF is any form of `overt help refs`, another alias too. A route asks several models in turn
+    until an answer is good; docs/routes.md shows what goes into its file.
+    """
     from overt import routes
     from overt.aliases import checked_name
 

@@ -2,10 +2,11 @@
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from overt.chat import Answer, Progress, Request, Text, Thought
+from overt.chat import Answer, ImagePart, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
+from overt.errors import BadRequest
 from overt.lab.timed import Timed as Timed  # for run.py and session.py
 from overt.lab.timed import read
 from overt.protocols.failure import error_of
@@ -158,21 +159,13 @@ def since_start() -> float:
         return max(0.0, time.time() - psutil.Process().create_time())
 
 
-def image_part(data: bytes, name: str) -> Any:
+def image_part(data: bytes, name: str) -> "ImagePart":
     """An image for a message, its kind told by its first bytes.
 
     Raises:
         BadRequest: not PNG, JPEG, WebP or GIF.
     """
-    from overt.chat import ImagePart
-    from overt.errors import BadRequest
-
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ImagePart(data, "image/png")
-    if data.startswith(b"\xff\xd8\xff"):
-        return ImagePart(data, "image/jpeg")
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ImagePart(data, "image/webp")
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return ImagePart(data, "image/gif")
-    raise BadRequest(f"{name} is not an image this can read", "give PNG, JPEG, WebP or GIF")
+    image = ImagePart.of(data)
+    if image is None:
+        raise BadRequest(f"{name} is not an image this can read", "give PNG, JPEG, WebP or GIF")
+    return image

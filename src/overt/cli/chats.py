@@ -37,7 +37,7 @@ def command() -> None:
     """
 
 
-@command.command("list")
+@command.command("list", short_help="the saved conversations")
 @verb
 def list_(out: Output, settings: Settings) -> int:
     """The saved conversations."""
@@ -55,7 +55,7 @@ def list_(out: Output, settings: Settings) -> int:
     return 0
 
 
-@command.command("import")
+@command.command("import", short_help="bring in those of a file: ChatGPT's, Claude's …")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--from", "source", type=click.Choice(_FORMATS[:-1]), help="Its format.")
 @click.option("--model", metavar="REF", help="The model they go on with; the default without.")
@@ -105,7 +105,7 @@ def import_(
     return 0
 
 
-@command.command("export")
+@command.command("export", short_help="write them in another program's format")
 @click.argument("names", nargs=-1)
 @click.option("--to", "target", type=click.Choice(_FORMATS), required=True, help="The format.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; stdout without.")
@@ -128,7 +128,7 @@ def export(
     return 0
 
 
-@command.command("convert")
+@command.command("convert", short_help="turn a file of one format into another")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--from", "source", type=click.Choice(_FORMATS[:-1]), help="The format it is in.")
@@ -171,7 +171,8 @@ def _put(
             {"file": str(output), "conversations": count, "bytes": len(data), "lost": dict(lost)}
         )
         return
-    out.line(f"{count} conversations are in {output} ({len(data)} bytes)")
+    said = "1 conversation is" if count == 1 else f"{count} conversations are"
+    out.line(f"{said} in {output} ({len(data)} bytes)")
     _tell(out, lost)
 
 

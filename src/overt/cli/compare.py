@@ -300,7 +300,7 @@ def _write(html: str, document: dict[str, Any], out: Output) -> None:
     from overt.cli import dossier
     from overt.lab import compare_page
 
-    dossier._write(out, compare_page.render(document), html)
+    dossier.write(out, compare_page.render(document), html)
 
 
 def _table(out: Output, settings: Settings) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.cli.output import is_terminal, plain, table
-from overt.lab.compare_page import counted, dollars, licence, seconds, speed, step, where
+from overt.lab.compare_page import column, counted, licence, seconds, speed, step, where
 
 _WIDE: Final = 100  # columns from which answers stand side by side
 _LEAST: Final = 30  # columns of one answer
@@ -96,11 +96,11 @@ def figures(lines: Sequence[Mapping[str, Any]]) -> str:
             speed(one["tokens_per_second"]).removesuffix(" tokens/s"),
             counted(one["tokens_in"]),
             counted(one["tokens_out"]),
-            dollars(one["cost"], one["cost_unknown"]),
+            cost,
             _openness(one),
             licence(one),
         )
-        for one in lines
+        for one, cost in zip(lines, column(lines), strict=True)
     ]
     head = ("model", "first token", "tokens/s", "in", "out", "cost", "openness", "licence")
     gone = [

@@ -24,7 +24,8 @@ _LITTLE_DISK = 2 << 30
 @click.command("doctor", short_help="what is here, and what would be faster")
 @verb
 def command(out: Output, settings: Settings) -> int:
-    """Look at this machine: processor, memory, disk, engines, sandbox and store.
+    """Look at this machine: processor, memory, disk, engines, sandbox, store, and which keys of
+    providers are known.
 
     Ends with what would make it faster or safer, each with the command to type. Exit code 0 also
     where something could be better; 1 where no model could run.
@@ -32,7 +33,7 @@ def command(out: Output, settings: Settings) -> int:
     out.status("looking at this machine")
     machine, engines = _machine(settings), _engines(settings)
     isolation = _isolation(settings)
-    store = _store(settings)
+    store, providers = _store(settings), _providers(settings)
     advice = _advice(settings, machine, engines, isolation, store)
     runs = any(engine["problem"] is None for engine in engines)
     out.clear()
@@ -42,6 +43,7 @@ def command(out: Output, settings: Settings) -> int:
         "engines": engines,
         "isolation": isolation,
         "store": store,
+        "providers": providers,
         "advice": advice,
     }
     out.result(value, lambda: _human(value), lambda: "\n".join(one["do"] for one in advice))
@@ -141,6 +143,22 @@ def _store(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _providers(settings: Settings) -> dict[str, Any]:
+    """Whose keys are known and where they are, and where text may go. Never a key, nor a part."""
+    from overt import logins
+
+    try:
+        rows, problem = logins.known(settings, os.environ), None
+    except OvertError as error:
+        rows, problem = [], str(error)
+    return {
+        "keys": [{"name": name, "place": place} for name, place, _ in rows],
+        "problem": problem,
+        "egress": settings.egress,
+        "offline": settings.offline,
+    }
+
+
 def _advice(
     settings: Settings,
     machine: dict[str, Any],
@@ -225,6 +243,7 @@ def _human(value: dict[str, Any]) -> str:
                 "disk": f"{size(machine['disk_free'])} free of {size(machine['disk'])}",
                 "python": machine["python"],
                 "store": f"{store['home']}: {len(store['models'])} models, {size(store['bytes'])}",
+                "providers": _about_providers(value["providers"]),
                 "isolation": ", ".join(isolation["layers"]) or "none",
                 "not in force": "\n".join(isolation["missing"]) or None,
                 "airgap": f"{isolation['tried']} ways out tried, "
@@ -239,6 +258,13 @@ def _human(value: dict[str, Any]) -> str:
     else:
         parts.append("nothing to improve")
     return "\n\n".join(parts)
+
+
+def _about_providers(found: dict[str, Any]) -> str:
+    names = [f"{key['name']} ({key['place']})" for key in found["keys"]]
+    keys = found["problem"] or f"keys: {', '.join(names) or 'none'}"
+    where = {"any": "any server", "none": "no other machine"}.get(found["egress"], found["egress"])
+    return f"{keys}; text may go to {'no other machine (offline)' if found['offline'] else where}"
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -75,11 +75,11 @@ def command(
         dossier = _make(out, settings, first, base, fresh=fresh)
         _save(settings, dossier)
         text = export.render(dossier, kind)
-        _write(out, _signed(text, settings) if sign else text, output)
+        write(out, _signed(text, settings) if sign else text, output)
         return 0
     value = _shown(out, settings, first, base, fresh=fresh)
     if output:
-        _write(out, as_json(value, indent=2) + "\n", output)
+        write(out, as_json(value, indent=2) + "\n", output)
     else:
         out.result(
             value,
@@ -138,7 +138,12 @@ def _signed(statement: str, settings: Settings) -> str:
     return intoto.sign(statement, signing.Keys(settings.home))
 
 
-def _write(out: Output, text: str, output: str | None) -> None:
+def write(out: Output, text: str, output: str | None) -> None:
+    """Write a page to a file that others may read; None and ``-`` are stdout.
+
+    Raises:
+        Failure: it cannot be written.
+    """
     data = text.encode("utf-8", "replace")  # a file's name may be no UTF-8
     if output in (None, "-"):
         click.echo(data, nl=False)

@@ -1,5 +1,6 @@
 """`overt eval`: models scored on tasks, and receipts of it."""
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("eval", short_help="score models on tasks, yours or known ones")
 @click.argument("suite", required=False)
-@click.option("-m", "--model", "refs", multiple=True, metavar="REF", help="A model to score.")
+@click.option("-m", "--model", "refs", multiple=True, metavar="REF", help="A model; repeat it.")
 @click.option("--data", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="The items, in place of the suite's own file.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="N items, drawn by the seed.")
@@ -101,7 +102,7 @@ def _run(
     from overt.lab.evaluate.run import Options
 
     if len(set(models)) < len(models):
-        raise UsageError("the same model is named twice")
+        raise UsageError("the same model is named twice", "name each model once")
     suite = task.load(
         name, given["data"], seed=given["seed"], shots=given["shots"],
         max_tokens=given["max_tokens"], temperature=given["temperature"],
@@ -250,6 +251,9 @@ def _extra(one: dict[str, Any]) -> list[str]:
     if totals.get("errors"):
         how = "left out" if one["parameters"]["errors"] == "leave-out" else "counted as wrong"
         lines.append(f"{ref}: {totals['errors']} items failed and are {how}")
+    if len(by := Counter(item["by"] for item in one["items"] if item.get("by"))) > 1:
+        said = ", ".join(f"{model} {count}" for model, count in by.most_common())
+        lines.append(f"{ref}: answered by {said}")
     for name, value in one["summary"].items():
         if isinstance(value, int | float):
             lines.append(f"{ref}: {name.replace('_', ' ')} {round(value, 4)}")

@@ -1,6 +1,6 @@
 """`overt list`: models in the store, or in the catalogue."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from overt.sources.catalogue import Entry
 
 
-@click.command("list", short_help="models in the store, or in the catalogue")
+@click.command("list", short_help="models and aliases here, or the catalogue")
 @click.option("--available", is_flag=True, help="The catalogue: what can be pulled by name.")
 @verb
 def command(out: Output, settings: Settings, available: bool) -> int:
-    """List the models in the store; with --available those that can be pulled by a short name.
+    """List the models in the store, and your aliases; with --available those that can be pulled by
+    a short name.
 
-    --quiet prints names only, one a line.
+    Models that run elsewhere (openai:gpt-…) are in no store and need no entry. --quiet prints names
+    only, one a line.
     """
     if available:
         _catalogue(out, settings)
@@ -43,7 +45,13 @@ def _store(out: Output, settings: Settings) -> None:
         for entry in entries
     ]
 
+    names = _aliases(settings)
+
     def human() -> str:
+        said = [_models()] + ([_names(names)] if names else [])
+        return "\n\n".join(said)
+
+    def _models() -> str:
         if not models:
             return "the store is empty; `overt pull smollm2` fetches the default model"
         rows = [
@@ -58,7 +66,40 @@ def _store(out: Output, settings: Settings) -> None:
         ]
         return table(("name", "size", "licence", "digest", "pulled"), rows)
 
-    out.result({"models": models}, human, lambda: "\n".join(str(m["model"]) for m in models))
+    def quiet() -> str:
+        return "\n".join(str(one) for one in (*(m["model"] for m in models), *names))
+
+    out.result({"models": models, "aliases": list(names.values())}, human, quiet)
+
+
+def _aliases(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The owner's own names, by name, and what each stands for; "route" for several models."""
+    if not (settings.home / "aliases.json").exists():
+        return {}
+    from overt.aliases import Aliases, named
+
+    found: dict[str, dict[str, Any]] = {}
+    for alias in Aliases(settings.home, dict).all():
+        is_route = not isinstance(alias.target, str)
+        found[alias.name] = {
+            "name": alias.name,
+            "target": "route" if is_route else alias.target,
+            "models": list(dict.fromkeys(named(alias.target))),
+            "time": alias.time,
+        }
+    return found
+
+
+def _names(names: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        (
+            one["name"],
+            f"a route: {', '.join(one['models'])}" if one["target"] == "route" else one["target"],
+            one["time"][:10],
+        )
+        for one in names.values()
+    ]
+    return table(("alias", "stands for", "since"), rows)
 
 
 def _catalogue(out: Output, settings: Settings) -> None:

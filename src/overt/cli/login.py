@@ -42,11 +42,16 @@ def command(
 ) -> int:
     """Keep the key of a provider, or of any server with an OpenAI API by its URL.
 
+    \b
+      overt login openai                          asks for the key
+      overt login https://openrouter.ai/api/v1    the same for a server
+      overt login                                 which keys are known, and where
+
     The key is typed at a prompt that does not show it, or comes on stdin. It goes into the system's
     keyring where there is one, else into logins.json of Overt's home, which you alone can read.
     Keys in the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY, and OVERT_KEY_ with
-    host and port for other servers) come first and need no login. Without an argument: which keys
-    are known, and where they are.
+    host and port for other servers) come first and need no login. Then
+    `overt run openai:gpt-5 "Hello"` asks the model; what you ask leaves this machine.
     """
     from overt import logins
 
@@ -221,5 +226,7 @@ def _counted(body: bytes, label: str) -> int:
         found = None
     listed = found.get("data", found.get("models")) if isinstance(found, dict) else found
     if not isinstance(listed, list):
-        raise ProviderFailed(f"what {label} answered is no list of models")
+        raise ProviderFailed(
+            f"what {label} answered is no list of models", "check that its address is an API's"
+        )
     return len(listed)

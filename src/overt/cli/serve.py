@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from overt.cli.options import engine_options, verb
 from overt.cli.output import Mode, Output, duration, size
-from overt.errors import BadSetting
+from overt.errors import BadRef, BadSetting
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -175,6 +175,8 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
     def ready(url: str) -> None:
         if spans is not None:
             spans.serving_at(url)
+        for text in leave_itself_out(url, os.environ):
+            out.warn(text)
         out.result(
             {"url": url, "key_needed": gate.needs_key},
             lambda: f"serving at {url}; its addresses: {url}/docs; Ctrl-C ends it",
@@ -189,6 +191,30 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
             spans.close()
     out.note("stopped")
     return 0
+
+
+def leave_itself_out(url: str, environ: MutableMapping[str, str]) -> Iterator[str]:
+    """Take base URLs of providers that are this server's own out of `environ`, and say so.
+
+    The variables are set for clients, often in the shell that starts the server too. It would ask
+    itself, and where the model's name is an alias of it, without end.
+    """
+    from overt import logins
+    from overt.address import read
+
+    ours = read(url)
+    for name in logins.VARIABLES:
+        variable = logins.moved_by(name)
+        try:
+            there = read(environ.get(variable, ""))
+        except BadRef:
+            continue  # not set, or an error of the request that needs it
+        if there.port == ours.port and (there.loopback or there.host == ours.host):
+            del environ[variable]
+            yield (
+                f"{variable} is this server's own address, so it is left out here: "
+                f"{name}:… is asked at {logins.official(name)}"
+            )
 
 
 def _writer(kind: str, out: Output) -> Callable[[str], None]:

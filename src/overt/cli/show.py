@@ -20,7 +20,7 @@ _CLIP = 100  # characters of a metadata value in the human view
 _MOST_LICENCE_BYTES = 1 << 20
 
 
-@click.command("show", short_help="what a model's file says about itself")
+@click.command("show", short_help="what is known of a model")
 @click.argument("ref")
 @click.option("--template", is_flag=True, help="Only the chat template.")
 @click.option("--licence", "--license", is_flag=True, help="Only the licence.")
@@ -43,24 +43,12 @@ def command(
     model that runs elsewhere (openai:gpt-…): its server, key, context, price, openness and licence.
     Of an alias: what it stands for.
     """
-    from overt import routes
-    from overt.cli import show_elsewhere
     from overt.pull import find
 
-    target, alias = routes.aliases(settings.home).find(ref), None
-    if isinstance(target, routes.Route):
-        if template or licence or modelfile or tensors:
-            raise UsageError(f"{ref} is a route and has no file", f"overt alias show {ref}")
-        show_elsewhere.route(ref, target, out, settings)
+    found = _file_of(ref, out, settings, asked=template or licence or modelfile or tensors)
+    if found is None:
         return 0
-    if target is not None:
-        ref, alias = target, ref
-    if parse(ref).remote:
-        if template or modelfile or tensors:
-            raise show_elsewhere.refuse(ref)
-        if not licence:
-            show_elsewhere.show(ref, alias, out, settings)
-            return 0
+    ref, alias = found
     _check(ref)
     model = find(ref, settings)
     if licence:
@@ -121,6 +109,32 @@ def licence_text(ref: str, settings: Settings) -> str:
                 text = opened.read(_MOST_LICENCE_BYTES).decode("utf-8", "replace")
             lines += ["", f"{file.path}:", "", text]
     return "\n".join(lines)
+
+
+def _file_of(
+    name: str, out: Output, settings: Settings, *, asked: bool
+) -> tuple[str, str | None] | None:
+    """The ref whose file is shown, and the alias it was named by.
+
+    None where there is no file and what is known of it has been shown: a model that runs elsewhere,
+    a route. Raises UsageError where something of a file is `asked` for.
+    """
+    from overt import routes
+    from overt.cli import show_elsewhere
+
+    target = routes.aliases(settings.home).find(name)
+    if isinstance(target, routes.Route):
+        if asked:
+            raise UsageError(f"{name} is a route and has no file", f"overt alias show {name}")
+        show_elsewhere.route(name, target, out, settings)
+        return None
+    ref, alias = (name, None) if target is None else (target, name)
+    if not parse(ref).remote:
+        return ref, alias
+    if asked:
+        raise show_elsewhere.refuse(ref)
+    show_elsewhere.show(ref, alias, out, settings)
+    return None
 
 
 def _check(ref: str) -> None:

@@ -99,7 +99,8 @@ class Commands:
             except ModelNotFound as error:
                 self._fetch(ref, error)
         await session.open(ref, session.settings)
-        session.out.note(f"({ref} answers from now on: {where(session.facts)})")
+        there = f": {session.facts.shown}" if session.exchange.leads_away(ref) else ""
+        session.out.note(f"({ref} answers from now on{there})")
         session.tell_where()
 
     def _fetch(self, ref: str, missing: ModelNotFound) -> None:
@@ -151,6 +152,11 @@ class Commands:
         if not text.isascii() or not text.isdigit() or len(text) > 9:
             raise BadSetting(f"{name} is {text[:40]!r}", f"give a whole number: /set {name} 4096")
         session = self.session
+        if session.exchange.leads_away(session.request.model):
+            raise UsageError(
+                f"{session.request.model} runs elsewhere and is not loaded here",
+                f"/set {name} is for models of this machine",
+            )
         flags = {f.name: getattr(session.settings, f.name) for f in fields(session.settings)}
         chosen = load(flags={**flags, name: int(text)})
         await session.open(session.request.model, chosen)
@@ -210,7 +216,7 @@ class Commands:
                 "parameters": header and number(header.parameters),
                 "file": header and size(header.file_size),
                 "bits per weight": header and f"{header.bits_per_weight:.2f}",
-                "stands for": session.exchange.first(facts.ref) if self._is_alias() else None,
+                "stands for": self._stands_for(),
                 "engine": facts.shown,
                 "threads": facts.threads and facts.threads.decode,
                 "context": facts.context or None,
@@ -236,11 +242,14 @@ class Commands:
     def _licence(self) -> str:
         from overt.cli.show import licence_text
 
-        return licence_text(self._file() or self.session.request.model, self.session.settings)
+        return licence_text(self._needed_file(), self.session.settings)
 
-    def _is_alias(self) -> bool:
-        name = self.session.request.model
-        return self.session.exchange.resolve(name) != name
+    def _stands_for(self) -> str | None:
+        name, exchange = self.session.request.model, self.session.exchange
+        target = exchange.resolve(name)
+        if isinstance(target, str):
+            return target if target != name else None
+        return f"a route; {exchange.first(name)} is asked first"
 
     def _file(self) -> str:
         """The ref of what answers, where that has a file on this machine; else ""."""
@@ -252,17 +261,20 @@ class Commands:
         ref = parse(target)
         return "" if ref.remote or ref.scheme == "echo" else target
 
+    def _needed_file(self) -> str:
+        """As `_file`. Raises UsageError where there is none."""
+        ref, facts = self._file(), self.session.facts
+        if not ref:
+            why = "echo is built in" if facts.engine == "echo" else f"{facts.ref} runs elsewhere"
+            why = f"{facts.ref} is a route" if facts.engine == "route" else why
+            raise UsageError(f"{why} and has no file", "choose a model: /model smollm2")
+        return ref
+
     def _header(self) -> Any:
         from overt.formats import gguf
         from overt.pull import find
 
-        ref = self._file()
-        if not ref:
-            facts = self.session.facts
-            why = "echo is built in" if facts.engine == "echo" else f"{facts.ref} runs elsewhere"
-            why = f"{facts.ref} is a route" if facts.engine == "route" else why
-            raise UsageError(f"{why} and has no file", "choose a model: /model smollm2")
-        return gguf.read(find(ref, self.session.settings).weights)
+        return gguf.read(find(self._needed_file(), self.session.settings).weights)
 
     # ---- keeping
 
@@ -304,7 +316,7 @@ class Commands:
         session.out.note(f"({len(chat.messages)} messages of {name} are back)")
         if chat.model != session.request.model:
             session.out.note(f"(they were with {chat.model}: /model {chat.model} goes on with it)")
-        elif chat.digest != session.facts.digest:
+        elif chat.digest and chat.digest != session.facts.digest:
             session.out.note(f"(they were with another {chat.model}: {chat.digest})")
 
 

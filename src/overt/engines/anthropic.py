@@ -14,10 +14,9 @@ from overt.engines.anthropic_body import NEW, answered, counted
 from overt.engines.anthropic_failure import failure
 from overt.engines.anthropic_reader import AnthropicReader, Count
 from overt.engines.base import Capabilities
+from overt.engines.dialect import broken, encode
 from overt.engines.provider import Post
-from overt.errors import BadRequest, OvertError, ProviderFailed, Unsupported
-
-_encode = msgspec.json.Encoder().encode
+from overt.errors import OvertError, ProviderFailed, Unsupported
 
 
 class _Counted(msgspec.Struct):
@@ -82,12 +81,8 @@ class Anthropic:
         try:
             return msgspec.json.decode(body, type=_Counted).input_tokens
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ProviderFailed(f"anthropic sent no count of tokens: {str(error)[:200]}") from None
+            raise broken(self.name, error, billed=False) from None
 
     def _post(self, path: str, body: dict[str, object], model: str) -> Post:
         version = (accepts(self.name, model).extra or {}).get("version", NEW)
-        try:
-            data = _encode(body)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise BadRequest(f"the request cannot be written as JSON: {str(error)[:200]}") from None
-        return Post(path, data, {"anthropic-version": str(version)})
+        return Post(path, encode(body), {"anthropic-version": str(version)})

@@ -210,7 +210,8 @@ def _blocks(part: Part, role: str) -> Iterator[Block]:
             yield result
         case _:
             raise BadRequest(
-                f"a {role} message holds no {type(part).__name__.removesuffix('Part')}"
+                f"a {role} message holds no {type(part).__name__.removesuffix('Part')}",
+                "leave it out, or send it in a message of another role",
             )
 
 
@@ -285,7 +286,9 @@ def _choice(request: Request) -> dict[str, Any]:
         found = {"type": "any"}
     else:
         if choice not in {tool.name for tool in request.tools}:
-            raise BadRequest(f"tool_choice is {choice[:64]!r}, which no tool is called")
+            raise BadRequest(
+                f"tool_choice is {choice[:64]!r}, which no tool is called", "name one of the tools"
+            )
         found = {"type": "tool", "name": choice}
     if not request.parallel_tools:
         found["disable_parallel_tool_use"] = True

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
+from overt.engines.dialect import sentence, wait
 from overt.errors import (
     BadRequest,
     Busy,
@@ -19,7 +20,6 @@ from overt.errors import (
     TooLarge,
 )
 
-_MOST_SHOWN = 400  # characters of what the provider says
 _TOO_LONG = re.compile(
     r"prompt is too long: (\d{1,12}) tokens > (\d{1,12}) maximum"
     r"|request \((\d{1,12}) tokens\) exceeds the available context size \((\d{1,12}) tokens\)"
@@ -66,7 +66,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
             "check ANTHROPIC_BASE_URL, which is without /v1",
         )
     kind = problem.type if problem.type in _TOLD else _KINDS.get(status, "")
-    return failed(kind, problem.message, status=status, retry_after=_retry_after(headers))
+    return failed(kind, problem.message, status=status, retry_after=wait(headers))
 
 
 def failed(
@@ -86,7 +86,7 @@ def failed(
         retry_after: seconds, where it says so.
         billed: something was answered before.
     """
-    said = _shown(message)
+    said = sentence(message)
     why = f": {said}" if said else ""
     match kind:
         case "overloaded_error":
@@ -130,23 +130,5 @@ def _refused(said: str) -> OvertError:
     return BadRequest(f"anthropic refuses the request{f': {said}' if said else ''}")
 
 
-def _shown(message: str) -> str:
-    """One line of it, and not all of a long one."""
-    line = " ".join(message.split())[:_MOST_SHOWN].rstrip(". ")
-    return "".join(c for c in line if c.isprintable())
-
-
 def _later(seconds: float | None) -> str:
     return "try again later" if seconds is None else f"try again in {math.ceil(seconds)} s"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; a date is left to whoever sends again."""
-    for name, value in headers.items():
-        if name.lower() == "retry-after":
-            try:
-                seconds = float(value)
-            except ValueError:
-                return None
-            return seconds if 0 <= seconds < 86_400 else None
-    return None

@@ -8,6 +8,7 @@ import msgspec
 
 from overt.chat import Done, Event, Finish, Text, Thought, ToolCall, Usage
 from overt.engines.anthropic_failure import failed
+from overt.engines.dialect import MOST_TOKENS, broken, ended_early
 from overt.engines.provider import Said
 from overt.errors import ProviderFailed
 
@@ -16,7 +17,7 @@ _MOST_BLOCKS = 10_000
 
 # ---- the wire ------------------------------------------------------------------------------
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class _Written(msgspec.Struct):
@@ -182,9 +183,7 @@ class AnthropicReader:
             ProviderFailed: the stream ended before the answer did.
         """
         if not (self._begun and (self.done or self._ended)):
-            raise ProviderFailed(
-                "anthropic ended the answer before it was whole", "try again", billed=self._begun
-            )
+            raise ended_early(ORIGIN, billed=self._begun)
         yield from self._finished()
         yield self._total()
         yield Done(self._finish, self._stop)
@@ -220,11 +219,7 @@ class AnthropicReader:
         return kinds.type not in _EVENTS
 
     def _unreadable(self, why: str) -> ProviderFailed:
-        return ProviderFailed(
-            f"anthropic sent what is no event of its protocol: {why[:200]}",
-            "try again",
-            billed=self._begun,
-        )
+        return broken(ORIGIN, why, billed=self._begun)
 
     def _start(self, index: int, block: _Block | None) -> Iterator[Event]:
         if block is None:

@@ -36,7 +36,7 @@ def _limited(schema: Any, loose: set[str], depth: int) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     if depth > _DEEPEST:
-        raise BadRequest(f"the JSON schema is nested more than {_DEEPEST} deep")
+        raise BadRequest(f"the JSON schema is nested more than {_DEEPEST} deep", "make it flatter")
     found: dict[str, Any] = {}
     left: dict[str, Any] = {}
     for key, value in schema.items():

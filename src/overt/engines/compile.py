@@ -55,6 +55,8 @@ _DISK = 1_200_000_000  # bytes free before a build; 0.6 GB are used, measured
 _MEMORY_A_JOB = 1 << 30  # bytes for one compiler; 0.6 GB are the most it takes, measured
 _UNPACKED = 2_000_000_000  # bytes a source archive may hold; it holds 0.2 GB
 _MODULE_FILES = 4  # C++ files of the Python module
+_KEPT_BACK = re.compile(r"PYTHON|XLLAMACPP|OVERT_KEY_|.*(?:API_KEY|AUTH_TOKEN|_TOKEN)\Z")
+"""Variables that a build is not to see: it runs the programs of others."""
 _CMAKE = (
     "-DGGML_NATIVE=ON",
     "-DGGML_OPENMP=ON",
@@ -228,8 +230,8 @@ def build_tools(work: Path, settings: Settings, part: Part) -> Path:
 
 
 def environment(tools: Path) -> dict[str, str]:
-    """Environment of a native build: `tools` first, the compilers found, our options."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "XLLAMACPP"))}
+    """Environment of a native build: `tools` first, the compilers found, our options; no keys."""
+    environ = {k: v for k, v in os.environ.items() if not _KEPT_BACK.match(k)}
     return {
         **environ,
         **_compilers(),

@@ -4,7 +4,6 @@ Chosen over Google's OpenAI-compatible endpoint because only here are thought si
 reasons, cached tokens and the counting of tokens. What each family takes is in ``gemini.toml``.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -15,11 +14,11 @@ from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engines import gemini_body, gemini_reader
 from overt.engines.accepts import Accepts, accepts
 from overt.engines.base import Capabilities
+from overt.engines.dialect import broken, count, encode, unit
 from overt.engines.gemini_body import ENGINE
 from overt.engines.provider import Post, Reader
 from overt.errors import BadRequest, OvertError, ProviderFailed, Unsupported
 
-_encode = msgspec.json.Encoder().encode
 _MOST_TEXTS = 100
 
 
@@ -77,8 +76,8 @@ class Gemini:
     def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
         try:
             found = msgspec.json.decode(body, type=_Embedded)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            raise _unread("vectors") from None
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise broken(ENGINE, error) from None
         vectors = [one.values for one in found.embeddings]
         if len(vectors) != len(request.inputs) or len({len(one) for one in vectors}) > 1:
             raise ProviderFailed(
@@ -86,7 +85,8 @@ class Gemini:
                 "several lengths", "ask again", billed=True,
             )  # fmt: skip
         tokens = found.usage_metadata.prompt_token_count if found.usage_metadata else None
-        return Embeddings(tuple(_unit(one) for one in vectors), max(0, tokens or 0))
+        # Google's are not of length 1 where fewer dimensions than all are asked for.
+        return Embeddings(tuple(unit(one, ENGINE) for one in vectors), count(tokens))
 
     def counting(self, request: Request, model: str) -> Post:
         body, _ = gemini_body.body(gemini_body.for_counting(request), model, _taken(model))
@@ -96,8 +96,8 @@ class Gemini:
     def counted(self, body: bytes) -> int:
         try:
             return max(0, msgspec.json.decode(body, type=_Counted).totalTokens)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            raise _unread("a number of tokens") from None
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise broken(ENGINE, error, billed=False) from None
 
 
 # ---- addresses and bodies ------------------------------------------------------------------
@@ -123,11 +123,7 @@ def resource(model: str) -> str:
 
 def _post(model: str, method: str, body: Mapping[str, Any]) -> Post:
     """A POST of one method of one model."""
-    try:
-        sent = _encode(body)
-    except (RecursionError, TypeError, ValueError) as error:
-        raise BadRequest(f"the request cannot be written as JSON: {error}") from None
-    return Post(f"/v1beta/{resource(model)}:{method}", sent)
+    return Post(f"/v1beta/{resource(model)}:{method}", encode(body))
 
 
 # ---- answers that are no stream ------------------------------------------------------------
@@ -148,19 +144,3 @@ class _Embedded(msgspec.Struct, rename="camel"):
 
 class _Counted(msgspec.Struct):
     totalTokens: int
-
-
-def _unit(values: list[float]) -> tuple[float, ...]:
-    """Of length 1: Google's are not, where fewer dimensions than all are asked for.
-
-    Raises:
-        ProviderFailed: it has no direction.
-    """
-    length = math.hypot(*values)
-    if not 0 < length < math.inf:
-        raise ProviderFailed("gemini sent a vector of no direction", "ask again", billed=True)
-    return tuple(value / length for value in values)
-
-
-def _unread(what: str) -> ProviderFailed:
-    return ProviderFailed(f"gemini sent something else than {what}", "ask again", billed=True)

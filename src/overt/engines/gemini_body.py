@@ -84,13 +84,16 @@ def _check(request: Request, model: str, taken: Accepts) -> None:
     for name, (least, most) in _RANGES.items():
         value = getattr(request.sampling, name)
         if value is not None and not least <= value <= most:
-            raise BadRequest(f"{name} is {value:g}, and gemini takes {least:g} to {most:g}")
+            raise BadRequest(
+                f"{name} is {value:g}, and gemini takes {least:g} to {most:g}",
+                f"choose one of those, or leave out {name}",
+            )
     if request.tools and not taken.tools:
-        raise Unsupported(f"{model} takes no tools")
+        raise Unsupported(f"{model} takes no tools", "leave them out, or choose another model")
     if not taken.images and any(
         isinstance(part, ImagePart) for message in request.messages for part in message.parts
     ):
-        raise Unsupported(f"{model} takes no images")
+        raise Unsupported(f"{model} takes no images", "leave them out, or choose another model")
 
 
 _ONLY_LOCAL = ("min_p", "typical_p", "repeat_penalty", "repeat_last_n")

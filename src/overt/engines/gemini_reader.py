@@ -24,6 +24,7 @@ from overt.chat import (
     ToolCall,
     Usage,
 )
+from overt.engines.dialect import broken, count, ended_early, sentence, wait
 from overt.engines.gemini_body import ENGINE
 from overt.engines.provider import Said
 from overt.errors import (
@@ -182,9 +183,7 @@ class GeminiReader:
             ProviderFailed: the stream ended before the answer did.
         """
         if self._finish is None:
-            raise ProviderFailed(
-                "gemini's answer broke off before its end", "ask again", billed=True
-            )
+            raise ended_early(ENGINE)
         if self._usage is not None:
             yield self._usage
         called = self._calls and self._finish == "stop"
@@ -200,9 +199,7 @@ class GeminiReader:
             with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
                 answers = _decode_list(data)
                 return [event for one in answers for event in self._answer(one, data)]
-        raise ProviderFailed(
-            f"gemini sent what cannot be read: {_short(str(error))}", "ask again", billed=True
-        ) from None
+        raise broken(ENGINE, error) from None
 
     def _part(self, part: _Part, events: list[Event]) -> None:
         text, signature = part.text, part.thought_signature or None
@@ -231,9 +228,9 @@ class GeminiReader:
         reason = candidate.finish_reason or ""
         self._finish = _FINISH.get(reason)
         if self._finish is None:
-            said = f": {_short(candidate.finish_message)}" if candidate.finish_message else ""
+            said = f": {sentence(candidate.finish_message)}" if candidate.finish_message else ""
             raise ProviderFailed(
-                f"gemini ended the answer with {_short(reason)}{said}", "ask again", billed=True
+                f"gemini ended the answer with {sentence(reason)}{said}", "ask again", billed=True
             )
 
 
@@ -273,17 +270,13 @@ def _logprob(token: _Token) -> float:
 
 def _usage(told: _Usage) -> Usage:
     """`tokens_out` is what Google tells apart: candidates and thoughts."""
-    tokens_in, thought = _count(told.prompt_token_count), _count(told.thoughts_token_count)
+    tokens_in, thought = count(told.prompt_token_count), count(told.thoughts_token_count)
     return Usage(
         tokens_in,
-        _count(told.candidates_token_count) + thought,
-        min(_count(told.cached_content_token_count), tokens_in),
+        count(told.candidates_token_count) + thought,
+        min(count(told.cached_content_token_count), tokens_in),
         tokens_thought=thought,
     )
-
-
-def _count(told: int | None) -> int:
-    return min(max(told or 0, 0), 2**53)
 
 
 # ---- errors --------------------------------------------------------------------------------
@@ -325,7 +318,7 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
     begun = status == 0
     if begun:
         status = _STATUSES.get(error.status or "", error.code or 500)
-    said = _short(error.message) if error.message else f"it answered {status} and said nothing"
+    said = sentence(error.message) if error.message else f"it answered {status} and said nothing"
     reasons = {detail.reason for detail in error.details or ()}
     message = f"gemini: {said}"
     if status in (401, 403) or reasons.intersection(_KEY_REASONS):
@@ -369,15 +362,7 @@ def _delay(error: _Error, headers: Mapping[str, str]) -> float | None:
     for detail in error.details or ():
         if detail.retry_delay and (found := _SECONDS.fullmatch(detail.retry_delay)):
             return float(found[1])
-    told = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
-    found = _SECONDS.fullmatch(told.strip())
-    return float(found[1]) if found else None
+    return wait(headers)
 
 
 _SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s?")
-
-
-def _short(text: str) -> str:
-    """`text` of somebody else on one line, without a stop at its end."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
-    return (line if len(line) <= 400 else line[:399] + "…").rstrip(".")

@@ -4,6 +4,7 @@ What OpenAI has no field for is sent under the names that these servers share (l
 vLLM's). Nothing is known of the model beforehand, so nothing is left out: the server refuses.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ import msgspec
 from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engines import openai_chat, openai_embed, openai_responses
 from overt.engines.base import Capabilities
-from overt.engines.openai_chat_answer import ChatReader, broken
+from overt.engines.dialect import broken, encode
+from overt.engines.openai_chat_answer import ChatReader
 from overt.engines.openai_failure import failure
 from overt.engines.provider import Post, Reader
 from overt.errors import OvertError
@@ -104,7 +106,7 @@ ROUNDED = "logit_bias was rounded: whole numbers of -100 to 100 are what it take
 
 LISTING = Post("/models", b"", method="GET")
 _MOST_LISTED = 10_000  # OpenRouter has some 400
-_LONGEST = 512  # characters of a model's name, as in refs
+_NAME = re.compile(r"[^#]{1,512}")  # as in refs
 
 
 class _Listed(msgspec.Struct):
@@ -129,18 +131,6 @@ def headers(secret: str) -> dict[str, str]:
     return found | ({"Authorization": f"Bearer {secret}"} if secret else {})
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """JSON, as compact as it goes.
-
-    Raises:
-        BadRequest: a schema that is not JSON.
-    """
-    try:
-        return msgspec.json.encode(body)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise openai_chat.unsayable(error) from None
-
-
 def listed(body: bytes, who: str) -> tuple[str, ...]:
     """The models of a server, by the answer to `LISTING`; names that no ref can hold left out.
 
@@ -152,7 +142,7 @@ def listed(body: bytes, who: str) -> tuple[str, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise broken(who, error, billed=False) from None
     names = dict.fromkeys(row.id for row in rows[:_MOST_LISTED])
-    return tuple(name for name in names if len(name) <= _LONGEST and name.isprintable() and name)
+    return tuple(name for name in names if _NAME.fullmatch(name) and name.isprintable())
 
 
 def counted(body: bytes, who: str) -> int:

@@ -1,6 +1,5 @@
 """A `Request` as the JSON that llama.cpp's own server reads, and what is refused beforehand."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -239,9 +238,8 @@ def _message(message: Message) -> dict[str, Any]:
         match part:
             case TextPart(text):
                 content.append({"type": "text", "text": text})
-            case ImagePart(data, media_type):
-                url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-                content.append({"type": "image_url", "image_url": {"url": url}})
+            case ImagePart():
+                content.append({"type": "image_url", "image_url": {"url": part.url}})
             case ThoughtPart(text):
                 out["reasoning_content"] = out.get("reasoning_content", "") + text
             case ToolCallPart(id, name, arguments):

@@ -28,7 +28,8 @@ from overt.chat import (
 from overt.engines import openai_chat, openai_embed, openai_responses
 from overt.engines.accepts import Accepts, accepts, pruned
 from overt.engines.base import Capabilities
-from overt.engines.http import PARALLEL, ROUNDED, counted, encode, headers
+from overt.engines.dialect import encode
+from overt.engines.http import PARALLEL, ROUNDED, counted, headers
 from overt.engines.openai_chat_answer import ChatReader
 from overt.engines.openai_failure import failure
 from overt.engines.openai_responses_answer import ResponsesReader
@@ -141,7 +142,9 @@ def _completion(request: Request, model: str, taken: Accepts) -> tuple[Post, tup
     if request.suffix is not None and not _extra(taken, "suffix", False):
         raise BadRequest(f"{model} fills no gaps", "leave out the suffix")
     if request.logprobs is not None and request.logprobs > 5:
-        raise BadRequest(f"logprobs is {request.logprobs}; a bare prompt has 5 at most")
+        raise BadRequest(
+            f"logprobs is {request.logprobs}; a bare prompt has 5 at most", "ask for 5 or fewer"
+        )
     asked, told = _known(request)
     return Post("/completions", encode(openai_chat.completion(asked, model))), tuple(told)
 

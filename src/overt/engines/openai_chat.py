@@ -4,7 +4,6 @@ The answer is read in openai_chat_answer.py. Source of every field: OpenAI's Ope
 which the tests hold the bodies against.
 """
 
-import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,14 +52,12 @@ def check(request: Request, who: str) -> None:
         )  # fmt: skip
     named = request.tool_choice not in MODES
     if named and all(tool.name != request.tool_choice for tool in request.tools):
-        raise BadRequest(f"tool choice {request.tool_choice!r} is none of the tools given")
+        raise BadRequest(
+            f"tool choice {request.tool_choice[:64]!r} is none of the tools given",
+            "name one of them",
+        )
     if request.tool_choice == "required" and not request.tools:
-        raise BadRequest("tool choice is required, and no tools are given")
-
-
-def unsayable(error: Exception) -> BadRequest:
-    """What a body holds that JSON does not have."""
-    return BadRequest(f"the request cannot be written as JSON: {str(error)[:200]}")
+        raise BadRequest("tool choice is required, and no tools are given", "add tools")
 
 
 # ---- a conversation ------------------------------------------------------------------------
@@ -167,10 +164,6 @@ def rounded(given: Sequence[tuple[int, float]]) -> bool:
 # ---- messages ------------------------------------------------------------------------------
 
 
-def data_url(image: ImagePart) -> str:
-    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
-
-
 def call_id(given: str) -> str:
     """`given`, or what stands for it where OpenAI refuses its length. The same for the same."""
     if 0 < len(given) <= _LONGEST_ID:
@@ -229,7 +222,7 @@ def _content(parts: Sequence[TextPart | ImagePart]) -> str | list[dict[str, Any]
     return [
         {"type": "text", "text": part.text}
         if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": data_url(part)}}
+        else {"type": "image_url", "image_url": {"url": part.url}}
         for part in parts
     ]
 

@@ -26,13 +26,13 @@ from overt.chat import (
     ToolCall,
     Usage,
 )
+from overt.engines.dialect import broken, count, ended_early
 from overt.engines.openai_failure import Fault, error_of, fault_of
 from overt.engines.provider import Said
 from overt.errors import OvertError, ProviderFailed
 
 _MOST_CALLS = 128
 _MOST_HELD = 1 << 20  # characters of arguments that wait for the name of their call
-_MOST_TOKENS = 2**53
 
 
 class _Function(msgspec.Struct):
@@ -272,10 +272,7 @@ class _Calls:
         held.append(arguments)
         self._size += len(arguments)
         if self._size > _MOST_HELD:
-            raise ProviderFailed(
-                f"{self._who} sent {self._size} characters of a tool call without its name",
-                billed=True,
-            )
+            raise broken(self._who, f"{self._size} characters of a tool call without its name")
         if name:
             self._held[index] = None
             self._ids[index] = self._ids[index] or "call_" + secrets.token_hex(12)
@@ -284,7 +281,7 @@ class _Calls:
     def check(self, most: int) -> None:
         """Raises ProviderFailed: a call never got its name."""
         if any(held is not None for held in self._held[:most]):
-            raise ProviderFailed(f"{self._who} sent a tool call without a name", billed=True)
+            raise broken(self._who, "a tool call without a name")
 
     def _place(self, given: int | None, id: str, name: str) -> int:
         """Which of our calls a piece belongs to."""
@@ -307,26 +304,10 @@ class _Calls:
 
     def _new(self, id: str) -> int:
         if len(self._ids) >= _MOST_CALLS:
-            raise ProviderFailed(f"{self._who} sent more than {_MOST_CALLS} calls", billed=True)
+            raise broken(self._who, f"more than {_MOST_CALLS} tool calls")
         self._ids.append(id)
         self._held.append([])
         return len(self._ids) - 1
-
-
-def broken(who: str, error: Exception, *, billed: bool = True) -> ProviderFailed:
-    """What came is not what the protocol has. Whoever has begun to answer may bill it."""
-    return ProviderFailed(
-        f"{who} sent what no client understands: {str(error)[:200]}", "try again", billed=billed
-    )
-
-
-def ended_early(who: str) -> ProviderFailed:
-    return ProviderFailed(f"{who} ended the stream before the answer", "try again", billed=True)
-
-
-def count(value: int | None) -> int:
-    """A number of tokens that somebody else counted."""
-    return min(max(value or 0, 0), _MOST_TOKENS)
 
 
 def _used(usage: _Usage, timings: _Timings) -> Usage:

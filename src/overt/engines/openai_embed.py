@@ -2,19 +2,17 @@
 
 import base64
 import binascii
-import math
 import struct
 from typing import Any
 
 import msgspec
 
 from overt.chat import Embeddings, EmbedRequest
-from overt.engines.openai_chat_answer import broken, count
+from overt.engines.dialect import broken, count, unit
 from overt.errors import BadRequest, ProviderFailed
 
 _MOST_INPUTS = 2048
 _LONGEST = 1 << 16  # numbers of a vector
-_SHORT = 1e-12
 
 
 class _Row(msgspec.Struct):
@@ -79,7 +77,9 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
         rows[place if row.index is None else row.index] = row
     if len(found.data) != wanted or rows.keys() != set(range(wanted)):
         raise ProviderFailed(
-            f"{who} answered {wanted} texts with {len(found.data)} vectors", billed=True
+            f"{who} answered {wanted} texts with {len(found.data)} vectors",
+            "try again, or send fewer at once",
+            billed=True,
         )
     vectors = tuple(_vector(rows[place].embedding, who) for place in range(wanted))
     lengths = {len(vector) for vector in vectors}
@@ -98,11 +98,8 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
 def _vector(given: list[float] | str, who: str) -> tuple[float, ...]:
     numbers = _unpacked(given, who) if isinstance(given, str) else given
     if not 0 < len(numbers) <= _LONGEST:
-        raise ProviderFailed(f"{who} answered with a vector of {len(numbers)} numbers", billed=True)
-    length = math.hypot(*numbers)
-    if not math.isfinite(length) or length < _SHORT:
-        raise ProviderFailed(f"{who} answered with a vector that has no direction", billed=True)
-    return tuple(number / length for number in numbers)
+        raise broken(who, f"a vector of {len(numbers)} numbers")
+    return unit(numbers, who)
 
 
 def _unpacked(text: str, who: str) -> list[float]:
@@ -111,6 +108,4 @@ def _unpacked(text: str, who: str) -> list[float]:
         data = base64.b64decode(text, validate=True)
         return list(struct.unpack(f"<{len(data) // 4}f", data))
     except (binascii.Error, ValueError, struct.error):
-        raise ProviderFailed(
-            f"{who} answered with a vector that cannot be read", billed=True
-        ) from None
+        raise broken(who, "a vector that is not base64 of float32") from None

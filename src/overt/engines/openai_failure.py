@@ -6,13 +6,13 @@ bare text.
 Nothing here raises, whatever a body holds.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from overt.engines.dialect import sentence, wait
 from overt.errors import (
     BadRequest,
     Busy,
@@ -27,7 +27,6 @@ from overt.errors import (
 
 _MOST_BODY = 1 << 20  # of an error's body, bytes; what is longer is no error object
 _MOST_SHOWN = 300  # of a provider's words, characters
-_MOST_WAIT = 86_400.0
 _MOST_TOKENS = 10**9
 
 _KEY = re.compile(r"\b(?:sk|pk|sess|org|proj)-[\w*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
@@ -66,11 +65,7 @@ class Fault(msgspec.Struct):
     def words(self) -> str:
         """One sentence of bounded length, without anything that looks like a key."""
         text = self.message if isinstance(self.message, str) else ""
-        text = " ".join(_KEY.sub("…", text[: 4 * _MOST_SHOWN]).split())
-        text = "".join(c if c.isprintable() else " " for c in text)
-        if len(text) > _MOST_SHOWN:
-            text = text[:_MOST_SHOWN].rstrip() + "…"
-        return text.rstrip(". ")
+        return sentence(_KEY.sub("…", text[: 4 * _MOST_SHOWN]), _MOST_SHOWN)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,9 +108,7 @@ def failure(
         missing: what to do where there is nothing at the address that was asked.
     """
     fault = read(body)
-    return error_of(
-        who, fault, status, wait=_retry_after(headers), add_key=add_key, missing=missing
-    )
+    return error_of(who, fault, status, retry_after=wait(headers), add_key=add_key, missing=missing)
 
 
 def error_of(
@@ -123,7 +116,7 @@ def error_of(
     fault: Fault,
     status: int = 0,
     *,
-    wait: float | None = None,
+    retry_after: float | None = None,
     add_key: str = "",
     missing: str = "",
 ) -> OvertError:
@@ -132,10 +125,10 @@ def error_of(
     inside = fault.code
     if not status and isinstance(inside, int) and not isinstance(inside, bool):
         status = inside if 400 <= inside <= 599 else 0
-    if found := _by_name(who, fault, status, wait, add_key):
+    if found := _by_name(who, fault, status, retry_after, add_key):
         return found
     if status:
-        return _by_status(who, fault, status, wait, add_key, missing, billed)
+        return _by_status(who, fault, status, retry_after, add_key, missing, billed)
     said = f": {fault.words}" if fault.words else ""
     if any(name in _ASKED or name.startswith(_IMAGES) for name in fault.names):
         return BadRequest(f"{who} refused the request{said}")
@@ -151,7 +144,7 @@ _LONG = frozenset({"context_length_exceeded", "exceed_context_size_error", "cont
 
 
 def _by_name(
-    who: str, fault: Fault, status: int, wait: float | None, add_key: str
+    who: str, fault: Fault, status: int, retry_after: float | None, add_key: str
 ) -> OvertError | None:
     names = frozenset(fault.names)
     if names & _LONG or (status in (0, 400, 413, 422, 500) and _TOO_LONG.search(fault.words)):
@@ -165,7 +158,7 @@ def _by_name(
     if names & _KEYS:
         return NeedsAccess(f"{who} does not accept the key", add_key or None)
     if names & _RATE:
-        return _busy(who, fault, wait)
+        return _busy(who, fault, retry_after)
     return None
 
 
@@ -173,7 +166,7 @@ def _by_status(
     who: str,
     fault: Fault,
     status: int,
-    wait: float | None,
+    retry_after: float | None,
     add_key: str,
     missing: str,
     billed: bool,
@@ -190,7 +183,7 @@ def _by_status(
     if status == 413:
         return TooLarge(f"the request is larger than {who} takes{said}", "send less at once")
     if status in (429, 503, 529):
-        return _busy(who, fault, wait)
+        return _busy(who, fault, retry_after)
     if status == 501:
         return Unsupported(f"{who} cannot do it{said}")
     if status in (400, 422):
@@ -198,10 +191,10 @@ def _by_status(
     return ProviderFailed(f"{who} answered {status}{said}", "try again", billed=billed)
 
 
-def _busy(who: str, fault: Fault, wait: float | None) -> Busy:
+def _busy(who: str, fault: Fault, retry_after: float | None) -> Busy:
     said = f": {fault.words}" if fault.words else ""
-    hint = "try again later" if wait is None else f"try again in {wait:.0f} s"
-    return Busy(f"{who} takes no more requests for now{said}", hint, wait)
+    hint = "try again later" if retry_after is None else f"try again in {retry_after:.0f} s"
+    return Busy(f"{who} takes no more requests for now{said}", hint, retry_after)
 
 
 def _too_long(who: str, fault: Fault) -> OvertError:
@@ -231,16 +224,3 @@ def _count(value: Any) -> int:
 
 def _object(found: Mapping[str, Any]) -> Fault:
     return Fault(*(found.get(name) for name in Fault.__struct_fields__))
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds. A date is not understood: a dialect has no clock."""
-    lower = {name.lower(): value for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(lower[name]) * unit
-        except (KeyError, ValueError, OverflowError):
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return min(seconds, _MOST_WAIT)
-    return None

@@ -26,7 +26,7 @@ from overt.chat import (
     ToolCallPart,
     ToolResultPart,
 )
-from overt.engines.openai_chat import SCHEMA_NAME, call_id, data_url, parameters
+from overt.engines.openai_chat import SCHEMA_NAME, call_id, parameters
 from overt.engines.openai_strict import strict
 
 LEAST_OUT = 16
@@ -141,7 +141,7 @@ def _content(parts: Sequence[TextPart | ImagePart]) -> str | list[dict[str, Any]
     return [
         {"type": "input_text", "text": part.text}
         if isinstance(part, TextPart)
-        else {"type": "input_image", "image_url": data_url(part), "detail": "auto"}
+        else {"type": "input_image", "image_url": part.url, "detail": "auto"}
         for part in parts
     ]
 

@@ -24,7 +24,8 @@ from overt.chat import (
     ToolCall,
     Usage,
 )
-from overt.engines.openai_chat_answer import Token, broken, count, ended_early, token_of
+from overt.engines.dialect import broken, count, ended_early
+from overt.engines.openai_chat_answer import Token, token_of
 from overt.engines.openai_failure import Fault, error_of, fault_of
 from overt.engines.openai_responses import ORIGIN
 from overt.engines.provider import Said
@@ -185,9 +186,7 @@ class ResponsesReader:
     def _arguments(self, event: _Event, text: str) -> list[Event]:
         place = self._place(event)
         if place not in self._calls:
-            raise ProviderFailed(
-                f"{self._who} sent arguments of a call that it did not begin", billed=True
-            )
+            raise broken(self._who, "arguments of a call that it did not begin")
         self._pieces.add(place)
         index = self._calls[place]
         return [ToolCall(index, "", "", text)] if text and index < self._most else []
@@ -219,9 +218,9 @@ class ResponsesReader:
     def _begin(self, place: int, item: _Item) -> Iterator[Event]:
         id = item.call_id or item.id
         if not id or not item.name:
-            raise ProviderFailed(f"{self._who} sent a tool call without a name", billed=True)
+            raise broken(self._who, "a tool call without a name")
         if place in self._calls:
-            raise ProviderFailed(f"{self._who} began one tool call twice", billed=True)
+            raise broken(self._who, "one tool call that begins twice")
         index = self._calls[place] = len(self._calls)
         if item.arguments:
             self._pieces.add(place)
@@ -244,11 +243,9 @@ class ResponsesReader:
 
     def _place(self, event: _Event) -> int:
         if not 0 <= event.output_index < _MOST_ITEMS:
-            raise ProviderFailed(
-                f"{self._who} numbered a part of its answer {event.output_index}", billed=True
-            )
+            raise broken(self._who, f"a part of the answer with the number {event.output_index}")
         if len(self._calls) > _MOST_CALLS:
-            raise ProviderFailed(f"{self._who} sent more than {_MOST_CALLS} calls", billed=True)
+            raise broken(self._who, f"more than {_MOST_CALLS} tool calls")
         return event.output_index
 
     # ---- the end ---------------------------------------------------------------------------
@@ -272,7 +269,9 @@ class ResponsesReader:
             return "length"
         if reason == "content_filter":
             return "refusal"
-        raise ProviderFailed(f"{self._who} broke off its answer ({reason[:60]})", billed=True)
+        raise ProviderFailed(
+            f"{self._who} broke off its answer ({reason[:60]})", "try again", billed=True
+        )
 
 
 def _text_of(delta: Any) -> str:

@@ -74,8 +74,8 @@ class Destination:
     """
 
     base: str
-    headers: Mapping[str, str]
-    secret: str
+    headers: Mapping[str, str] = field(repr=False)
+    secret: str = field(repr=False)
     label: str
     add_key: str
 

@@ -7,7 +7,6 @@ says so. Redirects are errors, cookies are not kept, answers are not decompresse
 """
 
 import asyncio
-import math
 import os
 import random
 import ssl
@@ -23,6 +22,7 @@ import httpx2
 from overt import address
 from overt.engines.arrival import OWN, Answer, Sent, Settle
 from overt.engines.breaker import Breaker
+from overt.engines.dialect import told_wait
 from overt.engines.mishaps import Limits, finite, foreign, unmade
 from overt.engines.provider import Begun, Destination, Failure, Passed, Post, Said
 from overt.engines.scrub import cleaned
@@ -122,11 +122,12 @@ class Upstream:
             head = answer.handed_on()
             yield Passed(answer.status, head, answer.request_id, answer.bytes_out)
             splitter = Splitter() if answer.is_stream else None
+            grows = "streamGenerateContent" in post.path  # Gemini's stream, as one JSON list
             while chunk := await answer.read():
                 if splitter:
                     answer.heard(answer.split(splitter, chunk))
-                else:
-                    answer.moved()
+                elif grows:
+                    answer.moved()  # anything else has `first_timeout` for all of it, as in `ask`
                 yield chunk
             answer.moved()
 
@@ -354,11 +355,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     `headers` have names in lower case; `now` is the time of day in seconds since 1970.
     """
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with suppress(ValueError):
-            seconds = float(headers.get(name, "")) * scale
-            if math.isfinite(seconds):
-                return max(0.0, seconds)
+    if (seconds := told_wait(headers)) is not None:
+        return max(0.0, seconds)
     with suppress(ValueError, OverflowError, TypeError):
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now)
     return None

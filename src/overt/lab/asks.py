@@ -20,6 +20,7 @@ from overt.errors import BadRequest
 MOST_BYTES: Final = 64 << 20
 MOST_ASKS: Final = 10_000
 _MOST_MESSAGES: Final = 1000
+_MOST_FIELD: Final = 1 << 17  # characters of one place in a CSV file
 _HINT: Final = 'write a line as {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 
 
@@ -143,6 +144,7 @@ def _text(value: Any, what: str) -> str:
 
 def _csv_rows(name: str, text: str, system: str | None) -> Iterator[Ask]:
     hint = "give the column with the questions the heading: prompt"
+    csv.field_size_limit(_MOST_FIELD)  # of the whole process: whoever read before set its own
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if "prompt" not in (rows.fieldnames or ()):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from overt.chat import Event, Request, Routed, Sampling, Usage
 from overt.errors import BadRef, OvertError
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from overt.exchange import Exchange, Facts
 
 STOPPED: Final = "stopped before the answer ended"
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +183,15 @@ class Comparison:
 
     async def _ask(self, row: Row, timed: Timed) -> None:
         begun = time.monotonic()
-        engine = await self.exchange.open(row.model)
-        local = engine.capabilities.local
-        row.load_seconds = round(time.monotonic() - begun, 3) if local else None
-        facts = self.exchange.facts(row.model)
-        row.engine, row.build, row.isolation = facts.engine, facts.build, facts.isolation
-        row.where, row.bytes_out = _where_here(facts) if local else ("", None)
+        if isinstance(self.exchange.resolve(row.model), str):
+            engine = await self.exchange.open(row.model)
+            local = engine.capabilities.local
+            row.load_seconds = round(time.monotonic() - begun, 3) if local else None
+            facts = self.exchange.facts(row.model)
+            row.engine, row.build, row.isolation = facts.engine, facts.build, facts.isolation
+            row.where, row.bytes_out = _where_here(facts) if local else ("", None)
+        else:  # a route opens what it asks, and may ask another than its first
+            local, row.engine = False, "route"
         request = Request(
             row.model,
             self.plan.asks[row.prompt_index].messages,
@@ -231,7 +232,7 @@ class Comparison:
         asked = dict.fromkeys(ref for ref in (row.answered, *routed.tried) if _remote(ref))
         if asked or routed.bytes_out:
             row.bytes_out = routed.bytes_out or None
-            row.where = _where_there(asked, row, self.settings)
+            row.where = _where_there(asked, row)
 
 
 def complete(rows: Sequence[Row], settings: Settings) -> None:
@@ -332,31 +333,26 @@ def _where_here(facts: "Facts") -> tuple[str, int]:
     return f"stayed on this machine ({said}{', '.join(facts.isolation)})", 0
 
 
-def _where_there(asked: Iterable[str], row: Row, settings: Settings) -> str:
+def _where_there(asked: Iterable[str], row: Row) -> str:
     """Where the words went that left this process for the models `asked`."""
-    hosts = list(dict.fromkeys(_host(ref, settings) for ref in asked)) or ["another server"]
-    here = all(urlsplit(f"//{host}").hostname in _LOOPBACK for host in hosts)
-    said = "went to " + " and ".join(hosts)
+    servers = dict(_server(ref) for ref in asked) or {"another server": False}
+    here = all(servers.values())
+    said = "went to " + " and ".join(servers)
     counted = "" if row.bytes_out is None else f"; {row.bytes_out} bytes"
     number = f"; request {row.request_id}" if row.request_id else ""
     return said + " (on this machine)" * here + counted + number
 
 
-def _host(ref: str, settings: Settings) -> str:
-    """``host[:port]`` a remote ref is asked at."""
-    import os
-
-    from overt import logins
+def _server(ref: str) -> tuple[str, bool]:
+    """``host[:port]`` that a remote ref is asked at, and whether that is this machine."""
+    from overt.providers import server_of
 
     parsed = parse(ref)
-    if parsed.scheme == "http":
-        base = parsed.name
-    else:
-        try:
-            base = logins.find(parsed.scheme, settings, os.environ).base
-        except OvertError:
-            return parsed.scheme
-    return urlsplit(base).netloc.rpartition("@")[2] or parsed.scheme
+    try:
+        server = server_of(parsed)
+    except OvertError:  # it answered, so somebody has just changed the environment's address
+        return parsed.scheme, False
+    return server.shown, server.loopback
 
 
 def _cost(row: Row, usage: Usage, settings: Settings) -> None:

@@ -6,7 +6,7 @@ around it. The page reads the same from a comparison that has just ended and fro
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ _POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
 MOST_PROMPTS: Final = 200
+_MOST_TITLE: Final = 80  # characters of a heading
 _MOST_TEXT: Final = 100_000  # characters of one answer
 _VERDICTS: Final = {
     "allow": "may be run",
@@ -63,8 +64,8 @@ code, .figure { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-s
 .said { white-space: pre-wrap; margin: 0; }
 .question { background: var(--shade); border-radius: .6rem; padding: .7rem 1rem; margin: 0 0 1rem; }
 .answer { display: flex; flex-direction: column; }
-.answer .said { flex: 1; }
-.answer .small { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .5rem; }
+.answer > * { margin: 0 0 .6rem; }
+.answer > .small { border-top: 1px solid var(--line); margin: auto 0 0; padding-top: .5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .925rem;
   overflow-wrap: normal; }
@@ -80,6 +81,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .bars dd { margin: 0; font-variant-numeric: tabular-nums; }
 .bars svg, .steps { display: block; width: 100%; height: .9rem; }
 .bars rect { fill: var(--bar); } .bars .best rect { fill: var(--best); }
+.bars .best + dd { color: var(--best); font-weight: 600; }
 .bars .none { fill: none; stroke: var(--soft); stroke-dasharray: 3 3; }
 .steps { display: inline-block; width: 3.6rem; vertical-align: -.1rem; margin-right: .3rem; }
 .steps circle { fill: none; stroke: var(--soft); stroke-width: 1.5; }
@@ -98,14 +100,16 @@ def render(document: Mapping[str, Any]) -> str:
     """The page of a comparison, as `compare.document` makes it."""
     prompts, models = document["prompts"], document["models"]
     title = f"{_count(len(models), 'model')}, {_count(len(prompts), 'request')}"
+    names = _named(models)
     ended = document["ended"]
     parts = [
         '<!doctype html>\n<html lang="en" dir="ltr">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>Compared: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",
-        f'<header>\n<p class="over">The same requests, side by side</p>\n<h1>{title}</h1>\n'
+        f"<title>{escape(visible(names or title))}, compared</title>\n"
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",
+        f'<header>\n<p class="over">Side by side: {title}</p>\n<h1>{text(names or title)}</h1>\n'
         f'<p class="soft small">{_about(document)}</p>\n</header>\n',
         f'<p class="alarm">{text(_capital(ended))}.</p>\n' if ended else "",
         _bars(document["summary"]),
@@ -124,6 +128,12 @@ def text(content: object, most: int = 2000) -> str:
     said = str(content)
     cut = said if len(said) <= most else f"{said[:most]}… ({len(said) - most} characters more)"
     return f"<bdi>{escape(visible(cut))}</bdi>"
+
+
+def _named(models: Sequence[str]) -> str:
+    """The models as a heading; "" where that would be too long for one."""
+    names = ", ".join(models[:-1]) + " and " + models[-1] if len(models) > 1 else "".join(models)
+    return names if len(names) <= _MOST_TITLE else ""
 
 
 def _about(document: Mapping[str, Any]) -> str:
@@ -150,17 +160,35 @@ def speed(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} tokens/s"
 
 
-def dollars(value: float | None, unknown: int = 0) -> str:
-    """A sum of known costs; what is not known is never shown as 0."""
+def dollars(value: float | None, unknown: int = 0, places: int = 0) -> str:
+    """A sum of known costs; what is not known is never shown as 0.
+
+    Args:
+        places: behind the point at least, so that costs below each other can be compared.
+    """
     if value is None:
         return "unknown"
-    places = 2 if value == 0 or value >= 1 else min(12, 1 - math.floor(math.log10(value)))
-    said = f"${value:.{max(2, places)}f}"
+    said = f"${value:.{max(places, _places(value))}f}"
     return f"{said} + {unknown} unknown" if unknown else said
+
+
+def _places(value: float) -> int:
+    """Digits behind the point that show two that count, and cents."""
+    return 2 if value == 0 or value >= 1 else min(12, max(2, 1 - math.floor(math.log10(value))))
+
+
+def column(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cost of each line of the summary, with as many places as the smallest needs."""
+    places = max((_places(one["cost"]) for one in lines if one["cost"] is not None), default=0)
+    return [dollars(one["cost"], one["cost_unknown"], places) for one in lines]
 
 
 def counted(value: int | None, unknown: str = "-") -> str:
     return unknown if value is None else f"{value:,}"
+
+
+def _pair(into: int | None, out: int | None) -> str:
+    return "-" if into is out is None else f"{counted(into)} / {counted(out)}"
 
 
 def step(value: str | None) -> str:
@@ -181,11 +209,11 @@ def where(line: Mapping[str, Any]) -> str:
 
 def _bars(lines: Sequence[Mapping[str, Any]]) -> str:
     """Three small charts: what is best is marked, what is not known has an empty bar."""
-    charts: tuple[tuple[str, str, bool, Callable[[Mapping[str, Any]], str]], ...] = (
+    charts: tuple[tuple[str, str, bool, list[str]], ...] = (
         ("Time to first token", "seconds_to_first_token", True,
-         lambda one: seconds(one["seconds_to_first_token"])),
-        ("Speed", "tokens_per_second", False, lambda one: speed(one["tokens_per_second"])),
-        ("Cost", "cost", True, lambda one: dollars(one["cost"], one["cost_unknown"])),
+         [seconds(one["seconds_to_first_token"]) for one in lines]),
+        ("Speed", "tokens_per_second", False, [speed(one["tokens_per_second"]) for one in lines]),
+        ("Cost", "cost", True, column(lines)),
     )  # fmt: skip
     drawn = []
     for title, key, low, said in charts:
@@ -193,7 +221,7 @@ def _bars(lines: Sequence[Mapping[str, Any]]) -> str:
         best = (min if low else max)(known) if len(known) > 1 else None
         most = max(known, default=0) or 1
         rows = []
-        for one in lines:
+        for one, words in zip(lines, said, strict=True):
             value = one[key]
             mark = ' class="best"' if best is not None and value == best else ""
             bar = (
@@ -204,7 +232,7 @@ def _bars(lines: Sequence[Mapping[str, Any]]) -> str:
             rows.append(
                 f'<dt>{text(one["model"], 60)}</dt><dd{mark}><svg viewBox="0 0 200 14" '
                 f'preserveAspectRatio="none" aria-hidden="true">{bar}</svg></dd>'
-                f"<dd>{escape(said(one))}</dd>\n"
+                f"<dd>{escape(words)}</dd>\n"
             )
         better = "less is better" if low else "more is better"
         drawn.append(
@@ -218,14 +246,14 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The figures, and below them what no clock measures."""
     figures = [
         (
-            f"{counted(one['tokens_in'])} / {counted(one['tokens_out'])}",
+            _pair(one["tokens_in"], one["tokens_out"]),
             seconds(one["seconds_to_first_token"]),
             speed(one["tokens_per_second"]).removesuffix(" tokens/s"),
             seconds(one["load_seconds"]),
-            dollars(one["cost"], one["cost_unknown"]),
+            cost,
             str(one["errors"]),
         )
-        for one in lines
+        for one, cost in zip(lines, column(lines), strict=True)
     ]
     others = [
         (
@@ -330,6 +358,8 @@ def _said(row: Mapping[str, Any]) -> str:
         parts.append(f'<p class="said">{said}</p>\n')
     if row["error"]:
         parts.append(f'<p class="bad">{text(row["error"])}</p>\n')
+    elif row["finish"] == "length":
+        parts.append('<p class="soft">[ended by the limit]</p>\n')
     return "".join(parts)
 
 
@@ -340,9 +370,7 @@ def _figures(row: Mapping[str, Any]) -> str:
         "" if first is None else f"first token {seconds(first)}",
         speed(row["tokens_per_second"]),
         "" if out is None else _count(out, "token"),
-        f"ended by {'the limit' if row['finish'] == 'length' else row['finish']}"
-        if row["finish"] not in (None, "stop")
-        else "",
+        "" if row["finish"] in (None, "stop", "length") else f"ended by {row['finish']}",
         f"cost {dollars(row['cost'])}" + (f" ({row['cost_why']})" if row["cost_why"] else ""),
         row["where"].partition(" (")[0] if row["bytes_out"] == 0 else row["where"],
     ]

@@ -25,6 +25,7 @@ from random import Random
 from typing import Any, Final, Literal, cast, get_args
 
 from overt.errors import Failure, FormatError
+from overt.lab.evaluate.intervals import interval
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
 
@@ -243,7 +244,8 @@ def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> Table
     groups = _groups({model for pair, _ in outcomes for model in pair}, outcomes)
     if len(groups) > _MOST_MODELS:
         raise FormatError(
-            f"there are votes on {len(groups)} models, and {_MOST_MODELS} is the most"
+            f"there are votes on {len(groups)} models, and {_MOST_MODELS} is the most",
+            "move votes.jsonl of the home away to begin anew",
         )
     points = _points({key: float(count) for key, count in outcomes.items()})
     given = _given(points, groups)
@@ -349,7 +351,7 @@ def _bootstrap(
         found = _centred(_near(_with(points, share), groups, start), groups)
         for model in groups:
             seen[model].append(elo(found[model]))
-    return {model: (_at(sorted(s), 0.025), _at(sorted(s), 0.975)) for model, s in seen.items()}
+    return {model: interval(sorted(drawn)) for model, drawn in seen.items()}
 
 
 def _near(
@@ -414,16 +416,6 @@ def _centred(found: Mapping[str, float], groups: Mapping[str, int]) -> dict[str,
         logs.setdefault(groups[model], []).append(math.log(strength))
     middle = {group: math.exp(sum(own) / len(own)) for group, own in logs.items()}
     return {model: strength / middle[groups[model]] for model, strength in found.items()}
-
-
-def _at(ordered: Sequence[float], share: float) -> float:
-    """A percentile by linear interpolation."""
-    if not ordered:
-        return math.nan
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
 def _groups(models: Iterable[str], outcomes: Iterable[_Key]) -> dict[str, int]:

@@ -111,18 +111,24 @@ def load(path: Path) -> File:
     except FileNotFoundError:
         return File()
     except OSError as error:
-        raise BadSetting(f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     return _loaded(path, found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, _changed: int, size: int, _inode: int) -> File:
     if not path.is_file() or size > MOST_BYTES:
-        raise BadSetting(f"{path} is not a file of at most {MOST_BYTES} bytes")
+        raise BadSetting(
+            f"{path} is not a file of at most {MOST_BYTES} bytes", "move it away, or shorten it"
+        )
     try:
         return parse(path.read_bytes(), str(path))
     except OSError as error:
-        raise BadSetting(f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> BadSetting:
+    return BadSetting(f"{path} cannot be read: {error.strerror}", "check the file")
 
 
 def parse(data: bytes, name: str = "prices.toml") -> File:

@@ -11,8 +11,6 @@ import binascii
 from overt.chat import ImagePart
 from overt.protocols.base import BadBody
 
-_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
-
 
 def from_base64(text: str, path: str = "") -> ImagePart:
     """An image sent as base64 (standard or URL-safe alphabet, RFC 4648); `path` is its field.
@@ -47,9 +45,7 @@ def from_bytes(data: bytes, path: str = "") -> ImagePart:
     Raises:
         BadBody: not PNG, JPEG, GIF or WebP.
     """
-    kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
-    if kind is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        kind = "image/webp"
-    if kind is None:
+    image = ImagePart.of(data)
+    if image is None:
         raise BadBody("the image is not PNG, JPEG, GIF or WebP", path)
-    return ImagePart(data, kind)
+    return image

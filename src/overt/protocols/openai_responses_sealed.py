@@ -2,9 +2,11 @@
 
 OpenAI's own items are given back as they were: the signature of such a thought is the whole item as
 JSON. What another provider signed stands in ``encrypted_content``, with its text, because clients
-send that field back and may leave out the others.
+send that field back and may leave out the others. So does an item of OpenAI's whose id came too
+late: a stream had begun to tell of it under another.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from overt.protocols.base import encode, object_of
 
 OPENAI = "openai"
 """The engine whose items stand as they are."""
+_ID = re.compile(r"rs_[A-Za-z0-9_-]{1,100}")
 
 
 class _Kept(msgspec.Struct, omit_defaults=True):
@@ -31,13 +34,13 @@ def own(event: Thought) -> dict[str, Any] | None:
     item = object_of(event.signature or "")
     if item is None or item.get("type") != "reasoning" or not isinstance(item.get("id"), str):
         return None
-    return item
+    return item if _ID.fullmatch(item["id"]) else None
 
 
 def written(event: Thought, text: str) -> str:
     """``encrypted_content`` of a thought that `event` ends; `text` is all of it."""
     kept = _Kept(event.signature or "", text, event.sealed)
-    return signed.written(encode(kept).decode(), event.origin or "unknown", OPENAI)
+    return f"overt:{event.origin or 'unknown'}:{encode(kept).decode()}"
 
 
 def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
@@ -46,7 +49,7 @@ def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
     if not isinstance(secret, str) or not secret:
         return ThoughtPart(text)
     inner, origin = signed.split(secret, OPENAI)
-    if origin == OPENAI:
+    if inner == secret:  # nothing of ours is written around it
         return ThoughtPart(text, encode(item).decode(), sealed=not text, origin=OPENAI)
     try:
         kept = msgspec.json.decode(inner, type=_Kept)

@@ -265,7 +265,7 @@ class Telling:
 
     def _on_thought(self, event: Thought) -> None:
         if type(self._open) is not ReasoningItem or event.sealed:
-            self._open_reasoning()
+            self._open_reasoning(event)
         if event.text:
             self._pieces.append(event.text)
             self._thoughts += 1
@@ -337,9 +337,10 @@ class Telling:
         self._item("response.output_item.added", self._open)
         self._begin(OutputText(), "output_text", b'"logprobs":[],')
 
-    def _open_reasoning(self) -> None:
+    def _open_reasoning(self, event: Thought) -> None:
         self._close("completed")
-        self._open = ReasoningItem(self._id("rs_"))
+        own = sealed.own(event)  # known at once where there is no more of it than this
+        self._open = ReasoningItem(own["id"] if own else self._id("rs_"))
         self._item("response.output_item.added", self._open)
         self._begin(ReasoningText(), "reasoning_text")
 
@@ -413,8 +414,13 @@ class Telling:
         self._open, self._pieces, self._tokens, self._signed = None, [], [], None
 
     def _sealed(self, item: ReasoningItem, signed: Thought, text: str) -> Any:
-        """The reasoning with what its provider wants back: OpenAI's own item is given as it was."""
-        if own := sealed.own(signed):
+        """The reasoning with what its provider wants back.
+
+        OpenAI's own item is given as it was, unless its id has been told otherwise: official
+        clients end a stream in which an item changes its id.
+        """
+        own = sealed.own(signed)
+        if own and (self._quiet or own["id"] == item.id):
             return own
         item.encrypted_content = sealed.written(signed, text)
         return item

@@ -113,8 +113,9 @@ class Library:
         def look() -> Details:
             card = self._card(ref)
             target = self._own.ref(card.id) or card.id
-            if parse(target).remote:
-                return Details(card)  # its owner's name for another server's: no file to look at
+            meant = parse(target)
+            if target != card.id and (meant.remote or meant.scheme == "echo"):
+                return Details(card)  # its owner's name for what has no files to look at
             model = pull.find(target, self._settings)
             return details_of(card, model, self._settings, verbose=verbose)
 

@@ -14,6 +14,8 @@ from overt.errors import NotFound, OvertError
 from overt.protocols.base import Card
 from overt.routes import Route
 
+_ECHO = ("completion", "tools", "vision", "thinking")  # whatever it is asked for, it repeats
+
 
 class Named:
     """The aliases of one home. `card` gives the card of a model of the store."""
@@ -52,10 +54,11 @@ class Named:
             try:
                 return replace(self._card(ref), id=alias.name, modified=at)
             except OvertError:
-                return Card(alias.name, _digest(ref), 0, at)
+                can = _ECHO if parsed.scheme == "echo" else ()
+                return Card(alias.name, _digest(ref), 0, at, capabilities=can)
         engine = "http" if parsed.scheme == "http" else parsed.scheme
         taken = accepts(engine, parsed.file or parsed.name)
-        can = {"tools": taken.tools, "vision": taken.images, "thinking": taken.thinking}
+        has = {"tools": taken.tools, "vision": taken.images, "thinking": taken.thinking}
         return Card(
             alias.name,
             _digest(ref),
@@ -64,7 +67,7 @@ class Named:
             kind="vlm" if taken.images else "llm",
             format="",
             context=taken.context or None,
-            capabilities=("completion", *(word for word, has in can.items() if has)),
+            capabilities=("completion", *(word for word, it in has.items() if it)),
             publisher=engine,
         )
 

@@ -21,6 +21,7 @@ from overt.engines.sse import Splitter
 from overt.errors import BadRequest, OvertError, ProviderFailed
 from overt.protocols.anthropic_request import marked
 from overt.protocols.base import Call, Reply, Stream
+from overt.server.foreign import refused
 from overt.server.watch import Generation, generation
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|[^"{}\[\]]+', re.DOTALL
 _ONCE = re.compile(rb'"model"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
 _SPELLED = re.compile(rb"\\u00[46][cdfCDF45]")  # a letter of "model", as an escape
 _MOST_TOKENS = 4_000_000  # strings and brackets of a body; more take seconds
-
-
 _OURS = (b'"overt:', b'"b3ZlcnQ6')  # how a signature begins that protocols/signed.py wrote
 
 
@@ -91,6 +90,9 @@ async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | 
     engine = services.passes(model, engines)
     if engine is None or await _is_ours(call, found):
         return None
+    named = model != engine.ref
+    if refused(call.body, found.route.path, engine.name, engine.model, named=named):
+        return None
     if found.protocol.name == "gemini":
         from overt.engines.gemini import resource
 
@@ -99,7 +101,10 @@ async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | 
         body = await asyncio.to_thread(renamed, call.body, engine.model)
     else:
         body = renamed(call.body, engine.model)
-    return await _sent(call, found, engine, path, body)
+    headers = _on(call.headers)
+    if engine.name == "anthropic":
+        headers.setdefault("anthropic-version", "2023-06-01")  # this server does without it
+    return await _sent(call, found, engine, Post(path, body, headers), model)
 
 
 def _asked(call: Call, found: "Found") -> tuple[str, str, tuple[str, ...]] | None:
@@ -202,17 +207,15 @@ def _is_model(key: bytes) -> bool:
 
 
 async def _sent(
-    call: Call, found: "Found", engine: "Provider", path: str, body: bytes
+    call: Call, found: "Found", engine: "Provider", post: Post, model: str
 ) -> Reply | Stream:
-    work = generation("chat", engine.ref)
-    headers = _on(call.headers)
-    if engine.name == "anthropic":
-        headers.setdefault("anthropic-version", "2023-06-01")  # this server does without it
-    answer = engine.forward(Post(path, body, headers))
+    work = generation("chat", model)
+    answer = engine.forward(post)
     try:
         head = await anext(answer)
         assert not isinstance(head, bytes)
-        work.event(Routed(engine.ref, "", head.request_id, head.bytes_out))
+        why = "" if model == engine.ref else f"{model} is an alias of it"
+        work.event(Routed(engine.ref, why, head.request_id, head.bytes_out))
         kind = head.headers.get("content-type", "application/json").lower()
         coding = head.headers.get("content-encoding", "identity").lower()
         if head.status == 200 and coding != "identity":

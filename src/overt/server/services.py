@@ -33,6 +33,7 @@ from overt.errors import (
 from overt.exchange import Exchange, Held
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
 from overt.protocols.failure import failed_of
+from overt.providers import is_bare
 from overt.server.library import is_latest
 from overt.server.watch import Generation, generation
 
@@ -211,8 +212,8 @@ class Services:
             return None
         _may_name(model, self._providers)
         ref = self._exchange.resolve(model)
-        if not isinstance(ref, str):
-            return None  # a route looks at the answer
+        if not isinstance(ref, str) or is_bare(ref):
+            return None  # a route looks at the answer; a server is asked for its only model
         engine = self._exchange.providers.engine(ref)
         return engine if engine.name in engines else None
 

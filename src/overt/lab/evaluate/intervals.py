@@ -21,9 +21,11 @@ Interval = tuple[float, float]
 
 
 class McNemar(NamedTuple):
-    """Attributes:
-    first_only, second_only: items that only one of the two got right.
-    p: chance of a split at least so uneven, were both equally good; 1 where they never differ.
+    """What McNemar's test says of two models.
+
+    Attributes:
+        first_only, second_only: items that only one of the two got right.
+        p: chance of a split at least so uneven, were both equally good; 1 where they never differ.
     """
 
     first_only: int
@@ -54,7 +56,7 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
     draw = Random(seed)  # noqa: S311 - statistics, not secrets
     count = len(values)
     means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(DRAWS))
-    return (_percentile(means, 0.025), _percentile(means, 0.975))
+    return interval(means)
 
 
 def of_scores(values: Sequence[float], seed: int = 0) -> tuple[Interval, str]:
@@ -80,6 +82,11 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
         tail += term
     # Whole numbers until the last step: 2 ** count is beyond a float from 1024 pairs on.
     return McNemar(one, other, min(1.0, 2 * tail / (1 << count)) if count else 1.0)
+
+
+def interval(ordered: Sequence[float]) -> Interval:
+    """The middle 95 % of what was drawn, which is sorted and not empty."""
+    return (_percentile(ordered, 0.025), _percentile(ordered, 0.975))
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

@@ -22,11 +22,13 @@ class BudgetSpent(Refused):
 
 @dataclass(slots=True)
 class Purse:
-    """Attributes:
-    cap: US dollars; None for no cap.
-    spent: US dollars in this run, of answers whose price is known.
-    held: what requests on their way may cost.
-    unknown: answers whose price nobody knows.
+    """What may be spent, and what was.
+
+    Attributes:
+        cap: US dollars; None for no cap.
+        spent: US dollars in this run, of answers whose price is known.
+        held: what requests on their way may cost.
+        unknown: answers whose price nobody knows.
     """
 
     settings: Settings

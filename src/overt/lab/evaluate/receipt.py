@@ -6,7 +6,6 @@ compared item by item.
 """
 
 import json
-import os
 import platform
 import re
 import sys
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from overt import whole
 from overt.errors import FormatError, IntegrityError, NotFound
 from overt.lab.evaluate import intervals
 from overt.openness.export.text import canonical
@@ -71,16 +71,7 @@ def write(folder: Path, value: Mapping[str, Any]) -> Path:
     """Write a receipt under its `id`; whole or not at all. Returns the file."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{value['id']}.json"
-    beside = folder / f".{value['id']}.{os.getpid()}"
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(file, "w", encoding="utf-8") as out:
-            out.write(canonical(sealed(value)) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    whole.write(path, (canonical(sealed(value)) + "\n").encode())
     return path
 
 
@@ -110,7 +101,7 @@ def read(where: str, folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no receipt {where!r}", f"they are in {folder}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not a receipt: {str(error)[:120]}") from None
+        raise _no_receipt(path, str(error)[:120]) from None
     _check(found, path)
     try:
         seal = sealed(found)["sha256"]
@@ -118,7 +109,8 @@ def read(where: str, folder: Path) -> dict[str, Any]:
         seal = ""
     if seal != found["sha256"]:
         raise IntegrityError(
-            f"{path} was changed after it was written: its sha256 is not {found['sha256'][:12]}…"
+            f"{path} was changed after it was written: its sha256 is not {found['sha256'][:12]}…",
+            "run the suite again: its answers are kept",
         )
     return dict(found)
 
@@ -147,7 +139,11 @@ def _check(found: Any, path: Path) -> None:
                 wrong = f"item {number} has no id and score"
                 break
     if wrong:
-        raise FormatError(f"{path} is not a receipt: {wrong}")
+        raise _no_receipt(path, wrong)
+
+
+def _no_receipt(path: Path, why: str) -> FormatError:
+    return FormatError(f"{path} is not a receipt: {why}", "give a file that `overt eval` wrote")
 
 
 def _is_interval(value: Any) -> bool:

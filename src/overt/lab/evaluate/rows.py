@@ -19,16 +19,19 @@ from overt.errors import FormatError, NotFound
 MOST_BYTES: Final = 256 << 20
 MOST_ROWS: Final = 200_000
 MOST_FIELD: Final = 1 << 20
+_OBJECTS: Final = 'write each item as an object: {"question": "…", "answer": "…"}'
 _SPLIT = re.compile(r"_(?:test|dev|val|validation|train)$")
 
 
 class Row(NamedTuple):
-    """Attributes:
-    where: file and row, for people.
-    text: every column as text, what is not text as JSON; and ``stem`` and ``topic``, from the
-        name of the file (``high_school_geography_test.csv``: the same without ``_test``; and with
-        spaces), where no column is called so.
-    raw: the columns as they were read.
+    """One row of a data file.
+
+    Attributes:
+        where: file and row, for people.
+        text: every column as text, what is not text as JSON; and ``stem`` and ``topic``, from the
+            name of the file (``high_school_geography_test.csv``: the same without ``_test``; and
+            with spaces), where no column is called so.
+        raw: the columns as they were read.
     """
 
     where: str
@@ -54,7 +57,9 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        raise FormatError(
+            f"{path} is not UTF-8 text (byte {error.start})", "convert it with iconv"
+        ) from None
     if name.endswith(".csv"):
         found = _csv(text, path, columns)
     elif name.endswith((".jsonl", ".ndjson", ".json")):
@@ -69,7 +74,7 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
             raise FormatError(f"{path} has more than {MOST_ROWS} rows", "split it")
         rows.append(Row(where, own | {key: as_text(value) for key, value in raw.items()}, raw))
     if not rows:
-        raise FormatError(f"{path} has no rows")
+        raise FormatError(f"{path} has no rows", "give a file with items in it")
     return rows, digest
 
 
@@ -87,7 +92,7 @@ def _bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise NotFound(f"{path} is not there", "name the file of the items with --data") from None
     except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from None
+        raise FormatError(f"{path} cannot be read: {error.strerror}", "check the file") from None
     if len(data) > MOST_BYTES:
         raise FormatError(f"{path} is larger than {MOST_BYTES >> 20} MiB", "split it")
     return data
@@ -98,14 +103,16 @@ def _unzipped(data: bytes, path: Path) -> bytes:
         with gzip.open(io.BytesIO(data)) as file:
             found = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise FormatError(f"{path} is not gzip: {str(error)[:120]}") from None
+        raise FormatError(
+            f"{path} is not gzip: {str(error)[:120]}", "get it again, or give it unpacked"
+        ) from None
     if len(found) > MOST_BYTES:
         raise FormatError(f"{path} unpacks to more than {MOST_BYTES >> 20} MiB", "split it")
     return found
 
 
 def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    csv.field_size_limit(MOST_FIELD)
+    csv.field_size_limit(MOST_FIELD)  # of the whole process: whoever read before set its own
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names = list(columns)
     try:
@@ -124,7 +131,9 @@ def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, M
                 )
             yield where, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        raise FormatError(f"line {reader.line_num} of {path} is not CSV: {error}") from None
+        raise FormatError(
+            f"line {reader.line_num} of {path} is not CSV: {error}", "correct the line"
+        ) from None
 
 
 def _header(row: list[str], path: Path) -> list[str]:
@@ -148,7 +157,9 @@ def _json(text: str, path: Path, *, lines: bool) -> Iterator[tuple[str, Mapping[
         return
     whole = _parsed(text, str(path))
     if not isinstance(whole, list):
-        raise FormatError(f"{path} holds a JSON {_kind(whole)} and a list of objects is expected")
+        raise FormatError(
+            f"{path} holds a JSON {_kind(whole)} and a list of objects is expected", _OBJECTS
+        )
     for number, item in enumerate(whole, 1):
         where = f"item {number} of {path}"
         yield where, _object(item, where)
@@ -158,12 +169,12 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where} is not JSON: {str(error)[:120]}") from None
+        raise FormatError(f"{where} is not JSON: {str(error)[:120]}", _OBJECTS) from None
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise FormatError(f"{where} is a JSON {_kind(value)} and an object is expected")
+        raise FormatError(f"{where} is a JSON {_kind(value)} and an object is expected", _OBJECTS)
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from overt import routes
 from overt.chat import Answer, Request
+from overt.engines.provider import Provider
 from overt.errors import (
     BadRef,
     BadSetting,
@@ -51,15 +52,18 @@ Told = Callable[["Progress"], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Attributes:
-    concurrency: requests on their way at once.
-    limit: items, drawn by `seed`; None for all.
-    errors: what a failed item counts as.
-    most_errors: share of the items that may fail before the run ends.
-    fresh: ask again what was answered before.
-    judge, against: refs of the model that judges, and of the one it compares with; "" for none.
-    texts: keep whole answers in the receipt, and not their digests alone.
-    deterministic: ask for the same text whatever else an engine is doing (chat.Request).
+    """How a suite is run.
+
+    Attributes:
+        concurrency: requests on their way at once.
+        limit: items, drawn by the suite's seed; None for all.
+        errors: what a failed item counts as.
+        most_errors: share of the items that may fail before the run ends.
+        fresh: ask again what was answered before.
+        texts: keep whole answers in the receipt, and not their digests alone.
+        unsafe_code: run models' code without a sandbox.
+        judge, against: refs of the model that judges, and of the one it compares with; "" for none.
+        deterministic: ask for the same text whatever else an engine is doing (chat.Request).
     """
 
     concurrency: int = 1
@@ -76,9 +80,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Attributes:
-    left: seconds that the rest will take, as the new answers went; None where none came yet.
-    score: the mean so far.
+    """How far a run is.
+
+    Attributes:
+        done, total, errors: items.
+        left: seconds that the rest will take, as the new answers went; None where none came yet.
+        score: the mean so far; None before the first grade.
+        spent: US dollars.
     """
 
     model: str
@@ -241,6 +249,8 @@ async def identify(exchange: Exchange, ref: str, settings: Settings) -> _Who:
         return _Who(ref, exchange.first(ref), f"route:{digest}", "route", "", logprobs=False)
     engine = await exchange.open(ref)
     facts = exchange.facts(ref)
+    if isinstance(engine, Provider):
+        target = engine.ref  # with the model, where only its server was named
     can = engine.capabilities
     # The echo's say nothing, and a provider's may cost or change the answer.
     tells = can.logprobs and can.local and facts.engine != "echo"

@@ -32,9 +32,11 @@ _CODE = 4 << 20
 
 
 class Limits(NamedTuple):
-    """Attributes:
-    seconds: of processor time; of real time twice that and 5 more.
-    memory: bytes of address space.
+    """What a program may take.
+
+    Attributes:
+        seconds: of processor time; of real time twice that and 5 more.
+        memory: bytes of address space.
     """
 
     seconds: int = 10
@@ -42,10 +44,13 @@ class Limits(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """Attributes:
-    why: "" where it passed, else how it ended.
-    output: the last 2,000 characters of what it printed.
-    layers: the walls it had.
+    """How a program ended.
+
+    Attributes:
+        why: "" where it passed, else how it ended.
+        output: the last 2,000 bytes of what it printed.
+        seconds: of real time.
+        layers: the walls it had.
     """
 
     passed: bool

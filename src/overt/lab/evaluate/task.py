@@ -74,11 +74,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Attributes:
-    told: the YAML as read, without the place of its data.
-    digest: sha256 (hex) of `told` and the shots: what makes two suites ask and grade alike.
-    data: files and their sha256.
-    folder: where files the suite names are.
+    """What is asked, and how it is graded.
+
+    Attributes:
+        told: the YAML as read.
+        digest: sha256 (hex) of `told` without the place of its data, and of the shots: what makes
+            two suites ask and grade alike.
+        data: files and their sha256 (hex).
+        folder: where files the suite names are; None for a built-in one.
+        shots: worked examples before each item.
+        think: whether to ask for reasoning; None leaves it to the model.
     """
 
     name: str
@@ -172,7 +177,7 @@ def _text(path: Path) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise FormatError(f"{path} cannot be read: {why}") from None
+        raise FormatError(f"{path} cannot be read: {why}", "check the file") from None
 
 
 def _checked(told: Any, source: str) -> dict[str, Any]:
@@ -275,7 +280,10 @@ class _Reader:
         )
         self._choices = [Template(one, self._what("choices")) for one in told.get("choices", ())]
         if len(self._choices) > 26 or (told["kind"] == "choice" and len(self._choices) < 2):
-            raise FormatError(f"{source}: `choices:` has {len(self._choices)} and 2 to 26 are read")
+            raise FormatError(
+                f"{source}: `choices:` has {len(self._choices)} and 2 to 26 are read",
+                "list one template a choice",
+            )
         self._shots_digests: list[str] = []
 
     def suite(self) -> Suite:
@@ -291,7 +299,10 @@ class _Reader:
             for number, row in enumerate(found, 1):
                 item = self._item(row, f"{path.name.partition('.')[0]}/{number}", shots)
                 if item.id in used:
-                    raise FormatError(f"{row.where} has the id {item.id[:80]!r} of {used[item.id]}")
+                    raise FormatError(
+                        f"{row.where} has the id {item.id[:80]!r} of {used[item.id]}",
+                        "give each item its own, or leave `id:` out",
+                    )
                 used[item.id] = row.where
                 items.append(item)
         said = {key: value for key, value in told.items() if key not in ("data", "about", "source")}
@@ -445,5 +456,7 @@ def new(name: str, folder: Path) -> tuple[Path, Path]:
         except FileExistsError:
             raise FormatError(f"{path} is there already", "choose another name") from None
         except OSError as error:
-            raise FormatError(f"{path} cannot be written: {error.strerror}") from None
+            raise FormatError(
+                f"{path} cannot be written: {error.strerror}", "type it in a folder of yours"
+            ) from None
     return made

@@ -1,6 +1,6 @@
 """How answers are graded: one file for each kind of suite, each with `runner(suite, tools)`.
 
-A runner gets the item and the model's answer, and gives a `Grade`. Only what it says in `METHOD`
+A runner gets the item and the model's answer, and gives a `Grade`. Only what it says in `method`
 decides; receipts carry that text.
 """
 
@@ -18,10 +18,12 @@ MOST_TEXT = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Attributes:
-    score: from 0 to 1; None where the item cannot be judged, which leaves it out of the mean.
-    answer: what was taken for the answer, in short.
-    detail: more of it, for the receipt; JSON values.
+    """What a runner makes of one answer.
+
+    Attributes:
+        score: from 0 to 1; None where the item cannot be judged, which leaves it out of the mean.
+        answer: what was taken for the answer, in short.
+        detail: more of it, for the receipt; JSON values.
     """
 
     score: float | None

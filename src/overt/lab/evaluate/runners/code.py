@@ -32,7 +32,9 @@ class _Code:
     def __init__(self, suite: Suite, tools: Tools) -> None:
         self._template = Template(str(suite.told["program"]), f"`program:` of {suite.name}")
         if "answer" not in self._template.fields:
-            raise FormatError(f"`program:` of {suite.name} has no {{answer}}")
+            raise FormatError(
+                f"`program:` of {suite.name} has no {{answer}}", "write {answer} where it belongs"
+            )
         for item in suite.items:
             self._template.fill({**item.row.text, "answer": ""}, item.row.where)
         self._limits = sandbox.Limits(

@@ -65,7 +65,10 @@ class _Exact:
         self._also = [Template(one, "`also:`") for one in suite.told.get("also", ())]
         for item in suite.items:
             if not all(self._wanted(item)):
-                raise FormatError(f"{item.row.where} has an answer of which nothing is left")
+                raise FormatError(
+                    f"{item.row.where} has an answer of which nothing is left",
+                    "correct it, or take steps out of `normalise:`",
+                )
         steps = ", ".join(self._steps) or "nothing"
         self.method = f"exact match ({self._how}) after normalising {steps}"
 

@@ -49,7 +49,10 @@ class _IFEval:
             )
         for name in names or []:
             if name not in CHECKS and name not in NOT_JUDGED:
-                raise FormatError(f"{item.row.where} has the unknown instruction {name[:80]!r}")
+                raise FormatError(
+                    f"{item.row.where} has the unknown instruction {name[:80]!r}",
+                    "correct its name, or leave the item out",
+                )
         return list(zip(names or [], given or [], strict=True))
 
     async def grade(self, item: Item, text: str) -> Grade:

@@ -1,11 +1,10 @@
 """A judge model and a rubric.
 
 Without `against` the judge gives a whole number from 1 to `scale` (5); the score is that, from 0
-to 1. With `against:` (a template: a reference answer) or ``--against REF`` (another
-model's answer to the same question) the judge says which of two
-answers is better, twice, with their places swapped: better both times is 1, worse both times 0, a
-tie both times a half. Where the two verdicts disagree the judge went by the place, and the item is
-a half; the share of those is reported.
+to 1. With `against:` (a template: a reference answer) or ``--against REF`` (another model's answer
+to the same question) the judge says which of two answers is better, twice, with their places
+swapped: better both times is 1, worse both times 0, a tie both times a half. Where the two verdicts
+disagree the judge went by the place, and the item is a half; the share of those is reported.
 
 The verdict is the last line, ``VERDICT: …``, and nothing else counts. The answers are put between
 marks made of a digest of all that is shown, so that an answer cannot end its own part.
@@ -47,7 +46,10 @@ class _Judge:
         for item in suite.items:
             self._rubric.fill(item.row.text, item.row.where)
             if self._against and not self._against.fill(item.row.text, item.row.where).strip():
-                raise FormatError(f"{item.row.where} has nothing to compare with")
+                raise FormatError(
+                    f"{item.row.where} has nothing to compare with",
+                    "fill the fields of `against:`, or give --against REF",
+                )
         how = f"a mark from 1 to {self._scale}"
         self._pairs = bool(against or tools.rival)
         if self._pairs:

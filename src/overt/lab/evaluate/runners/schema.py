@@ -2,8 +2,7 @@
 
 The answer is the JSON in its first ``` block, else the whole text. The registry of schemas is
 closed: a ``$ref`` to elsewhere is an error of the suite, and nothing is ever fetched. A schema may
-hold expressions that take for ever, so it is tried in a process of its own
-(schema_host.py).
+hold expressions that take for ever, so it is tried in a process of its own (schema_host.py).
 """
 
 import asyncio
@@ -32,18 +31,25 @@ def schema_of(suite: Suite) -> Mapping[str, Any]:
     told = suite.told["schema"]
     if isinstance(told, str):
         if suite.folder is None:
-            raise FormatError(f"{suite.name} names a schema file and has no folder")
+            raise FormatError(
+                f"{suite.name} names a schema file and has no folder",
+                "write the schema into the suite",
+            )
         path = beside(suite.folder, told, suite.name)
         try:
             with path.open("rb") as file:
                 told = json.loads(file.read(_MOST_SCHEMA))
         except (OSError, ValueError, RecursionError) as error:
-            raise FormatError(f"{path} is no JSON Schema: {str(error)[:120]}") from None
+            raise FormatError(
+                f"{path} is no JSON Schema: {str(error)[:120]}", "correct the file"
+            ) from None
     if not isinstance(told, dict):
-        raise FormatError(f"the schema of {suite.name} is not an object")
+        raise FormatError(f"the schema of {suite.name} is not an object", "write {type: object, …}")
     said = confined.ask(HOST, {"schema": told, "value": None, "check": True}, SECONDS)
     if said.startswith("schema:"):
-        raise FormatError(f"the schema of {suite.name} does not hold: {said[7:]}")
+        raise FormatError(
+            f"the schema of {suite.name} does not hold: {said[7:]}", "correct `schema:`"
+        )
     return told
 
 
