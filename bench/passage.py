@@ -5,11 +5,11 @@
     python bench/passage.py --no-portkey    where there is no npm
 
 A provider on this machine (peer.py) gives every side the same answers; one client asks it directly,
-through `overt serve` and through Portkey, in turns, each over a connection that is kept. There are
-three cases: the client speaks the provider's protocol (Anthropic's, or OpenAI's chat completions),
-and the answer is handed on; or a client of OpenAI's asks a model of Anthropic's, and it is
-translated. What a side adds is its time less that of the direct request in the same round.
-README.md in this folder says what each column means.
+through a process that only passes bytes on (relay.py), through `overt serve` and through Portkey, in
+turns, each over a connection that is kept. There are three cases: the client speaks the provider's
+protocol (Anthropic's, or OpenAI's chat completions), and the answer is handed on; or a client of
+OpenAI's asks a model of Anthropic's, and it is translated. What a side adds is its time less that of
+the direct request in the same round. README.md in this folder says what each column means.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from gateway import Side, shown, started
 from native import CACHE
 from sides import free_port
 
-DIRECT, OVERT, PORTKEY = "direct", "overt serve", "portkey"
+DIRECT, RELAY, OVERT, PORTKEY = "direct", "bare relay", "overt serve", "portkey"
 KEY = "sk-bench-0123456789"
 PAUSE = 0.002  # seconds between the pieces of a paced answer
 TOGETHER = 16
@@ -121,7 +121,9 @@ class Client:
         head, _, rest = b"".join(pieces).partition(b"\r\n\r\n")
         found = unchunked(rest).count(WORD)
         if b" 200 " not in head[:20] or found != events:
-            raise RuntimeError(f"{self.side.name}: {found} of {events} pieces: {head + rest[:400]!r}")
+            raise RuntimeError(
+                f"{self.side.name}: {found} of {events} pieces: {head + rest[:400]!r}"
+            )
         return Took(first * 1e3, total * 1e3)
 
     async def whole(self, request: bytes) -> None:
@@ -165,6 +167,10 @@ def sides(case: Case, provider: int, home: Path, *, portkey: bool) -> Iterator[l
     command = [sys.executable, "-m", "overt", "serve", "--quiet", "--port", str(port)]
     with ExitStack() as stack:
         found = [Side(DIRECT, provider, 0, bare)]
+        relay = free_port()
+        passing = [sys.executable, str(gateway.HERE / "relay.py"), str(relay), str(provider)]
+        pid = stack.enter_context(started(passing, {}, relay, "/"))
+        found.append(Side(RELAY, relay, pid, bare))
         pid = stack.enter_context(started(command, environ, port, "/healthz"))
         found.append(Side(OVERT, port, pid, case.model))
         if portkey:
@@ -242,7 +248,7 @@ async def together(clients: list[Client], requests: int) -> tuple[float, float]:
 
 async def measured(case: Case, found: list[Side], rounds: Rounds) -> dict[str, Any]:
     def client(side: Side) -> Client:
-        path = case.direct if side.name == DIRECT else case.path
+        path = case.direct if side.name in (DIRECT, RELAY) else case.path
         return Client(side, path, "none" if side.name == OVERT else KEY)
 
     async def many(side: Side, count: int) -> list[Client]:

@@ -138,7 +138,7 @@ async def _stream(writer: asyncio.StreamWriter, dialect: str, events: int, pause
 async def _answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while head := await reader.readuntil(b"\r\n\r\n"):
         lines = head.decode().lower().split("\r\n")
-        length = next(int(x[15:]) for x in lines if x.startswith("content-length:"))
+        length = next((int(x[15:]) for x in lines if x.startswith("content-length:")), 0)
         body = await reader.readexactly(length)
         dialect = lines[0].split("/")[1]
         found = _WANTED.search(body)

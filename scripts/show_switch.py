@@ -343,7 +343,9 @@ def programs(show: Show) -> None:
     first += f"$ export OPENAI_BASE_URL={show.url}/v1\n"
     first += show.run(
         "python ask_openai.py",
-        "overt alias set gpt-6.1-sol smollm2",
+        "cat Modelfile",
+        "overt create steady -f Modelfile",
+        "overt alias set gpt-6.1-sol steady",
         "python ask_openai.py",
         "overt alias undo gpt-6.1-sol",
         "python ask_openai.py",
@@ -351,9 +353,9 @@ def programs(show: Show) -> None:
     )
     show.blocks["programs"] = first
     show.blocks["others"] = show.run(
-        "overt alias set claude-opus-5-5 smollm2",
+        "overt alias set claude-opus-5-5 steady",
         f"ANTHROPIC_BASE_URL={show.url} python ask_anthropic.py",
-        "overt alias set gemini-3.8-flash smollm2",
+        "overt alias set gemini-3.8-flash steady",
         f"GOOGLE_GEMINI_BASE_URL={show.url} python ask_gemini.py",
     )
 

@@ -351,7 +351,9 @@ def _checked_target(target: Target, read: Callable[[Mapping[str, Any]], object])
     read(target)
     data = json.dumps(target)
     if len(data) > _ROUTE_BYTES:
-        raise BadRequest(f"the route is {len(data)} bytes and the most is {_ROUTE_BYTES}")
+        raise BadRequest(
+            f"the route is {len(data)} bytes and the most is {_ROUTE_BYTES}", "make it shorter"
+        )
     kept: dict[str, Any] = json.loads(data)  # a copy that nobody else can change
     return kept
 

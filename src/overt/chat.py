@@ -8,6 +8,7 @@ be hashed, logged, replayed and sent to another process.
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Literal
 
 from overt.errors import EngineFailed
@@ -390,6 +391,17 @@ class Answer:
                 self.routed = event
             case Progress():
                 pass
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Of its tokens, natural; None where the engine told none, or told what is no number.
+
+        Evaluations keep it and routes are judged by it, so there is one way to count it.
+        """
+        told = [one.logprob for one in self.logprobs if one.logprob is not None]
+        if not told or any(map(isnan, told)):
+            return None
+        return sum(told) / len(told)
 
     @property
     def text(self) -> str:

@@ -33,7 +33,7 @@
     │   ├── EngineFailed                    the engine refused the model or the request
     │   │   └── WorkerDied        1     503   the sandboxed process ended; says how and why
     │   └── Busy                  1     503   somebody else holds the lock, or the queue is full
-    │       └── TooMany           1     429   one key asked for more at once than its share
+    │       └── TooMany           1     429   one key, or a provider's account, asked for too much
     └── Stopped                   130   499   the person (or a signal) stopped it
 
 ``str(error)`` is one sentence: what is wrong, with its numbers, and after a semicolon what to

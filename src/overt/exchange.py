@@ -450,12 +450,13 @@ class Exchange:
         return prices.cost(ref, usage, self._settings).usd if refs.parse(ref).remote else 0.0
 
     def leads_away(self, name: str) -> bool:
-        """Whether `name` is, or is an alias of, a model of another server; never raises."""
+        """Whether asking `name` may ask a model of another server; never raises."""
         try:
             target = self.resolve(name)
+            named = target.named if isinstance(target, Route) else (target,)
+            return any(self.first(one).startswith(_ELSEWHERE) for one in named)
         except OvertError:
             return False
-        return isinstance(target, str) and target.startswith(_ELSEWHERE)
 
     async def _there(self, ref: str) -> Opened | None:
         """The engine of what needs no seat on this machine: the echo, and models of others."""

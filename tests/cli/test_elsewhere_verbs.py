@@ -113,6 +113,11 @@ def test_a_route_is_told_with_whom_it_tried(overt_cli: OvertCli, home: Path) -> 
     assert (ran["model"], ran["text"], ran["engine"]) == ("both", "a b c d e", "echo")
     assert (ran["routed"]["model"], ran["routed"]["tried"]) == ("echo:b", ["openai:echo:fail"])
     assert len(ran["hosts"]) == 1
+    # Its first model is not here: that is the route's to find out, and no reason not to ask it.
+    routes.aliases(home).set("both", {"models": ["nowhere", "echo:b"]})
+    (row,) = json.loads(overt_cli("compare", "a b", "-m", "both", "--json").stdout)["rows"]
+    assert (row["text"], row["answered"], row["error"]) == ("a b", "echo:b", None)
+    assert (row["where"], row["bytes_out"]) == ("stayed on this machine", 0)
 
 
 def test_a_server_without_a_model_is_asked_for_its_only_one(

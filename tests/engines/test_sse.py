@@ -67,18 +67,8 @@ def test_events_in_every_cut(stream: bytes, events: list[Said]) -> None:
 
 _PIECES = some.sampled_from(
     [b"data", b"event", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"\xef\xbb\xbf", b"x", b"\xff",
-     b"data: x\n\n", b"event: e\ndata: y\n\n", b"", b"id", b": c"]
+     b"data: x\n\n", b"", b"id", b": c"]
 )  # fmt: skip
-
-
-@given(some.lists(_PIECES, max_size=20))
-def test_whole_events_between_halves_of_others_are_read_by_the_book(pieces: list[bytes]) -> None:
-    # Whole events that come by themselves are read in one go: before, between and after the rest.
-    assert heard(*pieces) == by_the_book(b"".join(pieces))
-
-
-def test_a_byte_order_mark_after_a_whole_event_is_part_of_the_stream() -> None:
-    assert heard(b"data: x\n\n", b"\xef\xbb\xbfdata: y\n\n") == [Said("", b"x")]
 
 
 @given(some.lists(_PIECES | some.binary(max_size=4), max_size=40), some.lists(some.integers(0, 60)))

@@ -32,6 +32,9 @@ class FakeServices:
         self.dispatch = dispatch
         self._tasks: list[asyncio.Task[None]] = []
 
+    def elsewhere(self, model: str) -> bool:
+        return model.startswith("openai:")
+
     def background(self, work: Any) -> None:
         self._tasks.append(asyncio.ensure_future(work))
 
@@ -317,3 +320,37 @@ def test_any_body_is_one_line_of_json(data: bytes) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         read = data.decode("utf-8", "replace")
     assert msgspec.json.decode(made) == read
+
+
+async def test_what_a_provider_may_have_billed_is_not_asked_twice(serve: Any) -> None:
+    asked: list[bytes] = []
+    never = asyncio.Event()
+
+    async def hangs(_: Any, __: Any, ___: Any, body: bytes) -> tuple[int, bytes]:
+        asked.append(body)
+        await never.wait()
+        return 200, b"{}"
+
+    async def answers(_: Any, __: Any, ___: Any, body: bytes) -> tuple[int, bytes]:
+        asked.append(body)
+        return 200, b"{}"
+
+    items = [
+        Item("paid", "POST", "/x", msgspec.Raw(b'{"model":"openai:m"}')),
+        Item("free", "POST", "/x", msgspec.Raw(b'{"model":"smollm2"}')),
+    ]
+    finished = Finished()
+    runner, services = Runner("r", finished), serve(hangs)
+    runner.start(services, await _submit(runner, services, items))
+    while len(asked) < 2:
+        await asyncio.sleep(0.001)
+    await services.kill()
+    again = serve(answers)
+    await runner.resume(again)
+    await again.settle()
+    assert [b"openai" in body for body in asked] == [True, False, False]
+    assert finished.came_to == {"free": 200, "paid": 502}
+    (job,) = finished.jobs
+    assert (job.completed, job.failed) == (1, 1)
+    bodies = {one.custom_id: bytes(one.body) for one in finished.outcomes}
+    assert b"may be billed" in bodies["paid"]

@@ -137,6 +137,9 @@ class Services:
                 return card
         raise ModelNotFound(f"there is no model {ref}", "overt list")
 
+    def elsewhere(self, model: str) -> bool:
+        return False
+
     async def dispatch(
         self, caller: Caller, method: str, path: str, body: bytes
     ) -> tuple[int, bytes]:

@@ -18,6 +18,7 @@ from overt.errors import (
     ProviderFailed,
     TimedOut,
     TooLarge,
+    TooMany,
 )
 
 _TOO_LONG = re.compile(
@@ -93,8 +94,8 @@ def failed(
             return Busy(f"anthropic has no room for the request now{why}", _later(retry_after),
                         retry_after)  # fmt: skip
         case "rate_limit_error":
-            return Busy(f"the account's rate at anthropic is used up{why}", _later(retry_after),
-                        retry_after)  # fmt: skip
+            return TooMany(f"the account's rate at anthropic is used up{why}", _later(retry_after),
+                           retry_after)  # fmt: skip
         case "invalid_request_error" | "conflict_error":
             return _refused(said)
         case "authentication_error":

@@ -37,6 +37,7 @@ from overt.errors import (
     ProviderFailed,
     TimedOut,
     TooLarge,
+    TooMany,
 )
 
 # ---- the wire: what is read of it ------------------------------------------------------------
@@ -328,7 +329,8 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
             message, "see which models there are: ai.google.dev/gemini-api/docs/models"
         )
     if status in (429, 503, 529):
-        return Busy(message, "ask again later", _delay(error, headers))
+        kind = TooMany if status == 429 else Busy
+        return kind(message, "ask again later", _delay(error, headers))
     if status in (408, 504):
         return TimedOut(message, "ask again", billed=True)
     if status == 413:

@@ -22,6 +22,7 @@ from overt.errors import (
     OvertError,
     ProviderFailed,
     TooLarge,
+    TooMany,
     Unsupported,
 )
 
@@ -158,7 +159,7 @@ def _by_name(
     if names & _KEYS:
         return NeedsAccess(f"{who} does not accept the key", add_key or None)
     if names & _RATE:
-        return _busy(who, fault, retry_after)
+        return _busy(who, fault, retry_after, TooMany if status in (0, 429) else Busy)
     return None
 
 
@@ -183,7 +184,7 @@ def _by_status(
     if status == 413:
         return TooLarge(f"the request is larger than {who} takes{said}", "send less at once")
     if status in (429, 503, 529):
-        return _busy(who, fault, retry_after)
+        return _busy(who, fault, retry_after, TooMany if status == 429 else Busy)
     if status == 501:
         return Unsupported(f"{who} cannot do it{said}")
     if status in (400, 422):
@@ -191,10 +192,12 @@ def _by_status(
     return ProviderFailed(f"{who} answered {status}{said}", "try again", billed=billed)
 
 
-def _busy(who: str, fault: Fault, retry_after: float | None) -> Busy:
+def _busy(
+    who: str, fault: Fault, retry_after: float | None, kind: type[Busy] = Busy
+) -> Busy:
     said = f": {fault.words}" if fault.words else ""
     hint = "try again later" if retry_after is None else f"try again in {retry_after:.0f} s"
-    return Busy(f"{who} takes no more requests for now{said}", hint, retry_after)
+    return kind(f"{who} takes no more requests for now{said}", hint, retry_after)
 
 
 def _too_long(who: str, fault: Fault) -> OvertError:

@@ -5,8 +5,6 @@ unknown fields are too, several `data` lines are one event. `id` and `retry` bel
 which nobody does here. Data stays bytes: whether it is UTF-8 is for whoever reads it to judge.
 """
 
-import re
-
 from overt.engines.provider import Said
 from overt.errors import ProviderFailed
 
@@ -14,8 +12,6 @@ LONGEST = 16 << 20
 """Bytes that one line, and the data of one event, may have."""
 
 _MARK = b"\xef\xbb\xbf"
-_ONE = re.compile(rb"(?:event: ([^\r\n]*)\n)?data: ([^\r\n]*)\n\n")
-"""One whole event as nearly every provider writes it, and mostly one comes at a time."""
 
 
 class Splitter:
@@ -33,7 +29,6 @@ class Splitter:
         self._name = ""
         self._data: list[bytes] = []
         self._size = 0
-        self._fresh = True  # nothing is left of what was fed
 
     def feed(self, chunk: bytes) -> list[Said]:
         """The events that `chunk` completes, in order.
@@ -41,15 +36,6 @@ class Splitter:
         Raises:
             ProviderFailed: a line or an event is longer than allowed.
         """
-        if self._fresh and len(chunk) <= self._longest and (one := _ONE.fullmatch(chunk)):
-            return [Said(one[1].decode("utf-8", "replace") if one[1] else "", one[2])]
-        found = self._fed(chunk)
-        self._fresh = not (
-            self._length or self._data or self._name or self._after_return or self._begin
-        )
-        return found
-
-    def _fed(self, chunk: bytes) -> list[Said]:
         if self._begin is not None:
             chunk = self._begin + chunk
             if len(chunk) < len(_MARK) and _MARK.startswith(chunk):

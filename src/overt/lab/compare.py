@@ -233,6 +233,8 @@ class Comparison:
         if asked or routed.bytes_out:
             row.bytes_out = routed.bytes_out or None
             row.where = _where_there(asked, row)
+        elif not row.where:  # by a route, which was not looked at before it was asked
+            row.where, row.bytes_out = "stayed on this machine", 0
 
 
 def complete(rows: Sequence[Row], settings: Settings) -> None:

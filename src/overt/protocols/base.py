@@ -189,6 +189,10 @@ class Services(Interface):
         """For protocols that carry their key inside (LM Studio's socket). Raises NoKey."""
         ...
 
+    def elsewhere(self, model: str) -> bool:
+        """Whether asking `model` may ask a provider, who bills for it; never raises."""
+        ...
+
     async def dispatch(
         self, caller: Caller, method: str, path: str, body: bytes
     ) -> tuple[int, bytes]:

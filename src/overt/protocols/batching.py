@@ -2,8 +2,10 @@
 
 A `Runner` belongs to one protocol. It keeps a job's items in a file, asks `Services.dispatch` for
 each, a few at a time, and appends what came back to a second file. A server that is killed goes on
-where it was: an item whose outcome was not written yet is asked again. What a job looks like to a
-client, and what becomes of its outcomes, is the protocol's.
+where it was: an item whose outcome was not written yet is asked again, but for one that a provider
+may have answered and billed already: that it was asked is written first, and its outcome is then an
+error that says so. What a job looks like to a client, and what becomes of its outcomes, is the
+protocol's.
 
 Life of a job: `submit` (queued), `start` (running), all items have an outcome (finishing: the
 protocol's `finish` is called), gone.
@@ -48,12 +50,15 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What an item came to: the HTTP status and JSON body, or why it was never asked."""
+    """What an item came to: the HTTP status and JSON body, or why it was never asked.
+
+    ``asked`` is no outcome yet: a provider is about to be asked.
+    """
 
     custom_id: str
     status: int = 0
     body: msgspec.Raw = msgspec.Raw(b"null")
-    reason: Literal["", "cancelled", "expired"] = ""
+    reason: Literal["", "cancelled", "expired", "asked"] = ""
 
     @property
     def well(self) -> bool:
@@ -92,7 +97,7 @@ class Outcomes:
         self._path = path
 
     def __iter__(self) -> Iterator[Outcome]:
-        return _read(self._path, Outcome)
+        return (one for one in _read(self._path, Outcome) if one.reason != "asked")
 
 
 Finish = Callable[[Services, Caller, Job, Outcomes], Awaitable[None]]
@@ -109,7 +114,7 @@ class _Run:
 
     def keep(self, outcome: Outcome) -> None:
         self.kept.append(outcome)
-        if outcome.status:
+        if outcome.status:  # one that is about to be asked has none
             self.job = _counted(self.job, outcome)
 
 
@@ -209,6 +214,9 @@ class Runner:
         waiting = (item for item in _read(items, Item) if item.custom_id not in done)
         with _Kept(outcomes) as kept:
             run = _Run(job, waiting, kept)
+            for outcome in done.values():
+                if outcome.reason == "asked":
+                    run.keep(_interrupted(outcome.custom_id))
             async with anyio.create_task_group() as group:
                 for _ in range(AT_ONCE):
                     group.start_soon(self._work, services, run)
@@ -228,6 +236,8 @@ class Runner:
                 run.keep(Outcome(item.custom_id, reason="expired"))
                 continue
             async with _room():
+                if services.elsewhere(_model(item)):
+                    run.keep(Outcome(item.custom_id, reason="asked"))
                 outcome = await self._ask(services, run, item)
             run.keep(outcome)
             if time.monotonic() - run.saved > _SAVE_EVERY:
@@ -281,6 +291,28 @@ class Runner:
         for path in folder.glob(f"{self._name}.*"):
             if path.name.split(".")[1] not in known:
                 path.unlink(missing_ok=True)
+
+
+class _Named(msgspec.Struct):
+    model: str = ""
+
+
+def _model(item: Item) -> str:
+    """The model that an item asks for; "" where it names none."""
+    try:
+        return msgspec.json.decode(item.body, type=_Named).model
+    except msgspec.DecodeError:
+        return ""
+
+
+def _interrupted(custom_id: str) -> Outcome:
+    """Of an item that a provider was asked when the server ended."""
+    told = (
+        "the server ended while the provider was asked, so that this may be billed and is not asked "
+        "again; send it in another batch if you want it"
+    )
+    body = encode({"type": "error", "error": {"type": "provider_failed", "message": told}})
+    return Outcome(custom_id, 502, msgspec.Raw(body))
 
 
 def compact(json: bytes) -> msgspec.Raw:

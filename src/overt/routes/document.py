@@ -29,8 +29,8 @@
 Conditions of `when`: `egress` (``none``, ``some``, ``any``: where text may go now), `images`,
 `tools`, `schema`, `thinking` (true or false: the request has them), `context_over` (tokens of the
 prompt, estimated), `caller` (names or ids of keys), `usd_over` (the ladder's dearest model may cost
-more, or nobody knows its price). A route has rules, or models, or
-both, and names one model at least.
+more, or nobody knows its price). A route has rules, or models, or both, and names one model at
+least.
 """
 
 import json
@@ -137,6 +137,12 @@ class Route:
     price_cap: float | None = None
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """Every model it may ask."""
+        ruled = (rule.use for rule in self.rules if rule.use)
+        return (*(rung.model for rung in self.models), *ruled)
+
+    @property
     def first(self) -> str:
         """The model that is asked first where no rule says otherwise."""
         if self.models:
@@ -184,7 +190,8 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
 
     if len(text) > MOST_BYTES:
         raise BadRequest(
-            f"{what} is {len(text)} characters and the most that is read is {MOST_BYTES}"
+            f"{what} is {len(text)} characters and the most that is read is {MOST_BYTES}",
+            "make it shorter",
         )
     found: Any
     try:

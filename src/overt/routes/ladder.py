@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from math import isnan
 
 from overt import ref as refs
 from overt.chat import (
@@ -226,7 +225,7 @@ class Ladder:
         if found is None and rung.threshold is not None:
             at = rung.threshold
             held.surety = (
-                _mean_logprob(held.answer)
+                held.answer.mean_logprob
                 if at.router is None
                 else await asyncio.to_thread(
                     at.router.score, command.asked(self._request), held.answer.text
@@ -341,14 +340,6 @@ def _below(threshold: Threshold, surety: float | None) -> checks.Objection | Non
         return None
     words = _SIGNALS[threshold.signal]
     return checks.Objection(f"{words} {surety:.3f} is below {threshold.at_least:g}", soft=True)
-
-
-def _mean_logprob(answer: Answer) -> float | None:
-    """Of the tokens of the answer, natural; None where the engine told none."""
-    found = [one.logprob for one in answer.logprobs if one.logprob is not None]
-    if not found or any(map(isnan, found)):
-        return None
-    return sum(found) / len(found)
 
 
 def _failed(error: OvertError) -> str:

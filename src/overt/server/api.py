@@ -402,7 +402,12 @@ def _too_long(length: int, limit: int) -> TooLarge:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        # One that is sent twice is a list (RFC 9110, section 5.3); betas come like that.
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _raw_path(scope: Scope) -> str:

@@ -73,6 +73,7 @@ class _Named(msgspec.Struct):
 class _Follows(msgspec.Struct):
     previous_response_id: Any = None
     conversation: Any = None
+    background: Any = None
 
 
 async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | None:
@@ -142,8 +143,8 @@ async def _is_ours(call: Call, found: "Found") -> bool:
     if not found.route.path.startswith("/v1/responses"):
         return False
     after = msgspec.json.decode(call.body, type=_Follows)
-    if after.conversation is not None:
-        return True  # conversations are kept by this server
+    if after.conversation is not None or after.background is True:
+        return True  # conversations, and answers to be fetched later, are kept by this server
     id = after.previous_response_id
     return isinstance(id, str) and (
         await call.services.records.get("response", id, call.caller) is not None

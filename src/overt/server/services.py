@@ -268,6 +268,9 @@ class Services:
     def identify(self, secret: str | None) -> Caller:
         return self._identify(secret) if self._identify else NOBODY
 
+    def elsewhere(self, model: str) -> bool:
+        return self._exchange.leads_away(model)
+
     async def dispatch(
         self, caller: Caller, method: str, path: str, body: bytes
     ) -> tuple[int, bytes]:

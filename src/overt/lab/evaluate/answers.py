@@ -134,11 +134,6 @@ def _jsonable(value: Any) -> Any:
     return sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 
-def mean_logprob(tokens: list[Any]) -> float | None:
-    told = [one.logprob for one in tokens if one.logprob is not None]
-    return round(sum(told) / len(told), 6) if told else None
-
-
 def failed(error: OvertError) -> dict[str, str]:
     """An error as a receipt shows it."""
     return {"code": error.code, "message": error.message[:300]}

@@ -32,7 +32,7 @@ from overt.errors import (
 )
 from overt.exchange import Exchange
 from overt.lab.evaluate import intervals, receipt, runners
-from overt.lab.evaluate.answers import Answers, Reply, failed, key_of, mean_logprob
+from overt.lab.evaluate.answers import Answers, Reply, failed, key_of
 from overt.lab.evaluate.purse import Purse, is_away
 from overt.lab.evaluate.runners import Grade, Runner, Tools
 from overt.lab.evaluate.runners.judge import Unparsed
@@ -150,6 +150,7 @@ class Asker:
             cost = self._purse.pay(held, by, answer.usage)
         if answer.failed is not None:
             raise error_of(answer.failed)
+        signal = answer.mean_logprob
         reply = Reply(
             text=answer.text,
             finish=answer.finish or "",
@@ -158,7 +159,7 @@ class Asker:
             seconds=round(time.monotonic() - begun, 4),
             cost=cost,
             model=by,
-            signal=mean_logprob(answer.logprobs),
+            signal=None if signal is None else round(signal, 6),
         )
         self._kept.put(key, reply)
         return reply
