@@ -394,10 +394,7 @@ class Answer:
 
     @property
     def mean_logprob(self) -> float | None:
-        """Of its tokens, natural; None where the engine told none, or told what is no number.
-
-        Evaluations keep it and routes are judged by it, so there is one way to count it.
-        """
+        """Natural; None where none is told, or no number. Receipts keep it, routes go by it."""
         told = [one.logprob for one in self.logprobs if one.logprob is not None]
         if not told or any(map(isnan, told)):
             return None

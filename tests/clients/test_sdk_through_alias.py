@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def world(modules: Path, started: tuple[ExitStack, list[World]]) -> World:  # no
         mock = stack.enter_context(aimock(modules, FIXTURES))
         there = stack.enter_context(companies(mock.url))
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alias-")))
-        environ = {**there.environ(), "OVERT_RETRIES": "1"}
+        environ = {**there.environ(), "OVERT_RETRIES": "0"}
         served = stack.enter_context(serving.serving(home, env=environ))
         made.append(World(there, served, routes.aliases(home)))
     made[0].there.forget()
@@ -188,51 +189,75 @@ def test_a_picture(world: World, talks: Any, client: str) -> None:
     assert not world.there.refused()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("first", [*COMPANIES, "http", "local", "route"])
-def test_reasoning_goes_from_one_to_another_and_back(
-    world: World, talks: Any, client: str, first: str, stream: bool
-) -> None:
-    """A thought, a call and its result of one company, then every other goes on, then it again."""
-    targets = world.targets("echo:think")
-    world.move(targets[first])
+def _circuit(names: Sequence[str]) -> list[str]:
+    """A walk that takes every way from one name to another once, and ends where it began."""
+    ways = {name: [other for other in names if other != name] for name in names}
+    walk, stack = [], [names[0]]
+    while stack:
+        if ways[stack[-1]]:
+            stack.append(ways[stack[-1]].pop())
+        else:
+            walk.append(stack.pop())
+    return walk[::-1]
+
+
+def test_one_conversation_goes_from_each_to_each(world: World, talks: Any, client: str) -> None:
+    """It thinks and calls at one; the result goes to the next, which goes on and thinks."""
+    targets = world.targets()
+    walk = _circuit(list(targets))
+    assert len(walk) == 6 * 5 + 1
     talk = talks(client)
-    talk.user("ponder")
-    how = Ask(stream, tools=first != "local", think=True)
-    said = talk.ask(how)
-    assert said.thought, first
-    for name, target in [*targets.items(), (first, targets[first])]:
-        world.move(target)
-        talk.user("ponder again")
-        assert talk.ask(how).text, name
-        assert not world.there.refused(), name
+    world.move(targets[walk[0]])
+    for step, (here, there) in enumerate(pairwise(walk)):
+        way = f"{here} to {there}, step {step}"
+        stream = bool(step % 2)
+        world.move("echo:tool" if here == "local" else targets[here])
+        talk.user("Will it rain?")
+        called = talk.ask(Ask(stream, tools=True, think=True))
+        world.move("echo:think" if there == "local" else targets[there])
+        for id, tool, _ in called.calls:
+            talk.result(id, tool, RESULT)
+        assert len(called.calls) == 1, way
+        after = talk.ask(Ask(stream, tools=there != "local", think=True))
+        assert after.text == (RESULT if there == "local" else AFTER), way
+        talk.user("ponder that")
+        assert talk.ask(Ask(stream, tools=there != "local", think=True)).thought, way
+        assert not world.there.refused(), way
 
 
-def test_zz_scratch(world: World, talks: Any) -> None:
-    import time
-    out = open("/tmp/lab/matrix/errors.txt", "w")
-    for client in TALKS:
-        for name, target in world.targets().items():
-            if name == "local":
-                continue
-            for word in ("429", "500", "401", "long"):
-                world.move(target)
-                world.there.forget()
-                world.there.retry_after = "1"
-                talk = talks(client, **({"max_retries": 0} if client in ("chat","responses","anthropic") else {}))
-                talk.user(f"please do fail {word} now")
-                begun = time.time()
-                try:
-                    talk.ask(Ask(stream=True))
-                    got = "answered"
-                except Exception as e:
-                    r = getattr(e, "response", None)
-                    h = getattr(r, "headers", {}) or {}
-                    got = f"{type(e).__name__} {getattr(e, 'status_code', getattr(e, 'code', None))} ra={h.get('retry-after')} sr={h.get('x-should-retry')} {str(e)[:150]}"
-                out.write(f"{client:9} {name:9} {word:5} n={len(world.there.got)} {time.time()-begun:.1f}s {got}\n")
-                out.flush()
-                if word == "500":
-                    talk = talks(client); talk.user("hello"); 
-                    try: talk.ask()
-                    except Exception as e: out.write(f"   then {e}\n")
-    out.close()
+_SEALS = {  # whose signatures a client's protocol has a place for
+    "responses": ("openai", "anthropic", "gemini"),
+    "anthropic": ("openai", "anthropic", "gemini"),
+    "gemini": ("openai", "anthropic", "gemini"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("client", _SEALS)
+def test_each_gets_its_own_signature_back(
+    world: World, talks: Any, client: str, stream: bool
+) -> None:
+    for name in _SEALS[client]:
+        own = world.there.signed[name]
+        own.clear()
+        talk = talks(client)
+        world.move(COMPANIES[name])
+        talk.user("Will it rain?")
+        (call,) = talk.ask(Ask(stream, tools=True, think=True)).calls
+        assert own, name
+        marks = {SIGNED_CALL} if name == "gemini" else set(own)
+        other = next(one for one in COMPANIES if one != name)
+        world.move(COMPANIES[other])
+        talk.result(call[0], call[1], RESULT)
+        talk.ask(Ask(stream, tools=True, think=True))
+        sent = world.there.got[-1]
+        assert sent.company == other
+        assert not any(mark in sent.raw for mark in marks), (name, other)
+        world.move(COMPANIES[name])
+        talk.user("ponder that")
+        talk.ask(Ask(stream, tools=True, think=True))
+        sent = world.there.got[-1]
+        assert sent.company == name
+        assert all(mark in sent.raw for mark in marks), (name, sent.raw)
+        assert SKIP not in sent.raw
+    assert not world.there.refused()
