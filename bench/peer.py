@@ -1,10 +1,10 @@
-"""A provider in a process of its own: answers in each provider's words, at the pace it is asked for.
+"""A provider in a process of its own: answers in each provider's words, at the pace asked for.
 
-The body of a request says what it wants, in any of its texts: ``events=200 pause=4000`` is an answer
-of 200 pieces, the first at once, then one every 4000 µs by the clock (0: as fast as the socket takes
-them). So whoever stands
-between needs to know nothing, and every side gets the same bytes. The first part of the path is the
-dialect: ``/anthropic/v1/messages``. A body that does not ask for a stream is answered whole.
+The body of a request says what it wants, in any of its texts: ``events=200 pause=4000`` is an
+answer of 200 pieces, the first at once, then one every 4000 µs by the clock (0: as fast as the
+socket takes them). So whoever stands between needs to know nothing, and every side gets the same
+bytes. The first part of the path is the dialect: ``/anthropic/v1/messages``. A body that does not
+ask for a stream is answered whole.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,15 @@ def test_a_server_without_a_model_is_asked_for_its_only_one(
     assert "127.0.0.1:1 cannot be reached" in nobody.stderr
     away = overt_cli("run", "http://10.0.0.5:8000/v1", "hello", "--offline")
     assert "nothing was sent to 10.0.0.5:8000" in away.stderr
+
+
+@pytest.mark.anyio
+async def test_so_does_the_server(api: Any, home: Path, peer: serving.Served) -> None:
+    routes.aliases(home).set("bare", f"{peer.url}/v1")
+    said = {"model": "bare", "messages": [{"role": "user", "content": "hello"}]}
+    answer = await api.post("/v1/chat/completions", json=said)
+    assert answer.json()["choices"][0]["message"]["content"] == "hello", answer.text
+    assert answer.headers["x-overt-model"] == f"{peer.url}/v1#only"
 
 
 # ---- chat ----------------------------------------------------------------------------------

@@ -29,8 +29,14 @@ _TELLS = {
     "500": (500, "api_error", "INTERNAL", "Something broke."),
     "401": (401, "authentication_error", "UNAUTHENTICATED", "Wrong key."),
     "broken": (404, "not_found_error", "NOT_FOUND", "There is no such model."),
-    "long": (400, "invalid_request_error", "INVALID_ARGUMENT",
-             "prompt is too long: 300000 tokens > 200000 maximum"),
+    "long": (400, "invalid_request_error", "INVALID_ARGUMENT", "too long"),
+}  # fmt: skip
+_LONG = {
+    "openai": "This model's maximum context length is 200000 tokens. However, your messages "
+              "resulted in 300000 tokens. Please reduce the length of the messages.",
+    "anthropic": "prompt is too long: 300000 tokens > 200000 maximum",
+    "gemini": "The input token count (300000) exceeds the maximum number of tokens allowed "
+              "(200000).",
 }  # fmt: skip
 
 
@@ -55,7 +61,7 @@ class Companies:
     aimock: str
     got: list[Got] = field(default_factory=list)
     signed: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in BASES})
-    retry_after: str = "61"
+    retry_after: str = "1"
 
     def environ(self) -> dict[str, str]:
         """What the server that asks them is started with."""
@@ -118,12 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(got, raw, hang="hang" in said)
 
     def _refuse(self, got: Got, status: int, kind: str, word: str, message: str) -> None:
+        long = message == "too long"
+        if long:
+            message = _LONG.get(got.company, _LONG["openai"])
         body: Any = {"error": {"type": kind, "message": message, "code": None, "param": None}}
         if got.company == "anthropic":
             body = {"type": "error", "error": {"type": kind, "message": message}}
         elif got.company == "gemini":
             body = {"error": {"code": status, "status": word, "message": message}}
-        elif "too long" in message:
+        elif long:
             body["error"]["code"] = "context_length_exceeded"
         data = json.dumps(body).encode()
         self.send_response(status)
@@ -146,11 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("connection", "close")
             self.end_headers()
             self.close_connection = True
-            lines = 0
+            begun = False
             for line in answer:
                 self.wfile.write(self._noted(got, line))
-                lines += 1
-                if hang and lines > 8:
+                begun = begun or "Grüße".encode() in line
+                if hang and begun and not line.strip():
                     break
             self.wfile.flush()
             if hang:

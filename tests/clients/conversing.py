@@ -7,6 +7,7 @@ client's own objects, so that whatever the server hid in them comes back too.
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,8 +64,12 @@ class Talk:
     def ask(self, how: Ask = Ask()) -> Said:
         raise NotImplementedError
 
+    def leave(self) -> None:
+        """Ask for a stream and close it after its first piece of text."""
+        raise NotImplementedError
+
     def user(self, text: str, *, image: bool = False) -> None:
-        self.history.append({"role": "user", "content": text})
+        raise NotImplementedError
 
     def result(self, id: str, name: str, text: str) -> None:
         raise NotImplementedError
@@ -126,6 +131,12 @@ class Chat(Talk):
         return Said(choice.message.content or "", thought, calls, finish, tokens)
 
 
+    def leave(self) -> None:
+        asked: dict[str, Any] = {"model": MODEL, "messages": self.history}
+        with self.client.chat.completions.create(stream=True, **asked) as stream:
+            next(one for one in stream if one.choices and one.choices[0].delta.content)
+
+
 class Responses(Talk):
     """`openai`, Responses, kept nowhere: the client sends all of it again."""
 
@@ -174,6 +185,12 @@ class Responses(Talk):
         return Said(whole.output_text, thought, calls, "calls" if calls else "stop", tokens)
 
 
+    def leave(self) -> None:
+        asked: dict[str, Any] = {"model": MODEL, "input": self.history, "store": False}
+        with self.client.responses.create(stream=True, **asked) as stream:
+            next(one for one in stream if one.type == "response.output_text.delta")
+
+
 class Messages(Talk):
     """`anthropic`."""
 
@@ -213,6 +230,12 @@ class Messages(Talk):
         return Said(
             text, thought, calls, finish, (whole.usage.input_tokens, whole.usage.output_tokens)
         )
+
+
+    def leave(self) -> None:
+        asked: dict[str, Any] = {"model": MODEL, "max_tokens": 4096, "messages": self.history}
+        with self.client.messages.stream(**asked) as stream:
+            next(stream.text_stream)
 
 
 class Gemini(Talk):
@@ -277,6 +300,13 @@ class Gemini(Talk):
         )
 
 
+    def leave(self) -> None:
+        with closing(
+            self.client.models.generate_content_stream(model=MODEL, contents=self.history)
+        ) as stream:
+            next(one for one in stream if one.text)
+
+
 class Ollama(Talk):
     """`ollama`."""
 
@@ -316,6 +346,13 @@ class Ollama(Talk):
         calls: list[Any] = [("", one.function.name, one.function.arguments) for one in called]
         tokens = (last.prompt_eval_count or 0, last.eval_count or 0)
         return Said(text, thought, calls, "calls" if calls else "stop", tokens)
+
+
+    def leave(self) -> None:
+        with closing(
+            self.client.chat(model=MODEL, messages=self.history, stream=True)
+        ) as stream:
+            next(one for one in stream if one.message.content)
 
 
 TALKS: dict[str, type[Talk]] = {

@@ -128,6 +128,8 @@ class Exchange:
     def first(self, name: str) -> str:
         return "smollm2" if name == "writer" else name
 
+    resolve = first
+
     async def open(self, ref: str) -> Any:
         if ref not in self.models:
             raise ModelNotFound(f"{ref} is not here", "pull it")

@@ -175,8 +175,13 @@ def messages(items: Iterable[Item], instructions: str | None = None) -> tuple[Me
     made: list[_Turn] = []
     if instructions:
         made.append(_Turn(Message.of("system", instructions)))
+    signs: tuple[str | None, str | None] = (None, None)
     for item in items:
-        message = _message(item)
+        if item["type"] == "reasoning" and (found := sealed.of_call(item)):
+            signs = found
+            continue
+        message = _message(item, *signs)
+        signs = (None, None)
         if made and made[-1].goes_on(message, first=len(made) == 1):
             made[-1].add(message)
         else:
@@ -213,7 +218,8 @@ class _Turn:
         self._said = self._said or any(isinstance(one, TextPart | ToolCallPart) for one in parts)
 
 
-def _message(item: Item) -> Message:
+def _message(item: Item, signature: str | None = None, origin: str | None = None) -> Message:
+    """`signature` and its `origin` are those of a call."""
     kind = item["type"]
     if kind == "message":
         role: Role = "system" if item["role"] == "developer" else item["role"]
@@ -223,11 +229,12 @@ def _message(item: Item) -> Message:
         part = sealed.part(item, "".join(text["text"] for text in texts))
         return Message("assistant", (part,))
     if kind == "function_call":
-        call = ToolCallPart(item["call_id"], item["name"], item["arguments"])
+        call = ToolCallPart(item["call_id"], item["name"], item["arguments"], signature, origin)
         return Message("assistant", (call,))
     if kind == "custom_tool_call":
         text = encode({"input": item["input"]}).decode()
-        return Message("assistant", (ToolCallPart(item["call_id"], item["name"], text),))
+        call = ToolCallPart(item["call_id"], item["name"], text, signature, origin)
+        return Message("assistant", (call,))
     return _result(item)
 
 

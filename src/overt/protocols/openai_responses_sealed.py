@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from overt.chat import Thought, ThoughtPart
+from overt.chat import Thought, ThoughtPart, ToolCall
 from overt.protocols import signed
 from overt.protocols.base import encode, object_of
 
@@ -25,11 +25,12 @@ class _Kept(msgspec.Struct, omit_defaults=True):
     signature: str
     text: str = ""
     sealed: bool = False
+    call: bool = False  # of the call that follows
 
 
-def own(event: Thought) -> dict[str, Any] | None:
+def own(event: Thought | ToolCall) -> dict[str, Any] | None:
     """The item that OpenAI made, None for what is another's."""
-    if event.origin != OPENAI:
+    if event.origin != OPENAI or isinstance(event, ToolCall):
         return None
     item = object_of(event.signature or "")
     if item is None or item.get("type") != "reasoning" or not isinstance(item.get("id"), str):
@@ -37,9 +38,13 @@ def own(event: Thought) -> dict[str, Any] | None:
     return item if _ID.fullmatch(item["id"]) else None
 
 
-def written(event: Thought, text: str) -> str:
-    """``encrypted_content`` of a thought that `event` ends; `text` is all of it."""
-    kept = _Kept(event.signature or "", text, event.sealed)
+def written(event: Thought | ToolCall, text: str) -> str:
+    """``encrypted_content`` of a thought that `event` ends; `text` is all of it.
+
+    A call has no place for its signature: that stands in an item of its own before the call.
+    """
+    call = isinstance(event, ToolCall)
+    kept = _Kept(event.signature or "", text, isinstance(event, Thought) and event.sealed, call)
     return f"overt:{event.origin or 'unknown'}:{encode(kept).decode()}"
 
 
@@ -51,8 +56,22 @@ def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
     inner, origin = signed.split(secret, OPENAI)
     if inner == secret:  # nothing of ours is written around it
         return ThoughtPart(text, encode(item).decode(), sealed=not text, origin=OPENAI)
+    kept = _kept(inner)
+    return ThoughtPart(kept.text, kept.signature, kept.sealed, origin) if kept else ThoughtPart(text)
+
+
+def of_call(item: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The signature of the call that comes next, and its origin; None where `item` is a thought."""
+    secret = item.get("encrypted_content")
+    if not isinstance(secret, str) or '"call":true' not in secret:
+        return None
+    inner, origin = signed.split(secret, OPENAI)
+    kept = _kept(inner) if inner != secret else None
+    return (kept.signature, origin) if kept and kept.call else None
+
+
+def _kept(text: str) -> _Kept | None:
     try:
-        kept = msgspec.json.decode(inner, type=_Kept)
-    except (msgspec.DecodeError, RecursionError):
-        return ThoughtPart(text)
-    return ThoughtPart(kept.text, kept.signature, kept.sealed, origin)
+        return msgspec.json.decode(text, type=_Kept)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None

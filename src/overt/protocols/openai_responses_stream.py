@@ -205,7 +205,7 @@ class Telling:
         self._prefix = b""
         self._calls = -1  # the index of the newest
         self._thoughts = 0
-        self._signed: Thought | None = None  # what ends the open reasoning
+        self._signed: Thought | ToolCall | None = None  # what ends the open reasoning
         self._usage = Usage(0, 0)
         self._add = {
             Text: self._on_text,
@@ -337,7 +337,7 @@ class Telling:
         self._item("response.output_item.added", self._open)
         self._begin(OutputText(), "output_text", b'"logprobs":[],')
 
-    def _open_reasoning(self, event: Thought) -> None:
+    def _open_reasoning(self, event: Thought | ToolCall) -> None:
         self._close("completed")
         own = sealed.own(event)  # known at once where there is no more of it than this
         self._open = ReasoningItem(own["id"] if own else self._id("rs_"))
@@ -346,6 +346,10 @@ class Telling:
 
     def _open_call(self, event: ToolCall) -> None:
         self._close("completed")
+        if event.signature is not None:
+            self._open_reasoning(event)
+            self._signed = event
+            self._close("completed")
         id = event.id or new_id("call_")
         if event.name in self._customs:
             self._open = CustomItem(self._id("ctc_"), id, event.name)
@@ -413,7 +417,7 @@ class Telling:
         self._items.append(whole_item)
         self._open, self._pieces, self._tokens, self._signed = None, [], [], None
 
-    def _sealed(self, item: ReasoningItem, signed: Thought, text: str) -> Any:
+    def _sealed(self, item: ReasoningItem, signed: Thought | ToolCall, text: str) -> Any:
         """The reasoning with what its provider wants back.
 
         OpenAI's own item is given as it was, unless its id has been told otherwise: official

@@ -7,7 +7,7 @@
         use: smollm2                #   this model answers, and streams
       - when: {images: true, context_over: 8000}
         use: gemini:gemini-3.8-flash
-      - when: {caller: [interns]}
+      - when: {caller: [ab12cd34]}
         refuse: interns ask smollm2 by its own name
     models:                         # the ladder: asked in this order until an answer is good
       - smollm2
@@ -28,9 +28,9 @@
 
 Conditions of `when`: `egress` (``none``, ``some``, ``any``: where text may go now), `images`,
 `tools`, `schema`, `thinking` (true or false: the request has them), `context_over` (tokens of the
-prompt, estimated), `caller` (names or ids of keys), `usd_over` (the ladder's dearest model may cost
-more, or nobody knows its price). A route has rules, or models, or both, and names one model at
-least.
+prompt, estimated), `caller` (ids of keys, as `overt keys list` has them), `usd_over` (the ladder's
+dearest model may cost more, or nobody knows its price). A route has rules, or models, or both, and
+names one model at least.
 """
 
 import json
