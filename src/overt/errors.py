@@ -196,8 +196,10 @@ class SourceFailed(Failure):
 
 
 class ProviderFailed(Failure):
-    """Attributes:
-    billed: whether the provider may bill what was asked; False where it surely does not.
+    """A provider failed, or could not be reached.
+
+    Attributes:
+        billed: whether it may bill what was asked; False where it surely does not.
     """
 
     status = 502
@@ -228,8 +230,10 @@ class WorkerDied(EngineFailed):
 
 
 class Busy(Failure):
-    """Attributes:
-    retry_after: seconds after which asking again makes sense; None where nobody knows.
+    """What was asked for takes nobody more just now.
+
+    Attributes:
+        retry_after: seconds after which asking again makes sense; None where nobody knows.
     """
 
     status = 503

@@ -3,7 +3,7 @@
 The command line, the Python API, the server and the evaluators all come through `Exchange`. A name
 of the owner's becomes what it stands for (aliases.py), a ref becomes a place (placement.py) or a
 provider's engine (providers.py), the scheduler gives a seat with its engine, loaded where it was
-not (workers/scheduler.py), and the engine's events pass through unread. A route (routes.py) asks
+not (workers/scheduler.py), and the engine's events pass through unread. A route (routes/) asks
 several of them in turn.
 """
 
@@ -193,7 +193,8 @@ class Exchange:
         """What a name stands for: itself, the ref an alias ends at, or a route.
 
         Raises:
-            BadRef, FormatError: an alias that leads nowhere, or a damaged file of aliases.
+            BadRequest, Failure, Refused: an alias that leads nowhere, a damaged file of aliases, or
+                one that others may write to.
         """
         return self._aliases.find(name) or name
 

@@ -174,7 +174,7 @@ class Providers:
         to = remote.destination(parsed, spoken, login.base, login.secret, bearer=login.bearer)
         patience = seconds_of(self._settings.connect_timeout)
         try:
-            asked = self.upstream.ask(to, http.LISTING, spoken.failure)
+            asked = self.upstream.ask(to, spoken.listing, spoken.failure)
             return http.listed(await asyncio.wait_for(asked, patience), to.label)
         except TimeoutError:
             raise TimedOut(

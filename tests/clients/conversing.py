@@ -130,7 +130,6 @@ class Chat(Talk):
         tokens = (whole.usage.prompt_tokens, whole.usage.completion_tokens)
         return Said(choice.message.content or "", thought, calls, finish, tokens)
 
-
     def leave(self) -> None:
         asked: dict[str, Any] = {"model": MODEL, "messages": self.history}
         with self.client.chat.completions.create(stream=True, **asked) as stream:
@@ -184,7 +183,6 @@ class Responses(Talk):
         tokens = (whole.usage.input_tokens, whole.usage.output_tokens)
         return Said(whole.output_text, thought, calls, "calls" if calls else "stop", tokens)
 
-
     def leave(self) -> None:
         asked: dict[str, Any] = {"model": MODEL, "input": self.history, "store": False}
         with self.client.responses.create(stream=True, **asked) as stream:
@@ -231,7 +229,6 @@ class Messages(Talk):
             text, thought, calls, finish, (whole.usage.input_tokens, whole.usage.output_tokens)
         )
 
-
     def leave(self) -> None:
         asked: dict[str, Any] = {"model": MODEL, "max_tokens": 4096, "messages": self.history}
         with self.client.messages.stream(**asked) as stream:
@@ -253,9 +250,7 @@ class Gemini(Talk):
 
     def result(self, id: str, name: str, text: str) -> None:
         told = types.FunctionResponse(id=id, name=name, response={"output": text})
-        self.history.append(
-            types.Content(role="user", parts=[types.Part(function_response=told)])
-        )
+        self.history.append(types.Content(role="user", parts=[types.Part(function_response=told)]))
 
     def ask(self, how: Ask = Ask()) -> Said:
         config: dict[str, Any] = {}
@@ -298,7 +293,6 @@ class Gemini(Talk):
             "calls" if calls else "stop",
             (used.prompt_token_count or 0, used.candidates_token_count or 0),
         )
-
 
     def leave(self) -> None:
         with closing(
@@ -347,11 +341,8 @@ class Ollama(Talk):
         tokens = (last.prompt_eval_count or 0, last.eval_count or 0)
         return Said(text, thought, calls, "calls" if calls else "stop", tokens)
 
-
     def leave(self) -> None:
-        with closing(
-            self.client.chat(model=MODEL, messages=self.history, stream=True)
-        ) as stream:
+        with closing(self.client.chat(model=MODEL, messages=self.history, stream=True)) as stream:
             next(one for one in stream if one.message.content)
 
 

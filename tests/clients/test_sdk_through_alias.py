@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -108,7 +108,13 @@ def world(modules: Path, started: tuple[ExitStack, list[World]]) -> World:  # no
     return made[0]
 
 
-@pytest.fixture(params=TALKS)
+def _claims(name: str) -> Any:
+    return pytest.param(
+        name, marks=pytest.mark.client(NAMES[name], "alias: swap between providers")
+    )
+
+
+@pytest.fixture(params=map(_claims, TALKS))
 def client(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -328,3 +334,34 @@ def test_a_stream_that_is_left_is_left_everywhere(world: World, talks: Any, clie
         talk.leave()
         (got,) = world.there.got
         assert got.hung_up.wait(10), name
+
+
+def test_what_one_takes_and_another_refuses(world: World, talks: Any) -> None:
+    """max_tokens and temperature, which gpt-5 refuses of whoever asks it by its own name."""
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 900,
+                             "temperature": 0.3}  # fmt: skip
+    chat = talks("chat")
+    for name, target in world.targets().items():
+        world.move(target)
+        answer = chat.client.chat.completions.create(model="writer", **asked)
+        assert answer.choices[0].message.content == TEXT, name
+    assert not world.there.refused()
+    world.move(COMPANIES["openai"])
+    with pytest.raises(openai.BadRequestError, match="'max_tokens'"):
+        chat.client.chat.completions.create(model=COMPANIES["openai"], **asked)
+
+
+def test_nobody_asks_nine_times(modules: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The client's own two retries, and the server's two, each as they are by default."""
+    with ExitStack() as stack:
+        mock = stack.enter_context(aimock(modules, FIXTURES))
+        there = stack.enter_context(companies(mock.url))
+        served = stack.enter_context(serving.serving(tmp_path, env=there.environ()))
+        world = World(there, served, routes.aliases(tmp_path))
+        for target in (COMPANIES["openai"], COMPANIES["anthropic"]):
+            world.move(target)
+            there.forget()
+            talk = stack.enter_context(closing(TALKS["chat"](served.url)))
+            talk.user("fail 500")
+            assert isinstance(_failed(talk, Ask()), openai.InternalServerError)
+            assert len(there.got) == 3, target

@@ -14,7 +14,7 @@ from overt.cli import chats
 from overt.conversations import base
 from overt.errors import FormatError, OvertError
 
-PNG = b"\x89PNG" + b"x" * 1000
+PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 1000
 
 
 def _pointer(mark: str) -> dict[str, Any]:

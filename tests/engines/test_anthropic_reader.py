@@ -34,6 +34,7 @@ from overt.errors import (
     ProviderFailed,
     TimedOut,
     TooLarge,
+    TooMany,
 )
 
 CLAUDE = Anthropic()
@@ -371,7 +372,7 @@ LONG = "prompt is too long: 210001 tokens > 200000 maximum"
     ("status", "kind", "message", "error"),
     [
         (529, "overloaded_error", "Overloaded", Busy),
-        (429, "rate_limit_error", "slow down", Busy),
+        (429, "rate_limit_error", "slow down", TooMany),
         (500, "api_error", "Internal server error", ProviderFailed),
         (504, "timeout_error", "late", TimedOut),
         (400, "invalid_request_error", "max_tokens: 9 > 8", BadRequest),

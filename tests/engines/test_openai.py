@@ -44,6 +44,7 @@ from overt.errors import (
     OvertError,
     ProviderFailed,
     TooLarge,
+    TooMany,
     Unsupported,
 )
 
@@ -466,7 +467,7 @@ LONG = (
         (error(403), NeedsAccess, "Oh no"),
         (error(404, code="model_not_found"), ModelNotFound, "Oh no"),
         (dialect.failure(404, {}, b"<html>"), ProviderFailed, "should end in /v1"),
-        (error(429, code="rate_limit_exceeded"), Busy, "Oh no"),
+        (error(429, code="rate_limit_exceeded"), TooMany, "Oh no"),
         (error(429, code="insufficient_quota"), NeedsAccess, "no credit"),
         (error(503), Busy, "Oh no"),
         (error(400, param="x", code="unsupported_parameter"), BadRequest, r"\(400\): Oh no"),

@@ -165,7 +165,9 @@ def _put(
     try:
         whole.write(output.absolute(), data)
     except OSError as error:
-        raise BadRequest(f"{output} cannot be written: {error.strerror}") from None
+        raise BadRequest(
+            f"{output} cannot be written: {error.strerror}", "name another file"
+        ) from None
     if out.json:
         out.object(
             {"file": str(output), "conversations": count, "bytes": len(data), "lost": dict(lost)}

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from overt.logins import Keep, Login
 
 _MOST_TYPED = 64 << 10
-_LISTS = {"openai": "/models", "anthropic": "/v1/models", "gemini": "/v1beta/models"}
-_EXTRA = {"anthropic": {"anthropic-version": "2023-06-01"}}  # lists are the same in all versions
 
 
 @click.command("login", short_help="keep the key of a provider")
@@ -193,23 +191,22 @@ async def _ask(name: str, login: "Login", settings: Settings, out: Output) -> tu
     """
     from dataclasses import replace
 
+    from overt import ref as refs
     from overt.engines import remote
-    from overt.engines.provider import Post
     from overt.engines.upstream import Upstream
-    from overt.ref import Ref
 
-    ref = Ref(name, "") if name in _LISTS else Ref("http", name)  # type: ignore[arg-type]
+    provider = name in refs.PROVIDERS
+    ref = refs.Ref(name, "") if provider else refs.Ref("http", name)  # type: ignore[arg-type]
     spoken = remote.dialect(ref)
     to = remote.destination(ref, spoken, login.base, login.secret, bearer=login.bearer)
-    post = Post(_LISTS.get(name, "/models"), b"", _EXTRA.get(name, {}), method="GET")
     upstream = Upstream(settings, notice=out.note)
     try:
-        count = _counted(await upstream.ask(to, post, spoken.failure), to.label)
-        if name in _LISTS:
+        count = _counted(await upstream.ask(to, spoken.listing, spoken.failure), to.label)
+        if provider:
             return count, True
         bare = remote.destination(ref, spoken, login.base, "")
         try:
-            await upstream.ask(replace(bare, secret=login.secret), post, spoken.failure)
+            await upstream.ask(replace(bare, secret=login.secret), spoken.listing, spoken.failure)
         except NeedsAccess:
             return count, True
         return count, False

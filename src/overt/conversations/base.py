@@ -44,7 +44,6 @@ _DAMAGED = (
     RuntimeError, NotImplementedError,
 )  # fmt: skip
 """What `zipfile` raises for a member that is none, or packed in a way it does not know."""
-_IMAGES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +77,21 @@ class Archive:
             if packed:
                 self._zip = zipfile.ZipFile(path)
                 if len(self._zip.infolist()) > _MOST_MEMBERS:
-                    raise FormatError(f"{path.name} has more than {_MOST_MEMBERS} files")
+                    raise FormatError(
+                        f"{path.name} has more than {_MOST_MEMBERS} files",
+                        "give the export as it was sent",
+                    )
                 self._names = sorted({one.filename for one in self._zip.infolist()})
                 self._ends = sorted((name.rpartition("/")[2], name) for name in self._names)
                 self._left = min(_MOST_ALL, _GROWS * path.stat().st_size + (1 << 20))
         except FileNotFoundError:
             raise NotFound(f"there is no file {path}", "give the export you were sent") from None
         except OSError as error:
-            raise BadRequest(f"{path} cannot be read: {error.strerror}") from None
+            raise BadRequest(f"{path} cannot be read: {error.strerror}", "check the file") from None
         except (zipfile.BadZipFile, ValueError) as error:
-            raise FormatError(f"{path.name} is a damaged zip: {str(error)[:100]}") from None
+            raise FormatError(
+                f"{path.name} is a damaged zip: {str(error)[:100]}", "get the export again"
+            ) from None
 
     def __enter__(self) -> "Archive":
         return self
@@ -104,7 +108,9 @@ class Archive:
         """
         if self._zip is None:
             if self.path.stat().st_size > _MOST_BYTES:
-                raise FormatError(f"{self.path.name} is larger than {_MOST_BYTES >> 20} MiB")
+                raise FormatError(
+                    f"{self.path.name} is larger than {_MOST_BYTES >> 20} MiB", "split it"
+                )
             yield self.path.name, self.path.read_bytes()
             return
         for name in self._names:
@@ -123,7 +129,7 @@ class Archive:
             return None
         name = self._ends[at][1]
         if name not in self._images:
-            self._images[name] = image_of(self._read(name, _MOST_IMAGE))
+            self._images[name] = ImagePart.of(self._read(name, _MOST_IMAGE))
         return self._images[name]
 
     def _read(self, name: str, most: int) -> bytes:
@@ -134,7 +140,9 @@ class Archive:
             with self._zip.open(name) as file:
                 data = file.read(limit + 1)
         except _DAMAGED:
-            raise FormatError(f"{name[:80]} in {self.path.name} is damaged") from None
+            raise FormatError(
+                f"{name[:80]} in {self.path.name} is damaged", "get the export again"
+            ) from None
         if len(data) > limit:
             raise FormatError(
                 f"{name[:80]} in {self.path.name} unpacks to more than {limit} bytes",
@@ -144,30 +152,15 @@ class Archive:
         return data
 
 
-def image_of(data: bytes) -> ImagePart | None:
-    """Bytes as an image, where they are one that models take."""
-    for mark, kind in _IMAGES.items():
-        if data.startswith(mark):
-            return ImagePart(data, kind)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ImagePart(data, "image/webp")
-    return None
-
-
 def image_at(url: str) -> ImagePart | None:
     """The image inside a ``data:`` URL; nothing is fetched."""
     head, comma, packed = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         return None
     try:
-        return image_of(base64.b64decode(packed, validate=True))
+        return ImagePart.of(base64.b64decode(packed, validate=True))
     except (binascii.Error, ValueError):
         return None
-
-
-def url_of(image: ImagePart) -> str:
-    """An image as a ``data:`` URL (RFC 2397)."""
-    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
 
 
 # ---- reading and writing -------------------------------------------------------------------
@@ -195,7 +188,9 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
             for one in module.read(value, archive, lost):
                 messages += len(one.messages)
                 if messages > _MOST_MESSAGES:
-                    raise FormatError(f"{path.name} has more than {_MOST_MESSAGES} messages")
+                    raise FormatError(
+                        f"{path.name} has more than {_MOST_MESSAGES} messages", "split it"
+                    )
                 if one.messages:
                     found.append(one)
     if not known:
@@ -246,8 +241,12 @@ def _decoded(name: str, data: bytes) -> Any:
             values.append(msgspec.json.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number == 1:
-                raise FormatError(f"{name[:80]} is not JSON: {whole[:150]}") from None
-            raise FormatError(f"line {number} of {name[:80]} is not JSON: {error}") from None
+                raise FormatError(
+                    f"{name[:80]} is not JSON: {whole[:150]}", "get the export again"
+                ) from None
+            raise FormatError(
+                f"line {number} of {name[:80]} is not JSON: {error}", "correct the line"
+            ) from None
     return values
 
 

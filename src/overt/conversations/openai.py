@@ -28,7 +28,6 @@ from overt.conversations.base import (
     several,
     text,
     title_of,
-    url_of,
 )
 
 NAME = "openai"
@@ -95,7 +94,7 @@ def _rows(message: Message, lost: Lost) -> Iterator[dict[str, Any]]:
             case TextPart(said):
                 content.append({"type": "text", "text": said})
             case ImagePart():
-                content.append({"type": "image_url", "image_url": {"url": url_of(part)}})
+                content.append({"type": "image_url", "image_url": {"url": part.url}})
             case ToolCallPart(id, name, arguments):
                 function = {"name": name, "arguments": arguments}
                 calls.append({"id": id, "type": "function", "function": function})

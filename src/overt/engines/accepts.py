@@ -20,7 +20,7 @@ A model of no family is taken to accept everything: its provider is the one to r
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -39,7 +39,7 @@ class Accepts:
     images: bool = True
     tools: bool = True
     thinking: bool = True
-    extra: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 _KNOWN = (
@@ -62,7 +62,7 @@ def accepts(engine: str, model: str) -> Accepts:
         if any(fnmatchcase(model, pattern) for pattern in family["models"]):
             plain = {name: family[name] for name in _KNOWN[4:] if name in family}
             extra = {name: value for name, value in family.items() if name not in _KNOWN}
-            return Accepts(frozenset(family.get("refuses", ())), extra=extra or None, **plain)
+            return Accepts(frozenset(family.get("refuses", ())), extra=extra, **plain)
     return Accepts()
 
 

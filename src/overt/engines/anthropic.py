@@ -10,7 +10,7 @@ import msgspec
 
 from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engines.accepts import accepts
-from overt.engines.anthropic_body import NEW, answered, counted
+from overt.engines.anthropic_body import NEW, OLD, answered, counted
 from overt.engines.anthropic_failure import failure
 from overt.engines.anthropic_reader import AnthropicReader, Count
 from overt.engines.base import Capabilities
@@ -28,6 +28,8 @@ class Anthropic:
 
     name = "anthropic"
     protocol = "anthropic"
+    # Lists are the same in all versions.
+    listing = Post("/v1/models", b"", {"anthropic-version": OLD}, method="GET")
 
     def capabilities(self, model: str) -> Capabilities:
         """From anthropic.toml; `context` 0 is not known."""
@@ -38,7 +40,7 @@ class Anthropic:
             images=taken.images,
             tools=taken.tools,
             thinking=taken.thinking,
-            constrained=bool((taken.extra or {}).get("structured")),
+            constrained=bool(taken.extra.get("structured")),
             local=False,
         )
 
@@ -84,5 +86,5 @@ class Anthropic:
             raise broken(self.name, error, billed=False) from None
 
     def _post(self, path: str, body: dict[str, object], model: str) -> Post:
-        version = (accepts(self.name, model).extra or {}).get("version", NEW)
+        version = accepts(self.name, model).extra.get("version", NEW)
         return Post(path, encode(body), {"anthropic-version": str(version)})

@@ -96,7 +96,7 @@ def _taken(request: Request, model: str, taken: Accepts) -> tuple[Request, list[
     ):
         if getattr(request, name) not in (None, ()):
             raise Unsupported(f"anthropic {what}", f"leave out {name}, or ask a local model")
-    if request.json_schema is not None and not _extra(taken, "structured", ""):
+    if request.json_schema is not None and not taken.extra.get("structured", ""):
         raise Unsupported(
             f"{model} has no structured outputs", "leave out json_schema, or choose a newer model"
         )
@@ -105,10 +105,6 @@ def _taken(request: Request, model: str, taken: Accepts) -> tuple[Request, list[
     gone = [name for name in left if getattr(given, name, None) != _OFF.get(name)]
     notes = [f"{', '.join(gone)} left out: {model} refuses it"] if gone else []
     return request, notes
-
-
-def _extra(taken: Accepts, name: str, otherwise: Any) -> Any:
-    return (taken.extra or {}).get(name, otherwise)
 
 
 def _asked(
@@ -146,7 +142,7 @@ def _turns(
 ) -> tuple[str, list[Turn]]:
     """The system prompt, and turns that take turns. Messages with nothing in them are left out."""
     said = [(role, blocks) for role, blocks in map(_said, messages) if blocks]
-    between = _extra(taken, "system_turns", False)
+    between = taken.extra.get("system_turns", False)
     front: list[str] = []
     turns: list[Turn] = []
     moved = False
@@ -165,7 +161,7 @@ def _turns(
         notes.append(f"a later system message is sent before all others: {model} takes none there")
     if not turns:
         raise BadRequest("anthropic answers a user, and no message here is one", "add one")
-    if turns[-1]["role"] == "assistant" and not _extra(taken, "prefill", True):
+    if turns[-1]["role"] == "assistant" and not taken.extra.get("prefill", True):
         raise BadRequest(
             f"{model} does not continue an answer that was begun",
             "end with a user's message, or choose an older model",
@@ -296,7 +292,7 @@ def _choice(request: Request) -> dict[str, Any]:
 
 
 def _schema(schema: Any, model: str, taken: Accepts, notes: list[str]) -> Any:
-    if _extra(taken, "structured", "") != "limited":
+    if taken.extra.get("structured", "") != "limited":
         notes.append(f"the JSON schema is sent; whether the server of {model} holds to it is open")
         return schema
     found, loose = limited(schema)
@@ -313,7 +309,7 @@ def _schema(schema: Any, model: str, taken: Accepts, notes: list[str]) -> Any:
 def _thinking(
     request: Request, model: str, taken: Accepts, most: int, turns: list[Turn], notes: list[str]
 ) -> dict[str, Any] | None:
-    kinds: Sequence[str] = _extra(taken, "kinds", ())
+    kinds: Sequence[str] = taken.extra.get("kinds", ())
     if request.thinking is None:
         return None
     if not request.thinking:
@@ -357,7 +353,7 @@ def _effort(
 ) -> str | None:
     """The word of the family that is nearest to the one asked for, not above it if there is one."""
     asked = request.effort
-    known: Sequence[str] = _extra(taken, "efforts", ())
+    known: Sequence[str] = taken.extra.get("efforts", ())
     if asked is None or asked in known:
         return asked
     if not known or asked not in _EFFORTS:
@@ -393,7 +389,7 @@ def _sampling(
         found["top_p"] = given.top_p
     if given.top_k is not None and given.top_k > 0:
         found["top_k"] = given.top_k
-    if "temperature" in found and "top_p" in found and _extra(taken, "one_sampler", False):
+    if "temperature" in found and "top_p" in found and taken.extra.get("one_sampler", False):
         del found["top_p"]
         notes.append(f"top_p left out: {model} takes it or temperature, not both")
     if body.get("thinking", {}).get("type") == "enabled":

@@ -27,6 +27,7 @@ class Gemini:
 
     name = ENGINE
     protocol = "gemini"
+    listing = Post("/v1beta/models", b"", method="GET")
 
     def capabilities(self, model: str) -> Capabilities:
         taken = _taken(model)

@@ -127,7 +127,7 @@ def _is_system(message: Message) -> bool:
 
 def _contents(request: Request, taken: Accepts, notes: list[str]) -> list[Body]:
     """The conversation; what the model says in a row is one content, and so are results."""
-    signs = bool((taken.extra or {}).get("signs"))
+    signs = bool(taken.extra.get("signs"))
     names: dict[str, str] = {}  # of functions, by the id of their call
     contents: list[Body] = []
     before = ""  # the role of the last message that has a content
@@ -329,7 +329,7 @@ _BUDGETS = (512, 1024, 8192, 24576, 32768)
 
 def _thinking(request: Request, model: str, taken: Accepts, notes: list[str]) -> Body:
     """``thinkingConfig``: levels from Gemini 3 on, a budget of tokens before."""
-    extra = taken.extra or {}
+    extra = taken.extra
     off = request.thinking is False or request.effort == "none"
     asked = request.thinking is not None or request.effort is not None
     if not taken.thinking:

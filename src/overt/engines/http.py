@@ -21,6 +21,7 @@ from overt.errors import OvertError
 
 PARALLEL = 256
 """Requests at once; a provider's own limits are lower, and are its to tell."""
+LISTING = Post("/models", b"", method="GET")
 _ADDRESS = "its base URL should end in /v1, as in http://127.0.0.1:8000/v1#MODEL"
 
 
@@ -29,6 +30,7 @@ class Http:
 
     name = "http"
     protocol = "openai"
+    listing = LISTING
 
     def capabilities(self, model: str) -> Capabilities:
         """Everything: the server knows, and this side does not."""
@@ -104,7 +106,6 @@ class Http:
 ROUNDED = "logit_bias was rounded: whole numbers of -100 to 100 are what it takes"
 
 
-LISTING = Post("/models", b"", method="GET")
 _MOST_LISTED = 10_000  # OpenRouter has some 400
 _NAME = re.compile(r"[^#]{1,512}")  # as in refs
 

@@ -29,7 +29,7 @@ from overt.engines import openai_chat, openai_embed, openai_responses
 from overt.engines.accepts import Accepts, accepts, pruned
 from overt.engines.base import Capabilities
 from overt.engines.dialect import encode
-from overt.engines.http import PARALLEL, ROUNDED, counted, headers
+from overt.engines.http import LISTING, PARALLEL, ROUNDED, counted, headers
 from overt.engines.openai_chat_answer import ChatReader
 from overt.engines.openai_failure import failure
 from overt.engines.openai_responses_answer import ResponsesReader
@@ -48,6 +48,7 @@ class OpenAI:
 
     name = _WHO
     protocol = "openai"
+    listing = LISTING
 
     def capabilities(self, model: str) -> Capabilities:
         taken = accepts(_WHO, model)
@@ -55,7 +56,7 @@ class OpenAI:
             context=taken.context,
             longest=taken.context,
             parallel=PARALLEL,
-            chat=not _extra(taken, "completions", False),
+            chat=not taken.extra.get("completions", False),
             images=taken.images,
             tools=taken.tools,
             thinking=taken.thinking,
@@ -72,18 +73,18 @@ class OpenAI:
         taken = accepts(_WHO, model)
         if request.prompt is not None:
             return _completion(request, model, taken)
-        if _extra(taken, "completions", False):
+        if taken.extra.get("completions", False):
             raise BadRequest(f"{model} continues text and takes no messages", "give it a prompt")
         effort, told = _effort(request, model, taken)
         asked, dropped = _kept(request, model, taken, effort)
         told += dropped
-        interface = _extra(taken, "only", "")
+        interface = taken.extra.get("only", "")
         if interface == "chat" or (interface != "responses" and openai_responses.needs_chat(asked)):
             return _chat(asked, model, effort, told)
         if interface == "responses":
             _only_responses(asked, model)
         body = openai_responses.body(
-            asked, model, effort=effort, reasons=bool(_extra(taken, "efforts", []))
+            asked, model, effort=effort, reasons=bool(taken.extra.get("efforts", []))
         )
         return Post("/responses", encode(body)), tuple(told)
 
@@ -132,14 +133,14 @@ def _check(request: Request) -> None:
 
 
 def _completion(request: Request, model: str, taken: Accepts) -> tuple[Post, tuple[str, ...]]:
-    if not _extra(taken, "completions", False):
+    if not taken.extra.get("completions", False):
         raise Unsupported(
             f"{model} answers messages and continues no bare prompt",
             "send messages, or use gpt-3.5-turbo-instruct",
         )
     if request.json_schema is not None:
         raise BadRequest("openai holds no bare prompt to a schema", "send messages")
-    if request.suffix is not None and not _extra(taken, "suffix", False):
+    if request.suffix is not None and not taken.extra.get("suffix", False):
         raise BadRequest(f"{model} fills no gaps", "leave out the suffix")
     if request.logprobs is not None and request.logprobs > 5:
         raise BadRequest(
@@ -188,7 +189,7 @@ def _effort(request: Request, model: str, taken: Accepts) -> tuple[str | None, l
     A word that the family is not known to take is sent all the same: openai.toml may be older than
     the model, and OpenAI refuses by name.
     """
-    efforts: Sequence[str] = _extra(taken, "efforts", [])
+    efforts: Sequence[str] = taken.extra.get("efforts", [])
     if not taken.thinking:
         if request.effort not in (None, "none") or request.thinking:
             return None, [f"the effort was left out: {model} does not reason"]
@@ -209,8 +210,8 @@ def _kept(
 ) -> tuple[Request, list[str]]:
     """`request` without what this model refuses and OpenAI does not have."""
     refuses = taken.refuses
-    if (effort or _extra(taken, "effort", "")) == "none":
-        refuses -= frozenset(_extra(taken, "at_none", []))
+    if (effort or taken.extra.get("effort", "")) == "none":
+        refuses -= frozenset(taken.extra.get("at_none", []))
     told: list[str] = []
     if request.stop and "stop" in refuses:
         told.append(f"{model} takes no stop sequences: its answer is cut here instead")
@@ -245,10 +246,6 @@ def _known(request: Request) -> tuple[Request, list[str]]:
     return replace(request, sampling=replace(request.sampling, **nothing)), told
 
 
-def _extra(taken: Accepts, name: str, default: Any) -> Any:
-    return (taken.extra or {}).get(name, default)
-
-
 # ---- what is answered ----------------------------------------------------------------------
 
 
@@ -269,10 +266,6 @@ class _EitherReader:
     @property
     def done(self) -> bool:
         return self._inner is not None and self._inner.done
-
-    @done.setter
-    def done(self, value: bool) -> None:
-        raise AttributeError("what is read says when it is done")
 
     def feed(self, said: Said) -> Iterable[Event]:
         """See `Reader`."""
@@ -312,10 +305,6 @@ class _CutReader:
     @property
     def done(self) -> bool:
         return self._inner.done
-
-    @done.setter
-    def done(self, value: bool) -> None:
-        raise AttributeError("what is read says when it is done")
 
     def feed(self, said: Said) -> Iterator[Event]:
         """See `Reader`."""

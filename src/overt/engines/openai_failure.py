@@ -192,9 +192,7 @@ def _by_status(
     return ProviderFailed(f"{who} answered {status}{said}", "try again", billed=billed)
 
 
-def _busy(
-    who: str, fault: Fault, retry_after: float | None, kind: type[Busy] = Busy
-) -> Busy:
+def _busy(who: str, fault: Fault, retry_after: float | None, kind: type[Busy] = Busy) -> Busy:
     said = f": {fault.words}" if fault.words else ""
     hint = "try again later" if retry_after is None else f"try again in {retry_after:.0f} s"
     return kind(f"{who} takes no more requests for now{said}", hint, retry_after)

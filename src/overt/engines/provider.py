@@ -83,8 +83,10 @@ class Destination:
 class Reader(Protocol):
     """Turns what comes back of one request into events."""
 
-    done: bool
-    """Nothing more is to come: reading can end although the connection stays open."""
+    @property
+    def done(self) -> bool:
+        """Nothing more is to come: reading can end although the connection stays open."""
+        ...
 
     def feed(self, said: Said) -> Iterable[Event]:
         """The events that one server-sent event makes.
@@ -111,6 +113,8 @@ class Dialect(Protocol):
     """The engine's."""
     protocol: str
     """The protocol of overt.protocols that speaks the same, for passing requests through."""
+    listing: Post
+    """Asks which models there are. Costs nothing, and takes a key where the provider wants one."""
 
     def capabilities(self, model: str) -> Capabilities: ...
 
@@ -221,7 +225,7 @@ class Provider(Partial):
     async def count(self, request: Request) -> int:
         """Tokens of `request`, counted by the provider. Raises as `stream`."""
         if request.prompt is not None:
-            raise Unsupported(f"{self.name} counts conversations alone")
+            raise Unsupported(f"{self.name} counts conversations alone", "send messages")
         post = self.dialect.counting(request, self.model)
         body = await self._wire.ask(self.to, post, self.dialect.failure)
         try:

@@ -103,5 +103,6 @@ class Splitter:
             raise ProviderFailed(
                 f"the stream has {'a line' if what == 'line' else 'an event'} of more than "
                 f"{self._longest} bytes",
+                "try again",
                 billed=True,
             )

@@ -57,7 +57,9 @@ def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
     if inner == secret:  # nothing of ours is written around it
         return ThoughtPart(text, encode(item).decode(), sealed=not text, origin=OPENAI)
     kept = _kept(inner)
-    return ThoughtPart(kept.text, kept.signature, kept.sealed, origin) if kept else ThoughtPart(text)
+    return (
+        ThoughtPart(kept.text, kept.signature, kept.sealed, origin) if kept else ThoughtPart(text)
+    )
 
 
 def of_call(item: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -31,9 +31,10 @@ def refused(body: bytes, path: str, engine: str, model: str, *, named: bool) -> 
     `named` is whether the owner's name led there: then the caller does not know the model, and
     what its family refuses counts too.
     """
-    kind = _Chat if path.endswith("/chat/completions") else _KINDS.get(engine)
-    if kind is None or engine not in _KINDS:
-        return False
+    chat = engine == "openai" and path.endswith("/chat/completions")
+    kind = _Chat if chat else _KINDS.get(engine)
+    if kind is None:
+        return False  # a server of any make: who knows
     try:
         asked = msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -47,7 +48,7 @@ def _untaken(body: bytes, asked: Any, engine: str, taken: Accepts) -> bool:
     if engine == "gemini":
         return False  # it ignores them
     names = [*taken.refuses]
-    if engine == "openai" and isinstance(asked, _Chat) and (taken.extra or {}).get("efforts"):
+    if engine == "openai" and isinstance(asked, _Chat) and taken.extra.get("efforts"):
         names.append("max_tokens")  # models that reason have another word for it
     if engine == "anthropic" and 0 < taken.most_out < (asked.most or 0):
         return True
@@ -139,7 +140,7 @@ class _Messages(msgspec.Struct):
         ):
             return True
         kind = self.thinking.type if self.thinking else None
-        kinds = (taken.extra or {}).get("kinds", ())
+        kinds = taken.extra.get("kinds", ())
         if kind in ("enabled", "disabled") and kinds and kind not in kinds:
             return True
         return kind == "enabled" and self._unthought()
@@ -169,7 +170,7 @@ class _Generate(msgspec.Struct):
 
     def foreign(self, taken: Accepts) -> bool:
         """A call without the mark that these models want at the first of a turn."""
-        if not (taken.extra or {}).get("signs"):
+        if not taken.extra.get("signs"):
             return False
         for content in self.contents if isinstance(self.contents, list) else ():
             calls = [part for part in content.parts or () if part.function_call is not None]
