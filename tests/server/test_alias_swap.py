@@ -75,3 +75,14 @@ async def test_clients_find_the_name_among_the_models(
             overt_cli("alias", "set", "writer", "echo:y")
             again = await client.post("/api/chat", json=asked)
             assert again.headers["x-overt-model"] == "echo:y"
+
+
+async def test_names_that_lead_in_a_circle_of_servers_end(home: Path) -> None:
+    with serving.serving(home) as mine:
+        names = routes.aliases(home)
+        names.set("round", f"{mine.url}/v1#round")
+        asked = {"model": "round", "messages": [{"role": "user", "content": "Hi"}]}
+        async with httpx2.AsyncClient(base_url=mine.url, timeout=30) as client:
+            answer = await client.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 403
+    assert "came through 5 servers" in answer.text

@@ -79,7 +79,7 @@ class Archive:
                 if len(self._zip.infolist()) > _MOST_MEMBERS:
                     raise FormatError(
                         f"{path.name} has more than {_MOST_MEMBERS} files",
-                        "give the export as it was sent",
+                        "give what was sent to you",
                     )
                 self._names = sorted({one.filename for one in self._zip.infolist()})
                 self._ends = sorted((name.rpartition("/")[2], name) for name in self._names)

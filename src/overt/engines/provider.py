@@ -6,6 +6,7 @@ be judged without a network. This engine sends the one and feeds the other.
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,6 +14,11 @@ from overt.chat import Embeddings, EmbedRequest, Event, Request, Routed
 from overt.engines.base import Capabilities, Partial
 from overt.engines.scrub import cleaned
 from overt.errors import OvertError, Unsupported
+
+HOPS: ContextVar[int] = ContextVar("hops", default=0)
+"""How many servers like this one the request being answered has come through."""
+HOPS_HEADER = "x-overt-hops"
+MOST_HOPS = 4
 
 
 @dataclass(frozen=True, slots=True)

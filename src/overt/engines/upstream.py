@@ -24,7 +24,16 @@ from overt.engines.arrival import OWN, Answer, Sent, Settle
 from overt.engines.breaker import Breaker
 from overt.engines.dialect import told_wait
 from overt.engines.mishaps import Limits, finite, foreign, unmade
-from overt.engines.provider import Begun, Destination, Failure, Passed, Post, Said
+from overt.engines.provider import (
+    HOPS,
+    HOPS_HEADER,
+    Begun,
+    Destination,
+    Failure,
+    Passed,
+    Post,
+    Said,
+)
 from overt.engines.scrub import cleaned
 from overt.engines.sse import Splitter
 from overt.errors import BadRequest, BadSetting, Busy, OvertError, ProviderFailed
@@ -285,6 +294,8 @@ def _request(to: Destination, post: Post) -> httpx2.Request:
         **{name.lower(): value for name, value in to.headers.items()},
         "accept-encoding": "identity",
     }
+    if address.read(to.base).loopback:  # an alias may lead back here; others need not know of us
+        headers[HOPS_HEADER] = str(HOPS.get() + 1)
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()) or not name.isascii():
             raise BadSetting(

@@ -22,7 +22,16 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from overt.chat import Routed
-from overt.errors import BadRequest, Failure, NotFound, OvertError, TooLarge, WrongMethod
+from overt.engines.provider import HOPS, HOPS_HEADER, MOST_HOPS
+from overt.errors import (
+    BadRequest,
+    Failure,
+    NotFound,
+    OvertError,
+    Refused,
+    TooLarge,
+    WrongMethod,
+)
 from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
 from overt.server.passage import passed
 from overt.server.routing import Found, Table
@@ -128,6 +137,7 @@ class Api:
                     traceparent=headers.get("traceparent"),
                 )
                 answer.seen = seen
+            _count_hops(headers.get(HOPS_HEADER, ""))
             await self._admitted(scope, path, receive, headers, found, answer, seen)
         except OvertError as error:
             error_code = error.code
@@ -340,6 +350,21 @@ class _Answer:
         self.begun, self.status, self.over = True, status, True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _count_hops(given: str) -> None:
+    """Note how many servers a request came through.
+
+    Raises:
+        Refused: it goes round in a circle of aliases that lead from server to server.
+    """
+    hops = int(given) if given.isascii() and given.isdigit() and len(given) < 4 else 0
+    if hops > MOST_HOPS:
+        raise Refused(
+            f"the request came through {hops} servers, one name leading to the next",
+            "see where it leads: overt alias list",
+        )
+    HOPS.set(hops)
 
 
 def _told(routed: Routed) -> tuple[tuple[bytes, str], ...]:
