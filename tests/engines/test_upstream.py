@@ -123,7 +123,8 @@ async def test_what_is_sent_is_this_and_nothing_else() -> None:
         assert sent == {
             "host": there.base.removeprefix("http://"), "content-type": "application/json",
             "user-agent": "overt", "x-beta": "one", "x-api-key": KEY,
-            "x-overt-hops": "1", "accept-encoding": "identity", "content-length": str(len(POST.body)),
+            "x-overt-hops": "1", "accept-encoding": "identity",
+            "content-length": str(len(POST.body)),
         }  # fmt: skip
         assert there.got[0].body == POST.body
 
