@@ -20,8 +20,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -202,7 +202,7 @@ def resident(side: Side) -> float:
 @dataclass
 class Rounds:
     first: int = 100
-    paced: int = 20
+    paced: int = 15
     once: int = 20
     short: int = 5
     paced_events: int = 250
@@ -280,27 +280,36 @@ async def streaming(clients: list[Client], events: int) -> float:
     return (cpu(clients[0].side) - before) / events / len(clients) * 1e6
 
 
+@asynccontextmanager
+async def crowd(case: Case, side: Side) -> AsyncGenerator[list[Client], None]:
+    """`TOGETHER` new connections: a server closes those that nobody uses for a few seconds."""
+    clients = [await client(case, side).open() for _ in range(TOGETHER)]
+    try:
+        yield clients
+    finally:
+        for one in clients:
+            one.close()
+
+
 async def crowded(case: Case, found: list[Side], rounds: Rounds, result: dict[str, Any]) -> None:
     """Short requests and streams, `TOGETHER` at once; a gateway's memory before and after."""
-    groups = [[await client(case, side).open() for _ in range(TOGETHER)] for side in found]
-    for group in groups:  # warm: what a first crowd takes, it takes once
-        await together(group, rounds.requests)
+    for side in found:  # warm: what a first crowd takes, it takes once
+        async with crowd(case, side) as clients:
+            await together(clients, rounds.requests)
     for side in found[1:]:
         result[side.name]["memory before, MB"] = resident(side)
     for number in range(rounds.short):
-        at = number % len(groups)
-        for group in groups[at:] + groups[:at]:
-            rate, used = await together(group, rounds.requests)
-            kept = result[group[0].side.name]
-            kept.setdefault("requests a second", []).append(rate)
-            kept.setdefault("cpu, us a request", []).append(used)
-            used = await streaming(group, rounds.paced_events)
-            kept.setdefault("crowd cpu, us an event", []).append(used)
+        at = number % len(found)
+        for side in found[at:] + found[:at]:
+            kept = result[side.name]
+            async with crowd(case, side) as clients:
+                rate, used = await together(clients, rounds.requests)
+                kept.setdefault("requests a second", []).append(rate)
+                kept.setdefault("cpu, us a request", []).append(used)
+                used = await streaming(clients, rounds.paced_events)
+                kept.setdefault("crowd cpu, us an event", []).append(used)
     for side in found[1:]:
         result[side.name]["memory after, MB"] = resident(side)
-    for group in groups:
-        for one in group:
-            one.close()
 
 
 # ---- the table -----------------------------------------------------------------------------

@@ -315,6 +315,10 @@ def _of_chat(body: Any, *, strict: bool) -> str:
             return f"Unknown parameter: 'messages[{at}].{min(more)}'."
         if turn["role"] == "tool" and turn["tool_call_id"] not in calls:
             return "messages with role 'tool' must be a response to a preceding message"
+        if strict and any(
+            call.keys() - {"id", "type", "function"} for call in turn.get("tool_calls") or ()
+        ):
+            return f"Unknown parameter: 'messages[{at}].tool_calls[0]'."
         if turn["role"] == "assistant":
             calls = {call["id"] for call in turn.get("tool_calls") or ()}
             if any(len(one) > 40 for one in calls):

@@ -231,7 +231,8 @@ def test_one_conversation_goes_from_each_to_each(world: World, talks: Any, clien
         assert not world.there.refused(), way
 
 
-_SEALS = {  # whose signatures a client's protocol has a place for
+_SEALS: dict[str, tuple[str, ...]] = {  # whose signatures a client's protocol has a place for
+    "chat": ("gemini",),
     "responses": ("openai", "anthropic", "gemini"),
     "anthropic": ("openai", "anthropic", "gemini"),
     "gemini": ("openai", "anthropic", "gemini"),
@@ -365,3 +366,22 @@ def test_nobody_asks_nine_times(modules: Path, tmp_path: Path) -> None:  # noqa:
             talk.user("fail 500")
             assert isinstance(_failed(talk, Ask()), openai.InternalServerError)
             assert len(there.got) == 3, target
+
+
+def test_a_response_goes_on_at_another_by_its_id(world: World, talks: Any) -> None:
+    """What was answered is kept here: previous_response_id holds wherever the name leads."""
+    client = talks("responses").client
+    targets, before, texts = world.targets(), None, []
+    for turn, name in enumerate(["openai", "anthropic", "openai", "gemini", "local", "openai"]):
+        world.move(targets[name])
+        answer = client.responses.create(
+            model="writer", input=f"ponder turn {turn}.", reasoning={"effort": "high"},
+            previous_response_id=before,
+        )  # fmt: skip
+        texts.append(answer.output_text)
+        before = answer.id
+    assert texts == [*[TEXT] * 4, "ponder turn 4.", TEXT]
+    sent = world.there.got[-1]
+    assert all(f"ponder turn {turn}." in sent.raw for turn in range(6))
+    assert sent.raw.count("encrypted_content") >= 2  # of its own two turns, and of nobody else's
+    assert not world.there.refused()

@@ -260,6 +260,30 @@ async def test_chat_shows_thoughts_and_no_seals(services: Services) -> None:
         assert b"c2VhbGVk" not in body
 
 
+async def test_a_call_of_geminis_keeps_its_signature_in_chat(services: Services) -> None:
+    signed_call = {"google": {"thought_signature": "eHk="}}
+    (call,) = (await chat(services, GOOGLE)).json["choices"][0]["message"]["tool_calls"]
+    assert call["extra_content"] == signed_call
+    streamed = data((await chat(services, GOOGLE, stream=True)).body)
+    deltas = [one["choices"][0]["delta"] for one in streamed]
+    assert [d["tool_calls"][0]["extra_content"] for d in deltas if "tool_calls" in d] == [
+        signed_call
+    ]
+    for extra, expected in {
+        "eHk=": ToolCallPart("c1", "look", "{}", "eHk=", "gemini"),
+        "": ToolCallPart("c1", "look", "{}"),
+        7: ToolCallPart("c1", "look", "{}"),
+    }.items():
+        said = {
+            "role": "assistant", "content": None, "reasoning_details": [{"of": "another server"}],
+            "tool_calls": [{**call, "extra_content": {"google": {"thought_signature": extra}}}],
+        }  # fmt: skip
+        messages = [{"role": "user", "content": "Hi"}, said]
+        assert (await chat(services, CLAUDE, messages=messages)).status == 200
+        assert spoken(services) == (expected,)
+    assert "extra_content" not in (await chat(services, CLAUDE)).body.decode()
+
+
 @pytest.mark.parametrize("logprobs", [False, True])
 async def test_ollama_shows_thoughts_and_no_seals(logprobs: bool) -> None:
     body = {**CHAT, "model": "thinker", "think": True, "logprobs": logprobs}

@@ -57,6 +57,7 @@ def _called(**fields: Any) -> dict[str, Any]:
 def test_what_another_model_left_behind(
     engine: str, model: str, path: str, body: Any, expected: bool
 ) -> None:
+    body = {"store": False, **body} if path == RESPONSES else body
     for named in (False, True):
         assert refused(json.dumps(body).encode(), path, engine, model, named=named) is expected
 
@@ -80,12 +81,33 @@ def test_a_field_counts_where_the_owners_name_led_there(
     assert not refused(body, path, engine, "a-model-of-no-family", named=True)
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, True),
+        ({"tools": [{"type": "function", "name": "f"}]}, True),
+        ({"store": False}, False),
+        ({"tools": [{"type": "web_search"}]}, False),
+        ({"previous_response_id": "resp_of_openai"}, False),  # ours are looked for before
+        ({"service_tier": "flex"}, False),
+        ({"reasoning": {"effort": "low"}}, True),
+        ({"reasoning": {"summary": "auto"}}, False),
+        ({"reasoning": [1]}, False),
+        ({"newer_than_us": 1}, False),
+    ],
+)
+def test_a_response_is_kept_here_where_the_name_may_move(more: Any, expected: bool) -> None:
+    body = json.dumps({"model": "writer", "input": "Hi", **more}).encode()
+    assert refused(body, RESPONSES, "openai", "gpt-5", named=True) is expected
+    assert not refused(body, RESPONSES, "openai", "gpt-5", named=False)
+
+
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(
         st.sampled_from(["messages", "content", "type", "id", "input", "contents", "parts",
-                         "tool_calls", "thinking", "functionCall", "max_tokens", "reasoning"]),
+                         "tool_calls", "thinking", "functionCall", "max_tokens", "tools"]),
         inner, max_size=4,
     ),
     max_leaves=12,

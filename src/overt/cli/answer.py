@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from overt.chat import Answer, ImagePart, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
 from overt.errors import BadRequest
-from overt.lab.timed import Timed as Timed  # for run.py and session.py
-from overt.lab.timed import read
+from overt.lab.timed import Timed, read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:

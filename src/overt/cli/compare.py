@@ -248,11 +248,11 @@ def _machine() -> dict[str, str]:
     import psutil
 
     from overt import cores
-    from overt.cli.doctor import _processor
+    from overt.cli.doctor import processor
     from overt.cli.output import size
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": f"{cores.usable()} cores",
         "memory": f"{size(psutil.virtual_memory().total)} memory",
         "system": f"{platform.system()} {platform.release()}",

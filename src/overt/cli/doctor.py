@@ -63,7 +63,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
     disk = shutil.disk_usage(home)
     return {
         "system": f"{platform.system()} {platform.release()}",
-        "processor": _processor(),
+        "processor": processor(),
         "architecture": platform.machine(),
         "instructions": instruction_sets(),
         "cores": os.cpu_count(),
@@ -77,7 +77,8 @@ def _machine(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as its maker wrote it; "unknown" where the system does not tell."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -24,8 +24,8 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.cli.account import Account
-    from overt.cli.answer import Timed
     from overt.exchange import Facts
+    from overt.lab.timed import Timed
 
 _MOST_IMAGE_BYTES = 64 << 20
 _MOST_PROMPT_BYTES = 64 << 20

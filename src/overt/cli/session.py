@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from overt.chat import ImagePart, Message, Part, Request, TextPart
 from overt.cli.account import account, answering, leaves_for, prepare
-from overt.cli.answer import Timed, answer, figures, record
+from overt.cli.answer import answer, figures, record
 from overt.cli.output import Output, duration
+from overt.conversations.tools import spoken
 from overt.errors import BadRequest, ContextExceeded, OvertError
+from overt.lab.timed import Timed
 from overt.ref import parse
 from overt.settings import Settings
 
@@ -167,7 +169,8 @@ class Session:
 
     async def _turn(self, asked: Message) -> None:
         head = [Message.of("system", self.system)] if self.system else []
-        request = replace(self.request, messages=(*head, *self.messages, asked))
+        before = self.messages if self.request.tools else spoken(self.messages)
+        request = replace(self.request, messages=(*head, *before, asked))
         timed = Timed()
         self._unanswered = asked
         try:

@@ -15,7 +15,7 @@ import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from overt.chat import ImagePart, Message, Part, TextPart
+from overt.conversations.tools import sound
 from overt.errors import BadRequest, FormatError, NotFound
 
 Lost = Counter[str]
@@ -32,6 +33,9 @@ Lost = Counter[str]
 
 FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
 """Modules of this package, in the order in which a file is tried."""
+
+EMPTY = "empty conversation"
+"""What is lost of a conversation without messages."""
 
 _MOST_BYTES = 1 << 30  # of JSON; the export of a heavy user has some 200 MB
 _MOST_IMAGE = 64 << 20
@@ -169,6 +173,8 @@ def image_at(url: str) -> ImagePart | None:
 def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversation]]:
     """Every conversation of a file, and the name of its format.
 
+    Calls of tools and their results are paired up (`tools.sound`).
+
     Args:
         lost: counts what could not be brought along.
         format: one of `FORMATS`, where it is known.
@@ -192,7 +198,9 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
                         f"{path.name} has more than {_MOST_MESSAGES} messages", "split it"
                     )
                 if one.messages:
-                    found.append(one)
+                    found.append(replace(one, messages=sound(one.messages)))
+                else:
+                    lost[EMPTY] += 1
     if not known:
         raise FormatError(
             f"{path.name} holds no conversations in a format that is known here",
@@ -207,7 +215,8 @@ def write(conversations: Iterable[Conversation], format: str, lost: Lost) -> byt
     Raises:
         BadRequest: no such format.
     """
-    found: bytes = _named(format).write(tuple(conversations), lost)
+    kept = tuple(replace(one, messages=sound(one.messages)) for one in conversations)
+    found: bytes = _named(format).write(kept, lost)
     return found
 
 
@@ -316,6 +325,15 @@ def parts_of(content: Any, lost: Lost) -> tuple[Part, ...]:
 def arguments_of(value: Any) -> str:
     """A tool call's arguments as JSON text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def object_of(arguments: str) -> dict[str, Any]:
+    """A call's arguments as an object; what is none is kept as text under ``text``."""
+    try:
+        found = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"text": arguments}
 
 
 def _utc(time: datetime) -> str:

@@ -12,7 +12,15 @@ from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 
-from overt.chat import Message, Part, TextPart, ThoughtPart, ToolCallPart, ToolResultPart
+from overt.chat import (
+    ImagePart,
+    Message,
+    Part,
+    TextPart,
+    ThoughtPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from overt.conversations.base import (
     Archive,
     Conversation,
@@ -45,10 +53,10 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
         lost["message of another branch"] += others
         messages: list[Message] = []
         model = text(row.get("default_model_slug"))
-        for node in branch.values():
-            said = mapping(mapping(node).get("message"))
+        said_all = [mapping(mapping(node).get("message")) for node in branch.values()]
+        for said, following in zip(said_all, [*said_all[1:], {}], strict=True):
             model = text(mapping(said.get("metadata")).get("model_slug")) or model
-            if message := _message(said, archive, lost):
+            if message := _message(said, _tool(following), archive, lost):
                 messages.append(message)
         id = text(row.get("conversation_id")) or text(row.get("id"))
         yield Conversation(
@@ -81,7 +89,16 @@ def _said(node: Any) -> bool:
     )
 
 
-def _message(said: Mapping[str, Any], archive: Archive, lost: Lost) -> Message | None:
+def _tool(said: Mapping[str, Any]) -> str:
+    """The tool that says something; "" where it is somebody else."""
+    author = mapping(said.get("author"))
+    return (text(author.get("name")) or "tool") if author.get("role") == "tool" else ""
+
+
+def _message(
+    said: Mapping[str, Any], following: str, archive: Archive, lost: Lost
+) -> Message | None:
+    """`following` is the tool that speaks next. A call has the name of its tool for an id."""
     author, content = mapping(said.get("author")), mapping(said.get("content"))
     role, kind = text(author.get("role")), text(content.get("content_type"))
     if not content or role not in ("system", "user", "assistant", "tool"):
@@ -93,8 +110,11 @@ def _message(said: Mapping[str, Any], archive: Archive, lost: Lost) -> Message |
     parts = tuple(_parts(kind, content, archive, lost))
     if role == "tool":
         result = "".join(one.text for one in parts if isinstance(one, TextPart))
-        return Message("tool", (ToolResultPart(text(author.get("name")), result),))
+        lost["image that a tool made"] += sum(isinstance(one, ImagePart) for one in parts)
+        return Message("tool", (ToolResultPart(_tool(said), result),))
     recipient = text(said.get("recipient")) or "all"
+    if recipient == "all" and kind == "code" and following:
+        recipient = following  # older exports leave out to whom the code went
     if role == "assistant" and recipient != "all":
         asked = "".join(one.text for one in parts if isinstance(one, TextPart))
         return Message("assistant", (ToolCallPart(recipient, recipient, asked),))
@@ -148,9 +168,10 @@ def _row(conversation: Conversation, number: str, lost: Lost) -> dict[str, Any]:
     created = seconds(conversation.created)
     root = named("root")
     nodes: dict[str, Any] = {root: {"id": root, "message": None, "parent": None, "children": []}}
-    last = root
+    last, names = root, dict[str, str]()
     for index, message in enumerate(conversation.messages):
-        for place, (role, kind, content, recipient) in enumerate(_contents(message, lost)):
+        contents = _contents(message, names, lost)
+        for place, (role, kind, content, recipient) in enumerate(contents):
             id = named(f"{index}.{place}")
             name = recipient if role == "tool" else None
             author: dict[str, Any] = {"role": role, "name": name, "metadata": {}}
@@ -175,8 +196,13 @@ def _row(conversation: Conversation, number: str, lost: Lost) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _contents(message: Message, lost: Lost) -> Iterator[tuple[str, str, dict[str, Any], str]]:
-    """A message as one or more of ChatGPT's: role, kind, content, and to whom."""
+def _contents(
+    message: Message, names: dict[str, str], lost: Lost
+) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """A message as one or more of ChatGPT's: role, kind, content, and to whom.
+
+    `names` notes which tool a call's id stands for, which its result is known by.
+    """
     plain = {"parts": [message.text]}
     if message.text:
         yield message.role, "text", plain, "all"
@@ -185,10 +211,11 @@ def _contents(message: Message, lost: Lost) -> Iterator[tuple[str, str, dict[str
             case ThoughtPart(said):
                 thoughts = {"thoughts": [{"summary": "", "content": said}]}
                 yield "assistant", "thoughts", thoughts, "all"
-            case ToolCallPart(_, name, arguments):
+            case ToolCallPart(id, name, arguments):
+                names[id] = name
                 yield "assistant", "code", {"language": "json", "text": arguments}, name or "tool"
             case ToolResultPart(id, result):
-                yield "tool", "text", {"parts": [result]}, id
+                yield "tool", "text", {"parts": [result]}, names.get(id, id)
             case TextPart():
                 pass
             case _:

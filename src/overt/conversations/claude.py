@@ -2,8 +2,9 @@
 
 Messages carry ``content`` blocks (text, thinking, tool_use, tool_result) and an older flat
 ``text``. What was attached comes as its extracted text; files themselves are not in the export. A
-project's instructions are in ``projects.json``, not tied to its conversations. Anthropic documents
-no format: this is how exports of 2024 to 2026 are described in public.
+project's instructions and documents are in ``projects.json``, not tied to its conversations: they
+are counted as lost. Anthropic documents no format: this is how exports of 2024 to 2026 are
+described in public.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from overt.conversations.base import (
     Lost,
     arguments_of,
     mapping,
+    object_of,
     several,
     text,
     title_of,
@@ -31,16 +33,18 @@ _ROLES = {"human": "user", "user": "user", "assistant": "assistant"}
 
 
 def looks(member: str, value: Any) -> bool:
-    """Whether the first conversations have chat messages."""
+    """Whether the first conversations have chat messages, or all are projects."""
     rows = [value] if isinstance(value, dict) else several(value)
-    return bool(rows) and all(
-        isinstance(mapping(one).get("chat_messages"), list) for one in rows[:100]
-    )
+    talks = (isinstance(mapping(one).get("chat_messages"), list) for one in rows[:100])
+    return bool(rows) and (all(talks) or all(map(_is_project, rows[:100])))
 
 
 def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
     """The conversations, in the order of the file."""
     for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
+        if _is_project(row):
+            _leave(row, lost)
+            continue
         messages = [
             message
             for said in map(mapping, several(row.get("chat_messages")))
@@ -53,6 +57,17 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
             text(row.get("model")),
             when(row.get("created_at")),
         )
+
+
+def _is_project(row: Any) -> bool:
+    return isinstance(row, dict) and "prompt_template" in row and "chat_messages" not in row
+
+
+def _leave(project: Mapping[str, Any], lost: Lost) -> None:
+    """Count what a project holds besides conversations."""
+    name = " ".join(text(project.get("name")).split())[:80] or "no name"
+    lost[f"instructions of the project {name}"] += bool(text(project.get("prompt_template")))
+    lost[f"documents of the project {name}"] += len(several(project.get("docs")))
 
 
 def _messages(said: Mapping[str, Any], lost: Lost) -> Iterator[Message]:
@@ -156,18 +171,9 @@ def _blocks(part: Part, lost: Lost) -> Iterator[dict[str, Any]]:
         case ThoughtPart(said):
             yield {"type": "thinking", "thinking": said}
         case ToolCallPart(id, name, arguments):
-            yield {"type": "tool_use", "id": id, "name": name, "input": _object(arguments)}
+            yield {"type": "tool_use", "id": id, "name": name, "input": object_of(arguments)}
         case ToolResultPart(id, content, error):
             told = [{"type": "text", "text": content}]
             yield {"type": "tool_result", "tool_use_id": id, "content": told, "is_error": error}
         case _:
             lost["image"] += 1
-
-
-def _object(arguments: str) -> Any:
-    """A call's arguments as an object; what is none is kept as text under ``text``."""
-    try:
-        found = msgspec.json.decode(arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"text": arguments}

@@ -4,6 +4,7 @@ A line is ``{"messages": [{"role", "content", "tool_calls", "tool_call_id"}, …
 a line (``tools``, ``metadata``) are counted as lost.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from overt.conversations.base import (
     Lost,
     arguments_of,
     mapping,
+    object_of,
     parts_of,
     several,
     text,
@@ -32,6 +34,7 @@ from overt.conversations.base import (
 
 NAME = "openai"
 ABOUT = "OpenAI's chat messages, JSON lines (fine-tuning, logs)"
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")  # of functions; "dalle.text2im" is refused
 _ROLES = {"developer": "system", "function": "tool"}
 
 
@@ -96,7 +99,9 @@ def _rows(message: Message, lost: Lost) -> Iterator[dict[str, Any]]:
             case ImagePart():
                 content.append({"type": "image_url", "image_url": {"url": part.url}})
             case ToolCallPart(id, name, arguments):
-                function = {"name": name, "arguments": arguments}
+                kept = msgspec.json.encode(object_of(arguments)).decode()
+                named = _NOT_IN_NAMES.sub("_", name)[:64]
+                function = {"name": named, "arguments": kept}
                 calls.append({"id": id, "type": "function", "function": function})
             case ToolResultPart(id, result):
                 yield {"role": "tool", "tool_call_id": id, "content": result}

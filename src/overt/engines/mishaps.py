@@ -4,6 +4,7 @@ Nothing of their text is told: it repeats headers, and the other side's bytes.
 """
 
 import math
+import os
 import ssl
 from dataclasses import dataclass
 
@@ -135,8 +136,11 @@ def _word(error: ssl.SSLError, name: str) -> str:
 def _cause(error: BaseException) -> str:
     """The system's own words for the deepest cause."""
     for one in reversed(_chain(error)):
-        if isinstance(one, OSError) and one.strerror:
-            return one.strerror.lower()
+        if not (isinstance(one, OSError) and one.strerror):
+            continue
+        # asyncio puts a tuple of its own into the words: "Connect call failed ('127.0.0.1', 9)".
+        own = isinstance(one, ConnectionError) and one.errno is not None
+        return (os.strerror(one.errno or 0) if own else one.strerror).lower()
     return "the connection failed"
 
 

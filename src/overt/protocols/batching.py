@@ -308,8 +308,8 @@ def _model(item: Item) -> str:
 def _interrupted(custom_id: str) -> Outcome:
     """Of an item that a provider was asked when the server ended."""
     told = (
-        "the server ended while the provider was asked, so that this may be billed and is not asked "
-        "again; send it in another batch if you want it"
+        "the server ended while the provider was asked, so that this may be billed and is not "
+        "asked again; send it in another batch if you want it"
     )
     body = encode({"type": "error", "error": {"type": "provider_failed", "message": told}})
     return Outcome(custom_id, 502, msgspec.Raw(body))

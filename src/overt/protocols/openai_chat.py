@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -23,12 +24,13 @@ from overt.chat import (
     Thought,
     TokenLogprob,
     ToolCall,
+    ToolCallPart,
     Usage,
 )
 from overt.protocols import several
 from overt.protocols.base import Call, Reply, Stream, encode, new_id
 from overt.protocols.failure import error_of
-from overt.protocols.openai_messages import ChatBody, request
+from overt.protocols.openai_messages import GEMINI, GEMINI_KEY, ChatBody, request
 from overt.protocols.openai_wire import (
     UsageBody,
     fingerprint,
@@ -69,6 +71,14 @@ class CallBody(msgspec.Struct):
     id: str
     function: FunctionBody
     type: str = "function"
+    extra_content: dict[str, Any] | UnsetType = UNSET
+
+
+def _extra(call: ToolCall | ToolCallPart) -> dict[str, Any] | UnsetType:
+    """A signature of Gemini's, where Google's own server of this protocol has it."""
+    if call.origin != GEMINI or not call.signature:
+        return UNSET
+    return {GEMINI_KEY: {"thought_signature": call.signature}}
 
 
 class MessageOut(msgspec.Struct):
@@ -142,7 +152,11 @@ async def _whole(
 
 def _choice(body: ChatBody, index: int, answer: Answer) -> Choice:
     calls = [
-        CallBody(call.id or new_id("call_"), FunctionBody(call.name, call.arguments))
+        CallBody(
+            call.id or new_id("call_"),
+            FunctionBody(call.name, call.arguments),
+            extra_content=_extra(call),
+        )
         for call in answer.tool_calls
     ]
     message = MessageOut("assistant", answer.text if answer.text or not calls else None)
@@ -269,9 +283,11 @@ class _Writer:
         id = b""
         if first:
             id = b'"id":' + encode(piece.id or new_id("call_")) + b',"type":"function",'
-        return b"".join(
-            (b'{"tool_calls":[{"index":%d,' % piece.index, id, b'"function":', function, b"}]")
-        )
+        more = _extra(piece)
+        extra = b"" if more is UNSET else b',"extra_content":' + encode(more)
+        return b"".join((
+            b'{"tool_calls":[{"index":%d,' % piece.index, id, b'"function":', function, extra, b"}]"
+        ))  # fmt: skip
 
 
 def _chunks(

@@ -54,17 +54,36 @@ class ImageContent(Wire, tag_field="type", tag="image_url"):
     prompt_cache_breakpoint: Any = None
 
 
-class FunctionCall(Wire):
+GEMINI, GEMINI_KEY = "gemini", "google"
+"""The engine that signs calls, and where its signature stands in ``extra_content`` of a call."""
+
+
+class FunctionCall(Wire, forbid_unknown_fields=False):
     name: str
     arguments: str | None = None
     parsed_arguments: Any = None  # of the SDK's own parse helpers
 
 
-class ToolCallBody(Wire):
+class ToolCallBody(Wire, forbid_unknown_fields=False):
     id: str
     function: FunctionCall
     type: Literal["function"] = "function"
     index: int | None = None  # of a stream's pieces, put together by the client
+    extra_content: Any = None
+
+    def part(self) -> ToolCallPart:
+        google = (
+            self.extra_content.get(GEMINI_KEY) if isinstance(self.extra_content, dict) else None
+        )
+        signature = google.get("thought_signature") if isinstance(google, dict) else None
+        told = isinstance(signature, str) and signature != ""
+        return ToolCallPart(
+            self.id,
+            self.function.name,
+            self.function.arguments or "{}",
+            signature if told else None,
+            GEMINI if told else None,
+        )
 
 
 class SystemMessage(Wire, tag_field="role", tag="system"):
@@ -81,8 +100,12 @@ class UserMessage(Wire, tag_field="role", tag="user"):
     name: str | None = None
 
 
-class AssistantMessage(Wire, tag_field="role", tag="assistant"):
-    """`reasoning_content` and `reasoning` are what local servers call the model's thoughts."""
+class AssistantMessage(Wire, tag_field="role", tag="assistant", forbid_unknown_fields=False):
+    """`reasoning_content` and `reasoning` are what local servers call the model's thoughts.
+
+    Clients send back what they were given, which may be fields of another server's own: what is
+    not known of an answer is left out.
+    """
 
     content: str | list[TextContent | Refusal] | None = None
     refusal: str | None = None
@@ -357,10 +380,7 @@ def _assistant(body: AssistantMessage) -> tuple[Part, ...]:
         ]
     if body.refusal and not body.content:
         parts.append(TextPart(body.refusal))
-    parts += [
-        ToolCallPart(call.id, call.function.name, call.function.arguments or "{}")
-        for call in body.tool_calls or ()
-    ]
+    parts += [call.part() for call in body.tool_calls or ()]
     if (call := body.function_call) is not None:
         parts.append(ToolCallPart(call.name, call.name, call.arguments or "{}"))
     return tuple(parts) or (TextPart(""),)

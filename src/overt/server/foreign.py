@@ -40,7 +40,39 @@ def refused(body: bytes, path: str, engine: str, model: str, *, named: bool) -> 
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     taken = accepts(engine, model)
-    return asked.foreign(taken) or (named and _untaken(body, asked, engine, taken))
+    if asked.foreign(taken):
+        return True
+    if not named:
+        return False
+    return _untaken(body, asked, engine, taken) or (kind is _Responses and _kept(body))
+
+
+_OURS_TOO = frozenset((
+    "model", "input", "instructions", "stream", "stream_options", "store", "tools", "tool_choice",
+    "parallel_tool_calls", "reasoning", "text", "max_output_tokens", "temperature", "top_p",
+    "include", "previous_response_id", "metadata", "user",
+))  # fmt: skip
+"""Fields of a response that mean here what they mean at OpenAI."""
+
+
+def _kept(body: bytes) -> bool:
+    """Whether a response is to be kept, and can be made and kept here as well as at OpenAI.
+
+    Kept there, no other provider could go on from it by ``previous_response_id``. One that goes
+    on from OpenAI's own stays there.
+    """
+    given: dict[str, Any] = msgspec.json.decode(body)
+    tools = given.get("tools") or ()
+    reasoning = given.get("reasoning") or {}
+    return (
+        given.get("store") is not False
+        and isinstance(reasoning, dict)
+        and reasoning.keys() <= {"effort"}  # a summary is told by other events here
+        and given.get("previous_response_id") is None
+        and given.keys() <= _OURS_TOO
+        and isinstance(tools, list | tuple)
+        and all(isinstance(tool, dict) and tool.get("type") == "function" for tool in tools)
+    )
 
 
 def _untaken(body: bytes, asked: Any, engine: str, taken: Accepts) -> bool:
@@ -63,12 +95,14 @@ def _untaken(body: bytes, asked: Any, engine: str, taken: Accepts) -> bool:
 
 class _Call(msgspec.Struct):
     id: str = ""
+    extra_content: Any = None
 
 
 class _Said(msgspec.Struct):
     role: str = ""
     reasoning_content: Any = None
     reasoning: Any = None
+    reasoning_details: Any = None
     tool_calls: list[_Call] | None = None
 
 
@@ -80,7 +114,11 @@ class _Chat(msgspec.Struct):
         return any(
             said.reasoning_content is not None
             or said.reasoning is not None
-            or any(len(call.id) > _LONGEST_CHAT_ID for call in said.tool_calls or ())
+            or said.reasoning_details is not None
+            or any(
+                len(call.id) > _LONGEST_CHAT_ID or call.extra_content is not None
+                for call in said.tool_calls or ()
+            )
             for said in self.messages
         )
 

@@ -1,0 +1,151 @@
+"""Calls of tools and their results: paired up, or told as text.
+
+Other programs export calls without results, results without calls, and ids that are empty or used
+twice. Every provider refuses all of these, and most refuse even a sound call where the request
+declares no tools.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from overt.chat import ImagePart, Message, Part, Role, TextPart, ToolCallPart, ToolResultPart
+
+MISSING = "(no result was exported)"
+"""The result of a call that came without one."""
+
+_Place = tuple[int, int]
+"""Which message, and which of its parts."""
+
+
+def sound(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """`messages` with every call followed by its result, under an id of their own.
+
+    The results of a message's calls come right behind it, in the order of the calls. A result goes
+    to the first call before it that has its id and no result yet, or without an id to the first
+    that has none. A result of no call, and a call that no assistant made, become text. Doing
+    it twice changes nothing more.
+    """
+    pairs = _paired(messages)
+    results = {one.result for one in pairs.values() if one.result}
+    found: list[Message] = []
+    for number, message in enumerate(messages):
+        parts: list[Part] = []
+        behind: list[Message] = []
+        for place, part in enumerate(message.parts):
+            if isinstance(part, ToolCallPart) and (number, place) in pairs:
+                pair = pairs[number, place]
+                parts.append(replace(part, id=pair.id, name=part.name or "tool"))
+                behind.append(Message("tool", (pair.answer(messages),)))
+            elif isinstance(part, ToolCallPart):
+                parts.append(TextPart(_called(part)))
+            elif not isinstance(part, ToolResultPart):
+                parts.append(part)
+            elif (number, place) not in results:
+                parts.append(TextPart(_returned("a tool", part)))
+        if parts or not message.parts:
+            found.append(Message(_speaker(message, parts), tuple(parts)))
+        found += behind
+    return tuple(found)
+
+
+def spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """`messages` without tool traffic: what was called, and what came of it, as the model's text.
+
+    For a request that declares no tools: OpenAI, Anthropic and Gemini refuse calls in it, and most
+    chat templates leave them out. What the model says in a row becomes one message, since many
+    templates want the two sides to take turns.
+    """
+    if not any(_is_of_tools(part) for message in messages for part in message.parts):
+        return tuple(messages)
+    names: dict[str, str] = {}
+    found: list[Message] = []
+    for message in sound(messages):
+        parts = tuple(_told(message.parts, names))
+        role = _speaker(message, parts)
+        if role == "assistant" and found and found[-1].role == "assistant":
+            before = found.pop()
+            between = (TextPart("\n\n"),) if before.text and Message(role, parts).text else ()
+            parts = (*before.parts, *between, *parts)
+        found.append(Message(role, parts))
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class _Pair:
+    id: str
+    result: _Place | None = None
+
+    def answer(self, messages: Sequence[Message]) -> ToolResultPart:
+        if self.result is None:
+            return ToolResultPart(self.id, MISSING)
+        number, place = self.result
+        part = messages[number].parts[place]
+        assert isinstance(part, ToolResultPart)
+        return replace(part, id=self.id)
+
+
+def _paired(messages: Sequence[Message]) -> dict[_Place, _Pair]:
+    """The assistant's calls, each with an id that no other has and where its result is."""
+    pairs: dict[_Place, _Pair] = {}
+    open_: dict[str, deque[_Pair]] = {}  # by the id they came with; those with a result may be left
+    all_: deque[_Pair] = deque()
+    used = {part.id for one in messages for part in one.parts if isinstance(part, ToolCallPart)}
+    taken: set[str] = set()
+    for number, message in enumerate(messages):
+        for place, part in enumerate(message.parts):
+            if isinstance(part, ToolCallPart) and message.role == "assistant":
+                id = part.id if part.id and part.id not in taken else _fresh(len(pairs) + 1, used)
+                taken.add(id)
+                pairs[number, place] = pair = _Pair(id)
+                open_.setdefault(part.id, deque()).append(pair)
+                all_.append(pair)
+            elif isinstance(part, ToolResultPart):
+                waiting = open_.get(part.id, deque()) if part.id else all_
+                while waiting and waiting[0].result:
+                    waiting.popleft()
+                if waiting:
+                    waiting[0].result = (number, place)
+    return pairs
+
+
+def _fresh(number: int, used: set[str]) -> str:
+    """An id that is not in `used`, and notes it there."""
+    while (id := f"call_{number}") in used:
+        number += 1
+    used.add(id)
+    return id
+
+
+def _speaker(message: Message, parts: Sequence[Part]) -> Role:
+    """Who says `parts`: a tool itself says nothing but results."""
+    if message.role != "tool":
+        return message.role
+    return "user" if any(isinstance(part, ImagePart) for part in parts) else "assistant"
+
+
+def _told(parts: Sequence[Part], names: dict[str, str]) -> Iterator[Part]:
+    """`parts` with calls and results as text; notes in `names` which call has which id."""
+    said = False
+    for part in parts:
+        if isinstance(part, ToolCallPart):
+            names[part.id] = part.name
+            yield TextPart(("\n\n" if said else "") + _called(part))
+            said = True
+        elif isinstance(part, ToolResultPart):
+            yield TextPart(_returned(names[part.id], part))
+        else:
+            said = said or isinstance(part, TextPart)
+            yield part
+
+
+def _is_of_tools(part: Part) -> bool:
+    return isinstance(part, ToolCallPart | ToolResultPart)
+
+
+def _called(part: ToolCallPart) -> str:
+    return f"({part.name or 'tool'} was called: {part.arguments})"
+
+
+def _returned(name: str, part: ToolResultPart) -> str:
+    return f"({name} {'failed' if part.error else 'returned'}: {part.content})"
