@@ -35,6 +35,7 @@ from overt.chat import (
     ToolResultPart,
     Usage,
 )
+from overt.engines import remote
 from overt.engines.http import Http
 from overt.engines.openai import OpenAI
 from overt.engines.provider import Destination, Dialect, Provider, Said
@@ -49,6 +50,7 @@ from overt.errors import (
     ProviderFailed,
     Unsupported,
 )
+from overt.ref import parse
 from overt.settings import Settings
 from serving import Served
 
@@ -398,7 +400,7 @@ async def wire() -> AsyncIterator[Upstream]:
 def engine(
     wire: Upstream, base: str, model: str, secret: str = "", spoken: Dialect = dialect
 ) -> Provider:
-    # llama.cpp's server drops connections that it promised to keep: see Http.headers.
+    # llama.cpp's server drops connections that it promised to keep: see remote.destination.
     headers = {**spoken.headers(secret), "Connection": "close"}
     to = Destination(base, headers, secret, "here", "overt login here")
     return Provider(spoken, model, to, wire)
@@ -485,7 +487,9 @@ async def test_llama_server(wire: Upstream, llama: str) -> None:
 @pytest.mark.anyio
 async def test_llama_server_again_and_again(wire: Upstream, llama: str) -> None:
     """It closes the connection behind each stream, which a connection kept open would race with."""
-    assert dialect.headers("")["Connection"] == "close"
+    for url, closes in (("http://10.0.0.5/v1", True), ("https://openrouter.ai/api/v1", False)):
+        to = remote.destination(parse(f"{url}#m"), dialect, url, "")
+        assert ("connection" in to.headers) is closes
     peer = engine(wire, llama, "smollm2", "sk-llama-secret")
     for _ in range(12):
         assert (await asked(peer, replace(HELLO, max_tokens=1))).usage.tokens_out == 1

@@ -45,14 +45,8 @@ class Http:
         )
 
     def headers(self, secret: str) -> dict[str, str]:
-        """See `Dialect`. Each request has a connection of its own.
-
-        llama.cpp's server promises ``Keep-Alive: timeout=5`` and closes the connection behind each
-        stream (measured, xllamacpp 2026.10.11549): of requests that were sent over it again one in
-        eight was lost, and a lost request is not sent twice. On one's own network a new connection
-        costs less than a millisecond.
-        """
-        return headers(secret) | {"Connection": "close"}
+        """See `Dialect`."""
+        return headers(secret)
 
     def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
         """Chat for messages, completions for a prompt."""
