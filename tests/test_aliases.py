@@ -96,7 +96,8 @@ def test_a_damaged_file_is_told_and_not_overwritten(home: Path, text: str) -> No
     for _ in range(2):  # not only at the first look
         with pytest.raises(Failure, match=r"aliases\.json is damaged") as caught:
             routes.aliases(home).find("writer")
-        assert caught.value.hint
+        assert f"mv {path} {path}.damaged" in str(caught.value)
+        assert "models, keys and chats are not in it" in str(caught.value)
     with pytest.raises(Failure):
         routes.aliases(home).set("writer", "smollm2")
     assert path.read_text() == text

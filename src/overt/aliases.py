@@ -23,6 +23,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Generic, TypeVar
 
 from overt import ref as refs
@@ -297,7 +298,9 @@ def _load(path: Path) -> dict[str, _Entry]:
         return {name: _entry(name, row) for name, row in rows.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadRef):
         raise Failure(
-            f"{path} is damaged", "correct it, or delete it and set the aliases again"
+            f"{path} is damaged",
+            f"to go on: mv {quote(str(path))} {quote(str(path) + '.damaged')}, then set the "
+            "aliases again; models, keys and chats are not in it",
         ) from None
 
 

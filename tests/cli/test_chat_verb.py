@@ -193,3 +193,20 @@ def test_a_real_conversation(model_home: Path, overt_cli: OvertCli, home: Path) 
     assert last["tokens_in"] < 200, "the question that was refused is not part of the conversation"
     alone = overt_cli("run", "smollm2", "My name is Ada.", *flags)
     assert json.loads(alone.stdout)["text"] == first["text"], "one-shot and chat say the same"
+
+
+@pytest.mark.model
+def test_a_model_that_sees_nothing_goes_on_without_the_images(
+    model_home: Path, overt_cli: OvertCli, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(
+        bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489")
+    )
+    lines = [f"/image {tmp_path / 'a.png'}", "What is it?", "/image none", "/retry", "/image none"]
+    flags = ("--temperature", "0", "--max-tokens", "2", "--offline", "--json", "--home", model_home)
+    ran = overt_cli("chat", "smollm2", *flags, stdin="\n".join(lines), timeout=240)
+    refused, answered = map(json.loads, ran.stdout.splitlines())
+    assert refused["error"]["hint"].startswith("/image none leaves the images out, then /retry; or")
+    assert answered["tokens_out"] == 2
+    assert "(1 image is left out from now on)" in ran.stderr
+    assert "(0 images are left out from now on)" in ran.stderr

@@ -60,3 +60,21 @@ def test_a_file_is_converted_without_being_kept(
     assert "left behind: system prompt, which Claude's format has no place for (1)" in ran.stderr
     assert len(json.loads(there.read_text())) == 2
     assert overt_cli("chats", "list", "--json").stdout == '{"chats": []}\n'
+
+
+def test_an_empty_one_is_counted_and_tools_do_not_stop_the_chat(
+    overt_cli: OvertCli, tmp_path: Path
+) -> None:
+    calls = [{"id": "", "function": {"name": "f", "arguments": "{}"}}]
+    rows = [
+        {"messages": [{"role": "user", "content": "Go"},
+                      {"role": "assistant", "tool_calls": calls}]},
+        {"messages": []},
+    ]  # fmt: skip
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    came = overt_cli("chats", "import", file, "--model", "echo:x")
+    assert came.stdout == "1 of 2 conversations came in (format: openai)\n"
+    assert came.stderr == "left behind: empty conversation (1)\n"
+    ran = overt_cli("chat", "echo:x", "--json", stdin="/load go\nOn\n")
+    assert json.loads(ran.stdout)["tokens_in"] == 6  # Go, (f was called: {}), On

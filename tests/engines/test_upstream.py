@@ -450,6 +450,28 @@ async def test_nobody_answers_in_time_is_tried_again_and_costs_nothing() -> None
             assert error.value.hint == "raise it: OVERT_CONNECT_TIMEOUT=0.06s"
 
 
+async def test_a_dead_proxy_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = (await _closed_port()).removeprefix("http://")
+    for name in ("HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{dead}")
+    async with rig() as one:
+        with pytest.raises(ProviderFailed) as error:
+            await one.said(to("https://acme.example"))
+    said = str(error.value)
+    assert said.startswith(f"acme cannot be reached through the proxy {dead}: connection refused;")
+    assert "HTTPS_PROXY" in said
+    assert "secret" not in said
+
+
+async def test_a_limit_of_nothing_is_not_doubled() -> None:
+    async with peer("hangs", b"") as there, rig(first_timeout="0s", connect_timeout="5s") as one:
+        with pytest.raises(TimedOut) as error:
+            await one.said(to(there))
+        assert error.value.hint
+        assert error.value.hint.endswith("TIMEOUT=1m")
+
+
 async def _speaks_no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     await reader.read(1)

@@ -75,7 +75,18 @@ def test_what_people_read_shows_the_unseen(one):
     shown = text.visible(one + "\u202e\u200b\x00\x1b")
     assert "⟨U+202E⟩⟨U+200B⟩" in shown
     assert not re.search(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", shown
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200c\u200e\u200f\u202a-\u202e\u2066-\u2069]", shown
+    )
+
+
+@pytest.mark.parametrize("one", ["👩‍💻", "👩🏽‍🚒", "❤️‍🔥", "🏳️‍🌈", "👨‍👩‍👧‍👦", "🐈‍⬛", "🤷‍♀️"])
+def test_an_emoji_made_of_several_stays_whole(one):
+    assert text.visible(f"a {one} b") == f"a {one} b"
+
+
+def test_a_joiner_elsewhere_is_shown():
+    assert text.visible("pay\u200dpal \U0001f469\u200dx\u200d\U0001f469") == (
+        "pay⟨U+200D⟩pal \U0001f469⟨U+200D⟩x⟨U+200D⟩\U0001f469"
     )
 
 

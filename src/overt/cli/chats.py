@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
 _LONGEST = 60  # characters of a name made of a title
 _DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[0-9]")  # no names for files on Windows
+_EACH = 25  # conversations, after which progress is shown anew
 _MOST_TOLD = 20  # kinds of what is left behind
 
 
@@ -73,6 +74,7 @@ def import_(
     from overt.conversations import base
 
     lost: Lost = Counter()
+    out.status(f"reading {file}")
     format, found = base.read(file, lost, source or "")
     there = saved.names(settings.home)
     known = {
@@ -80,15 +82,21 @@ def import_(
     }
     used = dict.fromkeys(map(str.lower, there), 1)  # some disks take A and a for one name
     names: list[str] = []
-    for one in found:
+    for number, one in enumerate(found, 1):
+        if number % _EACH == 0:
+            out.status(f"{number} of {len(found)} conversations")
         chat = _chat(one, model or settings.model)
         if (chat.system, chat.messages) in known:
             continue
         known.add((chat.system, chat.messages))
         name = _free(_slug(one.title), used)
         if not dry_run:
-            saved.save(settings.home, name, chat)
+            saved.save(settings.home, name, chat, lasting=False)
         names.append(name)
+    if names and not dry_run:
+        out.status("making them last")
+        saved.settle(settings.home)
+    out.clear()
     same = len(found) - len(names)
     told = +lost
     if out.json:
@@ -98,7 +106,8 @@ def import_(
         )  # fmt: skip
         return 0
     verb_ = "would come in" if dry_run else "came in"
-    out.line(f"{len(names)} of {len(found)} conversations {verb_} (format: {format})")
+    all_ = len(found) + told[base.EMPTY]
+    out.line(f"{len(names)} of {all_} conversations {verb_} (format: {format})")
     if same:
         out.note(f"{same} were here already, word for word")
     _tell(out, told)

@@ -4,6 +4,7 @@ A chat holds the model's ref and digest, the system prompt, the parameters and e
 all its parts (images as base64), so that loading it restores exactly what was said.
 """
 
+import os
 import re
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from overt.errors import BadRequest, Failure, FormatError, NotFound, OutOfDisk
 VERSION: Literal[1] = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_BYTES = 256 << 20
+_SYNCS = hasattr(os, "sync")  # not on Windows
 
 
 class _Part(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
@@ -108,8 +110,10 @@ class Chat:
     thinking: bool | None = None
 
 
-def save(home: Path, name: str, chat: Chat) -> Path:
+def save(home: Path, name: str, chat: Chat, *, lasting: bool = True) -> Path:
     """Write `chat` as `name`; an older one of that name is replaced at once or not at all.
+
+    Without `lasting` it may be lost in a power cut until `settle` has been called.
 
     Raises:
         BadRequest: not a name. OutOfDisk, Failure: the file could not be written.
@@ -117,7 +121,7 @@ def save(home: Path, name: str, chat: Chat) -> Path:
     path = _path(home, name)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        whole.write(path, encode(chat))
+        whole.write(path, encode(chat), lasting=lasting or not _SYNCS)
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             raise OutOfDisk(
@@ -125,6 +129,13 @@ def save(home: Path, name: str, chat: Chat) -> Path:
             ) from None
         raise Failure(f"{path} cannot be written: {error.strerror}", "check OVERT_HOME") from None
     return path
+
+
+def settle(home: Path) -> None:
+    """Make what was saved last through a power cut: once for all is far faster than each."""
+    if _SYNCS:
+        os.sync()
+    whole.sync_folder(home / "chats")
 
 
 def load(home: Path, name: str) -> Chat:

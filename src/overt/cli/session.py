@@ -12,8 +12,8 @@ from overt.chat import ImagePart, Message, Part, Request, TextPart
 from overt.cli.account import account, answering, leaves_for, prepare
 from overt.cli.answer import answer, figures, record
 from overt.cli.output import Output, duration
-from overt.conversations.tools import spoken
-from overt.errors import BadRequest, ContextExceeded, OvertError
+from overt.conversations.calls import spoken
+from overt.errors import BadRequest, ContextExceeded, OvertError, ProviderFailed, UsageError
 from overt.lab.timed import Timed
 from overt.ref import parse
 from overt.settings import Settings
@@ -117,6 +117,17 @@ class Session:
         self.images.clear()
         self._unanswered = None
 
+    def blind(self) -> int:
+        """Leave every image out from now on, with a word in its place; returns how many."""
+        asked = [self._unanswered] if self._unanswered else []
+        told = [_blinded(message) for message in (*self.messages, *asked)]
+        shown = sum(_images(message) for message in (*self.messages, *asked)) + len(self.images)
+        if self._unanswered:
+            self._unanswered = told.pop()
+        self.messages[:] = told
+        self.images.clear()
+        return shown
+
     async def begin(self) -> None:
         """Have the model ready that the conversation starts with. Raises as `Exchange.open`."""
         self._facts = await prepare(self.exchange, self.request.model)
@@ -180,6 +191,12 @@ class Session:
             timed.answer.finish = "cancelled"
         except ContextExceeded as error:
             raise (error if self._is_elsewhere() else _advised(error)) from None
+        except (UsageError, ProviderFailed) as error:
+            if "image" in error.message and any(map(_images, request.messages)):
+                error.hint = "/image none leaves the images out, then /retry" + (
+                    f"; or {error.hint}" if error.hint else ""
+                )
+            raise
         if timed.answer.finish == "cancelled" and not timed.answer.text:
             self.out.note("(stopped; /retry asks again)")
             return
@@ -213,6 +230,20 @@ def _advised(error: ContextExceeded) -> ContextExceeded:
         error.tokens,
         error.context,
         f"/undo or /clear forgets messages, /set context {wider} loads the model with more",
+    )
+
+
+def _images(message: Message) -> int:
+    return sum(isinstance(part, ImagePart) for part in message.parts)
+
+
+def _blinded(message: Message) -> Message:
+    if not _images(message):
+        return message
+    left = TextPart("(an image was here)\n")
+    return replace(
+        message,
+        parts=tuple(left if isinstance(part, ImagePart) else part for part in message.parts),
     )
 
 

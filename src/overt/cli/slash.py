@@ -69,6 +69,11 @@ class Commands:
 
         if not name:
             raise UsageError("/image needs a file", "/image photo.png, then ask")
+        if name == "none":
+            count = self.session.blind()
+            said = "1 image is" if count == 1 else f"{count} images are"
+            self.session.out.note(f"({said} left out from now on)")
+            return
         # A path dragged into a terminal arrives quoted.
         path = shlex.split(name)[0] if name[0] in "'\"" else name
         part = image_part(read_bytes(Path(path), "/image", _MOST_IMAGE_BYTES), path)
@@ -381,7 +386,7 @@ COMMANDS: dict[str, Command] = {
     "/show": Command(Commands.show, "/show WHAT", "info template parameters license system model"),
     "/system": Command(Commands.system, "/system TEXT", "instructions before the conversation"),
     "/model": Command(Commands.model, "/model REF", "go on with another model"),
-    "/image": Command(Commands.image, "/image FILE", "show an image with the next question"),
+    "/image": Command(Commands.image, "/image FILE", "seen next; /image none leaves all out"),
     "/undo": Command(Commands.undo, "/undo", "forget the last question and its answer"),
     "/retry": Command(Commands.retry, "/retry", "ask the last question again"),
     "/clear": Command(Commands.clear, "/clear", "forget every message"),

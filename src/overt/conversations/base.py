@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from overt.chat import ImagePart, Message, Part, TextPart
-from overt.conversations.tools import sound
+from overt.conversations.calls import sound
 from overt.errors import BadRequest, FormatError, NotFound
 
 Lost = Counter[str]
@@ -173,7 +173,7 @@ def image_at(url: str) -> ImagePart | None:
 def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversation]]:
     """Every conversation of a file, and the name of its format.
 
-    Calls of tools and their results are paired up (`tools.sound`).
+    Calls of tools and their results are paired up (`calls.sound`).
 
     Args:
         lost: counts what could not be brought along.

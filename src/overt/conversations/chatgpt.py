@@ -54,7 +54,7 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
         messages: list[Message] = []
         model = text(row.get("default_model_slug"))
         said_all = [mapping(mapping(node).get("message")) for node in branch.values()]
-        for said, following in zip(said_all, [*said_all[1:], {}], strict=True):
+        for said, following in zip(said_all, [*said_all[1:], {}], strict=False):
             model = text(mapping(said.get("metadata")).get("model_slug")) or model
             if message := _message(said, _tool(following), archive, lost):
                 messages.append(message)

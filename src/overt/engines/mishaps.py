@@ -6,7 +6,10 @@ Nothing of their text is told: it repeats headers, and the other side's bytes.
 import math
 import os
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -14,6 +17,8 @@ from overt import address
 from overt.engines.provider import Destination
 from overt.errors import BadSetting, OvertError, ProviderFailed, TimedOut
 
+_ENOUGH = 60.0  # seconds, to begin with where the limit is 0
+_PROXY_HINT = "correct HTTPS_PROXY, or unset it; NO_PROXY names servers to be asked without one"
 _MAY = "and may bill the request all the same"
 
 
@@ -52,15 +57,18 @@ def foreign(
     if not sent:
         if tls := _tls(caught, to):
             return tls
+        proxy = _proxy(to.base)
         if isinstance(caught, httpx2.ProxyError | ImportError):
-            return ProviderFailed(
-                f"{to.label} cannot be reached through the proxy of the environment",
-                "correct HTTPS_PROXY, or unset it",
-            )
+            through = proxy or "the proxy of the environment"
+            return ProviderFailed(f"{to.label} cannot be reached through {through}", _PROXY_HINT)
         if isinstance(caught, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError | ValueError):
             return BadSetting(
                 f"the request to {to.label} cannot be put into HTTP",
                 "look at its address and its key: overt settings",
+            )
+        if proxy:
+            return ProviderFailed(
+                f"{to.label} cannot be reached through {proxy}: {_cause(caught)}", _PROXY_HINT
             )
         return ProviderFailed(
             f"{to.label} cannot be reached: {_cause(caught)}",
@@ -77,13 +85,15 @@ def foreign(
 
 def _late(to: Destination, limits: Limits, sent: bool, heard: bool, between: bool) -> TimedOut:
     if not sent:
-        what, seconds, name = "could not be reached", limits.connect, "connect"
+        proxy = _proxy(to.base)
+        what = "could not be reached" + (f" through {proxy}" if proxy else "")
+        seconds, name = limits.connect, "connect"
     elif between:
         what, seconds, name = "said nothing more", limits.between, "between"
     else:
         what = "did not go on with its answer" if heard else "did not begin to answer"
         seconds, name = limits.first, "first"
-    twice = 2 * seconds
+    twice = 2 * seconds or _ENOUGH
     raised = f"{twice / 60:g}m" if twice >= 60 and twice % 60 == 0 else f"{twice:.10g}s"
     return TimedOut(
         f"{to.label} {what} within {seconds:g} s" + (f", {_MAY}" if sent else ""),
@@ -142,6 +152,21 @@ def _cause(error: BaseException) -> str:
         own = isinstance(one, ConnectionError) and one.errno is not None
         return (os.strerror(one.errno or 0) if own else one.strerror).lower()
     return "the connection failed"
+
+
+def _proxy(base: str) -> str:
+    """The proxy that the environment has for a server, without its password; "" for none."""
+    with suppress(OvertError, ValueError):
+        there = address.read(base)
+        if there.loopback or proxy_bypass(there.shown):
+            return ""
+        every = getproxies()
+        url = every.get(there.scheme) or every.get("all") or ""
+        found = urlsplit(url if "://" in url else f"http://{url}")
+        if found.hostname:
+            port = f":{found.port}" if found.port else ""
+            return f"the proxy {found.hostname[:80]}{port}"
+    return ""
 
 
 def _host(url: str) -> str:

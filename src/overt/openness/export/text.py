@@ -23,9 +23,12 @@ _MOST_URL = 2000
 # Characters of a path or query that stay as they are; whatever else there is gets percent-encoded.
 _SAFE = "/:@!$&'()*+,;=-._~%"
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# They change the order in which what follows is shown, or are not seen at all.
+# They change the order in which what follows is shown, or are not seen at all. A joiner between two
+# emoji is seen: it makes one of them.
+_EMOJI = "\u2190-\u21ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 _UNSEEN = re.compile(
-    "[\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    f"(?<![{_EMOJI}\ufe0f])\u200d|\u200d(?![{_EMOJI}])|"
+    "[\u00ad\u061c\u115f\u1160\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
 # Not allowed in XML 1.0, and nothing that should reach a page: controls but tab and newline.

@@ -53,22 +53,18 @@ def spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
     """`messages` without tool traffic: what was called, and what came of it, as the model's text.
 
     For a request that declares no tools: OpenAI, Anthropic and Gemini refuse calls in it, and most
-    chat templates leave them out. What the model says in a row becomes one message, since many
-    templates want the two sides to take turns.
+    chat templates leave them out. What the model says in a row, thoughts too, becomes one message,
+    since many templates want the two sides to take turns.
     """
-    if not any(_is_of_tools(part) for message in messages for part in message.parts):
-        return tuple(messages)
     names: dict[str, str] = {}
-    found: list[Message] = []
+    turns: list[tuple[Role, list[Message]]] = []
     for message in sound(messages):
-        parts = tuple(_told(message.parts, names))
-        role = _speaker(message, parts)
-        if role == "assistant" and found and found[-1].role == "assistant":
-            before = found.pop()
-            between = (TextPart("\n\n"),) if before.text and Message(role, parts).text else ()
-            parts = (*before.parts, *between, *parts)
-        found.append(Message(role, parts))
-    return tuple(found)
+        role = _speaker(message, message.parts)
+        if role == "assistant" and turns and turns[-1][0] == role:
+            turns[-1][1].append(message)
+        else:
+            turns.append((role, [message]))
+    return tuple(_turn(role, said, names) for role, said in turns)
 
 
 @dataclass(slots=True)
@@ -92,10 +88,15 @@ def _paired(messages: Sequence[Message]) -> dict[_Place, _Pair]:
     all_: deque[_Pair] = deque()
     used = {part.id for one in messages for part in one.parts if isinstance(part, ToolCallPart)}
     taken: set[str] = set()
+    last = 0  # the number of the last id that was made; it never goes back, so the search is short
     for number, message in enumerate(messages):
         for place, part in enumerate(message.parts):
             if isinstance(part, ToolCallPart) and message.role == "assistant":
-                id = part.id if part.id and part.id not in taken else _fresh(len(pairs) + 1, used)
+                id = part.id
+                if not id or id in taken:
+                    last = max(last, len(pairs)) + 1
+                    while (id := f"call_{last}") in used:
+                        last += 1
                 taken.add(id)
                 pairs[number, place] = pair = _Pair(id)
                 open_.setdefault(part.id, deque()).append(pair)
@@ -109,14 +110,6 @@ def _paired(messages: Sequence[Message]) -> dict[_Place, _Pair]:
     return pairs
 
 
-def _fresh(number: int, used: set[str]) -> str:
-    """An id that is not in `used`, and notes it there."""
-    while (id := f"call_{number}") in used:
-        number += 1
-    used.add(id)
-    return id
-
-
 def _speaker(message: Message, parts: Sequence[Part]) -> Role:
     """Who says `parts`: a tool itself says nothing but results."""
     if message.role != "tool":
@@ -124,23 +117,37 @@ def _speaker(message: Message, parts: Sequence[Part]) -> Role:
     return "user" if any(isinstance(part, ImagePart) for part in parts) else "assistant"
 
 
+def _turn(role: Role, said: Sequence[Message], names: dict[str, str]) -> Message:
+    """What one speaker says in a row, as one message; notes in `names` which call has which id.
+
+    Its texts are one where they touch: providers make a message of each, or drop blank ones.
+    """
+    parts = [part for message in said for part in message.parts]
+    if len(said) == 1 and not any(isinstance(p, ToolCallPart | ToolResultPart) for p in parts):
+        return said[0]
+    found: list[Part] = []
+    texts: list[str] = []  # of the run of texts at the end of `found`
+    begun = False
+    for part in (*_told(parts, names), None):
+        if isinstance(part, TextPart):
+            texts += [part.text] if part.text else []
+            continue
+        if texts:
+            found.append(TextPart(("\n\n" if begun else "") + "\n\n".join(texts)))
+            texts, begun = [], True
+        found += [part] if part else []
+    return Message(role, tuple(found))
+
+
 def _told(parts: Sequence[Part], names: dict[str, str]) -> Iterator[Part]:
-    """`parts` with calls and results as text; notes in `names` which call has which id."""
-    said = False
     for part in parts:
         if isinstance(part, ToolCallPart):
             names[part.id] = part.name
-            yield TextPart(("\n\n" if said else "") + _called(part))
-            said = True
-        elif isinstance(part, ToolResultPart):
-            yield TextPart(_returned(names[part.id], part))
-        else:
-            said = said or isinstance(part, TextPart)
+            yield TextPart(_called(part))
+        elif not isinstance(part, ToolResultPart):
             yield part
-
-
-def _is_of_tools(part: Part) -> bool:
-    return isinstance(part, ToolCallPart | ToolResultPart)
+        elif part.content != MISSING:
+            yield TextPart(_returned(names[part.id], part))
 
 
 def _called(part: ToolCallPart) -> str:
