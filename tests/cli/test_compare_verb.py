@@ -271,6 +271,26 @@ def test_pairs_that_cannot_be_told_apart_are_not_asked_about(
     assert given.given == []
 
 
+def test_who_failed_is_told_after_the_vote_and_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    given = _ballot(monkeypatch, "a\n", ("m1", "m2", "m3"))
+    failed = _row("m3", "", error="no key; log in")
+    given.vote((asks.of_text("q"),), [_row("m1", "1"), _row("m2", "2"), failed])
+    assert "m3" not in "".join(capsys.readouterr())
+    assert given.revealed().endswith("\nm3 failed: no key; log in")
+    alone = _ballot(monkeypatch, "a\n", ("m1", "m3"))
+    alone.vote((asks.of_text("q"),), [_row("m1", "1"), failed])
+    assert "fewer than two models answered: there is nothing to vote on" in capsys.readouterr().err
+    assert alone.revealed() == "", "the answers are shown, with what went wrong"
+
+
+def test_no_budget_asks_nobody(overt_cli: OvertCli) -> None:
+    ran = overt_cli("compare", "hi", "-m", "echo:a", "--budget", "0")
+    assert ran.code == 1
+    assert "Ended early: $0 were spent and the budget is $0: 1 request was not asked." in ran.stdout
+
+
 def test_the_end_of_what_is_typed_ends_the_voting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import OvertCli
+from overt.cli import eval
 
 
 @pytest.fixture
@@ -54,6 +55,46 @@ def test_who_answered_for_a_route_is_counted(
     assert ran.code == 0, ran.stderr
     assert "ladder: answered by echo:y 2, echo:x 1\n" in ran.stdout
     assert ran.stdout.count("answered by") == 1
+
+
+def test_costs_are_shown_as_in_a_comparison() -> None:
+    def model(ref: str, **totals: object) -> dict[str, object]:
+        return {
+            "model": {"ref": ref}, "score": 1.0, "interval": [0.5, 1.0], "n": 3, "items": [],
+            "summary": {}, "parameters": {"errors": "wrong"},
+            "totals": {"errors": 0, "seconds": 1.0, **totals},
+        }  # fmt: skip
+
+    said = eval._report(
+        [
+            model("a", cost=0.00042, cost_known=True),
+            model("b", cost=None, cost_known=False, cost_unknown=2, cost_least=0.01),
+            model("c", cost=None, cost_known=False, cost_unknown=3, cost_least=0),
+            model("d", cost=0, cost_known=True),
+        ],
+        [],
+    )
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert [row for row in rows if row.startswith(("a ", "b ", "c ", "d "))] == [
+        "a 1.000 0.500 to 1.000 3 0 $0.00042 1.0 s",
+        "b 1.000 0.500 to 1.000 3 0 $0.01000 + 2 unknown 1.0 s",
+        "c 1.000 0.500 to 1.000 3 0 unknown 1.0 s",
+        "d 1.000 0.500 to 1.000 3 0 $0.00000 1.0 s",
+    ]
+
+
+@pytest.mark.parametrize("cost", ["x", -1, float("inf"), float("nan")])
+def test_a_cost_that_somebody_wrote_by_hand_is_unknown(cost: object) -> None:
+    assert eval._cost({"cost_known": True, "cost": cost})["cost"] is None
+
+
+def test_a_home_that_cannot_be_written(overt_cli: OvertCli, suite: Path, home: Path) -> None:
+    (home / "evaluations").write_text("in the way")
+    ran = overt_cli("eval", suite, "-m", "echo:x")
+    assert ran.code == 1
+    assert "cannot be written" in ran.stderr
+    assert "check OVERT_HOME" in ran.stderr
+    assert "inside Overt" not in ran.stderr
 
 
 def test_a_new_suite_runs(

@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from conftest import OvertCli
-from overt.chat import Failed, ImagePart, Sampling
-from overt.cli.answer import image_part, since_start
+from overt.chat import Done, Event, Failed, ImagePart, Routed, Sampling, Text, Usage
+from overt.cli.account import account
+from overt.cli.answer import figures, image_part, record, since_start
 from overt.cli.options import read_schema
 from overt.cli.run import build_request
 from overt.errors import BadRequest, ContextExceeded, EngineFailed, WorkerDied
+from overt.exchange import Facts
+from overt.lab.timed import Timed
 from overt.protocols.failure import error_of
+from overt.settings import load
 from servers import gguf
 
 CONTRACT = [
@@ -109,6 +113,25 @@ def test_the_first_token_is_timed_from_the_start_of_the_process(overt_cli: Overt
     took = time.monotonic() - begun
     assert 0.02 < found["seconds_to_first_token"] < took
     assert 5 < found["tokens_per_second"] < 25  # 20 words a second, as echo:slow promises
+
+
+def test_tokens_that_no_provider_told_are_null_and_not_0() -> None:
+    def said(*events: Event) -> tuple[dict[str, object], str]:
+        timed = Timed()
+        for event in (Routed("openai:x"), Text("yes"), *events, Done("stop")):
+            timed.answer.add(event)
+        told, facts = account("openai:x", timed, load()), Facts("openai:x", "", "openai")
+        return record(facts, timed, None, told), figures(facts, timed, None, told)
+
+    for events in ((), (Usage(0, 0),), (Usage(0, 4),)):
+        found, line = said(*events)
+        assert list(found)[:9] == CONTRACT
+        assert (found["tokens_in"], found["tokens_out"], found["cost"]) == (None, None, None)
+        assert found["cost_why"] == "the tokens were not counted"
+        assert line.startswith("the tokens were not counted (stop); ")
+    found, line = said(Usage(3, 2))
+    assert (found["tokens_in"], found["tokens_out"]) == (3, 2)
+    assert line.startswith("3 tokens in; 2 out (stop)")
 
 
 def test_since_start_is_the_age_of_this_process() -> None:

@@ -247,6 +247,49 @@ def test_the_first_token_is_the_first_and_the_end_is_the_last(
     assert row.tokens_per_second == 1.0, "by our clock, as the engine tells none"
 
 
+@pytest.mark.parametrize(
+    ("pieces", "step", "speed"), [(3, 0.004, None), (2, 1.0, None), (3, 0.01, 1950.0)]
+)
+def test_a_burst_has_no_speed(
+    pieces: int, step: float, speed: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += step
+        return now
+
+    monkeypatch.setattr(timed, "time", SimpleNamespace(monotonic=monotonic))
+    said = [*[Text("many words ")] * pieces, Usage(1, 40), Done("stop")]
+    row = _asked(Exchange(smollm2=said), _plan("smollm2")).rows[0]
+    assert row.tokens_per_second == (None if speed is None else pytest.approx(speed))
+
+
+@pytest.mark.parametrize("told", [[], [Usage(0, 0)], [Usage(0, 4)], [Usage(9, 0)]])
+def test_a_cost_is_unknown_where_no_tokens_were_told(told: list[Event | OvertError]) -> None:
+    said = [Routed("openai:gpt-5"), Text("paid"), *told, Done("stop")]
+    row = _asked(Exchange(openai_gpt=said), _plan("openai:gpt")).rows[0]
+    assert (row.cost, row.cost_known) == (None, False)
+    assert row.cost_why == "the tokens were not counted"
+    assert (row.tokens_in, row.tokens_out) in ((None, None), (None, 4), (9, None))
+
+
+def test_an_answer_that_broke_off_may_have_cost_more_than_was_counted() -> None:
+    said = [Routed("openai:gpt-5"), Text("pa"), Usage(9, 1), Failed("provider_failed", "it broke")]
+    rows = _asked(Exchange(openai_gpt=said), _plan("openai:gpt", "openai:none")).rows
+    assert (rows[0].cost, rows[0].cost_known, rows[0].cost_least) == (None, False, 0.02)
+    assert rows[0].cost_why == "it broke off, and may have cost more than was counted"
+    assert rows[1].cost_why == "it failed, and the tokens were not counted"
+
+
+def test_no_budget_asks_nobody() -> None:
+    exchange = Exchange(openai_gpt=SENT, smollm2=SAID)
+    done = _asked(exchange, _plan("openai:gpt", "smollm2", budget=0.0, together=True))
+    assert (done.rows, exchange.asked) == ([], [])
+    assert done.ended == "$0 were spent and the budget is $0: 2 requests were not asked"
+
+
 def test_bytes_that_nobody_counted_are_not_zero() -> None:
     said = [Routed("openai:gpt-5"), *SAID]
     row = _asked(Exchange(openai_gpt=said), _plan("openai:gpt")).rows[0]

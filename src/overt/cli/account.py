@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from overt import ref as refs
 from overt.chat import Usage
 from overt.errors import OvertError
+from overt.lab.timed import UNCOUNTED, is_counted
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def account(name: str, timed: "Timed", settings: Settings) -> Account:
     routed, usage = timed.answer.routed, timed.answer.usage
     model = routed.model if routed else name
     hosts, where = went((model, *routed.tried) if routed else (model,))
-    usd, why, source = _cost(model, usage, settings)
+    usd, why, source = None, UNCOUNTED, ""
+    if is_counted(timed.answer):
+        usd, why, source = _cost(model, usage, settings)
     told = None
     if routed:
         told = {
@@ -173,8 +176,6 @@ def _cost(model: str, usage: Usage, settings: Settings) -> tuple[float | None, s
     """US dollars, why they are not known, and whose prices they are."""
     from overt import prices
 
-    if usage == Usage(0, 0):
-        return None, "the tokens were not counted", ""
     try:
         found = prices.cost(model, usage, settings)
     except OvertError as error:  # a damaged prices.toml must not cost the answer

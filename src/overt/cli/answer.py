@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from overt.chat import Answer, ImagePart, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
 from overt.errors import BadRequest
-from overt.lab.timed import Timed, read
+from overt.lab.timed import UNCOUNTED, Timed, is_counted, read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
@@ -65,12 +65,13 @@ def record(
     """The object `overt run --json` prints. The first nine keys are a contract."""
     answer, usage = timed.answer, timed.answer.usage
     first = None if seconds_to_first_token is None else round(seconds_to_first_token, 3)
+    counted = told.routed is None or is_counted(answer)  # a model of this machine always counts
     found: dict[str, object] = {
         "model": facts.ref,
         "digest": facts.digest,
         "text": answer.text,
-        "tokens_in": usage.tokens_in,
-        "tokens_out": usage.tokens_out,
+        "tokens_in": usage.tokens_in if counted else None,
+        "tokens_out": usage.tokens_out if counted else None,
         "seconds_to_first_token": first,
         "tokens_per_second": timed.tokens_per_second,
         "finish": answer.finish,
@@ -122,6 +123,8 @@ def figures(
         f"{usage.tokens_out} out ({timed.answer.finish or 'stopped'})"
         + (f", {usage.tokens_thought} of them reasoning" if usage.tokens_thought else ""),
     ]
+    if told.routed is not None and not is_counted(timed.answer):
+        parts = [f"{UNCOUNTED} ({timed.answer.finish or 'stopped'})"]
     if seconds_to_first_token is not None:
         parts.append(f"first token after {duration(seconds_to_first_token)}")
     if usage.prompt_seconds > 0:

@@ -42,6 +42,7 @@ class Ballot:
         self._number = 0
         self.given: list[Vote] = []
         self.names: list[dict[str, str]] = []  # of each request: which letter was which model
+        self._failed: list[str] = []  # told afterwards: who failed is a part of who wrote what
 
     def vote(self, asks: Sequence[Ask], rows: Sequence[Row]) -> None:
         """Show the answers to each request and ask about every pair of them.
@@ -57,20 +58,27 @@ class Ballot:
                     for row in rows
                     if row.prompt_index == number and row.repeat == 0 and row.error is None
                 ]
+                self._failed += [
+                    f"{row.model} failed: {row.error}"
+                    for row in rows
+                    if row.prompt_index == number and row.repeat == 0 and row.error is not None
+                ]
                 self._on(number, len(asks), ask, own)
         except EOFError:
             self._note("voting ended here")
 
     def revealed(self) -> str:
-        """Which letter was which model, a line a request."""
+        """Which letter was which model, a line a request, and who failed and why."""
         lines = []
         for number, names in enumerate(self.names, 1):
             told = ", ".join(f"{letter} was {model}" for letter, model in names.items())
             lines.append(f"{number}: {told}" if len(self.names) > 1 else told)
-        return "\n".join(lines)
+        return "\n".join([*lines, *dict.fromkeys(self._failed)]) if lines else ""
 
     def _on(self, number: int, count: int, ask: Ask, rows: list[Row]) -> None:
         if len(rows) < 2:
+            which = f" to question {number + 1}" if count > 1 else ""
+            self._note(f"fewer than two models answered{which}: there is nothing to vote on")
             return
         SystemRandom().shuffle(rows)
         letters = dict(zip(ascii_uppercase, rows, strict=False))

@@ -31,7 +31,7 @@ _STOPPED: Final = 130
               help="Ask N times and show medians.")  # fmt: skip
 @click.option("--parallel", "together", is_flag=True, help="Ask models of other servers at once.")
 @click.option("--budget", type=click.FloatRange(0), metavar="USD",
-              help="Begin no request once the known costs are more.")  # fmt: skip
+              help="Begin no request once the known costs reach it.")  # fmt: skip
 @click.option("--blind", is_flag=True, help="Hide the names, and vote.")
 @click.option("--votes", "show_votes", is_flag=True, help="Show what all votes add up to.")
 @click.option("--html", metavar="FILE", help="Write one page that shows everything.")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def _evaluate(
                 found.append(
                     await evaluate(
                         suite, model, exchange, settings, options, purse,
-                        lambda progress: out.status(_moving(progress)),
+                        lambda progress: out.status(_moving(progress)), out.note,
                     )
                 )  # fmt: skip
             finally:
@@ -176,6 +177,8 @@ def _evaluate(
 
 
 def _moving(one: "Progress") -> str:
+    from overt.lab.compare_page import dollars
+
     parts = [f"{one.model}: {one.done} of {one.total}"]
     if one.score is not None:
         parts.append(f"score so far {one.score:.3f}")
@@ -184,7 +187,7 @@ def _moving(one: "Progress") -> str:
     if one.left is not None:
         parts.append(f"{duration(one.left)} left")
     if one.spent:
-        parts.append(f"${one.spent:.4f} spent")
+        parts.append(f"{dollars(one.spent)} spent")
     return ", ".join(parts)
 
 
@@ -207,6 +210,9 @@ def _record(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(found: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
+    from overt.lab.compare_page import column
+
+    costs = column([_cost(one["totals"]) for one in found])
     rows = [
         (
             one["model"]["ref"],
@@ -214,10 +220,10 @@ def _report(found: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
             f"{one['interval'][0]:.3f} to {one['interval'][1]:.3f}",
             one["n"],
             one["totals"]["errors"],
-            _cost(one["totals"]),
+            cost,
             duration(one["totals"]["seconds"]),
         )
-        for one in found
+        for one, cost in zip(found, costs, strict=True)
     ]
     parts = [table(("model", "score", "95 % interval", "n", "failed", "cost", "time"), rows)]
     for one in found:
@@ -230,12 +236,13 @@ def _report(found: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def _cost(totals: dict[str, Any]) -> str:
-    cost = totals.get("cost")
-    if not totals.get("cost_known"):
-        least = totals.get("cost_least")
-        return f"${least:.4f} and unknown" if least else "unknown"
-    return f"${cost:.4f}" if cost else "$0"
+def _cost(totals: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the cost, and of how many answers it is not; as `column` takes it."""
+    known = bool(totals.get("cost_known"))
+    least = totals.get("cost" if known else "cost_least")
+    if not isinstance(least, int | float) or not 0 <= least < inf or not (known or least):
+        least = None  # also in a receipt that somebody wrote by hand
+    return {"cost": least, "cost_unknown": 0 if known else totals.get("cost_unknown", "some")}
 
 
 def _extra(one: dict[str, Any]) -> list[str]:

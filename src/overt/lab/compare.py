@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overt.chat import Event, Request, Routed, Sampling, Usage
 from overt.errors import BadRef, OvertError
 from overt.lab.asks import Ask
-from overt.lab.timed import Timed, read
+from overt.lab.timed import UNCOUNTED, Timed, is_counted, read
 from overt.protocols.failure import error_of
 from overt.ref import parse
 from overt.settings import Settings
@@ -34,7 +34,7 @@ class Plan:
         models: as named; each is asked everything.
         repeat: how often each request is asked.
         together: ask models of other servers at once; those of this machine still take turns.
-        budget: US dollars; no request is begun once the known costs are more.
+        budget: US dollars; no request is begun once the known costs have reached it.
     """
 
     models: tuple[str, ...]
@@ -147,10 +147,10 @@ class Comparison:
                 return
 
     def _over(self) -> bool:
-        """Whether the known costs are more than the budget."""
+        """Whether the known costs have reached the budget."""
         budget = self.plan.budget
         spent = sum(row.cost_least for row in self.rows)
-        if budget is not None and spent > budget and not self.ended:
+        if budget is not None and spent >= budget and not self.ended:
             left = len(self.plan.rounds()) * len(self.plan.models) - len(self.rows)
             if left > 0:
                 self.ended = (
@@ -214,13 +214,19 @@ class Comparison:
             row.seconds_to_first_token = round(first, 4)
             row.seconds = round(timed.last - timed.asked, 4)
         if usage != Usage(0, 0):
-            row.tokens_in, row.tokens_out = usage.tokens_in, usage.tokens_out
+            row.tokens_in = usage.tokens_in or None  # every prompt has some
+            row.tokens_out = usage.tokens_out if usage.tokens_out or not answer.text else None
             row.tokens_cached = usage.tokens_cached
             row.tokens_per_second = timed.tokens_per_second
         if answer.routed is not None:
             self._follow(row, answer.routed)
-        if usage != Usage(0, 0):
+        if is_counted(answer):
             _cost(row, usage, self.settings)
+            if row.error and row.cost_known:  # it was counted until then, and may be billed whole
+                row.cost, row.cost_known = None, False
+                row.cost_why = "it broke off, and may have cost more than was counted"
+        else:
+            row.cost_why = f"it failed, and {UNCOUNTED}" if row.error else UNCOUNTED
 
     def _follow(self, row: Row, routed: Routed) -> None:
         """Who answered in fact, where that was an alias, a route or a provider."""

@@ -65,4 +65,22 @@ def test_mcnemar_is_the_exact_one() -> None:
 def test_scores_between_are_bootstrapped() -> None:
     assert intervals.of_scores([1.0, 0.0])[1] == intervals.WILSON
     assert intervals.of_scores([1.0, 0.5])[1] == intervals.BOOTSTRAP
-    assert intervals.paired([1, 1, 0], [1, 1, 0]) == (0.0, 0.0)
+    assert intervals.paired([1, 1, 0], [1, 0, 0])[1] == f"paired {intervals.BOOTSTRAP}"
+
+
+def test_what_is_all_alike_is_not_certain() -> None:
+    """None of n differs: 1 - 0.05^(1/n) of all may, by the bound of Clopper and Pearson."""
+    share = 1 - 0.05 ** (1 / 6)
+    assert (1 - share) ** 6 == pytest.approx(0.05)
+    (low, high), method = intervals.of_scores([0.5] * 6)
+    assert (low, high) == (pytest.approx(0.5 - share / 2), pytest.approx(0.5 + share / 2))
+    assert method == intervals.ALIKE
+    (low, high), method = intervals.paired([0.0] * 6, [1.0] * 6)
+    assert (low, high) == (-1.0, pytest.approx(-1 + 2 * share))
+    assert method == f"paired {intervals.ALIKE}"
+    (low, high), _ = intervals.paired([0.3, 0.7, 0.2], [0.2, 0.6, 0.1])  # but for rounding
+    assert low == pytest.approx(0.1 - (1 - 0.05 ** (1 / 3)) * 1.1)
+    assert intervals.of_scores([1 / 3])[0][1] > 0.9
+    assert intervals.of_scores([1 / 3] * 3000)[0] == (
+        pytest.approx(1 / 3, abs=1e-3), pytest.approx(1 / 3, abs=1e-3),
+    )  # fmt: skip

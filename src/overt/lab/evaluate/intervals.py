@@ -2,6 +2,13 @@
 
 Sources: Wilson 1927 (interval of a proportion); Efron 1979 (bootstrap, percentile); McNemar 1947,
 in the exact form: a two-sided sign test of the discordant pairs. All intervals are of 95 %.
+
+Drawing again from values that are all the same gives them back, and an interval without width,
+which says more than n items can. `alike` is used there. Of n items none differed from the rest. If
+a share s of all items did, that had a chance of (1 - s)^n, which is below 5 % for
+s > 1 - 0.05^(1/n): the upper bound of Clopper and Pearson 1934 for none of n. So with 95 %
+confidence no more than that share differs, and as those may have any value of the range [a, b], the
+mean is from (1 - s) v + s a to (1 - s) v + s b.
 """
 
 from collections.abc import Sequence
@@ -16,8 +23,10 @@ DRAWS: Final = 2000
 
 WILSON: Final = "Wilson, 95 %"
 BOOTSTRAP: Final = f"bootstrap of items, percentile, {DRAWS} draws, 95 %"
+ALIKE: Final = "all items alike: at most 1 - 0.05^(1/n) of others differ, over the range, 95 %"
 
 Interval = tuple[float, float]
+_SAME: Final = 1e-12  # differences of equal scores differ by rounding
 
 
 class McNemar(NamedTuple):
@@ -60,15 +69,34 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def of_scores(values: Sequence[float], seed: int = 0) -> tuple[Interval, str]:
-    """The interval of a mean and its method: Wilson where every score is 0 or 1."""
+    """The interval of a mean of scores from 0 to 1, and its method: Wilson where all are 0 or 1."""
     if all(value in (0.0, 1.0) for value in values):
         return wilson(round(sum(values)), len(values)), WILSON
+    return _drawn(values, 0.0, seed)
+
+
+def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> tuple[Interval, str]:
+    """Where the mean of ``first - second`` lies, and the method.
+
+    The two are scores from 0 to 1 of the same items.
+    """
+    found, method = _drawn([a - b for a, b in zip(first, second, strict=True)], -1.0, seed)
+    return found, f"paired {method}"
+
+
+def alike(value: float, count: int, least: float, most: float) -> Interval:
+    """Where the mean lies, when all `count` items had `value` and any may be `least` to `most`."""
+    if count <= 0:
+        return (least, most)
+    share = 1 - 0.05 ** (1 / count)
+    return (value - share * (value - least), value + share * (most - value))
+
+
+def _drawn(values: Sequence[float], least: float, seed: int) -> tuple[Interval, str]:
+    if values and max(values) - min(values) < _SAME:
+        value = values[0]
+        return alike(value, len(values), min(least, value), max(1.0, value)), ALIKE
     return bootstrap(values, seed), BOOTSTRAP
-
-
-def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Interval:
-    """Where the mean of ``first - second`` lies; the two are scores of the same items."""
-    return bootstrap([a - b for a, b in zip(first, second, strict=True)], seed)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:

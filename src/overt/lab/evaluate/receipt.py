@@ -68,10 +68,17 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: Path, value: Mapping[str, Any]) -> Path:
-    """Write a receipt under its `id`; whole or not at all. Returns the file."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Write a receipt under its `id`; whole or not at all. Returns the file.
+
+    Raises:
+        OutOfDisk, Failure: it cannot be written.
+    """
     path = folder / f"{value['id']}.json"
-    whole.write(path, (canonical(sealed(value)) + "\n").encode())
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        whole.write(path, (canonical(sealed(value)) + "\n").encode())
+    except OSError as error:
+        raise whole.unwritable(path, error) from None
     return path
 
 
@@ -172,7 +179,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) 
             "the two receipts are of different items", "compare runs of one suite and its data"
         )
     a, b = ([float(side[id]["score"]) for id in ids] for side in (one, other))
-    low, high = intervals.paired(a, b, seed)
+    (low, high), method = intervals.paired(a, b, seed)
     plain = all(value in (0.0, 1.0) for value in (*a, *b))
     found = intervals.mcnemar([x == 1 for x in a], [x == 1 for x in b])
     return {
@@ -181,7 +188,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) 
         "n": len(ids),
         "difference": intervals.mean(a) - intervals.mean(b),
         "interval": [low, high],
-        "method": f"paired {intervals.BOOTSTRAP}",
+        "method": method,
         "first_only": found.first_only if plain else None,
         "second_only": found.second_only if plain else None,
         "mcnemar_p": found.p if plain else None,

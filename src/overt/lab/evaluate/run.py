@@ -3,20 +3,18 @@
 Everything goes through one `Exchange`, so local models, providers, aliases and routes are scored
 alike. Answers are kept as they come (answers.py). An item whose request failed counts as wrong,
 unless the options say otherwise, and is counted apart; what would fail for every item ends the run.
+Requests that are on their way then are waited for: they are paid for.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from overt import routes
-from overt.chat import Answer, Request
-from overt.engines.provider import Provider
 from overt.errors import (
     BadRef,
     BadSetting,
@@ -31,23 +29,26 @@ from overt.errors import (
     Unsupported,
 )
 from overt.exchange import Exchange
+from overt.lab.compare_page import dollars
 from overt.lab.evaluate import intervals, receipt, runners
-from overt.lab.evaluate.answers import Answers, Reply, failed, key_of
+from overt.lab.evaluate.answers import Answers, NotKept, Reply, alone, failed
+from overt.lab.evaluate.asker import Asker, Who, identify
 from overt.lab.evaluate.purse import Purse, is_away
 from overt.lab.evaluate.runners import Grade, Runner, Tools
 from overt.lab.evaluate.runners.judge import Unparsed
 from overt.lab.evaluate.task import Item, Suite
 from overt.openness.export.text import canonical
-from overt.protocols.failure import error_of
 from overt.settings import Settings
 
 _FATAL = (
-    BadRef, BadSetting, DoesNotFit, FormatError, NotFound, Offline, Refused, Stopped, Unsupported,
+    BadRef, BadSetting, DoesNotFit, FormatError, NotFound, NotKept, Offline, Refused, Stopped,
+    Unsupported,
 )  # fmt: skip
 _FEW = 3  # failed items that are never too many
 _SHOWN = 200  # characters of an extracted answer in a receipt
 
 Told = Callable[["Progress"], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,72 +105,7 @@ class _Row:
     reply: Reply | None = None
     grade: Grade | None = None
     error: OvertError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Who:
-    """A model as answers are kept for it and receipts name it."""
-
-    ref: str
-    resolved: str
-    digest: str
-    engine: str
-    build: str
-    logprobs: bool
-
-    @property
-    def key(self) -> str:
-        return canonical([self.digest or self.resolved, self.engine, self.build])
-
-
-class Asker:
-    """Asks one model, and keeps what it answered."""
-
-    def __init__(
-        self, exchange: Exchange, who: _Who, purse: Purse, kept: Answers, *, signal: bool
-    ) -> None:
-        self._exchange, self._who, self._purse, self._kept = exchange, who, purse, kept
-        self._signal = signal and who.logprobs
-
-    async def ask(self, request: Request) -> Reply:
-        """The answer, kept or new. Raises OvertErrors, also for one that broke off."""
-        if self._signal and request.logprobs is None:
-            request = replace(request, logprobs=0)
-        key = key_of(request)
-        if (known := self._kept.get(key)) is not None:
-            return known
-        ref = self._who.resolved if self._who.engine != "route" else self._who.ref
-        held = self._purse.hold(ref, request)
-        answer, begun = Answer(), time.monotonic()
-        try:
-            async with aclosing(self._exchange.stream(request)) as events:
-                async for event in events:
-                    answer.add(event)
-        finally:
-            by = answer.routed.model if answer.routed else ref
-            cost = self._purse.pay(held, by, answer.usage)
-        if answer.failed is not None:
-            raise error_of(answer.failed)
-        signal = answer.mean_logprob
-        reply = Reply(
-            text=answer.text,
-            finish=answer.finish or "",
-            tokens_in=answer.usage.tokens_in,
-            tokens_out=answer.usage.tokens_out,
-            seconds=round(time.monotonic() - begun, 4),
-            cost=cost,
-            model=by,
-            signal=None if signal is None else round(signal, 6),
-        )
-        self._kept.put(key, reply)
-        return reply
-
-    async def whole(self, request: Request) -> Answer:
-        """As `ask`, for a judge."""
-        reply = await self.ask(request)
-        answer = Answer()
-        answer.text = reply.text
-        return answer
+    owed: bool = False  # its request failed and may be billed all the same
 
 
 async def evaluate(
@@ -180,45 +116,49 @@ async def evaluate(
     options: Options,
     purse: Purse,
     told: Told = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Score `model` on `suite`; returns the receipt, and its file under `path`.
+
+    `told` is shown how it goes, `say` gets remarks for people.
 
     Raises:
         FormatError, BadRequest, NoIsolation: the suite cannot be graded here; nothing was asked.
         BudgetSpent: the cap was reached; what was answered is kept.
         Failure: too many items failed.
+        OutOfDisk, Failure: the home cannot be written; nothing was asked, unless it filled up.
         OvertError: what would fail for every item, such as a missing key.
     """
     sample = suite.sample(options.limit, suite.seed)
     sample = _constrained(sample)
     who = await identify(exchange, model, settings)
-    kept: list[Answers] = []
-    folder = settings.home / "evaluations"
-    try:
-        kept.append(Answers(_file(folder, suite, who.key), fresh=options.fresh))
-        asker = Asker(exchange, who, purse, kept[0], signal=True)
-        others: dict[str, Asker] = {}
-        for role in ("judge", "against"):
-            ref = getattr(options, role)
-            if ref and suite.kind == "judge":
-                second = await identify(exchange, ref, settings)
-                if role == "against" and second.key == who.key:
-                    others[role] = asker  # a model beside itself
-                    continue
-                # A rival's answers are those it has when it is scored itself.
-                key = second.key if role == "against" else "judge " + second.key
-                kept.append(Answers(_file(folder, suite, key), fresh=options.fresh))
-                others[role] = Asker(exchange, second, purse, kept[-1], signal=role == "against")
+    asked = {"": who}
+    for role in ("judge", "against"):
+        if suite.kind == "judge" and (ref := getattr(options, role)):
+            asked[role] = await identify(exchange, ref, settings)
+    folder, assumed = settings.home / "evaluations", purse.assumed
+    async with AsyncExitStack() as stack:
+        # A rival's answers are those it has when it is scored itself; a judge's are its own.
+        files = {
+            role: _file(folder, suite, "judge " * (role == "judge") + one.key)
+            for role, one in asked.items()
+        }
+        askers: dict[Path, Asker] = {}  # one for a model that is set beside itself
+        # In one order everywhere, or two runs could wait for each other.
+        for path, role in sorted({path: role for role, path in reversed(files.items())}.items()):
+            await stack.enter_async_context(alone(path, asked[role].ref, say))
+            kept = Answers(path, fresh=options.fresh)
+            stack.callback(kept.close)
+            askers[path] = Asker(exchange, asked[role], purse, kept, signal=role != "judge")
+        others = {role: askers[path] for role, path in files.items() if role}
         tools = _tools(sample, options, others)
         runner = await asyncio.to_thread(runners.make, sample, tools)
         _check_prices(purse, exchange, [model, *(getattr(options, role) for role in others)])
-        run = _Run(sample, model, asker, runner, options, purse, told)
+        run = _Run(sample, model, askers[files[""]], runner, options, purse, told)
         begun = time.time()
         rows = await run.all()
-    finally:
-        for one in kept:
-            one.close()
-    value = _receipt(sample, suite, who, runner, rows, options, begun)
+    notes = _uncounted(rows, purse.assumed - assumed)
+    value = _receipt(sample, suite, who, runner, rows, options, begun, notes)
     path = await asyncio.to_thread(receipt.write, folder, value)
     return value | {"path": str(path)}
 
@@ -242,22 +182,6 @@ def _tools(suite: Suite, options: Options, others: dict[str, Asker]) -> Tools:
     )
 
 
-async def identify(exchange: Exchange, ref: str, settings: Settings) -> _Who:
-    """What `ref` is today; opens it. Raises OvertErrors where it cannot be used."""
-    target = exchange.resolve(ref)
-    if isinstance(target, routes.Route):
-        digest = sha256(repr(target).encode()).hexdigest()
-        return _Who(ref, exchange.first(ref), f"route:{digest}", "route", "", logprobs=False)
-    engine = await exchange.open(ref)
-    facts = exchange.facts(ref)
-    if isinstance(engine, Provider):
-        target = engine.ref  # with the model, where only its server was named
-    can = engine.capabilities
-    # The echo's say nothing, and a provider's may cost or change the answer.
-    tells = can.logprobs and can.local and facts.engine != "echo"
-    return _Who(ref, target, facts.digest, facts.engine, facts.build, tells)
-
-
 class _Run:
     def __init__(
         self, suite: Suite, model: str, asker: Asker, runner: Runner, options: Options,
@@ -267,19 +191,25 @@ class _Run:
         self._options, self._purse, self._told = options, purse, told
         self._rows = [_Row(item) for item in suite.items]
         self._done = self._errors = self._new = 0
-        self._sum, self._graded, self._over = 0.0, 0, False
+        self._sum, self._graded = 0.0, 0
+        self._error: BaseException | None = None  # the first that ended it
         self._begun = time.monotonic()
 
     async def all(self) -> list[_Row]:
-        """Ask and grade every item, some at once."""
+        """Ask and grade every item, some at once.
+
+        Where an error ends it, the answers that are on their way are still waited for and kept.
+        """
         waiting = iter(self._rows)
         tasks = [
             asyncio.create_task(self._work(waiting))
             for _ in range(min(self._options.concurrency, len(self._rows)))
         ]
         try:
-            # Not a TaskGroup: it would wrap the one error that is to be told.
-            await asyncio.gather(*tasks)
+            # Not a TaskGroup: it would cancel what is paid for, and wrap the error.
+            await asyncio.wait(tasks)
+            if self._error is not None:
+                raise self._error
         finally:
             for task in tasks:
                 task.cancel()
@@ -288,14 +218,19 @@ class _Run:
 
     async def _work(self, waiting: Iterator[_Row]) -> None:
         for row in waiting:
-            if self._over:
+            if self._error is not None:
                 break
             try:
                 await self._one(row)
-            except BaseException:
-                self._over = True  # before the others ask for their next item
+            except BaseException as error:
+                self._end(error)  # before the others ask for their next item
                 raise
             self._told(self._progress())
+
+    def _end(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        self._purse.end()
 
     async def _one(self, row: _Row) -> None:
         request = self._suite.request(row.item, self._model)
@@ -307,7 +242,7 @@ class _Run:
         except _FATAL:
             raise
         except OvertError as error:
-            row.error = error
+            row.error, row.owed = error, self._asker.owes(request)
             self._failed(error)
         self._done += 1
         self._new += row.reply is None or not row.reply.cached
@@ -365,8 +300,8 @@ def _file(folder: Path, suite: Suite, who: str) -> Path:
 
 
 def _receipt(
-    suite: Suite, whole: Suite, who: _Who, runner: Runner, rows: list[_Row], options: Options,
-    begun: float,
+    suite: Suite, whole: Suite, who: Who, runner: Runner, rows: list[_Row], options: Options,
+    begun: float, notes: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     items = [_entry(row, options) for row in rows]
     scores = [float(one["score"]) for one in items if one["score"] is not None]
@@ -402,7 +337,7 @@ def _receipt(
         "n": len(scores),
         "summary": runner.summary(grades),
         "totals": _totals(rows, time.time() - begun),
-        "notes": receipt.contamination(digests, suite.public),
+        "notes": [*receipt.contamination(digests, suite.public), *notes],
         "items": items,
     }  # fmt: skip
     return value | {"id": receipt.name_of(made, suite.name, who.ref, f"{begun} {canonical(value)}")}
@@ -427,8 +362,8 @@ def _entry(row: _Row, options: Options) -> dict[str, Any]:
         "answer_sha256": sha256(reply.text.encode("utf-8", "replace")).hexdigest() if reply else "",
         "signal": reply.signal if reply else None,
         "finish": reply.finish if reply else "",
-        "tokens_in": reply.tokens_in if reply else 0,
-        "tokens_out": reply.tokens_out if reply else 0,
+        "tokens_in": reply.tokens_in if reply else None if row.owed else 0,
+        "tokens_out": reply.tokens_out if reply else None if row.owed else 0,
         "seconds": reply.seconds if reply else 0.0,
         "cost": reply.cost if reply else None,
         "error": failed(row.error) if row.error else None,
@@ -444,6 +379,7 @@ def _entry(row: _Row, options: Options) -> dict[str, Any]:
 def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:
     replies = [row.reply for row in rows if row.reply is not None]
     known = [reply.cost for reply in replies if reply.cost is not None]
+    unknown = len(replies) - len(known) + sum(row.owed for row in rows)
     return {
         "errors": sum(row.error is not None for row in rows),
         "judge_unparsed": sum(isinstance(row.error, Unparsed) for row in rows),
@@ -451,10 +387,27 @@ def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:
         "cut": sum(reply.finish == "length" for reply in replies),
         "refused": sum(reply.finish == "refusal" for reply in replies),
         "cached": sum(reply.cached for reply in replies),
-        "tokens_in": sum(reply.tokens_in for reply in replies),
-        "tokens_out": sum(reply.tokens_out for reply in replies),
+        "tokens_in": sum(reply.tokens_in or 0 for reply in replies),  # as far as it was told
+        "tokens_out": sum(reply.tokens_out or 0 for reply in replies),
+        "uncounted": len(_not_told(rows)),
         "seconds": round(seconds, 3),
-        "cost": sum(known) if len(known) == len(replies) else None,  # never 0 for what is unknown
-        "cost_known": len(known) == len(replies),
+        "cost": None if unknown else sum(known),  # never 0 for what is unknown
+        "cost_known": not unknown,
+        "cost_unknown": unknown,
         "cost_least": sum(known),
     }
+
+
+def _not_told(rows: list[_Row]) -> list[_Row]:
+    """Those of which nobody told what they took, failed ones that may be billed among them."""
+    return [row for row in rows if row.owed or (row.reply and row.reply.tokens_in is None)]
+
+
+def _uncounted(rows: list[_Row], assumed: float) -> list[str]:
+    """A note on what was not told; `assumed` US dollars were taken from the budget for it."""
+    if not (count := len(_not_told(rows))):
+        return []
+    note = f"what {count} of {len(rows)} answers took was not told: their cost is not known"
+    if assumed > 0:
+        note += f", and {dollars(assumed)} of the budget was taken for such, the most they may cost"
+    return [note]
