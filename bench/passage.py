@@ -1,6 +1,6 @@
 """What `overt serve` adds between a client and a provider, beside npm's Portkey gateway.
 
-    python bench/passage.py                 about five minutes
+    python bench/passage.py                 about four minutes
     python bench/passage.py --quick         a trial of the bench itself: not to be quoted
     python bench/passage.py --no-portkey    where there is no npm
 
