@@ -234,9 +234,11 @@ class Busy(Failure):
 
     Attributes:
         retry_after: seconds after which asking again makes sense; None where nobody knows.
+        asked_again: this program did so already, and gave up.
     """
 
     status = 503
+    asked_again = False
 
     def __init__(
         self, message: str, hint: str | None = None, retry_after: float | None = None

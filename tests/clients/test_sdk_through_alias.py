@@ -359,13 +359,14 @@ def test_nobody_asks_nine_times(modules: Path, tmp_path: Path) -> None:  # noqa:
         there = stack.enter_context(companies(mock.url))
         served = stack.enter_context(serving.serving(tmp_path, env=there.environ()))
         world = World(there, served, routes.aliases(tmp_path))
-        for target in (COMPANIES["openai"], COMPANIES["anthropic"]):
-            world.move(target)
+        for target, word in (("openai", "500"), ("anthropic", "500"), ("anthropic", "429")):
+            world.move(COMPANIES[target])
             there.forget()
+            there.retry_after = "0.1"
             talk = stack.enter_context(closing(TALKS["chat"](served.url)))
-            talk.user("fail 500")
-            assert isinstance(_failed(talk, Ask()), openai.InternalServerError)
-            assert len(there.got) == 3, target
+            talk.user(f"fail {word}")
+            assert isinstance(_failed(talk, Ask()), _ERRORS["chat"][word])
+            assert len(there.got) == 3, (target, word)
 
 
 def test_a_response_goes_on_at_another_by_its_id(world: World, talks: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from upstream_peer import Peer, peer
 
 from overt import routes
-from overt.server.passage import renamed
+from overt.server.passage_body import renamed
 
 pytestmark = pytest.mark.anyio
 

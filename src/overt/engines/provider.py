@@ -239,8 +239,15 @@ class Provider(Partial):
         except OvertError as error:
             raise cleaned(error, self.to.secret) from None
 
-    def forward(self, post: Post) -> AsyncGenerator["Passed | bytes", None]:
-        """The provider's own answer to a request that is already in its words."""
+    def forward(
+        self, post: Post, left_out: Iterable[str] = ()
+    ) -> AsyncGenerator["Passed | bytes", None]:
+        """The provider's own answer to a request that is already in its words.
+
+        `left_out` is told as `Dialect.post` has it.
+        """
+        for sentence in left_out:
+            self._notice(sentence)
         return self._wire.forward(self.to, post)
 
     async def close(self) -> None:

@@ -168,6 +168,8 @@ class Upstream:
             except _Again as found:
                 again = found
                 before += found.bytes_out
+            if tried and isinstance(again.error, Busy):
+                again.error.asked_again = True
             if again.wait is not None and (again.wait > PATIENCE or tried >= self._retries):
                 raise _later(again.error, again.wait)
             if tried >= self._retries:

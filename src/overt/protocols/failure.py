@@ -46,7 +46,10 @@ def advice(error: OvertError) -> dict[str, str]:
     """
     found = headers(error)
     if error.status == 429 or error.status >= 500:
-        found["x-should-retry"] = "true" if isinstance(error, Busy | WorkerDied) else "false"
+        useful = isinstance(error, Busy | WorkerDied)
+        if isinstance(error, Busy) and error.asked_again:
+            useful = False  # three tries of theirs for each three of ours would be nine
+        found["x-should-retry"] = "true" if useful else "false"
     return found
 
 

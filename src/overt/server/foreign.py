@@ -2,9 +2,9 @@
 
 A client keeps a conversation as it was answered. Where a name of the owner's moved to another
 provider since, that is what the former one wrote, in the client's protocol but not in the new
-one's words: a thought nobody signed, a call without Gemini's mark. And what a client asks for may
-be a field that the family of models does not take. Translating leaves out, or spells anew, what
-the provider answers 400 to; what it would accept goes on byte for byte.
+one's words: a thought nobody signed, a call without Gemini's mark. Translating leaves out, or
+spells anew, what the provider answers 400 to; what it would accept goes on byte for byte. A
+parameter that the family of models does not take is no reason to translate: it alone is cut out.
 
 Nothing here looks deeper than needed, and a body that cannot be read is the provider's to refuse.
 """
@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from overt.chat import Sampling
 from overt.engines.accepts import Accepts, accepts
+from overt.server.passage_body import Spare
 
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 """What Anthropic takes for the id of a call."""
@@ -25,11 +27,14 @@ longer."""
 _LONGEST_CHAT_ID = 40  # characters of a call's id, in Chat Completions
 
 
-def refused(body: bytes, path: str, engine: str, model: str, *, named: bool) -> bool:
+def refused(
+    body: bytes, path: str, engine: str, model: str, *, named: bool, beta: bool = False
+) -> bool:
     """Whether `engine` would refuse `body` at this server's `path`, as far as is known.
 
-    `named` is whether the owner's name led there: then the caller does not know the model, and
-    what its family refuses counts too.
+    `beta` is whether a header asks for one, which a translation would lose. `named` is whether the
+    owner's name led there: then the caller does not know the model, and
+    what only this server can do for it counts too. For parameters that are refused see `spared`.
     """
     chat = engine == "openai" and path.endswith("/chat/completions")
     kind = _Chat if chat else _KINDS.get(engine)
@@ -44,7 +49,9 @@ def refused(body: bytes, path: str, engine: str, model: str, *, named: bool) -> 
         return True
     if not named:
         return False
-    return _untaken(body, asked, engine, taken) or (kind is _Responses and _kept(body))
+    if chat:
+        return "stop" in taken.refuses and _stops(body)
+    return kind is _Responses and not beta and _kept(body)
 
 
 _OURS_TOO = frozenset((
@@ -75,19 +82,44 @@ def _kept(body: bytes) -> bool:
     )
 
 
-def _untaken(body: bytes, asked: Any, engine: str, taken: Accepts) -> bool:
-    """Whether a field is given that the family does not take."""
-    if engine == "gemini":
-        return False  # it ignores them
-    names = [*taken.refuses]
-    if engine == "openai" and isinstance(asked, _Chat) and taken.extra.get("efforts"):
-        names.append("max_tokens")  # models that reason have another word for it
-    if engine == "anthropic" and 0 < taken.most_out < (asked.most or 0):
-        return True
-    if not any(f'"{name}"'.encode() in body for name in names):
-        return False
-    given: Any = msgspec.json.decode(body)
-    return any(given.get(name) is not None for name in names)
+def spared(body: bytes, path: str, engine: str, model: str) -> Spare:
+    """What of `body` the family of `model` refuses, and what can be done about it as it goes on.
+
+    Of stop sequences it cannot: translating carries them out here. Gemini ignores what it refuses.
+    """
+    if engine not in ("openai", "anthropic"):
+        return Spare()
+    taken = accepts(engine, model)
+    refuses = taken.refuses
+    at_none = taken.extra.get("at_none")
+    if at_none and _effort(body, taken) == "none":
+        refuses -= frozenset(at_none)
+    cut = (refuses & Sampling.__dataclass_fields__.keys()) | (refuses & {"logprobs", "logit_bias"})
+    if "logprobs" in cut:
+        cut |= {"top_logprobs"}
+    if engine == "anthropic":
+        return Spare(cut, most={"max_tokens": taken.most_out} if taken.most_out else {})
+    reasons = path.endswith("/chat/completions") and taken.extra.get("efforts")
+    return Spare(cut, {"max_tokens": "max_completion_tokens"} if reasons else {})
+
+
+class _Effort(msgspec.Struct):
+    reasoning_effort: Any = None
+    reasoning: Any = None
+    stop: Any = None
+
+
+def _effort(body: bytes, taken: Accepts) -> Any:
+    try:
+        asked = msgspec.json.decode(body, type=_Effort)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    inner = asked.reasoning.get("effort") if isinstance(asked.reasoning, dict) else None
+    return asked.reasoning_effort or inner or taken.extra.get("effort")
+
+
+def _stops(body: bytes) -> bool:
+    return bool(msgspec.json.decode(body, type=_Effort).stop)
 
 
 # ---- OpenAI ----------------------------------------------------------------------------------
@@ -163,11 +195,6 @@ class _Thinking(msgspec.Struct):
 class _Messages(msgspec.Struct):
     messages: list[_Turn] = []
     thinking: _Thinking | None = None
-    max_tokens: Any = None
-
-    @property
-    def most(self) -> int:
-        return self.max_tokens if isinstance(self.max_tokens, int) else 0
 
     def foreign(self, taken: Accepts) -> bool:
         """A call whose id has other signs in it, or a turn that goes on without a thought."""
