@@ -198,3 +198,45 @@ async def test_one_upstream_for_all_of_them_and_the_breaker_between(provider: st
         await out.close()
         assert there.twice() == []
     assert all(clear(one) for one in outcomes if isinstance(one, OvertError))
+
+
+@pytest.mark.parametrize("odd", [b"1.5", b'"7"', b"-3", b"true", b"[1]", b"10" * 30])
+def test_a_count_that_is_none_does_not_throw_a_paid_answer_away(odd: bytes) -> None:
+    """The usage comes last, when all of the answer is here."""
+    from overt.chat import Done, Request, Text, Usage
+    from overt.engines.anthropic import Anthropic
+    from overt.engines.gemini import Gemini
+    from overt.engines.openai import OpenAI
+    from overt.engines.provider import Said
+
+    streams = [
+        (OpenAI(), [
+            Said("", b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":'
+                     b'{"content":"Hi"},"finish_reason":"stop"}]}'),
+            Said("", b'{"id":"c","object":"chat.completion.chunk","choices":[],"usage":'
+                     b'{"prompt_tokens":%b,"completion_tokens":%b}}' % (odd, odd)),
+            Said("", b"[DONE]"),
+        ]),
+        (Anthropic(), [
+            Said("message_start", b'{"type":"message_start","message":{"usage":{"input_tokens":%b}}'
+                                  b"}" % odd),
+            Said("content_block_start", b'{"type":"content_block_start","index":0,"content_block":'
+                                        b'{"type":"text","text":"Hi"}}'),
+            Said("message_delta", b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+                                  b'"usage":{"output_tokens":%b}}' % odd),
+            Said("message_stop", b'{"type":"message_stop"}'),
+        ]),
+        (Gemini(), [
+            Said("", b'{"candidates":[{"content":{"parts":[{"text":"Hi"}]},"finishReason":"STOP"}],'
+                     b'"usageMetadata":{"promptTokenCount":%b,"candidatesTokenCount":%b}}'
+                     % (odd, odd)),
+        ]),
+    ]  # fmt: skip
+    for dialect, said in streams:
+        reader = dialect.reader(Request("x:y"))
+        events = [event for one in said for event in reader.feed(one)]
+        events += reader.end()
+        assert [event for event in events if isinstance(event, Text)] == [Text("Hi")]
+        assert isinstance(events[-1], Done)
+        usage = next((event for event in events if isinstance(event, Usage)), Usage(0, 0))
+        assert 0 <= usage.tokens_in <= 2**53

@@ -1,4 +1,4 @@
-"""What is sent to OpenAI and why, what its chat answers, and its errors. See test_openai_responses.
+"""What is sent to OpenAI and why, what its chat answers, and its errors. See test_openai_responses_engine.
 
 That OpenAI's own document allows what is sent is judged in tests/clients/test_openai_upstream.py.
 """

@@ -5,6 +5,7 @@ anthropic_failure.py; what each family of models takes is data, anthropic.toml.
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -12,15 +13,15 @@ from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engines.accepts import accepts
 from overt.engines.anthropic_body import NEW, OLD, answered, counted
 from overt.engines.anthropic_failure import failure
-from overt.engines.anthropic_reader import AnthropicReader, Count
+from overt.engines.anthropic_reader import AnthropicReader
 from overt.engines.base import Capabilities
-from overt.engines.dialect import broken, encode
+from overt.engines.dialect import MOST_TOKENS, broken, encode
 from overt.engines.provider import Post
 from overt.errors import OvertError, ProviderFailed, Unsupported
 
 
 class _Counted(msgspec.Struct):
-    input_tokens: Count
+    input_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class Anthropic:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from overt.chat import Done, Event, Finish, Text, Thought, ToolCall, Usage
 from overt.engines.anthropic_failure import failed
-from overt.engines.dialect import MOST_TOKENS, broken, ended_early
+from overt.engines.dialect import broken, count, ended_early
 from overt.engines.provider import Said
 from overt.errors import ProviderFailed
 
@@ -17,22 +17,20 @@ _MOST_BLOCKS = 10_000
 
 # ---- the wire ------------------------------------------------------------------------------
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
-
 
 class _Written(msgspec.Struct):
-    ephemeral_1h_input_tokens: Count | None = None
+    ephemeral_1h_input_tokens: Any = None
 
 
 class _Details(msgspec.Struct):
-    thinking_tokens: Count | None = None
+    thinking_tokens: Any = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    cache_read_input_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    cache_read_input_tokens: Any = None
+    cache_creation_input_tokens: Any = None
     cache_creation: _Written | None = None
     output_tokens_details: _Details | None = None
 
@@ -311,12 +309,13 @@ class AnthropicReader:
 
     def _total(self) -> Usage:
         told = self._usage
-        read, written = told.cache_read_input_tokens or 0, told.cache_creation_input_tokens or 0
-        hour = (told.cache_creation or _Written()).ephemeral_1h_input_tokens or 0
-        out = told.output_tokens or 0
-        thought = (told.output_tokens_details or _Details()).thinking_tokens or 0
+        read = count(told.cache_read_input_tokens)
+        written = count(told.cache_creation_input_tokens)
+        hour = count((told.cache_creation or _Written()).ephemeral_1h_input_tokens)
+        out = count(told.output_tokens)
+        thought = count((told.output_tokens_details or _Details()).thinking_tokens)
         return Usage(
-            tokens_in=(told.input_tokens or 0) + read + written,
+            tokens_in=count(told.input_tokens) + read + written,
             tokens_out=out,
             tokens_cached=read,
             tokens_written=written,

@@ -42,9 +42,16 @@ def sentence(said: str, most: int = _MOST_SHOWN) -> str:
     return line.rstrip(". ")
 
 
-def count(told: int | None) -> int:
-    """A number of tokens that somebody else counted."""
-    return min(max(told or 0, 0), MOST_TOKENS)
+def count(told: object) -> int:
+    """A number of tokens that somebody else counted; 0 for what is no number.
+
+    It comes last: a whole answer that is paid for must not be thrown away for it.
+    """
+    if isinstance(told, float) and told.is_integer():
+        told = int(told)
+    if not isinstance(told, int) or isinstance(told, bool):
+        return 0
+    return min(max(told, 0), MOST_TOKENS)
 
 
 def told_wait(headers: Mapping[str, str]) -> float | None:

@@ -91,10 +91,10 @@ class _Feedback(_Wire):
 
 
 class _Usage(_Wire):
-    prompt_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
+    prompt_token_count: Any = None
+    cached_content_token_count: Any = None
+    candidates_token_count: Any = None
+    thoughts_token_count: Any = None
 
 
 class _Answer(_Wire):

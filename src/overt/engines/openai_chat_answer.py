@@ -88,14 +88,14 @@ class _Choice(msgspec.Struct):
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = 0
-    cache_write_tokens: int | None = 0
-    reasoning_tokens: int | None = 0
+    cached_tokens: Any = 0
+    cache_write_tokens: Any = 0
+    reasoning_tokens: Any = 0
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
+    prompt_tokens: Any = 0
+    completion_tokens: Any = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 

@@ -71,17 +71,17 @@ class _Item(msgspec.Struct):
 
 
 class _In(msgspec.Struct):
-    cached_tokens: int | None = 0
-    cache_write_tokens: int | None = 0
+    cached_tokens: Any = 0
+    cache_write_tokens: Any = 0
 
 
 class _Out(msgspec.Struct):
-    reasoning_tokens: int | None = 0
+    reasoning_tokens: Any = 0
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
+    input_tokens: Any = 0
+    output_tokens: Any = 0
     input_tokens_details: _In | None = None
     output_tokens_details: _Out | None = None
 
