@@ -1,4 +1,6 @@
-"""What is sent to OpenAI and why, what its chat answers, and its errors. See test_openai_responses_engine.
+"""What is sent to OpenAI and why, what its chat answers, and its errors.
+
+What Responses answer is in test_openai_responses_engine.py.
 
 That OpenAI's own document allows what is sent is judged in tests/clients/test_openai_upstream.py.
 """
