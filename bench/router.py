@@ -1,6 +1,6 @@
 """What a router brings on the paired outcomes of RouteLLM's GSM8K: writes docs/router-curve.md.
 
-    OVERT_TEST_DATA=/work/shared/data python bench/router.py
+    OVERT_TEST_DATA=FOLDER python bench/router.py
 
 About 20 s. Mixtral-8x7B-Instruct is the weak model and GPT-4-1106-preview the strong one; the 12
 prompts that RouteLLM calls contaminated are left out. Every score is of a router that was learnt
