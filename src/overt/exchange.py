@@ -45,7 +45,6 @@ __all__ = ["Exchange", "Facts", "Held", "Stats", "batch_size"]
 
 _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 _BEFORE = (Progress, Routed)  # what comes before anything of an answer
-_ELSEWHERE = ("http://", "https://", *(f"{name}:" for name in refs.PROVIDERS))
 _MOST_ECHOES = 256
 _MOST_NAMES = 1024
 
@@ -429,7 +428,7 @@ class Exchange:
         while isinstance(target, Route):
             ruled = ruled or bool(target.rules)
             target = self.resolve(target.first)
-        if words and ruled and target.startswith(_ELSEWHERE):
+        if words and ruled and target.startswith(refs.ELSEWHERE):
             raise Unsupported(f"{name} has rules, and they are for answers alone", f"name {target}")
         return target
 
@@ -454,8 +453,9 @@ class Exchange:
         """Whether asking `name` may ask a model of another server; never raises."""
         try:
             target = self.resolve(name)
-            named = target.named if isinstance(target, Route) else (target,)
-            return any(self.first(one).startswith(_ELSEWHERE) for one in named)
+            if isinstance(target, Route):
+                return any(self.first(one).startswith(refs.ELSEWHERE) for one in target.named)
+            return target.startswith(refs.ELSEWHERE)
         except OvertError:
             return False
 
@@ -463,7 +463,7 @@ class Exchange:
         """The engine of what needs no seat on this machine: the echo, and models of others."""
         if ref.startswith("echo:"):
             return self._echo(ref)
-        if ref.startswith(_ELSEWHERE):
+        if ref.startswith(refs.ELSEWHERE):
             return await self.providers.opened(ref)
         return None
 

@@ -46,6 +46,8 @@ Scheme = Literal[
     "openai", "anthropic", "gemini", "echo", "sha256",
 ]  # fmt: skip
 PROVIDERS = ("openai", "anthropic", "gemini")
+ELSEWHERE = ("http://", "https://", *(f"{name}:" for name in PROVIDERS))
+"""How the text of a ref begins that is `Ref.remote`, for who asks too often to parse it."""
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"

@@ -156,8 +156,7 @@ def leaves_for(exchange: "Exchange", name: str) -> tuple[str, ...]:
         seen.add(one)
         target = exchange.resolve(one)
         if not isinstance(target, str):
-            names += [rung.model for rung in target.models]
-            names += [rule.use for rule in target.rules if rule.use]
+            names += target.named
             continue
         ref = refs.parse(target)
         if ref.remote and not (server := server_of(ref)).loopback:

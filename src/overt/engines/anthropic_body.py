@@ -37,7 +37,8 @@ _BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16_384, "xhigh
 """Tokens of thinking by effort, for models that have a budget and no effort. A choice of ours."""
 _EFFORTS = tuple(_BUDGETS)
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-_ID = re.compile(r"[a-zA-Z0-9_-]{1,256}\Z")
+TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,256}")
+"""What Anthropic takes for the id of a call."""
 _NOT_THERE = ("min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
               "seed")  # fmt: skip
 _OFF = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
@@ -236,7 +237,9 @@ def _thought(part: ThoughtPart) -> Iterator[Block]:
 def _id(id: str) -> str:
     """`id` where Anthropic takes it, else one made of it: a call and its result stay together."""
     return (
-        id if _ID.match(id) else f"toolu_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:24]}"
+        id
+        if TOOL_ID.fullmatch(id)
+        else f"toolu_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:24]}"
     )
 
 

@@ -145,9 +145,7 @@ class Route:
     @property
     def first(self) -> str:
         """The model that is asked first where no rule says otherwise."""
-        if self.models:
-            return self.models[0].model
-        return next((rule.use for rule in self.rules if rule.use), "")
+        return next(iter(self.named), "")
 
 
 REFUSAL_WORDS = (

@@ -17,10 +17,9 @@ import msgspec
 
 from overt.chat import Sampling
 from overt.engines.accepts import Accepts, accepts
+from overt.engines.anthropic_body import TOOL_ID
 from overt.server.passage_body import Spare
 
-TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,256}")
-"""What Anthropic takes for the id of a call."""
 UNSIGNED_ID = re.compile(r"rs_[0-9a-f]{29}")
 """The id of reasoning told by this server (protocols/openai_responses_stream.py); OpenAI's are
 longer."""

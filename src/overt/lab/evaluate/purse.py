@@ -150,4 +150,4 @@ def is_away(ref: str) -> bool:
     """Whether `ref` is a model of another machine; `http` refs of this one's ports are not."""
     if ref.startswith(("http://", "https://")):
         return not address.read(ref).loopback
-    return ref.startswith(tuple(f"{name}:" for name in refs.PROVIDERS))
+    return ref.startswith(refs.ELSEWHERE)
