@@ -14,7 +14,7 @@ class Rope:
 
     Attributes:
         base: theta.
-        scaling: ``linear``, ``llama3`` or ``yarn`` change the frequencies by `numbers`; "" does not.
+        scaling: ``linear``, ``llama3`` or ``yarn`` change the frequencies by `numbers`; "" is none.
         numbers: of the scaling, by transformers' names, such as ``factor``.
         share: of each head's elements that are rotated.
     """
