@@ -88,15 +88,17 @@ class Recipe:
                 raise ValueError("its inputs are no list, or too many")
             if not isinstance(parameters, dict) or not isinstance(environment, dict):
                 raise ValueError("its parameters or its environment are no object")
-            return cls(
+            found = cls(
                 step=_text(content["step"], _WORD),
                 version=_text(content["version"]),
                 inputs=tuple(_input(one) for one in inputs),
                 parameters=parameters,
                 environment={_text(k): _text(v) for k, v in environment.items()},
             )
+            found.encode()  # NaN and half a surrogate are read, and cannot be written
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"a recipe cannot be read: {str(error)[:200]}") from None
+        return found
 
 
 def _input(found: Mapping[str, object]) -> Input:

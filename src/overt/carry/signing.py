@@ -63,9 +63,14 @@ class Keys:
         """The private key, made if there is none.
 
         Raises:
-            NotFound: `model-signing` is not installed. Failure: the folder cannot be written.
+            NotFound: `cryptography` is not installed. Failure: the folder cannot be written.
         """
-        need()
+        try:
+            import cryptography  # noqa: F401
+        except ImportError as error:
+            raise NotFound(
+                f"signatures need the package cryptography, which is not here ({error})", INSTALL
+            ) from None
         if not self._private.exists():
             try:
                 self._make()
@@ -98,6 +103,18 @@ class Keys:
         elif self._private.exists() and self.public() == pem:
             known = "own"
         return Signer(pem, fingerprint, known)
+
+    def of(self, fingerprint: str) -> Signer | None:
+        """The key of that fingerprint (64 hex), where it is our own or was accepted."""
+        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+            return None
+        with suppress(OSError):
+            pem = (self._accepted / f"{fingerprint}.pem").read_bytes()
+            if sha256(pem).hexdigest() == fingerprint:
+                return Signer(pem, fingerprint, "accepted")
+        if self._private.exists() and sha256(pem := self.public()).hexdigest() == fingerprint:
+            return Signer(pem, fingerprint, "own")
+        return None
 
     def accept(self, signer: Signer) -> None:
         """Know this key from now on."""

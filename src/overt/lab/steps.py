@@ -2,8 +2,8 @@
 
 A step is a pure function of its recipe: inputs by digest, parameters, and the environment the
 recipe names. It never looks at a clock, and draws from a generator that the recipe seeds, so that
-`make.make` and `replay.replay` run the very same code. To add one: a module with a `STEP`, a line in
-`STEPS`, a test.
+`make.make` and `replay.replay` run the very same code. To add one: a module with a `STEP`, a line
+in `STEPS`, a test.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ from overt.store import Manifest
 STEPS: Mapping[str, str] = {
     "convert": "overt.lab.convert",
     "export": "overt.lab.export",
+    "adapter": "overt.lab.adapter",
     "quantize": "overt.lab.quantize",
     "finetune": "overt.lab.finetune",
     "merge": "overt.lab.merge",

@@ -1,11 +1,15 @@
 """What no name reaches, and its deletion."""
 
+import re
 from typing import TYPE_CHECKING
 
 from overt.errors import OvertError
+from overt.recipe import Recipe
 from overt.store.lineage import made_from
 from overt.store.links import own_bytes
 from overt.store.manifest import Pointer, hex_of
+
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +52,32 @@ def collect(store: "Store") -> "Removed":
             left += link.size
         path.unlink(missing_ok=True)
     store.links.sweep(root)
+    freed += _private(store, live)
     return Removed((), len(manifests), len(blobs), freed, left)
+
+
+def _private(store: "Store", live: set[str]) -> int:
+    """Delete the receipts of models that are gone, and data that only their recipes read.
+
+    Unfinished work needs its data too. Returns the bytes freed.
+    """
+    needed = set(live)
+    for path in _listed(store.home / "jobs"):
+        try:
+            recipe = Recipe.decode((path / "recipe.json").read_bytes())
+        except FileNotFoundError:  # a replay's
+            continue
+        except (OvertError, OSError):
+            return 0
+        needed |= {hex_of(one.digest) for one in recipe.inputs}
+    gone = [p for p in _listed(store.home / "data") if _HEX.fullmatch(p.name)]
+    gone += [p for p in _listed(store.home / "receipts") if _HEX.fullmatch(p.stem)]
+    freed = 0
+    for path in gone:
+        if path.stem not in needed:
+            freed += path.stat().st_size
+            path.unlink(missing_ok=True)
+    return freed
 
 
 def _listed(folder: "Path") -> "list[Path]":

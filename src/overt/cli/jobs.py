@@ -1,0 +1,104 @@
+"""`overt jobs`: work that was begun and is not finished."""
+
+import json
+
+import click
+
+from overt.cli.options import verb
+from overt.cli.output import Output, plain, size, table
+from overt.errors import NotFound, UsageError
+from overt.settings import Settings
+
+
+@click.group("jobs", short_help="work that was cut off, and how it goes on",
+             invoke_without_command=True)  # fmt: skip
+@click.pass_context
+@verb
+def command(context: click.Context, out: Output, settings: Settings) -> int:
+    """Work that was begun and is not finished: conversions, quantizations, fine-tunings.
+
+    \b
+      overt jobs              what there is, how far it came, and the command that goes on
+      overt jobs rm ID        delete what one has so far
+      overt jobs rm --all
+
+    Nothing of a job is in the store before it is finished.
+    """
+    if context.invoked_subcommand is None:
+        return _list(out, settings)
+    return 0
+
+
+def _list(out: Output, settings: Settings) -> int:
+    from overt.lab import jobs
+
+    found = jobs.every(settings.home)
+    if out.json:
+        rows = [
+            {
+                "id": job.id, "name": job.name, "step": job.step, "command": job.command,
+                "begun": job.begun, "starts": job.starts, "event": job.event, "size": job.size,
+                "pid": job.pid,
+            }
+            for job in found
+        ]  # fmt: skip
+        out.object({"jobs": rows})
+    elif not found:
+        out.note("no work is unfinished")
+    else:
+        cells = [
+            (
+                job.id, job.name or "-", job.step or "replay", job.begun or "-", size(job.size),
+                "running" if job.pid is not None else "cut off", _event(job.event),
+            )
+            for job in found
+        ]  # fmt: skip
+        out.line(table(("id", "name", "step", "begun", "size", "state", "last"), cells))
+        for job in found:
+            if job.pid is None and job.step:
+                out.note(f"{job.id} goes on with: {job.command}")
+    return 0
+
+
+@command.command("rm", short_help="delete what unfinished work has so far")
+@click.argument("ids", nargs=-1, metavar="ID")
+@click.option("--all", "every", is_flag=True, help="All that no process works on.")
+@verb
+def rm(out: Output, settings: Settings, ids: tuple[str, ...], every: bool) -> int:
+    """Delete what unfinished work has so far. It begins anew then; the models it reads stay."""
+    from overt.lab import jobs
+
+    if bool(ids) == every:
+        raise UsageError("name the jobs, or --all", "`overt jobs` lists them")
+    if every:
+        chosen = [job for job in jobs.every(settings.home) if job.pid is None]
+    else:
+        chosen = [jobs.find(one, settings.home) for one in ids]
+    if not chosen and every:
+        raise NotFound("no work is unfinished", "there is nothing to delete")
+    freed = 0
+    for job in chosen:
+        freed += jobs.remove(job, settings.home)
+        lost = f"{job.step or 'a replay'} of {job.name or '?'}: {_event(job.event) or 'its start'}"
+        out.warn(f"lost: {lost}, {size(job.size)}")
+    out.result(
+        {"removed": [job.id for job in chosen], "bytes_freed": freed},
+        lambda: f"{len(chosen)} removed, {size(freed)} freed",
+        lambda: "\n".join(job.id for job in chosen),
+    )
+    return 0
+
+
+def _event(event: object) -> str:
+    """The last news in a few words: a step of how many, and a loss where there is one."""
+    if not isinstance(event, dict):
+        return ""
+    said = []
+    if isinstance(event.get("step"), int):
+        said.append(f"step {event['step']}" + (f" of {event['steps']}" if "steps" in event else ""))
+    if isinstance(event.get("loss"), int | float):
+        said.append(f"loss {event['loss']:.4g}")
+    if not said:
+        text = event.get("text")
+        said = [text if isinstance(text, str) else json.dumps(event, ensure_ascii=False)]
+    return plain(", ".join(said))[:60]

@@ -1,0 +1,145 @@
+"""`overt replay`: make it again, and compare."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from overt.cli.options import verb
+from overt.cli.output import Output, plain
+from overt.errors import OvertError, Stopped, UsageError
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overt.lab.replay import Replayed, Target
+    from overt.sources.base import Step
+
+_SIGNED = {
+    "not ours": "its receipt is signed by a key that is not known here ({})",
+    "broken": "its receipt is damaged, or of other files: only the recipe in the model is used",
+}
+
+
+@click.command("replay", short_help="make a model again, and compare every tensor")
+@click.argument("what", metavar="REF|RECEIPT|RECIPE")
+@click.option(
+    "--data", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    help="A file that the recipe reads and that is not kept here.",
+)  # fmt: skip
+@click.option("--chain", is_flag=True, help="Replay what it was made of too, oldest first.")
+@click.option("--keep", metavar="NAME", default="", help="Keep what is made, under NAME.")
+@verb
+def command(
+    out: Output, settings: Settings, what: str, data: tuple[Path, ...], chain: bool, keep: str
+) -> int:
+    """Carry out the recipe of REF again and compare every file with what came out then.
+
+    \b
+      overt replay mine
+      overt replay mine --chain
+      overt replay recipe.json --data answers.jsonl --keep mine
+
+    A recipe (`overt history REF --recipe`) or a receipt may come from somebody else. Of a recipe
+    whose outcome is not known here there is nothing to compare with; --keep stores what it makes.
+
+    The verdict is `identical`, `within_tolerance` (instructions or versions are not those that were
+    recorded, and no number is further off than the step allows) or `different` (exit code 1).
+    """
+    from overt.cli.pull import progress
+    from overt.lab import replay
+
+    if chain and keep:
+        raise UsageError("--chain and --keep do not go together", "leave one out")
+    target = replay.target(what, settings)
+    try:
+        with progress(out) as step:
+            if chain:
+                return _chain(replay.line(target, settings), settings, out, step, data)
+            found = replay.replay(target, settings, step, data=data, keep=keep)
+    except KeyboardInterrupt:
+        raise Stopped("the replay was stopped", "the same command begins it again") from None
+    _say_receipt(target, out)
+    out.result(found.as_json(), lambda: _told(found), lambda: found.verdict or "")
+    return 1 if found.verdict == "different" else 0
+
+
+def _chain(
+    targets: "list[Target]",
+    settings: Settings,
+    out: Output,
+    step: "Callable[[Step], None] | None",
+    data: tuple[Path, ...],
+) -> int:
+    """Each of `targets` in turn; one that cannot be repeated is told, and the others are."""
+    from overt.lab import replay
+
+    links: list[dict[str, object]] = []
+    lines: list[str] = []
+    found: list[Replayed] = []
+    for target in targets:
+        _say_receipt(target, out)
+        try:
+            one = replay.replay(target, settings, step, data=_only(data, target))
+        except OvertError as error:
+            links.append({"replayed": target.name, "verdict": None, **error.as_json()})
+            lines.append(f"{target.name}: not repeated: {error}")
+            continue
+        found.append(one)
+        links.append(one.as_json())
+        lines.append(_told(one))
+    verdict = replay.worst([one.verdict for one in found])
+    first = next((one for one in found if one.verdict == verdict), None)
+    value = {
+        "replayed": targets[-1].name,
+        "verdict": verdict,
+        "first_difference": first.first.as_json() if first and first.first else None,
+        "environment": first.as_json()["environment"] if first else {},
+        "chain": links,
+    }
+    out.result(value, lambda: "\n".join(lines), lambda: verdict or "")
+    return 1 if verdict == "different" or not found else 0
+
+
+def _only(data: "tuple[Path, ...]", target: "Target") -> list[Path]:
+    """Those of the files that this link of the chain reads."""
+    from overt.lab.inputs import digest_of
+
+    wanted = {one.digest for one in target.recipe.inputs}
+    return [file for file in data if digest_of(file) in wanted]
+
+
+def _say_receipt(target: "Target", out: Output) -> None:
+    if target.receipt == "none" and target.subjects:
+        out.warn(f"{target.name}: the receipt is not signed")
+    if said := _SIGNED.get(target.receipt):
+        who = ", ".join(one[:16] for one in target.signers)
+        out.warn(f"{target.name}: {said.format(who)}")
+
+
+def _told(found: "Replayed") -> str:
+    name, step = found.target.name, found.target.recipe.step
+    count = sum(1 for _, old, _ in found.files if old)
+    lines = []
+    if found.verdict is None:
+        lines.append(f"{name}: {step} was carried out; what it made elsewhere is not known here")
+        lines += [f"  {path}  {new[:19]}" for path, _, new in found.files]
+    elif found.verdict == "identical":
+        lines.append(f"{name}: identical: {step} made the same bytes again, {count} files")
+    elif found.verdict == "within_tolerance":
+        lines.append(
+            f"{name}: within tolerance: the largest difference is {found.largest:.3g} of its "
+            f"tensor's largest value, and {step} allows {found.tolerance:.3g}"
+        )
+    else:
+        lines.append(f"{name}: different: {step} made other bytes")
+    if found.first:
+        lines.append(f"  first difference: {plain(found.first.sentence)}")
+    for key, (was, now) in found.differences.items():
+        lines.append(f"  {key} was {was or 'not there'}, and here is {now or 'not there'}")
+    if found.verdict == "different" and not found.differences:
+        lines.append("  versions and instructions are those that were recorded")
+    if found.kept:
+        lines.append(f"  kept: {found.kept}")
+    return "\n".join(lines)

