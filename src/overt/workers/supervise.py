@@ -71,6 +71,11 @@ class Worker:
         return bool(self._process and self._process.alive)
 
     @property
+    def folder(self) -> Path:
+        """The private folder, all that the process may write in; it goes with the process."""
+        return self._process.folder if self._process else self._run
+
+    @property
     def log(self) -> str:
         """The last 64 KiB of what native code printed; not cleaned."""
         return self._process.log if self._process else ""

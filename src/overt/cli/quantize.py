@@ -1,0 +1,377 @@
+"""`overt quantize`: a model in fewer bits, and what that cost."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from overt.cli.options import verb
+from overt.cli.output import Output, size, table
+from overt.errors import BadRequest, Stopped, UsageError
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.lab.quantize.frontier import Choice
+    from overt.lab.quantize.table import Plan, Table
+    from overt.lab.quantize.types import Type
+    from overt.store import Manifest
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("quantize", short_help="make a model smaller, and measure what it cost")
+@click.argument("source", metavar="REF")
+@click.argument("name", required=False)
+@click.option("-q", "--type", "type_", required=True, metavar="TYPE",
+              help="q4_k_m and the like, several with commas, all, or auto.")  # fmt: skip
+@click.option("--imatrix", metavar="FILE|auto", help="An importance matrix; auto computes one.")
+@click.option("--calibrate", type=_PATH, metavar="FILE", help="Compute it on this text.")
+@click.option("--tensor", "tensors", multiple=True, metavar="PATTERN=TYPE",
+              help="Tensors whose name has PATTERN in it; repeat it.")  # fmt: skip
+@click.option("--output-type", metavar="TYPE", help="For the output matrix.")
+@click.option("--embedding-type", metavar="TYPE", help="For the embedding of tokens.")
+@click.option("--keep-output", is_flag=True, help="Leave the output matrix as it is.")
+@click.option("--pure", is_flag=True, help="One type for all; no mix of better ones.")
+@click.option("--text", type=_PATH, metavar="FILE", help="Measure on this text.")
+@click.option("--windows", type=click.IntRange(1, 10_000), default=16, show_default=True,
+              metavar="N", help="The most windows of it that are read.")  # fmt: skip
+@click.option("--window", type=click.IntRange(32, 8192), default=512, show_default=True,
+              metavar="N", help="Tokens of a window.")  # fmt: skip
+@click.option("--runs", type=click.IntRange(0, 100), default=3, show_default=True, metavar="N",
+              help="Times the speed is measured.")  # fmt: skip
+@click.option("--max-kld", type=click.FloatRange(0, 100), metavar="X",
+              help="auto: the mean divergence that is good enough; 0.05 unless given.")  # fmt: skip
+@click.option("--plot", type=_PATH, metavar="FILE", help="Draw size against divergence as PNG.")
+@click.option("--task", metavar="SUITE", help="Score source and results on a suite, too.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Items of the suite.")
+@click.option("--keep", is_flag=True, help="Store every type, as NAME-TYPE.")
+@click.option("--no-measure", is_flag=True, help="Only quantize.")
+@click.option("--memory", metavar="SIZE", help="auto: most memory the model may take: 8g, 500m.")
+@click.option("--threads", type=int, metavar="N", help="Threads to compute with; 1 unless given.")
+@click.option("--isolation", metavar="HOW", help="Sandbox: best, full, off.")
+@verb
+def command(
+    out: Output, settings: Settings, source: str, name: str | None, type_: str, **given: Any
+) -> int:
+    """Quantize the GGUF model REF, and measure it against REF.
+
+    \b
+      overt quantize smollm2 small -q q4_k_m
+      overt quantize smollm2 -q q8_0,q5_k_m,q4_0 --plot frontier.png
+      overt quantize smollm2 small -q auto --max-kld 0.02
+
+    Without NAME there is only the table. It tells the real bits per weight, the KL divergence to
+    REF with its 95 % interval, how often both hold the same token for the likeliest, perplexity,
+    memory and speed. What is done is kept: the same command goes on where it was stopped.
+    """
+    from overt.cli.pull import progress
+    from overt.lab.quantize import types
+
+    auto = type_.strip().lower() == types.AUTO
+    wanted = () if auto else types.chosen(type_)
+    _check(wanted, name, given, auto=auto)
+    plan = _plan(source, settings, given)
+    try:
+        with progress(out) as step:
+            value, rows = _made(out, settings, plan, wanted, name, given, step or (lambda _: None))
+    except KeyboardInterrupt:
+        raise Stopped("stopped; what is done is kept", "the same command goes on") from None
+    out.result(value, lambda: _told(value, rows), lambda: _bare(value))
+    return 0
+
+
+for _option in command.params:  # -q names the type here, and --quiet has its long form alone
+    if _option.name == "quiet":
+        _option.opts.remove("-q")
+
+
+def _check(
+    wanted: "Sequence[Type]", name: str | None, given: Mapping[str, Any], *, auto: bool
+) -> None:
+    if given["keep"] and not name:
+        raise UsageError("--keep stores models as NAME-TYPE", "give a NAME")
+    if name and len(wanted) > 1 and not given["keep"]:
+        raise UsageError(
+            f"-q names {len(wanted)} types and NAME can be one model",
+            "add --keep for NAME-TYPE each, or leave NAME out",
+        )
+    if given["no_measure"] and (auto or not name):
+        raise UsageError(
+            "--no-measure leaves nothing to tell", "give one type and a NAME, or measure"
+        )
+    if given["max_kld"] is not None and not auto:
+        raise UsageError("--max-kld is for -q auto", "-q auto --max-kld 0.02")
+    if given["imatrix"] not in (None, "auto") and given["calibrate"]:
+        raise UsageError("--imatrix FILE and --calibrate are two matrices", "give one of them")
+    if auto and not given["runs"]:
+        raise UsageError("-q auto chooses by speed", "leave --runs 0 out")
+
+
+def _plan(source: str, settings: Settings, given: Mapping[str, Any]) -> "Plan":
+    from overt import pull
+    from overt.lab.quantize import texts, types
+    from overt.lab.quantize.table import Plan
+
+    parameters: dict[str, Any] = {}
+    if given["tensors"]:
+        parameters["tensors"] = [list(types.override(one)) for one in given["tensors"]]
+    for key, option in (("output", "output_type"), ("embedding", "embedding_type")):
+        if given[option]:
+            types.tensor_type(given[option])
+            parameters[key] = given[option].strip().lower()
+    for key in ("pure", "keep_output"):
+        if given[key]:
+            parameters[key] = True
+    computed = given["imatrix"] == "auto" or given["calibrate"]
+    return Plan(
+        model=pull.find(source, settings),
+        text=given["text"] or texts.MEASURE,
+        window=given["window"],
+        windows=given["windows"],
+        runs=given["runs"],
+        threads=settings.threads or 1,
+        parameters=parameters,
+        imatrix=Path(given["imatrix"]) if given["imatrix"] and not computed else None,
+        calibrate=(given["calibrate"] or texts.CALIBRATE) if computed else None,
+    )
+
+
+def _made(
+    out: Output,
+    settings: Settings,
+    plan: "Plan",
+    wanted: "Sequence[Type]",
+    name: str | None,
+    given: Mapping[str, Any],
+    step: Any,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    from overt.lab.quantize import types
+    from overt.lab.quantize.table import Table
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event.get("kind") == "note" and not str(event["text"]).startswith(("timing", "quant")):
+            out.note(f"note: {event['text']}")
+
+    with Table(plan, settings, step, tell) as work:
+        already = types.quantized_already(work.header)
+        if already:
+            out.warn(
+                f"{plan.model.ref} is quantized already ({types.said(types.mix_of(work.header))}): "
+                "figures tell the loss against it, not against the weights it was made from"
+            )
+        stored: dict[str, Manifest] = {}
+        if given["no_measure"]:
+            stored[name or ""] = work.store(wanted[0], name or "")
+            value = _value(plan, work, [], {}, None, already) | _stored(stored)
+            work.keep(value)
+            return value, []
+        choice, rows, failed = _measured(work, wanted, settings, given)
+        stored = _kept(work, [choice.type] if choice else wanted, name, failed,
+                       each=bool(given["keep"]) and not choice)  # fmt: skip
+        value = _value(plan, work, rows, failed, choice, already) | _stored(stored)
+        if given["task"]:
+            value["task"] = _scored(out, settings, plan, stored, given)
+        if given["plot"]:
+            from overt.lab.quantize.plot import png
+
+            title = f"{plan.model.ref}: {value['scored_tokens']} tokens of {plan.text.name}"
+            limit = value["max_kld"] if choice else None
+            png(given["plot"], [row for row in rows if row["type"] != "source"], title, limit)
+            value["plot"] = str(given["plot"])
+        value["measurement"] = str(work.keep(value))
+    return value, rows
+
+
+def _measured(
+    work: "Table", wanted: "Sequence[Type]", settings: Settings, given: Mapping[str, Any]
+) -> "tuple[Choice | None, list[dict[str, Any]], dict[str, str]]":
+    """The rows, the source first; with auto, what it chose."""
+    from overt import fit
+    from overt.lab.quantize.frontier import MAX_KLD
+    from overt.lab.quantize.types import TYPES
+
+    if wanted:
+        return None, *work.rows(wanted)
+    limit = MAX_KLD if given["max_kld"] is None else given["max_kld"]
+    choice = work.choose(limit, settings.memory or fit.free_memory())
+    ordered = [one for one in TYPES if one in choice.rows]
+    source = work.source_row() | work.raced([None]).get("source", {})
+    return choice, [source, *(dict(choice.rows[one]) for one in ordered)], {}
+
+
+def _kept(
+    work: "Table",
+    wanted: "Sequence[Type]",
+    name: str | None,
+    failed: Mapping[str, str],
+    *,
+    each: bool,
+) -> "dict[str, Manifest]":
+    if not name:
+        return {}
+    return {
+        (f"{name}-{type.name}" if each else name): work.store(
+            type, f"{name}-{type.name}" if each else name
+        )
+        for type in wanted
+        if type.name not in failed
+    }
+
+
+def _stored(stored: "Mapping[str, Manifest]") -> dict[str, Any]:
+    models = [
+        {"model": name, "digest": made.digest, "size": made.size, "licence": made.licence}
+        for name, made in stored.items()
+    ]
+    return {"models": models} | ({} if len(models) != 1 else dict(models[0]))
+
+
+def _value(
+    plan: "Plan",
+    work: "Table",
+    rows: Sequence[Mapping[str, Any]],
+    failed: Mapping[str, str],
+    choice: "Choice | None",
+    already: Sequence[str],
+) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "source": plan.model.ref,
+        "source_digest": plan.model.digest,
+        "source_types": list(already),
+        "threads": plan.threads,
+        "imatrix": "file" if plan.imatrix else "computed" if plan.calibrate else "none",
+        "types": [dict(row) for row in rows if row["type"] != "source"],
+        "failed": dict(failed),
+    }
+    if rows:
+        value |= {
+            "text": plan.text.name,
+            "window": work.window,
+            "windows": len(work.text.windows),
+            "scored_tokens": work.text.scored,
+            "base": dict(rows[0]),
+            "notes": _notes(plan.model.ref, rows, choice.type.name if choice else ""),
+        }
+    if choice:
+        value |= {"max_kld": choice.limit, "memory": choice.memory}
+        value |= {"chosen": choice.type.name, "reasons": dict(choice.reasons)}
+    return value
+
+
+def _notes(ref: str, rows: Sequence[Mapping[str, Any]], chosen: str) -> list[str]:
+    """Sentences about types that gain nothing against the source itself."""
+    base, *others = rows
+    larger = [row["type"] for row in others if row["bytes"] > base["bytes"]]
+    notes = []
+    if larger:
+        verb = "is" if len(larger) == 1 else "are"
+        notes.append(f"{', '.join(larger)} {verb} larger than {ref} itself ({size(base['bytes'])})")
+    best = next((row for row in others if row["type"] == chosen), None)
+    if best and best["type"] in larger and base.get("decode_tps", 0) >= best["decode_tps"]:
+        notes.append(
+            f"{ref} itself is smaller and no slower than {chosen} ({base['decode_tps']:.1f} tokens "
+            "a second), and loses nothing: keep it"
+        )
+    return notes
+
+
+def _scored(
+    out: Output,
+    settings: Settings,
+    plan: "Plan",
+    stored: "Mapping[str, Manifest]",
+    given: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The source and what was stored, scored on a suite item by item."""
+    if not stored:
+        raise BadRequest("a task is scored on models of the store", "give a NAME, with --keep")
+    import asyncio
+
+    from overt.exchange import Exchange
+    from overt.lab.evaluate import task
+    from overt.lab.evaluate.purse import Purse
+    from overt.lab.evaluate.run import Options, evaluate
+
+    suite = task.load(given["task"], ())
+    options, purse = Options(limit=given["limit"]), Purse(settings, None, False)
+
+    async def one(ref: str) -> dict[str, Any]:
+        exchange = Exchange(settings, out.note)
+        try:
+            return await evaluate(
+                suite, ref, exchange, settings, options, purse, lambda _: None, out.note
+            )
+        finally:
+            await exchange.close()
+
+    found = {ref: asyncio.run(one(ref)) for ref in (plan.model.ref, *stored)}
+    return [
+        {"model": ref, "suite": given["task"], "score": got["score"], "interval": got["interval"],
+         "n": got["n"], "receipt": got["path"]}
+        for ref, got in found.items()
+    ]  # fmt: skip
+
+
+# ---- what people read --------------------------------------------------------------------------
+
+
+def _told(value: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    from overt.lab.quantize.frontier import drawn
+
+    lines = []
+    if rows:
+        lines.append(_table(rows))
+        shown = [row for row in rows if row["type"] != "source"]
+        if len(shown) > 1:
+            lines += ["", drawn(shown)]
+        lines += ["", _about(value)]
+        lines += [row["label_note"] for row in rows if row.get("label_note")]
+        lines += value["notes"]
+    lines += [f"{name} was not made: {why}" for name, why in value["failed"].items()]
+    if "chosen" in value:
+        lines += ["", f"chosen: {value['chosen']}"]
+        lines += [f"  {name}: {why}" for name, why in value["reasons"].items()]
+    for one in value.get("task", ()):
+        low, high = one["interval"]
+        lines.append(
+            f"{one['suite']}: {one['model']} {one['score']:.3f} ({low:.3f} to {high:.3f}), "
+            f"n {one['n']}"
+        )
+    lines += [
+        f"{one['model']} is in the store: {size(one['size'])}, {one['digest']}"
+        for one in value["models"]
+    ]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = ("type", "bits", "size", "memory", "kld", "95 %", "p99", "top-1", "perplexity",
+            "prompt/s", "decode/s")  # fmt: skip
+    body = []
+    for row in rows:
+        low, high = row["kld_mean_interval"]
+        body.append((
+            row["type"], f"{row['bits_per_weight']:.2f}", size(row["bytes"]),
+            size(row["load_memory"]) if row.get("load_memory") else "-",
+            f"{row['kld_mean']:.5f}", f"{low:.5f}..{high:.5f}", f"{row['kld_p99']:.4f}",
+            f"{100 * row['top1']:.1f} %", f"{row['perplexity']:.2f}",
+            f"{row['prompt_tps']:.0f}" if "prompt_tps" in row else "-",
+            f"{row['decode_tps']:.1f}" if "decode_tps" in row else "-",
+        ))  # fmt: skip
+    return table(head, body)
+
+
+def _about(value: Mapping[str, Any]) -> str:
+    return (
+        f"{value['scored_tokens']} tokens of {value['text']}, the second half of each of "
+        f"{value['windows']} windows of {value['window']}; KL divergence of the source from the "
+        f"type in nats a token; speed: the median of runs in turns on {value['threads']} "
+        f"{'thread' if value['threads'] == 1 else 'threads'}; memory: resident after a prompt"
+    )
+
+
+def _bare(value: Mapping[str, Any]) -> str:
+    if value["models"]:
+        return "\n".join(one["digest"] for one in value["models"])
+    return "\n".join(f"{row['type']} {row['kld_mean']:.6f}" for row in value["types"])

@@ -1,0 +1,185 @@
+"""`overt quantize`: a model in fewer bits, and what that cost, in numbers.
+
+The step is the pure part: the bytes follow from the source, the importance matrix and the
+parameters. llama.cpp writes them (``llama_model_quantize``), in a sandboxed worker.
+
+=============  ==================================================================================
+types.py       every type, and what a file really holds
+host.py        the native half: quantizing, and computing with a model
+collect.py     an importance matrix, collected in the engine
+imatrix.py     its file, written and read
+worker.py      one task in one worker
+figures.py     means, percentiles and intervals
+measure.py     a quantized model against its source
+table.py       several types in one pass, resumable
+frontier.py    which type is the fastest that is good enough; a plot for the terminal
+plot.py        the same as PNG
+=============  ==================================================================================
+
+Parameters of the recipe: ``type``, ``threads`` (the bytes do not depend on them; tested),
+``tensors`` (pairs of pattern and tensor type), ``output``, ``embedding`` (tensor types or None),
+``pure``, ``keep_output``, and of a matrix that is computed ``window`` and ``windows`` (tokens of a
+window, and the most windows). Inputs: ``from``, and ``imatrix`` (a file) or ``calibrate`` (a text).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from overt.errors import BadRequest, FormatError
+from overt.formats import gguf, split
+from overt.lab.quantize import host, imatrix, texts, types, worker
+from overt.lab.steps import Given, Made, Work
+from overt.recipe import Recipe
+from overt.sources.base import Step as Progress
+
+DEFAULTS: dict[str, Any] = {
+    "threads": 1, "tensors": [], "output": None, "embedding": None, "pure": False,
+    "keep_output": False,
+}  # fmt: skip
+
+
+class _Step:
+    """Quantizes one model to one type."""
+
+    name = "quantize"
+    version = "1"
+    packages = ("llama-cpp-py-sync", "numpy")
+
+    def run(self, work: Work) -> list[Made]:
+        """Quantize; what is whole in the folder already is not made again.
+
+        Raises:
+            FormatError: no GGUF model, no importance matrix, or one of another model.
+            BadRequest: the file is nothing that can be quantized.
+            EngineFailed, OutOfDisk: as `worker.carry_out` says.
+        """
+        source = work.given("from")[0].path
+        asked = types.find(str(work.recipe.parameters["type"]))
+        header = gguf.read(source)
+        types.check(header)
+        matrix = _importance(work, source, header)
+        target = work.place / host.MODEL
+        if not target.is_file():
+            _quantize(work, source, header, asked, matrix, target)
+        gguf.read(target)
+        made = [Made("weights", f"{asked.name}.gguf", target)]
+        if matrix and work.given("calibrate"):
+            made.append(Made("other", host.IMATRIX, matrix))
+        return made
+
+    def tolerance(self, recipe: Recipe) -> float:
+        """One step of the type's scale: another instruction set may round to the neighbour."""
+        asked = types.find(str(recipe.parameters["type"]))
+        if asked.tensor in ("F32", "F16", "BF16"):
+            return 0.0
+        digits = [int(one) for one in asked.tensor if one.isdigit()]
+        return float(2 ** (1 - (digits[0] if digits else 4)))
+
+
+STEP = _Step()
+
+
+def parameters(type: types.Type, **given: Any) -> dict[str, Any]:
+    """The parameters of a recipe, those not given filled in."""
+    return {"type": type.name, **DEFAULTS, **given}
+
+
+def _quantize(
+    work: Work,
+    source: Path,
+    header: gguf.Header,
+    asked: types.Type,
+    matrix: Path | None,
+    target: Path,
+) -> None:
+    given = work.recipe.parameters
+    number = {
+        key: None if given[key] is None else types.tensor_type(str(given[key]))
+        for key in ("output", "embedding")
+    }
+    largest = max(tensor.parameters for tensor in header.tensors)
+    what = f"quantizing to {asked.name}"
+    task = worker.Task(
+        "quantize",
+        {
+            "source": str(source.absolute()), "number": asked.number, "total": len(header.tensors),
+            "threads": int(given["threads"]), "pure": bool(given["pure"]),
+            "keep_output": bool(given["keep_output"]), **number,
+            "tensors": [
+                [str(pattern), types.tensor_type(str(name))] for pattern, name in given["tensors"]
+            ],
+            "imatrix": str(matrix.absolute()) if matrix else None,
+        },
+        what,
+        {"threads": int(given["threads"])},
+        (*split.files(source), *([matrix] if matrix else [])),
+        # Beside the mapped file there are the largest tensor in 32 bits, and its result.
+        12 * largest + (2 << 30),
+        {host.MODEL: target},
+    )  # fmt: skip
+    count = max(len(header.tensors), 1)
+
+    def told(reply: Any) -> None:
+        done = reply.get("done")
+        if isinstance(done, int):
+            work.report(Progress(what, header.file_size * min(done, count) // count,
+                                 header.file_size))  # fmt: skip
+
+    work.tell({"kind": "note", "text": what})
+    worker.carry_out(task, work.settings, told)
+
+
+def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
+    """The importance matrix of the recipe: a file, or one that is computed now."""
+    given = work.given("imatrix")
+    if given:
+        _, lacks = imatrix.check(given[0].path, header)
+        for sentence in lacks:
+            work.tell({"kind": "note", "text": sentence})
+        return given[0].path
+    text: list[Given] = work.given("calibrate")
+    if not text:
+        return None
+    target = work.place / host.IMATRIX
+    if not target.is_file():
+        collect(source, header, text[0].path, work, target)
+    return target
+
+
+def collect(source: Path, header: gguf.Header, text: Path, work: Work, target: Path) -> None:
+    """Compute the importance matrix of a model on a text.
+
+    Raises:
+        FormatError: the text is none.
+        BadRequest: it is too short for one window.
+    """
+    given = work.recipe.parameters
+    window = int(given["window"])
+    windows = texts.windows(text, source, window, int(given["windows"]), work.settings)
+    if not windows:
+        raise BadRequest(
+            f"the calibration text has fewer than {window} tokens", "give a longer --calibrate FILE"
+        )
+    tokens = sum(map(len, windows))
+    if tokens < texts.FEW:
+        work.tell(
+            {"kind": "note", "text": f"the importance matrix is of {tokens} tokens only; "
+             f"some {texts.FEW} and more are usual: --calibrate FILE"}
+        )  # fmt: skip
+    what = "reading the calibration text"
+    task = worker.Task(
+        "collect",
+        {"windows": windows, "about": text.name[:64]},
+        what,
+        made={host.IMATRIX: target},
+        **worker.computing(source, header, window, int(given["threads"]), collect=True),
+    )
+
+    def told(reply: Any) -> None:
+        if isinstance(reply.get("done"), int):
+            size = text.stat().st_size
+            work.report(Progress(what, size * reply["done"] // len(windows), size))
+
+    outcome = worker.carry_out(task, work.settings, told)
+    if not outcome.replies:
+        raise FormatError("no importance matrix came of the calibration text")

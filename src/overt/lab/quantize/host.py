@@ -1,0 +1,339 @@
+"""The native half: runs inside a worker of its own, with llama.cpp through llama-cpp-py-sync.
+
+`Host` quantizes a file, collects an importance matrix, and tells how likely a model finds the
+tokens of a text, beside what another model made of the same. Files are written into the worker's
+private folder, which is all it may write in; the parent moves them out (worker.py).
+
+Memory is bounded: of the logits there is one batch at a time (`_LOGITS` bytes), and of another
+model's log-probabilities one row.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Emit = Callable[[bytes], bool]
+
+MODEL, IMATRIX, BASE = "model.gguf", "imatrix.gguf", "base.f16"
+"""What the files in the private folder are called."""
+_LOGITS = 64 << 20
+_SPEED_BATCH = 128  # what the engine reads prompts with
+_TOO_LITTLE = -65000.0  # nearly the lowest number of 16 bits
+
+
+class Host:
+    """One file at work: to be quantized, or loaded to compute with."""
+
+    def __init__(self) -> None:
+        self._ffi: Any = None
+        self._lib: Any = None
+        self._model: Any = None
+        self._context: Any = None
+        self._collector: Any = None
+        self._log: Any = None
+        self._told: list[str] = []
+        self._progress: Callable[[str], None] = lambda _: None
+        self._words = self._batch = 0
+        self._turn = threading.Lock()
+
+    def load(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Open the library and, where ``weights`` is given, a model to compute with.
+
+        Args:
+            parameters: weights (a path or None), window (tokens of context), threads, collect
+                (whether an importance matrix is to be collected).
+
+        Raises:
+            RuntimeError: llama.cpp refused the file.
+        """
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy takes memory for every core
+        import llama_cpp_py_sync as package
+        import numpy as np  # noqa: F401 (loaded here, under the first filter)
+        from llama_cpp_py_sync import _cffi_bindings as bindings
+
+        open_ffi: Callable[[], Any] = bindings.get_ffi
+        open_library: Callable[[], Any] = bindings.get_lib
+        self._ffi, self._lib = open_ffi(), open_library()
+        self._log = self._ffi.callback(
+            "void(enum ggml_log_level, const char *, void *)", self._heard
+        )
+        self._lib.llama_log_set(self._log, self._ffi.NULL)
+        self._lib.llama_backend_init()
+        info = {"build": f"llama.cpp {package.__llama_cpp_tag__}"}
+        if parameters.get("weights"):
+            info |= self._open(parameters)
+        return info
+
+    def _open(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        lib, window = self._lib, int(parameters["window"])
+        wanted = lib.llama_model_default_params()
+        wanted.n_gpu_layers = 0
+        collect = bool(parameters.get("collect"))
+        # The engine reorders weights for its kernels, and is measured so. Collecting need not.
+        wanted.use_extra_bufts = not collect
+        self._model = lib.llama_model_load_from_file(os.fsencode(parameters["weights"]), wanted)
+        if not self._model:
+            raise RuntimeError(self._why() or "llama.cpp could not load the model")
+        self._words = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
+        fits = max(32, _LOGITS // (4 * max(self._words, 1)))
+        self._batch = min(window, 1 << (fits.bit_length() - 1))
+        options = lib.llama_context_default_params()
+        options.n_ctx = window
+        options.n_batch = options.n_ubatch = options.n_outputs_max = self._batch
+        options.n_seq_max = 1
+        options.n_threads = options.n_threads_batch = int(parameters["threads"])
+        if collect:
+            from overt.lab.quantize.collect import Collector
+
+            self._collector = Collector(self._ffi)
+            options.cb_eval = self._collector.callback
+        self._context = lib.llama_init_from_model(self._model, options)
+        if not self._context:
+            raise RuntimeError(self._why() or "llama.cpp could not make a context")
+        return {"vocabulary": self._words}
+
+    def handle(self, kind: str, body: bytes, emit: Emit) -> None:
+        """Answer one call; every chunk is one JSON object, the last holds the result.
+
+        quantize {source, number, …}: {done, total} as it goes, then {"made": "model.gguf"};
+        collect {windows, about}: {"made": "imatrix.gguf"}; base {windows}: writes
+        the log-probabilities and gives {nll, top}; compare {windows, base, top}: {nll, kld, same} a
+        token; speed {ids, count}: {prompt, decode} in tokens a second.
+        """
+        asked = json.loads(body)
+
+        def say(value: object) -> bool:
+            return emit(json.dumps(value).encode())
+
+        known = {
+            "quantize": self._quantize, "collect": self._collect, "base": self._base,
+            "compare": self._compare, "speed": self._speed,
+        }  # fmt: skip
+        with self._turn:
+            known[kind](asked, say)
+
+    # ---- quantizing ------------------------------------------------------------------------
+
+    def _quantize(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+        ffi, lib = self._ffi, self._lib
+        wanted = lib.llama_model_quantize_default_params()
+        wanted.ftype, wanted.nthread = asked["number"], asked["threads"]
+        wanted.allow_requantize = True
+        wanted.pure = asked["pure"]
+        wanted.quantize_output_tensor = not asked["keep_output"]
+        if asked["output"] is not None:
+            wanted.output_tensor_type = asked["output"]
+        if asked["embedding"] is not None:
+            wanted.token_embedding_type = asked["embedding"]
+        kept: list[Any] = []  # what C holds pointers to
+        if asked["tensors"]:
+            wanted.tt_overrides = self._overrides(asked["tensors"], kept)
+        if asked["imatrix"]:
+            wanted.imatrix = self._importance(asked["imatrix"], kept)
+        total = asked["total"]
+        seen = 0
+
+        def progress(line: str) -> None:
+            nonlocal seen
+            head, _, rest = line.partition("/")
+            if line.startswith("[") and rest.partition("]")[0].strip().isdigit():
+                seen = int(head.strip("[ ") or 0)
+                say({"done": seen, "total": total})
+
+        self._progress = progress
+        failed = lib.llama_model_quantize(
+            os.fsencode(asked["source"]), MODEL.encode(), ffi.addressof(wanted)
+        )
+        self._progress = lambda _: None
+        if failed:
+            Path(MODEL).unlink(missing_ok=True)
+            raise RuntimeError(self._why() or "llama.cpp could not quantize it")
+        say({"made": MODEL})
+
+    def _overrides(self, tensors: Sequence[Sequence[Any]], kept: list[Any]) -> Any:
+        array = self._ffi.new("struct llama_model_tensor_override[]", len(tensors) + 1)
+        for at, (pattern, number) in enumerate(tensors):
+            kept.append(self._ffi.new("char[]", pattern.encode()))
+            array[at].pattern, array[at].type = kept[-1], number
+        kept.append(array)
+        return array
+
+    def _importance(self, path: str, kept: list[Any]) -> Any:
+        """The matrix as llama.cpp takes it: means of squares by the name of a tensor."""
+        from overt.lab.quantize import imatrix
+
+        entries = imatrix.read(Path(path)).entries
+        array = self._ffi.new("struct llama_model_imatrix_data[]", len(entries) + 1)
+        for at, (name, values) in enumerate(entries.items()):
+            kept.append(self._ffi.new("char[]", name.encode()))
+            array[at].name = kept[-1]
+            kept.append(values)
+            array[at].data = self._ffi.cast("float *", values.ctypes.data)
+            array[at].size = values.size
+        kept.append(array)
+        return array
+
+    # ---- reading texts ---------------------------------------------------------------------
+
+    def _collect(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+        from overt.lab.quantize import imatrix
+
+        windows = asked["windows"]
+        for at, ids in enumerate(windows):
+            # All logits are asked for: of the last layer only the rows that give one are computed.
+            for _ in self._read(ids, 0):
+                pass
+            if say({"done": at + 1, "total": len(windows)}):
+                return
+        if self._collector.problem:
+            raise RuntimeError(self._collector.problem)
+        about = imatrix.About(asked["about"], len(windows), len(windows[0]))
+        imatrix.write(Path(IMATRIX), self._collector.sums, about)
+        say({"made": IMATRIX})
+
+    def _base(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+        import numpy as np
+
+        windows = asked["windows"]
+        with Path(BASE).open("wb") as file:
+            for at, ids in enumerate(windows):
+                nll, top = [], []
+                for target, row in self._read(ids, len(ids) // 2):
+                    logs = _logs(row)
+                    nll.append(-float(logs[target]))
+                    top.append(int(row.argmax()))
+                    file.write(np.maximum(logs, _TOO_LITTLE).astype("<f2").tobytes())
+                if say({"done": at + 1, "total": len(windows), "nll": nll, "top": top}):
+                    return
+        say({"made": BASE})
+
+    def _compare(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+        import numpy as np
+
+        windows, top, at = asked["windows"], asked["top"], 0
+        expected = self._words * len(top)
+        base = np.memmap(asked["base"], "<f2", "r")
+        if base.size != expected:
+            raise RuntimeError(f"the source has {base.size} log-probabilities and not {expected}")
+        for number, ids in enumerate(windows):
+            nll, kld, same = [], [], []
+            for target, row in self._read(ids, len(ids) // 2):
+                logs = _logs(row)
+                nll.append(-float(logs[target]))
+                kept = base[at * self._words : (at + 1) * self._words].astype(np.float64)
+                kld.append(_divergence(kept, logs))
+                same.append(int(int(row.argmax()) == top[at]))
+                at += 1
+            told = {"done": number + 1, "total": len(windows)}
+            if say(told | {"nll": nll, "kld": kld, "same": same}):
+                return
+
+    def _speed(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+        """Tokens a second: reading a prompt, then continuing it one token at a time."""
+        ids, count = asked["ids"], asked["count"]
+        prompt, rest = ids[:-count], ids[-count:]
+        lib = self._lib
+        step = min(_SPEED_BATCH, self._batch)
+        batch = lib.llama_batch_init(step, 0, 1)
+        try:
+            lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
+            begun = time.perf_counter()
+            for start in range(0, len(prompt), step):
+                part = prompt[start : start + step]
+                self._decode(batch, part, start, len(prompt) - 1)
+            lib.llama_synchronize(self._context)
+            read = time.perf_counter()
+            for at, id in enumerate(rest):
+                self._decode(batch, [id], len(prompt) + at, 0)
+            lib.llama_synchronize(self._context)
+            ended = time.perf_counter()
+        finally:
+            lib.llama_batch_free(batch)
+        say({"prompt": len(prompt) / (read - begun), "decode": len(rest) / (ended - read)})
+
+    def _read(self, ids: list[int], first: int) -> Iterator[tuple[int, Any]]:
+        """Have the model read `ids`; from position `first` on, each token's id and its logits."""
+        import numpy as np
+
+        lib = self._lib
+        lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
+        batch = lib.llama_batch_init(self._batch, 0, 1)
+        try:
+            for start in range(0, len(ids), self._batch):
+                part = ids[start : start + self._batch]
+                self._decode(batch, part, start, first)
+                for row in range(len(part)):
+                    at = start + row
+                    if at < first or at + 1 >= len(ids):
+                        continue
+                    found = lib.llama_get_logits_ith(self._context, row)
+                    if not found:
+                        raise RuntimeError("this model gives no logits")
+                    logits = np.frombuffer(self._ffi.buffer(found, self._words * 4), np.float32)
+                    yield ids[at + 1], logits
+        finally:
+            lib.llama_batch_free(batch)
+
+    def _decode(self, batch: Any, tokens: list[int], start: int, first: int) -> None:
+        for at, token in enumerate(tokens):
+            if not 0 <= token < self._words:
+                raise RuntimeError(f"{token} is no token of this model")
+            batch.token[at] = token
+            batch.pos[at] = start + at
+            batch.n_seq_id[at] = 1
+            batch.seq_id[at][0] = 0
+            batch.logits[at] = start + at >= first
+        batch.n_tokens = len(tokens)
+        failed = self._lib.llama_decode(self._context, batch)
+        if failed:
+            raise RuntimeError(f"llama_decode returned {failed}")
+
+    # ---- what llama.cpp says -----------------------------------------------------------------
+
+    def _heard(self, level: int, text: Any, _: Any) -> None:
+        line = self._ffi.string(text).decode("utf-8", "replace")
+        if level in (3, 4):  # warnings and errors
+            self._told = [*self._told[-20:], line]
+            os.write(2, line.encode("utf-8", "replace"))
+        self._progress(line)
+
+    def _why(self) -> str:
+        """The line that says best why the library gave up."""
+        lines = [" ".join(line.split()) for line in self._told]
+        telling = [line for line in lines if "ailed" in line or "rror" in line]
+        return (telling or lines or [""])[-1]
+
+
+def _logs(row: Any) -> Any:
+    """The log-probabilities of one position, in 64 bits.
+
+    Raises:
+        RuntimeError: the model computes no numbers.
+    """
+    import numpy as np
+
+    wide = row.astype(np.float64)
+    highest = wide.max()
+    if not np.isfinite(highest):
+        raise RuntimeError("the model computes no numbers (NaN or infinity)")
+    wide -= highest
+    wide -= np.log(np.exp(wide).sum())
+    return wide
+
+
+def _divergence(base: Any, logs: Any) -> float:
+    """KL(base || model) of one position, in nats.
+
+    The base was rounded to 16 bits; what is compared is the distribution those numbers are in
+    proportion to, so that a divergence is never below 0.
+    """
+    import numpy as np
+
+    base = base - np.log(np.exp(base).sum())
+    share = np.exp(base)
+    seen = share > 0
+    return max(0.0, float((share[seen] * (base[seen] - logs[seen])).sum()))

@@ -1,0 +1,386 @@
+"""One or more types made and measured in one pass, which goes on where it was killed.
+
+The folder is that of a job, ``<home>/jobs/<digest>``, whose digest is of the source, the text and
+all that decides the figures. In its ``work``: a folder for each type, where the step runs;
+``base.f16`` with ``base.json``, what the source made of the text; ``rows/<type>.json`` for each
+type that is done; ``runs/<type>-<n>.json`` for each run of the clock. The finished table is kept
+in ``<home>/measurements/<digest>.json``.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from overt import fit, pull
+from overt.errors import EngineFailed, FormatError, WorkerDied
+from overt.formats import gguf
+from overt.formats.ggml import TYPES as TENSOR_TYPES
+from overt.lab import inputs, jobs, make
+from overt.lab.quantize import (
+    STEP,
+    figures,
+    frontier,
+    host,
+    imatrix,
+    measure,
+    parameters,
+    texts,
+    types,
+    worker,
+)
+from overt.recipe import Input, Recipe
+from overt.settings import Settings
+from overt.sources.base import Report
+from overt.store import Manifest
+from overt.store.manifest import hex_of
+from overt.whole import write
+
+Tell = Callable[[Mapping[str, Any]], None]
+SOURCE = "source"
+"""What the rows and runs of the source itself are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be made and measured.
+
+    Attributes:
+        model: the source.
+        text: measured on.
+        window: tokens of a window.
+        windows: the most of them.
+        runs: of the clock; 0 measures no speed.
+        threads: to compute with.
+        parameters: of the step, beside the type.
+        imatrix: a file, where one was given.
+        calibrate: the text a matrix is to be computed on.
+    """
+
+    model: pull.Model
+    text: Path
+    window: int
+    windows: int
+    runs: int
+    threads: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    imatrix: Path | None = None
+    calibrate: Path | None = None
+
+
+class Table:
+    """The pass; a context manager that holds the job's lock.
+
+    Raises:
+        FormatError: the source is no GGUF model.
+        BadRequest: it cannot be quantized, or the text is too short.
+        Busy: another process works on the same.
+    """
+
+    def __init__(self, plan: Plan, settings: Settings, report: Report, tell: Tell) -> None:
+        worker.available()
+        self.plan, self.settings = plan, settings
+        self._report, self._tell = report, tell
+        weights = plan.model.weights
+        if weights.suffix == ".safetensors" or _is_safetensors(plan.model):
+            name = plan.model.ref.rpartition("/")[2].partition(":")[0] or "model"
+            raise FormatError(
+                f"{plan.model.ref} is in safetensors form, and quantizing takes a GGUF model",
+                f"overt convert {plan.model.ref} {name}-f16",
+            )
+        self.header = gguf.read(weights)
+        types.check(self.header)
+        self.window = measure.window_of(self.header, plan.window)
+        self._data: dict[str, Path] = {}
+        if plan.model.manifest is None:
+            self._data[plan.model.digest] = weights
+        self.recipe = self._recipe()
+        self.digest = self.recipe.digest
+        self._folder = jobs.folder_of(self.recipe, settings.home)
+        self._work = self._folder / "work"
+        self._lock: Any = None
+        self._text: measure.Text | None = None
+        self._base: measure.Base | None = None
+
+    def __enter__(self) -> "Table":
+        self._lock = jobs.held(self._folder, self.settings.home)
+        self._lock.__enter__()
+        jobs.begin(self._folder, self.recipe, f"table of {self.plan.model.ref}")
+        (self._work / "rows").mkdir(exist_ok=True)
+        (self._work / "runs").mkdir(exist_ok=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.__exit__(*exception)
+
+    # ---- recipes -----------------------------------------------------------------------------
+
+    def _recipe(self) -> Recipe:
+        """Of the measurement: whatever decides the figures, speeds apart."""
+        plan = self.plan
+        given = [self._source(), Input("text", texts.digest(plan.text), plan.text.name)]
+        return Recipe(
+            "measure", STEP.version, (*given, *self._importance()),
+            {"window": self.window, "windows": plan.windows, "threads": plan.threads,
+             **parameters(types.TYPES["f16"], **plan.parameters), "type": ""},
+            make.recipe("quantize", (), {}, self.settings).environment,
+        )  # fmt: skip
+
+    def recipe_of(self, type: types.Type) -> Recipe:
+        """The recipe of one type's file, as `make.make` takes it."""
+        given = dict(self.plan.parameters)
+        given["threads"] = self.plan.threads
+        if self.plan.calibrate:
+            given |= {"window": self.window, "windows": _CALIBRATED}
+        return make.recipe(
+            "quantize", (self._source(), *self._importance()),
+            parameters(type, **given), self.settings,
+        )  # fmt: skip
+
+    def _source(self) -> Input:
+        manifest = self.plan.model.manifest
+        ref = manifest.ref if manifest else self.plan.model.weights.name
+        return Input("from", self.plan.model.digest, ref)
+
+    def _importance(self) -> tuple[Input, ...]:
+        for role, path in (("imatrix", self.plan.imatrix), ("calibrate", self.plan.calibrate)):
+            if path:
+                digest = inputs.digest_of(path)
+                self._data[digest] = path
+                return (Input(role, digest, path.name),)
+        return ()
+
+    # ---- making ------------------------------------------------------------------------------
+
+    def file(self, type: types.Type) -> Path:
+        """The file of a type, made where it is not there yet."""
+        place = self._work / type.name
+        target = place / host.MODEL
+        if target.is_file():
+            return target
+        place.mkdir(exist_ok=True)
+        recipe = self.recipe_of(type)
+        inputs.keep(self._data, recipe, self.settings.home)
+        matrix = self._work / host.IMATRIX
+        if matrix.is_file():
+            _link(matrix, place / host.IMATRIX)
+        given = inputs.found(recipe, self.settings)
+        make.run(recipe, given, place, self.settings, self._report, self._tell)
+        if self.plan.calibrate and not matrix.is_file():
+            _link(place / host.IMATRIX, matrix)
+        return target
+
+    def store(self, type: types.Type, name: str) -> Manifest:
+        """Put the file of a type into the store as the model `name`."""
+        recipe = self.recipe_of(type)
+        folder = jobs.folder_of(recipe, self.settings.home)
+        made = self.file(type)
+        with jobs.held(folder, self.settings.home):
+            jobs.begin(folder, recipe, name)
+            for one in (host.MODEL, host.IMATRIX):
+                if (made.parent / one).is_file():
+                    _link(made.parent / one, folder / "work" / one)
+        return make.make(recipe, name, self.settings, self._report, self._tell, self._data)
+
+    # ---- measuring ---------------------------------------------------------------------------
+
+    @property
+    def text(self) -> measure.Text:
+        if self._text is None:
+            plan = self.plan
+            cut = texts.windows(
+                plan.text, plan.model.weights, self.window, plan.windows, self.settings
+            )
+            self._text = measure.enough(cut, self.window, plan.text.name)
+        return self._text
+
+    @property
+    def base(self) -> measure.Base:
+        """What the source made of the text, computed once."""
+        if self._base is None:
+            file, noted = self._work / host.BASE, self._work / "base.json"
+            kept = _read(noted)
+            if kept is None or not file.is_file():
+                weights = self.plan.model.weights
+                made = measure.source(
+                    weights, self.text, file, self.plan.threads, self.settings, self._report
+                )
+                kept = {"nll": made.nll, "top": made.top}
+                write(noted, json.dumps(kept).encode())
+            self._base = measure.Base(file, kept["nll"], kept["top"])
+        return self._base
+
+    def ready(self) -> None:
+        """Have the source read the text: what is wrong with it is told before anything is made."""
+        if self.plan.imatrix:
+            for sentence in imatrix.check(self.plan.imatrix, self.header)[1]:
+                self._tell({"kind": "note", "text": sentence})
+        _ = self.base
+
+    def judged(self, type: types.Type) -> dict[str, Any]:
+        """The row of a type without its speeds; kept, so that it is computed once.
+
+        Raises:
+            EngineFailed: llama.cpp could not make it, or cannot compute with it.
+        """
+        kept = _read(self._work / "rows" / f"{type.name}.json")
+        if kept is not None:
+            return kept
+        weights = self.file(type)
+        header = gguf.read(weights)
+        mix = types.mix_of(header)
+        row: dict[str, Any] = {
+            "type": type.name,
+            "bits_per_weight": mix.bits_per_weight,
+            "bytes": mix.bytes,
+            "mix": dict(mix.shares),
+            "label_note": types.lie(type, header, mix) if not self.plan.parameters else "",
+            "memory_need": fit.need(header, self.window).total,
+        } | measure.against(
+            weights, type.name, self.text, self.base, self.plan.threads, self.settings,
+            self._report,
+        )  # fmt: skip
+        write(self._work / "rows" / f"{type.name}.json", json.dumps(row).encode())
+        return row
+
+    def source_row(self) -> dict[str, Any]:
+        """The source in the same figures; its divergence is that of rounding to 16 bits alone."""
+        kept = _read(self._work / "rows" / f"{SOURCE}.json")
+        if kept is None:
+            mix = types.mix_of(self.header)
+            kept = {
+                "type": SOURCE, "bits_per_weight": mix.bits_per_weight, "bytes": mix.bytes,
+                "mix": dict(mix.shares), "label_note": "",
+                "memory_need": fit.need(self.header, self.window).total,
+            } | measure.against(
+                self.plan.model.weights, "the source itself", self.text, self.base,
+                self.plan.threads, self.settings, self._report,
+            )  # fmt: skip
+            write(self._work / "rows" / f"{SOURCE}.json", json.dumps(kept).encode())
+        return kept
+
+    def raced(self, wanted: Sequence[types.Type | None]) -> dict[str, dict[str, Any]]:
+        """Speeds and load memory, the types taking turns; None is the source.
+
+        Returns by the type's name: `figures.speeds`, ``load_memory`` and ``load_memory_own``.
+        """
+        found: dict[str, list[Mapping[str, float]]] = {}
+        for number in range(self.plan.runs):
+            for type in wanted:
+                name = type.name if type else SOURCE
+                path = self._work / "runs" / f"{name}-{number}.json"
+                run = _read(path)
+                if run is None:
+                    self._tell({"kind": "note", "text": f"timing {name}, run {number + 1}"})
+                    weights = self.file(type) if type else self.plan.model.weights
+                    run = measure.speed(weights, name, self.text, self.plan.threads, self.settings)
+                    write(path, json.dumps(run).encode())
+                found.setdefault(name, []).append(run)
+        return {
+            name: figures.speeds(runs)
+            | {"load_memory": int(max(run["resident"] for run in runs)),
+               "load_memory_own": int(max(run["own"] for run in runs))}
+            for name, runs in found.items()
+        }  # fmt: skip
+
+    def rows(self, wanted: Iterable[types.Type]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """The rows of all types that can be made, and why the others cannot.
+
+        One that llama.cpp refuses does not end the table; a worker that was killed does.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        failed: dict[str, str] = {}
+        made: list[types.Type] = []
+        wanted = tuple(wanted)
+        self.ready()
+        for type in wanted:
+            try:
+                rows[type.name] = self.judged(type)
+                made.append(type)
+            except WorkerDied:
+                raise
+            except (EngineFailed, FormatError) as error:
+                if len(wanted) == 1:
+                    raise
+                failed[type.name] = str(error)
+        if self.plan.runs:
+            for name, row in self.raced([None, *made]).items():
+                rows.setdefault(name, self.source_row() if name == SOURCE else {}).update(row)
+        rows.setdefault(SOURCE, self.source_row())
+        return [rows[SOURCE], *(rows[type.name] for type in made)], failed
+
+    def choose(self, limit: float, memory: int) -> frontier.Choice:
+        """The fastest type under the limit that fits, as `frontier.search` finds it."""
+
+        def fits(type: types.Type) -> str:
+            path = self._work / type.name / host.MODEL
+            if path.is_file():
+                need = fit.need(gguf.read(path), self.window).total
+            else:
+                size = estimate(type, self.header)
+                need = fit.of_size(
+                    fit.need(self.header, self.window), self.header, size, type.label
+                ).total
+            if need <= memory:
+                return ""
+            return (
+                f"not tried: it needs about {need >> 20} MiB of memory and may take {memory >> 20}"
+            )
+
+        self.ready()
+        importance = bool(self.plan.imatrix or self.plan.calibrate)
+        found = frontier.search(fits, self.judged, self.raced, limit, importance=importance)
+        found.memory = memory
+        return found
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    def keep(self, value: Mapping[str, Any]) -> Path:
+        """Keep the finished table, and delete what was only needed to make it."""
+        path = self.settings.home / "measurements" / f"{hex_of(self.digest)}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(value, indent=1, sort_keys=True).encode())
+        jobs.drop(self._folder)
+        return path
+
+
+_CALIBRATED = 128
+"""The most windows of a calibration text that are read."""
+
+
+def estimate(type: types.Type, header: gguf.Header) -> int:
+    """About the bytes of a file of that type."""
+    kind = next(one for one in TENSOR_TYPES.values() if one.name == type.tensor)
+    bits = kind.bytes * 8 / kind.block
+    return int(header.parameters * bits / 8 * 1.1)
+
+
+def _is_safetensors(model: pull.Model) -> bool:
+    found = model.manifest
+    return bool(found and found.weights.path.endswith(".safetensors"))
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes at another place, without a copy where the file system can."""
+    if target.is_file():
+        return
+    new = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        new.hardlink_to(source)
+    except OSError:
+        import shutil
+
+        shutil.copyfile(source, new)
+    new.replace(target)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What was kept; None where there is nothing whole."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+    return None

@@ -1,0 +1,193 @@
+"""`overt quantize` on the command line: tables, models, and going on after a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_models
+from conftest import OvertCli
+from overt import fit, pull
+from overt.cli import quantize
+from overt.errors import DoesNotFit, Failure, OutOfDisk
+from overt.formats import gguf
+from overt.lab.quantize import frontier, table, types
+from overt.ref import parse
+from overt.settings import Settings
+from overt.store import Store
+
+QUICK = ("--window", "64", "--windows", "3", "--runs", "1")
+CONTRACT = ("bits_per_weight", "kld_mean", "kld_p99", "top1", "perplexity", "prompt_tps",
+            "decode_tps", "bytes")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    return tiny_models.gguf(
+        folder / "tiny.gguf", "llama", "F16", seed=4, width=256, inner=256, layers=1
+    )
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the rain in the north and the other one on a train " * 12)
+    return path
+
+
+def test_a_table_and_models_of_it(
+    overt_cli: OvertCli, source: Path, text: Path, home: Path, tmp_path: Path
+) -> None:
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text(f"FROM {source}\nSYSTEM You are brief\nLICENSE Apache License 2.0\n")
+    assert overt_cli("create", "base", "-f", modelfile).code == 0
+    plot = tmp_path / "plot.png"
+    ran = overt_cli(
+        "quantize", "base", "small", "-q", "q8_0,q4_k_m", "--keep", "--text", text, *QUICK,
+        "--plot", plot, "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert [row["type"] for row in found["types"]] == ["q8_0", "q4_k_m"]
+    for row in found["types"]:
+        assert all(isinstance(row[key], int | float) for key in CONTRACT), row
+        low, high = row["kld_mean_interval"]
+        assert low <= row["kld_mean"] <= high
+        assert row["tokens"] == found["scored_tokens"] == 93
+        assert row["load_memory"] > row["load_memory_own"] > 0
+    eight, four = found["types"]
+    assert eight["bytes"] > four["bytes"]
+    assert eight["kld_mean"] < four["kld_mean"]
+    assert found["base"]["kld_mean"] < 1e-6
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(Path(found["measurement"]).read_bytes())["types"] == found["types"]
+    store = Store(home)
+    for row in found["types"]:
+        manifest = store.get(parse(f"small-{row['type']}"))
+        assert {"weights", "recipe", "system", "licence"} <= {one.role for one in manifest.files}
+        header = gguf.read(store.path(manifest.weights))
+        assert header.file_size == row["bytes"]
+        assert types.mix_of(header).shares == row["mix"]
+    assert not any((home / "jobs").iterdir())
+    again = overt_cli("replay", "small-q4_k_m", "--json")
+    assert json.loads(again.stdout)["verdict"] == "identical", again.stdout
+
+
+def test_it_goes_on_where_it_was_killed(
+    overt_cli: OvertCli, source: Path, text: Path, home: Path
+) -> None:
+    given = ["quantize", str(source), "-q", "q8_0,q4_0", "--text", str(text), *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "overt", *given, "--home", str(home)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (rows := list((home / "jobs").glob("*/work/rows/q8_0.json"))):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = json.loads(rows[0].read_bytes())
+    ran = overt_cli(*given)
+    assert ran.code == 0, ran.stderr
+    assert "measuring q8_0" not in ran.stderr
+    assert "reading the text with the source" not in ran.stderr
+    (told,) = (home / "measurements").iterdir()
+    found = json.loads(told.read_bytes())
+    assert {key: found["types"][0][key] for key in kept} == kept
+    assert not any((home / "jobs").iterdir())
+    lines = ran.stdout.splitlines()
+    assert lines[0].split()[:5] == ["TYPE", "BITS", "SIZE", "MEMORY", "KLD"]
+    assert [line.split()[0] for line in lines[1:4]] == ["source", "q8_0", "q4_0"]
+    assert "93 tokens of text.txt, the second half of each of 3 windows of 64" in ran.stdout
+    assert "quantized already" not in ran.stderr
+
+
+def test_auto_stores_what_it_chose(
+    source: Path, text: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontier, "LADDER", ("q8_0", "q4_0", "q2_k"))
+    settings = Settings(home=home)
+    plan = table.Plan(pull.find(str(source), settings), text, 64, 2, 1, 1)
+    with table.Table(plan, settings, lambda _: None, lambda _: None) as work:
+        free = fit.need(work.header, 64).total + (1 << 20)
+        with pytest.raises(Failure, match="no type that fits is under the limit of 1e-09"):
+            work.choose(1e-9, free)
+        found = work.choose(0.5, free)
+        assert found.rows[found.type.name]["kld_mean_interval"][1] <= 0.5
+        assert list(found.reasons) == ["q8_0", "q4_0", "q2_k"]
+        made = work.store(found.type, "best")
+        with pytest.raises(DoesNotFit, match="no type fits the memory"):
+            work.choose(0.5, 1000)
+    header = gguf.read(Store(home).path(made.weights))
+    assert header.file_type == found.type.label
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (("-q", "q9"), 2, "there is no quantization 'q9'; it is one of f32, f16"),
+        (("-q", ""), 2, "-q names no type"),
+        (("-q", "q8_0,q8_0"), 2, "-q names a type twice"),
+        (("name", "-q", "q8_0,q4_0"), 2, "-q names 2 types and NAME can be one model"),
+        (("-q", "q8_0", "--keep"), 2, "--keep stores models as NAME-TYPE; give a NAME"),
+        (("-q", "q8_0", "--tensor", "x"), 2, "'x' is no PATTERN=TYPE"),
+        (("-q", "q8_0", "--max-kld", "1"), 2, "--max-kld is for -q auto"),
+        (("-q", "q8_0", "--text", "no.txt"), 2, "no.txt cannot be read: No such file"),
+        (("-q", "q8_0", "--imatrix", "no.gguf"), 3, "no.gguf"),
+        (("-q", "q8_0", "--windows", "1", "--window", "8192"), 2, "fewer than 512 tokens"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(
+    overt_cli: OvertCli, source: Path, text: Path, given: tuple[str, ...], code: int, words: str
+) -> None:
+    more = () if "--text" in given else ("--text", text)
+    short = ("--runs", "0", "--windows", "1")
+    ran = overt_cli("quantize", source, *given, *more, *(() if "--windows" in given else short))
+    assert ran.code == code, ran.stderr
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert words in ran.stderr
+
+
+def test_no_room_is_told_before_anything_is_read(
+    source: Path, text: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=home)
+    plan = table.Plan(pull.find(str(source), settings), text, 64, 3, 0, 1)
+    usage: Any = type("usage", (), {"free": 10})
+    with table.Table(plan, settings, lambda _: None, lambda _: None) as work:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(OutOfDisk, match="0 MiB are free; measure on less text"):
+            work.judged(types.find("q8_0"))
+
+
+def test_a_file_in_safetensors_form_is_converted_first(overt_cli: OvertCli, tmp_path: Path) -> None:
+    folder = tiny_models.release(tmp_path / "release", "llama")
+    ran = overt_cli("quantize", folder / "model.safetensors", "-q", "q8_0")
+    assert ran.code == 1
+    assert "overt convert" in ran.stderr
+
+
+def test_types_that_gain_nothing_are_named() -> None:
+    def row(type: str, size: int, tps: float) -> dict[str, Any]:
+        return {"type": type, "bytes": size, "decode_tps": tps}
+
+    rows = [row("source", 94 << 20, 28.0), row("q8_0", 138 << 20, 20.0), row("q4_0", 87 << 20, 30)]
+    larger = "q8_0 is larger than a itself (94 MiB)"
+    assert quantize._notes("a", rows, "q4_0") == [larger]
+    found = quantize._notes("a", rows, "q8_0")
+    assert found[0] == larger
+    assert found[1].startswith("a itself is smaller and no slower than q8_0 (28.0 tokens a second)")
+    assert quantize._notes("a", [rows[0], rows[2]], "q4_0") == []
