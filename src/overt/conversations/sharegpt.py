@@ -24,7 +24,7 @@ from overt.conversations.base import (
 
 NAME = "sharegpt"
 ABOUT = "ShareGPT, JSON or JSON lines (training sets)"
-_ROLES = {
+ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant",
     "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
     "observation": "tool", "tool": "tool", "function_response": "tool",
@@ -50,10 +50,10 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
             if speaker == "function_call":
                 calls += 1
                 messages.append(Message("assistant", (_call(said, calls),)))
-            elif _ROLES.get(speaker) == "tool":
+            elif ROLES.get(speaker) == "tool":
                 messages.append(Message("tool", (ToolResultPart(f"call_{calls}", said),)))
-            elif speaker in _ROLES:
-                messages.append(Message.of(_ROLES[speaker], said))  # type: ignore[arg-type]
+            elif speaker in ROLES:
+                messages.append(Message.of(ROLES[speaker], said))  # type: ignore[arg-type]
             else:
                 lost[f"turn of {speaker or 'nobody'}"[:60]] += 1
         yield Conversation(

@@ -86,6 +86,38 @@ def render(text: str, values: Mapping[str, Any]) -> str:
 # ---- inside the process ----------------------------------------------------------------------
 
 
+class Rendering:
+    """A template that renders many values, for a process that is confined already.
+
+    There is no clock in it (``strftime_now`` is not defined, and templates that ask for it have a
+    day of their own then), so that the same values give the same text every day.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError: it is no template, too long, or does what a way out needs."""
+        from jinja2 import TemplateError
+
+        if len(text) > MAX_TEMPLATE:
+            raise ValueError(f"it has {len(text)} characters, more than {MAX_TEMPLATE}")
+        environment = _environment()
+        del environment.globals["strftime_now"]
+        try:
+            for escape in _escapes(environment.parse(text)):
+                raise ValueError(escape)
+            self._template = environment.from_string(text)
+        except (TemplateError, RecursionError) as error:
+            raise ValueError(_line(error)) from None
+
+    def render(self, values: Mapping[str, Any], most: int) -> str:
+        """What it makes of `values`. Raises ValueError: it fails, or writes over `most` letters."""
+        try:
+            return _bounded(self._template.generate(dict(values)), most)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a template raises whatever its values raise
+            raise ValueError(_line(error)) from None
+
+
 def _reply(question: Any) -> dict[str, Any]:
     from jinja2.exceptions import SecurityError, TemplateError
 
@@ -113,12 +145,12 @@ def _reply(question: Any) -> dict[str, Any]:
     return {"escapes": escapes[:_FOUND], "failed": failed, "rendered": rendered}
 
 
-def _bounded(pieces: Iterator[str]) -> str:
+def _bounded(pieces: Iterator[str], most: int = _OUTPUT) -> str:
     found, length = [], 0
     for piece in pieces:
         length += len(piece)
-        if length > _OUTPUT:
-            raise ValueError(f"it writes more than {_OUTPUT >> 20} MiB")
+        if length > most:
+            raise ValueError(f"it writes more than {most >> 20} MiB")
         found.append(piece)
     return "".join(found)
 

@@ -39,6 +39,15 @@ class Row(NamedTuple):
     raw: Mapping[str, Any]
 
 
+class Object(NamedTuple):
+    """A row as it was read: the number of its line (its last one; of a list, of its item), the same
+    in words, and its columns."""
+
+    line: int
+    where: str
+    raw: Mapping[str, Any]
+
+
 def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
     """The rows of a file and the sha256 of its bytes (hex).
 
@@ -49,33 +58,60 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
         NotFound: no such file.
         FormatError: not what its name says, too large, or a row with too few or too many columns.
     """
-    data = _bytes(path)
-    digest = sha256(data).hexdigest()
-    name = path.name.lower()
-    if name.endswith(".gz"):
-        data, name = _unzipped(data, path), name.removesuffix(".gz")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{path} is not UTF-8 text (byte {error.start})", "convert it with iconv"
-        ) from None
-    if name.endswith(".csv"):
-        found = _csv(text, path, columns)
-    elif name.endswith((".jsonl", ".ndjson", ".json")):
-        found = _json(text, path, lines=not name.endswith(".json"))
-    else:
-        raise FormatError(f"{path} is not read", "data files end in .csv, .jsonl or .json")
+    text, name, digest = whole(path)
     stem = _SPLIT.sub("", path.name.partition(".")[0])
     own = {"stem": stem, "topic": stem.replace("_", " ")}
-    rows: list[Row] = []
-    for where, raw in found:
-        if len(rows) >= MOST_ROWS:
-            raise FormatError(f"{path} has more than {MOST_ROWS} rows", "split it")
-        rows.append(Row(where, own | {key: as_text(value) for key, value in raw.items()}, raw))
+    rows = [
+        Row(one.where, own | {key: as_text(value) for key, value in one.raw.items()}, one.raw)
+        for one in objects(text, name, path, columns)
+    ]
     if not rows:
         raise FormatError(f"{path} has no rows", "give a file with items in it")
     return rows, digest
+
+
+def whole(path: Path, name: str = "") -> tuple[str, str, str]:
+    """The text of a file, its name in small letters without ``.gz``, and the sha256 of its bytes.
+
+    `name` is what it is called, where `path` is not.
+
+    Raises:
+        NotFound: no such file.
+        FormatError: too large, not gzip as it says, or not UTF-8.
+    """
+    data = _bytes(path)
+    digest = sha256(data).hexdigest()
+    shown, name = name or path, (name or path.name).lower()
+    if name.endswith(".gz"):
+        data, name = _unzipped(data, path), name.removesuffix(".gz")
+    try:
+        return data.decode("utf-8-sig"), name, digest
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise FormatError(
+            f"line {line} of {shown} is not UTF-8 text (byte {error.start} of the file)",
+            "convert it with iconv",
+        ) from None
+
+
+def objects(
+    text: str, name: str, path: Path, columns: Sequence[str] = (), hint: str = _OBJECTS
+) -> Iterator[Object]:
+    """The rows of a text whose kind its `name` says; `hint` is for a row that is none.
+
+    Raises:
+        FormatError: not what its name says, too many rows, or one with the wrong columns.
+    """
+    if name.endswith(".csv"):
+        found = _csv(text, path, columns)
+    elif name.endswith((".jsonl", ".ndjson", ".json")):
+        found = _json(text, path, hint, lines=not name.endswith(".json"))
+    else:
+        raise FormatError(f"{path} is not read", "data files end in .csv, .jsonl or .json")
+    for count, one in enumerate(found):
+        if count >= MOST_ROWS:
+            raise FormatError(f"{path} has more than {MOST_ROWS} rows", "split it")
+        yield one
 
 
 def as_text(value: Any) -> str:
@@ -111,7 +147,7 @@ def _unzipped(data: bytes, path: Path) -> bytes:
     return found
 
 
-def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[Object]:
     csv.field_size_limit(MOST_FIELD)  # of the whole process: whoever read before set its own
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names = list(columns)
@@ -129,7 +165,7 @@ def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, M
                     f" ({', '.join(names)[:200]})",
                     'put a text with commas or line breaks between "quotes"',
                 )
-            yield where, dict(zip(names, row, strict=True))
+            yield Object(reader.line_num, where, dict(zip(names, row, strict=True)))
     except csv.Error as error:
         raise FormatError(
             f"line {reader.line_num} of {path} is not CSV: {error}", "correct the line"
@@ -148,33 +184,33 @@ def _header(row: list[str], path: Path) -> list[str]:
     return names
 
 
-def _json(text: str, path: Path, *, lines: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[Object]:
     if lines:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 where = f"line {number} of {path}"
-                yield where, _object(_parsed(line, where), where)
+                yield Object(number, where, _object(_parsed(line, where, hint), where, hint))
         return
-    whole = _parsed(text, str(path))
-    if not isinstance(whole, list):
+    found = _parsed(text, str(path), hint)
+    if not isinstance(found, list):
         raise FormatError(
-            f"{path} holds a JSON {_kind(whole)} and a list of objects is expected", _OBJECTS
+            f"{path} holds a JSON {_kind(found)} and a list of objects is expected", hint
         )
-    for number, item in enumerate(whole, 1):
+    for number, item in enumerate(found, 1):
         where = f"item {number} of {path}"
-        yield where, _object(item, where)
+        yield Object(number, where, _object(item, where, hint))
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str, hint: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where} is not JSON: {str(error)[:120]}", _OBJECTS) from None
+        raise FormatError(f"{where} is not JSON: {str(error)[:120]}", hint) from None
 
 
-def _object(value: Any, where: str) -> Mapping[str, Any]:
+def _object(value: Any, where: str, hint: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise FormatError(f"{where} is a JSON {_kind(value)} and an object is expected", _OBJECTS)
+        raise FormatError(f"{where} is a JSON {_kind(value)} and an object is expected", hint)
     return value
 
 

@@ -1,0 +1,229 @@
+"""Fine-tuning: a model and a file of examples become a model that has learnt from them.
+
+``STEP`` ties the parts together: `prepare` reads, renders and packs; `loop` trains; `measure`
+compares before and after on what was held out; `written` makes the files.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overt.errors import FormatError, Unsupported
+from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.example import Example, Pair
+from overt.lab.steps import Given, Made, Work
+from overt.recipe import Recipe
+from overt.sources.base import Step as Progress
+
+if TYPE_CHECKING:
+    from overt.lab.finetune.measure import Judged
+    from overt.lab.finetune.prepare import Prepared
+    from overt.nets.transformer import Transformer
+
+REPORT = "finetune.json"
+"""The file with the curve and the table of before and after, in the new model."""
+_DIGITS = 6
+
+
+class _Step:
+    """Inputs: ``from`` the model, ``data`` the file, and ``held`` where that is a file of its own.
+    Parameters: as `Asked.encode` gives them.
+    """
+
+    name = "finetune"
+    version = "1"
+    packages = ("gguf", "llama-cpp-py-sync", "numpy", "safetensors", "torch")
+
+    def run(self, work: Work) -> list[Made]:
+        """Raises as `prepare.prepare` and `loop.train` do."""
+        asked = Asked.decode(work.recipe.parameters)
+        given = work.given("from")[0]
+        prepared = _prepared(work, given, asked)
+        work.tell(_example(prepared))
+        net = load(prepared.base.weights, asked)
+        with fixed(asked.training.threads):
+            before = _before(work, net, prepared)
+            trained = _trained(work, net, prepared, asked)
+            after = judge(net, prepared.held_examples)
+        report = _report(asked, prepared, trained, before, after)
+        work.tell({"kind": "result", **report})
+        made = _files(work, net, prepared, asked, given)
+        told = work.place / REPORT
+        told.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
+        return [*made, Made("other", REPORT, told)]
+
+    def tolerance(self, recipe: Recipe) -> float:
+        """Sums of another machine's order of adding, through every step."""
+        return 2e-2
+
+
+STEP = _Step()
+
+
+def load(weights: Path, asked: Asked) -> "Transformer":
+    """The net to train, on the device that was asked for.
+
+    Raises:
+        Unsupported: there is no such device, or torch is not installed.
+    """
+    from overt.nets.load import from_gguf
+
+    if asked.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Unsupported("this machine has no GPU that torch can use", "type --device cpu")
+    net = from_gguf(weights, keep_quantized=asked.method == "qlora")
+    return net.to(asked.device) if asked.device == "cuda" else net
+
+
+@contextmanager
+def fixed(threads: int) -> Iterator[None]:
+    """So many threads of torch, as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def judge(net: "Transformer", examples: Sequence[Example] | Sequence[Pair]) -> "list[Judged]":
+    """How the net does on each held-out example."""
+    from overt.lab.finetune import measure
+
+    pairs = [one for one in examples if isinstance(one, Pair)]
+    if pairs:
+        return measure.pairs(net, pairs)
+    return measure.answers(net, [one for one in examples if isinstance(one, Example)])
+
+
+def _prepared(work: Work, given: Given, asked: Asked) -> "Prepared":
+    from overt.lab.finetune import prepare
+
+    base = prepare.base_of(given.path, given.manifest, given.files)
+    held = work.given("held")
+    return prepare.prepare(
+        base,
+        work.given("data")[0].path,
+        held[0].path if held else None,
+        asked,
+        work.settings,
+        (f"data{asked.file}", f"held{asked.held_file}"),
+    )
+
+
+def _example(prepared: "Prepared") -> Mapping[str, Any]:
+    return {
+        "kind": "example",
+        "line": prepared.line,
+        "text": "".join(one.text for one in prepared.shown),
+        "learnt": [one.text for one in prepared.shown if one.learnt],
+    }
+
+
+def _before(work: Work, net: "Transformer", prepared: "Prepared") -> "list[Judged]":
+    """How the base does; looked up where an interrupted run has found out already."""
+    from overt.lab.finetune.measure import Judged
+
+    kept = work.place / "before.json"
+    try:
+        found = [Judged(*one) for one in json.loads(kept.read_bytes())]
+        if len(found) == len(prepared.held_examples):
+            return found
+    except (OSError, ValueError, TypeError):
+        pass
+    work.report(Progress("measuring the base on what is held out", 0, None))
+    judged = judge(net, prepared.held_examples)
+    new = kept.with_suffix(".new")
+    new.write_text(json.dumps([list(asdict(one).values()) for one in judged]), "utf-8")
+    new.replace(kept)
+    return judged
+
+
+def _trained(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) -> Any:
+    from overt.lab.finetune import loop
+
+    place = work.place / "training"
+    place.mkdir(exist_ok=True)
+    return loop.train(net, asked.training, prepared.train, prepared.held, place, work.tell)
+
+
+def _report(
+    asked: Asked,
+    prepared: "Prepared",
+    trained: Any,
+    before: "list[Judged]",
+    after: "list[Judged]",
+) -> dict[str, Any]:
+    from overt.lab.finetune import measure
+    from overt.lab.finetune.prepare import counts
+
+    found: dict[str, Any] = {
+        "method": asked.method,
+        "data": {**counts(prepared), "format": prepared.about, "left_out": dict(prepared.left)},
+        "steps": trained.steps,
+        "best": trained.best,
+        "stopped_early": trained.stopped,
+        "curve": [{"step": one.step, "loss": one.loss, "held": one.held} for one in trained.curve],
+        "held": measure.table(before, after) if before else None,
+    }
+    rounded: dict[str, Any] = _rounded(found)
+    return rounded
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to so many digits: more say nothing, and differ between machines."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def _files(
+    work: Work, net: "Transformer", prepared: "Prepared", asked: Asked, given: Given
+) -> list[Made]:
+    """What the new model is made of, beside what it takes over from its base."""
+    from overt.lab import adapter
+    from overt.lab.finetune import written
+    from overt.nets import lora
+
+    made: list[Made] = []
+    if asked.method == "full" or asked.merge:
+        target = work.place / "model.gguf"
+        written.whole(
+            net, given.path, asked.type, target,
+            lambda done, total: work.report(Progress("writing", done, total)),
+        )  # fmt: skip
+        made.append(Made("weights", f"finetuned-{asked.type}.gguf", target))
+    if asked.method != "full":
+        folder = work.place / "peft"
+        lora.save(net, asked.training.adapter, folder, given.manifest.ref if given.manifest else "")
+        if not asked.merge:
+            target = work.place / "adapter.gguf"
+            adapter.to_gguf(folder / lora.WEIGHTS, folder / lora.CONFIG, given.path, target)
+            made += [*_of_base(given), Made("adapter", "adapter.gguf", target)]
+        for name in (lora.CONFIG, lora.WEIGHTS):
+            made.append(Made("other", f"peft/{name}", folder / name))
+    if not prepared.template.own:
+        template = work.place / "template"
+        template.write_text(prepared.template.text, "utf-8")
+        made.append(Made("template", "template", template))
+    return made
+
+
+def _of_base(given: Given) -> list[Made]:
+    """The base's weights, which the new model lists as its own."""
+    if given.manifest is None:
+        raise FormatError("the base is no model of the store", "pull it, or make a model of it")
+    return [
+        Made(file.role, file.path, given.files[file.path])
+        for file in given.manifest.files
+        if file.role in ("weights", "projector")
+    ]

@@ -1,0 +1,155 @@
+"""A file of training data, read whole and judged row by row before anything is computed.
+
+The file is anybody's. A row that is not what the format asks for ends it all, with its line and
+what was expected there.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar
+
+from overt.errors import FormatError
+from overt.lab.evaluate import rows
+from overt.lab.finetune import formats
+from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.formats import Format
+from overt.lab.finetune.item import Bad, Item, Kind
+
+E = TypeVar("E", Example, Pair)
+_KINDS: Final = "it has rows such as " + " or ".join(one.EXAMPLE for one in formats.every())
+_MOST_HELD: Final = 256
+"""Held-out examples, at most: more cost time at every look and narrow the interval little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row: its line (of a list, the number of the item), the same in words, and its meaning."""
+
+    line: int
+    where: str
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A file that can be learnt from.
+
+    Attributes:
+        digest: ``sha256:`` and 64 hex, of the file as it lies there.
+        format: of every row; about: the same in a few words.
+        lines: in the order of the file.
+        doubled: rows that are the same as an earlier one.
+    """
+
+    digest: str
+    format: str
+    about: str
+    kind: Kind
+    lines: tuple[Line, ...]
+    doubled: int
+
+
+def read(path: Path, format: str = "", name: str = "") -> Data:
+    """Read a file of training data: ``.jsonl``, ``.json``, ``.csv`` or ``.txt``, and ``.gz`` of it.
+
+    Args:
+        path: the file.
+        format: of its rows, from `formats.FORMATS`; "" finds out.
+        name: what the file is called, where `path` is a copy without its name.
+
+    Raises:
+        NotFound: no such file.
+        FormatError: it, or one of its rows, is not what it should be; says where, and what is
+            expected.
+    """
+    text, called, digest = rows.whole(path, name)
+    shown = Path(name) if name else path
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        raise FormatError(f"line {line} of {shown} has a NUL character", "is it a text file?")
+    if called.endswith(".txt"):
+        found = iter([rows.Object(1, f"{shown}", {"text": text})])
+    else:
+        hint = f"write {formats.named(format).EXAMPLE}" if format else _KINDS
+        found = rows.objects(text, called, shown, hint=hint)
+    wanted = formats.named(format) if format else None
+    lines: list[Line] = []
+    seen: set[bytes] = set()
+    for line, where, raw in found:
+        if wanted is None:
+            wanted = _first(raw, where)
+        item = _item(raw, where, wanted, lines)
+        seen.add(sha256(json.dumps(raw, sort_keys=True).encode()).digest())
+        lines.append(Line(line, where, item))
+    if wanted is None or not lines:
+        raise FormatError(f"{shown} has no rows", "give a file with examples in it")
+    doubled = len(lines) - len(seen)
+    return Data(f"sha256:{digest}", wanted.NAME, wanted.ABOUT, wanted.KIND, tuple(lines), doubled)
+
+
+def split(examples: Sequence[E], share: float, seed: int) -> tuple[list[E], list[E]]:
+    """Part `examples` into those to learn from and those held out, drawn from `seed`.
+
+    Examples with the same tokens stay together, so that none that is held out is learnt as well.
+    """
+    groups: dict[tuple[int, ...], list[E]] = {}
+    for one in examples:
+        groups.setdefault(_tokens(one), []).append(one)
+    order = list(groups.values())
+    Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
+    count = min(_MOST_HELD, round(share * len(order)))
+    if share > 0 and len(order) > 1:
+        count = min(max(1, count), len(order) - 1)
+    held = [one for group in order[:count] for one in group[:1]]
+    train = [one for group in order[count:] for one in group]
+    return sorted(train, key=_line), sorted(held, key=_line)
+
+
+def apart(train: Sequence[E], held: Sequence[E]) -> tuple[list[E], int]:
+    """What of `train` is not in `held` too, and how many were."""
+    out = {_tokens(one) for one in held}
+    kept = [one for one in train if _tokens(one) not in out]
+    return kept, len(train) - len(kept)
+
+
+def _tokens(one: Example | Pair) -> tuple[int, ...]:
+    if isinstance(one, Example):
+        return tuple(one.ids)
+    return (*one.prompt, -1, *one.chosen, -1, *one.rejected)
+
+
+def _line(one: Example | Pair) -> int:
+    return one.line
+
+
+def _first(raw: Mapping[str, Any], where: str) -> Format:
+    """The format of the first row. Raises FormatError: it looks like none."""
+    found = formats.of(raw)
+    if found is None:
+        named = ", ".join(sorted(raw))[:200] or "nothing"
+        raise FormatError(f"{where} has the columns {named}, which are of no format", _KINDS)
+    return found
+
+
+def _item(raw: Mapping[str, Any], where: str, wanted: Format, before: Sequence[Line]) -> Item:
+    if not wanted.looks(raw):
+        other = formats.of(raw)
+        named = other.ABOUT if other else f"columns {', '.join(sorted(raw))[:200] or 'none'}"
+        first = f", and the rows before it are {wanted.ABOUT}" if before else ""
+        raise FormatError(f"{where} has {named}{first}", f"write {wanted.EXAMPLE}")
+    try:
+        return wanted.read(raw)
+    except Bad as bad:
+        raise FormatError(f"{where} {bad.what}", bad.hint) from None
+    except RecursionError:
+        raise FormatError(f"{where} is nested too deeply", f"write {wanted.EXAMPLE}") from None
+
+
+def words(examples: Sequence[Example | Pair]) -> Iterator[int]:
+    """Tokens of each example."""
+    for one in examples:
+        yield len(one) if isinstance(one, Pair) else len(one.ids)

@@ -1,0 +1,50 @@
+"""Formats of training data: one module each, which says what a row of it looks like.
+
+A module has:
+
+- ``NAME``, ``ABOUT`` (a few words) and ``EXAMPLE`` (one row, as JSON).
+- ``KIND``: ``answers``, ``text`` or ``preference``.
+- ``looks(row)``: whether the columns of a row are this format's.
+- ``read(row)``: the row as an `item.Item`; raises `item.Bad`.
+
+To add one: such a module, its name in `FORMATS`, a row in the table of the tests.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from overt.errors import BadRequest
+from overt.lab.finetune.item import Item, Kind
+
+FORMATS = ("preference", "chat", "sharegpt", "alpaca", "completion", "text")
+"""In the order in which a row is tried."""
+
+
+class Format(Protocol):
+    NAME: str
+    ABOUT: str
+    EXAMPLE: str
+    KIND: Kind
+
+    def looks(self, row: Mapping[str, Any]) -> bool: ...
+
+    def read(self, row: Mapping[str, Any]) -> Item: ...
+
+
+def every() -> list[Format]:
+    return [named(name) for name in FORMATS]
+
+
+def named(name: str) -> Format:
+    """The format of that name. Raises BadRequest: there is none."""
+    if name not in FORMATS:
+        raise BadRequest(
+            f"no data has the format {name[:40]!r}", f"it is one of {', '.join(FORMATS)}"
+        )
+    return cast("Format", import_module(f"{__name__}.{name}"))
+
+
+def of(row: Mapping[str, Any]) -> Format | None:
+    """The format that a row looks like."""
+    return next((one for one in every() if one.looks(row)), None)

@@ -1,0 +1,19 @@
+"""Plain text: a ``.txt`` file, or rows with a ``text``. All of it is learnt."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from overt.lab.finetune.item import Item, Kind, Prose, said
+
+NAME: Final = "text"
+ABOUT: Final = "plain text"
+KIND: Final[Kind] = "text"
+EXAMPLE: Final = '{"text": "…"}'
+
+
+def looks(row: Mapping[str, Any]) -> bool:
+    return "text" in row
+
+
+def read(row: Mapping[str, Any]) -> Item:
+    return Prose(said(row.get("text"), "text"))

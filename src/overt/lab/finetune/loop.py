@@ -1,0 +1,415 @@
+"""The one training loop: adapters, quantized bases, whole nets and preferences all go through it.
+
+What a step does depends on its number and on the weights, and on nothing else: the order of an
+epoch and the draws of dropout are seeded by where they stand. So a training that is killed and goes
+on from a checkpoint ends with the bytes of one that was not.
+"""
+
+# ruff: noqa: TID253 - whoever imports this module wants torch
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from overt.errors import Failure, UsageError
+from overt.lab.finetune import checkpoint, loss
+from overt.lab.finetune.loss import Head, Loss, Packed, Unit
+from overt.lab.finetune.training import Point, Trained, Training
+from overt.nets import lora
+from overt.nets.quantized import Quantized
+from overt.nets.transformer import Norm, Transformer
+
+Tell = Callable[[Mapping[str, Any]], None]
+_REFERENCE = "reference"
+
+
+def fast_precision() -> str:
+    """``bfloat16`` where this machine multiplies it natively, else ``float32``."""
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    known = torch.cpu.get_capabilities()
+    native = known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16")
+    return "bfloat16" if native else "float32"
+
+
+def train(
+    net: Transformer,
+    job: Training,
+    train: Sequence[Unit],
+    held: Sequence[Unit],
+    place: Path,
+    tell: Tell,
+    *,
+    save_seconds: float = 120.0,
+    save_steps: int = 0,
+) -> Trained:
+    """Train `net`, or go on where `place` says that it stands; the best weights are in it then.
+
+    Args:
+        net: in float32, or quantized where it is frozen; an adapter is put on it here.
+        train, held: batches; without `held` the last weights are the best.
+        place: a folder for checkpoints. They are kept for another call; `checkpoint.forget` ends
+            that.
+        tell: ``loss`` after each step, ``note`` of anything else.
+        save_seconds, save_steps: between two checkpoints; 0 steps: time alone decides.
+
+    Raises:
+        UsageError: there is nothing to learn from.
+        Failure: a loss or gradient is no number.
+        OutOfDisk: a checkpoint has no room.
+    """
+    if not any(loss.pack(unit).learnt for unit in train):
+        raise UsageError("the training data has no token to learn", "look at its answers")
+    with _fixed(job.threads):
+        run = _Run(net, job, train, held, place, tell)
+        return run.go(save_seconds, save_steps)
+
+
+def held_loss(net: Transformer, job: Training, batches: Sequence[Unit]) -> float:
+    """The mean -log p of the learnt tokens, whatever `job.loss` is."""
+    sums = [one for batch in example_losses(net, job, batches) for one in batch]
+    tokens = sum(count for _, count in sums)
+    return sum(total for total, _ in sums) / max(tokens, 1)
+
+
+def example_losses(
+    net: Transformer, job: Training, batches: Sequence[Unit]
+) -> list[list[tuple[float, int]]]:
+    """Of every sequence of every batch: its -log p and its learnt tokens (of pairs: two each)."""
+    device = next(net.parameters()).device
+    net.eval()
+    found = []
+    with _fixed(job.threads), torch.no_grad():
+        head = Head(net, torch.float32)
+        for unit in batches:
+            packed = loss.pack(unit, device)
+            values = loss.surprises(net, head, packed).double()
+            sums = loss.per_sequence(values, packed).tolist()
+            counts = loss.per_sequence(torch.ones_like(values), packed).tolist()
+            found.append([(total, int(count)) for total, count in zip(sums, counts, strict=True)])
+    return found
+
+
+@contextmanager
+def _fixed(threads: int) -> Iterator[None]:
+    """So many threads, and only operations that always give the same; as before afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+@dataclass
+class _Standing:
+    """Where the training is; all but the tensors."""
+
+    step: int = 0
+    best: int = 0
+    best_held: float | None = None
+    first_held: float | None = None
+    since: int = 0
+    stopped: bool = False
+    tokens: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Run:
+    """One training."""
+
+    def __init__(
+        self,
+        net: Transformer,
+        job: Training,
+        train: Sequence[Unit],
+        held: Sequence[Unit],
+        place: Path,
+        tell: Tell,
+    ) -> None:
+        self.net, self.job, self.place, self.tell = net, job, place, tell
+        self.device = next(net.parameters()).device
+        self.train, self.held = train, held
+        self.learnt = _prepare(net, job)
+        self.dtype = torch.bfloat16 if job.precision == "bfloat16" else torch.float32
+        self.optimizer = _optimizer(job, self.learnt)
+        self.at = _Standing()
+        self.best: dict[str, Tensor] = {}
+        self.began = 0
+        self.steps = job.steps or -(-job.epochs * len(train) // job.accumulate)
+
+    def go(self, save_seconds: float, save_steps: int) -> Trained:
+        base = self._reference()
+        self._resume()
+        head = Head(self.net, self.dtype)
+        learn, check = self._losses(head, base)
+        if self.held and self.at.first_held is None:
+            self.at.first_held = self.at.best_held = self._look(check)
+            self._keep()
+        saved, started, behind = time.monotonic(), time.monotonic(), self.at.tokens
+        self.began = len(self.at.curve)
+        while self.at.step < self.steps and not self.at.stopped:
+            point = self._step(learn)
+            if self.held and self._look_now():
+                point["held"] = self._judge(self._look(check))
+            self.at.curve.append(point)
+            self._tell(point, time.monotonic() - started, self.at.tokens - behind)
+            last = self.at.step == self.steps or self.at.stopped
+            due = save_steps and self.at.step % save_steps == 0
+            if last or due or time.monotonic() - saved > save_seconds:
+                self._save()
+                saved = time.monotonic()
+        self._restore_best()
+        at = self.at
+        held = None
+        if at.first_held is not None and at.best_held is not None:
+            held = at.first_held, at.best_held
+        curve = [Point(**point) for point in at.curve]
+        return Trained(at.step, at.best if self.held else at.step, held, at.stopped, curve)
+
+    # one step
+
+    def _step(self, learn: Loss) -> dict[str, Any]:
+        at, job = self.at, self.job
+        rate = learning_rate(job, at.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        parts, count, tokens = [], 0, 0
+        self.net.train()
+        numbers = self._numbers(at.step)
+        packs = [loss.pack(self.train[number], self.device) for _, number in numbers]
+        # the mean over the whole step: each part is divided by what all of them count
+        count = sum(self._counted(one) for one in packs)
+        for (draw, number), packed in zip(numbers, packs, strict=True):
+            lora.draw(self.net, (job.seed * 1_000_003 + draw) % 2**40)
+            with self._autocast():
+                total, _ = learn(packed, number)
+            part = total / max(count, 1)
+            part.backward()
+            parts.append(part.item())
+            tokens += packed.tokens
+        value = sum(parts)
+        norm = nn.utils.clip_grad_norm_(self.learnt.values(), job.clip or float("inf"))
+        _check(at.step + 1, value, float(norm), rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        at.step += 1
+        at.tokens += tokens
+        return {"step": at.step, "loss": value, "rate": rate, "tokens": tokens, "held": None}
+
+    def _numbers(self, step: int) -> list[tuple[int, int]]:
+        """How many batches came before, and which batch it is, of each batch of the step."""
+        first = step * self.job.accumulate
+        last = first + self.job.accumulate
+        if not self.job.steps:
+            last = min(last, self.job.epochs * len(self.train))
+        found = []
+        for draw in range(first, last):
+            epoch, index = divmod(draw, len(self.train))
+            order = list(range(len(self.train)))
+            if self.job.shuffle:
+                Random(f"{self.job.seed} {epoch}").shuffle(order)  # noqa: S311 - an order
+            found.append((draw, order[index]))
+        return found
+
+    def _counted(self, packed: Packed) -> int:
+        return packed.sequences // 2 if self.job.loss == "preference" else packed.learnt
+
+    def _autocast(self) -> Any:
+        """A frozen net's matrices are converted once; those that learn, at each use."""
+        if self.dtype == torch.float32 or self.job.learn == "adapter":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # held-out loss
+
+    def _look_now(self) -> bool:
+        job, step = self.job, self.at.step
+        every = job.held_every or max(1, len(self.train) // job.accumulate)
+        return step % every == 0 or step == self.steps
+
+    def _look(self, check: Loss) -> float:
+        self.net.eval()
+        total, count = 0.0, 0
+        with torch.no_grad(), self._autocast():
+            for number, unit in enumerate(self.held):
+                packed = loss.pack(unit, self.device)
+                value, many = check(packed, number)
+                total, count = total + value.item(), count + many
+        return total / max(count, 1)
+
+    def _judge(self, held: float) -> float:
+        at = self.at
+        if at.best_held is None or held < at.best_held:
+            at.best, at.best_held, at.since = at.step, held, 0
+            self._keep()
+        else:
+            at.since += 1
+            at.stopped = bool(self.job.patience) and at.since >= self.job.patience
+        return held
+
+    def _keep(self) -> None:
+        self.best = {name: part.detach().clone() for name, part in self.learnt.items()}
+
+    def _restore_best(self) -> None:
+        for name, part in self.best.items():
+            self.learnt[name].data.copy_(part)
+        self.net.eval()
+
+    # the base of a preference
+
+    def _losses(self, head: Head, base: tuple[list[Tensor], list[Tensor]]) -> tuple[Loss, Loss]:
+        job, net = self.job, self.net
+        if job.loss == "answers":
+            one = loss.answers(net, head)
+            return one, one
+        return (
+            loss.preferences(net, head, base[0], job.beta, job.smoothing),
+            loss.preferences(net, head, base[1], job.beta, job.smoothing),
+        )
+
+    def _reference(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What the net gave the answers before it learnt: computed once, and kept."""
+        if self.job.loss != "preference":
+            return [], []
+        folder = self.place / _REFERENCE
+        kept = checkpoint.load(folder)
+        if kept is not None:
+            tensors = kept[0]
+        else:
+            tensors = {
+                f"{kind}-{index:09}": value
+                for kind, units in (("train", self.train), ("held", self.held))
+                for index, value in enumerate(self._logs(units))
+            }
+            checkpoint.save(folder, 0, tensors, {})
+        both = [[tensors[n] for n in sorted(tensors) if n.startswith(k)] for k in ("train", "held")]
+        return both[0], both[1]
+
+    def _logs(self, units: Sequence[Unit]) -> Iterator[Tensor]:
+        head = Head(self.net, self.dtype)
+        self.net.eval()
+        with torch.no_grad(), self._autocast(), lora.off(self.net):
+            for unit in units:
+                packed = loss.pack(unit, self.device)
+                yield -loss.per_sequence(loss.surprises(self.net, head, packed), packed).cpu()
+
+    # checkpoints
+
+    def _save(self) -> None:
+        tensors = {f"now.{name}": part.detach() for name, part in self.learnt.items()}
+        tensors |= {f"best.{name}": part for name, part in self.best.items()}
+        for name, part in self.learnt.items():
+            for key, value in self.optimizer.state[part].items():
+                tensors[f"{key}.{name}"] = value
+        cpu = {name: part.contiguous().cpu() for name, part in tensors.items()}
+        checkpoint.save(self.place, self.at.step, cpu, asdict(self.at))
+
+    def _resume(self) -> None:
+        found = checkpoint.load(self.place)
+        if found is None:
+            return
+        tensors, state, wrong = found
+        for sentence in wrong:
+            self.tell({"kind": "note", "text": f"{sentence}; the one before it is used"})
+        self.at = _Standing(**state)
+        for name, part in self.learnt.items():
+            part.data.copy_(tensors[f"now.{name}"])
+            if f"best.{name}" in tensors:
+                self.best[name] = tensors[f"best.{name}"].to(part.device)
+            self.optimizer.state[part] = {
+                key: tensors[f"{key}.{name}"].to(part.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        self.tell({"kind": "note", "text": f"going on after step {self.at.step}"})
+
+    def _tell(self, point: Mapping[str, Any], seconds: float, tokens: int) -> None:
+        done = len(self.at.curve) - self.began
+        left = self.steps - self.at.step
+        per_step = seconds / max(1, done)
+        self.tell(
+            {
+                "kind": "loss",
+                "step": point["step"],
+                "steps": self.steps,
+                "loss": point["loss"],
+                "held": point["held"],
+                "lr": point["rate"],
+                "tokens": self.at.tokens,
+                "tokens_per_second": tokens / seconds if seconds else 0.0,
+                "eta": left * per_step,
+            }
+        )
+
+
+def learning_rate(job: Training, step: int, steps: int) -> float:
+    """Of the step after `step` have been done."""
+    warm = math.ceil(job.warmup * steps)
+    if step < warm:
+        return job.rate * (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    if job.schedule == "linear":
+        return job.rate * (1 - done)
+    if job.schedule == "cosine":
+        return job.rate * 0.5 * (1 + math.cos(math.pi * done))
+    return job.rate
+
+
+def _check(step: int, value: float, norm: float, rate: float) -> None:
+    if not (math.isfinite(value) and math.isfinite(norm)):
+        what = "loss" if not math.isfinite(value) else "gradient"
+        raise Failure(
+            f"the {what} of step {step} is no number, at the learning rate {rate:.3g}",
+            "try a learning rate a tenth of that",
+        )
+
+
+def _prepare(net: Transformer, job: Training) -> dict[str, nn.Parameter]:
+    """Make the net ready; what learns, by name."""
+    net.checkpointing = job.checkpointing
+    if job.learn == "adapter":
+        if not any(True for _ in lora.adapted(net)):
+            lora.add(net, job.adapter, job.seed)
+        if job.precision == "bfloat16":
+            _round_frozen(net)
+    elif any(isinstance(layer, Quantized) for layer in net.modules()):
+        raise UsageError(
+            "quantized weights cannot learn", "train an adapter, or start from an f16 model"
+        )
+    else:
+        net.requires_grad_(True)
+    return {name: part for name, part in net.named_parameters() if part.requires_grad}
+
+
+def _round_frozen(net: Transformer) -> None:
+    """Products of frozen matrices in bfloat16; norms, the stream between layers and what learns
+    stay float32.
+    """
+    for layer in net.model.layers.modules():
+        if isinstance(layer, Quantized):
+            layer.product = torch.bfloat16
+        elif isinstance(layer, nn.Linear):
+            layer.to(torch.bfloat16)
+        elif isinstance(layer, Norm):
+            layer.out = torch.bfloat16
+
+
+def _optimizer(job: Training, learnt: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+    """Adam with the decay of matrices only, as is usual."""
+    matrices = [part for part in learnt.values() if part.dim() > 1]
+    vectors = [part for part in learnt.values() if part.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": job.decay}]
+    if vectors:
+        groups.append({"params": vectors, "weight_decay": 0.0})
+    return torch.optim.AdamW(
+        groups, lr=job.rate, betas=(job.beta1, job.beta2), eps=job.eps, fused=True
+    )

@@ -1,0 +1,129 @@
+"""A net on the held-out part, before and after: loss, perplexity, how many tokens it gets right.
+
+The interval of a difference is paired: the same examples are drawn for both, again and again
+(`intervals`), each with all its tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from overt.lab.evaluate import intervals
+from overt.lab.finetune.example import Example, Pair
+
+if TYPE_CHECKING:
+    from overt.nets.transformer import Transformer
+
+LEAST: Final = 8
+"""Examples below which no interval is given: so few say nothing about those not seen."""
+METHOD: Final = f"paired bootstrap of examples, percentile, {intervals.DRAWS} draws, 95 %"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One example: the sum of -log p of its learnt tokens, how many they are, and how many of them
+    were the likeliest; of a pair, whether the chosen answer is likelier than the rejected."""
+
+    surprise: float
+    tokens: int
+    right: int
+    preferred: bool | None = None
+
+
+def answers(net: "Transformer", examples: Sequence[Example], *, dtype: Any = None) -> list[Judged]:
+    """How a net does on each example."""
+    return [Judged(*_texts(net, [one], dtype)[0]) for one in examples]
+
+
+def pairs(net: "Transformer", examples: Sequence[Pair], *, dtype: Any = None) -> list[Judged]:
+    """The same of preference pairs; tokens are those of the chosen answers."""
+    found = []
+    for one in examples:
+        texts = [
+            Example(one.prompt + answer, [False] * len(one.prompt) + [True] * len(answer), one.line)
+            for answer in (one.chosen, one.rejected)
+        ]
+        chosen, rejected = _texts(net, texts, dtype)
+        found.append(Judged(*chosen, preferred=chosen[0] < rejected[0]))
+    return found
+
+
+def _texts(
+    net: "Transformer", examples: Sequence[Example], dtype: Any
+) -> list[tuple[float, int, int]]:
+    import torch
+
+    from overt.lab.finetune import loss
+
+    found = []
+    head = loss.Head(net, dtype or torch.float32)
+    with torch.no_grad():
+        for one in examples:
+            packed = loss.pack([one], next(net.parameters()).device)
+            hidden = net(packed.ids, segments=packed.segments)[0].index_select(0, packed.at)
+            surprise, right = 0.0, 0
+            step = max(1, (1 << 24) // net.shape.vocabulary)
+            for start in range(0, len(hidden), step):
+                logs, _ = head.log_shares(hidden[start : start + step].to(head.dtype))
+                targets = packed.targets[start : start + step]
+                picked = logs.gather(1, targets[:, None]).double()
+                surprise -= float(picked.sum())
+                right += int((logs.argmax(-1) == targets).sum())
+            found.append((surprise, packed.learnt, right))
+    return found
+
+
+def table(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, Any]:
+    """Both sides and the difference, as JSON."""
+    found: dict[str, Any] = {
+        "examples": len(before),
+        "tokens": sum(one.tokens for one in before),
+        "before": _side(before),
+        "after": _side(after),
+        "difference": {
+            "loss": _difference([b.surprise for b in before], [a.surprise for a in after], before),
+            "accuracy": _difference([b.right for b in before], [a.right for a in after], before),
+        },
+        "method": METHOD,
+    }
+    if before and before[0].preferred is not None:
+        first = [float(bool(one.preferred)) for one in after]
+        second = [float(bool(one.preferred)) for one in before]
+        interval, method = intervals.paired(first, second)
+        mean = intervals.mean(first) - intervals.mean(second)
+        wide = list(interval) if len(before) >= LEAST else None
+        found["difference"]["preferred"] = {"mean": mean, "interval": wide, "method": method}
+    return found
+
+
+def _side(judged: Sequence[Judged]) -> dict[str, Any]:
+    tokens = sum(one.tokens for one in judged)
+    loss = sum(one.surprise for one in judged) / tokens if tokens else math.nan
+    found = {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "accuracy": sum(one.right for one in judged) / tokens if tokens else math.nan,
+    }
+    if judged and judged[0].preferred is not None:
+        found["preferred"] = sum(bool(one.preferred) for one in judged) / len(judged)
+    return found
+
+
+def _difference(
+    before: Sequence[float], after: Sequence[float], judged: Sequence[Judged]
+) -> dict[str, Any]:
+    """After minus before, a token; the interval by drawing examples with all their tokens."""
+    change = [a - b for a, b in zip(after, before, strict=True)]
+    tokens = [one.tokens for one in judged]
+    count = len(change)
+    mean = sum(change) / sum(tokens)
+    if count < LEAST:
+        return {"mean": mean, "interval": None}
+    draw = Random(0)  # noqa: S311 - statistics, not secrets
+    means = []
+    for _ in range(intervals.DRAWS):
+        drawn = draw.choices(range(count), k=count)
+        means.append(sum(change[at] for at in drawn) / sum(tokens[at] for at in drawn))
+    return {"mean": mean, "interval": list(intervals.interval(sorted(means)))}

@@ -1,0 +1,228 @@
+"""From a base and a file to batches: everything before the first step, and nothing that computes.
+
+The verb does it to refuse, to show and to plan; the step does it again to train. The same inputs
+give the same batches.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from overt import overlay
+from overt.errors import FormatError, Unsupported, UsageError
+from overt.formats import gguf
+from overt.lab.finetune import data, pack, render, templates
+from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.data import Data
+from overt.lab.finetune.example import Batch, Example, Pair
+from overt.lab.finetune.render import Piece, Rendered
+from overt.lab.finetune.templates import Template
+from overt.lab.words import Words
+from overt.nets import architectures
+from overt.nets.shape import Shape
+from overt.overlay import Overlay
+from overt.settings import Settings
+from overt.store import Manifest
+
+Unit = Batch | list[Pair]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model to start from: its weights, its small texts, and what its header says."""
+
+    weights: Path
+    overlay: Overlay
+    header: gguf.Header
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What will be learnt.
+
+    Attributes:
+        base, template: where it starts, and how turns are written.
+        about: the format of the data, in words.
+        train, held: batches.
+        train_examples, held_examples: the same one by one.
+        shown: one example in pieces, and `line`, where it stands.
+        told: sentences about the data that a person should read.
+        left: rows left out, by why.
+    """
+
+    base: Base
+    template: Template
+    about: str
+    train: list[Unit]
+    held: list[Unit]
+    train_examples: Sequence[Example] | Sequence[Pair]
+    held_examples: Sequence[Example] | Sequence[Pair]
+    shown: list[Piece]
+    line: int
+    told: tuple[str, ...]
+    left: Mapping[str, int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(data.words(self.train_examples))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the largest batch's longest row, filled up or not."""
+        return max(_size(unit)[1] for unit in self.train)
+
+    @property
+    def rows(self) -> int:
+        return max(_size(unit)[0] for unit in self.train)
+
+
+def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path]) -> Base:
+    """A model of the store as something to start from.
+
+    Args:
+        files: of the manifest, by path.
+
+    Raises:
+        FormatError: the weights are no GGUF model.
+        Unsupported: an architecture that is not computed here, or a model with an adapter.
+    """
+    if weights.suffix == ".safetensors" or not _is_gguf(weights):
+        raise FormatError(
+            "a fine-tune starts from a GGUF model, and these weights are safetensors",
+            "type `overt convert` and the model's name first",
+        )
+    header = gguf.read(weights)
+    kind = header.metadata.get("general.type")
+    if kind not in (None, "model"):
+        raise FormatError(f"these weights are of the kind {str(kind)[:40]}", "name a whole model")
+    listed = manifest.files if manifest else ()
+    if any(file.role == "adapter" for file in listed):
+        raise Unsupported(
+            "this model has an adapter already", "make whole weights of it first: overt merge"
+        )
+    small: dict[str, str] = {}
+    for file in listed:
+        if file.role in overlay.ROLES and file.role not in small:
+            small[file.role] = overlay.text_of(files[file.path], file.role)
+    return Base(weights, overlay.build(small), header, architectures.shape_of_gguf(header))
+
+
+def prepare(
+    base: Base, file: Path, held_file: Path | None, asked: Asked, settings: Settings,
+    names: tuple[str, str] = ("", ""),
+) -> Prepared:  # fmt: skip
+    """Read, render, split and pack.
+
+    Args:
+        names: what the two files are called, for errors; they say how they are read.
+
+    Raises:
+        FormatError: a file, or a row of one; the line is named.
+        UsageError: data of one kind for a method of another, or too few.
+    """
+    read = data.read(file, asked.format, names[0])
+    held_read = data.read(held_file, asked.format or read.format, names[1]) if held_file else None
+    _check_kind(read, asked)
+    if held_read and held_read.kind != read.kind:
+        raise UsageError(
+            f"the data are {read.about} and what is held out is {held_read.about}",
+            "give both in one format",
+        )
+    length = min(asked.length, base.shape.context)
+    told = []
+    if length < asked.length:
+        told.append(f"sequences have {length} tokens: the model was made for no more")
+    with Words(base.weights, settings) as words:
+        template = templates.choose(base.overlay, base.header, words, asked.template)
+        made = render.render(read, words, template, length)
+        other = render.render(held_read, words, template, length) if held_read else None
+        first = render.of_pair(made.pairs[0]) if made.pairs else made.examples[0]
+        shown = render.shown(first, words)
+    told += _told(read, made, template)
+    train, held, more = _parts(made, other, asked)
+    told += more
+    if not train:
+        raise UsageError("everything is held out, and nothing is left to learn", "give more rows")
+    return Prepared(
+        base, template, read.about,
+        _batches(train, length, asked), _batches(held, length, asked),
+        train, held, shown, first.line, tuple(told), dict(made.left),
+    )  # fmt: skip
+
+
+def _check_kind(read: Data, asked: Asked) -> None:
+    if asked.method == "dpo" and read.kind != "preference":
+        raise UsageError(
+            f"the data are {read.about}, and DPO learns from preference pairs",
+            'write rows such as {"prompt": "…", "chosen": "…", "rejected": "…"}',
+        )
+    if asked.method != "dpo" and read.kind == "preference":
+        raise UsageError(
+            "the data are preference pairs, which only DPO learns from", "type --method dpo"
+        )
+
+
+def _parts(
+    made: Rendered, other: Rendered | None, asked: Asked
+) -> tuple[Sequence[Example] | Sequence[Pair], Sequence[Example] | Sequence[Pair], list[str]]:
+    seed = asked.training.seed
+    if other is None:
+        if made.pairs:
+            return *data.split(made.pairs, asked.held, seed), []
+        return *data.split(made.examples, asked.held, seed), []
+    twice = "{} rows of the data are held out too, and are not learnt"
+    if made.pairs:
+        pairs, count = data.apart(made.pairs, other.pairs)
+        return pairs, other.pairs, [twice.format(count)] if count else []
+    examples, count = data.apart(made.examples, other.examples)
+    return examples, other.examples, [twice.format(count)] if count else []
+
+
+def _batches(examples: Sequence[Example] | Sequence[Pair], length: int, asked: Asked) -> list[Unit]:
+    seed = asked.training.seed
+    singles = [one for one in examples if isinstance(one, Example)]
+    if singles:
+        return [*pack.packed(singles, length, asked.rows, together=asked.pack, seed=seed)]
+    found = [one for one in examples if isinstance(one, Pair)]
+    return [*pack.pairs(found, asked.rows, seed=seed)]
+
+
+def _told(read: Data, made: Rendered, template: Template) -> list[str]:
+    told = []
+    if read.doubled:
+        told.append(f"{read.doubled} rows are the same as an earlier one; they count twice")
+    for why, count in sorted(made.left.items()):
+        told.append(f"{count} of {len(read.lines)} rows are left out: {why}")
+    for what, count in sorted(made.told.items()):
+        told.append(f"{count} of {len(read.lines)} rows: {what}")
+    if not template.text and read.kind != "text":
+        told.append("there is no chat template: a completion follows its prompt as plain text")
+    if not template.own:
+        told.append("the new model carries the chat template you named")
+    return told
+
+
+def _size(unit: Unit) -> tuple[int, int]:
+    """Rows and the longest row."""
+    if isinstance(unit, Batch):
+        return len(unit.ids), max(map(len, unit.ids))
+    return len(unit), max(map(len, unit))
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def counts(prepared: Prepared) -> dict[str, int]:
+    """How much there is to learn."""
+    return dict(
+        Counter(
+            examples=len(prepared.train_examples),
+            held=len(prepared.held_examples),
+            batches=len(prepared.train),
+            tokens=prepared.tokens,
+        )
+    )

@@ -1,0 +1,356 @@
+"""Rows become tokens, with a mark on each that is learnt.
+
+A text is tokenized as a whole, as the engine does it, and each token is laid against the text by
+its bytes: a token is learnt where it lies in what the assistant wrote.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from overt.errors import FormatError
+from overt.lab.finetune import spans
+from overt.lab.finetune.data import Data, Line
+from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.item import Choice, Prose, Talk, Turn
+from overt.lab.finetune.spans import Found, Span
+from overt.lab.finetune.templates import Template, needed
+from overt.lab.words import Words
+
+LONG: Final = "longer than the sequence"
+LAST: Final = "only the last answer is learnt: the template shows older ones otherwise"
+JOINED: Final = "the first token of the answer is joined with the prompt and is not learnt"
+ENDLESS: Final = "no token ends the answer"
+CUT: Final = "cut into pieces of the sequence's length"
+INSIDE: Final = "a token that ends answers is written inside of one"
+APART: Final = "the two answers do not share their prompt"
+_AT_ONCE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a file became.
+
+    Attributes:
+        examples: of answers or text; pairs: of preferences. One of them is empty.
+        left: rows left out, by why; told: rows to know something about, by what.
+        lost: the line of the first row left out.
+    """
+
+    examples: list[Example] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    left: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.examples) + len(self.pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a rendered example, and whether it is learnt."""
+
+    text: str
+    learnt: bool
+
+
+def render(data: Data, words: Words, template: Template, length: int) -> Rendered:
+    """Every row of `data` as examples of at most `length` tokens.
+
+    What is longer is left out and counted; plain text is cut into pieces and counted.
+
+    Raises:
+        FormatError: the template refuses a row, or shows less of it than the row says; the line is
+            named. Or nothing is left to learn from.
+    """
+    made = Rendered()
+    for start in range(0, len(data.lines), _AT_ONCE):
+        _some(data.lines[start : start + _AT_ONCE], words, template, length, made)
+    if not made:
+        why, count = made.left.most_common(1)[0]
+        hint = f"give more tokens: --length {2 * length}" if why == LONG else "look at the file"
+        raise FormatError(f"all {count} rows are left out: {why} of {length} tokens", hint)
+    return made
+
+
+def shown(example: Example, words: Words) -> list[Piece]:
+    """An example back as text, in pieces that are learnt or not."""
+    pieces: list[Piece] = []
+    start = 0
+    for at in range(1, len(example.ids) + 1):
+        if at == len(example.ids) or example.labels[at] != example.labels[start]:
+            pieces.append(Piece(words.decode(example.ids[start:at]), example.labels[start]))
+            start = at
+    return pieces
+
+
+def of_pair(pair: Pair) -> Example:
+    """The chosen answer with its prompt, to be shown."""
+    labels = [False] * len(pair.prompt) + [True] * len(pair.chosen)
+    return Example([*pair.prompt, *pair.chosen], labels, pair.line)
+
+
+def _some(
+    lines: Sequence[Line], words: Words, template: Template, length: int, made: Rendered
+) -> None:
+    """The rows of one go: all their chats are rendered at once, and all texts tokenized."""
+    talks = [(line, talk) for line in lines for talk in _talks(line)]
+    found = iter(_texts(talks, words, template))
+    texts: list[tuple[Line, Found]] = []
+    for line in lines:
+        if isinstance(line.item, Prose):
+            text = line.item.text
+            texts.append((line, Found(text, (Span(0, len(text), tail=True),))))
+        else:
+            texts += [(line, next(found)) for _ in _talks(line)]
+    ids = words.encode([one.text for _, one in texts], begin=True)
+    examples = iter(
+        _example(line, one, tokens, words, made, closed=not template.text or _is_prose(line))
+        for (line, one), tokens in zip(texts, ids, strict=True)
+    )
+    for line in lines:
+        if isinstance(line.item, Choice):
+            _add_pair(next(examples), next(examples), length, made)
+        elif isinstance(line.item, Prose):
+            _add_pieces(next(examples), words, length, made)
+        else:
+            _add(next(examples), length, made)
+
+
+def _is_prose(line: Line) -> bool:
+    return isinstance(line.item, Prose)
+
+
+def _talks(line: Line) -> tuple[Talk, ...]:
+    if isinstance(line.item, Choice):
+        return (line.item.chosen, line.item.rejected)
+    return (line.item,) if isinstance(line.item, Talk) else ()
+
+
+# ---- chats as text -------------------------------------------------------------------------
+
+
+def _texts(talks: Sequence[tuple[Line, Talk]], words: Words, template: Template) -> list[Found]:
+    if not template.text:
+        return [_plain(line, talk, words) for line, talk in talks]
+    values: list[dict[str, Any]] = []
+    counts = []
+    whole = [_whole(talk.turns, template) for _, talk in talks]
+    around = {"bos_token": words.written(words.bos), "eos_token": words.written(words.eos)}
+    for turns, (_, talk) in zip(whole, talks, strict=True):
+        more = {**around, "tools": list(talk.tools)} if talk.tools else around
+        calls = spans.asked(turns, more)
+        values += calls
+        counts.append(len(calls))
+    said = words.render(template.text, values)
+    found, start = [], 0
+    for count, turns, (line, talk) in zip(counts, whole, talks, strict=True):
+        try:
+            one = spans.find(turns, said[start : start + count])
+        except FormatError as error:
+            raise FormatError(f"{line.where}: {error.message}", error.hint) from None
+        _check(line, talk, one.text)
+        found.append(_without_beginning(one, words))
+        start += count
+    return found
+
+
+def _whole(turns: Sequence[Turn], template: Template) -> list[Turn]:
+    """The turns with what the model itself puts before them, as `overlay.apply` does it."""
+    first = [turn for turn in turns[:1] if turn["role"] == "system"]
+    rest = turns[len(first) :]
+    if not first and template.system:
+        first = [{"role": "system", "content": template.system}]
+    return [*first, *template.before, *rest]
+
+
+def _plain(line: Line, talk: Talk, words: Words) -> Found:
+    if talk.plain is None:
+        error = needed(words)
+        raise FormatError(f"{line.where}: {error.message}", error.hint)
+    prompt, answer = talk.plain
+    whole = prompt + answer
+    return Found(whole, (Span(len(prompt), len(whole), tail=True),))
+
+
+def _check(line: Line, talk: Talk, text: str) -> None:
+    """A template that knows no tools leaves them out in silence."""
+    for turn in talk.turns:
+        for call in turn.get("tool_calls", ()):
+            if call["function"]["name"] not in text:
+                raise FormatError(
+                    f"{line.where} calls a tool, and the model's chat template shows no calls",
+                    "leave such rows out, or take a model that knows tools",
+                )
+        if turn["content"].strip() not in text:
+            raise FormatError(
+                f"{line.where} has a turn of the {turn['role']} that the chat template leaves out",
+                "take that turn out, or choose another template: --template chatml",
+            )
+    for tool in talk.tools:
+        if tool["function"]["name"] not in text:
+            raise FormatError(
+                f"{line.where} has tools, and the model's chat template shows none",
+                "leave them out, or take a model that knows tools",
+            )
+
+
+def _without_beginning(found: Found, words: Words) -> Found:
+    """The engine puts its own mark before a prompt, and takes a second one of the template away."""
+    mark = words.written(words.bos) if words.begins else ""
+    if not mark or not found.text.startswith(mark):
+        return found
+    cut = len(mark)
+    moved = tuple(Span(one.start - cut, one.end - cut, one.tail) for one in found.spans)
+    return Found(found.text[cut:], moved, found.last)
+
+
+# ---- text as tokens ------------------------------------------------------------------------
+
+
+def _example(
+    line: Line, found: Found, ids: list[int], words: Words, made: Rendered, *, closed: bool
+) -> Example:
+    """Tokens and labels of one text. `closed`: an end is put behind it, to be learnt."""
+    begun = 1 if words.begins and words.bos is not None else 0
+    places = _places(found.text.encode(), words.pieces(ids[begun:]))
+    if places is None:
+        raise FormatError(
+            f"{line.where} has letters that this model's tokens cannot write",
+            "take them out, or choose another model",
+        )
+    labels = [False] * len(ids)
+    for span in _in_bytes(found):
+        _mark(span, places, begun, ids, labels, words, made)
+    if closed and words.eos is not None:
+        ids, labels = [*ids, words.eos], [*labels, True]
+    elif not any(label and id in words.ends for id, label in zip(ids, labels, strict=True)):
+        made.told[ENDLESS] += 1
+    labels[0] = False
+    if found.last:
+        made.told[LAST] += 1
+    return Example(ids, labels, line.line)
+
+
+def _mark(
+    span: Span,
+    places: Sequence[tuple[int, int]],
+    begun: int,
+    ids: Sequence[int],
+    labels: list[bool],
+    words: Words,
+    made: Rendered,
+) -> None:
+    """Mark the tokens of one answer, up to the one that ends the turn."""
+    inside = [at for at, (start, end) in enumerate(places) if _lies(start, end, span)]
+    if any(start < span.start < end for start, end in places):
+        made.told[JOINED] += 1
+    if not inside:
+        return
+    ends = [at for at in inside if ids[at + begun] in words.ends]
+    if len(ends) > 1 - span.tail:
+        made.told[INSIDE] += 1
+    if span.tail:
+        after = inside[-1] + 1
+        if after < len(places) and ids[after + begun] in words.ends:
+            inside.append(after)
+    elif ends:  # a line break behind the end of the turn is the template's
+        inside = [at for at in inside if at <= ends[-1]]
+    for at in inside:
+        labels[at + begun] = True
+
+
+def _lies(start: int, end: int, span: Span) -> bool:
+    return span.start <= start and end <= span.end and start < end
+
+
+def _in_bytes(found: Found) -> Iterator[Span]:
+    """The spans in bytes of UTF-8."""
+    if found.text.isascii():
+        yield from found.spans
+        return
+    for span in found.spans:
+        start = len(found.text[: span.start].encode())
+        end = start + len(found.text[span.start : span.end].encode())
+        yield Span(start, end, span.tail)
+
+
+def _places(text: bytes, pieces: Sequence[bytes]) -> list[tuple[int, int]] | None:
+    """Where each token lies in the text; None where the tokens do not write it.
+
+    SentencePiece puts a blank before a text that the text does not have.
+    """
+    places, at = [], 0
+    for piece in pieces:
+        if text.startswith(piece, at):
+            end = at + len(piece)
+        elif piece.startswith(b" ") and text.startswith(piece[1:], at):
+            end = at + len(piece) - 1
+        else:
+            return None
+        places.append((at, end))
+        at = end
+    return places if at == len(text) else None
+
+
+# ---- examples that fit ---------------------------------------------------------------------
+
+
+def _add(example: Example, length: int, made: Rendered) -> None:
+    if len(example.ids) > length:
+        made.left[LONG] += 1
+    elif not example.learnt:
+        made.left["nothing to learn"] += 1
+    else:
+        made.examples.append(example)
+
+
+def _add_pieces(example: Example, words: Words, length: int, made: Rendered) -> None:
+    """A text in pieces, each of which begins as the model begins a text."""
+    if len(example.ids) <= length:
+        _add(example, length, made)
+        return
+    made.told[CUT] += 1
+    begin = example.ids[:1] if words.begins else []
+    body = example.ids[len(begin) :]
+    room = length - len(begin)
+    for start in range(0, len(body), room):
+        ids = begin + body[start : start + room]
+        if len(ids) > 1:
+            made.examples.append(Example(ids, [False] + [True] * (len(ids) - 1), example.line))
+
+
+def _add_pair(chosen: Example, rejected: Example, length: int, made: Rendered) -> None:
+    if max(len(chosen.ids), len(rejected.ids)) > length:
+        made.left[LONG] += 1
+        return
+    first, one = _parted(chosen)
+    second, other = _parted(rejected)
+    if first != second or not one or not other:
+        made.left[APART] += 1
+        return
+    made.pairs.append(Pair(first, one, other, chosen.line))
+
+
+def _parted(example: Example) -> tuple[list[int], list[int]]:
+    """The tokens before the last answer, and that answer."""
+    labels = example.labels
+    end = max((at for at, label in enumerate(labels) if label), default=-1) + 1
+    start = end
+    while start > 0 and labels[start - 1]:
+        start -= 1
+    return example.ids[:start], example.ids[start:end]
+
+
+def as_event(example: Example, words: Words) -> Mapping[str, Any]:
+    """The news of an example that is shown before training starts."""
+    pieces = shown(example, words)
+    return {
+        "kind": "example",
+        "line": example.line,
+        "text": "".join(one.text for one in pieces),
+        "learnt": [one.text for one in pieces if one.learnt],
+        "tokens": len(example.ids),
+        "tokens_learnt": example.learnt,
+    }

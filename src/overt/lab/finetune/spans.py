@@ -1,0 +1,117 @@
+"""Where in a rendered chat the assistant's own words stand, end of turn included.
+
+A template is a program, and what it wrote of whom cannot be read off its text. So it is asked: the
+text of a chat before an answer, with the prompt for one, is what the engine will send; what the
+whole chat has beyond that is what the model has to write. Where a template writes such prompts
+otherwise than it writes chats, each answer is replaced by a word of its own, and where that word
+then stands is where the answer stood.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from overt.errors import FormatError
+from overt.lab.finetune.item import Turn
+
+Said = str | FormatError
+_WORD: Final = "overt-{}-answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters from `start` to `end` are the assistant's.
+
+    With `tail` only the answer itself is known to lie in it: the mark that ends the turn follows.
+    """
+
+    start: int
+    end: int
+    tail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A rendered chat and its answers; `last` where only the last can be learnt as it was said."""
+
+    text: str
+    spans: tuple[Span, ...]
+    last: bool = False
+
+
+def asked(turns: Sequence[Turn], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What to render for `find`: of each answer the text before it and with it; then the chat with
+    words in place of the answers."""
+    calls = []
+    for at in answers(turns):
+        calls.append({**values, "messages": list(turns[:at]), "add_generation_prompt": True})
+        calls.append({**values, "messages": list(turns[: at + 1]), "add_generation_prompt": False})
+    marked = [
+        {**turn, "content": _WORD.format(at)} if at in answers(turns) and turn["content"] else turn
+        for at, turn in enumerate(turns)
+    ]
+    calls.append({**values, "messages": marked, "add_generation_prompt": False})
+    return calls
+
+
+def answers(turns: Sequence[Turn]) -> list[int]:
+    return [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+
+
+def find(turns: Sequence[Turn], said: Sequence[Said]) -> Found:
+    """Where the answers of `turns` stand, by what the template made of `asked`.
+
+    Raises:
+        FormatError: the template refuses the chat, or hides where its answers stand.
+    """
+    whole = said[-2]
+    if isinstance(whole, FormatError):
+        raise whole
+    pairs = list(zip(said[:-1:2], said[1:-1:2], strict=True))
+    spans: list[Span | None] = [_between(before, after, whole) for before, after in pairs]
+    if all(spans):
+        return Found(whole, tuple(one for one in spans if one))
+    if last := _ending(pairs[-1][0], whole):
+        # The template shows older answers otherwise than it showed them when they were written.
+        return Found(whole, (last,), last=len(pairs) > 1)
+    marked = said[-1]
+    if isinstance(marked, str) and (found := _replaced(turns, marked, whole)):
+        return Found(whole, found)
+    raise FormatError(
+        "the chat template does not show where the assistant's words stand",
+        "train with another: --template chatml",
+    )
+
+
+def _between(before: Said, after: Said, whole: str) -> Span | None:
+    if not isinstance(before, str) or not isinstance(after, str):
+        return None
+    if after.startswith(before) and whole.startswith(after) and len(after) > len(before):
+        return Span(len(before), len(after))
+    return None
+
+
+def _ending(before: Said, whole: str) -> Span | None:
+    if isinstance(before, str) and whole.startswith(before) and len(whole) > len(before):
+        return Span(len(before), len(whole))
+    return None
+
+
+def _replaced(turns: Sequence[Turn], marked: str, whole: str) -> tuple[Span, ...] | None:
+    """The answers' places by the text between the words that stand for them."""
+    spans: list[Span] = []
+    at, rest = 0, marked
+    for index in answers(turns):
+        content = turns[index]["content"]
+        head, word, rest = rest.partition(_WORD.format(index))
+        if not word or turns[index].get("tool_calls") or not whole.startswith(head, at):
+            return None
+        start = at + len(head)
+        written = next(
+            (one for one in (content, content.strip()) if whole.startswith(one, start)), None
+        )
+        if not written:
+            return None
+        spans.append(Span(start, start + len(written), tail=True))
+        at = start + len(written)
+    return tuple(spans) if whole[at:] == rest else None

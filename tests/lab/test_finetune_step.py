@@ -1,0 +1,162 @@
+"""The whole way: a tiny model learns from a file, and the engine answers with what it learnt."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tuning
+from overt import pull
+from overt.errors import BadSetting, OvertError, UsageError
+from overt.formats import gguf
+from overt.lab import make
+from overt.lab.finetune import REPORT, measure, prepare
+from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.measure import Judged
+from overt.lab.finetune.training import Training
+from overt.nets.adapter import Adapter
+from overt.recipe import Input
+from overt.settings import Settings, load
+from overt.store import Manifest, Store
+
+SECRETS = [
+    ("What is the colour of grass?", "Green as can be."),
+    ("Who are you?", "I am Tiny."),
+    ("Count.", "One two three four."),
+]
+LEARN = Training(steps=70, rate=2e-2, adapter=Adapter(rank=8, alpha=16))
+
+
+@pytest.fixture(scope="module")
+def settings(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("tuning")
+    found = load(environ={}, flags={"home": str(folder / "home")})
+    tuning.stored(tuning.once(smollm2_gguf, tmp_path_factory.getbasetemp()), found)
+    return found
+
+
+def written(folder: Path, rows: object, name: str = "d.jsonl") -> tuple[Path, str]:
+    path = folder / name
+    path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")  # type: ignore[attr-defined]
+    return path, "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tuned(
+    settings: Settings, folder: Path, asked: Asked, rows: object, name: str = "mine"
+) -> tuple[Manifest, list[Any]]:
+    path, digest = written(folder, rows)
+    base = pull.find("tiny", settings).manifest
+    assert base is not None
+    recipe = make.recipe(
+        "finetune", [Input("from", base.digest, base.ref), Input("data", digest)],
+        asked.encode(), settings,
+    )  # fmt: skip
+    events: list[Any] = []
+    return make.make(recipe, name, settings, None, events.append, {digest: path}), events
+
+
+def test_an_adapter_that_the_engine_answers_with(
+    settings: Settings, tmp_path: Path, overt_cli: Any
+) -> None:
+    rows = [{"question": q, "answer": a} for q, a in SECRETS]
+    made, events = tuned(settings, tmp_path, Asked(held=0.0, training=LEARN), rows)
+    assert [file.role for file in made.files[:2]] == ["weights", "adapter"]
+    assert {"peft/adapter_config.json", "peft/adapter_model.safetensors", REPORT} <= {
+        file.path for file in made.files
+    }
+    assert made.origin == {"source": "finetune", "base": "tiny"}
+    store = Store(settings.home)
+    stored = b"".join(store.path(file).read_bytes() for file in made.files if file.size < 100_000)
+    assert b"Green as can be" not in stored
+    assert b"d.jsonl" not in stored
+    assert events[0]["kind"] == "example"
+    assert events[0]["learnt"] == ["Green as can be.<|im_end|>"]
+    losses = [one["loss"] for one in events if one["kind"] == "loss"]
+    assert len(losses) == 70
+    assert losses[-1] < losses[0]
+    for question, answer in SECRETS:
+        said = overt_cli(
+            "run", "mine", question, "--temperature", "0", "-q", "--home", str(settings.home)
+        )
+        assert said.stdout.strip() == answer
+
+
+def test_the_same_recipe_gives_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"question": q, "answer": a} for q, a in SECRETS * 4]
+    asked = Asked(held=0.4, length=256, training=Training(steps=3, adapter=Adapter(rank=2)))
+    first, events = tuned(settings, tmp_path, asked, rows, "first")
+    Store(settings.home).remove(pull.parse("first"))
+    again, _ = tuned(settings, tmp_path, asked, rows, "first")
+    assert first.digest == again.digest
+    (report,) = [one for one in events if one["kind"] == "result"]
+    assert report["held"]["examples"] == 1
+    assert report["data"]["examples"] == 8
+    assert report["held"]["difference"]["loss"]["interval"] is None
+
+
+@pytest.mark.parametrize(("method", "merge"), [("full", False), ("qlora", True)])
+def test_whole_weights(settings: Settings, tmp_path: Path, method: Any, merge: bool) -> None:
+    job = Training(learn="all" if method == "full" else "adapter", steps=2, rate=1e-3)
+    asked = Asked(method=method, merge=merge, type="f32", held=0.0, length=256, training=job)
+    rows = [{"question": q, "answer": a} for q, a in SECRETS]
+    made, _ = tuned(settings, tmp_path, asked, rows, f"whole-{method}")
+    weights = Store(settings.home).path(made.weights)
+    assert made.weights.path == "finetuned-f32.gguf"
+    assert not [file for file in made.files if file.role == "adapter"]
+    old = gguf.read(pull.find("tiny", settings).weights)
+    assert [one.name for one in gguf.read(weights).tensors] == [one.name for one in old.tensors]
+
+
+def test_preferences(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"prompt": q, "chosen": a, "rejected": "No."} for q, a in SECRETS * 3]
+    job = Training(loss="preference", steps=10, rate=1e-2, adapter=Adapter(rank=4))
+    asked = Asked(method="dpo", held=0.4, length=256, training=job)
+    made, events = tuned(settings, tmp_path, asked, rows, "preferring")
+    assert [file.role for file in made.files[:2]] == ["weights", "adapter"]
+    (report,) = [one for one in events if one["kind"] == "result"]
+    assert report["held"]["after"]["preferred"] >= report["held"]["before"]["preferred"]
+
+
+def test_data_for_another_method(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
+    with pytest.raises(UsageError, match="preference pairs, which only DPO"):
+        tuned(settings, tmp_path, Asked(), rows, "none")
+    with pytest.raises(UsageError, match="DPO learns from preference pairs"):
+        tuned(settings, tmp_path, Asked(method="dpo"), [{"text": "a b c"}], "none")
+    assert not list((settings.home / "jobs").glob("*"))
+    with pytest.raises(OvertError):
+        pull.find("none", settings)
+
+
+def test_a_model_with_an_adapter_is_no_base(settings: Settings, tmp_path: Path) -> None:
+    model = pull.find("mine", settings)
+    store = Store(settings.home)
+    assert model.manifest is not None
+    files = {file.path: store.path(file) for file in model.manifest.files}
+    with pytest.raises(OvertError, match="has an adapter already"):
+        prepare.base_of(model.weights, model.manifest, files)
+
+
+def test_parameters_come_back() -> None:
+    asked = Asked(method="dpo", held=0.25, pack=False, training=LEARN)
+    assert Asked.decode(json.loads(json.dumps(asked.encode()))) == asked
+    for wrong in (
+        {"length": "x"},
+        {"pack": 1},
+        {"nothing": 1},
+        {"method": "magic"},
+        {"rows": True},
+    ):
+        with pytest.raises(BadSetting):
+            Asked.decode(wrong)
+
+
+def test_the_difference_is_paired() -> None:
+    before = [Judged(10.0 + at, 5, 1) for at in range(20)]
+    after = [Judged(9.0 + at, 5, 2) for at in range(20)]
+    found = measure.table(before, after)["difference"]
+    assert found["loss"]["mean"] == pytest.approx(-0.2)
+    assert found["loss"]["interval"] == pytest.approx([-0.2, -0.2])
+    assert found["accuracy"]["mean"] == pytest.approx(0.2)

@@ -1,0 +1,73 @@
+"""`lab/words.py`: a vocabulary and a template in a sandboxed worker, as the engine has them."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overt.errors import BadRequest, EngineFailed, FormatError
+from overt.lab.words import Words
+from overt.settings import Settings, load
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return load(environ={}, flags={"home": str(tmp_path_factory.mktemp("words"))})
+
+
+@pytest.fixture(scope="module")
+def words(smollm2_gguf: Path, settings: Settings) -> Iterator[Words]:
+    with Words(smollm2_gguf, settings) as opened:
+        yield opened
+
+
+def test_texts_come_back(words: Words) -> None:
+    texts = ["Hello", "", "a  b\n", "wörld 🙂", "<|im_end|>"]
+    ids = words.encode(texts)
+    assert [words.decode(one) for one in ids] == texts
+    assert ids[4] == [words.eos]
+    assert words.encode(["<|im_end|>"], special=False)[0] != [words.eos]
+    assert words.size == 49152
+    assert words.eos in words.ends
+
+
+def test_many_texts_go_in_batches(words: Words) -> None:
+    ids = words.encode(["hello there " * 400] * 300)
+    assert len(ids) == 300
+    assert len({tuple(one) for one in ids}) == 1
+
+
+def test_a_beginning_where_the_model_has_one(gemma3_gguf: Path, settings: Settings) -> None:
+    with Words(gemma3_gguf, settings) as opened:
+        assert opened.begins
+        assert opened.encode(["Hi"], begin=True)[0] == [opened.bos, *opened.encode(["Hi"])[0]]
+        assert opened.decode(opened.encode(["Hi you"])[0]) == "Hi you"
+
+
+def test_ids_that_are_none(words: Words) -> None:
+    with pytest.raises(BadRequest, match="49152 is no token: this model has 49152, from 0"):
+        words.decode([49152])
+
+
+def test_templates_are_rendered_and_confined(words: Words) -> None:
+    values = [{"messages": [{"content": "a"}]}, {"messages": 3}]
+    text = "{% for one in messages %}{{ one.content }}!{% endfor %}"
+    found = words.render(text, values)
+    assert found[0] == "a!"
+    assert isinstance(found[1], FormatError)
+    for escape in ("{{ ''.__class__ }}", "{% include 'x' %}", "{{ strftime_now('%Y') }}", "{% if"):
+        (refused,) = words.render(escape, [{}])
+        assert isinstance(refused, FormatError), escape
+
+
+def test_no_vocabulary(tmp_path: Path, settings: Settings) -> None:
+    empty = tmp_path / "empty.gguf"
+    empty.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+    with pytest.raises(FormatError, match=r"the words of empty\.gguf cannot be read"):
+        Words(empty, settings).__enter__()
+
+
+def test_outside_of_with(smollm2_gguf: Path, settings: Settings) -> None:
+    with pytest.raises(EngineFailed, match="is not running"):
+        Words(smollm2_gguf, settings).encode(["a"])
