@@ -1,0 +1,290 @@
+"""`overt audit`: bias, refusals, robustness and memorisation of a model, with receipts."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from overt.cli.options import engine_options, verb
+from overt.cli.output import Output, duration, table
+from overt.errors import Stopped, UsageError
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.lab.audit.probe import Plan
+    from overt.lab.audit.run import Prepared, Progress
+
+_PATH: Any = click.Path(path_type=Path)
+
+
+@click.command("audit", short_help="bias, refusals, robustness and memorisation of a model")
+@click.argument("words", nargs=-1, metavar="model REF | garak REF|FILE")
+@click.option("--probe", "probes", multiple=True, metavar="NAME",
+              help="One probe; repeat it. All that have their data, unless given.")  # fmt: skip
+@click.option("--data", type=_PATH, metavar="DIR", help="Folder of the data sets.")
+@click.option("--limit", type=click.IntRange(0), default=300, show_default=True, metavar="N",
+              help="Items of each probe, drawn by the seed; 0 for all.")  # fmt: skip
+@click.option("--against", metavar="REF|RECEIPT", help="Compare with this model, item by item.")
+@click.option("--documents", type=_PATH, metavar="PATH", help="Texts to look for in the model.")
+@click.option("--control", type=_PATH, metavar="PATH", help="Text of the same kind, unpublished.")
+@click.option("--items", type=_PATH, metavar="FILE", help="Questions of yours, for robustness.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+              metavar="N", help="For all draws.")  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(1, 4096), default=128, show_default=True,
+              metavar="N", help="Of an answer to a chat.")  # fmt: skip
+@click.option("--budget", type=click.FloatRange(0), metavar="USD",
+              help="Stop before this is spent.")  # fmt: skip
+@click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known.")
+@click.option("--no-cache", is_flag=True, help="Ask again what was answered before.")
+@click.option("--html", metavar="FILE", help="Write one page that shows everything.")
+@click.option("--show", metavar="RECEIPT", help="Show a receipt.")
+@click.option("--garak", "program", metavar="PATH", help="The garak to run, or its Python.")
+@click.option("--probes", "spec", metavar="SPEC", help="garak's own probes: probes.dan,…")
+@click.option("--generations", type=click.IntRange(1, 100), default=1, show_default=True,
+              metavar="N", help="garak's answers to each prompt.")  # fmt: skip
+@click.option("--cap", type=click.IntRange(1, 10_000), metavar="N",
+              help="Prompts of each of garak's probes; some do not heed it.")  # fmt: skip
+@engine_options
+@verb
+def command(
+    out: Output, settings: Settings, words: tuple[str, ...], probes: tuple[str, ...],
+    show: str | None, html: str | None, **given: Any,
+) -> int:  # fmt: skip
+    """Look at what scores on tasks do not show, each figure with n and a 95 % interval.
+
+    \b
+      overt audit model smollm2 --data DIR
+      overt audit model smollm2-q4 --against smollm2 --data DIR --html audit.html
+      overt audit model smollm2 --probe memorisation --documents mine/ --control unpublished/
+      overt audit garak smollm2 --probes probes.dan --cap 10
+      overt audit garak report.jsonl
+
+    Probes: bbq, crows_pairs, winobias (bias), xstest (refusals), robustness, memorisation. The data
+    are not part of Overt: what is missing is told with where it is from and its licence. Answers
+    are kept: the same command goes on where it was stopped. docs/audit.md has the rest.
+    """
+    _check(words, html, show)
+    if show is not None:
+        from overt.lab.audit.record import read
+
+        return _tell(out, [read(show, settings.home)], None, html)
+    what, target = words
+    if what == "garak":
+        return _garak(out, settings, target, given)
+    return _model(out, settings, target, probes, html, given)
+
+
+def _check(words: tuple[str, ...], html: str | None, show: str | None) -> None:
+    """Raises UsageError: what would otherwise go wrong after everything was asked."""
+    fine = len(words) == 2 and words[0] in ("model", "garak")
+    if show is None and not fine:
+        raise UsageError(
+            f"{' '.join(words)[:60] or 'nothing'} is not what can be audited",
+            "overt audit model REF, or overt audit garak REF|FILE",
+        )
+    if show is not None and words:
+        raise UsageError("--show only shows a receipt", "leave the model out")
+    if html == "-":
+        raise UsageError("--html writes a file", "name one, or take --json for stdout")
+    if html is not None and not Path(html).expanduser().resolve().parent.is_dir():
+        raise UsageError(f"there is no folder for {html}", "make it, or name another file")
+
+
+# -- probes of our own -----------------------------------------------------------------------------
+
+
+def _model(
+    out: Output, settings: Settings, ref: str, probes: tuple[str, ...], html: str | None,
+    given: dict[str, Any],
+) -> int:  # fmt: skip
+    from overt.lab.audit import record, run
+    from overt.lab.audit.probe import Plan
+
+    plan = Plan(
+        data=given["data"], limit=given["limit"], seed=given["seed"],
+        documents=given["documents"], control=given["control"], items=given["items"],
+        max_tokens=given["max_tokens"],
+    )  # fmt: skip
+    against = given["against"]
+    before = None
+    if against is not None and record.is_receipt(against, settings.home):
+        before = record.read(against, settings.home)
+        probes = probes or tuple(before["probes"])
+    if against == ref:
+        raise UsageError(f"{ref[:60]} would be compared with itself", "name another model")
+    prepared = run.prepare(probes, plan)
+    models = [ref] if against is None or before is not None else [ref, against]
+    try:
+        found = _asked(out, settings, prepared, models, plan, given)
+    except KeyboardInterrupt:
+        raise Stopped(
+            "stopped; the answers so far are kept", "the same command goes on from there"
+        ) from None
+    compared = None
+    if against is not None:
+        other = before if before is not None else found[1]
+        compared = record.compare(found[0], other, plan.seed)
+        found = [found[0], other]
+    return _tell(out, found, compared, html)
+
+
+def _asked(
+    out: Output, settings: Settings, prepared: "Prepared", models: list[str], plan: "Plan",
+    given: dict[str, Any],
+) -> list[dict[str, Any]]:  # fmt: skip
+    import asyncio
+
+    from overt.exchange import Exchange
+    from overt.lab.audit.run import audit
+    from overt.lab.evaluate.purse import Purse
+
+    purse = Purse(settings, given["budget"], given["allow_unknown"])
+
+    async def each() -> list[dict[str, Any]]:
+        found = []
+        for model in models:
+            exchange = Exchange(settings, out.note)
+            try:
+                found.append(
+                    await audit(
+                        prepared, model, exchange, settings, plan, purse,
+                        lambda progress: out.status(_moving(progress)), out.note,
+                        fresh=given["no_cache"],
+                    )
+                )  # fmt: skip
+            finally:
+                out.clear()
+                with suppress(asyncio.CancelledError):
+                    await exchange.close()
+        return found
+
+    return asyncio.run(each())
+
+
+def _moving(one: "Progress") -> str:
+    parts = [f"{one.model}: {one.probe}: {one.done} of {one.total}"]
+    if one.failed:
+        parts.append(f"{one.failed} failed")
+    if one.left is not None:
+        parts.append(f"{duration(one.left)} left")
+    return ", ".join(parts)
+
+
+def _tell(
+    out: Output, found: list[dict[str, Any]], compared: dict[str, Any] | None, html: str | None
+) -> int:
+    if html is not None:
+        from overt.cli import dossier
+        from overt.lab.audit import page
+
+        dossier.write(out, page.render(found, compared), html)
+    value = _value(found[0])
+    if compared is not None:
+        value |= {"against": _value(found[1]), "compared": compared}
+    out.result(value, lambda: _report(found, compared), lambda: str(found[0].get("path", "")))
+    for note in _notes(found):
+        out.note(f"note: {note}")
+    return 0
+
+
+def _value(one: dict[str, Any]) -> dict[str, Any]:
+    """What --json prints of a model: the receipt without its items, which are in the file."""
+    probes = {
+        name: {key: value for key, value in probe.items() if key != "items"}
+        for name, probe in one["probes"].items()
+    }
+    return {
+        "model": one["model"], "made": one["made"], "seed": one["seed"], "probes": probes,
+        "skipped": one["skipped"], "receipt": one.get("path"), "sha256": one["sha256"],
+    }  # fmt: skip
+
+
+def _notes(found: list[dict[str, Any]]) -> list[str]:
+    seen: dict[str, None] = {}
+    for one in found:
+        for name, probe in one["probes"].items():
+            seen |= {f"{name}: {note}": None for note in probe["notes"]}
+    return list(seen)
+
+
+def _report(found: list[dict[str, Any]], compared: dict[str, Any] | None) -> str:
+    parts = [_figures(one) for one in found]
+    if compared is not None:
+        parts.append(_pairs(compared))
+    for one in found:
+        for skip in one["skipped"]:
+            hint = f"; {skip['hint']}" if skip.get("hint") else ""
+            parts.append(f"{one['model']['ref']}: {skip['probe']} was not asked: "
+                         f"{skip.get('why', '')}{hint}")  # fmt: skip
+    paths = [f"receipt: {one['path']}" for one in found if one.get("path")]
+    return "\n\n".join([*parts, *(["\n".join(paths)] if paths else [])])
+
+
+def _figures(one: dict[str, Any]) -> str:
+    rows = []
+    for name, probe in one["probes"].items():
+        for figure in probe["figures"]:
+            if figure["group"]:
+                continue
+            low, high = figure["interval"]
+            value = "-" if figure["value"] is None else f"{figure['value']:.3f}"
+            neutral = "" if figure["neutral"] is None else f"{figure['neutral']:g}"
+            rows.append(
+                (name, figure["measure"], value, f"{low:.3f} to {high:.3f}", figure["n"], neutral)
+            )
+    head = ("probe", "figure", "value", "95 % interval", "n", "no bias")
+    return f"{one['model']['ref']}\n{table(head, rows)}"
+
+
+def _pairs(compared: dict[str, Any]) -> str:
+    rows, lines = [], []
+    for name, one in compared["probes"].items():
+        if "why" in one:
+            lines.append(f"{name} is not compared: {one['why']}")
+            continue
+        for pair in one["pairs"]:
+            if pair["group"]:
+                continue
+            low, high = pair["interval"]
+            test = "-" if pair["mcnemar_p"] is None else f"{pair['mcnemar_p']:.3g}"
+            rows.append((name, pair["measure"], f"{pair['difference']:+.3f}",
+                         f"{low:+.3f} to {high:+.3f}", test, pair["n"]))  # fmt: skip
+    head = ("probe", "figure", "difference", "95 % interval", "mcnemar p", "n")
+    title = f"{compared['after']} minus {compared['before']}, the same items"
+    return "\n".join([title, table(head, rows), *lines])
+
+
+# -- garak -----------------------------------------------------------------------------------------
+
+
+def _garak(out: Output, settings: Settings, target: str, given: dict[str, Any]) -> int:
+    from overt.lab.audit import garak, garak_run
+
+    path = Path(target).expanduser()
+    if path.suffix == ".jsonl":
+        found = garak.read(path)
+    else:
+        asked = garak_run.Asked(
+            target, given["program"], given["spec"], given["generations"], given["cap"],
+            given["seed"], given["max_tokens"],
+        )  # fmt: skip
+        try:
+            found = garak_run.run(asked, settings, out.note)
+        except KeyboardInterrupt:
+            raise Stopped("stopped; garak and the server were ended", "run it again") from None
+    out.result(found, lambda: _hits(found))
+    for note in found["notes"]:
+        out.note(f"note: {note}")
+    return 0
+
+
+def _hits(found: dict[str, Any]) -> str:
+    rows = [
+        (one["probe"], one["detector"], one["hits"], one["n"], f"{one['rate']:.3f}",
+         f"{one['interval'][0]:.3f} to {one['interval'][1]:.3f}")
+        for one in found["results"]
+    ]  # fmt: skip
+    head = ("probe", "detector", "hits", "n", "rate", "95 % interval")
+    first = f"garak {found['version']}: {found['target'] or 'target not stated'}"
+    return f"{first}\n{table(head, rows)}\n\nreport: {found['file']}"

@@ -1,0 +1,106 @@
+"""XSTest: does a model refuse what is safe, and answer what is not (Röttger et al. 2024)."""
+
+import csv
+import io
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from overt.errors import FormatError
+from overt.lab.audit import refusal, sets
+from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Outcome, Plan
+
+_COLUMNS: Final = {"id", "prompt", "type", "label"}
+_MOST_ROWS: Final = 20_000
+
+
+def _of(label: str, *kinds: str) -> Callable[[Outcome], float | None]:
+    def value(outcome: Outcome) -> float | None:
+        return float(outcome["kind"] in kinds) if outcome["label"] == label else None
+
+    return value
+
+
+class _Probe:
+    name = "xstest"
+    title = "Refusal of safe and unsafe prompts (XSTest)"
+    version = f"1, refusal rules {refusal.VERSION}"
+    need: Need = "answer"
+    sets = ("xstest",)
+    method = (
+        "Greedy answers to the prompts as one chat message each, cut at --max-tokens; rules of "
+        "Overt say which of them refuse"
+    )
+    limits = (
+        "The rules are wrong in about 9 of 100 answers by the labels of people (docs/audit.md), "
+        "more where a refusal is partial; the intervals do not contain that error",
+        "An answer that does not refuse need not be right, nor harmful: small models often answer "
+        "with nonsense",
+        "English, 450 prompts, written in 2023",
+    )
+    cite = ("Röttger et al. 2024, XSTest, NAACL 2024",)
+    measures = (
+        Measure(
+            "refuses_safe", "share of safe prompts that are refused, in full or in part",
+            _of("safe", "full", "partial"),
+        ),
+        Measure(
+            "refuses_safe_in_full", "share of safe prompts that are refused in full",
+            _of("safe", "full"), split=False,
+        ),
+        Measure(
+            "refuses_unsafe", "share of unsafe prompts that are refused, in full or in part",
+            _of("unsafe", "full", "partial"),
+        ),
+        Measure(
+            "answers_unsafe", "share of unsafe prompts that are answered without a refusal",
+            _of("unsafe", "compliance"), split=False,
+        ),
+    )  # fmt: skip
+    contrasts: tuple[Contrast, ...] = ()
+
+    def material(self, plan: Plan) -> Material:
+        files = sets.read("xstest", plan.data)
+        items = [item for file in files for item in _items(file)]
+        if not items:
+            raise FormatError("there are no prompts in the file", "get it again")
+        return Material(items, [file.told for file in files], sets.notes(files))
+
+    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+        text = await model.answer(item.given["prompt"], plan.max_tokens)
+        return {
+            "label": item.given["label"], "kind": refusal.classify(text),
+            "prompt": item.given["prompt"], "answer": text[:300],
+            "answer_sha256": sha256(text.encode("utf-8", "replace")).hexdigest(),
+        }  # fmt: skip
+
+
+def _items(file: sets.Read) -> list[Item]:
+    csv.field_size_limit(1 << 20)
+    reader = csv.DictReader(io.StringIO(file.text(), newline=""), strict=True)
+    found = []
+    try:
+        if not set(reader.fieldnames or ()) >= _COLUMNS:
+            raise FormatError(
+                f"the first line of {file.name} lacks a column of XSTest",
+                f"it has {', '.join(sorted(_COLUMNS))}",
+            )
+        for number, row in enumerate(reader, 1):
+            if number > _MOST_ROWS:
+                raise FormatError(f"{file.name} has more than {_MOST_ROWS} rows", "split it")
+            if row["label"] not in ("safe", "unsafe") or not row["prompt"]:
+                raise FormatError(
+                    f"row {number} of {file.name} has no prompt, or a label that is neither safe "
+                    "nor unsafe",
+                    "get the file again",
+                )
+            given = {"prompt": row["prompt"], "label": row["label"]}
+            found.append(Item(str(row["id"]), (str(row["type"]),), given, str(row["label"])))
+    except csv.Error as error:
+        raise FormatError(
+            f"line {reader.line_num} of {file.name} is not CSV: {error}", "get the file again"
+        ) from None
+    return found
+
+
+PROBE = _Probe()

@@ -1,0 +1,249 @@
+"""Running probes on one model: every item looked at once, kept, counted, and written to a receipt.
+
+What a model cannot do is not left out in silence: the probe is listed under `skipped` with the
+reason. An item whose request failed has no outcome, is counted, and leaves the figures.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from overt.errors import (
+    BadRef,
+    BadRequest,
+    ContextExceeded,
+    Failure,
+    NotFound,
+    ProviderFailed,
+    Unsupported,
+    WorkerDied,
+)
+from overt.exchange import Exchange
+from overt.lab.audit import figures, record
+from overt.lab.audit.model import Asked, failed
+from overt.lab.audit.probe import Item, Material, Plan, Probe
+from overt.lab.audit.probes import PROBES, find
+from overt.lab.evaluate import receipt
+from overt.lab.evaluate.answers import Answers, alone
+from overt.lab.evaluate.asker import Asker, identify
+from overt.lab.evaluate.purse import Purse, is_away
+from overt.openness.export.text import canonical
+from overt.settings import Settings
+
+_OF_ONE_ITEM: Final = (BadRequest, ContextExceeded, ProviderFailed, WorkerDied)
+_FEW: Final = 3  # failed items that are never too many
+_MOST_ERRORS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an audit is; `left` is in seconds, None where no new answer came yet."""
+
+    model: str
+    probe: str
+    done: int
+    total: int
+    failed: int
+    left: float | None
+
+
+Told = Callable[[Progress], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Probes with their items, read before any model is asked; and those that cannot be."""
+
+    probes: tuple[tuple[Probe, Material], ...]
+    skipped: tuple[dict[str, str], ...]
+
+
+def prepare(names: Sequence[str], plan: Plan) -> Prepared:
+    """Read the data of the probes named; of all, where none is, those without data are skipped.
+
+    Raises:
+        UsageError: there is no such probe.
+        NotFound, BadRequest: a probe was named and its data are not here.
+        FormatError: a data file is not what it should be.
+    """
+    found, skipped = [], []
+    for name in names or PROBES:
+        probe = find(name)
+        try:
+            material = probe.material(plan)
+        except (NotFound, BadRequest) as error:
+            if names:
+                raise
+            skipped.append({"probe": name, "why": error.message, "hint": error.hint or ""})
+            continue
+        found.append((probe, _sample(material, plan)))
+    if not found:
+        raise NotFound(
+            "no probe has its data here: " + "; ".join(one["why"] for one in skipped)[:600],
+            "give --data DIR, or --documents for memorisation (docs/audit.md)",
+        )
+    return Prepared(tuple(found), tuple(skipped))
+
+
+async def audit(
+    prepared: Prepared, ref: str, exchange: Exchange, settings: Settings, plan: Plan, purse: Purse,
+    told: Told = lambda _: None, say: Say = lambda _: None, *, fresh: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Ask `ref` everything that was prepared; returns the receipt, and its file under `path`.
+
+    Raises:
+        BudgetSpent: the cap was reached; what was answered is kept.
+        Failure: not one probe could be run.
+        OutOfDisk, Failure: the home cannot be written.
+        OvertError: what would fail for every item, such as a missing key.
+    """
+    who = await identify(exchange, ref, settings)
+    resolved = exchange.resolve(ref)
+    if not isinstance(resolved, str):
+        raise BadRef(f"{ref} is a route to several models", "audit one model: name it itself")
+    purse.check(resolved)
+    key = sha256(canonical(["audit", who.key]).encode()).hexdigest()[:32]
+    path = settings.home / "evaluations" / "answers" / f"{key}.jsonl"
+    begun, probes, skipped = time.time(), {}, [dict(one) for one in prepared.skipped]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(alone(path, who.ref, say))
+        kept = Answers(path, fresh=fresh)
+        stack.callback(kept.close)
+        model = Asked(
+            exchange, who, Asker(exchange, who, purse, kept, signal=False), kept, plan.seed
+        )
+        await model.look_around()
+        for probe, material in prepared.probes:
+            why = _impossible(probe, model)
+            if not why:
+                one, why = await _run(probe, material, model, plan, told)
+                if one is not None:
+                    probes[probe.name] = one
+            if why:
+                skipped.append({"probe": probe.name, "why": why, "hint": ""})
+    if not probes:
+        raise Failure(
+            f"no probe could be run on {ref}: {'; '.join(one['why'] for one in skipped)[:600]}",
+            "see docs/audit.md for what each needs",
+        )
+    value = _receipt(who, probes, skipped, plan, begun)
+    written = await asyncio.to_thread(receipt.write, record.folder(settings.home), value)
+    return receipt.sealed(value) | {"path": str(written)}
+
+
+def _impossible(probe: Probe, model: Asked) -> str:
+    if probe.need == "score" and not model.scores:
+        return f"not possible here: it needs log-probabilities of a prompt, and {model.why_not}"
+    return ""
+
+
+async def _run(
+    probe: Probe, material: Material, model: Asked, plan: Plan, told: Told
+) -> tuple[dict[str, Any] | None, str]:
+    """The record of a probe; or None and why too many of its items failed."""
+    entries: list[dict[str, Any]] = []
+    errors, begun, new_before = 0, time.monotonic(), model.new
+    total = len(material.items)
+    most = max(_FEW, int(_MOST_ERRORS * total))
+    for number, item in enumerate(material.items):
+        left = None
+        if number and model.new > new_before:
+            left = (time.monotonic() - begun) / number * (total - number)
+        told(Progress(model.who.ref, probe.name, number, total, errors, left))
+        entry: dict[str, Any] = {"id": item.id, "groups": list(item.groups), "outcome": None}
+        try:
+            entry["outcome"] = await probe.look(item, model, plan)
+        except Unsupported as error:
+            return None, f"not possible here: {error.message}"
+        except _OF_ONE_ITEM as error:
+            entry["error"] = failed(error)
+            errors += 1
+            if errors > most:
+                return None, (
+                    f"{errors} of {number + 1} items failed and {most} may; the last: "
+                    f"{error.message[:200]}"
+                )
+        entries.append(entry)
+    return _probe_record(probe, material, model, plan, entries), ""
+
+
+def _probe_record(
+    probe: Probe, material: Material, model: Asked, plan: Plan, entries: list[dict[str, Any]]
+) -> dict[str, Any]:
+    by = "score" if probe.need != "answer" and model.scores else "chat"
+    counted = [entry for entry in entries if entry["outcome"] is not None]
+    notes = list(material.notes)
+    if probe.sets and any(one["set"] in probe.sets for one in material.data):
+        notes.append("the set is public: a model may have been trained on it")
+    if 0 < len(counted) < figures.FEW:
+        notes.append(f"{len(counted)} items: too few to conclude anything from")
+    return {
+        "title": probe.title, "version": probe.version, "method": probe.method, "by": by,
+        "limits": list(probe.limits), "cite": list(probe.cite),
+        "data": [dict(one) for one in material.data],
+        "parameters": _parameters(probe, plan, by),
+        "n": len(counted), "failed": len(entries) - len(counted), "notes": notes,
+        "figures": figures.of_probe(probe, entries, plan.seed), "items": entries,
+    }  # fmt: skip
+
+
+def _parameters(probe: Probe, plan: Plan, by: str) -> dict[str, Any]:
+    """What of the plan changes an item's outcome: two results are compared only where it agrees."""
+    found: dict[str, Any] = {"seed": plan.seed}
+    if probe.need == "answer":
+        found["max_tokens"] = plan.max_tokens
+    return found
+
+
+def _sample(material: Material, plan: Plan) -> Material:
+    """At most `limit` items, as many of each part as there are, in the order of the data."""
+    count = len(material.items)
+    if not plan.limit or plan.limit >= count:
+        return material
+    draw = Random(plan.seed)  # noqa: S311 - a sample, not a secret
+    parts: dict[str, list[int]] = {}
+    for at, item in enumerate(material.items):
+        parts.setdefault(item.part, []).append(at)
+    for places in parts.values():
+        draw.shuffle(places)
+    names = sorted(parts)
+    draw.shuffle(names)  # which parts have one more, where it does not come out even
+    chosen: list[int] = []
+    while len(chosen) < plan.limit:
+        for name in names:
+            if parts[name] and len(chosen) < plan.limit:
+                chosen.append(parts[name].pop())
+    items: list[Item] = [material.items[at] for at in sorted(chosen)]
+    how = ", in equal parts of " + ", ".join(sorted(parts))[:200] if len(parts) > 1 else ""
+    note = f"{plan.limit} of {count} items, drawn with seed {plan.seed}{how}"
+    return Material(items, material.data, [*material.notes, note])
+
+
+def _receipt(
+    who: Any, probes: dict[str, Any], skipped: list[dict[str, str]], plan: Plan, begun: float
+) -> dict[str, Any]:
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
+    value: dict[str, Any] = {
+        "form": record.FORM, "made": made, "seed": plan.seed, "limit": plan.limit,
+        "model": {
+            "ref": who.ref, "resolved": who.resolved, "digest": who.digest, "engine": who.engine,
+            "build": who.build, "away": is_away(who.resolved),
+        },
+        "environment": receipt.environment(),
+        "seconds": round(time.time() - begun, 3),
+        "probes": probes, "skipped": skipped,
+    }  # fmt: skip
+    id = receipt.name_of(made, "audit", who.ref, f"{begun} {canonical(value)}")
+    return value | {"id": id}
+
+
+def load(where: str, home: Path) -> dict[str, Any]:
+    """A receipt of an earlier audit; see `record.read`."""
+    return record.read(where, home) | {"path": where}
