@@ -35,7 +35,7 @@ import pytest
 
 import serving
 
-pytest_plugins = ["compat"]
+pytest_plugins = ["compat", "oracle_models"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")

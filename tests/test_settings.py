@@ -63,6 +63,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "first_timeout": ("30s", "30s"),
     "between_timeout": ("9s", "9s"),
     "retries": ("0", 0),
+    "lm_eval": ("/opt/lm_eval", "/opt/lm_eval"),
     "context": ("4096", 4096),
     "parallel": ("8", 8),
     "keep_alive": ("1h", "1h"),

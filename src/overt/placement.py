@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from overt import cores, overlay, pull
 from overt import ref as refs
-from overt.engines import local
+from overt.engines import local, torch_plan
 from overt.engines.base import Capabilities, Engine, Purpose
 from overt.errors import BadRequest, BadSetting, EngineFailed, NotFound, OutOfMemory
 from overt.fit import CHECKPOINTS, Fit, choose
@@ -249,7 +249,9 @@ class Loader:
             OutOfMemory: it does not fit, with the numbers.
             BadSetting: more context was set than the model has.
         """
-        local.available(self.purpose)
+        if self._torch:
+            torch_plan.refuse(self.purpose, self.place.overlay.adapters)
+        local.available(self.purpose, torch=self._torch)
         chosen = self._chosen()
         own = self.place.header.context_length
         size = min(size, own) if own else size
@@ -262,6 +264,10 @@ class Loader:
                 "close other programs, or choose a smaller model",
             )
         return Plan(memory, fit.need.parallel, fit.context, lambda: self._load(chosen, fit))
+
+    @property
+    def _torch(self) -> bool:
+        return self.settings.engine == "torch"
 
     def _chosen(self) -> Settings:
         """The settings, with what the model itself says where they leave it open."""
@@ -278,6 +284,9 @@ class Loader:
 
     def _fit(self, chosen: Settings, budget: int, size: int) -> Fit:
         """Raises OutOfMemory."""
+        if self._torch:
+            batch, label = batch_size(self.place.header), self.place.model.ref
+            return torch_plan.choose(self.place.header, chosen.context, size, budget, batch, label)
         own = self.place.header.context_length or _ROOMY
         fits: Fits = partial(
             choose,
@@ -326,7 +335,7 @@ class Loader:
 
     def _extra(self, fit: Fit) -> int:
         """Bytes beyond the estimate: who scores keeps the logits of a whole batch."""
-        if self.purpose != "score":
+        if self.purpose != "score" or self._torch:
             return 0
         vocabulary = self.place.header.vocabulary_size or 0
         return 3 * 4 * vocabulary * self._batch(fit.context)
@@ -350,7 +359,7 @@ class Loader:
         isolation = worker.isolation
         if isolation.missing:
             self.notice(f"isolation is weaker here: {'; '.join(isolation.missing)}")
-        engine = local.engine(self.purpose, worker, self._capabilities(fit))
+        engine = local.engine(self.purpose, worker, self._capabilities(fit), torch=self._torch)
         facts = Facts(
             ref=model.ref,
             digest=model.digest,
@@ -387,14 +396,14 @@ class Loader:
             threads=threads.decode,
             prompt_threads=threads.prompt,
             projector=model.projector if self.purpose == "answer" else None,
-            template=place.overlay.template,
+            template=place.template if self._torch else place.overlay.template,
             adapters=place.overlay.adapters,
             checkpoints=CHECKPOINTS,
             pooling="last" if place.kind == "llm" and not stated else "",
             debug=settings.debug,
         )
         return WorkerSpec(
-            host=local.HOSTS[self.purpose],
+            host=local.TORCH if self._torch else local.HOSTS[self.purpose],
             parameters=parameters,
             readable=(*split.files(model.weights), *self._beside()),
             memory=fit.need.total + self._extra(fit) + _SLACK,
@@ -409,6 +418,9 @@ class Loader:
         if self.purpose != "answer":
             return Capabilities(context=fit.context, parallel=fit.need.parallel, chat=False)
         template = self.place.template
+        if self._torch:
+            longest = self.place.header.context_length or 0
+            return Capabilities(fit.context, longest, chat=bool(template), logprobs=True)
         return Capabilities(
             context=fit.context,
             longest=self.place.header.context_length or 0,
@@ -423,6 +435,11 @@ class Loader:
 
     def _remarks(self, fit: Fit) -> Iterator[str]:
         """What is not as one would expect, a sentence each."""
+        if self._torch:
+            yield (
+                f"the torch engine computes in 32 bits, slowly, to be compared with; it holds "
+                f"{fit.context} tokens (--engine auto is fast)"
+            )
         if fit.reduced_from and self.shared:
             yield (
                 f"{self.place.model.ref} has a context of {fit.context} tokens for each of "
@@ -462,7 +479,7 @@ def batch_size(header: gguf.Header) -> int:
 
 
 def _native(settings: Settings) -> Path | None:
-    if settings.engine == "wheel":
+    if settings.engine in ("wheel", "torch"):
         return None
     from overt.engines.build import native_path
 

@@ -53,7 +53,10 @@ class Settings:
     isolation: str = _setting(
         "best", "best: every layer this machine has; full: refuse unless all are in force; off"
     )
-    engine: str = _setting("auto", "build of llama.cpp: auto (native if built), wheel, native")
+    engine: str = _setting(
+        "auto", "llama.cpp: auto (native if built), wheel, native; or torch, slow and exact"
+    )
+    lm_eval: str = _setting("", "lm-eval's command, for `overt eval --lm-eval`; empty looks for it")
     bandwidth: int = _setting(0, "bytes a second that a pull may take (5m); 0 is no limit")
     downloads: int = _setting(4, "files that a pull brings at once")
     licence: str = _setting(
@@ -98,8 +101,8 @@ def load(
         raise BadSetting(f"downloads is {settings.downloads}", "set it to 64 or less")
     if settings.isolation not in ("best", "full", "off"):
         raise BadSetting(f"isolation is {settings.isolation!r}", "set it to best, full or off")
-    if settings.engine not in ("auto", "wheel", "native"):
-        raise BadSetting(f"engine is {settings.engine!r}", "set it to auto, wheel or native")
+    if settings.engine not in ("auto", "wheel", "native", "torch"):
+        raise BadSetting(f"engine is {settings.engine!r}", "set it to auto, wheel, native or torch")
     if settings.licence not in ("off", "warn", "enforce"):
         raise BadSetting(f"licence is {settings.licence!r}", "set it to off, warn or enforce")
     return settings

@@ -92,7 +92,7 @@ def processor() -> str:
 def _engines(settings: Settings) -> list[dict[str, Any]]:
     from overt.engines.build import builds, native_path
 
-    native = None if settings.engine == "wheel" else native_path(settings.home)
+    native = None if settings.engine in ("wheel", "torch") else native_path(settings.home)
     return [
         {
             "name": build.name,
@@ -109,7 +109,7 @@ def _engines(settings: Settings) -> list[dict[str, Any]]:
 
 def _is_used(build: "Build", native: Path | None, settings: Settings) -> bool:
     if build.path is None:
-        return native is None and settings.engine != "native"
+        return native is None and settings.engine not in ("native", "torch")
     return build.path == native
 
 

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 @click.option("--data", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="The items, in place of the suite's own file.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="N items, drawn by the seed.")
-@click.option("--shots", type=click.IntRange(0, 100), metavar="N", help="Worked examples.")
+@click.option(
+    "--shots",
+    "--fewshot",
+    "shots",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    help="Worked examples.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="For all draws.")
 @click.option("--temperature", type=click.FloatRange(0, 100), metavar="N", help="0 unless given.")
 @click.option("--max-tokens", type=click.IntRange(1, 1_000_000), metavar="N", help="Per answer.")
@@ -44,6 +51,11 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Ask again what was answered before.")
 @click.option("--texts", is_flag=True, help="Keep whole answers in the receipt.")
 @click.option("--unsafe-code", is_flag=True, help="Run models' code without a sandbox.")
+@click.option("--lm-eval", "lm_eval_tasks", metavar="TASK[,TASK]",
+              help="Tasks of lm-eval on the model named in place of SUITE.")  # fmt: skip
+@click.option("--include", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              metavar="DIR", help="lm-eval: a folder of task files.")  # fmt: skip
+@click.option("--hub", is_flag=True, help="lm-eval: it may fetch data sets.")
 @click.option("--new", metavar="NAME", help="Write a small suite to start from.")
 @click.option("--show", metavar="RECEIPT", help="Show a receipt.")
 @click.option("--compare", nargs=2, metavar="R1 R2", help="Compare two receipts.")
@@ -65,6 +77,7 @@ def command(
       overt eval --new capitals
       overt eval capitals.yaml -m smollm2 -m gemma3
       overt eval gsm8k --data test.jsonl --limit 100 -m smollm2
+      overt eval smollm2 --lm-eval hellaswag,arc_easy --hub
 
     Each score has a 95 % interval; two or more models are compared item by item. Answers are kept
     as they come: the same command goes on where it was stopped. docs/eval.md has the rest.
@@ -81,6 +94,10 @@ def command(
     if compare is not None:
         return _compare(out, compare, folder)
     assert suite is not None
+    if given["lm_eval_tasks"] is not None:
+        from overt.cli.eval_lm import run
+
+        return run(out, settings, (suite, *refs), given)
     return _run(out, settings, suite, refs or (settings.model,), given)
 
 

@@ -67,7 +67,7 @@ def verb(function: Function) -> Function:
 def engine_options(function: Function) -> Function:
     """Options that decide how a model is loaded; all of them are settings."""
     for option in (
-        click.option("--engine", metavar="WHICH", help="Build of llama.cpp: auto, wheel, native."),
+        click.option("--engine", metavar="WHICH", help="llama.cpp: auto, wheel, native; or torch."),
         click.option("--isolation", metavar="HOW", help="Sandbox: best, full, off."),
         click.option("--memory", metavar="SIZE", help="Most memory the model may take: 8g, 500m."),
         click.option("--parallel", type=int, metavar="N", help="Requests answered at once."),

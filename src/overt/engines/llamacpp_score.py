@@ -15,16 +15,18 @@ from overt.engines.hosted import Hosted
 from overt.errors import BadRequest, ContextExceeded, EngineFailed
 
 
-class _Piece(msgspec.Struct):
+class Piece(msgspec.Struct):
     """A token: its id, its bytes in base64, and its log-probability."""
 
     id: int
     raw: bytes
     logprob: float | None = None
-    top: list["_Piece"] = []
+    top: list["Piece"] = []
 
 
-class _Problem(msgspec.Struct):
+class Problem(msgspec.Struct):
+    """Why a worker cannot carry a request out."""
+
     kind: str
     message: str = ""
     tokens: int = 0
@@ -32,10 +34,10 @@ class _Problem(msgspec.Struct):
 
 
 class _Reply(msgspec.Struct):
-    tokens: list[_Piece] = []
+    tokens: list[Piece] = []
     ids: list[int] = []
     text: str = ""
-    error: _Problem | None = None
+    error: Problem | None = None
 
 
 class LlamaCppScorer(Hosted):
@@ -57,7 +59,7 @@ class LlamaCppScorer(Hosted):
         pieces: list[TokenLogprob] = []
         async with aclosing(self._call("score", {"prompt": prompt, "top": request.top})) as replies:
             async for reply in replies:
-                pieces += map(_token, reply.tokens)
+                pieces += map(token, reply.tokens)
         return tuple(pieces)
 
     async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
@@ -83,11 +85,12 @@ class LlamaCppScorer(Hosted):
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise EngineFailed(f"the scorer broke its own protocol: {error}") from None
                 if reply.error is not None:
-                    raise _as_error(reply.error)
+                    raise as_error(reply.error)
                 yield reply
 
 
-def _as_error(problem: _Problem) -> Exception:
+def as_error(problem: Problem) -> Exception:
+    """What a worker refused, in our tree."""
     message = " ".join(problem.message.split())[:400]
     if problem.kind == "too_long":
         return ContextExceeded(problem.tokens, problem.context)
@@ -96,7 +99,8 @@ def _as_error(problem: _Problem) -> Exception:
     return EngineFailed(f"the text could not be scored: {message or 'no reason given'}")
 
 
-def _token(piece: _Piece) -> TokenLogprob:
+def token(piece: Piece) -> TokenLogprob:
+    """A token of the worker in our words."""
     text = piece.raw.decode("utf-8", "replace")
     whole = text.encode() == piece.raw
     top = tuple(

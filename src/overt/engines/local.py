@@ -22,17 +22,25 @@ HOSTS: dict[Purpose, str] = {
 }
 """What `WorkerSpec.host` names for each purpose."""
 
+TORCH = "overt.engines.torch_host:Host"
+"""The same where the setting `engine` is ``torch``."""
+
 POOLINGS = ("", "none", "mean", "cls", "last", "rank")
 
 
-def available(purpose: Purpose) -> None:
-    """Whether this installation has what `purpose` needs.
+def available(purpose: Purpose, *, torch: bool = False) -> None:
+    """Whether this installation has what `purpose` needs, by llama.cpp or by torch.
 
     Raises:
         Unsupported: a package is missing, with the command that installs it.
     """
-    if purpose == "score" and not (find_spec("llama_cpp_py_sync") and find_spec("numpy")):
-        what = "log-probabilities of a prompt need llama-cpp-py-sync"
+    if torch and not find_spec("torch"):
+        raise Unsupported("the torch engine needs the package torch", "pip install 'overt[lab]'")
+    if (torch or purpose == "score") and not (
+        find_spec("llama_cpp_py_sync") and find_spec("numpy")
+    ):
+        whose = "the torch engine's words" if torch else "log-probabilities of a prompt"
+        what = f"{whose} need llama-cpp-py-sync"
         if platform.machine() == "aarch64":
             raise Unsupported(f"{what}, which is not made for 64-bit Arm Linux")
         raise Unsupported(f"{what}, which is not installed", "pip install 'overt[score]'")
@@ -97,8 +105,14 @@ def parameters(
     }
 
 
-def engine(purpose: Purpose, worker: Caller, capabilities: Capabilities) -> Engine:
+def engine(
+    purpose: Purpose, worker: Caller, capabilities: Capabilities, *, torch: bool = False
+) -> Engine:
     """The engine for a worker that was started with `parameters(purpose, …)`."""
+    if torch:
+        from overt.engines.torch import Torch
+
+        return Torch(worker, capabilities)
     from overt.engines.llamacpp import LlamaCpp
     from overt.engines.llamacpp_embed import LlamaCppEmbedder
     from overt.engines.llamacpp_score import LlamaCppScorer

@@ -15,7 +15,7 @@ from typing import Any
 Emit = Callable[[bytes], bool]
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """One request cannot be carried out; `told` is what the parent gets."""
 
     def __init__(self, kind: str, message: str = "", tokens: int = 0, context: int = 0) -> None:
@@ -32,7 +32,7 @@ class Host:
         self._vocab: Any = None
         self._context: Any = None
         self._kept: tuple[Any, ...] = ()  # what C holds pointers to
-        self._batch = 0
+        self._batch = self._room = 0
         self._words = 0
         self._turn = threading.Lock()
         self._pieces: dict[int, bytes] = {}
@@ -74,7 +74,7 @@ class Host:
         self._kept = (model, self._adapters(model, parameters.get("adapters") or []))
         self._vocab = lib.llama_model_get_vocab(model)
         self._words = lib.llama_vocab_n_tokens(self._vocab)
-        self._batch = parameters["batch"]
+        self._batch, self._room = parameters["batch"], lib.llama_n_ctx(self._context)
         return {"build": f"llama.cpp {package.__llama_cpp_tag__}", "vocabulary": self._words}
 
     def handle(self, kind: str, body: bytes, emit: Emit) -> None:
@@ -95,8 +95,8 @@ class Host:
                 raw = b"".join(map(self._piece, self._checked(asked["tokens"])))
                 emit(json.dumps({"text": raw.decode("utf-8", "replace")}).encode())
             else:
-                raise _RefusedError("unknown", f"no such call: {kind}")
-        except _RefusedError as error:
+                raise RefusedError("unknown", f"no such call: {kind}")
+        except RefusedError as error:
             emit(json.dumps({"error": error.told}).encode())
 
     def _score(self, prompt: str | list[int], top: int, emit: Emit) -> None:
@@ -104,9 +104,8 @@ class Host:
             tokens = self._tokenized(prompt, special=True, around=True)
         else:
             tokens = self._checked(prompt)
-        room = self._lib.llama_n_ctx(self._context)
-        if len(tokens) > room:
-            raise _RefusedError("too_long", tokens=len(tokens), context=room)
+        if len(tokens) > self._room:
+            raise RefusedError("too_long", tokens=len(tokens), context=self._room)
         with self._turn:
             for pieces in self._scored(tokens, top):
                 if emit(json.dumps({"tokens": pieces}).encode()):
@@ -141,7 +140,7 @@ class Host:
         batch.n_tokens = len(tokens)
         failed = self._lib.llama_decode(self._context, batch)
         if failed:
-            raise _RefusedError("failed", f"llama_decode returned {failed}")
+            raise RefusedError("failed", f"llama_decode returned {failed}")
 
     def _judged(self, row: int, token: int, top: int) -> dict[str, Any]:
         """What the model made of `token`, by the logits of the one before it."""
@@ -149,8 +148,14 @@ class Host:
 
         found = self._lib.llama_get_logits_ith(self._context, row)
         if not found:
-            raise _RefusedError("failed", "this model gives no logits")
+            raise RefusedError("failed", "this model gives no logits")
         logits = np.frombuffer(self._ffi.buffer(found, self._words * 4), np.float32)
+        return self._weighed(logits, token, top)
+
+    def _weighed(self, logits: Any, token: int, top: int) -> dict[str, Any]:
+        """`token` and the `top` likeliest, by the logits (words,) of its place."""
+        import numpy as np
+
         highest = logits.max()
         total = float(highest) + float(np.log(np.exp(logits - highest, dtype=np.float64).sum()))
         best: list[int] = []
@@ -192,7 +197,7 @@ class Host:
     def _checked(self, ids: list[int]) -> list[int]:
         for id in ids:
             if not 0 <= id < self._words:
-                raise _RefusedError(
+                raise RefusedError(
                     "bad_token", f"{id} is no token: this model has {self._words}, from 0"
                 )
         return ids
