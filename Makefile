@@ -4,12 +4,15 @@ PYTHON ?= python3
 REF ?= smollm2
 PROMPT ?= Why is the sky blue? Answer in one sentence.
 FAST ?=
+WORKERS ?= 0
 ARGS ?=
 
 # Taken as typed: a dollar sign or a quote in PROMPT reaches the model and not make or the shell.
 export OVERT_MAKE_REF := $(value REF)
 export OVERT_MAKE_PROMPT := $(value PROMPT)
 unexport REF PROMPT
+# Bytecode is kept: otherwise each of the thousand processes that the tests start compiles anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Without a word from you, the Python of .venv, else the first of these that is 3.11 to 3.13. A shim
 # that starts nothing counts as absent, so each is tried and not only looked for.
@@ -32,20 +35,25 @@ UV = .cache/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --ge
   --no-emit-index-url --overrides requirements/overrides.txt --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: run test lint format docs bench environment lock clean help
+.PHONY: run lab test lint format docs bench environment lock clean help
 
 run: ## Get the model and answer a question: make run [REF=name] [PROMPT="…"]
 	$(call environment,run)
 	@$(BIN)/overt pull "$$OVERT_MAKE_REF"
 	@$(BIN)/overt run --max-tokens 512 "$$OVERT_MAKE_REF" "$$OVERT_MAKE_PROMPT" </dev/null
 
-test: ## Run all tests; FAST=1 leaves out the slow ones, ARGS="tests/test_ref.py -x" goes to pytest
+lab: ## Add PyTorch and what convert, quantize, finetune, merge and audit need, some 1 to 4 GB
+	$(call environment,run)
+	@$(BIN)/python -m pip install --quiet --editable '.[lab,score]'
+
+test: ## Run all tests; FAST=1 leaves out slow ones, WORKERS=2 takes two processes, ARGS="tests/test_ref.py -x" goes to pytest
 	$(call environment,dev)
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull smollm2
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull gemma3
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt convert --quiet $(MINILM) minilm
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt convert --quiet --type f32 $(MINILM) minilm-f32
-	@$(BIN)/python -m pytest $(if $(FAST),-m 'not slow') $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  $(if $(FAST),-m 'not slow') $(ARGS)
 
 lint: ## Check style, types, layers and documents
 	$(call environment,dev)

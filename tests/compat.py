@@ -17,18 +17,30 @@ _rows = pytest.StashKey[dict[tuple[str, str], str]]()
 _WORSE = ("passed", "skipped", "failed")
 
 
+class _Keeper:
+    """Gathers the reports, in the process that has them all where several run the tests."""
+
+    def __init__(self, rows: dict[tuple[str, str], str]) -> None:
+        self.rows = rows
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            for client, feature in getattr(report, "clients", ()):
+                key = (client, feature)
+                self.rows[key] = max(self.rows.get(key, "passed"), report.outcome, key=_WORSE.index)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_rows] = {}
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Keeper(config.stash[_rows]))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
     report = yield
-    for marker in item.iter_markers("client"):
-        if report.when == "call" or report.outcome != "passed":
-            rows = item.config.stash[_rows]
-            key = (str(marker.args[0]), str(marker.args[1]))
-            rows[key] = max(rows.get(key, "passed"), report.outcome, key=_WORSE.index)
+    # An attribute of plain lists travels with the report to another process.
+    report.clients = [list(map(str, marker.args[:2])) for marker in item.iter_markers("client")]
     return report
 
 

@@ -12,9 +12,13 @@ tries fails, even where the code under test swallows the error. Fixtures open wh
 - ``sdist``: the source distribution of a third-party client, for its tests.
 - ``network``, ``pip_environment``: the network, and the person's own package index on top.
 - ``shared_data``: files of others that are not kept in this repository (data_sources.tsv).
+
+``repeats`` says how often a test repeats itself. `make test WORKERS=2` runs files in two processes;
+there a test marked ``alone`` has the machine to itself.
 """
 
 import csv
+import fcntl
 import gc
 import hashlib
 import ipaddress
@@ -26,7 +30,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -40,18 +45,28 @@ pytest_plugins = ["compat", "oracle_models"]
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
-# No deadline: two busy cores make any of them wrong. The same examples in every CI run, new ones
-# at every other.
-hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
-hypothesis.settings.load_profile("ci" if CI else "here")
-
 # Started in the background of a script, a process ignores Ctrl-C and so do its children; tests that
 # interrupt one would then wait for ever.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ORIGINAL = dict(os.environ)  # before any fixture has changed it
+
+
+def repeats(few: int, full: int) -> int:
+    """How often a test repeats itself: `few` times, and `full` where OVERT_TEST_FULL=1 is set.
+
+    `few` finds what is plainly broken in the time that a change can wait for.
+    """
+    return full if _ORIGINAL.get("OVERT_TEST_FULL") == "1" else few
+
+
+# No deadline: two busy cores make any of them wrong. The same examples in every CI run, new ones
+# at every other.
+_EXAMPLES = {"deadline": None, "print_blob": True, "max_examples": repeats(50, 100)}
+hypothesis.settings.register_profile("here", **_EXAMPLES)
+hypothesis.settings.register_profile("ci", **_EXAMPLES, derandomize=True)
+hypothesis.settings.load_profile("ci" if CI else "here")
 
 _FOREIGN = (  # settings of the person who runs the tests, by the beginning of their names
     "OVERT_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "PIP_", "UV_", "OLLAMA_", "OPENAI_",
@@ -63,6 +78,41 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy")
 
 def _foreign(name: str) -> bool:
     return name.startswith(_FOREIGN) or name.lower() in _PROXIES
+
+
+# ---- two processes -------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes, the files with slow tests come first: none is left for the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Nothing runs beside a test marked `alone`. The wait for that is no part of its timeout."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with _room(item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _room(alone: bool) -> Iterator[None]:
+    """A room for all, or for one alone who waits at its door, so that nobody enters meanwhile."""
+    cache = ROOT / ".cache"
+    cache.mkdir(exist_ok=True)
+    with (cache / "door.lock").open("w") as door, (cache / "room.lock").open("w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # by word: a forked child may hold the file open
 
 
 # ---- isolation -----------------------------------------------------------------------------

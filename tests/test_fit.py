@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gguf_writer as writer
+from conftest import repeats
 from gguf_writer import Tensor, Typed
 from overt import fit
 from overt.errors import BadSetting, FormatError, OutOfMemory
@@ -312,7 +313,7 @@ def test_no_header_makes_it_fail(tmp_path: Path):
     length = len(writer.header(about, []))
     data = writer.write(path, about).read_bytes()
     read = 0
-    for number in range(600):
+    for number in range(repeats(250, 600)):
         pick = random.Random(number)
         out = bytearray(data)
         for _ in range(pick.choice((1, 2, 4))):
@@ -327,7 +328,7 @@ def test_no_header_makes_it_fail(tmp_path: Path):
             assert choose(header, context=0, parallel=2, free=8 << 30).need.total <= 8 << 30
         except OutOfMemory as error:
             assert_one_sentence(error)
-    assert read > 100
+    assert read > repeats(40, 100)
 
 
 # ---- choosing --------------------------------------------------------------------------------
@@ -399,7 +400,9 @@ def test_not_even_the_smallest(tmp_path: Path):
         choose(header, context=4096, parallel=1, free=20 * MIB, label="it")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=repeats(60, 150), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(context=st.integers(0, 100_000), parallel=st.integers(1, 16), free=st.integers(0, 3000))
 def test_what_is_chosen_or_offered_fits(context: int, parallel: int, free: int, tmp_path: Path):
     header = made(tmp_path, LLAMA | {"llama.block_count": 24})

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 import gguf_writer
+from conftest import repeats
 from overt import settings
 from overt.chat import Answer, Message, Request, Sampling
 from overt.errors import OvertError
 from overt.exchange import Exchange
 
-MUTATIONS = int(os.environ.get("OVERT_MUTATIONS", "300"))
+MUTATIONS = int(os.environ.get("OVERT_MUTATIONS") or repeats(60, 300))
 
 
 def mutate(data: bytes, pick: random.Random, header: int) -> bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import repeats
 from overt.errors import BadRef, IntegrityError, ModelNotFound, Offline, SourceFailed
 from overt.pull import Step, find, pull
 from overt.ref import parse
@@ -320,7 +321,7 @@ def test_two_processes_pull_the_same_model_at_once(
 
 # ---- kill -9 -----------------------------------------------------------------------------------
 
-KILLS = 200
+KILLS = repeats(40, 200)
 STEPS = ("asking", "m-1", "checking", "unpacking m", "unpacking METADATA", "unpacking METADATA")
 LEFT = ("nothing", "part", "unpacked", "blobs", "named")
 
@@ -341,7 +342,7 @@ def _left(home: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_hundred_kills_leave_the_store_whole_and_the_pull_resumable(
+def test_kills_leave_the_store_whole_and_the_pull_resumable(
     index: Server, settings: Settings, drivers: list[Driver]
 ) -> None:
     chance = random.Random(os.environ.get("OVERT_TEST_SEED", "17"))

@@ -238,6 +238,9 @@ def test_the_locks_hold_every_requirement_with_hashes() -> None:
     locks = {
         kind: _locked((ROOT / f"requirements/{kind}.txt").read_text("utf-8")) for kind in needed
     }
+    # Beside the lock: see add_torch in scripts/bootstrap.py.
+    torch = (ROOT / "requirements/torch.txt").read_text("utf-8").strip()
+    assert torch in project["project"]["optional-dependencies"]["lab"]
     for kind, requirements in needed.items():
         assert {_package(one) for one in requirements} <= set(locks[kind])
         assert all("--hash=sha256:" in text for text in locks[kind].values())

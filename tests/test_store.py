@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.errors import Busy, Failure, IntegrityError, ModelNotFound, OutOfDisk, OvertError
 from overt.ref import parse
 from overt.store import File, Manifest, Store
@@ -327,11 +328,11 @@ def test_a_pointer_cannot_name_anything_outside(store: Store) -> None:
             store.get(parse("a"))
 
 
-def test_five_thousand_damaged_manifests_and_names_end_in_a_sentence_or_a_proper_value() -> None:
+def test_damaged_manifests_and_names_end_in_a_sentence_or_a_proper_value() -> None:
     chance = random.Random(3)
     manifest = json.dumps(MANIFEST).encode()
     pointer = Pointer("a:b", "sha256:" + "b" * 64, "2026").encode()
-    for _ in range(2500):
+    for _ in range(repeats(800, 2500)):
         for good, decode in ((manifest, Manifest.decode), (pointer, Pointer.decode)):
             body = bytearray(good)
             for _ in range(chance.choice((1, 2, 4))):

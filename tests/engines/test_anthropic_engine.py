@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic.json_schema import GenerateJsonSchema
 
+from conftest import repeats
 from overt.chat import (
     EmbedRequest,
     ImagePart,
@@ -164,7 +165,9 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(
+    max_examples=repeats(120, 400), suppress_health_check=[HealthCheck.too_slow], deadline=None
+)
 @given(requests, st.sampled_from(MODELS))
 def test_every_body_fits_the_official_types(request_: Request, model: str) -> None:
     try:

@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.chat import (
     Answer,
     Done,
@@ -365,7 +366,7 @@ _LINES = [
 _ODD = [b"", b"null", b"-1", b"1e999", b"{}", b"[]", b'"', b"\xff", b"9" * 30]
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=repeats(60, 150))
 @hypothesis.given(st.data())
 def test_mutated_streams_end_in_events_or_one_error(data: st.DataObject) -> None:
     lines = [bytearray(json.dumps(one).encode()) for one in _LINES]

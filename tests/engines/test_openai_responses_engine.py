@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.chat import (
     Answer,
     Done,
@@ -396,7 +397,7 @@ def _stream() -> list[Said]:
     ]
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=repeats(60, 150))
 @hypothesis.given(st.data())
 def test_mutated_streams_end_in_events_or_one_error(data: st.DataObject) -> None:
     lines = [bytearray(one.data) for one in _stream()]

@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 import serving
+from conftest import repeats
 from overt.workers.registry import running
 from serving import Served
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def stream(
@@ -59,12 +60,12 @@ def home(model_home: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.model
-def test_a_client_that_leaves_frees_its_slot_within_a_second_a_hundred_times(home: Path) -> None:
+def test_a_client_that_leaves_frees_its_slot_within_a_second_every_time(home: Path) -> None:
     waits = []
     with serving.serving(home, env={"OVERT_PARALLEL": "1", "OVERT_CONTEXT": "1024"}) as served:
         connection, chunks = stream(served, "smollm2", "Count to one million.", 900)
         with_text(chunks)
-        for number in range(100):
+        for number in range(repeats(25, 100)):
             connection.close()
             left = time.monotonic()
             connection, chunks = stream(served, "smollm2", f"Count to {number}.", 900)
@@ -74,7 +75,7 @@ def test_a_client_that_leaves_frees_its_slot_within_a_second_a_hundred_times(hom
     # Each wait holds the next answer's first token too, for which a busy machine may need longer;
     # a slot that was not freed is taken for as long as 900 tokens take.
     waits.sort()
-    assert waits[89] < 1, waits[-20:]
+    assert waits[len(waits) * 89 // 100] < 1, waits[-20:]
     assert waits[-1] < 5, waits[-5:]
 
 
@@ -98,7 +99,7 @@ def test_a_worker_killed_under_load_takes_only_its_own_answers(home: Path) -> No
             assert begun.acquire(timeout=60)
         victim = next(one for one in running(home / "run") if "smollm2" in one.label)
         with ThreadPoolExecutor(6) as pool:
-            kept = [pool.submit(whole, served, "gemma3", n, 200) for n in range(3)]
+            kept = [pool.submit(whole, served, "gemma3", n, 100) for n in range(3)]
             for _ in kept:
                 assert begun.acquire(timeout=60)
             lost = [pool.submit(whole, served, "smollm2", n, 900) for n in range(3)]
@@ -116,7 +117,7 @@ def test_a_worker_killed_under_load_takes_only_its_own_answers(home: Path) -> No
 
 
 def test_256_clients_at_once_are_all_answered_in_flat_memory(home: Path) -> None:
-    seconds = 20.0
+    seconds = float(repeats(6, 20))
     text = " ".join(f"word{n}" for n in range(30))
     wrong: list[str] = []
     answers = [0] * 256

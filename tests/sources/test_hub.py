@@ -70,6 +70,16 @@ def test_one_gguf_of_several_is_taken_by_a_stated_order(
     assert pull(manifest.ref, settings) == manifest  # the same by its pinned name
 
 
+def test_the_hub_is_not_told_what_else_is_here(
+    hosts: tuple[Server, Server], settings: Settings
+) -> None:
+    Hub(*hosts, "org/tiny", {"a.gguf": gguf(1)}, frozenset({"a.gguf"}))
+    pull("hf:org/tiny", settings)
+    said = [seen.headers.get("user-agent", "") for seen in hosts[0].seen]
+    assert any("overt" in one for one in said)
+    assert not any("torch/" in one or "agent/" in one for one in said), said
+
+
 def test_a_moving_ref_is_asked_about_and_a_commit_is_not(
     hosts: tuple[Server, Server], settings: Settings
 ) -> None:

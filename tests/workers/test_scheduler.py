@@ -16,6 +16,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from conftest import repeats
 from overt.errors import Busy, EngineFailed, OutOfMemory, TooMany
 from overt.workers.scheduler import Plan, Scheduler, Seat
 
@@ -986,5 +987,5 @@ class Anything(RuleBasedStateMachine):
             self.loop.close()
 
 
-Anything.TestCase.settings = profile(max_examples=150, stateful_step_count=40)
+Anything.TestCase.settings = profile(max_examples=repeats(60, 150), stateful_step_count=40)
 TestAnything = Anything.TestCase

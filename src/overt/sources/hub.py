@@ -170,8 +170,10 @@ class _Hub:
     def info(self, ref: Ref) -> "ModelInfo":
         """What the hub says of one revision, its errors as ours."""
         import httpx2
-        from huggingface_hub import HfApi, errors
+        from huggingface_hub import HfApi, constants, errors
 
+        # Else it fetches how agents are told, and says which agent and which PyTorch are here.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         api = HfApi(endpoint=self.endpoint, token=self.token or False, user_agent="overt")
         for attempt in range(1, _TRIES + 1):
             try:
