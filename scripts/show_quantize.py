@@ -1,38 +1,43 @@
-"""Quantize SmolLM2 and Gemma 3 to every type, and write docs/quantize.md with its two plots.
+"""Quantize SmolLM2 and Gemma 3 to several types, and write docs/quantize.md with its two plots.
 
     python scripts/show_quantize.py [--windows N] [--runs N] [--types LIST] [--out FOLDER]
 
 Needs the two models in `.cache/test-home` (`make test` gets them) and WikiText-2 in
-`$OVERT_TEST_DATA/eval/wikitext2`. The first half of that text is for the importance matrix, the
-second is what is measured on. It takes an hour or so on two cores, and goes on where it stopped.
+`$OVERT_TEST_DATA/eval/wikitext2`. Of the first half of that text the beginning (--calibration) is
+for the importance matrix, the second half is what is measured on. It should take some eleven
+minutes on two quiet cores (reckoned, not measured), and with `--types all --windows 24` an hour or
+so. It goes on where it stopped.
 """
 
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from shown import linked
+
 HERE = Path(__file__).resolve().parent.parent
 MODELS = {"smollm2": "SmolLM2 135M Instruct", "gemma3": "Gemma 3 270M"}
-HELPED = "q4_k_m,iq4_xs,q3_k_m,q2_k,iq2_xs"
+SHOWN = "q8_0,q6_k,q5_k_m,q4_k_m,q4_0,q3_k_m,q2_k"
+HELPED = "q4_k_m,q3_k_m"
 """Types that are made with and without an importance matrix."""
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--windows", type=int, default=24)
-    options.add_argument("--runs", type=int, default=3)
-    options.add_argument("--types", default="all")
+    options.add_argument("--windows", type=int, default=6)
+    options.add_argument("--runs", type=int, default=2)
+    options.add_argument("--types", default=SHOWN)
     options.add_argument("--helped", default=HELPED)
+    options.add_argument("--calibration", type=int, default=100_000, help="bytes of text")
     options.add_argument("--out", type=Path, default=HERE / "docs")
     asked = options.parse_args()
     home = HERE / ".cache" / "quantize-home"
-    copied(HERE / ".cache" / "test-home", home)
-    calibration, measured = halves(home)
+    linked(HERE / ".cache" / "test-home", home)
+    calibration, measured = parts_of(home, asked.calibration)
     parts = []
     for ref, name in MODELS.items():
         plot = asked.out / f"quantize-{ref}.png"
@@ -49,25 +54,14 @@ def main() -> None:
     (asked.out / "quantize.md").write_text(page(parts, asked))
 
 
-def copied(source: Path, home: Path) -> None:
-    """A home of its own with the same models, by hard links."""
-    for folder in ("blobs", "manifests", "names", "licences"):
-        shutil.copytree(source / folder, home / folder, dirs_exist_ok=True, copy_function=_link)
-
-
-def _link(source: str, target: str) -> str:
-    if not Path(target).exists():
-        os.link(source, target)
-    return target
-
-
-def halves(home: Path) -> tuple[Path, Path]:
-    """WikiText-2 cut in two at a line's end: to calibrate on, and to measure on."""
+def parts_of(home: Path, most: int) -> tuple[Path, Path]:
+    """WikiText-2 cut in two at a line's end: to calibrate on, `most` bytes of it, and to measure
+    on."""
     whole = Path(os.environ["OVERT_TEST_DATA"]) / "eval" / "wikitext2" / "wiki.test.raw"
     raw = whole.read_bytes()
     middle = raw.index(b"\n", len(raw) // 2) + 1
     calibration, measured = home / "wikitext2-first.txt", home / "wikitext2-second.txt"
-    calibration.write_bytes(raw[:middle])
+    calibration.write_bytes(raw[: raw.rindex(b"\n", 0, min(most, middle)) + 1])
     measured.write_bytes(raw[middle:])
     return calibration, measured
 
@@ -89,7 +83,7 @@ def section(ref: str, name: str, table: dict[str, Any], plain: dict[str, Any]) -
         f"![The size of {name} against its divergence, for each type](quantize-{ref}.png)",
         "",
         f"{table['scored_tokens']} tokens in {table['windows']} windows of {table['window']}, "
-        f"{table['threads']} thread, importance matrix of the other half of the text. The source "
+        f"{table['threads']} thread, importance matrix of text from the other half. The source "
         f"is quantized already ({', '.join(table['source_types'])}), figures are the loss to it.",
         "",
         "| type | bits | MB | load MB | KLD mean (95 %) | KLD p99 | top-1 (95 %) "
@@ -143,6 +137,7 @@ def _mean(row: dict[str, Any]) -> str:
 
 def page(parts: list[str], asked: argparse.Namespace) -> str:
     command = f"python scripts/show_quantize.py --windows {asked.windows} --runs {asked.runs}"
+    command += f" --calibration {asked.calibration}"
     return "\n".join([_HEAD.format(command=command), *parts])
 
 
@@ -176,9 +171,10 @@ limit of `-q auto`, its perplexity on such text is 5 % higher.
   that falls otherwise changes all that follows. Score a task as well (`--task`) where it matters.
 
 The tables below are what `{command}` made. The text is the test part of WikiText-2 (Merity et al.
-2016, CC BY-SA 3.0 and GFDL): its first half for the importance matrix, its second half to measure
-on. Without `--text` and `--calibrate`, two short texts that come with Overt are used, written for
-it and given away (CC0); they are enough to see a bad type, and too short for the last digit.
+2016, CC BY-SA 3.0 and GFDL): of its first half for the importance matrix, its second half to
+measure on. Without `--text` and `--calibrate`, two short texts that come with Overt are used,
+written for it and given away (CC0); they are enough to see a bad type, and too short for the last
+digit.
 """
 
 if __name__ == "__main__":
