@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
+from filelock import FileLock
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,21 +114,21 @@ def unpacked_sdist(name: str, version: str, environ: Mapping[str, str]) -> Path:
     """The folder of a source distribution, kept in .cache; its tests are other people's code."""
     kept = ROOT / ".cache/sdists"
     folder = kept / f"{name.replace('-', '_')}-{version}"
-    if folder.is_dir():
-        return folder
     kept.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
-            "--no-binary", name, "-d", str(kept), f"{name}=={version}",
-        ],
-        check=True, env=dict(environ), timeout=300,
-    )  # fmt: skip
-    wanted = re.compile(rf"{re.sub('[-_]', '[-_]', name)}-{re.escape(version)}\.tar\.gz")
-    archive = next(path for path in kept.iterdir() if wanted.fullmatch(path.name))
-    with tarfile.open(archive) as tar:
-        tar.extractall(kept, filter="data")
-    unpacked = kept / archive.name.removesuffix(".tar.gz")
-    if unpacked != folder:
-        unpacked.rename(folder)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return folder
+        subprocess.run(
+            [
+                sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+                "--no-binary", name, "-d", str(kept), f"{name}=={version}",
+            ],
+            check=True, env=dict(environ), timeout=300,
+        )  # fmt: skip
+        wanted = re.compile(rf"{re.sub('[-_]', '[-_]', name)}-{re.escape(version)}\.tar\.gz")
+        archive = next(path for path in kept.iterdir() if wanted.fullmatch(path.name))
+        with tempfile.TemporaryDirectory(dir=kept) as place:
+            with tarfile.open(archive) as tar:
+                tar.extractall(place, filter="data")
+            (Path(place) / archive.name.removesuffix(".tar.gz")).rename(folder)
     return folder

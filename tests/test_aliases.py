@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt import routes
 from overt.aliases import Aliases
 from overt.errors import BadRef, BadRequest, Failure, NotFound, OvertError, Refused
@@ -111,7 +112,9 @@ def test_a_file_of_a_later_overt_is_not_guessed_at(home: Path) -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 60))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=repeats(60, 150), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_whatever_the_file_holds_it_is_read_or_one_clear_error(
     home: Path, piece: bytes, at: int, cut: int
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt import routes
 from overt.chat import (
     Answer,
@@ -234,7 +235,7 @@ PIECES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["rules", "models", "escalate", "price_cap"]), PIECES))
-@settings(max_examples=300)
+@settings(max_examples=repeats(100, 300))
 def test_any_mapping_is_a_route_or_one_clear_error(mapping: dict[str, Any]) -> None:
     try:
         route = routes.read_mapping(mapping)
@@ -245,7 +246,7 @@ def test_any_mapping_is_a_route_or_one_clear_error(mapping: dict[str, Any]) -> N
 
 
 @given(st.integers(0, len(YAML)), st.integers(0, 30), st.text(max_size=12), st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=repeats(80, 200))
 def test_mutated_text_is_a_route_or_one_clear_error(
     at: int, cut: int, piece: str, toml: bool
 ) -> None:
@@ -870,7 +871,7 @@ def test_a_long_text_of_any_kind_takes_no_longer_than_it_is(piece: str) -> None:
 
 
 @given(st.text(alphabet="0123456789+-*/x=()$%., <>", max_size=300))
-@settings(max_examples=200)
+@settings(max_examples=repeats(80, 200))
 def test_sums_of_any_text_end(text: str) -> None:
     wrong_sum(text)
 
@@ -934,7 +935,7 @@ def test_a_schema_that_leads_nowhere_is_told(schema: dict[str, Any]) -> None:
 
 
 @given(PIECES, st.text(max_size=40))
-@settings(max_examples=150)
+@settings(max_examples=repeats(60, 150))
 def test_any_schema_and_any_answer_end_in_a_verdict(schema: Any, text: str) -> None:
     request = replace(REQUEST, json_schema={"properties": {"a": schema}, "not": {"type": "null"}})
     answer = answer_of([Text(json.dumps({"a": text})), Done("stop")])

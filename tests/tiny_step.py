@@ -21,6 +21,7 @@ class _Step:
     name = "tiny"
     version = "1"
     packages = ("numpy",)
+    reports: tuple[str, ...] = ()
     drift = 0.0  # what another processor would do to the numbers
     ran: list[int]  # rows that were computed, in this process
 

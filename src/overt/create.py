@@ -270,7 +270,7 @@ def _add_file(
         )
         raise FormatError(
             f"{role.upper()} {value} is {what}, where {wanted} is needed",
-            "convert it with llama.cpp's convert_lora_to_gguf.py" if role == "adapter" else None,
+            "overt convert FOLDER --base REF --output FILE.gguf" if role == "adapter" else None,
         )
     draft.inputs.append(Input(role, file.digest))
     draft.add(replace(file, role=role, path=_PATHS[role]))

@@ -258,3 +258,8 @@ class Stopped(OvertError):
 
 def _round_up(tokens: int, step: int = 1024) -> int:
     return -(-tokens // step) * step
+
+
+def lacking(what: str, package: str) -> Unsupported:
+    """What is raised where `what` needs a package of the lab that is not installed."""
+    return Unsupported(f"{what} needs the package {package}", "type `make lab` in Overt's folder")

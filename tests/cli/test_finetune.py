@@ -11,6 +11,7 @@ import pytest
 
 import tuning
 from overt.cli import finetune_view as view
+from overt.lab import history, jobs, replay
 from overt.settings import load
 
 
@@ -112,9 +113,11 @@ def test_a_curve_in_bars() -> None:
     assert len(view.sparkline(list(range(100)), 12)) == 12
 
 
-def test_what_was_stopped_goes_on(finetune: Any, tiny_home: Path, tmp_path: Path) -> None:
+def test_what_was_stopped_goes_on_to_the_same_bytes(
+    finetune: Any, tiny_home: Path, tmp_path: Path
+) -> None:
     data = written(tmp_path, *rows(30))
-    words = ["--data", data, "--epochs", "400", "--patience", "0", "--length", "64", "--no-pack"]
+    words = ["--data", data, "--steps", "120", "--patience", "0", "--length", "64", "--no-pack"]
     command = [sys.executable, "-m", "overt", "finetune", "tiny", "stopped", *words, "--json"]
     with subprocess.Popen(
         [*command, "--threads", "1", "--home", str(tiny_home)],
@@ -128,4 +131,16 @@ def test_what_was_stopped_goes_on(finetune: Any, tiny_home: Path, tmp_path: Path
         said, _ = run.communicate(timeout=60)
     assert run.returncode == 130
     assert "the same command goes on" in json.loads(said)["error"]["hint"]
-    assert len(list((tiny_home / "jobs").glob("*"))) == 1
+    (job,) = (tiny_home / "jobs").glob("*")
+    assert len(list(job.glob("work/training/checkpoint-*.json"))) == 1
+    settings = load(environ={}, flags={"home": str(tiny_home)})
+    assert [one.name for one in jobs.every(tiny_home)] == ["stopped"]
+    out = finetune("stopped", *words, "--json")
+    assert out.code == 0, out.stderr
+    told = [json.loads(line) for line in out.stderr.splitlines() if line.startswith("{")]
+    first = next(one["text"] for one in told if one["kind"] == "note")
+    assert first.startswith("going on after")
+    assert len([one for one in told if one["kind"] == "loss"]) < 120
+    assert replay.replay(replay.target("stopped", settings), settings).verdict == "identical"
+    made_of = history.history("stopped", settings).inputs
+    assert [(one.role, one.name) for one in made_of] == [("from", "tiny"), ("data", "my.jsonl")]

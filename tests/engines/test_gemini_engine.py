@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.chat import (
     Answer,
     Done,
@@ -163,7 +164,7 @@ def requests(draw: st.DrawFn) -> Request:
     )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=repeats(50, 120), deadline=None)
 @given(requests(), st.sampled_from([NEW, OLD, NONE, UNKNOWN, "gemini-4-argon", "gemini-2.5-pro"]))
 def test_googles_protobufs_take_every_body(request: Request, model: str) -> None:
     sent = body(request, model)
@@ -619,7 +620,7 @@ def mutated(draw: st.DrawFn, whole: bytes) -> bytes:
     return whole[:start] + draw(st.binary(max_size=4)) + whole[end:]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=repeats(100, 300), deadline=None)
 @given(mutated(WHOLE))
 def test_a_broken_answer_is_events_or_one_clear_error(data: bytes) -> None:
     reader = GEMINI.reader(asked(logprobs=1))
@@ -638,7 +639,7 @@ def test_a_broken_answer_is_events_or_one_clear_error(data: bytes) -> None:
     assert all(isinstance(json.loads(call.arguments), dict) for call in answer.tool_calls)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=repeats(80, 200), deadline=None)
 @given(mutated(ERROR), st.integers(300, 599))
 def test_a_broken_error_is_one_clear_error(data: bytes, status: int) -> None:
     error = GEMINI.failure(status, {}, data)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gguf_writer as writer
+from conftest import repeats
 from gguf_writer import Tensor, Typed
 from overt.errors import FormatError, ModelNotFound
 from overt.formats import gguf
@@ -96,7 +97,9 @@ KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=repeats(60, 150), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(about=st.dictionaries(KEYS, TYPED | TEXT | st.lists(TEXT, min_size=1), max_size=12))
 def test_what_was_written_is_read_back(about: dict[str, Any], tmp_path: Path):
     header = gguf.read(writer.write(tmp_path / "any.gguf", about))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.errors import FormatError
 from overt.formats import yamltext
 
@@ -183,7 +184,7 @@ SEED = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=repeats(100, 300))
 @given(
     st.lists(
         st.tuples(

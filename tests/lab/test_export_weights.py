@@ -22,6 +22,7 @@ from overt.errors import FormatError, Unsupported, UsageError
 from overt.formats import gguf, safetensors
 from overt.lab import convert, export
 from overt.lab.steps import Given
+from overt.nets import weights
 from overt.settings import load
 
 pytest.importorskip("gguf")
@@ -93,9 +94,9 @@ def test_every_half_of_a_number_rounds_to_even() -> None:
     numbers = np.concatenate([bits, bits | 0x80000000, np.array([0, 1, 0x7F7FFFFF], np.uint32)])
     floats = numbers.view(np.float32)
     wanted = torch.from_numpy(floats.copy()).to(torch.bfloat16).view(torch.int16).numpy()
-    assert export.encoded(floats, "bf16", "x") == wanted.tobytes()
-    with pytest.raises(Unsupported, match="65504"):
-        export.encoded(np.array([7e4], np.float32), "f16", "x")
+    assert weights.encoded(floats, "BF16", "x") == wanted.tobytes()
+    with pytest.raises(FormatError, match="65504"):
+        weights.encoded(np.array([7e4], np.float32), "F16", "x")
 
 
 def test_the_tokenizer_is_loaded_by_transformers(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from overt.errors import OutOfMemory
+from overt.errors import OutOfDisk, OutOfMemory
 from overt.lab.finetune import plan
 from overt.lab.finetune.plan import Wanted
 from overt.nets.adapter import ATTENTION, MLP
@@ -93,3 +93,15 @@ def test_each_way_to_save_saves() -> None:
         plan.estimate(SHAPE, quantized).weights
         < plan.estimate(SHAPE, wanted("lora", rows=1, length=128)).weights
     )
+
+
+def test_room_for_checkpoints_and_for_what_is_made() -> None:
+    full, lora = wanted("full", rows=1, length=128), wanted("lora", rows=1, length=128)
+    parameters = 6 * 256 * (256 * 3 + 3 * 768) + 8192 * 256 + 6 * 4 * 256
+    found = plan.disk(SHAPE, full, best=True, whole=2)
+    assert found == parameters * (3 * 16 + 2)
+    assert plan.disk(SHAPE, lora, best=False, whole=0) < found // 10
+    plan.check_disk(found, found)
+    with pytest.raises(OutOfDisk, match="for checkpoints and the new model") as caught:
+        plan.check_disk(found, found - 1)
+    assert "OVERT_HOME" in str(caught.value.hint)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import tuning
 from overt import pull
 from overt.errors import BadSetting, OvertError, UsageError
 from overt.formats import gguf
-from overt.lab import make
+from overt.lab import make, quantize
 from overt.lab.finetune import REPORT, measure, prepare
 from overt.lab.finetune.asked import Asked
 from overt.lab.finetune.measure import Judged
 from overt.lab.finetune.training import Training
+from overt.lab.quantize import types
 from overt.nets.adapter import Adapter
 from overt.recipe import Input
 from overt.settings import Settings, load
@@ -139,6 +141,24 @@ def test_a_model_with_an_adapter_is_no_base(settings: Settings, tmp_path: Path) 
         prepare.base_of(model.weights, model.manifest, files)
 
 
+def test_an_adapter_is_not_lost_where_weights_alone_are_read(
+    settings: Settings, tmp_path: Path, overt_cli: Any
+) -> None:
+    home = ("--home", str(settings.home))
+    for words in (("quantize", "mine", "small", "-q", "q8_0"), ("merge", "mine", "tiny", "both")):
+        said = overt_cli(*words, *home)
+        assert said.code != 0
+        assert "mine has an adapter beside its weights" in said.stderr
+        assert "overt merge mine NAME --adapter mine" in said.stderr
+    mine = pull.find("mine", settings).manifest
+    assert mine is not None
+    recipe = make.recipe(
+        "quantize", [Input("from", mine.digest)], quantize.parameters(types.find("q8_0")), settings
+    )
+    with pytest.raises(OvertError, match="has an adapter"):
+        make.make(recipe, "small", settings)
+
+
 def test_parameters_come_back() -> None:
     asked = Asked(method="dpo", held=0.25, pack=False, training=LEARN)
     assert Asked.decode(json.loads(json.dumps(asked.encode()))) == asked
@@ -160,3 +180,40 @@ def test_the_difference_is_paired() -> None:
     assert found["loss"]["mean"] == pytest.approx(-0.2)
     assert found["loss"]["interval"] == pytest.approx([-0.2, -0.2])
     assert found["accuracy"]["mean"] == pytest.approx(0.2)
+
+
+def test_the_openness_of_what_was_made_tells_its_line(
+    settings: Settings, tmp_path: Path, overt_cli: Any
+) -> None:
+    """Learnt, merged, quantized: each names what it was made from, and the licences of all."""
+    home = ("--home", str(settings.home))
+    base = pull.find("tiny", settings).manifest
+    assert base is not None
+    licensed = replace(base, licence="Apache-2.0", ref="licensed")
+    Store(settings.home).commit(licensed, {}, [pull.parse("licensed")])
+    path, digest = written(tmp_path, [{"question": q, "answer": a} for q, a in SECRETS])
+    asked = Asked(held=0.0, length=256, merge=True, data_licence="CC-BY-NC-4.0",
+                  training=replace(LEARN, steps=1))  # fmt: skip
+    recipe = make.recipe(
+        "finetune",
+        [Input("from", licensed.digest, "licensed"), Input("data", digest, path.name)],
+        asked.encode(), settings,
+    )  # fmt: skip
+    made = make.make(recipe, "learnt", settings, None, None, {digest: path})
+    assert made.licence == "Apache-2.0"
+    recipe = make.recipe(
+        "quantize", [Input("from", made.digest, "learnt")], quantize.parameters(types.find("q8_0")),
+        settings,
+    )  # fmt: skip
+    make.make(recipe, "smaller", settings)
+    lines = {
+        "learnt": [("licensed", "finetune", "Apache-2.0"), ("d.jsonl", "dataset", "CC-BY-NC-4.0")],
+        "smaller": [("learnt", "quantized", "Apache-2.0")],
+    }
+    for name, line in lines.items():
+        said = json.loads(overt_cli("dossier", name, "--json", *home).stdout)
+        found = [(one["name"], one["relation"], one["licence"]) for one in said["parents"]]
+        assert found == line
+        said = overt_cli("may", name, "--commercial", "yes", "--json", *home)
+        assert "Apache-2.0" in said.stdout
+        assert "CC-BY-NC-4.0" in said.stdout, "what it learnt from is part of the line"

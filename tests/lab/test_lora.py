@@ -168,6 +168,21 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     assert one == two
 
 
+def test_in_few_bits_a_small_adapter_is_not_lost():
+    """Of what it adds, on the average: behind a product that was rounded most of it would be."""
+    chance = torch.Generator().manual_seed(3)
+    base = torch.nn.Linear(256, 64, bias=False)
+    base.weight.data.copy_(torch.randn(64, 256, generator=chance) / 16)
+    layer = lora.Adapted(base.to(torch.bfloat16), Adapter(rank=4, alpha=8), "cpu")
+    layer.lora_A.data.copy_(torch.randn(4, 256, generator=chance) / 16)
+    layer.lora_B.data.copy_(torch.randn(64, 4, generator=chance) * 3e-4)
+    x = torch.randn(512, 256, generator=chance)
+    added = x @ layer.lora_A.t() @ layer.lora_B.t() * layer.scale
+    with torch.no_grad():
+        found = layer(x).float() - base(x.to(torch.bfloat16)).float()
+    assert ((found * added).sum() / added.square().sum()).item() == pytest.approx(1, abs=0.3)
+
+
 def test_an_unknown_target_is_named():
     with pytest.raises(Unsupported, match="no layer called 'query'"):
         lora.add(tiny(), Adapter(targets=("query",)), 1)

@@ -20,9 +20,10 @@ import adapter_writer
 import tiny_models
 from overt.errors import FormatError, OvertError, UsageError
 from overt.lab import make, merge
-from overt.lab.merging import adapters, ask, methods, plan, weights
+from overt.lab.merging import ask, methods, plan, weights
 from overt.lab.merging.weights import Tensors
 from overt.lab.steps import Given, Work
+from overt.nets.adapter import CONFIG, WEIGHTS
 from overt.recipe import Input, Recipe
 from overt.settings import Settings, load
 from overt.sources.base import sha256_of
@@ -466,8 +467,8 @@ def peft_adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, 
 def lay(place: Path, base: Path, adapter: Path, scale: float = 1.0) -> Path:
     if adapter.is_dir():
         files = {
-            adapter / adapters.WEIGHTS: "adapter",
-            adapter / adapters.CONFIG: "adapter-config",
+            adapter / WEIGHTS: "adapter",
+            adapter / CONFIG: "adapter-config",
         }
     else:
         files = {adapter: "adapter"}
@@ -578,20 +579,22 @@ def test_an_adapter_of_another_shape_is_refused_with_both(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"peft_type": "IA3"}, "is IA3, and LORA can be laid in"),
-        ({"use_dora": True}, "has use_dora"),
-        ({"bias": "all"}, "trained biases"),
-        ({"lora_alpha": "12"}, "lora_alpha of .* is 12, and no number"),
+        ({"peft_type": "IA3"}, "of the kind 'IA3'"),
+        ({"use_dora": True}, "weight-decomposed"),
+        ({"bias": "all"}, "changes biases"),
+        ({"lora_alpha": "12"}, "alpha is 12, and no number"),
         ({"alpha_pattern": {"a(b|c)+": 1}}, "the expression"),
+        ({"alpha_pattern": [1]}, "alpha_pattern is no object"),
+        ({"init_lora_weights": "pissa"}, "changed its base"),
     ],
 )
 def test_what_of_peft_cannot_be_laid_in_is_refused(peft_adapter, tmp_path, change, words):
     base, adapter, _ = peft_adapter
     other = tmp_path / "adapter"
     other.mkdir()
-    (other / adapters.WEIGHTS).write_bytes((adapter / adapters.WEIGHTS).read_bytes())
-    config = json.loads((adapter / adapters.CONFIG).read_text())
-    (other / adapters.CONFIG).write_text(json.dumps({**config, **change}))
+    (other / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes())
+    config = json.loads((adapter / CONFIG).read_text())
+    (other / CONFIG).write_text(json.dumps({**config, **change}))
     with pytest.raises(OvertError, match=words):
         lay(tmp_path / "w", base, other)
 
@@ -609,8 +612,8 @@ def test_mutated_adapters_are_laid_in_or_refused(tiny, peft_adapter, tmp_path):
         for _ in range(draw.randint(1, 4)):
             data[draw.randrange(min(len(data), 700))] = draw.randrange(256)
         (tmp_path / "bad.gguf").write_bytes(data)
-        name = draw.choice([adapters.CONFIG, adapters.WEIGHTS])
-        for each in (adapters.CONFIG, adapters.WEIGHTS):
+        name = draw.choice([CONFIG, WEIGHTS])
+        for each in (CONFIG, WEIGHTS):
             raw = bytearray(files[each])
             if each == name:
                 raw[draw.randrange(min(len(raw), 3000))] = draw.randrange(256)

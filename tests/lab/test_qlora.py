@@ -105,6 +105,32 @@ def test_a_training_on_blocks_goes_like_one_on_their_numbers(precision, tmp_path
     assert curves[0][-1] < curves[0][0]
 
 
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
+def test_a_training_on_k_quants_goes_like_one_on_their_numbers(kind, tmp_path):
+    torch.set_num_threads(1)
+    shape = Shape("llama", 1, 256, 4, 2, 64, 256, 64, 128, tied=True)
+    packed, dense = tiny(shape), tiny(shape)
+    for path, layer in list(packed.named_modules()):
+        if isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
+            data = random_blocks(kind, *layer.weight.shape[:1], blocks=1)
+            for place in {"Q4_K": (0, 2), "Q6_K": (208,)}[kind]:  # scales of weights, not of noise
+                some = data[:, place : place + 2].copy().view(np.float16) * np.float16(2e-4)
+                data[:, place : place + 2] = some.view(np.uint8)
+            parent, _, name = path.rpartition(".")
+            new = Quantized(torch.from_numpy(data), kind)
+            setattr(packed.get_submodule(parent), name, new)
+            dense.get_submodule(path).weight.data.copy_(new.matrix(torch.float32))
+    job = Training(adapter=Adapter(rank=4), epochs=3, rate=1e-2)
+    curves, learnt = [], []
+    for name, net in (("packed", packed), ("dense", dense)):
+        done = loop.train(net, job, batches(examples(6)), [], tmp_path / name, lambda event: None)
+        curves.append([point.loss for point in done.curve])
+        learnt.append(net.model.layers[0].self_attn.q_proj.lora_B.detach())
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    assert curves[0][-1] < curves[0][0]
+    torch.testing.assert_close(*learnt, rtol=1e-2, atol=1e-3)
+
+
 def test_in_memory_are_the_bytes_of_the_file():
     packed, dense = quantized("Q4_0")
     lora.add(packed, Adapter(rank=4), 1)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_models
+from conftest import repeats
 from overt.errors import FormatError, OvertError
 from overt.formats import gguf
 from overt.lab.quantize import imatrix
@@ -118,7 +119,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         imatrix.read(tmp_path / "none.gguf")
 
 
-@settings(max_examples=150)
+@settings(max_examples=repeats(60, 150))
 @given(st.randoms(use_true_random=False))
 def test_mutated_files_end_in_a_sentence_or_in_numbers(
     tmp_path_factory: pytest.TempPathFactory, draw: random.Random

@@ -93,6 +93,19 @@ def test_elsewhere_the_step_says_how_far_numbers_may_drift(
     assert set(found.differences) == {"instructions", "numpy"}
 
 
+def test_elsewhere_a_report_is_not_held_against_the_tolerance(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings, loose=0.5, log=True)
+    monkeypatch.setattr(tiny, "drift", 10.0)
+    assert replay(target("mine", settings), settings).verdict == "different"
+    _elsewhere(monkeypatch, numpy="9.0")
+    monkeypatch.setattr(tiny, "reports", ("tiny.safetensors", "log.json"))
+    assert replay(target("mine", settings), settings).verdict == "within_tolerance"
+    monkeypatch.setattr(tiny, "reports", ("log.json",))
+    assert replay(target("mine", settings), settings).verdict == "different"
+
+
 def test_a_step_without_tolerance_has_none_elsewhere(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.errors import BadRequest
 from overt.lab.router import (
     Outcome,
@@ -138,7 +139,7 @@ def test_a_curve_needs_a_score_for_each() -> None:
 
 
 @given(st.text(max_size=200), st.text(alphabet="0123456789,.$#=*+-/ \nx<>%", max_size=300))
-@settings(max_examples=150)
+@settings(max_examples=repeats(60, 150))
 def test_features_of_any_text_are_finite_and_the_same_ones(prompt: str, answer: str) -> None:
     usual = features("a 1", "1 + 1 = 2")
     for found in (features(prompt, answer), features(answer, prompt)):

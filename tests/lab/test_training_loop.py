@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import training_child
 from overt.errors import BadSetting, Failure, OutOfDisk, OvertError, UsageError
-from overt.lab.finetune import checkpoint, loop, loss
+from overt.lab.finetune import checkpoint, loop, loss, measure
 from overt.lab.finetune.example import Batch, Example
 from overt.lab.finetune.training import Training
 from overt.nets.adapter import Adapter
@@ -46,6 +46,11 @@ def run(job, place, tell=lambda event: None, units=None, held=None, **others):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def held_loss(net, batches):
+    judged = measure.answers(net, [one for batch in batches for one in batch])
+    return sum(one.surprise for one in judged) / sum(one.tokens for one in judged)
 
 
 # what is computed
@@ -131,7 +136,7 @@ def test_steps_are_those_of_torch_by_hand(learn, tmp_path):
     units = batches(examples(6), 3)
     found, done = run(job, tmp_path, units=units)
     net = tiny()
-    parts = loop._prepare(net, job)
+    parts = loop.ready(net, job)
     matrices = [part for part in parts.values() if part.dim() > 1]
     vectors = [part for part in parts.values() if part.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0}]
@@ -160,6 +165,20 @@ def test_bfloat16_goes_the_same_way(tmp_path):
     assert curves[1][0].loss == pytest.approx(curves[0][0].loss, rel=0.01)
     for one, two in zip(*curves, strict=True):
         assert one.loss == pytest.approx(two.loss, rel=0.05)
+
+
+def test_in_few_bits_a_stream_without_norms_before_its_layers_is_learnt_on(tmp_path):
+    """OLMo 2, where some layers have no adapter, and where a preference turns all of them off."""
+    shape = Shape("olmo2", 2, 32, 4, 2, 8, 48, 64, 128, norms="after", qk_norm="full")
+    for loss_name, units in (("answers", examples), ("preference", pairs)):
+        job = Training(
+            adapter=Adapter(rank=2, targets=("v_proj", "up_proj")), loss=loss_name, rate=1e-2,
+            precision="bfloat16",
+        )  # fmt: skip
+        done = loop.train(
+            tiny(shape), job, batches(units(4)), [], tmp_path / loss_name, lambda event: None
+        )
+        assert all(math.isfinite(point.loss) for point in done.curve)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +214,7 @@ def test_the_weights_of_the_best_held_out_loss_are_kept_and_it_stops(tmp_path):
     assert done.held is not None
     looks = {point.step: point.held for point in done.curve}
     assert done.held[1] == min([done.held[0], *looks.values()])
-    assert loop.held_loss(net, job, held) == pytest.approx(done.held[1], rel=1e-4)
+    assert held_loss(net, held) == pytest.approx(done.held[1], rel=1e-4)
     steps = [event for event in events if event["kind"] == "loss"]
     assert [event["step"] for event in steps] == list(range(1, done.steps + 1))
     assert steps[0].keys() >= {"steps", "loss", "held", "lr", "tokens", "tokens_per_second", "eta"}
@@ -242,6 +261,9 @@ def test_settings_out_of_range_are_named():
         Training(rate=-1)
     with pytest.raises(BadSetting, match="rank is 0"):
         Training(adapter=Adapter(rank=0))
+    with pytest.raises(BadSetting, match="cannot learn on 'lm_head'") as caught:
+        Training(adapter=Adapter(targets=("q_proj", "lm_head")))
+    assert "q_proj, k_proj" in str(caught.value.hint)
 
 
 # kills, damage, a full disk
@@ -309,6 +331,47 @@ def test_stopped_at_any_moment_of_writing_it_ends_the_same(at, tmp_path, monkeyp
             run(job, tmp_path / "cut", save_steps=1)
     found, _ = run(job, tmp_path / "cut", save_steps=1)
     assert same(found, wanted)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [7, 10, 12])
+def test_stopped_by_a_person_it_keeps_its_last_step(kind, at, tmp_path, monkeypatch):
+    """In the middle of a step, of a look, and of what a signal may not divide."""
+    job = Training(adapter=ADAPTER, epochs=3, held_every=2, rate=1e-2)
+    options = {"held": batches(examples(4))}
+    wanted, whole = run(job, tmp_path / "whole", **options)
+    calls, surprises, step = [], loss.surprises, torch.optim.AdamW.step
+
+    def called(function):
+        def stopping(*arguments):
+            calls.append(function)
+            if len(calls) == at:
+                os.kill(os.getpid(), kind)
+            return function(*arguments)
+
+        return stopping
+
+    notes = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loss, "surprises", called(surprises))
+        patch.setattr(torch.optim.AdamW, "step", called(step))
+        with pytest.raises(KeyboardInterrupt):
+            run(job, tmp_path / "cut", **options)
+    found, on = run(job, tmp_path / "cut", notes.append, **options)
+    assert notes[0]["text"].startswith("going on after step")
+    assert same(found, wanted)
+    assert on == whole
+
+
+def test_a_base_that_was_measured_is_not_measured_again(tmp_path):
+    held = batches(examples(4))
+    job = Training(adapter=ADAPTER, rate=1e-2)
+    first = held_loss(tiny(), held)
+    found, done = run(job, tmp_path / "told", held=held, first=first)
+    wanted, other = run(job, tmp_path / "found", held=held)
+    assert same(found, wanted)
+    assert done.held == pytest.approx(other.held, rel=1e-5)
+    assert done.held[0] == first
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])

@@ -74,6 +74,22 @@ def test_every_pre_tokenizer_gives_the_same_tokens(name: str, tmp_path: Path) ->
     assert metadata(again, count(file), "olmo" if name == "olmo" else "llama") == keys
 
 
+def test_a_person_may_name_the_pre_tokenizer(small: dict[str, Any], pieces: bytes) -> None:
+    """One that is not recognised; of a vocabulary that has none it makes no sense."""
+    config = {"vocab_size": count(small)}
+    odd = small | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Digits", "individual_digits": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+    ]}}  # fmt: skip
+    with pytest.raises(Unsupported, match="no name in llama") as caught:
+        vocabulary.metadata({"tokenizer.json": odd}, config, "llama")
+    assert "--pre NAME" in str(caught.value.hint)
+    keys = dict(vocabulary.metadata({"tokenizer.json": odd}, config, "llama", "mine"))
+    assert keys["tokenizer.ggml.pre"] == "mine"
+    with pytest.raises(Unsupported, match="no BPE over bytes"):
+        vocabulary.metadata({"tokenizer.model": pieces}, {"vocab_size": 500}, "llama", "mine")
+
+
 def test_rows_without_a_token_get_a_name(small: dict[str, Any]) -> None:
     size = count(small)
     keys = metadata({"tokenizer.json": small}, size + 3)

@@ -71,3 +71,16 @@ def test_no_vocabulary(tmp_path: Path, settings: Settings) -> None:
 def test_outside_of_with(smollm2_gguf: Path, settings: Settings) -> None:
     with pytest.raises(EngineFailed, match="is not running"):
         Words(smollm2_gguf, settings).encode(["a"])
+
+
+def test_a_template_without_end_is_stopped(
+    smollm2_gguf: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overt.lab.words._PATIENCE", 0.5)
+    many = "{% for a in range(99999) %}"
+    endless = many * 3 + "{% endfor %}" * 3
+    with (
+        Words(smollm2_gguf, settings) as opened,
+        pytest.raises(FormatError, match="the chat template was stopped"),
+    ):
+        opened.render(endless, [{}])

@@ -11,6 +11,7 @@ from check_files_case import claim, found, only, results, subject, write
 from hypothesis import given, settings
 
 import tiny_models
+from conftest import repeats
 from overt.errors import FormatError
 from overt.openness import manifests, shards
 from overt.openness.subject import SubjectFile
@@ -210,7 +211,7 @@ def test_nothing_here_is_absent(tmp_path):
 
 
 @given(name=st.sampled_from(sorted(FORMS)), at=st.integers(0, 300), new=st.text(max_size=6))
-@settings(max_examples=150)
+@settings(max_examples=repeats(60, 150))
 def test_no_list_raises(tmp_path_factory, name, at, new):
     folder = tmp_path_factory.mktemp("m")
     text = FORMS[name]

@@ -14,6 +14,7 @@ from check_files_case import found, only, results, subject, write
 from hypothesis import HealthCheck, given, settings
 
 import tiny_models
+from conftest import repeats
 from overt.openness import content
 from overt.openness.subject import SubjectFile
 
@@ -178,7 +179,9 @@ STARTS = [data if isinstance(data, bytes) else data.encode() for _, data, _ in F
     new=st.binary(max_size=8),
     suffix=st.sampled_from([".bin", ".json", ".onnx", ".zip", ".keras", ".h5", ".pb", ""]),
 )
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=repeats(60, 150), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_no_bytes_raise(tmp_path, data, at, new, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(data[:at] + new + data[at + len(new) :])

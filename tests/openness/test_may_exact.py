@@ -14,6 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.openness import conditions, fields, terms
 from overt.openness.conditions import residual
 from overt.openness.facts import FACTS, PRESUMED
@@ -178,7 +179,7 @@ everything = st.fixed_dictionaries(
 
 
 @given(chains, some_facts, everything, st.sampled_from(ASKED))
-@settings(max_examples=400)
+@settings(max_examples=repeats(120, 400))
 def test_another_fact_never_makes_an_answer_milder(
     chain: list[Link], facts: dict[str, Any], more: dict[str, Any], name: str
 ) -> None:
@@ -226,7 +227,7 @@ def test_a_named_field_never_makes_an_answer_milder(
 
 
 @given(chains, some_facts, everything)
-@settings(max_examples=300)
+@settings(max_examples=repeats(100, 300))
 def test_every_full_set_of_facts_lies_within_the_answer(
     chain: list[Link], facts: dict[str, Any], more: dict[str, Any]
 ) -> None:
@@ -239,7 +240,7 @@ def test_every_full_set_of_facts_lies_within_the_answer(
 
 
 @given(st.sampled_from(NAMES), relations, everything)
-@settings(max_examples=300)
+@settings(max_examples=repeats(100, 300))
 def test_with_all_facts_no_known_licence_leaves_an_answer_open(
     name: str, relation: str, facts: dict[str, Any]
 ) -> None:

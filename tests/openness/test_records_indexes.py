@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.errors import FormatError
 from overt.formats import yamltext
 from overt.openness import records
@@ -578,7 +579,7 @@ SEEDS = (
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=repeats(80, 200))
 @given(
     st.sampled_from(SEEDS),
     st.lists(
@@ -612,7 +613,7 @@ _ANY = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=repeats(80, 200))
 @given(st.sampled_from(SEEDS), st.integers(0, 40), _ANY)
 def test_any_value_in_any_place_ends_in_a_record_or_a_sentence(
     seed: str, place: int, value: Any

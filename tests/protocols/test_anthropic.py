@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_rig import ANSWER, Answered, Services, ask, errors, mutated
 
+from conftest import repeats
 from overt.chat import (
     Done,
     Event,
@@ -649,7 +650,7 @@ PIECES = st.one_of(
 
 
 @given(st.lists(PIECES, max_size=14), st.sampled_from([Done("stop"), Done("length")]))
-@settings(max_examples=150)
+@settings(max_examples=repeats(60, 150))
 def test_a_stream_adds_up_to_the_whole(pieces: list[Event], done: Done) -> None:
     begun: dict[int, ToolCall] = {}
     events: list[Event] = []
@@ -779,7 +780,7 @@ COUNT = {name: FULL[name] for name in ("model", "messages", "tools", "thinking",
 
 
 @given(mutated([FULL, {**HELLO, "stream": True}]))
-@settings(max_examples=400)
+@settings(max_examples=repeats(120, 400))
 def test_no_body_breaks_messages(body: Any) -> None:
     services = Services(Path("unused"), lambda request: ANSWER)
     answered = anyio.run(post, services, body)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_rig import ANSWER, Answered, Services, ask, errors, mutated
 
+from conftest import repeats
 from overt.chat import (
     Done,
     EmbedRequest,
@@ -629,7 +630,7 @@ TEXTS = st.one_of(
 
 
 @given(st.lists(TEXTS, max_size=12), st.sampled_from([Done("stop"), Done("length")]), st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=repeats(60, 150))
 def test_a_stream_adds_up_to_the_whole(pieces: list[Event], done: Done, include: bool) -> None:
     body = {**HELLO, "generationConfig": {"thinkingConfig": {"includeThoughts": include}}}
     services = Services(Path("unused"))
@@ -781,7 +782,7 @@ async def test_pages_of_models(services: Services) -> None:
 
 
 @given(mutated([FULL, snake(FULL)]), st.sampled_from(["generateContent", SSE]))
-@settings(max_examples=400)
+@settings(max_examples=repeats(120, 400))
 def test_no_body_breaks_contents(body: Any, verb: str) -> None:
     answered = anyio.run(post, Services(Path("unused"), lambda request: ANSWER), body, verb)
     assert answered.status in (200, 400)
@@ -793,7 +794,7 @@ def test_no_body_breaks_contents(body: Any, verb: str) -> None:
              {"generateContentRequest": FULL}]),
     st.sampled_from(["embedContent", "batchEmbedContents", "countTokens"]),
 )  # fmt: skip
-@settings(max_examples=200)
+@settings(max_examples=repeats(80, 200))
 def test_no_body_breaks_the_rest(body: Any, verb: str) -> None:
     assert anyio.run(post, Services(Path("unused")), body, verb).status in (200, 400)
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lmstudio_fake import Fake, client
 
+from conftest import repeats
 from overt.chat import ImagePart, Message, TextPart
 from overt.protocols.base import Hold
 
@@ -214,7 +215,7 @@ def _bodies(draw: st.DrawFn) -> dict:
     return {name: _BODY[name] if draw(st.integers(0, 4)) else draw(_json) for name in kept}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=repeats(80, 200), deadline=None)
 @given(body=_bodies())
 async def test_any_body_is_answered(body: dict) -> None:
     async with client(Fake()) as api:

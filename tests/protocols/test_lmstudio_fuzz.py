@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lmstudio_fake import PNG, TOOL, Closed, Fake, Line, line, predict, query, stack
 
+from conftest import repeats
 from overt.protocols.lmstudio import NAMESPACES
 
 pytestmark = pytest.mark.anyio
@@ -105,7 +106,9 @@ async def _settled(opened: Line) -> None:
 
 
 fuzz = settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=repeats(60, 150),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import repeats
 from overt.errors import OvertError
 from overt.protocols.several import merge
 
@@ -107,7 +108,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, Any]:
 
 
 @given(mutated())
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=repeats(120, 400), suppress_health_check=[HealthCheck.too_slow])
 def test_a_changed_body_is_answered_or_refused(case: tuple[str, Any]) -> None:
     path, body = case
     answered = anyio.run(rig.ask, rig.Services(), path, body)

@@ -1,6 +1,5 @@
 """`overt audit`: bias, refusals, robustness and memorisation of a model, with receipts."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,33 +132,15 @@ def _asked(
     out: Output, settings: Settings, prepared: "Prepared", models: list[str], plan: "Plan",
     given: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    import asyncio
-
-    from overt.exchange import Exchange
+    from overt.cli.exchanges import each
     from overt.lab.audit.run import audit
     from overt.lab.evaluate.purse import Purse
 
     purse = Purse(settings, given["budget"], given["allow_unknown"])
-
-    async def each() -> list[dict[str, Any]]:
-        found = []
-        for model in models:
-            exchange = Exchange(settings, out.note)
-            try:
-                found.append(
-                    await audit(
-                        prepared, model, exchange, settings, plan, purse,
-                        lambda progress: out.status(_moving(progress)), out.note,
-                        fresh=given["no_cache"],
-                    )
-                )  # fmt: skip
-            finally:
-                out.clear()
-                with suppress(asyncio.CancelledError):
-                    await exchange.close()
-        return found
-
-    return asyncio.run(each())
+    return each(models, settings, out, lambda model, exchange: audit(
+        prepared, model, exchange, settings, plan, purse,
+        lambda progress: out.status(_moving(progress)), out.note, fresh=given["no_cache"],
+    ))  # fmt: skip
 
 
 def _moving(one: "Progress") -> str:

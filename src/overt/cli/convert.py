@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the large matrices are stored as; an adapter is always f32.",
 )  # fmt: skip
+@click.option("--pre", default="", metavar="NAME",
+              help="llama.cpp's name of the pre-tokenizer, if not recognised.")  # fmt: skip
 @click.option("--base", metavar="REF", help="Of an adapter: the GGUF model it is for.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="PATH",
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH",
               help="Write a folder, or an adapter's file, in place of a model NAME.")  # fmt: skip
 @verb
 def command(out: Output, settings: Settings, source: str, name: str | None, **given: Any) -> int:
@@ -53,7 +55,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
       overt convert ./adapter --base smollm2 --output adapter.gguf
       overt convert adapter.gguf --base smollm2 --to safetensors --output ./adapter
 
-    The new model carries the recipe of how it was made. Needs the packages of `overt[lab]`.
+    The new model carries the recipe of how it was made. Needs what `make lab` installs.
     """
     from overt.cli.pull import progress
 
@@ -89,6 +91,8 @@ def _made(
     path = Path(source).expanduser()
     if adapter.is_peft(path) or adapter.is_gguf(path):
         return _adapter(path, name, settings, given, step)
+    if given["pre"] and given["to"] == "safetensors":
+        raise UsageError("--pre is for a GGUF model", "leave --pre out")
     if given["base"]:
         raise UsageError(f"{source} is no adapter, which --base is for", "leave --base out")
     if given["to"] == "safetensors":
@@ -103,7 +107,8 @@ def _made(
         raise UsageError("--output is for safetensors and adapters", f"overt convert {source} NAME")
     from overt.lab.convert import convert
 
-    return convert(source, name, settings, cast("to_gguf.Type", given["type_"]), step)
+    stored = cast("to_gguf.Type", given["type_"])
+    return convert(source, name, settings, stored, step, pre=given["pre"])
 
 
 def _adapter(

@@ -1,7 +1,6 @@
 """`overt eval`: models scored on tasks, and receipts of it."""
 
 from collections import Counter
-from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,10 +160,9 @@ def _evaluate(
     options: "Options",
     budget: tuple[float | None, bool],
 ) -> list[dict[str, Any]]:
-    import asyncio
     from dataclasses import replace
 
-    from overt.exchange import Exchange
+    from overt.cli.exchanges import each
     from overt.lab.evaluate.purse import Purse
     from overt.lab.evaluate.run import evaluate
 
@@ -173,24 +171,10 @@ def _evaluate(
         settings = replace(settings, parallel=min(options.concurrency, 4))
     purse = Purse(settings, budget[0], budget[1])
 
-    async def each() -> list[dict[str, Any]]:
-        found = []
-        for model in models:
-            exchange = Exchange(settings, out.note)
-            try:
-                found.append(
-                    await evaluate(
-                        suite, model, exchange, settings, options, purse,
-                        lambda progress: out.status(_moving(progress)), out.note,
-                    )
-                )  # fmt: skip
-            finally:
-                out.clear()
-                with suppress(asyncio.CancelledError):
-                    await exchange.close()
-        return found
-
-    return asyncio.run(each())
+    return each(models, settings, out, lambda model, exchange: evaluate(
+        suite, model, exchange, settings, options, purse,
+        lambda progress: out.status(_moving(progress)), out.note,
+    ))  # fmt: skip
 
 
 def _moving(one: "Progress") -> str:

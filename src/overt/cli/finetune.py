@@ -10,7 +10,7 @@ import click
 from overt.cli import finetune_view as view
 from overt.cli.options import verb
 from overt.cli.output import Output, is_terminal
-from overt.errors import BadRequest, ModelNotFound, Stopped, UsageError
+from overt.errors import BadRequest, ModelNotFound, Stopped, Unsupported, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def command(
     The rows of FILE are chats as OpenAI or ShareGPT write them, instructions, prompts and
     completions, plain text, or preference pairs (with --method dpo). Only the assistant's answers
     are learnt. One example is shown before it starts. After Ctrl-C or a crash the same command goes
-    on where it was, to the same weights. Needs the packages of `overt[lab]`.
+    on where it was, to the same weights. Needs what `make lab` installs.
     """
     from overt.create import named
     from overt.lab.finetune import licence
@@ -122,6 +122,7 @@ def command(
         out.warn(licence.sentence(judged))
     _agreed(out, given)
     recipe = _recipe(model, data, asked, settings, given)
+    _room(recipe, prepared, asked, settings)
     return _made(out, settings, recipe, (ref, name), data, given, judged)
 
 
@@ -210,11 +211,15 @@ def _targets(said: str | None) -> tuple[str, ...]:
 
 
 def _device(said: str) -> Any:
-    if said != "auto":
+    if said == "cpu":
         return said
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if said == "cuda":
+        raise Unsupported("this machine has no GPU that torch can use", "leave --device out")
+    return "cpu"
 
 
 def _prepared(
@@ -239,13 +244,28 @@ def _planned(prepared: "Prepared", asked: "Asked", model: "Model") -> "Estimate"
     from overt.fit import free_memory
     from overt.lab.finetune import plan
 
-    job = asked.training
-    wanted = plan.Wanted(
-        asked.method, job.adapter.rank, job.adapter.targets, prepared.rows, prepared.longest,
-        job.checkpointing, 2 if job.precision == "bfloat16" else 4, model.weights.stat().st_size,
-    )  # fmt: skip
+    wanted = plan.wanted(prepared, asked, model.weights.stat().st_size)
     free = _free_on_gpu() if asked.device == "cuda" else free_memory()
     return plan.check(prepared.base.shape, wanted, free)
+
+
+def _room(recipe: "Recipe", prepared: "Prepared", asked: "Asked", settings: Settings) -> None:
+    """Raises OutOfDisk. What was begun has its room already, or is told by its checkpoints."""
+    import shutil
+
+    from overt.lab import jobs
+    from overt.lab.finetune import plan
+
+    if jobs.folder_of(recipe, settings.home).exists():
+        return
+    whole = asked.method == "full" or asked.merge
+    wanted = plan.wanted(prepared, asked, 0)
+    needed = plan.disk(
+        prepared.base.shape, wanted, best=bool(prepared.held),
+        whole=(4 if asked.type == "f32" else 2) if whole else 0,
+    )  # fmt: skip
+    place = next(one for one in (settings.home, *settings.home.parents) if one.exists())
+    plan.check_disk(needed, shutil.disk_usage(place).free)
 
 
 def _free_on_gpu() -> int:
@@ -260,9 +280,8 @@ def _dry(
 ) -> int:  # fmt: skip
     from overt.lab.finetune.trial import trial
 
-    out.status("measuring a step")
+    out.note("measuring a step …")
     tried = trial(prepared, asked)
-    out.clear()
     value = {
         "model": ref,
         **view.planned(prepared, asked, estimate),
@@ -299,10 +318,10 @@ def _recipe(
     assert manifest is not None
     read = [
         Input("from", manifest.digest, manifest.ref),
-        Input("data", inputs.digest_of(data)),
+        Input("data", inputs.digest_of(data), data.name),
     ]
-    if given["held_file"]:
-        read.append(Input("held", inputs.digest_of(given["held_file"])))
+    if held := given["held_file"]:
+        read.append(Input("held", inputs.digest_of(held), held.name))
     return make.recipe("finetune", read, asked.encode(), settings)
 
 
@@ -316,7 +335,7 @@ def _made(
     files = [data, given["held_file"]] if given["held_file"] else [data]
     kept = dict(zip((one.digest for one in recipe.inputs[1:]), files, strict=True))
     if jobs.folder_of(recipe, settings.home).exists():
-        out.note("this was begun before: it goes on where it was")
+        out.note("this was begun before: it goes on from its last checkpoint, if there is one")
     with view.progress(out) as (step, tell), _stoppable(name):
         manifest = make.make(recipe, name, settings, step, tell, kept)
     report = _report(manifest, settings)

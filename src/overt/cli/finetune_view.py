@@ -17,7 +17,6 @@ from overt.cli.output import (
     styled,
     table,
 )
-from overt.errors import BadRequest, Unsupported
 
 if TYPE_CHECKING:
     from overt.lab.finetune.asked import Asked
@@ -252,18 +251,11 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
     """Draw the loss of every step, and of what is held out where it was looked at, as PNG.
 
     Raises:
-        Unsupported: matplotlib is not installed.
-        BadRequest: the file cannot be written.
+        Unsupported, Failure: as `plots.figure` and `plots.save`.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise Unsupported(
-            "a plot needs the package matplotlib", "pip install 'overt[lab]'"
-        ) from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    from overt.lab import plots
+
+    figure = plots.figure(4.5)
     axes = figure.add_subplot()
     curve = report.get("curve", ())
     axes.plot([one["step"] for one in curve], [one["loss"] for one in curve], label="loss", lw=1)
@@ -274,7 +266,4 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
     axes.set_ylabel("loss")
     axes.legend()
     axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
-    except OSError as error:
-        raise BadRequest(f"{path} cannot be written: {error.strerror}", "name another") from None
+    plots.save(figure, path)

@@ -1,6 +1,7 @@
 """`overt history`: how a model was made, back to where its bytes came from."""
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from overt.lab.history import Node
 
 _LONGEST = 60  # characters of a value that are shown
+_DEEPEST = 3
 _SIGNED = {
     "verified": "receipt signed, verified",
     "not ours": "receipt signed by a key that is not known here",
@@ -107,9 +109,18 @@ def _one_line(text: str) -> str:
     return plain(" ".join(text.splitlines()))
 
 
+def _flat(parameters: Any, before: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Parameters within parameters have a line of their own: ``training.rate``."""
+    for name, value in sorted(parameters.items()):
+        if isinstance(value, dict) and value and depth < _DEEPEST:
+            yield from _flat(value, f"{before}{name}.", depth + 1)
+        else:
+            yield before + name, value
+
+
 def _parameters(parameters: Any) -> list[tuple[str, str]]:
     found = []
-    for name, value in sorted(parameters.items()):
+    for name, value in _flat(parameters, "", 0):
         text = json.dumps(value, ensure_ascii=False)
         if len(text) > _LONGEST:
             text = f"{text[:_LONGEST]}…"

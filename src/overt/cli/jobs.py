@@ -1,6 +1,6 @@
 """`overt jobs`: work that was begun and is not finished."""
 
-import json
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +8,9 @@ from overt.cli.options import verb
 from overt.cli.output import Output, plain, size, table
 from overt.errors import NotFound, UsageError
 from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.lab.jobs import Job
 
 
 @click.group("jobs", short_help="work that was cut off, and how it goes on",
@@ -48,7 +51,7 @@ def _list(out: Output, settings: Settings) -> int:
     else:
         cells = [
             (
-                job.id, job.name or "-", job.step or "replay", job.begun or "-", size(job.size),
+                job.id, job.name or "-", _step(job), job.begun or "-", size(job.size),
                 "running" if job.pid is not None else "cut off", _event(job.event),
             )
             for job in found
@@ -89,6 +92,11 @@ def rm(out: Output, settings: Settings, ids: tuple[str, ...], every: bool) -> in
     return 0
 
 
+def _step(job: "Job") -> str:
+    """A replay has no recipe there; that of other work goes to the store shortly before its end."""
+    return job.step or ("replay" if job.folder.name.startswith("replay-") else "storing")
+
+
 def _event(event: object) -> str:
     """The last news in a few words: a step of how many, and a loss where there is one."""
     if not isinstance(event, dict):
@@ -99,6 +107,6 @@ def _event(event: object) -> str:
     if isinstance(event.get("loss"), int | float):
         said.append(f"loss {event['loss']:.4g}")
     if not said:
-        text = event.get("text")
-        said = [text if isinstance(text, str) else json.dumps(event, ensure_ascii=False)]
+        text = event.get("text" if event.get("kind") == "note" else "kind")
+        said = [" ".join(str(text or "").split())]
     return plain(", ".join(said))[:60]

@@ -8,17 +8,16 @@ import click
 from overt.cli.options import verb
 from overt.cli.output import Output, size
 from overt.errors import Stopped, UsageError
+from overt.lab.merging.methods import METHODS
 from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.lab.merging.ask import Asked
 
-_METHODS = ("linear", "slerp", "task", "ties", "dare-linear", "dare-ties")
-
 
 @click.command("merge", short_help="make one model of several, or of a base and adapters")
 @click.argument("refs", nargs=-1, required=True, metavar="REF... NAME")
-@click.option("--method", type=click.Choice(_METHODS), help="linear unless given.")
+@click.option("--method", type=click.Choice(METHODS), help="linear unless given.")
 @click.option("--base", metavar="REF", help="What the models were made from; for task, ties, dare.")
 @click.option("--adapter", "adapters", multiple=True, metavar="FILE",
               help="A GGUF LoRA, a folder of peft, or a ref; repeat it.")  # fmt: skip

@@ -8,7 +8,7 @@ import click
 
 from overt.cli.options import verb
 from overt.cli.output import Output, size, table
-from overt.errors import BadRequest, Stopped, UsageError
+from overt.errors import Stopped, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def command(
     auto = type_.strip().lower() == types.AUTO
     wanted = () if auto else types.chosen(type_)
     _check(wanted, name, given, auto=auto)
-    plan = _plan(source, settings, given)
     try:
         with progress(out) as step:
+            plan = _plan(source, settings, given, step)
             value, rows = _made(out, settings, plan, wanted, name, given, step or (lambda _: None))
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept", "the same command goes on") from None
@@ -100,6 +100,8 @@ def _check(
         raise UsageError(
             "--no-measure leaves nothing to tell", "give one type and a NAME, or measure"
         )
+    if given["task"] and not name:
+        raise UsageError("a task is scored on models of the store", "give a NAME, with --keep")
     if given["max_kld"] is not None and not auto:
         raise UsageError("--max-kld is for -q auto", "-q auto --max-kld 0.02")
     if given["imatrix"] not in (None, "auto") and given["calibrate"]:
@@ -108,8 +110,8 @@ def _check(
         raise UsageError("-q auto chooses by speed", "leave --runs 0 out")
 
 
-def _plan(source: str, settings: Settings, given: Mapping[str, Any]) -> "Plan":
-    from overt import pull
+def _plan(source: str, settings: Settings, given: Mapping[str, Any], step: Any) -> "Plan":
+    from overt.lab import inputs
     from overt.lab.quantize import texts, types
     from overt.lab.quantize.table import Plan
 
@@ -124,8 +126,10 @@ def _plan(source: str, settings: Settings, given: Mapping[str, Any]) -> "Plan":
         if given[key]:
             parameters[key] = True
     computed = given["imatrix"] == "auto" or given["calibrate"]
+    model = inputs.model(source, settings, step)
+    inputs.refuse_adapter(model.manifest, source)
     return Plan(
-        model=pull.find(source, settings),
+        model=model,
         text=given["text"] or texts.MEASURE,
         window=given["window"],
         windows=given["windows"],
@@ -151,7 +155,7 @@ def _made(
 
     def tell(event: Mapping[str, Any]) -> None:
         if event.get("kind") == "note" and not str(event["text"]).startswith(("timing", "quant")):
-            out.note(f"note: {event['text']}")
+            out.note(str(event["text"]))
 
     with Table(plan, settings, step, tell) as work:
         already = types.quantized_already(work.header)
@@ -284,32 +288,21 @@ def _scored(
     given: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The source and what was stored, scored on a suite item by item."""
-    if not stored:
-        raise BadRequest("a task is scored on models of the store", "give a NAME, with --keep")
-    import asyncio
-
-    from overt.exchange import Exchange
+    from overt.cli.exchanges import each
     from overt.lab.evaluate import task
     from overt.lab.evaluate.purse import Purse
     from overt.lab.evaluate.run import Options, evaluate
 
     suite = task.load(given["task"], ())
     options, purse = Options(limit=given["limit"]), Purse(settings, None, False)
-
-    async def one(ref: str) -> dict[str, Any]:
-        exchange = Exchange(settings, out.note)
-        try:
-            return await evaluate(
-                suite, ref, exchange, settings, options, purse, lambda _: None, out.note
-            )
-        finally:
-            await exchange.close()
-
-    found = {ref: asyncio.run(one(ref)) for ref in (plan.model.ref, *stored)}
+    refs = (plan.model.ref, *stored)
+    found = each(refs, settings, out, lambda ref, exchange: evaluate(
+        suite, ref, exchange, settings, options, purse, lambda _: None, out.note
+    ))  # fmt: skip
     return [
         {"model": ref, "suite": given["task"], "score": got["score"], "interval": got["interval"],
          "n": got["n"], "receipt": got["path"]}
-        for ref, got in found.items()
+        for ref, got in zip(refs, found, strict=True)
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from overt.engines.base import Capabilities, Engine, Purpose
 from overt.engines.hosted import Caller
-from overt.errors import Unsupported
+from overt.errors import Unsupported, lacking
 
 HOSTS: dict[Purpose, str] = {
     "answer": "overt.engines.llamacpp_host:Host",
@@ -35,7 +35,7 @@ def available(purpose: Purpose, *, torch: bool = False) -> None:
         Unsupported: a package is missing, with the command that installs it.
     """
     if torch and not find_spec("torch"):
-        raise Unsupported("the torch engine needs the package torch", "pip install 'overt[lab]'")
+        raise lacking("the torch engine", "torch")
     if (torch or purpose == "score") and not (
         find_spec("llama_cpp_py_sync") and find_spec("numpy")
     ):
@@ -43,7 +43,7 @@ def available(purpose: Purpose, *, torch: bool = False) -> None:
         what = f"{whose} need llama-cpp-py-sync"
         if platform.machine() == "aarch64":
             raise Unsupported(f"{what}, which is not made for 64-bit Arm Linux")
-        raise Unsupported(f"{what}, which is not installed", "pip install 'overt[score]'")
+        raise Unsupported(f"{what}, which is not installed", "type `make lab` in Overt's folder")
 
 
 def batch(purpose: Purpose, context: int, own: int, *, causal: bool) -> int:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from overt.engines import llama_h
+
 Emit = Callable[[bytes], bool]
 
 
@@ -29,13 +31,11 @@ class Host:
     def __init__(self) -> None:
         self._ffi: Any = None
         self._lib: Any = None
-        self._vocab: Any = None
+        self._words: Any = None
         self._context: Any = None
         self._kept: tuple[Any, ...] = ()  # what C holds pointers to
         self._batch = self._room = 0
-        self._words = 0
         self._turn = threading.Lock()
-        self._pieces: dict[int, bytes] = {}
 
     def load(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Load the model.
@@ -47,19 +47,11 @@ class Host:
         Raises:
             RuntimeError: llama.cpp refused the file; its reason is on standard error.
         """
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy takes memory for every core
-        import llama_cpp_py_sync as package
+        self._ffi, self._lib = llama_h.opened()
         import numpy as np  # noqa: F401 (loaded here, under the first filter, for `_scored`)
-        from llama_cpp_py_sync import _cffi_bindings as bindings
 
-        open_ffi: Callable[[], Any] = bindings.get_ffi
-        open_library: Callable[[], Any] = bindings.get_lib
-        self._ffi, lib = open_ffi(), open_library()
-        self._lib = lib
-        lib.llama_backend_init()
-        model_parameters = lib.llama_model_default_params()
-        model_parameters.n_gpu_layers = 0
-        model = lib.llama_model_load_from_file(os.fsencode(parameters["weights"]), model_parameters)
+        lib = self._lib
+        model = llama_h.loaded(lib, parameters["weights"])
         if not model:
             raise RuntimeError("llama.cpp could not load the model")
         options = lib.llama_context_default_params()
@@ -72,10 +64,9 @@ class Host:
         if not self._context:
             raise RuntimeError("llama.cpp could not make a context")
         self._kept = (model, self._adapters(model, parameters.get("adapters") or []))
-        self._vocab = lib.llama_model_get_vocab(model)
-        self._words = lib.llama_vocab_n_tokens(self._vocab)
+        self._words = llama_h.Words(self._ffi, lib, model)
         self._batch, self._room = parameters["batch"], lib.llama_n_ctx(self._context)
-        return {"build": f"llama.cpp {package.__llama_cpp_tag__}", "vocabulary": self._words}
+        return {"build": llama_h.build(), "vocabulary": self._words.size}
 
     def handle(self, kind: str, body: bytes, emit: Emit) -> None:
         """Answer one request; every chunk is one JSON object.
@@ -89,10 +80,10 @@ class Host:
             if kind == "score":
                 self._score(asked["prompt"], asked["top"], emit)
             elif kind == "tokenize":
-                ids = self._tokenized(asked["text"], special=asked["special"], around=False)
+                ids = self._words.ids(asked["text"], special=asked["special"], around=False)
                 emit(json.dumps({"ids": ids}).encode())
             elif kind == "detokenize":
-                raw = b"".join(map(self._piece, self._checked(asked["tokens"])))
+                raw = b"".join(map(self._words.piece, self._checked(asked["tokens"])))
                 emit(json.dumps({"text": raw.decode("utf-8", "replace")}).encode())
             else:
                 raise RefusedError("unknown", f"no such call: {kind}")
@@ -101,7 +92,7 @@ class Host:
 
     def _score(self, prompt: str | list[int], top: int, emit: Emit) -> None:
         if isinstance(prompt, str):
-            tokens = self._tokenized(prompt, special=True, around=True)
+            tokens = self._words.ids(prompt, special=True, around=True)
         else:
             tokens = self._checked(prompt)
         if len(tokens) > self._room:
@@ -131,25 +122,15 @@ class Host:
             yield pieces
 
     def _decode(self, batch: Any, tokens: list[int], start: int) -> None:
-        for at, token in enumerate(tokens):
-            batch.token[at] = token
-            batch.pos[at] = start + at
-            batch.n_seq_id[at] = 1
-            batch.seq_id[at][0] = 0
-            batch.logits[at] = 1
-        batch.n_tokens = len(tokens)
-        failed = self._lib.llama_decode(self._context, batch)
+        failed = llama_h.decode(self._lib, self._context, batch, tokens, start)
         if failed:
             raise RefusedError("failed", f"llama_decode returned {failed}")
 
     def _judged(self, row: int, token: int, top: int) -> dict[str, Any]:
         """What the model made of `token`, by the logits of the one before it."""
-        import numpy as np
-
-        found = self._lib.llama_get_logits_ith(self._context, row)
-        if not found:
+        logits = llama_h.logits(self._ffi, self._lib, self._context, row, self._words.size)
+        if logits is None:
             raise RefusedError("failed", "this model gives no logits")
-        logits = np.frombuffer(self._ffi.buffer(found, self._words * 4), np.float32)
         return self._weighed(logits, token, top)
 
     def _weighed(self, logits: Any, token: int, top: int) -> dict[str, Any]:
@@ -160,7 +141,7 @@ class Host:
         total = float(highest) + float(np.log(np.exp(logits - highest, dtype=np.float64).sum()))
         best: list[int] = []
         if top:
-            count = min(top, self._words)
+            count = min(top, self._words.size)
             best = np.argpartition(logits, -count)[-count:].tolist()
             best.sort(key=lambda id: (-logits[id], id))
         told = self._told(token, float(logits[token]) - total)
@@ -168,37 +149,14 @@ class Host:
         return told
 
     def _told(self, id: int, logprob: float | None = None) -> dict[str, Any]:
-        raw = base64.b64encode(self._piece(id)).decode()
+        raw = base64.b64encode(self._words.piece(id)).decode()
         return {"id": id, "raw": raw, "logprob": logprob}
-
-    def _piece(self, id: int) -> bytes:
-        known = self._pieces.get(id)
-        if known is not None:
-            return known
-        size = 256
-        while True:
-            buffer = self._ffi.new("char[]", size)
-            took = self._lib.llama_token_to_piece(self._vocab, id, buffer, size, 0, True)
-            if took >= 0:
-                piece = self._pieces[id] = bytes(self._ffi.buffer(buffer, took))
-                return piece
-            size = -took
-
-    def _tokenized(self, text: str, *, special: bool, around: bool) -> list[int]:
-        raw = text.encode("utf-8", "replace")
-        size = len(raw) + 8
-        while True:
-            ids = self._ffi.new("llama_token[]", size)
-            took = self._lib.llama_tokenize(self._vocab, raw, len(raw), ids, size, around, special)
-            if took >= 0:
-                return list(ids[0:took])
-            size = -took
 
     def _checked(self, ids: list[int]) -> list[int]:
         for id in ids:
-            if not 0 <= id < self._words:
+            if not 0 <= id < self._words.size:
                 raise RefusedError(
-                    "bad_token", f"{id} is no token: this model has {self._words}, from 0"
+                    "bad_token", f"{id} is no token: this model has {self._words.size}, from 0"
                 )
         return ids
 

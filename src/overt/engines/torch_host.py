@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from overt.engines import score_host
+from overt.engines import llama_h, score_host
 from overt.engines.score_host import Emit, RefusedError
 
 _MOST_TEXT = 4 << 20  # characters of a rendered conversation
@@ -51,33 +51,17 @@ class Host(score_host.Host):
         torch.set_num_threads(parameters["prompt_threads"])
         torch.use_deterministic_algorithms(True)
         self._net = load.from_gguf(Path(parameters["weights"])).eval()
-        self._load_words(parameters["weights"])
-        if self._net.shape.vocabulary < self._words:
+        self._ffi, self._lib = llama_h.opened()
+        self._kept = (llama_h.vocabulary(self._lib, parameters["weights"]),)
+        self._words = llama_h.Words(self._ffi, self._lib, self._kept[0])
+        self._ends = frozenset(self._words.ends())
+        if self._net.shape.vocabulary < self._words.size:
             raise RuntimeError(
-                f"the model has {self._net.shape.vocabulary} rows for {self._words} tokens"
+                f"the model has {self._net.shape.vocabulary} rows for {self._words.size} tokens"
             )
         self._batch, self._room = parameters["batch"], parameters["context"]
         self._load_template(parameters.get("template"))
-        return {"build": f"{torch.__version__} in 32 bits", "vocabulary": self._words}
-
-    def _load_words(self, weights: str) -> None:
-        from llama_cpp_py_sync import _cffi_bindings as bindings
-
-        self._ffi, self._lib = bindings.get_ffi(), bindings.get_lib()  # type: ignore[no-untyped-call]
-        lib = self._lib
-        lib.llama_backend_init()
-        options = lib.llama_model_default_params()
-        options.vocab_only = True
-        options.n_gpu_layers = 0
-        model = lib.llama_model_load_from_file(os.fsencode(weights), options)
-        if not model:
-            raise RuntimeError("llama.cpp could not load the vocabulary")
-        self._kept = (model,)
-        self._vocab = lib.llama_model_get_vocab(model)
-        self._words = lib.llama_vocab_n_tokens(self._vocab)
-        self._ends = frozenset(
-            id for id in range(self._words) if lib.llama_vocab_is_eog(self._vocab, id)
-        )
+        return {"build": f"{torch.__version__} in 32 bits", "vocabulary": self._words.size}
 
     def _load_template(self, text: str | None) -> None:
         if text:
@@ -120,16 +104,17 @@ class Host(score_host.Host):
             return self._checked(prompt)
         if prompt is None:
             prompt = self._rendered(asked["values"])
-            lib, vocab = self._lib, self._vocab
+            lib, vocab = self._lib, self._words.vocab
             begin = self._text(lib.llama_vocab_bos(vocab))
             if begin and lib.llama_vocab_get_add_bos(vocab):  # else it would stand there twice
                 prompt = prompt.removeprefix(begin)
-        return self._tokenized(prompt, special=True, around=True)
+        ids: list[int] = self._words.ids(prompt, special=True, around=True)
+        return ids
 
     def _rendered(self, values: dict[str, Any]) -> str:
         if self._template is None:
             raise RefusedError("template", self._refused or "this model has no chat template")
-        lib, vocab = self._lib, self._vocab
+        lib, vocab = self._lib, self._words.vocab
         words = {
             "bos_token": self._text(lib.llama_vocab_bos(vocab)),
             "eos_token": self._text(lib.llama_vocab_eos(vocab)),
@@ -142,7 +127,9 @@ class Host(score_host.Host):
         return text
 
     def _text(self, id: int) -> str:
-        return self._piece(id).decode("utf-8", "replace") if 0 <= id < self._words else ""
+        return (
+            self._words.piece(id).decode("utf-8", "replace") if 0 <= id < self._words.size else ""
+        )
 
     # ---- computing -------------------------------------------------------------------------
 
@@ -210,10 +197,10 @@ class Host(score_host.Host):
         import torch
 
         with torch.inference_mode():
-            return self._net.logits(hidden).numpy()[:, : self._words]
+            return self._net.logits(hidden).numpy()[:, : self._words.size]
 
     def _shown(self, logits: Any, id: int, top: int | None) -> dict[str, Any]:
         """A token that was written; its share is worked out where somebody asked for it."""
         told = self._told(id) if top is None else self._weighed(logits, id, top)
-        told["shown"] = not self._lib.llama_vocab_is_control(self._vocab, id)
+        told["shown"] = not self._lib.llama_vocab_is_control(self._words.vocab, id)
         return told

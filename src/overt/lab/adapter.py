@@ -8,45 +8,36 @@ Sources: llama-adapter.cpp of llama.cpp b11739 (names, shapes, scale), peft's Lo
 names of its saved tensors.
 """
 
-import json
 import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from overt.errors import FormatError, Unsupported, UsageError
 from overt.formats import gguf, safetensors
 from overt.formats.bounded import shown
-from overt.lab.export import encoded, here, safetensors_head
-from overt.lab.steps import Given, Made, Work
+from overt.lab import inputs, make
+from overt.lab.export import safetensors_head
+from overt.lab.steps import Made, Work
 from overt.nets import architectures, weights
-from overt.nets.adapter import MOST_RANK, Adapter
+from overt.nets.adapter import CONFIG, MOST_RANK, PREFIX, WEIGHTS, Adapter, read
 from overt.nets.architectures import Weight
 from overt.nets.shape import Shape
 from overt.nets.weights import Stored
 from overt.recipe import Input, Recipe
 from overt.settings import Settings
-from overt.sources.base import Step
+from overt.sources.base import Report
 from overt.store import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-CONFIG: Final = "adapter_config.json"
-WEIGHTS: Final = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_MOST_CONFIG = 1 << 20
-_PLAIN = ("F64", "F32", "F16", "BF16")
 _EMBEDDING = "model.embed_tokens.weight"
-_MOVES_BASE = ("pissa", "olora", "corda", "loftq")
-"""Ways to begin an adapter that change the base's weights too, so that it fits no other base."""
 
 
 class Pair(NamedTuple):
@@ -83,29 +74,20 @@ class _Step:
     name = "adapter"
     version = "1"
     packages = ("gguf", "numpy")
+    reports: tuple[str, ...] = ()
 
     def run(self, work: Work) -> list[Made]:
         """Raises FormatError, Unsupported: as `to_gguf`."""
         (base,), (file,), (config,) = map(work.given, ("from", "adapter", "adapter-config"))
         target = work.place / "adapter.gguf"
         to_gguf(file.path, config.path, base.path, target)
-        return [*_weights(base), Made("adapter", "adapter.gguf", target)]
+        return [*base.weights(), Made("adapter", "adapter.gguf", target)]
 
     def tolerance(self, recipe: Recipe) -> float:
         return 0.0
 
 
 STEP = _Step()
-
-
-def _weights(base: Given) -> list[Made]:
-    """The weights of the base, as they are, and what it sees images with."""
-    files = base.manifest.files if base.manifest else ()
-    return [
-        Made(file.role, file.path, base.files[file.path])
-        for file in files
-        if file.role in ("weights", "projector")
-    ]
 
 
 def is_gguf(file: Path) -> bool:
@@ -125,7 +107,7 @@ def make_model(
     name: str,
     base: str,
     settings: Settings,
-    report: "Callable[[Step], None] | None" = None,
+    report: Report | None = None,
 ) -> Manifest:
     """Make the model `name` of the model `base` and the adapter in `folder`.
 
@@ -133,9 +115,7 @@ def make_model(
         BadRef, ModelNotFound: as `pull` and `create` do.
         FormatError, Unsupported: as `to_gguf`.
     """
-    from overt.lab import inputs, make
-
-    manifest = _manifest(base, settings, report)
+    manifest = inputs.plain_model(base, settings, report)
     file, config = folder / WEIGHTS, folder / CONFIG
     digests = [inputs.digest_of(path) for path in (file, config)]
     recipe = make.recipe(
@@ -155,7 +135,7 @@ def write_file(
     target: Path,
     base: str,
     settings: Settings,
-    report: "Callable[[Step], None] | None" = None,
+    report: Report | None = None,
 ) -> None:
     """Write the adapter in `folder` as the new GGUF file `target`: whole, or not at all.
 
@@ -165,7 +145,7 @@ def write_file(
     """
     if target.exists():
         raise UsageError(f"{target} is there already", "name a new file: --output FILE.gguf")
-    weights_of_base = _base(base, settings, report)
+    weights_of_base = inputs.model(base, settings, report).weights
     new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         to_gguf(folder / WEIGHTS, folder / CONFIG, weights_of_base, new)
@@ -179,7 +159,7 @@ def write_folder(
     target: Path,
     base: str,
     settings: Settings,
-    report: "Callable[[Step], None] | None" = None,
+    report: Report | None = None,
 ) -> None:
     """Write the GGUF adapter `file` as the new folder `target`, in peft's form.
 
@@ -187,22 +167,7 @@ def write_folder(
         UsageError: there is something at `target`.
         And what `to_peft` raises.
     """
-    to_peft(file, _base(base, settings, report), target, base)
-
-
-def _base(base: str, settings: Settings, report: "Callable[[Step], None] | None") -> Path:
-    return here(base, settings, report).weights
-
-
-def _manifest(base: str, settings: Settings, report: "Callable[[Step], None] | None") -> Manifest:
-    found = here(base, settings, report).manifest
-    if found is None or not found.weights.path.lower().endswith(".gguf"):
-        raise FormatError(f"{base} is not a GGUF model of the store", "name the base: --base REF")
-    if any(file.role == "adapter" for file in found.files):
-        raise Unsupported(
-            f"{base} has an adapter already", f"overt merge {base} NAME makes one model of both"
-        )
-    return found
+    to_peft(file, inputs.model(base, settings, report).weights, target, base)
 
 
 # ---- peft to GGUF --------------------------------------------------------------------------
@@ -219,11 +184,11 @@ def to_gguf(file: Path, config: Path, base: Path, target: Path) -> None:
         FormatError: not an adapter, or not of this base.
         Unsupported: more than a LoRA of one rank, or a part that llama.cpp has no place for.
     """
-    adapter = read_config(config)
+    adapter, _ = read(config)
     if not adapter.alpha:
         raise Unsupported("this adapter has an alpha of 0, which changes nothing")
     to = base_of(base)
-    pairs = _peft_pairs(file, adapter, to)
+    pairs = peft_pairs(file, to, adapter.rank)
     from gguf import GGUFWriter
 
     writer = GGUFWriter(str(target), to.architecture.name)
@@ -233,8 +198,8 @@ def to_gguf(file: Path, config: Path, base: Path, target: Path) -> None:
         root = math.sqrt(adapter.rank) if adapter.stabilised else 1.0
         writer.add_float32("adapter.lora.alpha", adapter.alpha * root)
         for pair in pairs:
-            for half, numbers in zip("ab", _numbers(pair, "gguf"), strict=True):
-                writer.add_tensor(f"{pair.weight.gguf}.lora_{half}", numbers)
+            for half, found in zip("ab", numbers(pair, "gguf"), strict=True):
+                writer.add_tensor(f"{pair.weight.gguf}.lora_{half}", found)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -242,29 +207,15 @@ def to_gguf(file: Path, config: Path, base: Path, target: Path) -> None:
         writer.close()
 
 
-def read_config(path: Path) -> Adapter:
-    """Read an ``adapter_config.json``.
+def peft_pairs(file: Path, base: Base, rank: int | None = None) -> list[Pair]:
+    """The pairs of an ``adapter_model.safetensors``, in the order of the base's tensors.
+
+    Args:
+        rank: of each; None: each has its own.
 
     Raises:
-        FormatError: it is none.
-        Unsupported: an adapter of another kind than a plain LoRA.
+        FormatError, Unsupported: a tensor that is no part of a pair, or fits no matrix of the base.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_CONFIG + 1)
-    except OSError as error:
-        raise FormatError(f"{CONFIG} cannot be read: {error.strerror or error}") from None
-    adapter = Adapter.of_config(data)
-    began = json.loads(data).get("init_lora_weights")
-    if isinstance(began, str) and began.lower().startswith(_MOVES_BASE):
-        raise Unsupported(
-            f"this adapter began as {shown(began)}, which changed its base too",
-            "save it with peft's path_initial_model_for_weight_conversion",
-        )
-    return adapter
-
-
-def _peft_pairs(file: Path, adapter: Adapter, base: Base) -> list[Pair]:
     places = {weight.name: weight for weight in base.wanted}
     halves: dict[str, dict[str, Stored]] = {}
     for tensor in safetensors.read(file).tensors:
@@ -275,9 +226,9 @@ def _peft_pairs(file: Path, adapter: Adapter, base: Base) -> list[Pair]:
             why = "whose output is its embedding" if base.shape.tied else "which has no such"
             raise FormatError(
                 f"the adapter changes {shown(tensor.name)} of a model {why}",
-                "name the model it was trained on: --base REF",
+                "name the model it was trained on",
             )
-        if tensor.type not in _PLAIN:
+        if tensor.type not in weights.PLAIN:
             raise FormatError(f"{shown(tensor.name)} is {tensor.type}, not F32, F16 or BF16")
         found = halves.setdefault(name, {})
         if half in found:
@@ -286,7 +237,7 @@ def _peft_pairs(file: Path, adapter: Adapter, base: Base) -> list[Pair]:
     pairs = []
     for name, weight in places.items():
         if name in halves:
-            pairs.append(_pair(weight, halves[name], adapter.rank, base))
+            pairs.append(_pair(weight, halves[name], rank, base))
     if not pairs:
         raise FormatError("the adapter changes nothing: its file holds no tensors")
     return pairs
@@ -296,7 +247,7 @@ def _is_base(name: str, shape: tuple[int, ...], base: Base) -> bool:
     """Whether it is the base's own embedding or output, which peft saves beside their adapters."""
     if not name.endswith(".base_layer.weight"):
         return False
-    plain = name.removeprefix(_PREFIX).removesuffix(".base_layer.weight") + ".weight"
+    plain = name.removeprefix(PREFIX).removesuffix(".base_layer.weight") + ".weight"
     wanted = (base.shape.vocabulary, base.shape.width)
     if base.architecture.plain(plain) not in (_EMBEDDING, "lm_head.weight"):
         return False
@@ -304,14 +255,14 @@ def _is_base(name: str, shape: tuple[int, ...], base: Base) -> bool:
         raise FormatError(
             f"the adapter was trained on a model whose {plain} is {shape}, and this one's is "
             f"{wanted}",
-            "name the model it was trained on: --base REF",
+            "name the model it was trained on",
         )
     return True
 
 
 def _module(name: str, base: Base) -> tuple[str, str]:
     """The weight that a tensor of peft belongs to, and which half it is."""
-    module = name.removeprefix(_PREFIX)
+    module = name.removeprefix(PREFIX)
     for half in "AB":
         for end in (f".lora_{half}.weight", f".lora_embedding_{half}"):
             if module.endswith(end):
@@ -325,11 +276,14 @@ def _module(name: str, base: Base) -> tuple[str, str]:
     )
 
 
-def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int, base: Base) -> Pair:
+def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int | None, base: Base) -> Pair:
     if len(halves) < 2:
         raise FormatError(f"the adapter has only one half of {weight.name}")
     if len(weight.shape) != 2:
         raise Unsupported(f"the adapter changes {weight.name}, which is no matrix")
+    rank = halves["B"].columns if rank is None else rank
+    if not 0 < rank <= MOST_RANK:
+        raise FormatError(f"the adapter's part of {weight.name} has the rank {rank}")
     rows, columns = weight.shape
     if weight.name == _EMBEDDING:
         rows, columns = columns, rows
@@ -346,7 +300,7 @@ def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int, base: Base) -
             raise FormatError(
                 f"{half} of {weight.name} is {halves[half].shape} in the adapter, where "
                 f"{wanted} fits the model",
-                "name the model it was trained on: --base REF",
+                "name the model it was trained on",
             )
     return Pair(weight, halves["A"], halves["B"])
 
@@ -358,7 +312,7 @@ def _stands(weight: Weight, stored: Stored, form: weights.Form) -> bool:
     return weight.name == _EMBEDDING and (stored.form == "gguf") != (form == "gguf")
 
 
-def _numbers(pair: Pair, form: weights.Form) -> "tuple[Array, Array]":
+def numbers(pair: Pair, form: weights.Form) -> "tuple[Array, Array]":
     """Both halves, float32, with the rows of B in the order of `form`."""
     import numpy as np
 
@@ -432,22 +386,14 @@ def _gguf_pairs(file: Path, base: Base) -> tuple[float, list[Pair]]:
     if unknown := sorted(halves.keys() - places.keys()):
         raise FormatError(
             f"the adapter changes {shown(unknown[0])}, which the model has not",
-            "name the model it was trained on: --base REF",
+            "name the model it was trained on",
         )
     pairs = [
-        _gguf_pair(weight, halves[name], base) for name, weight in places.items() if name in halves
+        _pair(weight, halves[name], None, base) for name, weight in places.items() if name in halves
     ]
     if not pairs:
         raise FormatError("the adapter changes nothing: its file holds no tensors")
     return float(alpha), pairs
-
-
-def _gguf_pair(weight: Weight, halves: Mapping[str, Stored], base: Base) -> Pair:
-    b = halves.get("B")
-    rank = b.shape[1] if b else 1
-    if not 0 < rank <= MOST_RANK:
-        raise FormatError(f"the adapter's part of {weight.name} has the rank {rank}")
-    return _pair(weight, halves, rank, base)
 
 
 def _targets(pairs: Sequence[Pair], wanted: Sequence[Weight]) -> tuple[str, ...]:
@@ -469,7 +415,7 @@ def _write_peft(pairs: Sequence[Pair], path: Path) -> None:
     """Tensors in the order of their names."""
     named: dict[str, tuple[Pair, int]] = {}
     for pair in pairs:
-        module = _PREFIX + pair.weight.name.removesuffix(".weight")
+        module = PREFIX + pair.weight.name.removesuffix(".weight")
         ends = ("lora_A.weight", "lora_B.weight")
         if pair.weight.name == _EMBEDDING:
             ends = ("lora_embedding_A", "lora_embedding_B")
@@ -484,4 +430,4 @@ def _write_peft(pairs: Sequence[Pair], path: Path) -> None:
         file.write(safetensors_head(shapes, "f32"))
         for name in shapes:
             pair, half = named[name]
-            file.write(encoded(_numbers(pair, "release")[half], "f32", name))
+            file.write(weights.encoded(numbers(pair, "release")[half], "F32", name))

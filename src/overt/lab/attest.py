@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from overt import whole
 from overt.carry.signing import Keys
-from overt.errors import FormatError, IntegrityError, OvertError, Unsupported
+from overt.errors import FormatError, IntegrityError, OvertError, lacking
 from overt.openness.export.intoto import PAYLOAD_TYPE, TYPE, pre_authentication, sign
-from overt.openness.export.text import overt_version
+from overt.openness.export.text import canonical, overt_version
 from overt.recipe import Input, Recipe
 from overt.settings import Settings
 from overt.store import Manifest
@@ -82,10 +82,7 @@ def need() -> None:
     try:
         import cryptography  # noqa: F401
     except ImportError as error:
-        raise Unsupported(
-            f"a receipt is signed, which needs the package {error.name}",
-            "pip install 'overt[lab]'",
-        ) from None
+        raise lacking("a receipt is signed, which", str(error.name)) from None
 
 
 def write(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran, settings: Settings) -> Path:
@@ -153,13 +150,6 @@ def statement(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran) -> d
             },
         },
     }
-
-
-def canonical(value: object) -> str:
-    """Canonical JSON: sorted keys, no spaces."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
 
 
 # ---- reading -------------------------------------------------------------------------------
@@ -305,7 +295,10 @@ def _run(found: Mapping[str, Any]) -> tuple[Ran, int, dict[str, str]]:
 def _subjects(found: Any) -> dict[str, str]:
     if not isinstance(found, list) or not 0 < len(found) <= _MOST_SUBJECTS:
         raise ValueError("its subjects are no list, none, or too many")
-    return {_text(one["name"]): _sha256(one) for one in found}
+    named = {_text(one["name"]): _sha256(one) for one in found}
+    if len(named) != len(found):
+        raise ValueError("two of its subjects have one name")
+    return named
 
 
 def _signed(payload: bytes, signature: bytes, pem: bytes) -> bool:

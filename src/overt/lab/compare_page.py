@@ -1,8 +1,6 @@
-"""A comparison as one page that needs nothing but itself.
+"""A comparison as one page that needs nothing but itself (html_page.py).
 
-No script, no font, no picture and no address is loaded or linked, and the page's own policy forbids
-it. What models wrote is escaped, shown with its unseen characters, and kept from turning the line
-around it. The page reads the same from a comparison that has just ended and from one kept as JSON.
+The page reads the same from a comparison that has just ended and from one kept as JSON.
 """
 
 import math
@@ -10,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from overt.lab.html_page import head, text
 from overt.openness.components import STEPS
-from overt.openness.export.text import visible
 
-_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
 MOST_PROMPTS: Final = 200
 _MOST_TITLE: Final = 80  # characters of a heading
 _MOST_TEXT: Final = 100_000  # characters of one answer
@@ -27,54 +22,15 @@ _VERDICTS: Final = {
     "unknown": "depends on facts nobody gave",
 }
 _STYLE: Final = """
-:root {
-  color-scheme: light dark;
-  --page: #fbfaf8; --card: #fff; --ink: #1b1d21; --soft: #4d535c; --line: #d9d6d0; --shade: #f1efeb;
-  --bar: #0b5fa5; --best: #1b6e3c; --bad: #b3261e; --alarm: #fdecea;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #131518; --card: #1b1e23; --ink: #e9ebee; --soft: #b0b7c1; --line: #3a3f47;
-    --shade: #23272d; --bar: #85bff5; --best: #74d394; --bad: #ff9c92; --alarm: #33191a;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--page); color: var(--ink); overflow-wrap: anywhere;
-  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
-}
-main, footer { max-width: 80rem; margin: 0 auto; padding: 0 1.25rem; }
-main { padding-top: 1.6rem; }
-footer { padding: 1rem 1.25rem 3rem; color: var(--soft); font-size: .875rem; }
-h1 { font-size: clamp(1.5rem, 4vw, 2.2rem); line-height: 1.15; margin: .2rem 0 .5rem; }
-h2 { font-size: 1.25rem; margin: 2.2rem 0 .7rem; }
-h3 { font-size: 1rem; margin: 0 0 .5rem; }
-p { margin: .4rem 0; }
-code, .figure { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .875em; }
-.over { text-transform: uppercase; letter-spacing: .08em; font-size: .8rem; color: var(--soft);
-  margin: 0; }
-.soft { color: var(--soft); }
-.small { font-size: .875rem; }
 .bad { color: var(--bad); font-weight: 600; }
-.alarm { background: var(--alarm); border: 2px solid var(--bad); border-radius: .6rem;
-  padding: .6rem 1rem; margin: 1rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
   padding: .9rem 1.1rem; min-width: 0; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
-.said { white-space: pre-wrap; margin: 0; }
 .question { background: var(--shade); border-radius: .6rem; padding: .7rem 1rem; margin: 0 0 1rem; }
 .answer { display: flex; flex-direction: column; }
 .answer > * { margin: 0 0 .6rem; }
 .answer > .small { border-top: 1px solid var(--line); margin: auto 0 0; padding-top: .5rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .925rem;
-  overflow-wrap: normal; }
-tbody th { min-width: 9rem; max-width: 16rem; overflow-wrap: break-word; }
 td { min-width: 5rem; }
-th, td { text-align: left; vertical-align: top; padding: .5rem .7rem;
-  border-bottom: 1px solid var(--line); }
-thead th { background: var(--shade); color: var(--soft); font-weight: 600; font-size: .85rem; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bars { display: grid; grid-template-columns: max-content minmax(3rem, 1fr) max-content;
   gap: .3rem .7rem; align-items: center; font-size: .9rem; margin: 0; }
 .bars dt { max-width: 11rem; }
@@ -86,11 +42,8 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .steps { display: inline-block; width: 3.6rem; vertical-align: -.1rem; margin-right: .3rem; }
 .steps circle { fill: none; stroke: var(--soft); stroke-width: 1.5; }
 .steps .on { fill: var(--bar); stroke: var(--bar); }
-details { margin-top: .6rem; } summary { cursor: pointer; color: var(--soft); font-size: .875rem; }
 @media print {
-  body { background: #fff; color: #000; font-size: 10pt; }
-  .card, .question, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  .card, .question { break-inside: avoid; }
   .grid { grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); }
 }
 """
@@ -103,12 +56,7 @@ def render(document: Mapping[str, Any]) -> str:
     names = _named(models)
     ended = document["ended"]
     parts = [
-        '<!doctype html>\n<html lang="en" dir="ltr">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(visible(names or title))}, compared</title>\n"
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",
+        head(f"{names or title}, compared", _STYLE),
         f'<header>\n<p class="over">Side by side: {title}</p>\n<h1>{text(names or title)}</h1>\n'
         f'<p class="soft small">{_about(document)}</p>\n</header>\n',
         f'<p class="alarm">{text(_capital(ended))}.</p>\n' if ended else "",
@@ -121,13 +69,6 @@ def render(document: Mapping[str, Any]) -> str:
         "</body>\n</html>\n",
     ]
     return "".join(parts)
-
-
-def text(content: object, most: int = 2000) -> str:
-    """Text of anybody, escaped, in an element that isolates its direction."""
-    said = str(content)
-    cut = said if len(said) <= most else f"{said[:most]}… ({len(said) - most} characters more)"
-    return f"<bdi>{escape(visible(cut))}</bdi>"
 
 
 def _named(models: Sequence[str]) -> str:

@@ -6,41 +6,40 @@ written in blocks of rows, so that the memory it takes does not grow with the mo
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from overt import pull
 from overt.create import named
 from overt.errors import FormatError, ModelNotFound
 from overt.formats import safetensors
 from overt.formats.bounded import shown
-from overt.formats.ggml import TYPES
 from overt.lab import bert
 from overt.lab.steps import Given, Made, Work
 from overt.nets import architectures, weights
 from overt.nets.architectures import Weight, ropes
-from overt.nets.weights import Stored
 from overt.recipe import Input, Recipe
 from overt.ref import parse
 from overt.settings import Settings
 from overt.sources.base import Step
 from overt.store import Link, Manifest, Store
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[Any]]
-
 Type = Literal["f32", "f16", "bf16", "q8_0"]
 VERSION = "2"
 _FILE_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """``general.file_type``, as llama.h numbers it."""
-_SIZES = {kind.name: (kind.block, kind.bytes) for kind in TYPES.values()}
 _MOST_TEXT = 64 << 20
-_BESIDE = ("tokenizer.model", "chat_template.jinja")
+_BESIDE = (
+    "tokenizer.model", "chat_template.jinja", "config.json", "tokenizer.json",
+    "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
+    "generation_config.json", "chat_template.json", "model.safetensors.index.json",
+)  # fmt: skip
+"""The small files that say something: others are not read."""
 _ALIGNMENT = 32
+_PRE = re.compile(r"[a-z0-9._-]{0,64}")
 
 
 def convert(
@@ -49,11 +48,16 @@ def convert(
     settings: Settings,
     type: Type = "f16",
     progress: Callable[[Step], None] | None = None,
+    *,
+    pre: str = "",
 ) -> Manifest:
     """Make the model `name` of the safetensors model `source`, pulled where it is not here.
 
     A folder is noted in the store under ``NAME-safetensors``, so that the conversion can be
     repeated; its files stay where they are.
+
+    Args:
+        pre: llama.cpp's name of the pre-tokenizer, where a person knows it; "": it is recognised.
 
     Raises:
         BadRef, ModelNotFound: as `pull` and `create` do.
@@ -66,7 +70,9 @@ def convert(
     report = progress or (lambda _: None)
     manifest = _stored(source, name, settings, report)
     came = Input("from", manifest.digest, manifest.ref)
-    recipe = make.recipe("convert", [came], {"type": type}, settings)
+    recipe = make.recipe(
+        "convert", [came], {"type": type} | ({"pre": pre} if pre else {}), settings
+    )
     return make.make(recipe, name, settings, report)
 
 
@@ -97,14 +103,20 @@ class _Step:
     name = "convert"
     version = VERSION
     packages = ("gguf", "numpy")
+    reports: tuple[str, ...] = ()
 
     def run(self, work: Work) -> list[Made]:
         """The GGUF file of the input ``from``, with matrices of the parameter ``type``."""
         type = work.recipe.parameters.get("type", "f16")
         if type not in get_args(Type):
             raise FormatError(f"the type {shown(type)} is none of {', '.join(get_args(Type))}")
+        pre = work.recipe.parameters.get("pre", "")
+        if not isinstance(pre, str) or not _PRE.fullmatch(pre):
+            raise FormatError(
+                f"{shown(pre)} is no name of a pre-tokenizer", "llama.cpp's are such as llama-bpe"
+            )
         made = work.place / "model.gguf"
-        write(parts(work.given("from")[0]), made, type, work.report)
+        write(parts(work.given("from")[0]), made, type, work.report, pre)
         return [Made("weights", f"model-{type}.gguf", made)]
 
     def tolerance(self, recipe: Recipe) -> float:
@@ -161,7 +173,7 @@ def parts(given: Given) -> Parts:
             continue
         if inner.endswith("1_Pooling/config.json"):
             texts["pooling"] = _json(path, name)
-        elif "/" not in inner and (inner.endswith(".json") or inner in _BESIDE):
+        elif inner in _BESIDE:
             texts[inner] = _text(path, inner)
     if "model.safetensors.index.json" in texts:
         index = safetensors.read_index(given.files[f"{base}model.safetensors.index.json"])
@@ -207,8 +219,8 @@ class Plan:
     divisors: Sequence[float] = ()
 
 
-def plan(found: Parts) -> Plan:
-    """What a release becomes.
+def plan(found: Parts, pre: str = "") -> Plan:
+    """What a release becomes; `pre` names its pre-tokenizer, where that is not to be recognised.
 
     Raises:
         FormatError, Unsupported: as the architecture's file and `vocabulary` do.
@@ -225,7 +237,7 @@ def plan(found: Parts) -> Plan:
     inner = config.get("text_config")
     told = {**(inner if isinstance(inner, dict) else {}), **config}
     told["vocab_size"] = shape.vocabulary
-    keys += vocabulary.metadata(found.texts, told, known.name)
+    keys += vocabulary.metadata(found.texts, told, known.name, pre)
     wanted = list(known.weights(shape))
     if shape.tied and known.own_output:
         wanted.append(Weight(wanted[0].name, "output.weight", wanted[0].shape))
@@ -246,14 +258,16 @@ def _encoder(found: Parts) -> Plan:
 # ---- what is written -----------------------------------------------------------------------
 
 
-def write(found: Parts, target: Path, type: Type, report: Callable[[Step], None]) -> None:
-    """Write the GGUF file of a release.
+def write(
+    found: Parts, target: Path, type: Type, report: Callable[[Step], None], pre: str = ""
+) -> None:
+    """Write the GGUF file of a release; `pre` as in `plan`.
 
     Raises:
         FormatError: the release contradicts itself, or a number does not fit into `type`.
         Unsupported: an architecture or a choice that is not known.
     """
-    what = plan(found)
+    what = plan(found, pre)
     stored = weights.of_release(found.files, what.weights, what.place)
     kinds = {weight.gguf: _kind(weight, what, type) for weight in what.weights}
     _write_header(what, kinds, target, type)
@@ -266,9 +280,9 @@ def write(found: Parts, target: Path, type: Type, report: Callable[[Step], None]
             file.write(np.asarray(what.divisors, "<f4").tobytes())
         for weight in what.weights:
             _align(file)
-            for count, data in _encoded(weight, stored[weight.name], kinds[weight.gguf]):
-                file.write(data)
-                done += count * stored[weight.name].row_bytes
+            for _, block in weights.rows(weight, stored[weight.name], "gguf"):
+                file.write(weights.encoded(block, kinds[weight.gguf], weight.name))
+                done += len(block) * stored[weight.name].row_bytes
                 report(Step("converting", min(done, total), total))
         _align(file)
 
@@ -277,7 +291,7 @@ def _kind(weight: Weight, what: Plan, type: Type) -> str:
     """The type a tensor is stored as: norms and biases keep 32 bits."""
     if not what.halves(weight):
         return "F32"
-    whole = weight.shape[-1] % _SIZES[type.upper()][0] == 0
+    whole = weight.shape[-1] % weights.ROWS[type.upper()][0] == 0
     return type.upper() if whole else "F16"
 
 
@@ -298,7 +312,7 @@ def _write_header(what: Plan, kinds: Mapping[str, str], target: Path, type: Type
             count = len(what.divisors)
             writer.add_tensor_info(architectures.ROPE_FREQS, (count,), float32, 4 * count)
         for weight in what.weights:
-            block, size = _SIZES[kinds[weight.gguf]]
+            block, size = weights.ROWS[kinds[weight.gguf]]
             elements = 1
             for extent in weight.shape:
                 elements *= extent
@@ -328,23 +342,3 @@ def _add(writer: Any, key: str, value: Any) -> None:
 
 def _align(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % _ALIGNMENT))
-
-
-def _encoded(weight: Weight, stored: Stored, kind: str) -> Iterator[tuple[int, bytes]]:
-    """A tensor's bytes in blocks, with the rows of each."""
-    import numpy as np
-    from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
-
-    for _, block in weights.rows(weight, stored, "gguf"):
-        if kind == "F32":
-            data = block.astype("<f4", copy=False)
-        elif kind == "F16":
-            if np.abs(block).max(initial=0) > 65504:
-                raise FormatError(
-                    f"{weight.name} holds numbers above 65504, which f16 cannot", "use --type bf16"
-                )
-            data = block.astype("<f2")
-        else:
-            data = quantize(np.ascontiguousarray(block), GGMLQuantizationType[kind])
-        yield len(block), data.tobytes()

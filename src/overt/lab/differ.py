@@ -88,7 +88,10 @@ def differ(name: str, recorded: Path, here: Path) -> Difference | None:
     for compare in (_gguf, _safetensors, _json):
         try:
             found = compare(name, recorded, here)
-        except (OvertError, ValueError, KeyError, TypeError, NotImplementedError, RecursionError):
+        except (
+            OvertError, ValueError, KeyError, TypeError, NotImplementedError, RecursionError,
+            OverflowError,
+        ):  # fmt: skip
             continue  # not of this format, or of a type that nobody here reads
         # The same numbers in other bytes: a zero's sign, or the order of the file.
         return found or _at_byte(name, recorded, here, byte, largest=0.0)
@@ -235,7 +238,9 @@ def _tensor(name: str, key: str, old: _Tensor, new: _Tensor) -> Difference | Non
     if at is None:
         return None
     index = tuple(int(i) for i in np.unravel_index(at[0], old.shape)) if old.shape else ()
-    relative = most / magnitude if magnitude else math.inf
+    # a magnitude without end would make every difference nothing of it, or no number
+    sane = 0 < magnitude < math.inf and most < math.inf
+    relative = most / magnitude if sane else math.inf
     return Difference(
         name, key, index, recorded=at[1], here=at[2], max_difference=most, relative=relative
     )
@@ -249,7 +254,9 @@ def _form(tensor: _Tensor | None) -> str:
 
 
 def _json(name: str, recorded: Path, here: Path) -> Difference | None:
-    """Numbers at the same place of a list are one tensor; anything else must be equal."""
+    """Numbers with a fraction at the same place of a list are one tensor; anything else must be
+    equal: an id or a size that is one off is another.
+    """
     if max(recorded.stat().st_size, here.stat().st_size) > _MOST_JSON:
         raise ValueError("too long to be compared as JSON")
     old, new = (dict(_leaves(json.loads(one.read_bytes()))) for one in (recorded, here))
@@ -259,7 +266,8 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
     for place in dict.fromkeys((*old, *new)):
         was, now = old.get(place, "nothing"), new.get(place, "nothing")
         group = "/".join("*" if part.isdecimal() else part for part in place.split("/"))
-        numbers = all(type(one) in (int, float) for one in (was, now))
+        kinds = {type(was), type(now)}
+        numbers = kinds <= {int, float} and float in kinds
         if numbers:
             sizes[group] = max(sizes.get(group, 0.0), abs(was))
         if repr(was) != repr(now):
@@ -278,7 +286,9 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, one in value.items():
-            yield from _leaves(one, f"{place}/{key}")
+            # as JSON Pointer has it: a key with a slash is no two keys
+            part = key.replace("~", "~0").replace("/", "~1")
+            yield from _leaves(one, f"{place}/{part}")
     elif isinstance(value, list) and value:
         for number, one in enumerate(value):
             yield from _leaves(one, f"{place}/{number}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from overt.engines.build import cpu_fingerprint, instruction_sets, native_path
-from overt.errors import Unsupported
+from overt.errors import lacking
 from overt.lab.steps import Step
 from overt.settings import Settings
 
@@ -17,7 +17,8 @@ _WIDE = (
 )  # fmt: skip
 _CHOOSING = (
     "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_CBWR",
+    "MKL_CBWR", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "GLIBC_TUNABLES",
+    "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
 
 
@@ -75,9 +76,7 @@ def _version(package: str, step: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise Unsupported(
-            f"`overt {step}` needs the package {package}", "pip install 'overt[lab]'"
-        ) from None
+        raise lacking(f"the step {step}", package) from None
 
 
 def _gpu() -> dict[str, str]:

@@ -8,15 +8,15 @@ window is a Llama in GGUF, and comes back as one: both compute the same.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from overt import pull
-from overt.errors import FormatError, ModelNotFound, Unsupported, UsageError
+from overt.errors import Unsupported, UsageError
 from overt.formats import gguf
 from overt.formats.bounded import shown
-from overt.lab import make, tokenizer_files
+from overt.lab import inputs, make, tokenizer_files
 from overt.lab.steps import Made, Work
 from overt.nets import architectures, weights
 from overt.recipe import Input, Recipe
@@ -26,20 +26,15 @@ from overt.sources.choose import role_of
 from overt.store import Manifest
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from overt.nets.architectures import Weight
     from overt.nets.shape import Shape
     from overt.nets.weights import Stored
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 Type = Literal["f32", "f16", "bf16"]
 TYPES: tuple[str, ...] = get_args(Type)
 _NAMES = {
     "f32": ("F32", "float32", 4), "f16": ("F16", "float16", 2), "bf16": ("BF16", "bfloat16", 2),
 }  # fmt: skip
-_LARGEST_HALF = 65504.0
 Report = Callable[[Step], None]
 
 
@@ -49,6 +44,7 @@ class _Step:
     name = "export"
     version = "1"
     packages = ("gguf", "numpy")
+    reports: tuple[str, ...] = ()
 
     def run(self, work: Work) -> list[Made]:
         """Raises FormatError, Unsupported: as `write`."""
@@ -76,9 +72,8 @@ def export(
         BadRef, ModelNotFound: as `pull` and `create` do.
         FormatError, Unsupported: as `write`.
     """
-    manifest = _found(source, settings, report)
-    inputs = [Input("from", manifest.digest, manifest.ref)]
-    recipe = make.recipe("export", inputs, {"type": type}, settings)
+    manifest = inputs.plain_model(source, settings, report)
+    recipe = _recipe(manifest, type, settings)
     return make.make(recipe, name, settings, report)
 
 
@@ -99,9 +94,8 @@ def folder(
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already", "name a new folder: --output DIR")
-    manifest = _found(source, settings, report)
-    inputs = [Input("from", manifest.digest, manifest.ref)]
-    recipe = make.recipe("export", inputs, {"type": type}, settings)
+    manifest = inputs.plain_model(source, settings, report)
+    recipe = _recipe(manifest, type, settings)
     model = pull.find(source, settings)
     place = target.with_name(f".{target.name}.{os.getpid()}")
     place.mkdir(parents=True)
@@ -116,28 +110,9 @@ def folder(
     return [target / path.name for path in made]
 
 
-def here(source: str, settings: Settings, report: Report | None = None) -> pull.Model:
-    """A model on this disk: one's own, or pulled now.
-
-    Raises:
-        BadRef, ModelNotFound: as `pull` does.
-    """
-    try:
-        return pull.find(source, settings, report)
-    except ModelNotFound:
-        pull.pull(source, settings, report)
-        return pull.find(source, settings, report)
-
-
-def _found(source: str, settings: Settings, report: Report | None) -> Manifest:
-    manifest = here(source, settings, report).manifest
-    if manifest is None or not manifest.weights.path.lower().endswith(".gguf"):
-        raise FormatError(f"{source} is not a GGUF model of the store", "it needs no exporting")
-    if any(file.role == "adapter" for file in manifest.files):
-        raise Unsupported(
-            f"{source} has an adapter beside its weights", f"overt merge {source} NAME comes first"
-        )
-    return manifest
+def _recipe(manifest: Manifest, type: Type, settings: Settings) -> Recipe:
+    came = Input("from", manifest.digest, manifest.ref)
+    return make.recipe("export", [came], {"type": type}, settings)
 
 
 def write(source: Path, place: Path, type: Type, report: Report) -> list[Path]:
@@ -188,18 +163,13 @@ def _write_weights(
     with path.open("wb") as file:
         file.write(head)
         for weight in ordered:
-            for block in _blocks(weight, stored[weight.name]):
-                raw = encoded(block, type, weight.name)
+            for _, block in weights.rows(weight, stored[weight.name], "release"):
+                raw = weights.encoded(block, _NAMES[type][0], weight.name)
                 file.write(raw)
                 done += len(raw)
                 report(Step("exporting", done, total))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _blocks(weight: "Weight", stored: "Stored") -> "Iterator[Array]":
-    for _, block in weights.rows(weight, stored, "release"):
-        yield block
 
 
 def safetensors_head(shapes: Mapping[str, tuple[int, ...]], type: Type) -> bytes:
@@ -215,27 +185,6 @@ def safetensors_head(shapes: Mapping[str, tuple[int, ...]], type: Type) -> bytes
     raw = json.dumps(content, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     return len(raw).to_bytes(8, "little") + raw
-
-
-def encoded(block: "Array", type: Type, name: str) -> bytes:
-    """Numbers of float32 in the bytes of `type`, rounded to the nearest, ties to even.
-
-    Raises:
-        Unsupported: a number that 16 bits of `type` cannot hold.
-    """
-    import numpy as np
-
-    if type == "f32":
-        return block.astype("<f4", copy=False).tobytes()
-    if type == "f16":
-        if (largest := float(np.abs(block).max(initial=0.0))) > _LARGEST_HALF:
-            raise Unsupported(
-                f"{name} holds {largest:g}, and f16 goes up to {_LARGEST_HALF:g}", "--type bf16"
-            )
-        return block.astype("<f2").tobytes()
-    bits = np.ascontiguousarray(block, "<f4").view("<u4")
-    kept = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return kept.astype("<u2").tobytes()
 
 
 def _size(shape: tuple[int, ...], type: Type) -> int:

@@ -12,7 +12,7 @@ from overt import pull
 from overt.carry.signing import Keys
 from overt.errors import NotFound, OvertError
 from overt.lab import attest, inputs
-from overt.recipe import MOST_BYTES, Input, Recipe
+from overt.recipe import Input, Recipe
 from overt.settings import Settings
 from overt.store import Manifest, Store
 
@@ -124,7 +124,7 @@ class _Walk:
     def model(self, role: str, name: str, manifest: Manifest) -> Node:
         self._count += 1
         store, digest = self._store, manifest.digest
-        recipes = _recipes(manifest, store)
+        recipes = inputs.recipes(manifest, store)
         told = recipes[0] if recipes else None
         date, signature = self._signed(manifest, told)
         below: tuple[Node, ...] = ()
@@ -176,21 +176,6 @@ class _Walk:
             return found.ran.finished, attest.state(data, self._keys)
         except OvertError:
             return "", "broken"
-
-
-def _recipes(manifest: Manifest, store: Store) -> list[Recipe]:
-    """Newest first, up to the first that cannot be read."""
-    found = []
-    for file in manifest.files:
-        if file.role != "recipe":
-            continue
-        try:
-            if file.size > MOST_BYTES:
-                break
-            found.append(Recipe.decode(store.path(file).read_bytes()))
-        except (OvertError, OSError):
-            break
-    return found
 
 
 def _origin(manifest: Manifest) -> dict[str, str]:

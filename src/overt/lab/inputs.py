@@ -1,4 +1,4 @@
-"""The inputs of a recipe, found on this machine by their digests.
+"""The inputs of a recipe, found on this machine: models by refs and digests, files by digests.
 
 A model is a manifest of the store, a file is one that the person named (``<home>/data/<64 hex>``,
 kept so that the recipe can be replayed, readable by its owner alone) or a blob of the store.
@@ -10,18 +10,28 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from overt.errors import BadRef, IntegrityError, NotFound, OvertError
+from overt import pull
+from overt.errors import (
+    BadRef,
+    FormatError,
+    IntegrityError,
+    ModelNotFound,
+    NotFound,
+    OvertError,
+    Unsupported,
+)
 from overt.lab.steps import Given
-from overt.recipe import Input, Recipe
+from overt.recipe import MOST_BYTES, Input, Recipe
 from overt.ref import parse
 from overt.settings import Settings
-from overt.sources.base import CHUNK, sha256_of
+from overt.sources.base import CHUNK, Report, sha256_of
 from overt.store import Manifest, Store, view
 from overt.store.manifest import hex_of
 from overt.whole import sync_folder, unwritable
 
 MODELS = ("from", "draft")
 """Roles of inputs that are always models; others may be files."""
+_PROVED: dict[str, tuple[int, ...]] = {}
 _FICLONE = 0x40049409  # Linux: the copy shares its blocks with the original until one is written
 
 
@@ -50,6 +60,60 @@ def found(
     if missing:
         raise _missing(missing)
     return tuple(given)
+
+
+def model(ref: str, settings: Settings, report: Report | None = None) -> pull.Model:
+    """A model on this disk: one that is here, or pulled now.
+
+    Raises:
+        BadRef, ModelNotFound: as `pull.pull` does.
+    """
+    try:
+        return pull.find(ref, settings, report)
+    except ModelNotFound:
+        pull.pull(ref, settings, report)
+        return pull.find(ref, settings, report)
+
+
+def plain_model(ref: str, settings: Settings, report: Report | None = None) -> Manifest:
+    """A GGUF model of the store that has no adapter beside its weights; pulled where need be.
+
+    Raises:
+        BadRef, ModelNotFound: as `model`.
+        FormatError, Unsupported: it is something else.
+    """
+    manifest = model(ref, settings, report).manifest
+    if manifest is None or not manifest.weights.path.lower().endswith(".gguf"):
+        raise FormatError(
+            f"{ref} is not a GGUF model of the store", "`overt list` shows the models that are here"
+        )
+    refuse_adapter(manifest, ref)
+    return manifest
+
+
+def refuse_adapter(manifest: Manifest | None, ref: str) -> None:
+    """What reads the weights alone would lose it. Raises Unsupported: the model has an adapter."""
+    if manifest and any(file.role == "adapter" for file in manifest.files):
+        raise Unsupported(
+            f"{ref} has an adapter beside its weights",
+            f"make one model of both: overt merge {ref} NAME --adapter {ref}",
+        )
+
+
+def gguf_of(found: pull.Model) -> Path:
+    """The weights of a model that is GGUF.
+
+    Raises:
+        FormatError: they are safetensors.
+    """
+    name = found.manifest.weights.path if found.manifest else found.weights.name
+    if name.lower().endswith(".safetensors"):
+        plain = found.ref.rpartition("/")[2].partition(":")[0] or "model"
+        raise FormatError(
+            f"{found.ref} is in safetensors form, and a GGUF model is needed",
+            f"overt convert {found.ref} {plain}-f16",
+        )
+    return found.weights
 
 
 def keep(data: Mapping[str, Path], recipe: Recipe, home: Path) -> None:
@@ -85,10 +149,27 @@ def manifest(digest: str, store: Store) -> Manifest | None:
         return None
 
 
+def recipes(manifest: Manifest, store: Store) -> list[Recipe]:
+    """The recipes that a model carries, newest first, up to the first that cannot be read."""
+    found = []
+    for file in manifest.files:
+        if file.role != "recipe":
+            continue
+        try:
+            if file.size > MOST_BYTES:
+                break
+            found.append(Recipe.decode(store.path(file).read_bytes()))
+        except (OvertError, OSError):
+            break
+    return found
+
+
 def _given(one: Input, store: Store, home: Path) -> Given | None:
     made = manifest(one.digest, store)
     if made is not None and store.whole(made):
         files = {file.path: store.path(file) for file in made.files}
+        for file in made.files:
+            _prove(files[file.path], file.digest, made.ref)
         return Given(view.weights(store, made), made, files)
     if made is not None:
         return None
@@ -100,7 +181,25 @@ def _given(one: Input, store: Store, home: Path) -> Given | None:
             )
         return Given(path, None, {})
     blob = store.blob(one.digest)
-    return Given(blob, None, {}) if blob else None
+    if blob is None:
+        return None
+    _prove(blob, one.digest, one.ref or "the file")
+    return Given(blob, None, {})
+
+
+def _prove(path: Path, digest: str, name: str) -> None:
+    """A receipt says which bytes were read: they are hashed, once while they stay as they are.
+
+    Raises:
+        IntegrityError: the file has others.
+    """
+    stands = path.stat()
+    state = (stands.st_dev, stands.st_ino, stands.st_size, stands.st_mtime_ns, stands.st_ctime_ns)
+    if _PROVED.get(digest) == state:
+        return
+    if digest_of(path) != digest:
+        raise IntegrityError(f"a file of {name} is damaged: {digest[:19]}", "type `overt verify`")
+    _PROVED[digest] = state
 
 
 def data_path(digest: str, home: Path) -> Path:

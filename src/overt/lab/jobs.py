@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import ELOOP
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def held(folder: Path, home: Path) -> Iterator[Path]:
         raise unwritable(folder, error) from None
     try:
         try:
+            if folder.is_symlink():  # what is private would be written where somebody else wants it
+                raise OSError(ELOOP, "it is a link")
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)  # what it was trained on is the person's own
             write(folder / "pid", str(os.getpid()).encode(), lasting=False)
@@ -117,6 +120,17 @@ def begin(folder: Path, recipe: Recipe, name: str) -> dict[str, Any]:
     write(folder / "job.json", json.dumps(noted, sort_keys=True).encode())
     (folder / "work").mkdir(exist_ok=True)
     return noted
+
+
+def hand_on(source: Path, folder: Path) -> None:
+    """The job `folder`, held and not begun, goes on with what the job `source` has made: it counts
+    as begun when that was, and as started as often. Raises OSError.
+    """
+    (folder / "work").mkdir(exist_ok=True)
+    if not (folder / "job.json").exists():
+        noted = noted_in(source)
+        noted["starts"] = max(0, _count(noted.get("starts")) - 1)  # `begin` counts one more
+        write(folder / "job.json", json.dumps(noted, sort_keys=True).encode())
 
 
 def noted_in(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import IO, Any
 
+from overt.carry.signing import Keys
 from overt.create import named
-from overt.errors import FormatError, IntegrityError, OutOfDisk, OvertError, Unsupported
+from overt.errors import FormatError, IntegrityError, OutOfDisk, Unsupported
 from overt.lab import attest, environment, inputs, jobs
 from overt.lab.steps import Given, Made, Work, find
 from overt.recipe import Input, Recipe
@@ -113,7 +114,7 @@ def make(
             instructions = environment.instructions(torch=False)
             ran = attest.Ran(noted["begun"], result.finished, noted["starts"], instructions)
             keep(result, recipe, ref, ran, settings)
-        except OvertError:
+        except Exception:
             if jobs.idle(folder):  # refused before it began: there is nothing to go on from
                 jobs.drop(folder)
             raise
@@ -146,20 +147,25 @@ def as_here(recipe: Recipe, settings: Settings) -> Recipe:
 
 def finished(recipe: Recipe, store: Store) -> Manifest | None:
     """What this very recipe made, where it is here whole and has its receipt."""
-    for made in everything(store):
-        told = next((file for file in made.files if file.role == "recipe"), None)
-        if told is None or told.digest != recipe.digest or not store.whole(made):
+    for made in made_by(recipe, store):
+        data = attest.of(made.digest, store.home)
+        if data is None or not store.whole(made):
             continue
-        if attest.path(made.digest, store.home).is_file():
+        with suppress(FormatError, IntegrityError):  # damaged: making it again writes it again
+            attest.check(data, made, recipe, Keys(store.home))
             return made
     return None
 
 
-def everything(store: Store) -> Iterator[Manifest]:
-    """Every manifest that can be read."""
+def made_by(recipe: Recipe, store: Store) -> Iterator[Manifest]:
+    """What this very recipe made, by the manifests that can be read."""
     with suppress(OSError):
         for path in sorted((store.home / "manifests").glob("*.json")):
-            if found := inputs.manifest(f"sha256:{path.stem}", store):
+            found = inputs.manifest(f"sha256:{path.stem}", store)
+            if found is None:
+                continue
+            newest = next((one for one in found.files if one.role == "recipe"), None)
+            if newest and newest.digest == recipe.digest:
                 yield found
 
 
@@ -269,6 +275,8 @@ def _kept(folder: Path, store: Store) -> Result | None:
         for file in manifest.files:
             if file.digest not in files or not files[file.digest].is_file():
                 store.path(file)
+            elif f"sha256:{sha256_of(files[file.digest])}" != file.digest:
+                raise ValueError(f"{file.path} was damaged")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IntegrityError):

@@ -34,6 +34,7 @@ class _Step:
     name = "merge"
     version = "1"
     packages = ("gguf", "numpy")
+    reports: tuple[str, ...] = ()
 
     def run(self, work: Work) -> list[Made]:
         """Raises FormatError, UsageError: models that do not go together, with both numbers."""
@@ -180,8 +181,8 @@ def _together(first: Tensors, other: Tensors) -> None:
     for name, tensor in first.by_name.items():
         if tensor.shape != other.by_name[name].shape:
             raise FormatError(
-                f"{name} is {_by(tensor.shape)} in {first.name} and "
-                f"{_by(other.by_name[name].shape)} in {other.name}",
+                f"{name} is {weights.by(tensor.shape)} in {first.name} and "
+                f"{weights.by(other.by_name[name].shape)} in {other.name}",
                 "merge models of one size",
             )
         if not first.is_float(name) and first.raw(name) != other.raw(name):
@@ -219,7 +220,3 @@ def _differences(header: Header, other: Tensors) -> list[str]:
         if said[0] != said[1]:
             notes.append(f"{key} is {said[0]}, and {said[1]} in {other.name}: the first is kept")
     return notes
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -72,7 +72,7 @@ def recognise(pre_tokenizer: object, ignores: bool, architecture: str) -> str:
         raise Unsupported(
             f"the tokenizer cuts words in a way that has no name in llama.cpp: {shown}"
             f"{', known words unmerged' if ignores else ''}",
-            "choose a GGUF version of the model",
+            "choose a GGUF version of the model, or name it as llama.cpp does: --pre NAME",
         )
     return max(fitting, key=lambda one: bool(one.architectures)).name
 

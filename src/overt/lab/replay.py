@@ -6,10 +6,10 @@ far its numbers may drift (`Step.tolerance`), and the largest difference is meas
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from overt.lab.steps import find
 from overt.recipe import MOST_BYTES, Recipe
 from overt.ref import parse
 from overt.settings import Settings
-from overt.sources.base import Step
+from overt.sources.base import Step, sha256_of
 from overt.store import File, Manifest, Store
 
 Verdict = Literal["identical", "within_tolerance", "different"]
@@ -125,7 +125,7 @@ def target(what: str, settings: Settings) -> Target:
             f"{what} is neither a receipt nor a recipe ({error.message})",
             "`overt history REF --recipe` writes one",
         ) from None
-    return Target(what, recipe, _made_by(recipe, store))
+    return Target(what, recipe, next(make.made_by(recipe, store), None))
 
 
 def line(one: Target, settings: Settings) -> list[Target]:
@@ -138,10 +138,9 @@ def line(one: Target, settings: Settings) -> list[Target]:
             base = inputs.manifest(given.digest, store)
             if base is None or base.digest in found:
                 continue
-            told = recipe_of(base, store)
-            if told is not None:
-                walk(told, depth + 1)
-                found[base.digest] = _known(base.ref, told, base, settings)
+            if recipes := inputs.recipes(base, store):
+                walk(recipes[0], depth + 1)
+                found[base.digest] = _known(base.ref, recipes[0], base, settings)
 
     walk(one.recipe, 0)
     return [*found.values(), one]
@@ -179,18 +178,22 @@ def replay(
     given_data = _data(recipe, data)
     report = report or (lambda _: None)
     if ref and one.manifest is None:  # somebody else's recipe: made here as anything is
-        made = make.make(recipe, keep, settings, report, tell, given_data)
+        with _fitting(recipe):
+            made = make.make(recipe, keep, settings, report, tell, given_data)
         files = {file.path: store.path(file) for file in made.files}
-        return _compared(one, step.tolerance(recipe), now, made, files, store, made.digest)
+        ours = _made(made, recipe, store)
+        return _compared(one, step.tolerance(recipe), now, made, files, store, ours, made.digest)
     given = inputs.found(recipe, settings, given_data)
     with _folder(settings.home) as place:
         (place / "work").mkdir()
-        outcome = make.run(recipe, given, place / "work", settings, report, tell)
+        with _fitting(recipe):
+            outcome = make.run(recipe, given, place / "work", settings, report, tell)
         name = one.manifest.ref if one.manifest else "replayed"
         result = make.listed(recipe, given, outcome, name)
         files = {file.path: result.files[file.digest] for file in result.manifest.files
                  if file.digest in result.files}  # fmt: skip
-        found = _compared(one, step.tolerance(recipe), now, result.manifest, files, store)
+        ours = set(result.files)
+        found = _compared(one, step.tolerance(recipe), now, result.manifest, files, store, ours)
         if ref is None:
             return found
         inputs.keep(given_data, recipe, settings.home)
@@ -209,17 +212,6 @@ def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
     return next((one for one in _WORST if one in verdicts), None)
 
 
-def recipe_of(manifest: Manifest, store: Store) -> Recipe | None:
-    """The newest recipe of a model, where it has one that can be read."""
-    for file in manifest.files:
-        if file.role == "recipe" and file.size <= MOST_BYTES:
-            try:
-                return Recipe.decode(store.path(file).read_bytes())
-            except (OvertError, OSError):
-                return None
-    return None
-
-
 # ---- what is meant -------------------------------------------------------------------------
 
 
@@ -233,12 +225,12 @@ def _of_model(what: str, settings: Settings) -> Target:
     manifest = pull.find(what, settings).manifest
     if manifest is None:
         raise NotFound(f"{what} is a plain file, which has no recipe", "name a model of the store")
-    recipe = recipe_of(manifest, Store(settings.home))
-    if recipe is None:
+    recipes = inputs.recipes(manifest, Store(settings.home))
+    if not recipes:
         raise NotFound(
             f"{what} was not made by a recipe", f"`overt history {what}` shows where it came from"
         )
-    return _known(what, recipe, manifest, settings)
+    return _known(what, recipes[0], manifest, settings)
 
 
 def _known(name: str, recipe: Recipe, manifest: Manifest, settings: Settings) -> Target:
@@ -266,14 +258,6 @@ def _of_receipt(what: str, data: bytes, store: Store) -> Target:
     return Target(what, receipt.recipe, manifest, receipt.subjects, state, receipt.signers)
 
 
-def _made_by(recipe: Recipe, store: Store) -> Manifest | None:
-    for manifest in make.everything(store):
-        told = next((file for file in manifest.files if file.role == "recipe"), None)
-        if told and told.digest == recipe.digest:
-            return manifest
-    return None
-
-
 def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
     wanted = {one.digest for one in recipe.inputs}
     found = {}
@@ -299,8 +283,10 @@ def _compared(
     made: Manifest,
     files: Mapping[str, Path],
     store: Store,
+    ours: Set[str],
     kept: str = "",
 ) -> Replayed:
+    """`files` are those made now, by path; `ours` the digests of those that the step made."""
     differences = environment.differences(one.recipe.environment, now.environment)
     tolerance = allowed if differences else 0.0
     recorded = _recorded(one, made)
@@ -308,12 +294,16 @@ def _compared(
     for path, digest, old in recorded:
         new = next((file for file in made.files if file.path == path), None)
         pairs.append((path, digest, new.digest if new else ""))
-        if new is not None and new.digest == digest:
-            continue
         found = _difference(path, digest, old, new, files, store)
+        if found is None:
+            continue
+        if new is not None and differences and path in find(now.step).reports:
+            found = replace(found, largest=0.0)
         first, largest = first or found, max(largest, found.largest)
     known = {path for path, _, _ in recorded}
-    for file in made.files if one.manifest else ():
+    # A receipt lists what the step made, a manifest what the model has of its base too.
+    own = made.files if one.manifest else [file for file in made.files if file.digest in ours]
+    for file in own if recorded else ():
         if file.path not in known and file.role != "recipe":
             pairs.append((file.path, "", file.digest))
             found = differ.Difference(file.path, recorded="nothing", here="a file")
@@ -326,6 +316,13 @@ def _compared(
     return Replayed(
         one, verdict, first, largest, tolerance, now.environment, differences, tuple(pairs), kept
     )
+
+
+def _made(made: Manifest, recipe: Recipe, store: Store) -> set[str]:
+    """The digests of what the step itself made: what none of its inputs has."""
+    bases = (inputs.manifest(given.digest, store) for given in recipe.inputs)
+    taken = {file.digest for base in bases if base for file in base.files}
+    return {file.digest for file in made.files} - taken
 
 
 def _recorded(one: Target, made: Manifest) -> list[tuple[str, str, File | None]]:
@@ -345,7 +342,11 @@ def _difference(
     new: File | None,
     files: Mapping[str, Path],
     store: Store,
-) -> differ.Difference:
+) -> differ.Difference | None:
+    if new is not None and old is not None and new.role != old.role:
+        return differ.Difference(path, field="role", recorded=old.role, here=new.role)
+    if new is not None and new.digest == digest:
+        return _damage(path, old, files, store) if old else None
     if new is None or path not in files:
         return differ.Difference(
             path, recorded="a file", here="nothing" if new is None else "other"
@@ -359,8 +360,40 @@ def _difference(
     return differ.Difference(path, recorded=digest, here=new.digest)
 
 
+def _damage(
+    path: str, old: File, files: Mapping[str, Path], store: Store
+) -> differ.Difference | None:
+    """Where the disk has other bytes than the manifest says, which are those that came out now."""
+    try:
+        stored = store.path(old)
+        if f"sha256:{sha256_of(stored)}" == old.digest:
+            return None
+    except (OvertError, OSError):
+        return None  # gone: what was made is the same
+    if path in files and (found := differ.differ(path, stored, files[path])):
+        return replace(found, largest=inf)
+    return differ.Difference(path, recorded="damaged in the store", here=old.digest)
+
+
 def _kept(found: Replayed, digest: str) -> Replayed:
     return replace(found, kept=digest)
+
+
+@contextmanager
+def _fitting(recipe: Recipe) -> Iterator[None]:
+    """A step believes its recipe, and this one may be anybody's.
+
+    Raises:
+        FormatError: it lacks an input or a parameter, or has one of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise FormatError(
+            f"the recipe cannot be carried out by {recipe.step} ({why})",
+            "its inputs or parameters are not those of the step",
+        ) from error
 
 
 @contextmanager

@@ -44,6 +44,14 @@ class Given:
     manifest: Manifest | None
     files: Mapping[str, Path]
 
+    def weights(self) -> "list[Made]":
+        """Of a model: its weights as they are, and what it sees images with."""
+        return [
+            Made(file.role, file.path, self.files[file.path])
+            for file in (self.manifest.files if self.manifest else ())
+            if file.role in ("weights", "projector")
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -89,6 +97,8 @@ class Step(Protocol):
     version: str
     packages: tuple[str, ...]
     """Whose versions could change the outcome: they are part of the recipe's environment."""
+    reports: tuple[str, ...]
+    """Files that tell of the others, such as a curve: elsewhere no tolerance is asked of them."""
 
     def run(self, work: Work) -> list[Made]:
         """Make it. Interrupted at any moment, the next `run` with the same `place` goes on."""

@@ -100,6 +100,11 @@ def metadata(
             ("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", name),
         ]  # fmt: skip
     else:
+        if pre:
+            raise Unsupported(
+                f"the tokenizer is no BPE over bytes, which alone could be called {pre[:40]!r}",
+                "leave --pre out",
+            )
         made, space_first = _over_characters(file, texts, size)
         keys = [
             ("tokenizer.ggml.model", "llama"), ("tokenizer.ggml.pre", "default"),

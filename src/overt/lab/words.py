@@ -17,13 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from overt.errors import BadRequest, EngineFailed, FormatError, Unsupported
+from overt.errors import BadRequest, EngineFailed, FormatError, lacking
 from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.workers.supervise import Worker
 
 _BATCH: Final = 1 << 20  # characters in one call, about
+_PATIENCE: Final = 30.0  # seconds for one rendering; a template may have loops without end
 _MEMORY: Final = 4 << 30
 _LABEL: Final = "the vocabulary"
 
@@ -58,9 +59,7 @@ class Words:
             FormatError: llama.cpp cannot read the vocabulary.
         """
         if not find_spec("llama_cpp_py_sync"):
-            raise Unsupported(
-                "a model's words need the package llama-cpp-py-sync", "pip install 'overt[lab]'"
-            )
+            raise lacking("reading a model's words", "llama-cpp-py-sync")
         from overt.workers.supervise import Worker, WorkerSpec
 
         weights = self._weights.resolve()
@@ -188,13 +187,24 @@ class Words:
     def _call(self, kind: str, asked: Mapping[str, Any]) -> list[Any]:
         if self._runner is None:
             raise EngineFailed("the worker of the vocabulary is not running", "use it in `with`")
-        return self._runner.run(self._asked(kind, json.dumps(asked).encode()))
+        patience = _PATIENCE if kind == "render" else None
+        try:
+            return self._runner.run(self._asked(kind, json.dumps(asked).encode(), patience))
+        except TimeoutError:
+            raise FormatError(
+                f"the chat template was stopped: it took more than {_PATIENCE:g} s for a row",
+                "choose another template: --template chatml",
+            ) from None
 
-    async def _asked(self, kind: str, body: bytes) -> list[Any]:
+    async def _asked(self, kind: str, body: bytes, patience: float | None) -> list[Any]:
         assert self._worker is not None
         found = []
         async with aclosing(self._worker.call(kind, body)) as chunks:
-            async for chunk in chunks:
+            while True:
+                async with asyncio.timeout(patience):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    break
                 try:
                     found.append(json.loads(chunk))
                 except (ValueError, RecursionError):

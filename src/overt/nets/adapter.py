@@ -2,11 +2,20 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from overt.errors import FormatError, Unsupported
+from overt.formats.bounded import shown
+
+T = TypeVar("T")
+
+CONFIG: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+PREFIX: Final = "base_model.model."
+"""What stands before the name of a layer in peft's names of tensors."""
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -16,11 +25,12 @@ _OTHER_KINDS = {
     "use_dora": "weight-decomposed (DoRA)",
     "use_qalora": "quantization-aware (QALoRA)",
     "modules_to_save": "with whole layers beside it",
-    "rank_pattern": "of several ranks",
-    "alpha_pattern": "of several alphas",
     "fan_in_fan_out": "of transposed layers",
     "lora_bias": "with biases",
 }
+_PATTERNS = {"rank_pattern": "of several ranks", "alpha_pattern": "of several alphas"}
+_MOVES_BASE = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin an adapter that change the base's weights too, so that it fits no other base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,39 +73,68 @@ class Adapter:
         return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
-    def of_config(cls, data: bytes) -> "Adapter":
+    def of_config(cls, data: bytes, *, patterns: bool = False) -> "Adapter":
         """Read an ``adapter_config.json``; nothing in it is trusted.
+
+        Args:
+            patterns: its rank and alpha may differ by layer; `alphas` gives what is said of them.
 
         Raises:
             FormatError: it is none.
-            Unsupported: an adapter of another kind.
+            Unsupported: an adapter of another kind, or one that began by changing its base.
         """
-        try:
-            if len(data) > _MOST_BYTES:
-                raise ValueError(f"it is {len(data)} bytes")
-            content = json.loads(data)
-            if not isinstance(content, dict):
-                raise ValueError("it is no object")
-            return _read(content)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FormatError(f"adapter_config.json cannot be read: {str(error)[:120]}") from None
+        return _checked(_read, data, patterns)
 
 
-def _read(content: Mapping[str, Any]) -> Adapter:
+def read(path: Path, *, patterns: bool = False) -> tuple[Adapter, Mapping[str, float]]:
+    """An ``adapter_config.json`` as `Adapter.of_config` reads it, and the alphas of some layers by
+    the ends of their names.
+
+    Raises:
+        FormatError, Unsupported: as `Adapter.of_config`, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise FormatError(f"{CONFIG} cannot be read: {error.strerror or error}") from None
+    return Adapter.of_config(data, patterns=patterns), _checked(_alphas, data)
+
+
+def _checked(use: Callable[..., T], data: bytes, *more: Any) -> T:
+    try:
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"it is {len(data)} bytes")
+        content = json.loads(data)
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        return use(content, *more)
+    except KeyError as error:
+        raise FormatError(f"{CONFIG} has no {error}", "it is what peft wrote") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise FormatError(
+            f"{CONFIG} cannot be read: {str(error)[:120]}", "it is what peft wrote"
+        ) from None
+
+
+def _read(content: Mapping[str, Any], patterns: bool) -> Adapter:
     kind = content["peft_type"]
     if kind != "LORA":
         raise Unsupported(f"this is an adapter of the kind {str(kind)[:40]!r}", "give a LoRA")
-    for name, what in _OTHER_KINDS.items():
+    for name, what in (_OTHER_KINDS if patterns else _OTHER_KINDS | _PATTERNS).items():
         if content.get(name):
             raise Unsupported(f"this is an adapter {what}", "give a plain LoRA")
     if content.get("bias", "none") != "none":
         raise Unsupported("this is an adapter that changes biases", "give a plain LoRA")
-    rank, alpha = content["r"], content["lora_alpha"]
+    began = content.get("init_lora_weights")
+    if isinstance(began, str) and began.lower().startswith(_MOVES_BASE):
+        raise Unsupported(
+            f"this adapter began as {shown(began)}, which changed its base too",
+            "save it with peft's path_initial_model_for_weight_conversion",
+        )
+    rank, dropout = content["r"], content.get("lora_dropout") or 0.0
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MOST_RANK:
         raise ValueError(f"the rank {str(rank)[:20]} is not between 1 and {MOST_RANK}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ValueError(f"alpha is {str(alpha)[:20]}")
-    dropout = content.get("lora_dropout") or 0.0
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"the dropout is {str(dropout)[:20]}")
     targets = content.get("target_modules") or ()
@@ -104,8 +143,27 @@ def _read(content: Mapping[str, Any]) -> Adapter:
         raise ValueError("target_modules are no names")
     return Adapter(
         rank=rank,
-        alpha=float(alpha),
+        alpha=_alpha(content["lora_alpha"]),
         targets=tuple(sorted(names)),
         stabilised=bool(content.get("use_rslora")),
         dropout=float(dropout),
     )
+
+
+def _alphas(content: Mapping[str, Any]) -> dict[str, float]:
+    """Of peft's ``alpha_pattern``. Its keys may be regular expressions: those are refused."""
+    found = content.get("alpha_pattern") or {}
+    if not isinstance(found, dict):
+        raise TypeError("alpha_pattern is no object")
+    for key in found:
+        if not all(letter.isalnum() or letter in "._^" for letter in key):
+            raise Unsupported(
+                f"alpha_pattern has the expression {shown(key)}", "merge it with peft"
+            )
+    return {key: _alpha(value) for key, value in found.items()}
+
+
+def _alpha(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"alpha is {str(value)[:20]}, and no number")
+    return float(value)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overt.errors import Unsupported
+from overt.errors import lacking
 from overt.nets import architectures, weights
 from overt.nets.architectures import Weight
 from overt.nets.shape import Shape
@@ -92,9 +92,7 @@ def _filled(
         from overt.nets.quantized import KINDS
         from overt.nets.transformer import Transformer
     except ImportError as error:
-        raise Unsupported(
-            f"computing with a model needs the package {error.name}", "pip install 'overt[lab]'"
-        ) from None
+        raise lacking("computing with a model", str(error.name)) from None
     dtype = dtype or torch.float32
     net = Transformer(shape, dtype)
     for weight in wanted:

@@ -14,13 +14,16 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from overt.errors import FormatError, Unsupported
-from overt.nets.adapter import Adapter
+from overt.nets.adapter import CONFIG, PREFIX, WEIGHTS, Adapter
 from overt.nets.transformer import Transformer
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+__all__ = [
+    "CONFIG", "WEIGHTS", "Adapted", "Frozen", "adapted", "add", "draw", "load", "off", "place",
+    "save", "state",
+]  # fmt: skip
 
 
 class Frozen(Protocol):
@@ -92,10 +95,7 @@ class _Adapted(torch.autograd.Function):
         outputs, first = [], 0
         for layer, b in zip(layers, pairs[1::2], strict=True):
             last = first + b.shape[1]
-            bias = cast("Tensor | None", layer.base.bias)
-            weight = layer.matrix(x.dtype)
-            y = x @ weight.t() if bias is None else torch.addmm(bias.to(x.dtype), x, weight.t())
-            outputs.append(y.addmm_(low[:, first:last], b.to(x.dtype).t(), alpha=layer.scale))
+            outputs.append(_sum(x, low[:, first:last], layer, b))
             first = last
         context.save_for_backward(x, keep, low, *pairs)
         context.layers = layers
@@ -124,6 +124,21 @@ class _Adapted(torch.autograd.Function):
                 grad.addmm_(up, layer.matrix(dtype))
         both = [part for pair in zip(downs, grads, strict=True) for part in pair]
         return grad, None, None, *both
+
+
+def _sum(x: Tensor, low: Tensor, layer: Adapted, b: Tensor) -> Tensor:
+    """x W' + s low B' + bias.
+
+    In few bits both products are one, so that the sum is rounded once: what an adapter adds is
+    often less than half the last place of x W', and would be lost behind it.
+    """
+    weight, bias = layer.matrix(x.dtype), cast("Tensor | None", layer.base.bias)
+    if x.dtype == torch.float32:
+        y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+        return y.addmm_(low, b.t(), alpha=layer.scale)
+    both = torch.cat([weight, (b * layer.scale).to(x.dtype)], 1)
+    bias = None if bias is None else bias.to(x.dtype)
+    return functional.linear(torch.cat([x, low], 1), both, bias)
 
 
 def add(net: Transformer, adapter: Adapter, seed: int) -> None:
@@ -184,7 +199,7 @@ def off(net: Transformer) -> Iterator[None]:
 def state(net: Transformer) -> dict[str, Tensor]:
     """The adapter's tensors by peft's names."""
     return {
-        f"{_PREFIX}{path}.{name}.weight": part.detach()
+        f"{PREFIX}{path}.{name}.weight": part.detach()
         for path, layer in adapted(net)
         for name, part in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
     }
@@ -225,7 +240,7 @@ def place(net: Transformer, adapter: Adapter, tensors: Mapping[str, Tensor]) -> 
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     for name in sorted(tensors):
-        path, _, which = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+        path, _, which = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         layer = layers.get(path)
         if which not in ("lora_A", "lora_B") or not hasattr(layer or object(), "in_features"):
             raise FormatError(f"the adapter's tensor {name[:100]!r} fits no layer of this model")
@@ -240,8 +255,8 @@ def place(net: Transformer, adapter: Adapter, tensors: Mapping[str, Tensor]) -> 
                 f"the adapter's tensor {name[:100]!r} is {tuple(tensors[name].shape)}, "
                 f"and this model takes {wanted}"
             )
-    for path in sorted({name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in tensors}):
-        pair = [tensors.get(f"{_PREFIX}{path}.lora_{which}.weight") for which in "AB"]
+    for path in sorted({name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in tensors}):
+        pair = [tensors.get(f"{PREFIX}{path}.lora_{which}.weight") for which in "AB"]
         if pair[0] is None or pair[1] is None:
             raise FormatError(f"the adapter of {path[:100]!r} lacks one of its two tensors")
         new = Adapted(layers[path], adapter, next(net.parameters()).device)

@@ -87,21 +87,10 @@ def _yarn(
         full = math.log(original / (rotations * 2 * math.pi))
         return width * full / (2 * math.log(base))
 
-    low, high = pair(numbers.get("beta_fast", 32.0)), pair(numbers.get("beta_slow", 1.0))
+    low, high = pair(numbers["beta_fast"]), pair(numbers["beta_slow"])
     if numbers.get("truncate", 1.0):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, width - 1)
     high += 0.001 if low == high else 0
     ramp = ((torch.arange(width // 2).float() - low) / (high - low)).clamp(0, 1)
-    strength = numbers.get("attention_factor") or _mscale(numbers, factor)
-    return speeds / factor * ramp + speeds * (1 - ramp), strength
-
-
-def _mscale(numbers: dict[str, float], factor: float) -> float:
-    def of(weight: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1
-
-    one, all_dimensions = numbers.get("mscale"), numbers.get("mscale_all_dim")
-    if one and all_dimensions:
-        return of(one) / of(all_dimensions)
-    return of(1.0)
+    return speeds / factor * ramp + speeds * (1 - ramp), numbers["attention_factor"]

@@ -22,7 +22,6 @@ from overt.nets.shape import Shape
 Spans = Sequence[tuple[int, int, int]]
 """Row, first and last + 1 of each packed sequence."""
 _BLOCK = 256  # a cache grows by so many tokens
-_SHORT = 1024  # tokens up to which scores are kept as a table
 
 
 class Norm(nn.Module):
@@ -171,10 +170,6 @@ class Attention(nn.Module):
         mask = None
         if window or (new > 1 and (new < old or shape.attention_cap)):
             mask = _mask(new, old, window, q.device)
-        short = new == old <= _SHORT and q.device.type == "cpu" and q.requires_grad
-        if short and not shape.attention_cap:
-            causal = _mask(new, old, window, q.device) if mask is None else mask
-            return cast("Tensor", _Attended.apply(q, k, v, causal, self.scale))
         if shape.attention_cap:
             return _capped(q, k, v, mask, self.scale, shape.attention_cap)
         return functional.scaled_dot_product_attention(
@@ -186,49 +181,6 @@ class Attention(nn.Module):
             scale=self.scale,
             enable_gqa=shape.kv_heads != shape.heads,
         )
-
-
-class _Attended(torch.autograd.Function):
-    """Attention of short sequences in learning: plain products, which torch's fused kernel for
-    processors does not reach. Queries of one key head are rows of one product; scores are float32,
-    and computed again for the backward pass.
-    """
-
-    @staticmethod
-    def forward(
-        context: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float
-    ) -> Tensor:
-        shares = _shares(q, k, mask, scale)
-        context.save_for_backward(q, k, v, mask)
-        context.scale = scale
-        mixed = shares @ v.float()
-        return mixed.view(q.shape).to(q.dtype)
-
-    @staticmethod
-    def backward(context: Any, *up: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, mask = context.saved_tensors
-        shares = _shares(q, k, mask, context.scale)
-        above = up[0].float().reshape(*k.shape[:2], -1, k.shape[-1])
-        of_v = shares.transpose(-1, -2) @ above
-        of_shares = above @ v.float().transpose(-1, -2)
-        mean = (of_shares * shares).sum(-1, keepdim=True)
-        of_scores = of_shares.sub_(mean).mul_(shares).mul_(context.scale)
-        of_q = of_scores @ k.float()
-        of_k = of_scores.transpose(-1, -2) @ _grouped(q, k)
-        parts = of_q.view(q.shape).to(q.dtype), of_k.to(k.dtype), of_v.to(v.dtype)
-        return *parts, None, None
-
-
-def _grouped(q: Tensor, k: Tensor) -> Tensor:
-    """(B, heads, T, head) as (B, kv_heads, heads / kv_heads * T, head), float32."""
-    return q.float().reshape(*k.shape[:2], -1, k.shape[-1])
-
-
-def _shares(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """How much each query takes of each value: (B, kv_heads, heads / kv_heads * T, T)."""
-    scores = (_grouped(q, k) @ k.float().transpose(-1, -2)).mul_(scale)
-    scores.view(*k.shape[:2], -1, *mask.shape).masked_fill_(~mask, -torch.inf)
-    return torch.softmax(scores, -1)
 
 
 def _mask(new: int, old: int, window: int, device: Any) -> Tensor:

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 Form = Literal["release", "ours", "gguf"]
 _BLOCK = 1 << 22
 """Elements that are in memory at once as 32-bit numbers, unless one row or head has more."""
-_ROWS = {kind.name: (kind.block, kind.bytes) for kind in TYPES.values()}
-_PLAIN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+ROWS = {kind.name: (kind.block, kind.bytes) for kind in TYPES.values()}
+"""Elements and bytes of a block, by GGUF's name of a type."""
+_LARGEST_HALF = 65504.0
+PLAIN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Types of safetensors that are read, and the bytes of an element."""
 
 
@@ -53,7 +55,7 @@ class Stored:
 
     @property
     def row_bytes(self) -> int:
-        block, size = _ROWS[self.type] if self.form == "gguf" else (1, _PLAIN[self.type])
+        block, size = ROWS[self.type] if self.form == "gguf" else (1, PLAIN[self.type])
         return self.columns // block * size
 
     def raw(self, first: int, count: int) -> bytes:
@@ -126,9 +128,9 @@ def of_release(
                 what = "is there twice" if name in found else "has no place in this architecture"
                 raise FormatError(f"the tensor {shown(tensor.name)} {what}")
             _fits(tensor.name, tensor.shape, shapes[name])
-            if tensor.type not in _PLAIN:
+            if tensor.type not in PLAIN:
                 raise FormatError(
-                    f"{shown(tensor.name)} is {tensor.type}, where {', '.join(_PLAIN)} are read"
+                    f"{shown(tensor.name)} is {tensor.type}, where {', '.join(PLAIN)} are read"
                 )
             found[name] = Stored(path, tensor.offset, tensor.type, tensor.shape, "release")
     _complete(shapes, found)
@@ -212,7 +214,7 @@ def rows(weight: Weight, stored: Stored, form: Form) -> Iterator[tuple[int, "Arr
         if not np.isfinite(block).all():
             raise FormatError(f"{shown(weight.name)} holds numbers that are infinite or none")
         if weight.heads:
-            block = _ordered(block, head, stored.form == "gguf", form == "gguf")
+            block = ordered(block, head, stored.form == "gguf", form == "gguf")
         if weight.shift and (stored.form == "release") != (form == "release"):
             block = block + np.float32(weight.shift if stored.form == "release" else -weight.shift)
         yield first, block
@@ -224,14 +226,42 @@ def packed_rows(weight: Weight, stored: Stored) -> "Array":
 
     data = np.frombuffer(stored.raw(0, stored.rows), np.uint8).reshape(stored.rows, -1)
     if weight.heads:
-        return _ordered(data, stored.rows // weight.heads, is_gguf=True, to_gguf=False)
+        return ordered(data, stored.rows // weight.heads, is_gguf=True, to_gguf=False)
     return data.copy()  # torch wants bytes that may be written
 
 
-def _ordered(block: "Array", head: int, is_gguf: bool, to_gguf: bool) -> "Array":
+def ordered(block: "Array", head: int, is_gguf: bool, to_gguf: bool) -> "Array":
     """Rows of whole heads: the two halves of each head, or its neighbours, beside each other."""
     if is_gguf == to_gguf:
         return block
     pair = (head // 2, 2) if is_gguf else (2, head // 2)
     cut = block.reshape(-1, *pair, block.shape[1])
     return cut.swapaxes(1, 2).reshape(block.shape)
+
+
+def encoded(block: "Array", type: str, name: str) -> bytes:
+    """Numbers of float32 in the bytes of `type`, plain or quantized; to the nearest, ties to even.
+
+    Raises:
+        FormatError: a number that `type` cannot hold.
+    """
+    import numpy as np
+
+    match type:
+        case "F32":
+            return block.astype("<f4", copy=False).tobytes()
+        case "F16":
+            if (largest := float(np.abs(block).max(initial=0.0))) > _LARGEST_HALF:
+                raise FormatError(
+                    f"{name} holds {largest:g}, and f16 ends at {_LARGEST_HALF:g}",
+                    "--type bf16 has room for it",
+                )
+            return block.astype("<f2").tobytes()
+        case "BF16":
+            bits = np.ascontiguousarray(block, "<f4").view("<u4")
+            half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+            return bytes(((bits + half) >> np.uint32(16)).astype("<u2").tobytes())
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    return bytes(quantize(np.ascontiguousarray(block), GGMLQuantizationType[type]).tobytes())

@@ -6,24 +6,31 @@ fetched), and a catalogue name or a model behind somebody's API as claims withou
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from overt.errors import FormatError, ModelNotFound, NotFound, OvertError, UsageError
 from overt.openness import claims, families, records
-from overt.openness.record import Record
+from overt.openness.record import Parent, Record, Relation
 from overt.openness.subject import Subject, SubjectFile
+from overt.recipe import MOST_BYTES, Recipe
 from overt.ref import PROVIDERS, Ref, parse
 from overt.settings import Settings
 from overt.sources.base import Step
 from overt.sources.choose import PICKLED
+from overt.store import Manifest, Store
 
 _MOST_FILES = 20_000
 _DEPTH = 12
 _SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".cache", "node_modules", ".venv"}
 _OTHERS = (".onnx", ".h5", ".hdf5", ".keras", ".tflite", ".mlmodel", ".npz", ".npy", ".msgpack")
 _RECORD_BYTES = 4 << 20
+_STEPS: Mapping[str, Relation] = {
+    "finetune": "finetune", "merge": "merge", "adapter": "adapter", "quantize": "quantized",
+    "convert": "quantized", "export": "quantized",
+}  # fmt: skip
+"""What the input of a step of Overt's is to the model it makes."""
 _SMALL = 64 << 10
 """Bytes of a file that is hashed as fast as its kept digest is read."""
 
@@ -252,7 +259,6 @@ def _digests(settings: Settings, progress: Progress | None) -> Callable[[Path], 
 
 def _stored(ref: str, settings: Settings) -> Subject:
     from overt.pull import find
-    from overt.store import Store
 
     manifest = find(ref, settings).manifest
     if manifest is None:
@@ -264,7 +270,32 @@ def _stored(ref: str, settings: Settings) -> Subject:
         if file.role != "recipe"
     )
     licence = manifest.licence if manifest.licence != "other" else None
-    return Subject(ref, files, Record(ref, licence=licence), digest_of=_digests(settings, None))
+    record = Record(ref, licence=licence, parents=_made_from(manifest, store))
+    return Subject(ref, files, record, digest_of=_digests(settings, None))
+
+
+def _made_from(manifest: Manifest, store: Store) -> tuple[Parent, ...]:
+    """What Overt made a model from, by its newest recipe; of data only whose licence was said.
+
+    The licence of a model that was made is that of all its bases (lab/make.py).
+    """
+    told = next((file for file in manifest.files if file.role == "recipe"), None)
+    if told is None or told.size > MOST_BYTES:
+        return ()
+    try:
+        recipe = Recipe.decode(store.path(told).read_bytes())
+    except (OvertError, OSError):
+        return ()
+    relation = _STEPS.get(recipe.step)
+    licence = recipe.parameters.get("data_licence")
+    found = []
+    for one in recipe.inputs:
+        if one.role == "from" and one.ref and relation:
+            found.append(Parent(one.ref, relation, manifest.licence, "its recipe"))
+        elif one.role == "data" and isinstance(licence, str) and licence:
+            name = one.ref or one.digest
+            found.append(Parent(name, "dataset", licence, source="its recipe"))
+    return tuple(found)
 
 
 # -- what lies elsewhere -------------------------------------------------------------------------
@@ -283,8 +314,6 @@ def _service(ref: str, parsed: Ref) -> Subject:
 
 def _claimed_base(found: Subject, settings: Settings) -> Subject | None:
     """The base it claims: a path of this disk, a model beside it, or one of the store."""
-    from overt.store import Store
-
     if (beside := _beside(found, settings)) is not None:
         return beside
 

@@ -79,12 +79,12 @@ class Paired:
 
 
 def missing() -> str | None:
-    """Why nothing can be compared here: the packages of ``overt[lab]`` are not installed."""
+    """Why nothing can be compared here: what `make lab` installs is not here."""
     try:
         import gguf  # noqa: F401
         import numpy  # noqa: F401
     except ImportError as error:
-        return f"comparing needs the package {error.name}; pip install 'overt[lab]'"
+        return f"comparing needs the package {error.name}; type `make lab` in Overt's folder"
     return None
 
 

@@ -177,7 +177,7 @@ def test_two_at_once_pay_once(suite: task.Suite, monkeypatch: pytest.MonkeyPatch
     found = asyncio.run(both())
     assert first.asked + second.asked == 10
     assert sorted(one["totals"]["cached"] for one in found) == [0, 10]
-    assert said == ["another `overt eval` is asking echo:x the same: waiting for its answers"]
+    assert said == ["another process is asking echo:x the same: waiting for its answers"]
     assert found[0]["items"][0]["score"] == found[1]["items"][0]["score"] == 1
 
 

@@ -10,19 +10,16 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from overt.errors import Failure, NotFound, UsageError
+from overt.lab import foreign
 from overt.lab.audit import garak
 from overt.settings import Settings
 
-_PATIENCE: Final = 30  # seconds for the server to end
-_SHOWN: Final = 400  # characters of what garak said last
 _KEPT: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
     "XDG_DATA_HOME", "OMP_NUM_THREADS",
@@ -56,7 +53,7 @@ def run(asked: Asked, settings: Settings, say: Callable[[str], None]) -> dict[st
     Raises:
         NotFound: no garak here; says how to get one.
         UsageError: no probes were named.
-        Failure: the server or garak failed.
+        EngineFailed, Failure: the server or garak failed.
     """
     command = find(asked.program)
     if not asked.spec:
@@ -66,7 +63,7 @@ def run(asked: Asked, settings: Settings, say: Callable[[str], None]) -> dict[st
     name = secrets.token_hex(4)
     place = settings.home / "audits" / "garak" / name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _server(settings, place) as url:
+    with foreign.server(settings) as url:
         say(f"garak asks {asked.ref} at {url}; its report comes to {place}")
         _ask(command, asked, url, place)
     reports = sorted(place.glob("*.report.jsonl"))
@@ -120,55 +117,13 @@ def _ask(command: list[str], asked: Asked, url: str, place: Path) -> None:
         process = subprocess.Popen(
             [*command, *arguments(asked, url, place)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ,
-            cwd=place,
+            cwd=place, preexec_fn=foreign.dying_with_us(),
         )  # fmt: skip
         try:
             code = process.wait()
         except BaseException:
-            process.terminate()
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            foreign.end(process)
             raise
     if code:
-        said = " ".join(log.read_text("utf-8", "replace")[-_SHOWN:].split())
+        said = foreign.last(log.read_bytes())
         raise Failure(f"garak ended with {code}: {said}", f"its output is in {log}")
-
-
-@contextmanager
-def _server(settings: Settings, place: Path) -> Iterator[str]:
-    """`overt serve` on a free port of this machine, ended with the block; its URL.
-
-    Raises:
-        Failure: it did not start.
-    """
-    environ = {**os.environ, "OVERT_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
-    command = [
-        sys.executable, "-m", "overt", "serve", "--json", "--host", "127.0.0.1", "--port", "0",
-        "--threads", str(settings.threads), *(["--offline"] if settings.offline else []),
-    ]  # fmt: skip
-    log = place / "serve.log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environ
-        )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline(1 << 16)
-        try:
-            url = str(json.loads(line)["url"])
-        except (ValueError, KeyError, TypeError):
-            process.wait(_PATIENCE)
-            said = " ".join(log.read_text("utf-8", "replace")[-_SHOWN:].split())
-            raise Failure(f"the server did not start: {said}", f"see {log}") from None
-        yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()

@@ -1,8 +1,8 @@
-"""Audits as one page that needs nothing but itself: figures, intervals, what they mean and do not.
+"""Audits as one page that needs nothing but itself (html_page.py): figures, intervals, what they
+mean and do not.
 
-No script, no font, no picture and no address is loaded or linked, and the page's own policy forbids
-it. What models and data sets wrote is escaped, and prompts that may upset are folded away. Whoever
-reads only one line of a figure still sees its n and its interval.
+Prompts that may upset are folded away. Whoever reads only one line of a figure still sees its n and
+its interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,67 +10,21 @@ from html import escape
 from typing import Any, Final
 
 from overt.lab.audit import figures
-from overt.lab.compare_page import text
-from overt.openness.export.text import visible
+from overt.lab.html_page import head, text
 
-_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
 _MOST_EXAMPLES: Final = 12
 _MOST_FIGURES: Final = 400
 _STYLE: Final = """
-:root {
-  color-scheme: light dark;
-  --page: #fbfaf8; --card: #fff; --ink: #1b1d21; --soft: #4d535c; --line: #d9d6d0; --shade: #f1efeb;
-  --bar: #0b5fa5; --before: #8a5a00; --bad: #b3261e; --alarm: #fdecea;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #131518; --card: #1b1e23; --ink: #e9ebee; --soft: #b0b7c1; --line: #3a3f47;
-    --shade: #23272d; --bar: #85bff5; --before: #e0b566; --bad: #ff9c92; --alarm: #33191a;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--page); color: var(--ink); overflow-wrap: anywhere;
-  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
-}
-main, footer { max-width: 72rem; margin: 0 auto; padding: 0 1.25rem; }
-main { padding-top: 1.6rem; }
-footer { padding: 1rem 1.25rem 3rem; color: var(--soft); font-size: .875rem; }
-h1 { font-size: clamp(1.5rem, 4vw, 2.2rem); line-height: 1.15; margin: .2rem 0 .5rem; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-p { margin: .4rem 0; }
+h3 { margin: 1.2rem 0 .4rem; }
 ul { margin: .3rem 0 .6rem; padding-left: 1.2rem; }
-code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .875em; }
-.over { text-transform: uppercase; letter-spacing: .08em; font-size: .8rem; color: var(--soft);
-  margin: 0; }
-.soft { color: var(--soft); }
-.small { font-size: .875rem; }
-.alarm { background: var(--alarm); border: 2px solid var(--bad); border-radius: .6rem;
-  padding: .6rem 1rem; margin: 1rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .925rem;
-  overflow-wrap: normal; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .7rem;
-  border-bottom: 1px solid var(--line); }
-tbody th { font-weight: 400; min-width: 12rem; max-width: 26rem; overflow-wrap: break-word; }
-thead th { background: var(--shade); color: var(--soft); font-weight: 600; font-size: .85rem; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.figure { min-width: 9rem; }
+tbody th { font-weight: 400; min-width: 12rem; max-width: 26rem; }
+td.figure { min-width: 9rem; font: inherit; }
 svg { display: block; width: 100%; min-width: 8rem; height: 1rem; }
 svg .axis { stroke: var(--line); stroke-width: 1; }
 svg .neutral { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 2; }
 svg .span { stroke: var(--bar); stroke-width: 3; stroke-linecap: round; }
 svg circle { fill: var(--bar); }
-details { margin-top: .6rem; } summary { cursor: pointer; color: var(--soft); font-size: .875rem; }
-.said { white-space: pre-wrap; margin: 0; }
 .group { padding-left: 1rem; color: var(--soft); }
-@media print {
-  body { background: #fff; color: #000; font-size: 10pt; }
-  tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
-}
 """
 
 
@@ -78,12 +32,7 @@ def render(receipts: Sequence[Mapping[str, Any]], compared: Mapping[str, Any] | 
     """The page of one audit, or of two models with their comparison (`record.compare`)."""
     names = " and ".join(str(one["model"]["ref"])[:60] for one in receipts)
     parts = [
-        '<!doctype html>\n<html lang="en" dir="ltr">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(visible(names))}, audited</title>\n"
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n",
+        head(f"{names}, audited", _STYLE),
         f'<header>\n<p class="over">Audit</p>\n<h1>{text(names)}</h1>\n</header>\n',
         _models(receipts),
         '<p class="soft">Every figure is a mean over the items that were asked, with n and an '

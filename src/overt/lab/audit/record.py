@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overt.errors import FormatError, IntegrityError, NotFound
+from overt.errors import FormatError, NotFound
 from overt.lab.audit import figures
 from overt.lab.audit.probe import Contrast, Measure
 from overt.lab.audit.probes import PROBES, find
-from overt.lab.evaluate.receipt import sealed
+from overt.lab.evaluate.receipt import place, unchanged
 
 FORM: Final = "overt-audit-1"
 _MOST_BYTES: Final = 256 << 20
@@ -27,9 +27,8 @@ def folder(home: Path) -> Path:
 
 def is_receipt(where: str, home: Path) -> bool:
     """Whether `where` names a receipt, by file or by id, and not a model."""
-    path = Path(where).expanduser()
-    named = folder(home) / f"{where.removesuffix('.json')}.json"
-    return (path.suffix == ".json" and path.is_file()) or ("/" not in where and named.is_file())
+    path = place(where, folder(home))
+    return path.suffix == ".json" and path.is_file()
 
 
 def read(where: str, home: Path) -> dict[str, Any]:
@@ -40,9 +39,7 @@ def read(where: str, home: Path) -> dict[str, Any]:
         FormatError: not a receipt of an audit, or of probes that this Overt does not know.
         IntegrityError: it was changed since it was written.
     """
-    path = Path(where).expanduser()
-    if not path.is_file() and "/" not in where:
-        path = folder(home) / f"{where.removesuffix('.json')}.json"
+    path = place(where, folder(home))
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
@@ -65,15 +62,7 @@ def parsed(data: bytes, path: Path) -> dict[str, Any]:
         raise _none(path, str(error)[:120]) from None
     if wrong := _wrong(found):
         raise _none(path, wrong)
-    try:
-        seal = sealed(found)["sha256"]
-    except (ValueError, TypeError, RecursionError):
-        seal = ""
-    if seal != found["sha256"]:
-        raise IntegrityError(
-            f"{path} was changed after it was written: its sha256 is not {found['sha256'][:12]}…",
-            "run the audit again: its answers are kept",
-        )
+    unchanged(found, path, "run the audit again: its answers are kept")
     _check_figures(found, path)
     for name, one in found["probes"].items():
         found["probes"][name] = one | _made_again(name, one, found["seed"])

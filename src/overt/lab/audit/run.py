@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -32,7 +31,7 @@ from overt.lab.audit.probes import PROBES, find
 from overt.lab.evaluate import receipt
 from overt.lab.evaluate.answers import Answers, alone
 from overt.lab.evaluate.asker import Asker, identify
-from overt.lab.evaluate.purse import Purse, is_away
+from overt.lab.evaluate.purse import Purse
 from overt.openness.export.text import canonical
 from overt.settings import Settings
 
@@ -232,18 +231,10 @@ def _receipt(
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
     value: dict[str, Any] = {
         "form": record.FORM, "made": made, "seed": plan.seed, "limit": plan.limit,
-        "model": {
-            "ref": who.ref, "resolved": who.resolved, "digest": who.digest, "engine": who.engine,
-            "build": who.build, "away": is_away(who.resolved),
-        },
+        "model": who.told(),
         "environment": receipt.environment(),
         "seconds": round(time.time() - begun, 3),
         "probes": probes, "skipped": skipped,
     }  # fmt: skip
     id = receipt.name_of(made, "audit", who.ref, f"{begun} {canonical(value)}")
     return value | {"id": id}
-
-
-def load(where: str, home: Path) -> dict[str, Any]:
-    """A receipt of an earlier audit; see `record.read`."""
-    return record.read(where, home) | {"path": where}

@@ -1,6 +1,8 @@
 """The data sets of sets.toml: found in a folder, checked, and told of where they are missing."""
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -96,6 +98,45 @@ def _read(one: DataSet, path: Path) -> Read:
         "as_published": one.sha256.get(path.name) == digest,
     }  # fmt: skip
     return Read(path, data, told)
+
+
+def table(file: Read, columns: set[str], what: str, most: int) -> Iterator[dict[str, str]]:
+    """The rows of a set's CSV file, whose first line names its columns.
+
+    Args:
+        columns: that must be there; of a row each is a text.
+        what: the set, for people.
+        most: rows.
+
+    Raises:
+        FormatError: not CSV, a column or a part of a row is missing, or too many rows.
+    """
+    csv.field_size_limit(1 << 20)
+    reader = csv.DictReader(io.StringIO(file.text(), newline=""), strict=True)
+    try:
+        if not set(reader.fieldnames or ()) >= columns:
+            raise FormatError(
+                f"the first line of {file.name} lacks a column of {what}",
+                f"it has {', '.join(sorted(columns))}",
+            )
+        for number, row in enumerate(reader, 1):
+            if number > most:
+                raise FormatError(f"{file.name} has more than {most} rows", "split it")
+            if not all(row.get(one) for one in columns):
+                raise FormatError(f"row {number} of {file.name} is cut", "get the file again")
+            yield row
+    except csv.Error as error:
+        raise FormatError(
+            f"line {reader.line_num} of {file.name} is not CSV: {error}", "get the file again"
+        ) from None
+
+
+def own(file: str, digest: str, name: str) -> dict[str, Any]:
+    """What a receipt says of a file of the person's own; `digest` is its sha256."""
+    return {
+        "file": file, "sha256": digest, "set": name, "licence": "", "upstream": "",
+        "revision": "", "cite": "", "as_published": False,
+    }  # fmt: skip
 
 
 def bounded(path: Path, most: int) -> bytes:

@@ -85,7 +85,7 @@ async def alone(path: Path, who: str, say: Callable[[str], None]) -> AsyncGenera
                 held.acquire(blocking=False)
             except Timeout:
                 if not said:
-                    say(f"another `overt eval` is asking {who} the same: waiting for its answers")
+                    say(f"another process is asking {who} the same: waiting for its answers")
                 said = True
                 await asyncio.sleep(_POLL)
     except OSError as error:

@@ -4,6 +4,7 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 from overt import routes
 from overt.chat import Answer, Request, Usage
@@ -11,7 +12,7 @@ from overt.engines.provider import Provider
 from overt.errors import OvertError, ProviderFailed
 from overt.exchange import Exchange
 from overt.lab.evaluate.answers import Answers, Reply, key_of
-from overt.lab.evaluate.purse import Purse
+from overt.lab.evaluate.purse import Purse, is_away
 from overt.lab.timed import is_counted
 from overt.openness.export.text import canonical
 from overt.protocols.failure import error_of
@@ -32,6 +33,13 @@ class Who:
     @property
     def key(self) -> str:
         return canonical([self.digest or self.resolved, self.engine, self.build])
+
+    def told(self) -> dict[str, Any]:
+        """The model as receipts have it."""
+        return {
+            "ref": self.ref, "resolved": self.resolved, "digest": self.digest,
+            "engine": self.engine, "build": self.build, "away": is_away(self.resolved),
+        }  # fmt: skip
 
 
 class Asker:

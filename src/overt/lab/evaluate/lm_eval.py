@@ -6,7 +6,6 @@ a stranger's. Models on this machine are scored through ``/v1/completions`` with
 log-probabilities; models elsewhere answer through ``/v1/chat/completions``, where a task lets them.
 """
 
-import json
 import os
 import re
 import shutil
@@ -14,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from overt.errors import EngineFailed, Failure, Refused, Unsupported, UsageError
+from overt.errors import Failure, Refused, Unsupported, UsageError
+from overt.lab import foreign
 from overt.lab.evaluate import lm_eval_output, receipt
 from overt.settings import Settings
 
@@ -43,7 +42,6 @@ _REASONS: Final = (
     re.compile(r".*API request failed with error message: "),
     re.compile(r"[\w.]*(?:Error|Exception)\b"),
 )
-_START: Final = 60.0
 
 Say = Callable[[str], None]
 
@@ -151,16 +149,26 @@ def evaluate(
     program = command(settings)
     for name in (who.ref, *tasks):
         if not name or set(name) & set(", \n\"'{}") or name.startswith("-"):
-            raise UsageError(f"{name!r} cannot be handed to lm-eval", "give it an alias")
+            raise UsageError(
+                f"{name[:60]!r} cannot be handed to lm-eval: it has a blank, comma or quote",
+                "overt alias set NAME REF gives a model another name",
+            )
+    for task in tasks:  # lm-eval opens what is a path, and runs the Python that it names
+        if set(task) & set("/\\") or task.endswith((".yaml", ".yml")):
+            raise UsageError(
+                f"{task!r} is a file, and tasks are named", "--include DIR has task files"
+            )
     if who.ref.startswith(("http://", "https://")):
         raise UsageError(
             f"{who.ref} is a server's address, and programs are given names alone",
             f"overt alias set NAME {who.ref}",
         )
     if options.hub and settings.offline:
-        raise UsageError("lm-eval may fetch data sets, and the network is off", "leave one out")
+        raise UsageError(
+            "lm-eval may fetch data sets, and the network is off", "leave out --hub or --offline"
+        )
     found = []
-    with _server(settings) as url:
+    with foreign.server(settings) as url:
         for task in tasks:
             say(f"lm-eval: {task} on {who.ref}")
             begun = time.time()
@@ -221,6 +229,7 @@ def _run(command: list[str], folder: Path, who: Who, options: Options) -> None:
         done = subprocess.run(
             command, cwd=folder, env=_environ(folder, options), stdin=subprocess.DEVNULL,
             stdout=log, stderr=subprocess.STDOUT, check=False,
+            preexec_fn=foreign.dying_with_us(),
         )  # fmt: skip
         if not done.returncode:
             return
@@ -240,7 +249,7 @@ def _run(command: list[str], folder: Path, who: Who, options: Options) -> None:
             f"lm-eval lacks a data set: {last[:300]}", "--hub lets it fetch what it needs"
         )
     raise Failure(
-        f"lm-eval ended with {done.returncode}: {last[:400]}", "see to that, and try again"
+        f"lm-eval ended with {done.returncode}: {last[:400]}", "the same command starts it again"
     )
 
 
@@ -254,46 +263,3 @@ def _environ(folder: Path, options: Options) -> dict[str, str]:
                    "TRANSFORMERS_OFFLINE")  # fmt: skip
         found |= dict.fromkeys(offline, "1")
     return found
-
-
-@contextmanager
-def _server(settings: Settings) -> Iterator[str]:
-    """`overt serve` with these settings, in a process of its own; gives its address.
-
-    Raises:
-        EngineFailed: it did not start, with its reason.
-    """
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        environ[f"OVERT_{field.name.upper()}"] = text
-    command = [sys.executable, "-m", "overt", "serve", "--json", "--port", "0"]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
-            env=environ,
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                log.seek(0)
-                raise EngineFailed(f"the server did not start: {log.read()[-400:].strip()}")
-            yield _url(line)
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_START)
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def _url(line: str) -> str:
-    try:
-        found: Mapping[str, Any] = json.loads(line)
-        return str(found["url"])
-    except (ValueError, KeyError, TypeError):
-        raise EngineFailed(f"the server said {line[:200]!r}") from None

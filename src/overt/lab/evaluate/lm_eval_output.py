@@ -176,9 +176,11 @@ def _number(found: Any) -> float | None:
             return None
     if isinstance(found, bool):
         return float(found)
-    if not isinstance(found, int | float) or not math.isfinite(found):
+    try:
+        value = float(found) if isinstance(found, int | float) else math.nan
+    except OverflowError:
         return None
-    return float(found)
+    return value if math.isfinite(value) else None
 
 
 def _json(data: bytes, what: str) -> dict[str, Any]:

@@ -99,9 +99,7 @@ def read(where: str, folder: Path) -> dict[str, Any]:
         FormatError: not a receipt.
         IntegrityError: it was changed since it was written.
     """
-    path = Path(where).expanduser()
-    if not path.is_file() and "/" not in where:
-        path = folder / f"{where.removesuffix('.json')}.json"
+    path = place(where, folder)
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(_MOST_BYTES))
@@ -110,6 +108,24 @@ def read(where: str, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise _no_receipt(path, str(error)[:120]) from None
     _check(found, path)
+    unchanged(found, path, "run the suite again: its answers are kept")
+    return dict(found)
+
+
+def place(where: str, folder: Path) -> Path:
+    """The file that is named: by its path, or by the id of a receipt in `folder`."""
+    path = Path(where).expanduser()
+    if not path.is_file() and "/" not in where:
+        return folder / f"{where.removesuffix('.json')}.json"
+    return path
+
+
+def unchanged(found: Mapping[str, Any], path: Path, hint: str) -> None:
+    """Prove the sha256 that a receipt states of itself, which is a text.
+
+    Raises:
+        IntegrityError: it was changed since it was written.
+    """
     try:
         seal = sealed(found)["sha256"]
     except (ValueError, TypeError, RecursionError):
@@ -117,9 +133,8 @@ def read(where: str, folder: Path) -> dict[str, Any]:
     if seal != found["sha256"]:
         raise IntegrityError(
             f"{path} was changed after it was written: its sha256 is not {found['sha256'][:12]}…",
-            "run the suite again: its answers are kept",
+            hint,
         )
-    return dict(found)
 
 
 def _check(found: Any, path: Path) -> None:

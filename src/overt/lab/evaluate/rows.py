@@ -19,6 +19,9 @@ from overt.errors import FormatError, NotFound
 MOST_BYTES: Final = 256 << 20
 MOST_ROWS: Final = 200_000
 MOST_FIELD: Final = 1 << 20
+MOST_PARTS: Final = 1 << 24
+"""Lists, objects and commas of one JSON text: each takes some 60 bytes of memory and 3 of a file,
+and next to none of one that is packed."""
 _OBJECTS: Final = 'write each item as an object: {"question": "…", "answer": "…"}'
 _SPLIT = re.compile(r"_(?:test|dev|val|validation|train)$")
 
@@ -202,10 +205,20 @@ def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[Object]:
 
 
 def _parsed(text: str, where: str, hint: str) -> Any:
+    if len(text) > MOST_PARTS:  # else it cannot have so many
+        parts = sum(map(text.count, "[{,"))
+        if parts > MOST_PARTS:
+            raise FormatError(
+                f"{where} has {parts} lists, objects and commas, and {MOST_PARTS} are the most",
+                "split it",
+            )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where} is not JSON: {str(error)[:120]}", hint) from None
+        why = str(error)
+        if isinstance(error, json.JSONDecodeError) and "\n" not in text:
+            why = f"{error.msg} at character {error.pos + 1}"
+        raise FormatError(f"{where} is not JSON: {why[:120]}", hint) from None
 
 
 def _object(value: Any, where: str, hint: str) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ from overt.lab.compare_page import dollars
 from overt.lab.evaluate import intervals, receipt, runners
 from overt.lab.evaluate.answers import Answers, NotKept, Reply, alone, failed
 from overt.lab.evaluate.asker import Asker, Who, identify
-from overt.lab.evaluate.purse import Purse, is_away
+from overt.lab.evaluate.purse import Purse
 from overt.lab.evaluate.runners import Grade, Runner, Tools
 from overt.lab.evaluate.runners.judge import Unparsed
 from overt.lab.evaluate.task import Item, Suite
@@ -318,10 +318,7 @@ def _receipt(
         "made": made,
         "suite": _suite(suite, whole, runner),
         "data": [{"file": Path(n).name, "sha256": digest} for n, digest in suite.data],
-        "model": {
-            "ref": who.ref, "resolved": who.resolved, "digest": who.digest, "engine": who.engine,
-            "build": who.build, "away": is_away(who.resolved),
-        },
+        "model": who.told(),
         "judge": options.judge if suite.kind == "judge" else None,
         "against": options.against or None if suite.kind == "judge" else None,
         "parameters": {

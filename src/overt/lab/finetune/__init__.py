@@ -5,15 +5,19 @@ compares before and after on what was held out; `written` makes the files.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, Unsupported
+from overt.fit import free_memory
+from overt.lab import sealed
+from overt.lab.finetune import plan
 from overt.lab.finetune.asked import Asked
 from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.fixed import fixed
 from overt.lab.steps import Given, Made, Work
 from overt.recipe import Recipe
 from overt.sources.base import Step as Progress
@@ -34,20 +38,24 @@ class _Step:
     """
 
     name = "finetune"
-    version = "1"
+    version = "2"
     packages = ("gguf", "llama-cpp-py-sync", "numpy", "safetensors", "torch")
+    reports: tuple[str, ...] = (REPORT,)
 
     def run(self, work: Work) -> list[Made]:
         """Raises as `prepare.prepare` and `loop.train` do."""
         asked = Asked.decode(work.recipe.parameters)
         given = work.given("from")[0]
         prepared = _prepared(work, given, asked)
+        if asked.device == "cpu":  # a recipe may be anybody's: the verb has looked already
+            wanted = plan.wanted(prepared, asked, given.path.stat().st_size)
+            plan.check(prepared.base.shape, wanted, free_memory())
         work.tell(_example(prepared))
-        net = load(prepared.base.weights, asked)
         with fixed(asked.training.threads):
-            before = _before(work, net, prepared)
-            trained = _trained(work, net, prepared, asked)
-            after = judge(net, prepared.held_examples)
+            net = load(prepared.base.weights, asked)
+            before = _before(work, net, prepared, asked)
+            trained = _trained(work, net, prepared, asked, before)
+            after = judge(net, prepared.held_examples, asked)
         report = _report(asked, prepared, trained, before, after)
         work.tell({"kind": "result", **report})
         made = _files(work, net, prepared, asked, given)
@@ -64,7 +72,7 @@ STEP = _Step()
 
 
 def load(weights: Path, asked: Asked) -> "Transformer":
-    """The net to train, on the device that was asked for.
+    """The net to train, on the device that was asked for, with its adapter.
 
     Raises:
         Unsupported: there is no such device, or torch is not installed.
@@ -76,31 +84,28 @@ def load(weights: Path, asked: Asked) -> "Transformer":
 
         if not torch.cuda.is_available():
             raise Unsupported("this machine has no GPU that torch can use", "type --device cpu")
+    from overt.lab.finetune import loop
+
     net = from_gguf(weights, keep_quantized=asked.method == "qlora")
-    return net.to(asked.device) if asked.device == "cuda" else net
+    net = net.to(asked.device) if asked.device == "cuda" else net
+    loop.ready(net, asked.training)
+    return net
 
 
-@contextmanager
-def fixed(threads: int) -> Iterator[None]:
-    """So many threads of torch, as before afterwards."""
+def judge(
+    net: "Transformer", examples: Sequence[Example] | Sequence[Pair], asked: Asked
+) -> "list[Judged]":
+    """How the net does on each held-out example, in the precision that it is trained in."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def judge(net: "Transformer", examples: Sequence[Example] | Sequence[Pair]) -> "list[Judged]":
-    """How the net does on each held-out example."""
     from overt.lab.finetune import measure
 
+    dtype = torch.bfloat16 if asked.training.precision == "bfloat16" else torch.float32
+    net.eval()
     pairs = [one for one in examples if isinstance(one, Pair)]
     if pairs:
-        return measure.pairs(net, pairs)
-    return measure.answers(net, [one for one in examples if isinstance(one, Example)])
+        return measure.pairs(net, pairs, dtype=dtype)
+    return measure.answers(net, [one for one in examples if isinstance(one, Example)], dtype=dtype)
 
 
 def _prepared(work: Work, given: Given, asked: Asked) -> "Prepared":
@@ -127,31 +132,37 @@ def _example(prepared: "Prepared") -> Mapping[str, Any]:
     }
 
 
-def _before(work: Work, net: "Transformer", prepared: "Prepared") -> "list[Judged]":
+def _before(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) -> "list[Judged]":
     """How the base does; looked up where an interrupted run has found out already."""
     from overt.lab.finetune.measure import Judged
 
     kept = work.place / "before.json"
-    try:
+    if sealed.intact(kept):
         found = [Judged(*one) for one in json.loads(kept.read_bytes())]
         if len(found) == len(prepared.held_examples):
             return found
-    except (OSError, ValueError, TypeError):
-        pass
     work.report(Progress("measuring the base on what is held out", 0, None))
-    judged = judge(net, prepared.held_examples)
+    judged = judge(net, prepared.held_examples, asked)
     new = kept.with_suffix(".new")
     new.write_text(json.dumps([list(asdict(one).values()) for one in judged]), "utf-8")
     new.replace(kept)
+    sealed.seal(kept)
     return judged
 
 
-def _trained(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) -> Any:
+def _trained(
+    work: Work, net: "Transformer", prepared: "Prepared", asked: Asked, before: "list[Judged]"
+) -> Any:
     from overt.lab.finetune import loop
 
+    first = sum(one.surprise for one in before) / max(1, sum(one.tokens for one in before))
+    if asked.training.loss == "preference":
+        first = math.log(2)  # of an adapter that is still zero, whatever the pairs are
     place = work.place / "training"
     place.mkdir(exist_ok=True)
-    return loop.train(net, asked.training, prepared.train, prepared.held, place, work.tell)
+    return loop.train(
+        net, asked.training, prepared.train, prepared.held, place, work.tell, first=first
+    )
 
 
 def _report(
@@ -222,8 +233,4 @@ def _of_base(given: Given) -> list[Made]:
     """The base's weights, which the new model lists as its own."""
     if given.manifest is None:
         raise FormatError("the base is no model of the store", "pull it, or make a model of it")
-    return [
-        Made(file.role, file.path, given.files[file.path])
-        for file in given.manifest.files
-        if file.role in ("weights", "projector")
-    ]
+    return given.weights()

@@ -20,7 +20,7 @@ from overt.lab.finetune.formats import Format
 from overt.lab.finetune.item import Bad, Item, Kind
 
 E = TypeVar("E", Example, Pair)
-_KINDS: Final = "it has rows such as " + " or ".join(one.EXAMPLE for one in formats.every())
+_KINDS: Final = "write rows such as " + " or ".join(one.EXAMPLE for one in formats.every())
 _MOST_HELD: Final = 256
 """Held-out examples, at most: more cost time at every look and narrow the interval little."""
 
@@ -79,12 +79,17 @@ def read(path: Path, format: str = "", name: str = "") -> Data:
     wanted = formats.named(format) if format else None
     lines: list[Line] = []
     seen: set[bytes] = set()
-    for line, where, raw in found:
-        if wanted is None:
-            wanted = _first(raw, where)
-        item = _item(raw, where, wanted, lines)
-        seen.add(sha256(json.dumps(raw, sort_keys=True).encode()).digest())
-        lines.append(Line(line, where, item))
+    try:
+        for line, where, raw in found:
+            if wanted is None:
+                wanted = _first(raw, where)
+            item = _item(raw, where, wanted, lines)
+            seen.add(sha256(json.dumps(raw, sort_keys=True).encode()).digest())
+            lines.append(Line(line, where, item))
+    except FormatError as error:
+        if wanted is None or error.hint != _KINDS:
+            raise
+        raise FormatError(error.message, f"write {wanted.EXAMPLE}") from None
     if wanted is None or not lines:
         raise FormatError(f"{shown} has no rows", "give a file with examples in it")
     doubled = len(lines) - len(seen)

@@ -9,17 +9,18 @@ on from a checkpoint ends with the bytes of one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from overt.errors import Failure, UsageError
+from overt.errors import Failure, OutOfDisk, UsageError
 from overt.lab.finetune import checkpoint, loss
+from overt.lab.finetune.fixed import ended_as_stopped, fixed, undivided
 from overt.lab.finetune.loss import Head, Loss, Packed, Unit
 from overt.lab.finetune.training import Point, Trained, Training
 from overt.nets import lora
@@ -47,10 +48,13 @@ def train(
     place: Path,
     tell: Tell,
     *,
+    first: float | None = None,
     save_seconds: float = 120.0,
     save_steps: int = 0,
 ) -> Trained:
     """Train `net`, or go on where `place` says that it stands; the best weights are in it then.
+
+    A Ctrl-C or SIGTERM is a KeyboardInterrupt after a checkpoint of the last whole step.
 
     Args:
         net: in float32, or quantized where it is frozen; an adapter is put on it here.
@@ -58,6 +62,7 @@ def train(
         place: a folder for checkpoints. They are kept for another call; `checkpoint.forget` ends
             that.
         tell: ``loss`` after each step, ``note`` of anything else.
+        first: the held-out loss before the first step, where it is known.
         save_seconds, save_steps: between two checkpoints; 0 steps: time alone decides.
 
     Raises:
@@ -67,47 +72,9 @@ def train(
     """
     if not any(loss.pack(unit).learnt for unit in train):
         raise UsageError("the training data has no token to learn", "look at its answers")
-    with _fixed(job.threads):
+    with fixed(job.threads), ended_as_stopped():
         run = _Run(net, job, train, held, place, tell)
-        return run.go(save_seconds, save_steps)
-
-
-def held_loss(net: Transformer, job: Training, batches: Sequence[Unit]) -> float:
-    """The mean -log p of the learnt tokens, whatever `job.loss` is."""
-    sums = [one for batch in example_losses(net, job, batches) for one in batch]
-    tokens = sum(count for _, count in sums)
-    return sum(total for total, _ in sums) / max(tokens, 1)
-
-
-def example_losses(
-    net: Transformer, job: Training, batches: Sequence[Unit]
-) -> list[list[tuple[float, int]]]:
-    """Of every sequence of every batch: its -log p and its learnt tokens (of pairs: two each)."""
-    device = next(net.parameters()).device
-    net.eval()
-    found = []
-    with _fixed(job.threads), torch.no_grad():
-        head = Head(net, torch.float32)
-        for unit in batches:
-            packed = loss.pack(unit, device)
-            values = loss.surprises(net, head, packed).double()
-            sums = loss.per_sequence(values, packed).tolist()
-            counts = loss.per_sequence(torch.ones_like(values), packed).tolist()
-            found.append([(total, int(count)) for total, count in zip(sums, counts, strict=True)])
-    return found
-
-
-@contextmanager
-def _fixed(threads: int) -> Iterator[None]:
-    """So many threads, and only operations that always give the same; as before afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        return run.go(first, save_seconds, save_steps)
 
 
 @dataclass
@@ -139,7 +106,7 @@ class _Run:
         self.net, self.job, self.place, self.tell = net, job, place, tell
         self.device = next(net.parameters()).device
         self.train, self.held = train, held
-        self.learnt = _prepare(net, job)
+        self.learnt = ready(net, job)
         self.dtype = torch.bfloat16 if job.precision == "bfloat16" else torch.float32
         self.optimizer = _optimizer(job, self.learnt)
         self.at = _Standing()
@@ -147,27 +114,28 @@ class _Run:
         self.began = 0
         self.steps = job.steps or -(-job.epochs * len(train) // job.accumulate)
 
-    def go(self, save_seconds: float, save_steps: int) -> Trained:
+    def go(self, first: float | None, save_seconds: float, save_steps: int) -> Trained:
         base = self._reference()
         self._resume()
         head = Head(self.net, self.dtype)
         learn, check = self._losses(head, base)
         if self.held and self.at.first_held is None:
-            self.at.first_held = self.at.best_held = self._look(check)
+            found = self._look(check) if first is None else first
+            self.at.first_held = self.at.best_held = found
             self._keep()
         saved, started, behind = time.monotonic(), time.monotonic(), self.at.tokens
         self.began = len(self.at.curve)
-        while self.at.step < self.steps and not self.at.stopped:
-            point = self._step(learn)
-            if self.held and self._look_now():
-                point["held"] = self._judge(self._look(check))
-            self.at.curve.append(point)
-            self._tell(point, time.monotonic() - started, self.at.tokens - behind)
-            last = self.at.step == self.steps or self.at.stopped
-            due = save_steps and self.at.step % save_steps == 0
-            if last or due or time.monotonic() - saved > save_seconds:
-                self._save()
-                saved = time.monotonic()
+        try:
+            while self._owes_look() or not self._done():
+                self._on(learn, check)
+                self._tell(time.monotonic() - started, self.at.tokens - behind)
+                due = save_steps and self.at.step % save_steps == 0
+                if self._done() or due or time.monotonic() - saved > save_seconds:
+                    self._save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
         self._restore_best()
         at = self.at
         held = None
@@ -176,9 +144,31 @@ class _Run:
         curve = [Point(**point) for point in at.curve]
         return Trained(at.step, at.best if self.held else at.step, held, at.stopped, curve)
 
+    def _done(self) -> bool:
+        return self.at.step >= self.steps or self.at.stopped
+
+    def _on(self, learn: Loss, check: Loss) -> None:
+        """One step and the look after it; only the look, where that was stopped."""
+        if not self._owes_look():
+            self._step(learn)
+        if self._owes_look():
+            held = self._look(check)
+            with undivided():
+                self._judge(held)
+
+    def _stop(self) -> None:
+        """Keep what was learnt, whatever the moment: `self.at` and the weights are of one step."""
+        if not self.at.step:
+            return
+        try:
+            with undivided():
+                self._save()
+        except OutOfDisk as error:
+            self.tell({"kind": "note", "text": f"the last steps are not kept: {error.message}"})
+
     # one step
 
-    def _step(self, learn: Loss) -> dict[str, Any]:
+    def _step(self, learn: Loss) -> None:
         at, job = self.at, self.job
         rate = learning_rate(job, at.step, self.steps)
         for group in self.optimizer.param_groups:
@@ -200,11 +190,14 @@ class _Run:
         value = sum(parts)
         norm = nn.utils.clip_grad_norm_(self.learnt.values(), job.clip or float("inf"))
         _check(at.step + 1, value, float(norm), rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        at.step += 1
-        at.tokens += tokens
-        return {"step": at.step, "loss": value, "rate": rate, "tokens": tokens, "held": None}
+        with undivided():
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            at.step += 1
+            at.tokens += tokens
+            at.curve.append(
+                {"step": at.step, "loss": value, "rate": rate, "tokens": tokens, "held": None}
+            )
 
     def _numbers(self, step: int) -> list[tuple[int, int]]:
         """How many batches came before, and which batch it is, of each batch of the step."""
@@ -232,8 +225,11 @@ class _Run:
 
     # held-out loss
 
-    def _look_now(self) -> bool:
+    def _owes_look(self) -> bool:
+        """Whether the last step is one after which the held-out part is looked at."""
         job, step = self.job, self.at.step
+        if not self.held or not step or self.at.curve[-1]["held"] is not None:
+            return False
         every = job.held_every or max(1, len(self.train) // job.accumulate)
         return step % every == 0 or step == self.steps
 
@@ -247,15 +243,15 @@ class _Run:
                 total, count = total + value.item(), count + many
         return total / max(count, 1)
 
-    def _judge(self, held: float) -> float:
+    def _judge(self, held: float) -> None:
         at = self.at
+        at.curve[-1]["held"] = held
         if at.best_held is None or held < at.best_held:
             at.best, at.best_held, at.since = at.step, held, 0
             self._keep()
         else:
             at.since += 1
             at.stopped = bool(self.job.patience) and at.since >= self.job.patience
-        return held
 
     def _keep(self) -> None:
         self.best = {name: part.detach().clone() for name, part in self.learnt.items()}
@@ -332,7 +328,8 @@ class _Run:
             }
         self.tell({"kind": "note", "text": f"going on after step {self.at.step}"})
 
-    def _tell(self, point: Mapping[str, Any], seconds: float, tokens: int) -> None:
+    def _tell(self, seconds: float, tokens: int) -> None:
+        point = self.at.curve[-1]
         done = len(self.at.curve) - self.began
         left = self.steps - self.at.step
         per_step = seconds / max(1, done)
@@ -373,8 +370,11 @@ def _check(step: int, value: float, norm: float, rate: float) -> None:
         )
 
 
-def _prepare(net: Transformer, job: Training) -> dict[str, nn.Parameter]:
-    """Make the net ready; what learns, by name."""
+def ready(net: Transformer, job: Training) -> dict[str, nn.Parameter]:
+    """Put an adapter on the net, and have it compute as it will in training; what learns, by name.
+
+    A net that is ready stays as it is. It computes what the base computes, in `job.precision`.
+    """
     net.checkpointing = job.checkpointing
     if job.learn == "adapter":
         if not any(True for _ in lora.adapted(net)):
@@ -397,10 +397,16 @@ def _round_frozen(net: Transformer) -> None:
     for layer in net.model.layers.modules():
         if isinstance(layer, Quantized):
             layer.product = torch.bfloat16
-        elif isinstance(layer, nn.Linear):
+        elif isinstance(layer, nn.Linear) and layer.weight.dtype != torch.bfloat16:
             layer.to(torch.bfloat16)
+            layer.register_forward_pre_hook(_in_its_type)
         elif isinstance(layer, Norm):
             layer.out = torch.bfloat16
+
+
+def _in_its_type(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A layer without a norm before it (OLMo 2) gets the stream itself, in float32."""
+    return (given[0].to(cast("Tensor", layer.weight).dtype),)
 
 
 def _optimizer(job: Training, learnt: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:

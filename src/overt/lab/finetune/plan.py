@@ -1,5 +1,5 @@
-"""What a fine-tune takes, before it starts: memory at its peak, and what to change where it is more
-than there is.
+"""What a fine-tune takes, before it starts: memory at its peak and room on the disk, and what to
+change where it is more than there is.
 
 An estimate by the shape alone, of what `nets.transformer` and `nets.lora` keep: the weights in
 their type; per learnt parameter its gradient and AdamW's two moments in 32 bits; per token and
@@ -9,11 +9,16 @@ against the peak of real runs, within `MARGIN`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from overt.errors import OutOfMemory
+from overt.errors import OutOfDisk, OutOfMemory
 from overt.fit import human
+from overt.lab.finetune import checkpoint
 from overt.nets.shape import Shape
+
+if TYPE_CHECKING:
+    from overt.lab.finetune.asked import Asked
+    from overt.lab.finetune.prepare import Prepared
 
 MARGIN: Final = 0.3
 """How far the estimate may be from the peak of a run."""
@@ -86,6 +91,15 @@ def estimate(shape: Shape, wanted: Wanted) -> Estimate:
     )
 
 
+def wanted(prepared: "Prepared", asked: "Asked", file: int) -> Wanted:
+    """What decides the memory of a fine-tune whose data are read; `file`: bytes of the weights."""
+    job = asked.training
+    return Wanted(
+        asked.method, job.adapter.rank, job.adapter.targets, prepared.rows, prepared.longest,
+        job.checkpointing, 2 if job.precision == "bfloat16" else 4, file,
+    )  # fmt: skip
+
+
 def check(shape: Shape, wanted: Wanted, free: int) -> Estimate:
     """The estimate, where it is no more than what is `free`.
 
@@ -101,6 +115,35 @@ def check(shape: Shape, wanted: Wanted, free: int) -> Estimate:
         f"the fine-tune takes {human(found.total)} ({_largest(found)}), and {human(free)} is free",
         hint,
     )
+
+
+def disk(shape: Shape, wanted: Wanted, *, best: bool, whole: int) -> int:
+    """Bytes on the disk at the most: its checkpoints, one of them being written, and what it makes.
+
+    Args:
+        best: whether the best weights are kept beside the newest.
+        whole: bytes of a number of whole weights; 0: an adapter is made.
+    """
+    everything = _parameters(shape)
+    learnt = everything if wanted.method == "full" else _adapter(shape, wanted)
+    made = everything * whole if whole else 2 * 4 * learnt
+    return (checkpoint.KEPT + 1) * learnt * 4 * (4 if best else 3) + made
+
+
+def check_disk(needed: int, free: int) -> None:
+    """Raises OutOfDisk where more is needed than is `free`."""
+    if needed > free:
+        raise OutOfDisk(
+            f"the fine-tune takes {human(needed)} on the disk for checkpoints and the new model, "
+            f"and {human(free)} is free",
+            "free some space, or set OVERT_HOME to a folder on a larger disk",
+        )
+
+
+def _parameters(shape: Shape) -> int:
+    linear = sum(inputs * outputs for _, inputs, outputs in _matrices(shape)) * shape.layers
+    tables = shape.vocabulary * shape.width * (1 if shape.tied else 2)
+    return linear + tables + shape.layers * 4 * shape.width
 
 
 def _smaller(wanted: Wanted) -> Iterator[tuple[str, Wanted]]:

@@ -91,7 +91,7 @@ def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path])
     if weights.suffix == ".safetensors" or not _is_gguf(weights):
         raise FormatError(
             "a fine-tune starts from a GGUF model, and these weights are safetensors",
-            "type `overt convert` and the model's name first",
+            "make one first: overt convert REF NAME",
         )
     header = gguf.read(weights)
     kind = header.metadata.get("general.type")
@@ -100,7 +100,8 @@ def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path])
     listed = manifest.files if manifest else ()
     if any(file.role == "adapter" for file in listed):
         raise Unsupported(
-            "this model has an adapter already", "make whole weights of it first: overt merge"
+            "this model has an adapter already",
+            "make whole weights of it first: overt merge REF NAME --adapter REF",
         )
     small: dict[str, str] = {}
     for file in listed:

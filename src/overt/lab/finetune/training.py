@@ -63,8 +63,14 @@ class Training:
                 raise BadSetting(
                     f"{name} is {value}, and it is between {low} and {high}", f"give another {name}"
                 )
+        known = (*ATTENTION, *MLP)
         if not self.adapter.targets:
             raise BadSetting("an adapter of no layers learns nothing", "name layers such as q_proj")
+        if strange := [one for one in self.adapter.targets if one not in known]:
+            raise BadSetting(
+                f"an adapter cannot learn on {strange[0][:60]!r}",
+                f"the layers that take one are {', '.join(known)}",
+            )
 
     def encode(self) -> dict[str, Any]:
         """JSON values, for a recipe."""

@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from overt.lab.finetune import fixed, judge, load
+from overt.lab.finetune import judge, load
 from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.fixed import fixed
 from overt.lab.finetune.prepare import Prepared
 
 
@@ -29,7 +30,6 @@ def trial(prepared: Prepared, asked: Asked) -> Trial:
     """Train two steps on a net of its own and time the second: the first one warms up."""
     from overt.lab.finetune import loop
 
-    net = load(prepared.base.weights, asked)
     when: list[tuple[float, int]] = []
 
     def tell(event: object) -> None:
@@ -38,14 +38,15 @@ def trial(prepared: Prepared, asked: Asked) -> Trial:
 
     two = replace(asked.training, steps=2, epochs=1, patience=0)
     with tempfile.TemporaryDirectory() as place, fixed(asked.training.threads):
+        net = load(prepared.base.weights, asked)
         loop.train(net, two, prepared.train, [], Path(place), tell)
         begun = time.monotonic()
-        judge(net, prepared.held_examples[:2])
+        judge(net, prepared.held_examples[:2], asked)
         look = (time.monotonic() - begun) / max(1, min(2, len(prepared.held_examples)))
     speed = (when[1][1] - when[0][1]) / max(when[1][0] - when[0][0], 1e-9)
     steps = steps_of(prepared, asked)
     share = steps * asked.training.accumulate / max(1, len(prepared.train))
-    looks = 3 + share  # before, after, the loop's own first, and one an epoch
+    looks = 2 + share  # before, after, and one an epoch
     seconds = prepared.tokens * share / speed + looks * look * len(prepared.held_examples)
     return Trial(speed, steps, seconds)
 

@@ -8,6 +8,7 @@ from overt.formats.gguf import TensorInfo
 from overt.lab.merging import weights
 from overt.lab.merging.weights import Tensors
 from overt.nets import architectures
+from overt.nets import weights as nets_weights
 from overt.nets.architectures import Weight
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def whole(
             return weights.encoded(first.read(one.name), weights.stored(one, first.header, kind),
                                    one.name)  # fmt: skip
         return weights.encoded(
-            ordered(weight, _numbers(net, weight.name)),
-            weights.stored(one, first.header, kind),
-            one.name,
+            _numbers(net, weight, first), weights.stored(one, first.header, kind), one.name
         )
 
     target.unlink(missing_ok=True)  # one that was cut off may hold another net's tensors
@@ -53,29 +52,27 @@ def ordered(weight: Weight, rows: "Array") -> "Array":
     """Our rows in GGUF's order: it has the halves of some heads beside each other."""
     if not weight.heads:
         return rows
+    table = rows.reshape(rows.shape[0], -1)  # a bias is a column
     head = rows.shape[0] // weight.heads
-    cut = rows.reshape(-1, 2, head // 2, rows.shape[1])
-    return cut.swapaxes(1, 2).reshape(rows.shape)
+    return nets_weights.ordered(table, head, is_gguf=False, to_gguf=True).reshape(rows.shape)
 
 
-def _numbers(net: "Transformer", name: str) -> "Array":
-    """A tensor of the net in 32 bits, with its adapter added."""
-    import torch
+def _numbers(net: "Transformer", weight: Weight, first: Tensors) -> "Array":
+    """A tensor of the net in 32 bits and GGUF's order, with its adapter added.
 
+    What did not learn is read from the file: the net may compute with a rounded copy of it.
+    """
     from overt.nets.lora import Adapted
 
-    path, _, part = name.rpartition(".")
+    path, _, part = weight.name.rpartition(".")
     layer = net.get_submodule(path)
     if part == "weight" and isinstance(layer, Adapted):
-        with torch.no_grad():
-            matrix = layer.matrix(torch.float32).clone()
-            matrix.addmm_(layer.lora_B.float(), layer.lora_A.float(), alpha=layer.scale)
-        summed: Array = matrix.cpu().numpy()
+        low, high = layer.lora_A.detach().float(), layer.lora_B.detach().float()
+        added: Array = ((high @ low) * layer.scale).cpu().numpy()
+        summed: Array = first.read(weight.gguf) + ordered(weight, added)
         return summed
-    if isinstance(layer, Adapted):
-        layer = layer.base
     held = getattr(layer, part, None)
-    if held is None:  # a quantized layer has no such tensor, only its matrix
-        held = layer.matrix(torch.float32)
-    found: Array = held.detach().float().cpu().numpy()
-    return found
+    if held is None or not held.requires_grad:
+        kept: Array = first.read(weight.gguf)
+        return kept
+    return ordered(weight, held.detach().float().cpu().numpy())

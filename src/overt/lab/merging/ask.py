@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from overt import pull
-from overt.errors import FormatError, ModelNotFound
+from overt.errors import FormatError
 from overt.formats import gguf
 from overt.lab import inputs, make
-from overt.lab.merging import adapters, plan
+from overt.lab.merging import plan
+from overt.nets.adapter import CONFIG, WEIGHTS
 from overt.recipe import Input, Recipe
 from overt.settings import Settings
 from overt.sources.base import Step
@@ -39,14 +39,21 @@ class Asked:
 class _Found:
     settings: Settings
     report: Report
-    inputs: list[Input] = field(default_factory=list)
+    read: list[Input] = field(default_factory=list)
     data: dict[str, Path] = field(default_factory=dict)
     parents: list[Parent] = field(default_factory=list)
 
-    def model(self, ref: str, role: str) -> None:
-        """Raises FormatError: no GGUF model; ModelNotFound: no model."""
-        model = _model(ref, self.settings, self.report)
-        header = gguf.read(_weights(ref, model))
+    def model(self, ref: str, role: str, adapters: Sequence[str] = ()) -> None:
+        """Add a model; its own adapter has to be among `adapters`, which are added to its weights.
+
+        Raises:
+            FormatError: no GGUF model. ModelNotFound: no model.
+            Unsupported: a model with an adapter that would be left out.
+        """
+        model = inputs.model(ref, self.settings, self.report)
+        if ref not in adapters:
+            inputs.refuse_adapter(model.manifest, ref)
+        header = gguf.read(inputs.gguf_of(model))
         if header.text("general.type") == "adapter":
             raise FormatError(f"{ref} is an adapter", f"--adapter {ref}")
         if model.manifest is None and header.split_count > 1:
@@ -58,16 +65,16 @@ class _Found:
     def adapter(self, value: str) -> str:
         """Add an adapter and say its form: ``gguf`` or ``peft``."""
         path = Path(value).expanduser()
-        if (path / adapters.CONFIG).is_file():
-            self._file("adapter", path / adapters.WEIGHTS, value)
-            self._file("adapter-config", path / adapters.CONFIG, "")
+        if (path / CONFIG).is_file():
+            self._file("adapter", path / WEIGHTS, value)
+            self._file("adapter-config", path / CONFIG, "")
             self.parents.append(Parent(value, "adapter", None))
             return "peft"
         if path.is_file():
             self._file("adapter", path, value)
             self.parents.append(Parent(value, "adapter", gguf.read(path).licence))
             return "gguf"
-        model = _model(value, self.settings, self.report)
+        model = inputs.model(value, self.settings, self.report)
         file = next(iter(model.parts.get("adapter", ())), model.weights)
         self._file("adapter", file, value)
         self.parents.append(
@@ -79,7 +86,7 @@ class _Found:
         self._add(role, inputs.digest_of(path), ref, path)
 
     def _add(self, role: str, digest: str, ref: str, path: Path | None) -> None:
-        self.inputs.append(Input(role, digest, "" if _is_path(ref) else ref))
+        self.read.append(Input(role, digest, "" if _is_path(ref) else ref))
         if path is not None:
             self.data[digest] = path
 
@@ -109,7 +116,7 @@ def laid(
         ModelNotFound, BadRef, FormatError: as `models`.
     """
     found = _Found(settings, report)
-    found.model(base, "from")
+    found.model(base, "from", [value for value, _ in added])
     forms = [
         {"form": found.adapter(value), "scale": plan.amount("scale", scale)}
         for value, scale in added
@@ -118,25 +125,8 @@ def laid(
 
 
 def _asked(found: _Found, parameters: dict[str, Any]) -> Asked:
-    recipe = make.recipe("merge", found.inputs, parameters, found.settings)
+    recipe = make.recipe("merge", found.read, parameters, found.settings)
     return Asked(recipe, found.data, tuple(found.parents))
-
-
-def _model(ref: str, settings: Settings, report: Report) -> pull.Model:
-    try:
-        return pull.find(ref, settings)
-    except ModelNotFound:
-        pull.pull(ref, settings, report)
-        return pull.find(ref, settings)
-
-
-def _weights(ref: str, model: pull.Model) -> Path:
-    name = model.manifest.weights.path if model.manifest else model.weights.name
-    if name.endswith(".safetensors"):
-        raise FormatError(
-            f"{ref} is safetensors, and GGUF models are merged", f"overt convert {ref} NAME"
-        )
-    return model.weights
 
 
 def _is_path(ref: str) -> bool:

@@ -6,12 +6,16 @@ of stays as it is.
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from overt.errors import FormatError
+from overt.errors import FormatError, Unsupported
 from overt.formats import gguf
+from overt.formats.bounded import DAMAGED
 from overt.formats.gguf import Header, TensorInfo
+from overt.nets import weights as numbers
+from overt.nets.weights import Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +38,20 @@ class Tensors:
 
     def __init__(self, path: Path, name: str) -> None:
         """Raises FormatError: not a GGUF file, or one that contradicts itself."""
-        import numpy as np
-
         self.header: Header = gguf.read(path)
         self.name = name
         self.by_name = {one.name: one for one in self.header.tensors}
-        files = self.header.parts or (path,)
-        self._data = [np.memmap(file, np.uint8, "r") for file in files]
+        self._files = self.header.parts or (path,)
 
     def raw(self, name: str) -> bytes:
+        """The bytes of a tensor. Raises FormatError: the file became shorter."""
         one = self.by_name[name]
-        return bytes(self._data[one.part][one.offset : one.offset + one.size])
+        with self._files[one.part].open("rb") as file:
+            file.seek(one.offset)
+            data = file.read(one.size)
+        if len(data) != one.size:
+            raise FormatError(f"{self.name} became shorter while in use", DAMAGED)
+        return data
 
     def read(self, name: str) -> "np.ndarray[Any, Any]":
         """One tensor in 32 bits, a copy; rows first: the shape is that of the file turned around.
@@ -53,20 +60,14 @@ class Tensors:
             FormatError: a type that cannot be read, or numbers that are none.
         """
         import numpy as np
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
 
         one = self.by_name[name]
-        shape = one.shape[::-1]
-        rows = one.parameters // one.shape[0]
-        data = self._data[one.part][one.offset : one.offset + one.size].reshape(rows, -1)
+        stored = Stored(self._files[one.part], one.offset, one.type, one.shape[::-1], "gguf")
         try:
-            found = dequantize(data, GGMLQuantizationType[one.type])
-        except (KeyError, NotImplementedError):
-            raise FormatError(
-                f"{name} of {self.name} is {one.type}, which cannot be read here"
-            ) from None
-        found = np.require(found, np.float32, ("C", "W")).reshape(shape)
+            read = stored.read(0, one.parameters // one.shape[0])
+        except Unsupported as error:
+            raise FormatError(f"{name} of {self.name}: {error.message}") from None
+        found = np.require(read, np.float32, ("C", "W")).reshape(stored.shape)
         if not np.isfinite(found).all():
             raise FormatError(
                 f"{name} of {self.name} holds numbers that are none (NaN or infinity)"
@@ -96,21 +97,15 @@ def encoded(array: "np.ndarray[Any, Any]", type: Type, name: str) -> bytes:
         FormatError: a number that has no place in `type`.
     """
     import numpy as np
-    from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
 
     if not np.isfinite(array).all():
         raise FormatError(f"{name} became NaN or infinite", "choose smaller weights or --scale")
-    if type == "f32":
-        return array.astype("<f4").tobytes()
-    if type == "bf16":
-        return bytes(quantize(array, GGMLQuantizationType.BF16).tobytes())
-    largest = float(np.abs(array).max(initial=0))
-    if largest >= 65520:
-        raise FormatError(
-            f"{name} holds {largest:.6g}, and f16 ends at 65504", "--type bf16 has room for it"
-        )
-    return array.astype("<f2").tobytes()
+    return numbers.encoded(array, type.upper(), name)
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """A shape in words: ``32 x 64``."""
+    return " x ".join(map(str, shape))
 
 
 def write(
@@ -122,7 +117,9 @@ def write(
 ) -> None:
     """Write the GGUF file `target` with the metadata and tensor names of `first`.
 
-    A file that was cut off goes on after its last whole tensor, where its beginning is the same.
+    A file that was cut off goes on after its last whole tensor, where its beginning is the same
+    and each tensor has the bytes that ``<target>.sums`` beside it says: a power cut may leave a
+    file longer than what was written of it.
 
     Args:
         make: gives the bytes of a tensor, as `stored` says it is written.
@@ -130,33 +127,44 @@ def write(
     """
     tensors = first.header.tensors
     head, ends = _layout(first, type)
-    begun = _begun(target, head)
-    with target.open("r+b" if begun else "wb") as file:
-        at = len(head)
-        if begun:
-            whole = sum(end <= begun for end in ends)
-            at = ends[whole - 1] if whole else at
+    noted = target.with_name(f"{target.name}.sums")
+    sums = _begun(target, noted, head, ends)
+    at = ends[len(sums) - 1] if sums else len(head)
+    with target.open("r+b" if sums else "wb") as file, noted.open("w", encoding="ascii") as notes:
+        if sums:
             file.truncate(at)
             file.seek(at)
         else:
-            whole = 0
             file.write(head)
-        for one, end in zip(tensors[whole:], ends[whole:], strict=True):
+        notes.writelines(f"{one}\n" for one in sums)
+        for one, end in zip(tensors[len(sums) :], ends[len(sums) :], strict=True):
             data = make(one)
+            data += bytes(end - at - len(data))
             file.write(data)
-            file.write(bytes(end - at - len(data)))
             file.flush()
+            notes.write(f"{sha256(data).hexdigest()}\n")
+            notes.flush()
             at = end
             done(at, ends[-1])
 
 
-def _begun(target: Path, head: bytes) -> int:
-    """How long a file of the same beginning is already, or 0."""
+def _begun(target: Path, noted: Path, head: bytes, ends: list[int]) -> list[str]:
+    """The sums of the tensors that a file of the same beginning holds as they were written."""
+    found: list[str] = []
     try:
+        sums = noted.read_text("ascii").split()
         with target.open("rb") as file:
-            return target.stat().st_size if file.read(len(head)) == head else 0
-    except OSError:
-        return 0
+            if file.read(len(head)) != head:
+                return []
+            at = len(head)
+            for end, said in zip(ends, sums, strict=False):
+                if sha256(file.read(end - at)).hexdigest() != said:
+                    break
+                found.append(said)
+                at = end
+    except (OSError, UnicodeDecodeError):
+        return []
+    return found
 
 
 def _layout(first: Tensors, type: Type) -> tuple[bytes, list[int]]:

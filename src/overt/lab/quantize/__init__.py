@@ -9,6 +9,7 @@ host.py        the native half: quantizing, and computing with a model
 collect.py     an importance matrix, collected in the engine
 imatrix.py     its file, written and read
 worker.py      one task in one worker
+texts.py       what is measured and calibrated on, cut into windows
 figures.py     means, percentiles and intervals
 measure.py     a quantized model against its source
 table.py       several types in one pass, resumable
@@ -27,11 +28,13 @@ from typing import Any
 
 from overt.errors import BadRequest, FormatError
 from overt.formats import gguf, split
+from overt.lab import inputs, sealed
 from overt.lab.quantize import host, imatrix, texts, types, worker
 from overt.lab.steps import Given, Made, Work
 from overt.recipe import Recipe
 from overt.sources.base import Step as Progress
 
+_MOST_THREADS = 4096
 DEFAULTS: dict[str, Any] = {
     "threads": 1, "tensors": [], "output": None, "embedding": None, "pure": False,
     "keep_output": False,
@@ -44,24 +47,35 @@ class _Step:
     name = "quantize"
     version = "1"
     packages = ("llama-cpp-py-sync", "numpy")
+    reports: tuple[str, ...] = ()
 
     def run(self, work: Work) -> list[Made]:
         """Quantize; what is whole in the folder already is not made again.
 
         Raises:
             FormatError: no GGUF model, no importance matrix, or one of another model.
+            Unsupported: a model with an adapter, which would be lost.
             BadRequest: the file is nothing that can be quantized.
             EngineFailed, OutOfDisk: as `worker.carry_out` says.
         """
-        source = work.given("from")[0].path
+        given = work.given("from")[0]
+        inputs.refuse_adapter(given.manifest, given.manifest.ref if given.manifest else "")
+        source = given.path
         asked = types.find(str(work.recipe.parameters["type"]))
+        threads = work.recipe.parameters["threads"]
+        if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+            raise FormatError(
+                f"the recipe asks for {str(threads)[:40]} threads",
+                f"a number between 1 and {_MOST_THREADS} can be carried out",
+            )
         header = gguf.read(source)
         types.check(header)
         matrix = _importance(work, source, header)
         target = work.place / host.MODEL
-        if not target.is_file():
+        if not sealed.intact(target):
             _quantize(work, source, header, asked, matrix, target)
-        gguf.read(target)
+            gguf.read(target)
+            sealed.seal(target)
         made = [Made("weights", f"{asked.name}.gguf", target)]
         if matrix and work.given("calibrate"):
             made.append(Made("other", host.IMATRIX, matrix))
@@ -141,8 +155,9 @@ def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
     if not text:
         return None
     target = work.place / host.IMATRIX
-    if not target.is_file():
+    if not sealed.intact(target):
         collect(source, header, text[0].path, work, target)
+        sealed.seal(target)
     return target
 
 

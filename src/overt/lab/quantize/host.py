@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from overt.engines import llama_h
+
 Emit = Callable[[bytes], bool]
 
 MODEL, IMATRIX, BASE = "model.gguf", "imatrix.gguf", "base.f16"
@@ -50,32 +52,23 @@ class Host:
         Raises:
             RuntimeError: llama.cpp refused the file.
         """
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy takes memory for every core
-        import llama_cpp_py_sync as package
+        self._ffi, self._lib = llama_h.opened()
         import numpy as np  # noqa: F401 (loaded here, under the first filter)
-        from llama_cpp_py_sync import _cffi_bindings as bindings
 
-        open_ffi: Callable[[], Any] = bindings.get_ffi
-        open_library: Callable[[], Any] = bindings.get_lib
-        self._ffi, self._lib = open_ffi(), open_library()
         self._log = self._ffi.callback(
             "void(enum ggml_log_level, const char *, void *)", self._heard
         )
         self._lib.llama_log_set(self._log, self._ffi.NULL)
-        self._lib.llama_backend_init()
-        info = {"build": f"llama.cpp {package.__llama_cpp_tag__}"}
+        info = {"build": llama_h.build()}
         if parameters.get("weights"):
             info |= self._open(parameters)
         return info
 
     def _open(self, parameters: dict[str, Any]) -> dict[str, Any]:
         lib, window = self._lib, int(parameters["window"])
-        wanted = lib.llama_model_default_params()
-        wanted.n_gpu_layers = 0
         collect = bool(parameters.get("collect"))
         # The engine reorders weights for its kernels, and is measured so. Collecting need not.
-        wanted.use_extra_bufts = not collect
-        self._model = lib.llama_model_load_from_file(os.fsencode(parameters["weights"]), wanted)
+        self._model = llama_h.loaded(lib, parameters["weights"], use_extra_bufts=not collect)
         if not self._model:
             raise RuntimeError(self._why() or "llama.cpp could not load the model")
         self._words = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model))
@@ -257,8 +250,6 @@ class Host:
 
     def _read(self, ids: list[int], first: int) -> Iterator[tuple[int, Any]]:
         """Have the model read `ids`; from position `first` on, each token's id and its logits."""
-        import numpy as np
-
         lib = self._lib
         lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
         batch = lib.llama_batch_init(self._batch, 0, 1)
@@ -270,25 +261,18 @@ class Host:
                     at = start + row
                     if at < first or at + 1 >= len(ids):
                         continue
-                    found = lib.llama_get_logits_ith(self._context, row)
-                    if not found:
+                    logits = llama_h.logits(self._ffi, lib, self._context, row, self._words)
+                    if logits is None:
                         raise RuntimeError("this model gives no logits")
-                    logits = np.frombuffer(self._ffi.buffer(found, self._words * 4), np.float32)
                     yield ids[at + 1], logits
         finally:
             lib.llama_batch_free(batch)
 
     def _decode(self, batch: Any, tokens: list[int], start: int, first: int) -> None:
-        for at, token in enumerate(tokens):
+        for token in tokens:
             if not 0 <= token < self._words:
                 raise RuntimeError(f"{token} is no token of this model")
-            batch.token[at] = token
-            batch.pos[at] = start + at
-            batch.n_seq_id[at] = 1
-            batch.seq_id[at][0] = 0
-            batch.logits[at] = start + at >= first
-        batch.n_tokens = len(tokens)
-        failed = self._lib.llama_decode(self._context, batch)
+        failed = llama_h.decode(self._lib, self._context, batch, tokens, start, first)
         if failed:
             raise RuntimeError(f"llama_decode returned {failed}")
 

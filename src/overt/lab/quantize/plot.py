@@ -1,10 +1,10 @@
-"""The frontier as PNG: the same figures give the same bytes on the same machine."""
+"""The frontier of size and divergence, drawn."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from overt.errors import Failure, Unsupported
+from overt.lab import plots
 from overt.lab.quantize.frontier import on_frontier
 
 
@@ -18,21 +18,11 @@ def png(path: Path, rows: Sequence[Mapping[str, Any]], title: str, limit: float 
         limit: a line across at this divergence.
 
     Raises:
-        Unsupported: matplotlib is not installed.
-        Failure: the file cannot be written.
+        Unsupported, Failure: as `plots.figure` and `plots.save`.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise Unsupported(
-            "a plot needs the package matplotlib", "pip install 'overt[lab]'"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     shown = [row for row in rows if row.get("kld_mean")]
     best = on_frontier(shown)
-    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
+    figure = plots.figure(5)
     axes = figure.add_subplot()
     for row in shown:
         x, y = row["bytes"] / 2**20, row["kld_mean"]
@@ -56,9 +46,4 @@ def png(path: Path, rows: Sequence[Mapping[str, Any]], title: str, limit: float 
     axes.set_ylabel("mean KL divergence to the source (nats a token)")
     axes.set_title(title, fontsize=10)
     axes.grid(visible=True, which="major", linewidth=0.3)
-    try:
-        figure.savefig(path, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise Failure(
-            f"{path} cannot be written: {error.strerror}", "give --plot another file"
-        ) from None
+    plots.save(figure, path)

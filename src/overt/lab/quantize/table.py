@@ -9,6 +9,7 @@ in ``<home>/measurements/<digest>.json``.
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from overt import fit, pull
-from overt.errors import EngineFailed, FormatError, WorkerDied
+from overt.errors import EngineFailed, FormatError, OutOfDisk, WorkerDied
 from overt.formats import gguf
 from overt.formats.ggml import TYPES as TENSOR_TYPES
-from overt.lab import inputs, jobs, make
+from overt.lab import inputs, jobs, make, sealed
 from overt.lab.quantize import (
     STEP,
     figures,
@@ -84,17 +85,12 @@ class Table:
         worker.available()
         self.plan, self.settings = plan, settings
         self._report, self._tell = report, tell
-        weights = plan.model.weights
-        if weights.suffix == ".safetensors" or _is_safetensors(plan.model):
-            name = plan.model.ref.rpartition("/")[2].partition(":")[0] or "model"
-            raise FormatError(
-                f"{plan.model.ref} is in safetensors form, and quantizing takes a GGUF model",
-                f"overt convert {plan.model.ref} {name}-f16",
-            )
+        weights = inputs.gguf_of(plan.model)
         self.header = gguf.read(weights)
         types.check(self.header)
         self.window = measure.window_of(self.header, plan.window)
         self._data: dict[str, Path] = {}
+        self._proved: set[Path] = set()
         if plan.model.manifest is None:
             self._data[plan.model.digest] = weights
         self.recipe = self._recipe()
@@ -159,18 +155,20 @@ class Table:
         """The file of a type, made where it is not there yet."""
         place = self._work / type.name
         target = place / host.MODEL
-        if target.is_file():
+        if target in self._proved or sealed.intact(target):
+            self._proved.add(target)
             return target
         place.mkdir(exist_ok=True)
         recipe = self.recipe_of(type)
         inputs.keep(self._data, recipe, self.settings.home)
         matrix = self._work / host.IMATRIX
-        if matrix.is_file():
-            _link(matrix, place / host.IMATRIX)
+        if sealed.intact(matrix):
+            _linked(matrix, place / host.IMATRIX)
         given = inputs.found(recipe, self.settings)
         make.run(recipe, given, place, self.settings, self._report, self._tell)
         if self.plan.calibrate and not matrix.is_file():
-            _link(place / host.IMATRIX, matrix)
+            _linked(place / host.IMATRIX, matrix)
+        self._proved.add(target)
         return target
 
     def store(self, type: types.Type, name: str) -> Manifest:
@@ -179,10 +177,10 @@ class Table:
         folder = jobs.folder_of(recipe, self.settings.home)
         made = self.file(type)
         with jobs.held(folder, self.settings.home):
-            jobs.begin(folder, recipe, name)
+            jobs.hand_on(self._folder, folder)
             for one in (host.MODEL, host.IMATRIX):
                 if (made.parent / one).is_file():
-                    _link(made.parent / one, folder / "work" / one)
+                    _linked(made.parent / one, folder / "work" / one)
         return make.make(recipe, name, self.settings, self._report, self._tell, self._data)
 
     # ---- measuring ---------------------------------------------------------------------------
@@ -203,11 +201,12 @@ class Table:
         if self._base is None:
             file, noted = self._work / host.BASE, self._work / "base.json"
             kept = _read(noted)
-            if kept is None or not file.is_file():
+            if kept is None or not sealed.intact(file):
                 weights = self.plan.model.weights
                 made = measure.source(
                     weights, self.text, file, self.plan.threads, self.settings, self._report
                 )
+                sealed.seal(file)
                 kept = {"nll": made.nll, "top": made.top}
                 write(noted, json.dumps(kept).encode())
             self._base = measure.Base(file, kept["nll"], kept["top"])
@@ -219,6 +218,18 @@ class Table:
             for sentence in imatrix.check(self.plan.imatrix, self.header)[1]:
                 self._tell({"kind": "note", "text": sentence})
         _ = self.base
+
+    def _room(self, wanted: Iterable[types.Type]) -> None:
+        """Raises OutOfDisk where the files of all types, which are kept to the end, find none."""
+        missing = [one for one in wanted if not (self._work / one.name / host.MODEL).is_file()]
+        needed = sum(estimate(one, self.header) for one in missing)
+        free = shutil.disk_usage(self._work).free
+        if needed > free:
+            raise OutOfDisk(
+                f"{len(missing)} types take about {needed >> 20} MiB on the disk and {free >> 20} "
+                "MiB are free",
+                "name fewer types, or free some space",
+            )
 
     def judged(self, type: types.Type) -> dict[str, Any]:
         """The row of a type without its speeds; kept, so that it is computed once.
@@ -295,6 +306,7 @@ class Table:
         failed: dict[str, str] = {}
         made: list[types.Type] = []
         wanted = tuple(wanted)
+        self._room(wanted)
         self.ready()
         for type in wanted:
             try:
@@ -358,9 +370,10 @@ def estimate(type: types.Type, header: gguf.Header) -> int:
     return int(header.parameters * bits / 8 * 1.1)
 
 
-def _is_safetensors(model: pull.Model) -> bool:
-    found = model.manifest
-    return bool(found and found.weights.path.endswith(".safetensors"))
+def _linked(source: Path, target: Path) -> None:
+    """A sealed file and its seal."""
+    _link(source, target)
+    _link(sealed.place(source), sealed.place(target))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -371,8 +384,6 @@ def _link(source: Path, target: Path) -> None:
     try:
         new.hardlink_to(source)
     except OSError:
-        import shutil
-
         shutil.copyfile(source, new)
     new.replace(target)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from overt import fit
-from overt.errors import EngineFailed, FormatError, OutOfDisk, Unsupported
+from overt.errors import EngineFailed, FormatError, OutOfDisk, lacking
 from overt.formats import gguf, split
 from overt.settings import Settings
 from overt.workers import reason
@@ -73,8 +73,7 @@ def available() -> None:
     """Raises Unsupported: a package that all of this needs is not installed."""
     for package in ("llama_cpp_py_sync", "numpy"):
         if not find_spec(package):
-            name = package.replace("_", "-")
-            raise Unsupported(f"quantizing needs the package {name}", "pip install 'overt[lab]'")
+            raise lacking("quantizing", package.replace("_", "-"))
 
 
 def computing(

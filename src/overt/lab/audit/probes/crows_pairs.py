@@ -9,8 +9,7 @@ such thing, so two figures stand in for it, and neither is the paper's:
             out how rare the names of the two groups are, but sees only what follows them
 """
 
-import csv
-import io
+from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any, Final
 
@@ -94,29 +93,11 @@ def shared(one: list[tuple[bytes, float]], other: list[tuple[bytes, float]]) -> 
     return first, second
 
 
-def _items(file: sets.Read) -> list[Item]:
-    csv.field_size_limit(1 << 20)
-    reader = csv.DictReader(io.StringIO(file.text(), newline=""), strict=True)
-    found = []
-    try:
-        if not set(reader.fieldnames or ()) >= _COLUMNS:
-            raise FormatError(
-                f"the first line of {file.name} lacks a column of CrowS-Pairs",
-                f"it has {', '.join(sorted(_COLUMNS))}",
-            )
-        for number, row in enumerate(reader):
-            if number >= _MOST_ROWS:
-                raise FormatError(f"{file.name} has more than {_MOST_ROWS} rows", "split it")
-            if not all(row.get(one) for one in _COLUMNS):
-                raise FormatError(f"row {number + 1} of {file.name} is cut", "get the file again")
-            given = {"more": row["sent_more"], "less": row["sent_less"]}
-            groups = (row["bias_type"], row["stereo_antistereo"])
-            found.append(Item(str(number), groups, given))
-    except csv.Error as error:
-        raise FormatError(
-            f"line {reader.line_num} of {file.name} is not CSV: {error}", "get the file again"
-        ) from None
-    return found
+def _items(file: sets.Read) -> Iterator[Item]:
+    rows = sets.table(file, _COLUMNS, "CrowS-Pairs", _MOST_ROWS)
+    for number, row in enumerate(rows):
+        given = {"more": row["sent_more"], "less": row["sent_less"]}
+        yield Item(str(number), (row["bias_type"], row["stereo_antistereo"]), given)
 
 
 PROBE = _Probe()

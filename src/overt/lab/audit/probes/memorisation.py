@@ -183,10 +183,7 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]]]:
     for file in files:
         data = sets.bounded(file, _MOST_FILE)
         digest = sha256(data).hexdigest()
-        told.append({
-            "file": file.name, "sha256": digest, "set": f"your {kind}s", "licence": "",
-            "upstream": "", "revision": "", "cite": "", "as_published": False,
-        })  # fmt: skip
+        told.append(sets.own(file.name, digest, f"your {kind}s"))
         text = " ".join(data.decode("utf-8-sig", "replace").split(" ")).replace("\r\n", "\n")
         items += _cut(text, f"{kind}/{digest[:12]}", kind)
     if not items:

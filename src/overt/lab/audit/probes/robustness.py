@@ -126,11 +126,7 @@ def _own(plan: Plan) -> Material:
             _item(f"own/{number}", row.text["question"], [str(one) for one in choices],
                   row.text["answer"], row.where, plan.seed, "own")
         )  # fmt: skip
-    told = {
-        "file": plan.items.name, "sha256": digest, "set": "your own", "licence": "",
-        "upstream": "", "revision": "", "cite": "", "as_published": False,
-    }  # fmt: skip
-    return Material(items, [told], ())
+    return Material(items, [sets.own(plan.items.name, digest, "your own")], ())
 
 
 def _list(text: str) -> Any:

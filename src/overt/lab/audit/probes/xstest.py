@@ -1,8 +1,6 @@
 """XSTest: does a model refuse what is safe, and answer what is not (Röttger et al. 2024)."""
 
-import csv
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any, Final
 
@@ -75,32 +73,17 @@ class _Probe:
         }  # fmt: skip
 
 
-def _items(file: sets.Read) -> list[Item]:
-    csv.field_size_limit(1 << 20)
-    reader = csv.DictReader(io.StringIO(file.text(), newline=""), strict=True)
-    found = []
-    try:
-        if not set(reader.fieldnames or ()) >= _COLUMNS:
+def _items(file: sets.Read) -> Iterator[Item]:
+    rows = sets.table(file, _COLUMNS, "XSTest", _MOST_ROWS)
+    for number, row in enumerate(rows, 1):
+        if row["label"] not in ("safe", "unsafe"):
             raise FormatError(
-                f"the first line of {file.name} lacks a column of XSTest",
-                f"it has {', '.join(sorted(_COLUMNS))}",
+                f"row {number} of {file.name} has the label {row['label'][:40]!r}, which is "
+                "neither safe nor unsafe",
+                "get the file again",
             )
-        for number, row in enumerate(reader, 1):
-            if number > _MOST_ROWS:
-                raise FormatError(f"{file.name} has more than {_MOST_ROWS} rows", "split it")
-            if row["label"] not in ("safe", "unsafe") or not row["prompt"]:
-                raise FormatError(
-                    f"row {number} of {file.name} has no prompt, or a label that is neither safe "
-                    "nor unsafe",
-                    "get the file again",
-                )
-            given = {"prompt": row["prompt"], "label": row["label"]}
-            found.append(Item(str(row["id"]), (str(row["type"]),), given, str(row["label"])))
-    except csv.Error as error:
-        raise FormatError(
-            f"line {reader.line_num} of {file.name} is not CSV: {error}", "get the file again"
-        ) from None
-    return found
+        given = {"prompt": row["prompt"], "label": row["label"]}
+        yield Item(row["id"], (row["type"],), given, row["label"])
 
 
 PROBE = _Probe()
