@@ -76,8 +76,44 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         held.release()
 
 
-def unwritable(path: Path, error: OSError) -> Failure | OutOfDisk:
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write what a person named with `--output`. Raises OutOfDisk, Failure: it cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, "name another --output") from None
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Look before long work whether files could be made in `folder`, or in the nearest above it
+    that is there.
+
+    Raises:
+        OutOfDisk, Failure: none can; `option` is what the person named it with.
+    """
+    path = folder.expanduser().absolute()
+    place = next(one for one in (path, *path.parents) if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error, f"name another {option}") from None
+
+
+def check_file(file: Path, option: str) -> None:
+    """The same of a file in a folder that is there; raises as `check_folder`."""
+    path = file.expanduser().absolute()
+    if not path.parent.is_dir():
+        raise Failure(f"there is no folder {path.parent}", f"make it, or name another {option}")
+    if path.is_dir():
+        raise Failure(f"{file} is a folder", f"name a file: {option} FILE")
+    if not path.exists():  # a pipe or a device is not in its way
+        check_folder(path.parent, option)
+
+
+def unwritable(path: Path, error: OSError, hint: str = "check OVERT_HOME") -> Failure | OutOfDisk:
     """What `error` means, which came of writing `path`."""
     if error.errno in (ENOSPC, EDQUOT):
         return OutOfDisk(f"the disk of {path.parent} is full", "free some space")
-    return Failure(f"{path} cannot be written: {error.strerror}", "check OVERT_HOME")
+    return Failure(f"{path} cannot be written: {error.strerror}", hint)

@@ -71,10 +71,22 @@ def test_what_makes_no_sense(finetune: Any, words: tuple[str, ...], sentence: st
 def test_settings_out_of_range(finetune: Any, tmp_path: Path) -> None:
     said = finetune("mine", "--data", written(tmp_path, *rows(3)), "--rank", "0")
     assert said.code == 2
-    assert "rank is 0" in said.stderr
+    assert "--rank is 0" in said.stderr
+    said = finetune("mine", "--data", written(tmp_path, *rows(3)), "--lr", "nan")
+    assert "--lr is nan, and it is between 0 and 10; give another --lr" in said.stderr
 
 
-def test_a_run_and_what_it_says(finetune: Any, tiny_home: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_told_before(finetune: Any, tmp_path: Path) -> None:
+    data = written(tmp_path, *rows(3))
+    said = finetune("mine", "--data", data, "-o", f"{data}/peft")
+    assert "peft cannot be written: Not a directory; name another --output" in said.stderr
+    said = finetune("mine", "--data", data, "--plot", str(tmp_path / "none" / "loss.png"))
+    assert f"there is no folder {tmp_path / 'none'}" in said.stderr
+
+
+def test_a_run_and_what_it_says(
+    finetune: Any, tiny_home: Path, tmp_path: Path, overt_cli: Any
+) -> None:
     data = written(tmp_path, *rows(40))
     plot, folder = tmp_path / "loss.png", tmp_path / "peft"
     said = finetune(
@@ -91,6 +103,13 @@ def test_a_run_and_what_it_says(finetune: Any, tiny_home: Path, tmp_path: Path) 
     assert {one.name for one in folder.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors",
     }  # fmt: skip
+    again = overt_cli(
+        "convert", "mine", "--to", "safetensors", "--output", tmp_path / "again",
+        "--home", tiny_home,
+    )  # fmt: skip
+    assert again.code == 0, again.stderr
+    for one in folder.iterdir():
+        assert (tmp_path / "again" / one.name).read_bytes() == one.read_bytes()
     events = [json.loads(line) for line in said.stderr.splitlines() if line.startswith("{")]
     assert [one["kind"] for one in events][:1] == ["example"]
     assert [one["step"] for one in events if one["kind"] == "loss"] == [1, 2]

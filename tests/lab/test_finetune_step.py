@@ -12,7 +12,7 @@ import tuning
 from overt import pull
 from overt.errors import BadSetting, OvertError, UsageError
 from overt.formats import gguf
-from overt.lab import make, quantize
+from overt.lab import make, quantize, replay
 from overt.lab.finetune import REPORT, measure, prepare
 from overt.lab.finetune.asked import Asked
 from overt.lab.finetune.measure import Judged
@@ -157,6 +157,27 @@ def test_an_adapter_is_not_lost_where_weights_alone_are_read(
     )
     with pytest.raises(OvertError, match="has an adapter"):
         make.make(recipe, "small", settings)
+
+
+def test_a_merge_with_a_fine_tune_names_it_as_its_input(settings: Settings, overt_cli: Any) -> None:
+    home = ("--home", str(settings.home))
+    mine, tiny = (pull.find(name, settings) for name in ("mine", "tiny"))
+    (file,) = mine.parts["adapter"]
+    for name, adapter in (("laid", "mine"), ("by-file", str(file))):
+        said = overt_cli("merge", "tiny", name, "--adapter", adapter, *home)
+        assert said.code == 0, said.stderr
+    laid, by_file = (pull.find(name, settings).manifest for name in ("laid", "by-file"))
+    assert laid is not None
+    assert by_file is not None
+    assert laid.weights.digest == by_file.weights.digest
+    target = replay.target("laid", settings)
+    assert [(one.role, one.digest, one.ref) for one in target.recipe.inputs] == [
+        ("from", tiny.digest, "tiny"), ("adapter", mine.digest, "mine"),
+    ]  # fmt: skip
+    assert [one.name for one in replay.line(target, settings)][-2:] == ["mine", "laid"]
+    assert replay.replay(target, settings).verdict == "identical"
+    told = json.loads(overt_cli("history", "laid", "--json", *home).stdout)
+    assert "finetune" in json.dumps(told)
 
 
 def test_parameters_come_back() -> None:

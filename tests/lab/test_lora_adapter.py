@@ -247,6 +247,22 @@ def test_the_verb_makes_a_model_or_a_file(
     ran = overt_cli("convert", file, "--base", "base", "--to", "safetensors", "--output", back)
     assert ran.code == 0, ran
     assert (back / adapter.WEIGHTS).read_bytes()
+    named = tmp_path / "named"
+    ran = overt_cli("convert", "mine", "--to", "safetensors", "--output", named)
+    assert ran.code == 0, ran
+    for name in (adapter.CONFIG, adapter.WEIGHTS):
+        assert (named / name).read_bytes() == (back / name).read_bytes()
+    for source in ("mine", "base"):
+        ran = overt_cli("convert", source, "--to", "safetensors", "--output", file / "below")
+        assert ran.code == 1
+        assert f"{file / 'below'} cannot be written" in ran.stderr
+
+
+def test_a_folder_of_peft_that_is_not_there(overt_cli: Any, home: Path) -> None:
+    for source in ("./missing", "out/missing"):
+        ran = overt_cli("convert", source, "mine", "--base", "base")
+        assert ran.code == 3
+        assert f"{source} is not there" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -268,8 +268,9 @@ def test_a_file_that_changes_meanwhile_is_found(settings: Settings, tmp_path: Pa
     [
         (Input("data", f"sha256:{'a' * 64}", "x.jsonl"), "--data FILE"),
         (Input("from", f"sha256:{'a' * 64}", "hf:a/b@c"), "overt pull hf:a/b@c"),
-        (Input("from", f"sha256:{'a' * 64}", "mine"), "import or make it"),
-        (Input("from", f"sha256:{'a' * 64}", "\x00 :"), "import or make it"),
+        (Input("from", f"sha256:{'a' * 64}", "mine"), "`overt export mine`"),
+        (Input("base", f"sha256:{'a' * 64}", "mine"), "`overt import` it"),
+        (Input("from", f"sha256:{'a' * 64}", "\x00 :"), "import or make"),
     ],
 )
 def test_what_is_missing_is_named_with_what_to_type(

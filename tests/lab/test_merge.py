@@ -432,6 +432,53 @@ def test_killed_between_tensors_it_goes_on_to_the_same_bytes(tiny, tmp_path):
     assert len(set(seen)) == len(raw)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "foo"}, "'foo' is no method"),
+        ({"method": "dare-ties"}, "it does not say seed"),
+        ({"method": "linear"}, "linear takes no base"),
+        ({"method": ["ties"]}, "is no method"),
+        ({"type": "q4_0"}, "'q4_0' is no type"),
+        ({"type": {}}, "is no type"),
+        ({"scale": 1e300}, "scale is '1e\\+300'"),
+        ({"scale": "1"}, "scale is '1'"),
+        ({"models": [{"weight": 1, "density": 0}] * 2}, "density is 0"),
+        ({"models": [{"weight": 1e300, "density": 1}] * 2}, "weight is '1e\\+300'"),
+        ({"models": [{"weight": 1, "density": 1}]}, "it has amounts for 1 models"),
+        ({"models": 2}, "it has no list of models"),
+        ({"method": "adapter"}, "its parameters are others"),
+        ({"more": 1}, "a merge has no 'more'"),
+    ],
+)
+def test_a_recipe_that_no_verb_wrote_is_refused(tiny, tmp_path, change, words):
+    spec = {"method": "ties", "base": "base", "models": ["poet", "clerk"], "type": "f32"}
+    parameters = plan.recipe_parameters(plan.checked(spec)) | change
+    models = {tiny[0]: "base", tiny[1]: "from", tiny[2]: "from"}
+    with pytest.raises(FormatError, match=words):
+        run(tmp_path, models, parameters)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"adapters": [{"form": "x", "scale": 1.0}]}, "'x' is no form"),
+        ({"adapters": [{"form": "gguf", "scale": 1e300}]}, "scale is"),
+        ({"adapters": [{"form": "gguf", "scale": [1.0]}]}, "scale is"),
+        ({"adapters": [{"form": "peft", "scale": 1.0}]}, "0 inputs are adapter-config"),
+        ({"adapters": [{"form": "gguf", "scale": 1.0}] * 2}, "1 inputs are adapter, and not 2"),
+        ({"adapters": [{}]}, "it has form and scale"),
+        ({"type": None}, "'None' is no type"),
+        ({"seed": 1}, "its parameters are others"),
+    ],
+)
+def test_a_recipe_of_adapters_that_no_verb_wrote_is_refused(tiny, tmp_path, change, words):
+    parameters = {"method": "adapter", "type": "f32", "adapters": [{"form": "gguf", "scale": 1.0}]}
+    with pytest.raises(FormatError) as caught:
+        run(tmp_path, {tiny[0]: "from", tiny[1]: "adapter"}, parameters | change)
+    assert words in f"{caught.value.message}; {caught.value.hint}"
+
+
 # ---- adapters ------------------------------------------------------------------------------
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -136,6 +136,16 @@ def test_a_flipped_byte_of_what_is_stored_is_found(settings: Settings) -> None:
     assert found.target.receipt == "none"
 
 
+def test_another_licence_is_a_difference(settings: Settings) -> None:
+    made = _make(settings)
+    assert made.licence != "MIT"
+    Store(settings.home).commit(replace(made, licence="MIT"), {}, [parse("mine")])
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == "different"
+    assert found.first is not None
+    assert (found.first.field, found.first.recorded) == ("licence", "MIT")
+
+
 def test_the_worst_verdict_of_a_chain() -> None:
     assert worst(["identical", None, "within_tolerance"]) == "within_tolerance"
     assert worst(["identical", "different"]) == "different"

@@ -88,6 +88,10 @@ def _check(words: tuple[str, ...], html: str | None, show: str | None) -> None:
         raise UsageError("--html writes a file", "name one, or take --json for stdout")
     if html is not None and not Path(html).expanduser().resolve().parent.is_dir():
         raise UsageError(f"there is no folder for {html}", "make it, or name another file")
+    if html is not None:
+        from overt import whole
+
+        whole.check_file(Path(html), "--html")
 
 
 # -- probes of our own -----------------------------------------------------------------------------

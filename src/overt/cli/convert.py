@@ -7,7 +7,8 @@ import click
 
 from overt.cli.options import verb
 from overt.cli.output import Output, size
-from overt.errors import Stopped, UsageError
+from overt.errors import BadRef, NotFound, Stopped, UsageError
+from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
       overt convert ./adapter mine --base smollm2
       overt convert ./adapter --base smollm2 --output adapter.gguf
       overt convert adapter.gguf --base smollm2 --to safetensors --output ./adapter
+      overt convert mine --to safetensors --output ./adapter
 
     The new model carries the recipe of how it was made. Needs what `make lab` installs.
     """
@@ -93,8 +95,12 @@ def _made(
         return _adapter(path, name, settings, given, step)
     if given["pre"] and given["to"] == "safetensors":
         raise UsageError("--pre is for a GGUF model", "leave --pre out")
+    of_store = adapter.stored(source, settings) if given["base"] or given["output"] else None
+    if of_store and given["to"] == "safetensors" and given["output"] is not None:
+        adapter.write_folder_of(of_store, given["output"], given["base"], settings)
+        return None
     if given["base"]:
-        raise UsageError(f"{source} is no adapter, which --base is for", "leave --base out")
+        raise _no_adapter(source, path, of_store)
     if given["to"] == "safetensors":
         from overt.lab import export
 
@@ -109,6 +115,26 @@ def _made(
 
     stored = cast("to_gguf.Type", given["type_"])
     return convert(source, name, settings, stored, step, pre=given["pre"])
+
+
+def _no_adapter(source: str, path: Path, of_store: "Manifest | None") -> UsageError | NotFound:
+    if of_store:
+        return UsageError(
+            f"the adapter of {source} is in the form gguf already, or there is no --output",
+            f"overt convert {source} --to safetensors --output DIR",
+        )
+    if not path.exists() and not _is_name(source):
+        return NotFound(
+            f"{source} is not there", "name a folder of peft, an adapter's file or a model"
+        )
+    return UsageError(f"{source} is no adapter, which --base is for", "leave --base out")
+
+
+def _is_name(source: str) -> bool:
+    try:
+        return parse(source).scheme != "path"
+    except BadRef:
+        return False
 
 
 def _adapter(

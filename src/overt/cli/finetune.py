@@ -10,7 +10,7 @@ import click
 from overt.cli import finetune_view as view
 from overt.cli.options import verb
 from overt.cli.output import Output, is_terminal
-from overt.errors import BadRequest, ModelNotFound, Stopped, Unsupported, UsageError
+from overt.errors import BadRequest, BadSetting, ModelNotFound, Stopped, Unsupported, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _METHODS = ("lora", "qlora", "full", "dpo")
 _PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
+_TYPED = {"rate": "--lr", "rows": "--batch"} | {
+    name: f"--{name}"
+    for name in ("rank", "alpha", "epochs", "steps", "accumulate", "length", "held", "warmup",
+                 "patience", "seed", "threads")
+}  # fmt: skip
 _PATH = click.Path(path_type=Path)
 
 
@@ -71,7 +76,7 @@ def _options(function: Any) -> Any:
         click.option("--merge", is_flag=True, help="Write whole weights instead of an adapter."),
         click.option("--type", "type_", type=click.Choice(["f16", "bf16", "f32"]), default="f16",
                      show_default=True, help="What whole weights are stored as."),
-        click.option("--output", type=_PATH, metavar="DIR",
+        click.option("-o", "--output", type=_PATH, metavar="DIR",
                      help="Write the adapter for peft there too."),
         click.option("--plot", type=_PATH, metavar="FILE", help="Draw the loss as PNG."),
         click.option("--dry-run", is_flag=True,
@@ -104,6 +109,7 @@ def command(
     from overt.create import named
     from overt.lab.finetune import licence
 
+    _writable(given)
     name = name or f"{ref.rpartition('/')[2].partition(':')[0].partition('@')[0]}-tuned"
     named(name)
     said = licence.known(given["data_licence"]) if given["data_licence"] else None
@@ -124,6 +130,16 @@ def command(
     recipe = _recipe(model, data, asked, settings, given)
     _room(recipe, prepared, asked, settings)
     return _made(out, settings, recipe, (ref, name), data, given, judged)
+
+
+def _writable(given: Mapping[str, Any]) -> None:
+    """Raises what would be found out when all is learnt."""
+    from overt import whole
+
+    if given["output"]:
+        whole.check_folder(given["output"], "--output")
+    if given["plot"]:
+        whole.check_file(given["plot"], "--plot")
 
 
 # ---- before --------------------------------------------------------------------------------
@@ -163,7 +179,31 @@ def _readable(data: Path, given: Mapping[str, Any]) -> None:
 def _asked(
     data: Path, settings: Settings, licence: str | None, given: Mapping[str, Any]
 ) -> "Asked":
-    """The parameters, with every default filled in."""
+    """The parameters, with every default filled in.
+
+    Raises:
+        BadSetting: one that is none, by the name of the option.
+    """
+    with _as_typed():
+        return _parameters(data, settings, licence, given)
+
+
+@contextmanager
+def _as_typed() -> Iterator[None]:
+    """A setting of the training is called as a person typed it."""
+    try:
+        yield
+    except BadSetting as error:
+        name, said, rest = error.message.partition(" is ")
+        if not said or name not in _TYPED:
+            raise
+        option = _TYPED[name]
+        raise BadSetting(f"{option}{said}{rest}", f"give another {option}") from None
+
+
+def _parameters(
+    data: Path, settings: Settings, licence: str | None, given: Mapping[str, Any]
+) -> "Asked":
     from overt.lab.finetune.asked import RATES, Asked, ending
 
     method = given["method"]

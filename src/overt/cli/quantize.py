@@ -108,6 +108,10 @@ def _check(
         raise UsageError("--imatrix FILE and --calibrate are two matrices", "give one of them")
     if auto and not given["runs"]:
         raise UsageError("-q auto chooses by speed", "leave --runs 0 out")
+    if given["plot"]:
+        from overt import whole
+
+        whole.check_file(given["plot"], "--plot")
 
 
 def _plan(source: str, settings: Settings, given: Mapping[str, Any], step: Any) -> "Plan":

@@ -133,7 +133,9 @@ def _told(found: "Replayed") -> str:
             f"tensor's largest value, and {step} allows {found.tolerance:.3g}"
         )
     else:
-        lines.append(f"{name}: different: {step} made other bytes")
+        other = found.first is None or found.first.field != "licence"
+        what = "other bytes" if other else "the same bytes, under another licence"
+        lines.append(f"{name}: different: {step} made {what}")
     if found.first:
         lines.append(f"  first difference: {plain(found.first.sentence)}")
     for key, (was, now) in found.differences.items():

@@ -11,12 +11,14 @@ names of its saved tensors.
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from overt.errors import FormatError, Unsupported, UsageError
+from overt import pull
+from overt.errors import BadRef, FormatError, ModelNotFound, Unsupported, UsageError
 from overt.formats import gguf, safetensors
 from overt.formats.bounded import shown
 from overt.lab import inputs, make
@@ -28,9 +30,11 @@ from overt.nets.architectures import Weight
 from overt.nets.shape import Shape
 from overt.nets.weights import Stored
 from overt.recipe import Input, Recipe
+from overt.ref import parse
 from overt.settings import Settings
 from overt.sources.base import Report
-from overt.store import Manifest
+from overt.store import Manifest, Store
+from overt.whole import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,11 +151,12 @@ def write_file(
         raise UsageError(f"{target} is there already", "name a new file: --output FILE.gguf")
     weights_of_base = inputs.model(base, settings, report).weights
     new = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        to_gguf(folder / WEIGHTS, folder / CONFIG, weights_of_base, new)
-        new.replace(target)
-    finally:
-        new.unlink(missing_ok=True)
+    with writing(target):
+        try:
+            to_gguf(folder / WEIGHTS, folder / CONFIG, weights_of_base, new)
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def write_folder(
@@ -168,6 +173,47 @@ def write_folder(
         And what `to_peft` raises.
     """
     to_peft(file, inputs.model(base, settings, report).weights, target, base)
+
+
+def stored(ref: str, settings: Settings) -> Manifest | None:
+    """The model of the store by that name, where it has an adapter beside its weights."""
+    try:
+        manifest = None if parse(ref).scheme == "path" else pull.find(ref, settings).manifest
+    except (BadRef, ModelNotFound):
+        return None
+    roles = {file.role for file in manifest.files} if manifest else set()
+    return manifest if "adapter" in roles else None
+
+
+def write_folder_of(manifest: Manifest, target: Path, base: str | None, settings: Settings) -> None:
+    """Write the adapter of a model of the store as the new folder `target`, in peft's form: the
+    files that peft has of it as they are, where the model has them.
+
+    Args:
+        base: what peft is to call the model it is for; None: as its recipe does.
+
+    Raises:
+        UsageError: there is something at `target`, or `base` has other weights.
+        And what `to_peft` raises.
+    """
+    if base:
+        other = inputs.model(base, settings).manifest
+        if other and other.weights.digest != manifest.weights.digest:
+            raise UsageError(
+                f"the adapter of {manifest.ref} is for other weights than those of {base}",
+                "leave --base out",
+            )
+    store = Store(settings.home)
+    kept = {file.path: store.path(file) for file in manifest.files}
+    if {f"peft/{CONFIG}", f"peft/{WEIGHTS}"} <= kept.keys():
+        with _new_folder(target) as place:
+            for name in (CONFIG, WEIGHTS):
+                shutil.copyfile(kept[f"peft/{name}"], place / name)
+        return
+    file = next(file for file in manifest.files if file.role == "adapter")
+    made = next(iter(inputs.recipes(manifest, store)), None)
+    known = next((one.ref for one in made.inputs if one.role == "from"), "") if made else ""
+    to_peft(kept[file.path], kept[manifest.weights.path], target, base or known)
 
 
 # ---- peft to GGUF --------------------------------------------------------------------------
@@ -340,8 +386,7 @@ def to_peft(file: Path, base: Path, folder: Path, base_name: str = "") -> None:
         FormatError: not an adapter, or not of this base.
         Unsupported: an adapter of several ranks, or one that waits for certain words.
     """
-    if folder.exists():
-        raise UsageError(f"{folder} is there already", "name a new folder: --output DIR")
+    _refuse_taken(folder)
     to = base_of(base)
     alpha, pairs = _gguf_pairs(file, to)
     ranks = {pair.b.shape[1] for pair in pairs}
@@ -350,14 +395,28 @@ def to_peft(file: Path, base: Path, folder: Path, base_name: str = "") -> None:
     (rank,) = ranks
     plain = float(f"{alpha:.7g}") if alpha else float(rank)
     config = Adapter(rank, plain, _targets(pairs, to.wanted)).config(base_name)
-    place = folder.with_name(f".{folder.name}.{os.getpid()}")
-    place.mkdir(parents=True)
-    try:
+    with _new_folder(folder) as place:
         (place / CONFIG).write_bytes(config)
         _write_peft(pairs, place / WEIGHTS)
-        place.rename(folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+
+
+def _refuse_taken(folder: Path) -> None:
+    if folder.exists():
+        raise UsageError(f"{folder} is there already", "name a new folder: --output DIR")
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder` when it is whole. Raises OutOfDisk, Failure: it cannot be."""
+    _refuse_taken(folder)
+    place = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with writing(folder):
+        try:
+            place.mkdir(parents=True)
+            yield place
+            place.rename(folder)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _gguf_pairs(file: Path, base: Base) -> tuple[float, list[Pair]]:

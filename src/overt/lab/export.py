@@ -24,6 +24,7 @@ from overt.settings import Settings
 from overt.sources.base import Step
 from overt.sources.choose import role_of
 from overt.store import Manifest
+from overt.whole import writing
 
 if TYPE_CHECKING:
     from overt.nets.architectures import Weight
@@ -90,6 +91,7 @@ def folder(
 
     Raises:
         UsageError: there is something at `target`.
+        OutOfDisk, Failure: it cannot be written.
         And what `export` raises.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -98,13 +100,14 @@ def folder(
     recipe = _recipe(manifest, type, settings)
     model = pull.find(source, settings)
     place = target.with_name(f".{target.name}.{os.getpid()}")
-    place.mkdir(parents=True)
     try:
-        made = write(model.weights, place, type, report or (lambda _: None))
-        (place / "recipe.json").write_bytes(recipe.encode())
-        if target.exists():
-            target.rmdir()
-        place.rename(target)
+        with writing(target):
+            place.mkdir(parents=True)
+            made = write(model.weights, place, type, report or (lambda _: None))
+            (place / "recipe.json").write_bytes(recipe.encode())
+            if target.exists():
+                target.rmdir()
+            place.rename(target)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return [target / path.name for path in made]

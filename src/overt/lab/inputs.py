@@ -210,21 +210,32 @@ def data_path(digest: str, home: Path) -> Path:
 def _missing(missing: list[Input]) -> NotFound:
     named = ", ".join(f"{one.role} {one.ref or one.digest[:19]}" for one in missing[:5])
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    first = missing[0]
-    if first.ref and _can_be_pulled(first.ref):
-        hint = f"type `overt pull {first.ref}`"
-    elif first.role in MODELS:
-        hint = f"import or make it: its digest is {first.digest[:19]}"
-    else:
-        hint = f"name the file: --data FILE, whose SHA-256 is {hex_of(first.digest)[:12]}…"
-    return NotFound(f"not on this machine: {named}{more}", hint)
+    pulled, brought, files = [], [], []
+    for one in missing:
+        if one.ref and _can_be_pulled(one.ref):
+            pulled.append(f"type `overt pull {one.ref}`")
+        elif one.role not in (*MODELS, "base") or not one.ref:  # what had a path has no ref
+            files.append(f"name the file: --data FILE, whose SHA-256 is {hex_of(one.digest)[:12]}…")
+        elif _is_ref(one.ref):
+            brought.append(
+                f"whoever has {one.ref} types `overt export {one.ref}`, and you `overt import` it"
+            )
+        else:
+            brought.append(f"import or make the model {one.digest[:19]}")
+    hints = [kind[0] for kind in (pulled, brought, files) if kind]
+    return NotFound(f"not on this machine: {named}{more}", "; ".join(hints))
 
 
 def _can_be_pulled(ref: str) -> bool:
+    return _is_ref(ref) and parse(ref).scheme in ("hf", "pypi", "ollama", "oci")
+
+
+def _is_ref(ref: str) -> bool:
     try:
-        return parse(ref).scheme in ("hf", "pypi", "ollama", "oci")
+        parse(ref)
     except BadRef:
         return False
+    return True
 
 
 def _keep(digest: str, file: Path, home: Path) -> None:

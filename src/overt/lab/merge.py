@@ -38,7 +38,7 @@ class _Step:
 
     def run(self, work: Work) -> list[Made]:
         """Raises FormatError, UsageError: models that do not go together, with both numbers."""
-        parameters = work.recipe.parameters
+        parameters = plan.proved(work.recipe)
         models = [_open(one.path, input.ref) for one, input in _inputs(work, "from")]
         bases = [_open(one.path, input.ref) for one, input in _inputs(work, "base")]
         first = (bases or models)[0]

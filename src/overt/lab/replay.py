@@ -308,6 +308,10 @@ def _compared(
             pairs.append((file.path, "", file.digest))
             found = differ.Difference(file.path, recorded="nothing", here="a file")
             first, largest = first or found, max(largest, found.largest)
+    if one.manifest and one.manifest.licence != made.licence:
+        found = differ.Difference("the model", field="licence", recorded=one.manifest.licence,
+                                  here=made.licence)  # fmt: skip
+        first, largest = first or found, max(largest, found.largest)
     verdict: Verdict | None = "identical"
     if not recorded:
         verdict, pairs = None, [(file.path, "", file.digest) for file in made.files]

@@ -136,6 +136,8 @@ def _before(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) 
     """How the base does; looked up where an interrupted run has found out already."""
     from overt.lab.finetune.measure import Judged
 
+    if not prepared.held_examples:
+        return []
     kept = work.place / "before.json"
     if sealed.intact(kept):
         found = [Judged(*one) for one in json.loads(kept.read_bytes())]

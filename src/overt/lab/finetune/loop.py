@@ -29,6 +29,7 @@ from overt.nets.transformer import Norm, Transformer
 
 Tell = Callable[[Mapping[str, Any]], None]
 _REFERENCE = "reference"
+_SAVE_LOOK = 10.0  # seconds since the last checkpoint, after which a look makes another
 
 
 def fast_precision() -> str:
@@ -130,7 +131,9 @@ class _Run:
                 self._on(learn, check)
                 self._tell(time.monotonic() - started, self.at.tokens - behind)
                 due = save_steps and self.at.step % save_steps == 0
-                if self._done() or due or time.monotonic() - saved > save_seconds:
+                looked = self.at.curve[-1]["held"] is not None
+                wait = min(save_seconds, _SAVE_LOOK) if looked else save_seconds
+                if self._done() or due or time.monotonic() - saved > wait:
                     self._save()
                     saved = time.monotonic()
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from overt.nets.adapter import MOST_RANK
 if TYPE_CHECKING:
     import numpy as np
 
-    from overt.lab.steps import Work
+    from overt.lab.steps import Given, Work
 
 _EMBEDDING = "token_embd.weight"
 
@@ -178,5 +178,11 @@ def read(work: "Work", base: Tensors) -> list[Adapter]:
             config = next(configs).path
             found.append(PeftAdapter(file.path, config, name, one["scale"], base))
         else:
-            found.append(GgufAdapter(file.path, name, one["scale"], base))
+            found.append(GgufAdapter(_file(file), name, one["scale"], base))
     return found
+
+
+def _file(given: "Given") -> Path:
+    """The adapter's own file; of a model of the store, the one beside its weights."""
+    listed = given.manifest.files if given.manifest else ()
+    return next((given.files[one.path] for one in listed if one.role == "adapter"), given.path)

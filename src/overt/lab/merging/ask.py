@@ -75,8 +75,10 @@ class _Found:
             self.parents.append(Parent(value, "adapter", gguf.read(path).licence))
             return "gguf"
         model = inputs.model(value, self.settings, self.report)
-        file = next(iter(model.parts.get("adapter", ())), model.weights)
-        self._file("adapter", file, value)
+        if model.parts.get("adapter"):  # the whole model is the input: its history goes on
+            self._add("adapter", model.digest, value, None)
+        else:
+            self._file("adapter", model.weights, value)
         self.parents.append(
             Parent(value, "adapter", model.manifest.licence if model.manifest else None)
         )

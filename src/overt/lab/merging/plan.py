@@ -17,6 +17,7 @@ A file is YAML or JSON::
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -24,6 +25,7 @@ from typing import Any, Final, cast
 from overt.errors import FormatError, UsageError
 from overt.lab.merging.methods import METHODS, WITH_BASE, WITH_DENSITY
 from overt.lab.merging.weights import TYPES
+from overt.recipe import Recipe
 
 Amount = float | list[float] | dict[str, float | list[float]]
 """A number; one for each of some points from the first layer to the last; or those by a part of a
@@ -85,7 +87,7 @@ def checked(found: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
         raise UsageError(f"the seed is {str(seed)[:60]!r}", "it is a whole number from 0")
     type = found.get("type", "f16")
-    if type not in TYPES:
+    if not isinstance(type, str) or type not in TYPES:
         raise UsageError(f"{str(type)[:60]!r} is no type", f"choose {', '.join(TYPES)}")
     base = found.get("base")
     if (method in WITH_BASE) != isinstance(base, str):
@@ -175,6 +177,65 @@ def value(found: Amount, tensor: str, layers: int) -> float:
     low = min(math.floor(place), max(len(found) - 2, 0))
     high = min(low + 1, len(found) - 1)
     return found[low] + (found[high] - found[low]) * (place - low)
+
+
+def proved(recipe: Recipe) -> dict[str, Any]:
+    """The parameters of a recipe that anybody may have written, as `recipe_parameters` gives them.
+
+    Raises:
+        FormatError: they are not those of a merge, or do not fit the recipe's inputs.
+    """
+    parameters = recipe.parameters
+    counts = Counter(one.role for one in recipe.inputs)
+    if strange := sorted(counts.keys() - {"from", "base", "adapter", "adapter-config"}):
+        raise FormatError(f"a merge has no input {strange[0][:60]!r}", "it has from and base")
+    try:
+        if parameters.get("method") == "adapter":
+            return _laid(parameters, counts)
+        return _models_of(parameters, counts)
+    except UsageError as error:
+        raise FormatError(f"the recipe of the merge: {error.message}", error.hint) from None
+
+
+def _models_of(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    listed = parameters.get("models")
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise UsageError("it has no list of models", "each has its weight")
+    if len(listed) != counts["from"] or counts["base"] > 1 or counts["adapter"]:
+        raise UsageError(
+            f"it has amounts for {len(listed)} models, and the inputs are "
+            + ", ".join(f"{count} {role}" for role, count in counts.items()),
+            "one amount for each `from`, and at most one `base`",
+        )
+    merge = {**parameters, "models": [{**one, "ref": "a model"} for one in listed]}
+    base = {"base": "a model"} if counts["base"] else {}
+    if "base" in merge or "method" not in merge:
+        raise UsageError("its base is an input, and its method is said", "leave `base` out")
+    found = recipe_parameters(checked(merge | base))
+    if lacking := sorted(found.keys() - parameters.keys()):
+        raise UsageError(f"it does not say {lacking[0]}", f"{found['method']} needs it")
+    return found
+
+
+def _laid(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    listed = parameters.get("adapters")
+    if parameters.keys() != {"method", "adapters", "type"} or not isinstance(listed, list):
+        raise UsageError("its parameters are others", "it has method, adapters and type")
+    type = parameters["type"]
+    if not isinstance(type, str) or type not in TYPES:
+        raise UsageError(f"{str(type)[:60]!r} is no type", f"choose {', '.join(TYPES)}")
+    for one in listed:
+        if not isinstance(one, dict) or one.keys() != {"form", "scale"}:
+            raise UsageError("an adapter has other parameters", "it has form and scale")
+        if one["form"] not in ("gguf", "peft"):
+            raise UsageError(f"{str(one['form'])[:60]!r} is no form", "choose gguf or peft")
+        _number("scale", one["scale"])
+    configs = sum(one["form"] == "peft" for one in listed)
+    wanted = {"from": 1, "base": 0, "adapter": len(listed), "adapter-config": configs}
+    for role, count in wanted.items():
+        if counts[role] != count:
+            raise UsageError(f"{counts[role]} inputs are {role}, and not {count}")
+    return dict(parameters)
 
 
 def recipe_parameters(merge: Mapping[str, Any]) -> dict[str, Any]:
