@@ -4,7 +4,7 @@ PYTHON ?= python3
 REF ?= smollm2
 PROMPT ?= Why is the sky blue? Answer in one sentence.
 FAST ?=
-WORKERS ?= 0
+WORKERS ?= 2
 ARGS ?=
 
 # Taken as typed: a dollar sign or a quote in PROMPT reaches the model and not make or the shell.
@@ -46,7 +46,7 @@ lab: ## Add PyTorch and what convert, quantize, finetune, merge and audit need, 
 	$(call environment,run)
 	@$(BIN)/python -m pip install --quiet --editable '.[lab,score]'
 
-test: ## Run all tests; FAST=1 leaves out slow ones, WORKERS=2 takes two processes, ARGS="tests/test_ref.py -x" goes to pytest
+test: ## Run all tests; FAST=1 leaves out slow ones, WORKERS=0 takes one process, ARGS go to pytest
 	$(call environment,dev)
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull smollm2
 	@OVERT_HOME="$(TEST_HOME)" $(BIN)/overt pull gemma3

@@ -42,8 +42,11 @@ job = Training(
 )
 with tempfile.TemporaryDirectory() as folder:
     loop.train(net, job, packed(examples, length, rows), [], Path(folder), lambda _: None)
-unit = 1 if sys.platform == "darwin" else 1024
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+if sys.platform == "linux":  # ru_maxrss begins at what the process was forked from
+    status = Path("/proc/self/status").read_text()
+    print(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 

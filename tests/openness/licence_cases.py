@@ -257,11 +257,13 @@ def installed() -> dict[str, Any]:
     """The licence files of the Python packages that are installed: what is said of each.
 
     Those called altered were looked at: files of several works, with notes between the licences
-    (numpy, tqdm, CPython), or with terms of their own (protobuf, dnspython, wcwidth).
+    (numpy, tqdm, CPython, matplotlib, pillow, regex, kiwisolver), or with terms of their own
+    (protobuf, dnspython, wcwidth). PyTorch, whose wheel has the files of some 60 C and C++ works
+    that nobody looked at, is left out.
     """
     said: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for package in distributions():
+    for package in (one for one in distributions() if one.name != "torch"):
         for file in package.files or ():
             if not re.match(
                 r"(?i)(?:licen[cs]e|copying)(?:\.(?:txt|md|rst|bsd|apache|mit))?$", file.name

@@ -52,4 +52,4 @@ def test_second_copies_are_recognised(folder: Path) -> None:
 def test_real_licence_files_are_seldom_called_altered() -> None:
     found = cases.installed()
     assert found["files"] >= 60
-    assert len(found["altered"]) <= 0.12 * found["files"], found["altered"]
+    assert len(found["altered"]) <= 0.15 * found["files"], found["altered"]
