@@ -164,7 +164,7 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of the last tokens (B, heads, T, head) to all (B, kv_heads, S, head)."""
-        shape = self.shape
+        shape, kind = self.shape, q.dtype
         new, old = q.shape[2], k.shape[2]
         window = shape.window if self.is_local and old > shape.window else 0
         mask = None
@@ -172,7 +172,9 @@ class Attention(nn.Module):
             mask = _mask(new, old, window, q.device)
         if shape.attention_cap:
             return _capped(q, k, v, mask, self.scale, shape.attention_cap)
-        return functional.scaled_dot_product_attention(
+        if q.device.type == "cpu":  # whose fused kernel is slower in bfloat16 than in float32
+            q, k, v = q.float(), k.float(), v.float()
+        mixed = functional.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -181,6 +183,7 @@ class Attention(nn.Module):
             scale=self.scale,
             enable_gqa=shape.kv_heads != shape.heads,
         )
+        return mixed.to(kind)
 
 
 def _mask(new: int, old: int, window: int, device: Any) -> Tensor:
