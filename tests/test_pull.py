@@ -322,6 +322,7 @@ def test_two_processes_pull_the_same_model_at_once(
 # ---- kill -9 -----------------------------------------------------------------------------------
 
 KILLS = repeats(40, 200)
+MOST_KILLS = 200  # a busy machine may need more than a few to see every moment
 STEPS = ("asking", "m-1", "checking", "unpacking m", "unpacking METADATA", "unpacking METADATA")
 LEFT = ("nothing", "part", "unpacked", "blobs", "named")
 
@@ -354,7 +355,7 @@ def test_kills_leave_the_store_whole_and_the_pull_resumable(
     driver = Driver()
     drivers.append(driver)
     left: Counter[str] = Counter()
-    for _ in range(KILLS):
+    while left.total() < KILLS or (left.total() < MOST_KILLS and not set(LEFT) <= set(left)):
         index.speed = chance.choice((40e6, 100e6, 300e6))
         pid = driver.begin("pypi:m")
         if chance.random() < 0.4:
@@ -372,9 +373,8 @@ def test_kills_leave_the_store_whole_and_the_pull_resumable(
                 store.remove(parse("pypi:m"))
             assert store.verify() == []
     assert driver.errors == []
-    print(f"{KILLS} kills left: {dict(left)}")
-    # A busy machine may keep a few kills from one of the moments; many of them see every one.
-    assert len(set(LEFT) - set(left)) <= repeats(1, 0), left
+    print(f"{left.total()} kills left: {dict(left)}")
+    assert set(LEFT) <= set(left), left
 
     # A pull cut off in the middle of its download goes on from the very byte it had.
     with suppress(ModelNotFound):
