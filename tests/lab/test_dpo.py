@@ -94,3 +94,57 @@ def test_what_was_chosen_becomes_likelier(tmp_path):
             before = log_of(net, pair.prompt, pair.chosen)
             before -= log_of(net, pair.prompt, pair.rejected)
         assert ahead > before
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("stop", "first"), [(Killed, 4), (KeyboardInterrupt, 5)], ids=["killed", "by a person"]
+)
+def test_the_pass_over_the_base_goes_on_where_it_was_stopped(stop, first, tmp_path):
+    """Killed it loses what it had not saved; asked to stop it saves what it has."""
+    torch.set_num_threads(1)
+    job = Training(loss="preference", adapter=Adapter(rank=2), rate=1e-2)
+    train, held, events = batches(pairs(10)), batches(pairs(4)), []
+
+    def run(place, tell, save_seconds):
+        net = tiny()
+        done = loop.train(net, job, train, held, place, tell, save_seconds=save_seconds)
+        return done, lora.state(net)
+
+    def stopping(event):
+        if event.get("done") == 4:
+            raise stop
+
+    with pytest.raises(stop):
+        run(tmp_path / "cut", stopping, 0.0 if stop is Killed else 120.0)
+    done, found = run(tmp_path / "cut", events.append, 120.0)
+    read = [one for one in events if one["kind"] == "reference"]
+    assert [one["done"] for one in read] == list(range(first, 8))
+    assert {one["batches"] for one in read} == {7}
+    assert read[-1]["eta"] == 0
+    whole, wanted = run(tmp_path / "whole", lambda event: None, 120.0)
+    assert done == whole
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    events.clear()
+    run(tmp_path / "cut", events.append, 120.0)
+    assert [one["kind"] for one in events] == ["note"], "what is known is not computed again"
+
+
+def test_the_base_is_asked_only_of_what_is_learnt_from(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    job = Training(loss="preference", adapter=Adapter(rank=2), rate=1e-2, steps=2)
+    train, held, found = batches(pairs(10)), batches(pairs(4)), []
+    for name in ("few", "all"):
+        events, net = [], tiny()
+        done = loop.train(net, job, train, held, tmp_path / name, events.append)
+        read = [one["batches"] for one in events if one["kind"] == "reference"]
+        found.append((read, done, lora.state(net)))
+        monkeypatch.setattr(loop._Run, "_visited", lambda run: range(len(run.train)))
+    (few, one, learnt), (every, other, wanted) = found
+    assert few == [4] * 4
+    assert every == [7] * 7
+    assert one == other
+    assert all(torch.equal(learnt[name], wanted[name]) for name in wanted)

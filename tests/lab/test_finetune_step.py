@@ -10,7 +10,7 @@ import pytest
 
 import tuning
 from overt import pull
-from overt.errors import BadSetting, OvertError, UsageError
+from overt.errors import FormatError, OvertError, UsageError
 from overt.formats import gguf
 from overt.lab import make, quantize, replay
 from overt.lab.finetune import REPORT, measure, prepare
@@ -111,11 +111,12 @@ def test_whole_weights(settings: Settings, tmp_path: Path, method: Any, merge: b
     assert [one.name for one in gguf.read(weights).tensors] == [one.name for one in old.tensors]
 
 
-def test_preferences(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_preferences(settings: Settings, tmp_path: Path, kept: bool) -> None:
     rows = [{"prompt": q, "chosen": a, "rejected": "No."} for q, a in SECRETS * 3]
     job = Training(loss="preference", steps=10, rate=1e-2, adapter=Adapter(rank=4))
-    asked = Asked(method="dpo", held=0.4, length=256, training=job)
-    made, events = tuned(settings, tmp_path, asked, rows, "preferring")
+    asked = Asked(method="dpo", held=0.4, length=256, keep_quantized=kept, training=job)
+    made, events = tuned(settings, tmp_path, asked, rows, f"preferring-{kept}")
     assert [file.role for file in made.files[:2]] == ["weights", "adapter"]
     (report,) = [one for one in events if one["kind"] == "result"]
     assert report["held"]["after"]["preferred"] >= report["held"]["before"]["preferred"]
@@ -125,8 +126,9 @@ def test_data_for_another_method(settings: Settings, tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
     with pytest.raises(UsageError, match="preference pairs, which only DPO"):
         tuned(settings, tmp_path, Asked(), rows, "none")
+    dpo = Asked(method="dpo", training=Training(loss="preference"))
     with pytest.raises(UsageError, match="DPO learns from preference pairs"):
-        tuned(settings, tmp_path, Asked(method="dpo"), [{"text": "a b c"}], "none")
+        tuned(settings, tmp_path, dpo, [{"text": "a b c"}], "none")
     assert not list((settings.home / "jobs").glob("*"))
     with pytest.raises(OvertError):
         pull.find("none", settings)
@@ -169,7 +171,9 @@ def test_a_merge_with_a_fine_tune_names_it_as_its_input(settings: Settings, over
     laid, by_file = (pull.find(name, settings).manifest for name in ("laid", "by-file"))
     assert laid is not None
     assert by_file is not None
-    assert laid.weights.digest == by_file.weights.digest
+    # what they say of where they come from differs: a file has no name
+    one, other = (_tensors(pull.find(name, settings).weights) for name in ("laid", "by-file"))
+    assert one == other
     target = replay.target("laid", settings)
     assert [(one.role, one.digest, one.ref) for one in target.recipe.inputs] == [
         ("from", tiny.digest, "tiny"), ("adapter", mine.digest, "mine"),
@@ -180,18 +184,81 @@ def test_a_merge_with_a_fine_tune_names_it_as_its_input(settings: Settings, over
     assert "finetune" in json.dumps(told)
 
 
+def _tensors(path: Path) -> dict[str, tuple[str, bytes]]:
+    data = path.read_bytes()
+    return {
+        one.name: (one.type, data[one.offset : one.offset + one.size])
+        for one in gguf.read(path).tensors
+    }
+
+
+def test_what_is_told_says_of_which_file(settings: Settings, tmp_path: Path) -> None:
+    model = pull.find("tiny", settings)
+    assert model.manifest is not None
+    files = {file.path: Store(settings.home).path(file) for file in model.manifest.files}
+    base = prepare.base_of(model.weights, model.manifest, files)
+    rows = [{"question": q, "answer": a} for q, a in SECRETS]
+    data, _ = written(tmp_path, rows)
+    held, _ = written(tmp_path, [{"question": "Why?", "answer": "So.", "id": 1}], "held.jsonl")
+    told = prepare.prepare(base, data, held, Asked(length=256), settings).told
+    assert told == ("held out: the column 'id' is not used; 1 of 1 rows have it",)
+    written(tmp_path, [{"question": "Why?", "answer": "So " * 300}], "held.jsonl")
+    with pytest.raises(OvertError, match=r"the one row of \S*held\.jsonl is left out: longer than"):
+        prepare.prepare(base, data, held, Asked(length=256), settings)
+
+
 def test_parameters_come_back() -> None:
-    asked = Asked(method="dpo", held=0.25, pack=False, training=LEARN)
+    job = replace(LEARN, loss="preference")
+    asked = Asked(method="dpo", held=0.25, pack=False, keep_quantized=True, training=job)
     assert Asked.decode(json.loads(json.dumps(asked.encode()))) == asked
-    for wrong in (
-        {"length": "x"},
-        {"pack": 1},
-        {"nothing": 1},
-        {"method": "magic"},
-        {"rows": True},
-    ):
-        with pytest.raises(BadSetting):
-            Asked.decode(wrong)
+    assert asked.quantized
+    assert Asked(method="qlora").quantized
+    assert not Asked().quantized
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"length": "x"}, {"pack": 1}, {"nothing": 1}, {"method": "magic"}, {"rows": True},
+        {"held": float("nan")}, {"file": "../secret"}, {"training": []}, {"training": {"rate": 11}},
+        {"training": {"learn": "all"}}, {"training": {"loss": "preference"}},
+        {"method": "full"}, {"method": "dpo"}, {"keep_quantized": True}, {"device": ["cpu"]},
+    ],
+)  # fmt: skip
+def test_parameters_of_somebody_else_are_refused_in_words(wrong: dict[str, Any]) -> None:
+    with pytest.raises(FormatError) as caught:
+        Asked.decode(wrong)
+    assert caught.value.hint
+
+
+def test_a_recipe_with_a_wrong_value_is_refused_before_anything_is_read(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path, digest = written(tmp_path, [{"text": "a b c"}])
+    base = pull.find("tiny", settings).manifest
+    assert base is not None
+    parameters = Asked().encode()
+    parameters["training"]["schedule"] = "cosin"
+    inputs = [Input("from", base.digest, base.ref), Input("data", digest)]
+    recipe = make.recipe("finetune", inputs, parameters, settings)
+    with pytest.raises(FormatError, match="schedule is 'cosin'"):
+        make.make(recipe, "none", settings, None, None, {digest: path})
+
+
+def test_the_output_matrix_is_made_ready_once_a_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    from overt.lab.finetune import loss
+    from training_child import examples, pairs, tiny
+
+    made, head = [], loss.Head
+    monkeypatch.setattr(loss, "Head", lambda *given: made.append(1) or head(*given))  # type: ignore[func-returns-value]
+    net, texts = tiny(), examples(4)
+    together = measure.answers(net, texts)
+    assert len(made) == 1
+    assert together == [measure.answers(net, [one])[0] for one in texts]
+    made.clear()
+    of_pairs = measure.pairs(net, pairs(4))
+    assert len(made) == 1
+    assert of_pairs == [measure.pairs(net, [one])[0] for one in pairs(4)]
 
 
 def test_the_difference_is_paired() -> None:
@@ -222,6 +289,9 @@ def test_the_openness_of_what_was_made_tells_its_line(
     )  # fmt: skip
     made = make.make(recipe, "learnt", settings, None, None, {digest: path})
     assert made.licence == "Apache-2.0"
+    header = gguf.read(Store(settings.home).path(made.weights))
+    assert (header.licence, header.name) == ("Apache-2.0", None)
+    assert header.text("general.base_model.0.license") == "Apache-2.0"
     recipe = make.recipe(
         "quantize", [Input("from", made.digest, "learnt")], quantize.parameters(types.find("q8_0")),
         settings,

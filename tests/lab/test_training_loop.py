@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import training_child
-from overt.errors import BadSetting, Failure, OutOfDisk, OvertError, UsageError
+from overt.errors import BadSetting, Failure, FormatError, OutOfDisk, OvertError, UsageError
 from overt.lab.finetune import checkpoint, loop, loss, measure
 from overt.lab.finetune.example import Batch, Example
 from overt.lab.finetune.training import Training
@@ -228,6 +228,30 @@ def test_epochs_have_orders_of_their_own_and_every_batch_once():
     assert len({tuple(order) for order in orders}) > 1
 
 
+def test_an_epoch_is_shuffled_once_however_many_batches_a_step_has(monkeypatch):
+    job = Training(epochs=2, accumulate=5, adapter=ADAPTER, seed=77)
+    one = loop._Run(tiny(), job, batches(examples(10)), [], Path(), lambda event: None)
+    drawn, random = [], loop.Random
+    monkeypatch.setattr(loop, "Random", lambda key: drawn.append(key) or random(key))
+    for step in range(2):
+        wanted = [0, 1, 2, 3, 4]
+        random(f"77 {step}").shuffle(wanted)
+        assert one._numbers(step) == [(5 * step + at, wanted[at]) for at in range(5)]
+    assert drawn == ["77 0", "77 1"]
+
+
+def test_the_best_weights_are_kept_in_one_place():
+    one = loop._Run(tiny(), Training(adapter=ADAPTER), [], [], Path(), lambda event: None)
+    one._keep()
+    places = {name: part.data_ptr() for name, part in one.best.items()}
+    name, learnt = next(iter(one.learnt.items()))
+    learnt.data.add_(1)
+    assert not torch.equal(one.best[name], learnt)
+    one._keep()
+    assert same(one.best, {name: part.detach() for name, part in one.learnt.items()})
+    assert {name: part.data_ptr() for name, part in one.best.items()} == places
+
+
 # what is refused
 
 
@@ -254,6 +278,32 @@ def test_nothing_to_learn_is_said(tmp_path):
 def test_settings_are_read_or_refused_in_words(found):
     with contextlib.suppress(OvertError):
         assert Training.decode(Training.decode(found).encode()) == Training.decode(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"schedule": "cosin"}, "schedule is 'cosin'; it is one of cosine, linear, constant"),
+        ({"precision": "bf16"}, "precision is 'bf16'"),
+        ({"epochs": 1.5}, "epochs is '1.5'; it is a whole number"),
+        ({"steps": True}, "steps is 'True'"),
+        ({"rate": "1"}, "rate is '1'; it is a number"),
+        ({"rate": math.nan}, "rate is nan"),
+        ({"shuffle": 1}, "shuffle is '1'; it is true or false"),
+        ({"adapter": {"rank": 2.0}}, "rank is '2.0'"),
+        ({"adapter": {"stabilised": 1}}, "stabilised is '1'"),
+        ({"adapter": {"targets": "q_proj"}}, "the layers of an adapter are 'q_proj'"),
+        ({"adapter": {"targets": [1]}}, "targets is"),
+        ({"adapter": {"colour": 1}}, "cannot be read"),
+        ({"adapter": 7}, "cannot be read"),
+        ({"other": 1}, "'other' is no setting"),
+    ],
+)
+def test_a_recipe_of_somebody_else_is_refused_in_words(found, said):
+    with pytest.raises(FormatError) as caught:
+        Training.decode(found)
+    assert str(caught.value).startswith(said) or said in caught.value.message
+    assert caught.value.hint
 
 
 def test_settings_out_of_range_are_named():

@@ -38,6 +38,26 @@ def test_many_texts_go_in_batches(words: Words) -> None:
     assert len({tuple(one) for one in ids}) == 1
 
 
+def test_large_values_are_rendered_some_at_a_time(
+    words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call takes 64 MiB: what many rows with long chats would be in one."""
+    sent: list[int] = []
+    call = Words._call
+
+    def counted(self: Words, kind: str, asked: str) -> list[object]:
+        sent.append(len(asked))
+        return call(self, kind, asked)
+
+    monkeypatch.setattr("overt.lab.words._BATCH", 2000)
+    monkeypatch.setattr(Words, "_call", counted)
+    values = [{"text": f"{at} " + "ю" * 600} for at in range(20)]
+    assert words.render("{{ text }}!", values) == [f"{one['text']}!" for one in values]
+    assert len(sent) == 7
+    assert max(sent) < 2100, "letters go over as they are, not as six bytes each"
+    assert words.render("{{ text }}", []) == []
+
+
 def test_a_beginning_where_the_model_has_one(gemma3_gguf: Path, settings: Settings) -> None:
     with Words(gemma3_gguf, settings) as opened:
         assert opened.begins

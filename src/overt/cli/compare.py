@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from overt.cli.options import read_bytes, sampling_options, take_sampling, verb
+from overt.cli.options import THREADS, read_bytes, sampling_options, take_sampling, verb
 from overt.cli.output import Output
 from overt.errors import OvertError, UsageError
 from overt.settings import Settings
@@ -36,7 +36,7 @@ _STOPPED: Final = 130
 @click.option("--votes", "show_votes", is_flag=True, help="Show what all votes add up to.")
 @click.option("--html", metavar="FILE", help="Write one page that shows everything.")
 @click.option("--context", type=int, metavar="N", help="Tokens of context; 0 is the model's own.")
-@click.option("--threads", type=int, metavar="N", help="Threads; 0 counts the free cores.")
+@click.option("--threads", type=int, metavar="N", help=THREADS)
 @sampling_options
 @verb
 def command(

@@ -8,89 +8,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from overt.cli import finetune_view as view
-from overt.cli.options import verb
+from overt.cli.finetune_options import as_typed, check, options
+from overt.cli.options import threads, verb
 from overt.cli.output import Output, is_terminal
-from overt.errors import BadRequest, BadSetting, ModelNotFound, Stopped, Unsupported, UsageError
+from overt.errors import BadRequest, ModelNotFound, Stopped, Unsupported
 from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.lab.finetune.asked import Asked
     from overt.lab.finetune.plan import Estimate
     from overt.lab.finetune.prepare import Prepared
+    from overt.nets.adapter import Adapter
     from overt.pull import Model
     from overt.recipe import Recipe
 
-_METHODS = ("lora", "qlora", "full", "dpo")
 _PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
-_TYPED = {"rate": "--lr", "rows": "--batch"} | {
-    name: f"--{name}"
-    for name in ("rank", "alpha", "epochs", "steps", "accumulate", "length", "held", "warmup",
-                 "patience", "seed", "threads")
-}  # fmt: skip
-_PATH = click.Path(path_type=Path)
-
-
-def _options(function: Any) -> Any:
-    for option in (
-        click.option("--data", type=_PATH, required=True, metavar="FILE",
-                     help="What to learn from: .jsonl, .json, .csv or .txt, or .gz of it."),
-        click.option("--held-file", type=_PATH, metavar="FILE", help="Examples to hold out."),
-        click.option("--held", type=float, default=0.1, show_default=True, metavar="SHARE",
-                     help="Share of the examples held out, at most 256."),
-        click.option("--data-licence", "--data-license", metavar="SPDX",
-                     help="Licence of the data; not known if not said."),
-        click.option("--format", "format_", default="", metavar="NAME",
-                     help="Of the rows: preference, chat, sharegpt, alpaca, completion, text."),
-        click.option("--template", default="", metavar="NAME",
-                     help="Chat template for a model without one: chatml, gemma, plain; or none."),
-        click.option("--method", type=click.Choice(_METHODS), default="lora", show_default=True,
-                     help="An adapter, the same on quantized weights, all weights, preferences."),
-        click.option("--rank", type=int, default=16, show_default=True, help="Of the adapter."),
-        click.option("--alpha", type=float, help="Strength of the adapter; 2 x rank by default."),
-        click.option("--targets", metavar="NAMES",
-                     help="Layers with an adapter: q_proj,v_proj or attention; all by default."),
-        click.option("--epochs", type=int, default=3, show_default=True,
-                     help="Times all examples are seen."),
-        click.option("--steps", type=int, default=0, help="Steps, in place of --epochs."),
-        click.option("--batch", type=int, default=1, show_default=True,
-                     help="Rows at once; a row is --length tokens of packed examples."),
-        click.option("--accumulate", type=int, default=1, show_default=True,
-                     help="Batches in one step."),
-        click.option("--length", type=int, default=1024, show_default=True,
-                     help="Most tokens of an example."),
-        click.option("--pack/--no-pack", default=True, help="Several examples in a row."),
-        click.option("--lr", type=float, help="Highest learning rate; by the method if not said."),
-        click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]),
-                     default="cosine", show_default=True, help="How it falls."),
-        click.option("--warmup", type=float, default=0.05, show_default=True,
-                     help="Share of the steps in which it rises."),
-        click.option("--patience", type=int, default=2, show_default=True,
-                     help="Looks at the held-out part without progress until it ends; 0: never."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--threads", type=int, metavar="N", help="Threads; all cores by default."),
-        click.option("--checkpointing", is_flag=True, help="Less memory, a third slower."),
-        click.option("--dtype", type=click.Choice(["auto", "f32", "bf16"]), default="auto",
-                     show_default=True, help="Of the frozen weights' products."),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
-                     show_default=True),
-        click.option("--merge", is_flag=True, help="Write whole weights instead of an adapter."),
-        click.option("--type", "type_", type=click.Choice(["f16", "bf16", "f32"]), default="f16",
-                     show_default=True, help="What whole weights are stored as."),
-        click.option("-o", "--output", type=_PATH, metavar="DIR",
-                     help="Write the adapter for peft there too."),
-        click.option("--plot", type=_PATH, metavar="FILE", help="Draw the loss as PNG."),
-        click.option("--dry-run", is_flag=True,
-                     help="Read, show an example, measure a step, and stop."),
-        click.option("-y", "--yes", is_flag=True, help="Start without asking."),
-    )[::-1]:  # fmt: skip
-        function = option(function)
-    return function
 
 
 @click.command("finetune", short_help="have a model learn from your own data")
 @click.argument("ref")
 @click.argument("name", required=False)
-@_options
+@options
 @verb
 def command(
     out: Output, settings: Settings, ref: str, name: str | None, data: Path, **given: Any
@@ -109,8 +47,9 @@ def command(
     from overt.create import named
     from overt.lab.finetune import licence
 
+    check(given)
     _writable(given)
-    name = name or f"{ref.rpartition('/')[2].partition(':')[0].partition('@')[0]}-tuned"
+    name = name or _name(ref)
     named(name)
     said = licence.known(given["data_licence"]) if given["data_licence"] else None
     model = _model(ref, settings, out)
@@ -122,14 +61,28 @@ def command(
     estimate = _planned(prepared, asked, model)
     judged = licence.check(ref, said, settings)
     view.before(out, prepared, asked, estimate)
+    _tell_threads(out, asked, settings)
     if given["dry_run"]:
-        return _dry(out, ref, prepared, asked, estimate, judged)
+        stated = model.manifest.licence if model.manifest else None
+        about = {"model": name, "base": ref, "licence": stated, "may": judged}
+        return _dry(out, about, prepared, asked, estimate)
     if judged["verdict"] == "deny":
         out.warn(licence.sentence(judged))
     _agreed(out, given)
     recipe = _recipe(model, data, asked, settings, given)
     _room(recipe, prepared, asked, settings)
     return _made(out, settings, recipe, (ref, name), data, given, judged)
+
+
+def _name(ref: str) -> str:
+    """What the new model is called where nobody said: after the model, whatever brings it."""
+    from overt.ref import parse
+
+    found = parse(ref)
+    last = found.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    short = last.removeprefix("sha256:")[:12] if found.scheme == "sha256" else last
+    kept = [one if one.isascii() and (one.isalnum() or one in "._-") else "-" for one in short]
+    return f"{''.join(kept).removesuffix('.gguf').strip('._-')[:100] or 'model'}-tuned"
 
 
 def _writable(given: Mapping[str, Any]) -> None:
@@ -184,21 +137,8 @@ def _asked(
     Raises:
         BadSetting: one that is none, by the name of the option.
     """
-    with _as_typed():
+    with as_typed():
         return _parameters(data, settings, licence, given)
-
-
-@contextmanager
-def _as_typed() -> Iterator[None]:
-    """A setting of the training is called as a person typed it."""
-    try:
-        yield
-    except BadSetting as error:
-        name, said, rest = error.message.partition(" is ")
-        if not said or name not in _TYPED:
-            raise
-        option = _TYPED[name]
-        raise BadSetting(f"{option}{said}{rest}", f"give another {option}") from None
 
 
 def _parameters(
@@ -215,29 +155,41 @@ def _parameters(
         held_file=ending(held_file.name) if held_file else "",
         format=given["format_"], template=given["template"],
         length=given["length"], rows=given["batch"], pack=given["pack"],
-        held=0.0 if held_file else given["held"], merge=given["merge"], type=given["type_"],
+        held=0.0 if held_file else given["held"], keep_quantized=given["keep_quantized"],
+        merge=given["merge"], type=given["type_"],
         device=device, data_licence=licence or "",
-        training=_training(settings, rate, given),
+        training=_training(settings, rate, device, given),
     )  # fmt: skip
 
 
-def _training(settings: Settings, rate: float, given: Mapping[str, Any]) -> Any:
+def _training(settings: Settings, rate: float, device: str, given: Mapping[str, Any]) -> Any:
     from overt import cores
+    from overt.lab.finetune.asked import follows
     from overt.lab.finetune.loop import fast_precision
     from overt.lab.finetune.training import Training
+
+    learn, loss = follows(given["method"])
+    precision: Any = _PRECISIONS.get(given["dtype"]) or fast_precision(device)
+    return Training(
+        learn=learn, loss=loss, adapter=_adapter(given),
+        epochs=given["epochs"], steps=given["steps"], accumulate=given["accumulate"],
+        rate=rate, warmup=given["warmup"], schedule=given["schedule"], decay=given["decay"],
+        held_every=given["held_every"], patience=given["patience"],
+        beta=given["beta"], smoothing=given["smoothing"], checkpointing=given["checkpointing"],
+        precision=precision, seed=given["seed"], threads=threads(settings, cores.usable()),
+    )  # fmt: skip
+
+
+def _adapter(given: Mapping[str, Any]) -> "Adapter":
     from overt.nets.adapter import Adapter
 
-    method = given["method"]
-    precision: Any = _PRECISIONS.get(given["dtype"]) or fast_precision()
-    alpha = 2.0 * given["rank"] if given["alpha"] is None else given["alpha"]
-    return Training(
-        learn="all" if method == "full" else "adapter",
-        loss="preference" if method == "dpo" else "answers",
-        adapter=Adapter(rank=given["rank"], alpha=alpha, targets=_targets(given["targets"])),
-        epochs=given["epochs"], steps=given["steps"], accumulate=given["accumulate"],
-        rate=rate, warmup=given["warmup"], schedule=given["schedule"],
-        patience=given["patience"], checkpointing=given["checkpointing"],
-        precision=precision, seed=given["seed"], threads=settings.threads or cores.usable(),
+    rank, stabilised = given["rank"], given["rslora"]
+    # by default as strong at rank 16 in both ways: 32 / 16 and 8 / root of 16
+    usual = 8.0 if stabilised else 2.0 * rank
+    alpha = usual if given["alpha"] is None else given["alpha"]
+    return Adapter(
+        rank=rank, alpha=alpha, targets=_targets(given["targets"]),
+        stabilised=stabilised, dropout=given["dropout"],
     )  # fmt: skip
 
 
@@ -284,7 +236,7 @@ def _planned(prepared: "Prepared", asked: "Asked", model: "Model") -> "Estimate"
     from overt.fit import free_memory
     from overt.lab.finetune import plan
 
-    wanted = plan.wanted(prepared, asked, model.weights.stat().st_size)
+    wanted = plan.wanted(prepared, asked)
     free = _free_on_gpu() if asked.device == "cuda" else free_memory()
     return plan.check(prepared.base.shape, wanted, free)
 
@@ -299,7 +251,7 @@ def _room(recipe: "Recipe", prepared: "Prepared", asked: "Asked", settings: Sett
     if jobs.folder_of(recipe, settings.home).exists():
         return
     whole = asked.method == "full" or asked.merge
-    wanted = plan.wanted(prepared, asked, 0)
+    wanted = plan.wanted(prepared, asked)
     needed = plan.disk(
         prepared.base.shape, wanted, best=bool(prepared.held),
         whole=(4 if asked.type == "f32" else 2) if whole else 0,
@@ -315,23 +267,31 @@ def _free_on_gpu() -> int:
 
 
 def _dry(
-    out: Output, ref: str, prepared: "Prepared", asked: "Asked", estimate: "Estimate",
-    judged: Mapping[str, Any],
+    out: Output, about: Mapping[str, Any], prepared: "Prepared", asked: "Asked",
+    estimate: "Estimate",
 ) -> int:  # fmt: skip
     from overt.lab.finetune.trial import trial
 
     out.note("measuring a step …")
     tried = trial(prepared, asked)
     value = {
-        "model": ref,
+        **about,
         **view.planned(prepared, asked, estimate),
         "tokens_per_second": tried.tokens_per_second,
         "steps": tried.steps,
         "seconds": tried.seconds,
-        "licence": judged,
     }
     out.result(value, lambda: view.dry(value))
     return 0
+
+
+def _tell_threads(out: Output, asked: "Asked", settings: Settings) -> None:
+    """Threads are part of the outcome: what is stopped goes on with as many alone."""
+    from overt import cores
+
+    found = asked.training.threads
+    if not settings.threads and found != cores.usable():
+        out.note(f"{found} of {cores.usable()} cores are free: to go on, type --threads {found}")
 
 
 def _agreed(out: Output, given: Mapping[str, Any]) -> None:
@@ -388,7 +348,8 @@ def _made(
         "base": ref,
         "digest": manifest.digest,
         "size": manifest.size,
-        "licence": judged,
+        "licence": manifest.licence,
+        "may": judged,
         "recipe": recipe.digest,
         **report,
     }
@@ -426,8 +387,6 @@ def _copied(manifest: Any, settings: Settings, folder: Path) -> None:
     from overt.store import Store
 
     files = [file for file in manifest.files if file.path.startswith("peft/")]
-    if not files:
-        raise UsageError("there is no adapter: all weights have learnt", "leave --output out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:

@@ -30,6 +30,7 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 _WIDE: Final = 60  # bars of the curve
 _EVERY: Final = 5.0  # seconds between two plain lines
 _MOST: Final = 1500  # characters of the example that are shown
+_REFERENCE: Final = "how likely the base holds each answer"
 
 
 # ---- before --------------------------------------------------------------------------------
@@ -135,6 +136,9 @@ def _plain(out: Output) -> tuple[Report, Tell]:
         if event["kind"] == "note":
             out.note(str(event["text"]))
         due = time.monotonic() - last[0] > _EVERY
+        if event["kind"] == "reference" and due:
+            last[0] = time.monotonic()
+            out.note(f"{_REFERENCE}: batch {event['done']} of {event['batches']}{_left(event)}")
         if event["kind"] == "loss" and (due or event["step"] == event["steps"]):
             last[0] = time.monotonic()
             out.note(f"step {event['step']} of {event['steps']}: {_said(event)}")
@@ -144,8 +148,12 @@ def _plain(out: Output) -> tuple[Report, Tell]:
 
 def _said(event: Mapping[str, Any]) -> str:
     held = "" if event.get("held") is None else f", held out {event['held']:.4f}"
-    left = f", {duration(event['eta'])} left" if event["eta"] else ""
-    return f"loss {event['loss']:.4f}{held}, {event['tokens_per_second']:.0f} tokens/s{left}"
+    speed = f"{event['tokens_per_second']:.0f} tokens/s"
+    return f"loss {event['loss']:.4f}{held}, {speed}{_left(event)}"
+
+
+def _left(event: Mapping[str, Any]) -> str:
+    return f", {duration(event['eta'])} left" if event["eta"] else ""
 
 
 @contextmanager
@@ -154,7 +162,7 @@ def _bar() -> Iterator[tuple[Report, Tell]]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     bar = Progress(
-        TextColumn("learning"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.completed}/{task.total} {task.fields[said]}", markup=False),
         console=Console(stderr=True),
@@ -166,14 +174,19 @@ def _bar() -> Iterator[tuple[Report, Tell]]:
         if not found.done:
             bar.console.print(plain(found.what), markup=False, highlight=False)
 
+    def show(what: str, done: int, of: int, said: str) -> None:
+        bar.start_task(task)
+        bar.update(task, description=what, completed=done, total=of, said=said)
+
     def tell(event: Mapping[str, Any]) -> None:
         if event["kind"] == "note":
             bar.console.print(plain(str(event["text"])), markup=False, highlight=False)
         if event["kind"] == "loss":
             losses.append(float(event["loss"]))
             said = f"{_said(event)} {sparkline(losses, 12)}"
-            bar.start_task(task)
-            bar.update(task, completed=event["step"], total=event["steps"], said=said)
+            show("learning", event["step"], event["steps"], said)
+        if event["kind"] == "reference":
+            show(_REFERENCE, event["done"], event["batches"], _left(event).removeprefix(", "))
 
     with bar:
         yield step, tell
@@ -204,18 +217,32 @@ def result(value: Mapping[str, Any]) -> str:
     lines = []
     if losses:
         lines.append(f"loss {losses[0]:.4f} {sparkline(losses, _WIDE)} {losses[-1]:.4f}")
-    if value.get("stopped_early"):
-        lines.append(
-            f"ended early: the held-out loss was best after step {value['best']} of "
-            f"{value['steps']}, and these are the weights of that step"
-        )
+    lines += _of_which_step(value)
     if held := value.get("held"):
         lines += ["", _table(held)]
     else:
         lines.append("nothing was held out, so nothing says whether it got better")
-    lines += ["", f"licence: {licence.sentence(value['licence'])}"]
+    lines += ["", f"licence: {licence.sentence(value['may'])}"]
     lines.append(f"{value['model']} is in the store: overt run {value['model']}")
     return "\n".join(lines)
+
+
+def _of_which_step(value: Mapping[str, Any]) -> list[str]:
+    """Where the weights are not those of the last step."""
+    best, steps = value.get("best"), value.get("steps")
+    if best is None or best == steps:
+        return []
+    early = "ended early: " if value.get("stopped_early") else ""
+    if best:
+        return [
+            f"{early}the held-out loss was best after step {best} of {steps}, and these are the "
+            "weights of that step"
+        ]
+    return [
+        f"{early}in {steps} {'step' if steps == 1 else 'steps'} the held-out loss never got better "
+        "than the base's: nothing of what was learnt is kept, and the new model answers as the "
+        "base does; try a lower --lr, or more examples"
+    ]
 
 
 def _table(held: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from overt.cli.output import Output
 from overt.errors import BadRequest
@@ -34,6 +35,12 @@ RANGES: dict[str, tuple[type[int] | type[float], float, float, str]] = {
     "max_tokens": (int, 1, 10_000_000, "End after N tokens."),
 }
 """What an answer's numbers may be: kind, least, most, meaning. Shared by flags and chat's /set."""
+
+SEED = click.IntRange(0, 2**32 - 2)
+"""The seed of every verb: what `RANGES` says of it."""
+
+THREADS = "Threads; 0 counts the free cores."
+"""What --threads means in every verb; those with another default say it after that."""
 
 MOST_SCHEMA_BYTES = 1 << 20  # a larger schema or grammar is a mistake
 
@@ -71,13 +78,25 @@ def engine_options(function: Function) -> Function:
         click.option("--isolation", metavar="HOW", help="Sandbox: best, full, off."),
         click.option("--memory", metavar="SIZE", help="Most memory the model may take: 8g, 500m."),
         click.option("--parallel", type=int, metavar="N", help="Requests answered at once."),
-        click.option("--threads", type=int, metavar="N", help="Threads; 0 counts the free cores."),
+        click.option("--threads", type=int, metavar="N", help=THREADS),
         click.option(
             "--context", type=int, metavar="N", help="Tokens of context; 0 is the model's own."
         ),
     ):
         function = option(function)
     return function
+
+
+def threads(settings: Settings, unless: int) -> int:
+    """Threads to compute with: as many as were named; where a person typed --threads 0, as many as
+    cores are free; `unless` where nobody said.
+    """
+    source = click.get_current_context().get_parameter_source("threads")
+    if settings.threads or source is not ParameterSource.COMMANDLINE:
+        return settings.threads or unless
+    from overt import cores
+
+    return max(1, int(cores.free() + 0.25))  # as `cores.plan` counts them
 
 
 def sampling_options(function: Function) -> Function:

@@ -118,7 +118,7 @@ class Words:
         """
         found: list[list[int]] = []
         for batch in _batches(texts):
-            found += self._call("encode", {"texts": batch, "special": special})
+            found += self._call("encode", _json({"texts": batch, "special": special}))
         if len(found) != len(texts) or not all(map(self._sound, found)):
             raise EngineFailed("the worker of the vocabulary broke its own protocol")
         if begin and self.begins and self.bos is not None:
@@ -135,7 +135,7 @@ class Words:
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.size:
             raise BadRequest(f"{wanted[-1]} is no token: this model has {self.size}, from 0")
         if wanted:
-            said = self._call("pieces", {"ids": wanted})
+            said = self._call("pieces", _json({"ids": wanted}))
             raw = [base64.b64decode(one) for one in said]
             self._pieces.update(zip(wanted, raw, strict=True))
         return [self._pieces[id] for id in ids]
@@ -155,9 +155,9 @@ class Words:
     def render(self, template: str, values: Sequence[Mapping[str, Any]]) -> list[str | FormatError]:
         """What a Jinja chat template makes of each of `values`, or why it does not."""
         found: list[str | FormatError] = []
-        for start in range(0, len(values), 256):
-            batch = [dict(one) for one in values[start : start + 256]]
-            for said in self._call("render", {"template": template, "values": batch}):
+        for batch in _batches([_json(dict(one)) for one in values]):
+            body = f'{{"template": {_json(template)}, "values": [{", ".join(batch)}]}}'
+            for said in self._call("render", body):
                 if isinstance(said, dict) and isinstance(said.get("text"), str):
                     found.append(said["text"])
                 else:
@@ -184,12 +184,13 @@ class Words:
     def _sound(self, ids: object) -> bool:
         return isinstance(ids, list) and all(self._id(id) is not None for id in ids)
 
-    def _call(self, kind: str, asked: Mapping[str, Any]) -> list[Any]:
+    def _call(self, kind: str, asked: str) -> list[Any]:
         if self._runner is None:
             raise EngineFailed("the worker of the vocabulary is not running", "use it in `with`")
         patience = _PATIENCE if kind == "render" else None
         try:
-            return self._runner.run(self._asked(kind, json.dumps(asked).encode(), patience))
+            body = asked.encode("utf-8", "surrogatepass")
+            return self._runner.run(self._asked(kind, body, patience))
         except TimeoutError:
             raise FormatError(
                 f"the chat template was stopped: it took more than {_PATIENCE:g} s for a row",
@@ -212,6 +213,11 @@ class Words:
                         "the worker of the vocabulary broke its own protocol"
                     ) from None
         return found
+
+
+def _json(value: Any) -> str:
+    """JSON that is no longer than its text: a letter of Russian escaped would take six bytes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _batches(texts: Sequence[str]) -> list[list[str]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
 
 def blocks(path: Path) -> Iterator[tuple[Weight, int, "Array"]]:
     """A GGUF model as a release holds it, in blocks of rows, in the order of the computation.
@@ -51,10 +53,15 @@ def state(path: Path) -> Iterator[tuple[str, "Array"]]:
         yield weight.name, whole
 
 
-def from_gguf(path: Path, *, dtype: Any = None, keep_quantized: bool = False) -> "Transformer":
+def from_gguf(
+    path: Path, *, dtype: Any = None, frozen: Any = None, keep_quantized: bool = False
+) -> "Transformer":
     """The model of a GGUF file, ready to compute; float32 unless `dtype` says otherwise.
 
     Args:
+        frozen: the type of matrices that will not learn; they are never in memory in another.
+            Norms stay in `dtype`. An embedding that is not the output matrix too keeps the file's
+            bytes: its rows are the same numbers, unpacked as they are looked up.
         keep_quantized: linear layers keep the file's bytes and dequantize as they are used.
 
     Raises:
@@ -62,7 +69,7 @@ def from_gguf(path: Path, *, dtype: Any = None, keep_quantized: bool = False) ->
         Unsupported: an architecture or a choice that is not computed here; torch is missing.
     """
     shape, wanted, stored = weights.shape_and_tensors(path)
-    return _filled(shape, wanted, stored, dtype, keep_quantized)
+    return _filled(shape, wanted, stored, dtype, frozen, keep_quantized)
 
 
 def from_safetensors(
@@ -84,21 +91,25 @@ def _filled(
     wanted: Sequence[Weight],
     stored: Mapping[str, Stored],
     dtype: Any,
+    frozen: Any = None,
     keep_quantized: bool = False,
 ) -> "Transformer":
     try:
         import torch
 
-        from overt.nets.quantized import KINDS
         from overt.nets.transformer import Transformer
     except ImportError as error:
         raise lacking("computing with a model", str(error.name)) from None
     dtype = dtype or torch.float32
     net = Transformer(shape, dtype)
+    apart = frozen is not None and not keep_quantized and (not shape.tied or frozen != dtype)
+    if frozen is not None:
+        _freeze(net, frozen, apart)
     for weight in wanted:
         place = stored[weight.name]
-        keep = keep_quantized and len(weight.shape) == 2 and place.type != "F32"
-        if keep and place.type in KINDS:
+        if apart and weight.name == _EMBEDDING:
+            _lay_apart(net, weight, place, dtype)
+        elif keep_quantized and _is_packed(weight, place):
             _keep(net, weight, place, dtype)
         else:
             _fill(net, weight, place)
@@ -107,11 +118,45 @@ def _filled(
     return net
 
 
-def _fill(net: "Transformer", weight: Weight, stored: Stored) -> None:
-    """Put a tensor's numbers where the net has its name."""
+def _freeze(net: "Transformer", frozen: Any, apart: bool) -> None:
+    """Make room for matrices of the type `frozen`, before there are numbers in it."""
+    from torch import nn
+
+    for layer in net.model.layers.modules():
+        if isinstance(layer, nn.Linear):
+            layer.to(frozen)
+    if apart:
+        shape = net.shape
+        net.lm_head = nn.Linear(
+            shape.width, shape.vocabulary, bias=False, device="meta", dtype=frozen
+        )
+
+
+def _lay_apart(net: "Transformer", weight: Weight, stored: Stored, dtype: Any) -> None:
+    """Put the embedding where it is only looked up, and a tied one as the output matrix too."""
+    if net.shape.tied:
+        _fill(net, weight, stored, _OUTPUT)
+    if not _is_packed(weight, stored):
+        _fill(net, weight, stored)
+        return
+    if not net.shape.tied:
+        for _ in weights.rows(weight, stored, "ours"):  # which are refused where they are none
+            pass
+    _keep(net, weight, stored, dtype)
+
+
+def _is_packed(weight: Weight, stored: Stored) -> bool:
+    """Whether the tensor is a matrix in blocks that are unpacked as they are used."""
+    from overt.nets.quantized import KINDS
+
+    return len(weight.shape) == 2 and stored.type != "F32" and stored.type in KINDS
+
+
+def _fill(net: "Transformer", weight: Weight, stored: Stored, into: str = "") -> None:
+    """Put a tensor's numbers where the net has its name, or that of `into`."""
     import torch
 
-    owner, _, name = weight.name.rpartition(".")
+    owner, _, name = (into or weight.name).rpartition(".")
     module = net.get_submodule(owner)
     dtype = getattr(module, name).dtype
     whole = torch.empty(weight.shape, dtype=dtype)

@@ -158,7 +158,7 @@ def add(net: Transformer, adapter: Adapter, seed: int) -> None:
         if name not in adapter.targets or not hasattr(layer, "in_features"):
             continue
         found.add(name)
-        adapted = Adapted(layer, adapter, next(net.parameters()).device)
+        adapted = Adapted(layer, adapter, net.device)
         bound = cast("int", layer.in_features) ** -0.5
         drawn = torch.rand(adapted.lora_A.shape, generator=chance) * 2 * bound - bound
         adapted.lora_A.data.copy_(drawn)
@@ -259,7 +259,7 @@ def place(net: Transformer, adapter: Adapter, tensors: Mapping[str, Tensor]) -> 
         pair = [tensors.get(f"{PREFIX}{path}.lora_{which}.weight") for which in "AB"]
         if pair[0] is None or pair[1] is None:
             raise FormatError(f"the adapter of {path[:100]!r} lacks one of its two tensors")
-        new = Adapted(layers[path], adapter, next(net.parameters()).device)
+        new = Adapted(layers[path], adapter, net.device)
         new.lora_A.data.copy_(pair[0])
         new.lora_B.data.copy_(pair[1])
         _put(net, path, new)

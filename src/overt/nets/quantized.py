@@ -116,6 +116,28 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return (scale * signed.float()).reshape(-1, 256)
 
 
+def _by_gguf(kind: str) -> Callable[[Tensor], Tensor]:
+    """Types of tables and thirds, unpacked by the library itself: right, and slower."""
+
+    def numbers(blocks: Tensor) -> Tensor:
+        import numpy as np
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        with np.errstate(all="ignore"):  # infinite numbers are a matter of the loss, as elsewhere
+            found = dequantize(blocks.cpu().numpy(), GGMLQuantizationType[kind])
+        return torch.from_numpy(found).to(blocks.device)
+
+    return numbers
+
+
+_OTHERS = {
+    "IQ1_S": (256, 50), "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82), "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136), "TQ1_0": (256, 54), "TQ2_0": (256, 66), "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
+}  # fmt: skip
+
 KINDS: Mapping[str, tuple[int, int, Callable[[Tensor], Tensor]]] = {
     "F32": (1, 4, lambda blocks: blocks.contiguous().view(torch.float32)),
     "F16": (1, 2, _half),
@@ -130,6 +152,7 @@ KINDS: Mapping[str, tuple[int, int, Callable[[Tensor], Tensor]]] = {
     "Q4_K": (256, 144, _q4_k),
     "Q5_K": (256, 176, _q5_k),
     "Q6_K": (256, 210, _q6_k),
+    **{kind: (*sizes, _by_gguf(kind)) for kind, sizes in _OTHERS.items()},
 }
 """GGUF's name of a type: numbers and bytes of a block, and how (blocks, bytes) become float32."""
 

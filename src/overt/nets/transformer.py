@@ -9,6 +9,7 @@
 # ruff: noqa: TID253 - whoever imports this module wants torch
 # mypy: disallow-subclassing-any=False
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -300,8 +301,16 @@ class Transformer(nn.Module):
             self.to_empty(device=device)
 
     def head(self) -> nn.Module:
-        """The module whose weight is the output matrix (vocabulary, width)."""
-        return self.model.embed_tokens if self.shape.tied else self.lm_head
+        """The module whose weight is the output matrix (vocabulary, width).
+
+        A tied net has one of its own where `load` kept the embedding in another form.
+        """
+        return cast("nn.Module", getattr(self, "lm_head", self.model.embed_tokens))
+
+    @property
+    def device(self) -> Any:
+        """Where its weights are; a quantized net may have no parameter at all (OLMo 1)."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     def new_cache(self) -> Cache:
         """An empty cache for `forward`."""

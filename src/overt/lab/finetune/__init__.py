@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overt.errors import FormatError, Unsupported
+from overt.errors import FormatError, Unsupported, lacking
 from overt.fit import free_memory
-from overt.lab import sealed
+from overt.lab import provenance, sealed
 from overt.lab.finetune import plan
 from overt.lab.finetune.asked import Asked
 from overt.lab.finetune.example import Example, Pair
 from overt.lab.finetune.fixed import fixed
-from overt.lab.steps import Given, Made, Work
+from overt.lab.steps import Agreement, Given, Made, Work
 from overt.recipe import Recipe
 from overt.sources.base import Step as Progress
 
@@ -38,7 +38,7 @@ class _Step:
     """
 
     name = "finetune"
-    version = "2"
+    version = "3"
     packages = ("gguf", "llama-cpp-py-sync", "numpy", "safetensors", "torch")
     reports: tuple[str, ...] = (REPORT,)
 
@@ -48,7 +48,7 @@ class _Step:
         given = work.given("from")[0]
         prepared = _prepared(work, given, asked)
         if asked.device == "cpu":  # a recipe may be anybody's: the verb has looked already
-            wanted = plan.wanted(prepared, asked, given.path.stat().st_size)
+            wanted = plan.wanted(prepared, asked)
             plan.check(prepared.base.shape, wanted, free_memory())
         work.tell(_example(prepared))
         with fixed(asked.training.threads):
@@ -64,8 +64,20 @@ class _Step:
         return [*made, Made("other", REPORT, told)]
 
     def tolerance(self, recipe: Recipe) -> float:
-        """Sums of another machine's order of adding, through every step."""
-        return 2e-2
+        """None of an element: what was learnt is judged as a whole."""
+        return 0.0
+
+    def agreement(
+        self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
+    ) -> Sequence[Agreement]:
+        """Weights by what they learnt, and the report by its losses."""
+        from overt.lab.finetune import agreement
+
+        (base,) = (
+            given for one, given in zip(recipe.inputs, inputs, strict=True) if one.role == "from"
+        )
+        training = Asked.decode(recipe.parameters).training
+        return agreement.of_files(files, base.path, training.precision, training.loss)
 
 
 STEP = _Step()
@@ -79,14 +91,16 @@ def load(weights: Path, asked: Asked) -> "Transformer":
     """
     from overt.nets.load import from_gguf
 
-    if asked.device == "cuda":
+    try:
         import torch
 
-        if not torch.cuda.is_available():
-            raise Unsupported("this machine has no GPU that torch can use", "type --device cpu")
-    from overt.lab.finetune import loop
-
-    net = from_gguf(weights, keep_quantized=asked.method == "qlora")
+        from overt.lab.finetune import loop
+    except ImportError as error:
+        raise lacking("fine-tuning", str(error.name)) from None
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise Unsupported("this machine has no GPU that torch can use", "type --device cpu")
+    frozen = getattr(torch, asked.training.precision) if asked.training.learn == "adapter" else None
+    net = from_gguf(weights, frozen=frozen, keep_quantized=asked.quantized)
     net = net.to(asked.device) if asked.device == "cuda" else net
     loop.ready(net, asked.training)
     return net
@@ -95,7 +109,10 @@ def load(weights: Path, asked: Asked) -> "Transformer":
 def judge(
     net: "Transformer", examples: Sequence[Example] | Sequence[Pair], asked: Asked
 ) -> "list[Judged]":
-    """How the net does on each held-out example, in the precision that it is trained in."""
+    """How the net does on each held-out example, in the precision that it is trained in.
+
+    A net of which all learns is judged in 32 bits, as it is written; in 16 it is only trained.
+    """
     import torch
 
     from overt.lab.finetune import measure
@@ -157,14 +174,15 @@ def _trained(
 ) -> Any:
     from overt.lab.finetune import loop
 
-    first = sum(one.surprise for one in before) / max(1, sum(one.tokens for one in before))
-    if asked.training.loss == "preference":
+    job = asked.training
+    first: float | None = None  # the loop looks itself, in 16 bits as it will look later
+    if job.learn == "adapter" or job.precision == "float32":
+        first = sum(one.surprise for one in before) / max(1, sum(one.tokens for one in before))
+    if job.loss == "preference":
         first = math.log(2)  # of an adapter that is still zero, whatever the pairs are
     place = work.place / "training"
     place.mkdir(exist_ok=True)
-    return loop.train(
-        net, asked.training, prepared.train, prepared.held, place, work.tell, first=first
-    )
+    return loop.train(net, job, prepared.train, prepared.held, place, work.tell, first=first)
 
 
 def _report(
@@ -213,6 +231,7 @@ def _files(
         written.whole(
             net, given.path, asked.type, target,
             lambda done, total: work.report(Progress("writing", done, total)),
+            provenance.derived(work.recipe.inputs, work.inputs),
         )  # fmt: skip
         made.append(Made("weights", f"finetuned-{asked.type}.gguf", target))
     if asked.method != "full":

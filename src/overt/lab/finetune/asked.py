@@ -1,11 +1,11 @@
 """What a fine-tune is asked to do: the parameters of its recipe, with their defaults filled in."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, get_args
 
-from overt.errors import BadSetting
-from overt.lab.finetune.training import Training
+from overt.errors import BadSetting, FormatError
+from overt.lab.finetune.training import Training, check_kinds
 
 Method = Literal["lora", "qlora", "full", "dpo"]
 Type = Literal["f16", "bf16", "f32"]
@@ -27,6 +27,8 @@ class Asked:
         length, rows: tokens of a row, rows of a batch.
         pack: several examples in a row.
         held: the share held out, where no file of its own is.
+        keep_quantized: with preferences, the frozen weights stay in memory as the file has them;
+            `quantized` says so of every method.
         merge: write whole weights of `type` instead of an adapter.
         device: ``cpu`` or ``cuda``.
         data_licence: what the person said of the data; "" is not known.
@@ -42,6 +44,7 @@ class Asked:
     rows: int = 1
     pack: bool = True
     held: float = 0.1
+    keep_quantized: bool = False
     merge: bool = False
     type: Type = "f16"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -49,19 +52,36 @@ class Asked:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name, low, high in (("length", 8, _MOST_LENGTH), ("rows", 1, 65_536), ("held", 0, 0.9)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise BadSetting(
                     f"{name} is {value}, and it is between {low} and {high}", f"give another {name}"
                 )
-        for name, known in (
-            ("method", METHODS), ("type", get_args(Type)), ("device", ("cpu", "cuda")),
+        for name in ("file", "held_file"):
+            value = getattr(self, name)
+            if ending(value) != value:
+                raise BadSetting(f"{name} is {value[:40]!r}", "it is an ending such as .jsonl")
+        learn, loss = follows(self.method)
+        for name, value, wanted in (
+            ("learn", self.training.learn, learn), ("loss", self.training.loss, loss),
         ):  # fmt: skip
-            if getattr(self, name) not in known:
+            if value != wanted:
                 raise BadSetting(
-                    f"{name} is {getattr(self, name)!r}", f"it is one of {', '.join(known)}"
+                    f"{name} is {value!r}, and the method {self.method} makes it {wanted!r}",
+                    f"give another {name}",
                 )
+        if self.keep_quantized and self.method != "dpo":
+            raise BadSetting(
+                f"keep_quantized is for the method dpo, and this is {self.method}",
+                "the method qlora keeps quantized weights as they are",
+            )
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the frozen weights stay in memory as the file has them."""
+        return self.method == "qlora" or self.keep_quantized
 
     def encode(self) -> dict[str, Any]:
         """JSON values, for a recipe."""
@@ -73,23 +93,28 @@ class Asked:
         """Read what `encode` wrote.
 
         Raises:
-            BadSetting: a name or value that is none.
+            FormatError: a name or value that is none: a recipe may be anybody's.
         """
-        known = {one.name: one.type for one in fields(cls)}
-        if strange := sorted(set(found) - set(known)):
-            raise BadSetting(f"{strange[0]!r} is no parameter of a fine-tune", "leave it out")
-        plain = asdict(cls())
-        for name, value in found.items():
-            kinds = (int, float) if name == "held" else (type(plain[name]),)
-            if not isinstance(value, kinds) or isinstance(value, bool) > (bool in kinds):
-                raise BadSetting(
-                    f"the parameter {name} is {str(value)[:40]!r}", "it should be of another kind"
-                )
-        rest = {name: value for name, value in found.items() if name != "training"}
-        made = cls(**rest)
-        if "training" in found:
-            made = replace(made, training=Training.decode(dict(found["training"])))
-        return made
+        known = {one.name for one in fields(cls)}
+        if strange := sorted(set(found) - known):
+            raise FormatError(f"{strange[0][:60]!r} is no parameter of a fine-tune", "leave it out")
+        training = found.get("training", {})
+        if not isinstance(training, dict):
+            raise FormatError(
+                f"the parameter training is {str(training)[:40]!r}", "it is a table of settings"
+            )
+        try:
+            return cls(**{**found, "training": Training.decode(training)})
+        except BadSetting as error:
+            raise FormatError(error.message, error.hint) from None
+
+
+def follows(method: str) -> tuple[Literal["adapter", "all"], Literal["answers", "preference"]]:
+    """What learns, and by which loss, with a method."""
+    return (
+        "all" if method == "full" else "adapter",
+        "preference" if method == "dpo" else "answers",
+    )
 
 
 def ending(name: str) -> str:

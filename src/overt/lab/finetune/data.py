@@ -5,8 +5,9 @@ what was expected there.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -17,7 +18,7 @@ from overt.lab.evaluate import rows
 from overt.lab.finetune import formats
 from overt.lab.finetune.example import Example, Pair
 from overt.lab.finetune.formats import Format
-from overt.lab.finetune.item import Bad, Item, Kind
+from overt.lab.finetune.item import Bad, Choice, Item, Kind, Prose, Row
 
 E = TypeVar("E", Example, Pair)
 _KINDS: Final = "write rows such as " + " or ".join(one.EXAMPLE for one in formats.every())
@@ -27,11 +28,18 @@ _MOST_HELD: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row: its line (of a list, the number of the item), the same in words, and its meaning."""
+    """One row.
+
+    Attributes:
+        line: of the file; of a list, the number of the item. where: the same in words.
+        item: what it means.
+        size: characters of it as JSON, 0 of a text file.
+    """
 
     line: int
     where: str
     item: Item
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,8 @@ class Data:
         format: of every row; about: the same in a few words.
         lines: in the order of the file.
         doubled: rows that are the same as an earlier one.
+        name: of the file, for people.
+        unread: columns, and fields of turns, that say nothing here, and how many rows have each.
     """
 
     digest: str
@@ -51,10 +61,15 @@ class Data:
     kind: Kind
     lines: tuple[Line, ...]
     doubled: int
+    name: str = "the file"
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 def read(path: Path, format: str = "", name: str = "") -> Data:
     """Read a file of training data: ``.jsonl``, ``.json``, ``.csv`` or ``.txt``, and ``.gz`` of it.
+
+    A ``.json`` whose first line is an object of its own holds JSON lines. Line ends of Windows in a
+    ``.txt`` become those of everybody else.
 
     Args:
         path: the file.
@@ -72,28 +87,50 @@ def read(path: Path, format: str = "", name: str = "") -> Data:
         line = text.count("\n", 0, at) + 1
         raise FormatError(f"line {line} of {shown} has a NUL character", "is it a text file?")
     if called.endswith(".txt"):
-        found = iter([rows.Object(1, f"{shown}", {"text": text})])
+        found = iter([rows.Object(1, f"{shown}", {"text": text.replace("\r\n", "\n")})])
     else:
         hint = f"write {formats.named(format).EXAMPLE}" if format else _KINDS
+        called = f"{called}l" if called.endswith(".json") and _is_lines(text) else called
         found = rows.objects(text, called, shown, hint=hint)
-    wanted = formats.named(format) if format else None
     lines: list[Line] = []
+    unread: Counter[str] = Counter()
+    wanted, doubled = _lines(found, formats.named(format) if format else None, lines, unread)
+    if wanted is None or not lines:
+        raise FormatError(f"{shown} has no rows", "give a file with examples in it")
+    return Data(
+        f"sha256:{digest}", wanted.NAME, wanted.ABOUT, wanted.KIND, tuple(lines), doubled,
+        f"{shown}", dict(sorted(unread.items())),
+    )  # fmt: skip
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a text of JSON holds a row in its first line alone."""
+    rest = text.lstrip()
+    end = rest.find("\n")
+    line = rest[:end].rstrip() if end >= 0 else rest.rstrip()
+    return line.startswith("{") and line.endswith("}")
+
+
+def _lines(
+    found: Iterable[rows.Object], wanted: Format | None, lines: list[Line], unread: Counter[str]
+) -> tuple[Format | None, int]:
+    """Judge the rows into `lines`; the format, and how many are the same as an earlier one."""
     seen: set[bytes] = set()
     try:
         for line, where, raw in found:
             if wanted is None:
                 wanted = _first(raw, where)
-            item = _item(raw, where, wanted, lines)
-            seen.add(sha256(json.dumps(raw, sort_keys=True).encode()).digest())
-            lines.append(Line(line, where, item))
+            item, told = _item(raw, where, wanted, lines)
+            packed = json.dumps(raw, sort_keys=True, ensure_ascii=False)
+            seen.add(sha256(packed.encode("utf-8", "surrogatepass")).digest())
+            size = 0 if isinstance(item, Prose) else len(packed)
+            lines.append(Line(line, where, item, size))
+            unread.update(told)
     except FormatError as error:
         if wanted is None or error.hint != _KINDS:
             raise
         raise FormatError(error.message, f"write {wanted.EXAMPLE}") from None
-    if wanted is None or not lines:
-        raise FormatError(f"{shown} has no rows", "give a file with examples in it")
-    doubled = len(lines) - len(seen)
-    return Data(f"sha256:{digest}", wanted.NAME, wanted.ABOUT, wanted.KIND, tuple(lines), doubled)
+    return wanted, len(lines) - len(seen)
 
 
 def split(examples: Sequence[E], share: float, seed: int) -> tuple[list[E], list[E]]:
@@ -140,18 +177,46 @@ def _first(raw: Mapping[str, Any], where: str) -> Format:
     return found
 
 
-def _item(raw: Mapping[str, Any], where: str, wanted: Format, before: Sequence[Line]) -> Item:
+def _item(
+    raw: Mapping[str, Any], where: str, wanted: Format, before: Sequence[Line]
+) -> tuple[Item, list[str]]:
+    """What a row means, and what of it was not read."""
     if not wanted.looks(raw):
         other = formats.of(raw)
         named = other.ABOUT if other else f"columns {', '.join(sorted(raw))[:200] or 'none'}"
         first = f", and the rows before it are {wanted.ABOUT}" if before else ""
         raise FormatError(f"{where} has {named}{first}", f"write {wanted.EXAMPLE}")
+    row = Row(raw)
     try:
-        return wanted.read(raw)
+        item = wanted.read(row)
+        if wanted.KIND == "answers":
+            _wanted(row)
     except Bad as bad:
         raise FormatError(f"{where} {bad.what}", bad.hint) from None
     except RecursionError:
         raise FormatError(f"{where} is nested too deeply", f"write {wanted.EXAMPLE}") from None
+    return item, [
+        *(f"the column {name[:60]!r}" for name in row.unread()),
+        *(f"the field {name[:60]!r} of turns" for name in sorted(_unread(item))),
+    ]
+
+
+def _wanted(row: Row) -> None:
+    """Some sets mark each answer as good or bad (TRL's KTO). Raises Bad: it is bad."""
+    for name in ("label", "kto_tag"):
+        if row.raw.get(name) is False:
+            raise Bad(
+                f"has an answer that is not wanted ({name!r} is false)",
+                "leave such rows out: what they say would be learnt",
+            )
+        if row.raw.get(name) is True:
+            row.get(name)
+
+
+def _unread(item: Item) -> frozenset[str]:
+    if isinstance(item, Choice):
+        return item.chosen.unread | item.rejected.unread
+    return frozenset() if isinstance(item, Prose) else item.unread
 
 
 def words(examples: Sequence[Example | Pair]) -> Iterator[int]:

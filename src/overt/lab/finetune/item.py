@@ -1,7 +1,7 @@
 """A row of a data file as what it means, before a template and a vocabulary make tokens of it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Turn = Mapping[str, Any]
@@ -17,11 +17,24 @@ class Talk:
         tools: that the assistant could call, as OpenAI writes them.
         plain: the same as a prompt and what follows it, for a model without a chat template;
             None where it cannot be said so.
+        skipped: places of the assistant's turns that are read and not learnt.
+        unread: fields of its turns that say something here to nobody.
     """
 
     turns: tuple[Turn, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     plain: tuple[str, str] | None = None
+    skipped: frozenset[int] = frozenset()
+    unread: frozenset[str] = frozenset()
+
+    @property
+    def learnt(self) -> tuple[int, ...]:
+        """Places of the turns that are learnt."""
+        return tuple(
+            at
+            for at, turn in enumerate(self.turns)
+            if turn["role"] == "assistant" and at not in self.skipped
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,58 @@ class Choice:
     rejected: Talk
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A turn as a row has it.
+
+    Attributes:
+        turn: for the template.
+        learnt: whether it is, where it is the assistant's.
+        unread: fields of it that nobody read.
+    """
+
+    turn: Turn
+    learnt: bool = True
+    unread: tuple[str, ...] = ()
+
+    @property
+    def role(self) -> str:
+        return str(self.turn["role"])
+
+
+class Row(Mapping[str, Any]):
+    """The columns of a row, or the fields of a turn, that knows which of them were read.
+
+    To ask whether one is there is not to read it.
+    """
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self._read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self._read.add(name)
+        return self.raw[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def unread(self) -> list[str]:
+        """Names that were not read and hold something, in the row's order."""
+        return [
+            name
+            for name, value in self.raw.items()
+            if name not in self._read and value not in _NOTHING
+        ]
+
+
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 Item = Talk | Prose | Choice
 Kind = Literal["answers", "text", "preference"]
 
@@ -77,10 +142,19 @@ def said(value: Any, name: str) -> str:
     if value is None:
         raise Bad(f"has no {name!r}", f"give each row a text {name!r}")
     if not isinstance(value, str):
-        raise Bad(f"has a {name!r} that is no text", f'write it in quotes: "{name}": "…"')
+        raise Bad(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
     if not value.strip():
         raise Bad(f"has an empty {name!r}", "fill it in, or leave the row out")
     return clean(value, name)
+
+
+def perhaps(value: Any, name: str) -> str:
+    """A text that may be missing or empty: then "". Raises Bad: it is no text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Bad(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
+    return clean(value, name) if value.strip() else ""
 
 
 def clean(value: str, name: str) -> str:
@@ -96,55 +170,66 @@ def clean(value: str, name: str) -> str:
     return value
 
 
-def talk(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> Talk:
+def talk(said: Sequence[Spoken], tools: Sequence[Mapping[str, Any]] = ()) -> Talk:
     """Turns in an order that a chat can have.
 
     Raises:
         Bad: a turn out of order, or the last is not the assistant's.
     """
-    if not turns:
+    if not said:
         raise Bad("has no turns", "give it a question and an answer")
-    if len(turns) > _MOST_TURNS:
-        raise Bad(f"has {len(turns)} turns", f"{_MOST_TURNS} are the most")
+    if len(said) > _MOST_TURNS:
+        raise Bad(f"has {len(said)} turns", f"{_MOST_TURNS} are the most")
     before = ""
-    for number, turn in enumerate(turns, 1):
-        role = str(turn["role"])
-        if role in ("system", "developer"):
+    for number, one in enumerate(said, 1):
+        if one.role in ("system", "developer"):
             if number > 1:
                 raise Bad(
                     f"has its system turn at {number}", "it is the first turn, or there is none"
                 )
             continue
-        if role not in _AFTER[before]:
+        if one.role not in _AFTER[before]:
             after = f"after {_named(before)}" if before else "first"
             expected = " or ".join(map(_named, _AFTER[before]))
             raise Bad(
-                f"has {_named(role)} {after} (turn {number})", f"{expected} is expected there"
+                f"has {_named(one.role)} {after} (turn {number})", f"{expected} is expected there"
             )
-        before = "call" if turn.get("tool_calls") else role
-    if turns[-1]["role"] != "assistant":
+        before = "call" if one.turn.get("tool_calls") else one.role
+    if said[-1].role != "assistant":
         raise Bad(
-            f"ends with {_named(str(turns[-1]['role']))}",
+            f"ends with {_named(said[-1].role)}",
             "the assistant's turn is the last: it is what is learnt",
         )
-    return Talk(tuple(turns), tuple(tools))
+    return Talk(
+        tuple(one.turn for one in said),
+        tuple(tools),
+        skipped=frozenset(at for at, one in enumerate(said) if not one.learnt),
+        unread=frozenset(name for one in said for name in one.unread),
+    )
 
 
-def turn(role: str, content: str) -> Turn:
+def turn(role: str, content: str) -> Spoken:
     """One turn. Raises Bad: the role is not known, or it says nothing."""
     if role not in _ROLES:
         raise Bad(f"has a turn of the role {role[:40]!r}", f"roles are {', '.join(_ROLES)}")
     if not content.strip():
         raise Bad(f"has an empty turn of the {role}", "fill it in, or leave the row out")
-    return {"role": role, "content": clean(content, role)}
+    return Spoken({"role": role, "content": clean(content, role)})
 
 
-def ask(question: str, answer: str, system: str = "") -> Talk:
-    """One question and one answer; `plain` is the question, a line break and the answer."""
+def ask(question: str, answer: str, system: str = "", plain: str = "") -> Talk:
+    """One question and one answer; `plain` is the prompt where there is no chat template, before
+    which the system's text stands."""
     turns = [turn("user", question), turn("assistant", answer)]
+    before = ""
     if system.strip():
         turns.insert(0, turn("system", system))
-    return Talk(tuple(turns))
+        before = f"{system}\n\n"
+    return replace(talk(turns), plain=(before + plain, answer) if plain else None)
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name!r}"
 
 
 def _named(role: str) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -32,10 +33,13 @@ _REFERENCE = "reference"
 _SAVE_LOOK = 10.0  # seconds since the last checkpoint, after which a look makes another
 
 
-def fast_precision() -> str:
-    """``bfloat16`` where this machine multiplies it natively, else ``float32``."""
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+def fast_precision(device: str = "cpu") -> str:
+    """``bfloat16`` where the `device` (``cpu`` or ``cuda``) multiplies it natively, else
+    ``float32``.
+    """
+    if device == "cuda":  # torch computes it on older cards too, by way of float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float32"
     known = torch.cpu.get_capabilities()
     native = known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16")
     return "bfloat16" if native else "float32"
@@ -62,7 +66,8 @@ def train(
         train, held: batches; without `held` the last weights are the best.
         place: a folder for checkpoints. They are kept for another call; `checkpoint.forget` ends
             that.
-        tell: ``loss`` after each step, ``note`` of anything else.
+        tell: ``loss`` after each step, ``reference`` while a preference's base is computed,
+            ``note`` of anything else.
         first: the held-out loss before the first step, where it is known.
         save_seconds, save_steps: between two checkpoints; 0 steps: time alone decides.
 
@@ -105,7 +110,7 @@ class _Run:
         tell: Tell,
     ) -> None:
         self.net, self.job, self.place, self.tell = net, job, place, tell
-        self.device = next(net.parameters()).device
+        self.device = net.device
         self.train, self.held = train, held
         self.learnt = ready(net, job)
         self.dtype = torch.bfloat16 if job.precision == "bfloat16" else torch.float32
@@ -116,7 +121,7 @@ class _Run:
         self.steps = job.steps or -(-job.epochs * len(train) // job.accumulate)
 
     def go(self, first: float | None, save_seconds: float, save_steps: int) -> Trained:
-        base = self._reference()
+        base = self._reference(save_seconds)
         self._resume()
         head = Head(self.net, self.dtype)
         learn, check = self._losses(head, base)
@@ -137,7 +142,8 @@ class _Run:
                     self._save()
                     saved = time.monotonic()
         except KeyboardInterrupt:
-            self._stop()
+            if self.at.step:
+                self._stop(self._save)
             raise
         self._restore_best()
         at = self.at
@@ -159,13 +165,11 @@ class _Run:
             with undivided():
                 self._judge(held)
 
-    def _stop(self) -> None:
-        """Keep what was learnt, whatever the moment: `self.at` and the weights are of one step."""
-        if not self.at.step:
-            return
+    def _stop(self, save: Callable[[], None]) -> None:
+        """Keep what was done, whatever the moment: `self.at` and the weights are of one step."""
         try:
             with undivided():
-                self._save()
+                save()
         except OutOfDisk as error:
             self.tell({"kind": "note", "text": f"the last steps are not kept: {error.message}"})
 
@@ -211,10 +215,9 @@ class _Run:
         found = []
         for draw in range(first, last):
             epoch, index = divmod(draw, len(self.train))
-            order = list(range(len(self.train)))
             if self.job.shuffle:
-                Random(f"{self.job.seed} {epoch}").shuffle(order)  # noqa: S311 - an order
-            found.append((draw, order[index]))
+                index = _order(self.job.seed, epoch, len(self.train))[index]
+            found.append((draw, index))
         return found
 
     def _counted(self, packed: Packed) -> int:
@@ -257,7 +260,12 @@ class _Run:
             at.stopped = bool(self.job.patience) and at.since >= self.job.patience
 
     def _keep(self) -> None:
-        self.best = {name: part.detach().clone() for name, part in self.learnt.items()}
+        """Into the same memory each time: two copies at once would be one too many."""
+        for name, part in self.learnt.items():
+            if name in self.best:
+                self.best[name].copy_(part.detach())
+            else:
+                self.best[name] = part.detach().clone()
 
     def _restore_best(self) -> None:
         for name, part in self.best.items():
@@ -276,25 +284,60 @@ class _Run:
             loss.preferences(net, head, base[1], job.beta, job.smoothing),
         )
 
-    def _reference(self) -> tuple[list[Tensor], list[Tensor]]:
-        """What the net gave the answers before it learnt: computed once, and kept."""
+    def _reference(self, save_seconds: float) -> tuple[list[Tensor], list[Tensor]]:
+        """What the net gave the answers before it learnt: computed once, and kept.
+
+        A checkpoint of it has the number of batches done for a step. Stopped, it goes on there.
+        """
         if self.job.loss != "preference":
             return [], []
-        folder = self.place / _REFERENCE
-        kept = checkpoint.load(folder)
-        if kept is not None:
-            tensors = kept[0]
-        else:
-            tensors = {
-                f"{kind}-{index:09}": value
-                for kind, units in (("train", self.train), ("held", self.held))
-                for index, value in enumerate(self._logs(units))
-            }
-            checkpoint.save(folder, 0, tensors, {})
-        both = [[tensors[n] for n in sorted(tensors) if n.startswith(k)] for k in ("train", "held")]
-        return both[0], both[1]
+        folder, numbers = self.place / _REFERENCE, self._visited()
+        units = [*(self.train[number] for number in numbers), *self.held]
+        found = checkpoint.load(folder)
+        done = [] if found is None else [*found[0]["logs"].split(found[0]["sizes"].tolist())]
+        kept = len(done)
+
+        def keep() -> None:
+            if len(done) == kept:
+                return
+            sizes = torch.tensor([len(one) for one in done])
+            checkpoint.save(folder, len(done), {"logs": torch.cat(done), "sizes": sizes}, {})
+
+        saved = started = time.monotonic()
+        try:
+            for logs in self._logs(units[kept:]):
+                done.append(logs)
+                now = time.monotonic()
+                per_batch = (now - started) / (len(done) - kept)
+                self.tell(
+                    {
+                        "kind": "reference",
+                        "done": len(done),
+                        "batches": len(units),
+                        "eta": per_batch * (len(units) - len(done)),
+                    }
+                )
+                if now - saved > save_seconds:
+                    keep()
+                    saved = now
+        except KeyboardInterrupt:
+            self._stop(keep)
+            raise
+        keep()
+        train = [torch.empty(0)] * len(self.train)
+        for number, logs in zip(numbers, done, strict=False):
+            train[number] = logs
+        return train, done[len(numbers) :]
+
+    def _visited(self) -> Sequence[int]:
+        """The batches that will be learnt from: of few steps not all."""
+        if self.steps * self.job.accumulate >= len(self.train):
+            return range(len(self.train))
+        return sorted(number for step in range(self.steps) for _, number in self._numbers(step))
 
     def _logs(self, units: Sequence[Unit]) -> Iterator[Tensor]:
+        if not units:
+            return
         head = Head(self.net, self.dtype)
         self.net.eval()
         with torch.no_grad(), self._autocast(), lora.off(self.net):
@@ -351,6 +394,14 @@ class _Run:
         )
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    """Of an epoch's batches; a step reaches into two epochs at the most, unless they are tiny."""
+    order = list(range(count))
+    Random(f"{seed} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
+    return tuple(order)
+
+
 def learning_rate(job: Training, step: int, steps: int) -> float:
     """Of the step after `step` have been done."""
     warm = math.ceil(job.warmup * steps)
@@ -400,9 +451,10 @@ def _round_frozen(net: Transformer) -> None:
     for layer in net.model.layers.modules():
         if isinstance(layer, Quantized):
             layer.product = torch.bfloat16
-        elif isinstance(layer, nn.Linear) and layer.weight.dtype != torch.bfloat16:
-            layer.to(torch.bfloat16)
-            layer.register_forward_pre_hook(_in_its_type)
+        elif isinstance(layer, nn.Linear):
+            layer.to(torch.bfloat16)  # one that was loaded so stays as it is
+            if _in_its_type not in layer._forward_pre_hooks.values():
+                layer.register_forward_pre_hook(_in_its_type)
         elif isinstance(layer, Norm):
             layer.out = torch.bfloat16
 

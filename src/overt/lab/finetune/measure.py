@@ -34,20 +34,21 @@ class Judged:
 
 def answers(net: "Transformer", examples: Sequence[Example], *, dtype: Any = None) -> list[Judged]:
     """How a net does on each example."""
-    return [Judged(*_texts(net, [one], dtype)[0]) for one in examples]
+    return [Judged(*one) for one in _texts(net, examples, dtype)]
 
 
 def pairs(net: "Transformer", examples: Sequence[Pair], *, dtype: Any = None) -> list[Judged]:
     """The same of preference pairs; tokens are those of the chosen answers."""
-    found = []
-    for one in examples:
-        texts = [
-            Example(one.prompt + answer, [False] * len(one.prompt) + [True] * len(answer), one.line)
-            for answer in (one.chosen, one.rejected)
-        ]
-        chosen, rejected = _texts(net, texts, dtype)
-        found.append(Judged(*chosen, preferred=chosen[0] < rejected[0]))
-    return found
+    texts = [
+        Example(one.prompt + answer, [False] * len(one.prompt) + [True] * len(answer), one.line)
+        for one in examples
+        for answer in (one.chosen, one.rejected)
+    ]
+    found = _texts(net, texts, dtype)
+    return [
+        Judged(*chosen, preferred=chosen[0] < rejected[0])
+        for chosen, rejected in zip(found[::2], found[1::2], strict=True)
+    ]
 
 
 def _texts(
@@ -58,10 +59,10 @@ def _texts(
     from overt.lab.finetune import loss
 
     found = []
-    head = loss.Head(net, dtype or torch.float32)
+    head = loss.Head(net, dtype or torch.float32)  # once: a frozen output matrix is converted
     with torch.no_grad():
         for one in examples:
-            packed = loss.pack([one], next(net.parameters()).device)
+            packed = loss.pack([one], net.device)
             hidden = net(packed.ids, segments=packed.segments)[0].index_select(0, packed.at)
             surprise, right = 0.0, 0
             step = max(1, (1 << 24) // net.shape.vocabulary)

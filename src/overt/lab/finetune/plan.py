@@ -1,10 +1,11 @@
 """What a fine-tune takes, before it starts: memory at its peak and room on the disk, and what to
 change where it is more than there is.
 
-An estimate by the shape alone, of what `nets.transformer` and `nets.lora` keep: the weights in
-their type; per learnt parameter its gradient and AdamW's two moments in 32 bits; per token and
-layer what the backward pass needs; logits of the tokens of one piece of the loss. The tests hold it
-against the peak of real runs, within `MARGIN`.
+An estimate by the shape, of what `nets.transformer` and `nets.lora` keep: the weights in their
+type, and of those that stay in the file's blocks the bytes; per learnt parameter its gradient,
+AdamW's two moments and the best so far in 32 bits; per token and layer what the backward pass
+needs; logits of the tokens of one piece of the loss. The tests hold it against the peak of real
+runs, within `MARGIN`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from overt.errors import OutOfDisk, OutOfMemory
 from overt.fit import human
-from overt.lab.finetune import checkpoint
+from overt.lab.finetune import checkpoint, data
 from overt.nets.shape import Shape
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ MARGIN: Final = 0.3
 _PROGRAM: Final = 330 << 20
 """Python, torch, and the pages of both that are used."""
 _LOGITS: Final = 1 << 24
-"""Logits that exist at once, as `loss.py` has it; and three such tables."""
+"""Logits that exist at once, as `loss.py` has it; of several such tables."""
 _LEARNT: Final = 16
 """Bytes of a parameter that learns: itself, gradient, two moments, in 32 bits."""
+_BEST: Final = 4
+"""And its value in the best weights so far, where something is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,11 @@ class Wanted:
         rows, length: of a batch.
         checkpointing: keep only what goes into each layer.
         bytes: of a number of the frozen weights and of what flows: 4 or 2.
-        file: bytes of the weights as they lie on the disk.
+        file: bytes of the layers' matrices as they lie on the disk.
+        kept: preferences, with the frozen weights as the file has them; with ``qlora`` they are.
+        embedding, output: bytes of those two tables as they lie on the disk; 0: in 32 bits.
+        sight: tokens of the longest sequence of a row; 0: `length`.
+        best: whether the best weights so far are kept.
     """
 
     method: str
@@ -51,6 +58,16 @@ class Wanted:
     checkpointing: bool
     bytes: int
     file: int
+    kept: bool = False
+    embedding: int = 0
+    output: int = 0
+    sight: int = 0
+    best: bool = False
+
+    @property
+    def packed(self) -> bool:
+        """Whether the frozen weights stay in the blocks of their file."""
+        return self.method == "qlora" or self.kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +87,60 @@ class Estimate:
 
 def estimate(shape: Shape, wanted: Wanted) -> Estimate:
     """The memory of a fine-tune at its peak."""
-    linear = sum(inputs * outputs for _, inputs, outputs in _matrices(shape)) * shape.layers
-    table = shape.vocabulary * shape.width
-    rest = table * (1 if shape.tied else 2) + shape.layers * 4 * shape.width
     tokens = wanted.rows * wanted.length * (2 if wanted.method == "dpo" else 1)
+    each = _LEARNT + (_BEST if wanted.best else 0)
     if wanted.method == "full":
-        weights, learning = 0, (linear + rest) * _LEARNT
+        weights, learning = _copies(shape, wanted), _parameters(shape) * each
     else:
-        learning = _adapter(shape, wanted) * _LEARNT
-        weights = (linear + rest) * wanted.bytes
-        if wanted.method == "qlora":
-            largest = max(inputs * outputs for _, inputs, outputs in _matrices(shape))
-            share = linear / (linear + table * (1 if shape.tied else 2))
-            weights = int(wanted.file * share) + rest * wanted.bytes + largest * 3 * wanted.bytes
+        weights, learning = _frozen(shape, wanted), _adapter(shape, wanted) * each
+    tables = 4 if shape.final_cap else 3
     return Estimate(
         weights,
         learning,
         tokens * _kept(shape, wanted),
-        min(tokens * shape.vocabulary, _LOGITS) * 4 * 3,
+        min(tokens * shape.vocabulary, _LOGITS) * 4 * tables,
     )
 
 
-def wanted(prepared: "Prepared", asked: "Asked", file: int) -> Wanted:
-    """What decides the memory of a fine-tune whose data are read; `file`: bytes of the weights."""
+def _frozen(shape: Shape, wanted: Wanted) -> int:
+    """Bytes of what does not learn, with what is made of it for a moment."""
+    table, norms = shape.vocabulary * shape.width, shape.layers * 4 * shape.width * 4
+    largest = max(inputs * outputs for _, inputs, outputs in _matrices(shape)) * wanted.bytes
+    embedding = wanted.embedding or table * 4
+    if wanted.packed:  # a matrix is unpacked, and in 16 bits laid beside its adapter
+        output = 0 if shape.tied else wanted.output or table * 4
+        return wanted.file + embedding + output + norms + 2 * largest
+    matrices = _linear(shape) + table
+    if shape.tied and wanted.bytes == 4:
+        return matrices * 4 + norms
+    return matrices * wanted.bytes + embedding + norms + (largest if wanted.bytes == 2 else 0)
+
+
+def _copies(shape: Shape, wanted: Wanted) -> int:
+    """Bytes of what is made of weights that learn: in 16 bits; and a tied table's second gradient.
+
+    The first is kept from the forward pass for the backward pass.
+    """
+    table = shape.vocabulary * shape.width
+    low = (_linear(shape) + table) * 2 if wanted.bytes == 2 else 0
+    return low + (table * 4 if shape.tied else 0)
+
+
+def wanted(prepared: "Prepared", asked: "Asked") -> Wanted:
+    """What decides the memory of a fine-tune whose data are read."""
     job = asked.training
+    number = 2 if job.precision == "bfloat16" else 4
+    sizes = {"token_embd.weight": 0, "output.weight": 0, "": 0}
+    for one in prepared.base.header.tensors:
+        name = one.name if one.name in sizes else ""
+        if name or len(one.shape) > 1:
+            plain = one.type == "F32" and not name  # those are converted as they are loaded
+            sizes[name] += one.parameters * number if plain else one.size
     return Wanted(
         asked.method, job.adapter.rank, job.adapter.targets, prepared.rows, prepared.longest,
-        job.checkpointing, 2 if job.precision == "bfloat16" else 4, file,
+        job.checkpointing, number, sizes[""], asked.keep_quantized,
+        sizes["token_embd.weight"], sizes["output.weight"],
+        min(prepared.longest, max(data.words(prepared.train_examples))), bool(prepared.held),
     )  # fmt: skip
 
 
@@ -140,10 +184,14 @@ def check_disk(needed: int, free: int) -> None:
         )
 
 
+def _linear(shape: Shape) -> int:
+    """Numbers of the layers' matrices."""
+    return sum(inputs * outputs for _, inputs, outputs in _matrices(shape)) * shape.layers
+
+
 def _parameters(shape: Shape) -> int:
-    linear = sum(inputs * outputs for _, inputs, outputs in _matrices(shape)) * shape.layers
     tables = shape.vocabulary * shape.width * (1 if shape.tied else 2)
-    return linear + tables + shape.layers * 4 * shape.width
+    return _linear(shape) + tables + shape.layers * 4 * shape.width
 
 
 def _smaller(wanted: Wanted) -> Iterator[tuple[str, Wanted]]:
@@ -162,6 +210,10 @@ def _smaller(wanted: Wanted) -> Iterator[tuple[str, Wanted]]:
         wanted = replace(wanted, method="qlora")
         told.append("--method qlora")
         yield " ".join(told), wanted
+    if wanted.method == "dpo" and not wanted.kept:
+        wanted = replace(wanted, kept=True)
+        told.append("--keep-quantized")
+        yield " ".join(told), wanted
     if wanted.method == "full":
         lora = replace(wanted, method="lora")
         yield " ".join([*told, "--method lora"]), lora
@@ -169,7 +221,8 @@ def _smaller(wanted: Wanted) -> Iterator[tuple[str, Wanted]]:
         told.append("--method qlora")
         yield " ".join(told), wanted
     while wanted.length > 128:
-        wanted = replace(wanted, length=wanted.length // 2)
+        length = wanted.length // 2
+        wanted = replace(wanted, length=length, sight=min(wanted.sight, length))
         yield " ".join([*told, f"--length {wanted.length}"]), wanted
 
 
@@ -207,14 +260,34 @@ def _adapter(shape: Shape, wanted: Wanted) -> int:
 
 def _kept(shape: Shape, wanted: Wanted) -> int:
     """Bytes kept for the backward pass, of one token."""
-    queries, pairs = shape.heads * shape.head, shape.kv_heads * shape.head
-    # Two norms keep what came in and what went on, in 32 bits; attention its three inputs and its
-    # result, twice where that is laid out anew; the MLP its gate before and after, the other half,
-    # the product.
-    inner = 3 * queries + 2 * pairs + 4 * shape.inner
-    if wanted.method != "full":
-        inner += wanted.rank * 7
-    layer = 4 * 4 * shape.width + wanted.bytes * inner
+    layer, sight = _layer(shape, wanted), wanted.sight or wanted.length
+    scores = 0
+    if shape.attention_cap:  # both sides of the soft maximum, which no fused kernel saves
+        scores = 8 * shape.heads * sight
+    local = sum(shape.local) if shape.window and sight > shape.window else 0
+    masks = 4 * sight * local
+    worked = 2 * layer + 2 * scores  # of the layer whose gradient is being computed
     if wanted.checkpointing:  # what goes into each layer, and one that is computed again
-        return 4 * shape.layers * shape.width + 4 * layer
-    return (shape.layers + 2) * layer
+        return 4 * shape.layers * shape.width + layer + scores + masks // max(local, 1) + worked
+    return shape.layers * (layer + scores) + masks + worked
+
+
+def _layer(shape: Shape, wanted: Wanted) -> int:
+    """Bytes that one layer keeps of one token, but for scores."""
+    learns, number, width = wanted.method == "full", wanted.bytes, shape.width
+    queries, pairs = shape.heads * shape.head, shape.kv_heads * shape.head
+    norms = 4 if shape.norms == "both" else 2
+    # what goes into a norm, which is the stream in 32 bits or what is added to it; and what
+    # comes out of it, or what was made of that
+    kept = 2 * 4 * width + (norms - 2) * number * width + 2 * number * width
+    if learns:  # and that before the weight, and the stream again in 16 bits
+        kept += norms * 4 * width + (3 * number * width if number == 2 else 0)
+    # attention's three inputs and its result in 32 bits, which is laid out anew
+    kept += (number if learns else 4) * 2 * (queries + pairs) + number * queries
+    if shape.qk_norm:
+        kept += (4 if learns else number) * (queries + pairs)
+    if shape.clip:
+        kept += number * (queries + 2 * pairs)
+    # the gate before its activation, the other half, the product
+    kept += 3 * number * shape.inner
+    return kept if learns else kept + 7 * number * wanted.rank

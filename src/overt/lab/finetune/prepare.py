@@ -26,6 +26,8 @@ from overt.settings import Settings
 from overt.store import Manifest
 
 Unit = Batch | list[Pair]
+_MOST_UNREAD = 20
+"""Columns that are told by name; somebody's table may have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,15 @@ def prepare(
         told.append(f"sequences have {length} tokens: the model was made for no more")
     with Words(base.weights, settings) as words:
         template = templates.choose(base.overlay, base.header, words, asked.template)
-        made = render.render(read, words, template, length)
-        other = render.render(held_read, words, template, length) if held_read else None
+        most = base.shape.context
+        made = render.render(read, words, template, length, most)
+        other = render.render(held_read, words, template, length, most) if held_read else None
         first = render.of_pair(made.pairs[0]) if made.pairs else made.examples[0]
         shown = render.shown(first, words)
-    told += _told(read, made, template)
+    told += _told(read, made)
+    if held_read and other:
+        told += [f"held out: {one}" for one in _told(held_read, other)]
+    told += _of_template(read, template)
     train, held, more = _parts(made, other, asked)
     told += more
     if not train:
@@ -190,14 +196,25 @@ def _batches(examples: Sequence[Example] | Sequence[Pair], length: int, asked: A
     return [*pack.pairs(found, asked.rows, seed=seed)]
 
 
-def _told(read: Data, made: Rendered, template: Template) -> list[str]:
+def _told(read: Data, made: Rendered) -> list[str]:
+    """What to know of a file and of what became of it."""
     told = []
+    rows = len(read.lines)
+    for what, count in list(read.unread.items())[:_MOST_UNREAD]:
+        told.append(f"{what} is not used; {count} of {rows} rows have it")
+    if len(read.unread) > _MOST_UNREAD:
+        told.append(f"{len(read.unread) - _MOST_UNREAD} more columns are not used")
     if read.doubled:
         told.append(f"{read.doubled} rows are the same as an earlier one; they count twice")
     for why, count in sorted(made.left.items()):
-        told.append(f"{count} of {len(read.lines)} rows are left out: {why}")
+        told.append(f"{count} of {rows} rows are left out: {why}")
     for what, count in sorted(made.told.items()):
-        told.append(f"{count} of {len(read.lines)} rows: {what}")
+        told.append(f"{count} of {rows} rows: {what}")
+    return told
+
+
+def _of_template(read: Data, template: Template) -> list[str]:
+    told = []
     if not template.text and read.kind != "text":
         told.append("there is no chat template: a completion follows its prompt as plain text")
     if not template.own:

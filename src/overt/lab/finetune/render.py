@@ -4,10 +4,11 @@ A text is tokenized as a whole, as the engine does it, and each token is laid ag
 its bytes: a token is learnt where it lies in what the assistant wrote.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from overt.errors import FormatError
 from overt.lab.finetune import spans
@@ -19,13 +20,20 @@ from overt.lab.finetune.templates import Template, needed
 from overt.lab.words import Words
 
 LONG: Final = "longer than the sequence"
+HUGE: Final = "longer than 4 M characters"
+NOTHING: Final = "without anything to learn"
 LAST: Final = "only the last answer is learnt: the template shows older ones otherwise"
 JOINED: Final = "the first token of the answer is joined with the prompt and is not learnt"
 ENDLESS: Final = "no token ends the answer"
 CUT: Final = "cut into pieces of the sequence's length"
 INSIDE: Final = "a token that ends answers is written inside of one"
 APART: Final = "the two answers do not share their prompt"
+THOUGHT: Final = "the template leaves out what was thought before an answer"
 _AT_ONCE: Final = 200
+_MOST_ROW: Final = 4 << 20
+"""Characters of a chat: of a longer one the worker of the words renders nothing."""
+_PART: Final = 1 << 20
+"""Characters of a text that are tokenized at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +43,32 @@ class Rendered:
     Attributes:
         examples: of answers or text; pairs: of preferences. One of them is empty.
         left: rows left out, by why; told: rows to know something about, by what.
-        lost: the line of the first row left out.
     """
 
     examples: list[Example] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
+    _known: set[tuple[str, int]] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.examples) + len(self.pairs)
+
+    def tell(self, what: str, line: int) -> None:
+        """Count a row once, however many of its answers it is true of."""
+        if (what, line) not in self._known:
+            self._known.add((what, line))
+            self.told[what] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text to be tokenized; `end`: whether a token that ends texts is put behind it, which the
+    template has done otherwise, and nobody does where the text goes on."""
+
+    line: Line
+    found: Found
+    end: Literal["put", "there", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +79,13 @@ class Piece:
     learnt: bool
 
 
-def render(data: Data, words: Words, template: Template, length: int) -> Rendered:
+def render(data: Data, words: Words, template: Template, length: int, most: int = 0) -> Rendered:
     """Every row of `data` as examples of at most `length` tokens.
 
     What is longer is left out and counted; plain text is cut into pieces and counted.
+
+    Args:
+        most: tokens that the model reads at all, for a hint; 0 is not known.
 
     Raises:
         FormatError: the template refuses a row, or shows less of it than the row says; the line is
@@ -68,10 +95,27 @@ def render(data: Data, words: Words, template: Template, length: int) -> Rendere
     for start in range(0, len(data.lines), _AT_ONCE):
         _some(data.lines[start : start + _AT_ONCE], words, template, length, made)
     if not made:
-        why, count = made.left.most_common(1)[0]
-        hint = f"give more tokens: --length {2 * length}" if why == LONG else "look at the file"
-        raise FormatError(f"all {count} rows are left out: {why} of {length} tokens", hint)
+        raise _nothing(data, made, length, most)
     return made
+
+
+def _nothing(data: Data, made: Rendered, length: int, most: int) -> FormatError:
+    """Every row was left out."""
+    total = len(data.lines)
+    reasons = [
+        (count, f"{why} of {length} tokens" if why == LONG else why)
+        for why, count in sorted(made.left.items(), key=lambda one: (-one[1], one[0]))
+    ]
+    said = reasons[0][1] if len(reasons) == 1 else ", ".join(f"{n} {why}" for n, why in reasons)
+    rows = "the one row" if total == 1 else f"all {total} rows"
+    hint = "look at the file"
+    if made.left[LONG]:
+        longer = min(2 * length, most or 2 * length)
+        hint = f"give more tokens: --length {longer}"
+        if longer <= length:
+            hint = "the model reads no more: cut the rows, or choose another model"
+    left = "is" if total == 1 else "are"
+    return FormatError(f"{rows} of {data.name} {left} left out: {said}", hint)
 
 
 def shown(example: Example, words: Words) -> list[Piece]:
@@ -95,31 +139,55 @@ def _some(
     lines: Sequence[Line], words: Words, template: Template, length: int, made: Rendered
 ) -> None:
     """The rows of one go: all their chats are rendered at once, and all texts tokenized."""
+    lines = [line for line in lines if _is_fit(line, made)]
     talks = [(line, talk) for line in lines for talk in _talks(line)]
-    found = iter(_texts(talks, words, template))
-    texts: list[tuple[Line, Found]] = []
+    found = iter(_texts(talks, words, template, made))
+    texts: list[_Text] = []
     for line in lines:
         if isinstance(line.item, Prose):
-            text = line.item.text
-            texts.append((line, Found(text, (Span(0, len(text), tail=True),))))
+            texts += _parts(line, line.item.text)
         else:
-            texts += [(line, next(found)) for _ in _talks(line)]
-    ids = words.encode([one.text for _, one in texts], begin=True)
-    examples = iter(
-        _example(line, one, tokens, words, made, closed=not template.text or _is_prose(line))
-        for (line, one), tokens in zip(texts, ids, strict=True)
-    )
+            end: Literal["put", "there"] = "there" if template.text else "put"
+            texts += [_Text(line, next(found), end) for _ in _talks(line)]
+    ids = words.encode([one.found.text for one in texts], begin=True)
+    made_of: dict[int, list[Example]] = {line.line: [] for line in lines}
+    for text, tokens in zip(texts, ids, strict=True):
+        made_of[text.line.line].append(_example(text, tokens, words, made))
     for line in lines:
+        examples = made_of[line.line]
         if isinstance(line.item, Choice):
-            _add_pair(next(examples), next(examples), length, made)
+            _add_pair(examples[0], examples[1], length, made)
         elif isinstance(line.item, Prose):
-            _add_pieces(next(examples), words, length, made)
+            _add_pieces(examples, words, length, made)
         else:
-            _add(next(examples), length, made)
+            _add(examples[0], length, made)
 
 
-def _is_prose(line: Line) -> bool:
-    return isinstance(line.item, Prose)
+def _is_fit(line: Line, made: Rendered) -> bool:
+    """Whether a row can be learnt from; counted where not."""
+    if line.size > _MOST_ROW:
+        made.left[HUGE] += 1
+        return False
+    if not all(talk.learnt for talk in _talks(line)):
+        made.left[NOTHING] += 1
+        return False
+    return True
+
+
+def _parts(line: Line, text: str) -> Iterator[_Text]:
+    """A text in parts that can be tokenized at once, cut at blank lines where it has them."""
+    start = 0
+    while start < len(text):
+        end = min(start + _PART, len(text))
+        if end < len(text):
+            for mark in ("\n\n", "\n", " "):
+                if (at := text.rfind(mark, start + _PART // 2, end)) >= 0:
+                    end = at + len(mark)
+                    break
+        part = text[start:end]
+        found = Found(part, (Span(0, len(part), tail=True),))
+        yield _Text(line, found, "put" if end == len(text) else "none")
+        start = end
 
 
 def _talks(line: Line) -> tuple[Talk, ...]:
@@ -131,38 +199,43 @@ def _talks(line: Line) -> tuple[Talk, ...]:
 # ---- chats as text -------------------------------------------------------------------------
 
 
-def _texts(talks: Sequence[tuple[Line, Talk]], words: Words, template: Template) -> list[Found]:
+def _texts(
+    talks: Sequence[tuple[Line, Talk]], words: Words, template: Template, made: Rendered
+) -> list[Found]:
     if not template.text:
         return [_plain(line, talk, words) for line, talk in talks]
     values: list[dict[str, Any]] = []
-    counts = []
-    whole = [_whole(talk.turns, template) for _, talk in talks]
+    whole = [_whole(talk, template) for _, talk in talks]
     around = {"bos_token": words.written(words.bos), "eos_token": words.written(words.eos)}
-    for turns, (_, talk) in zip(whole, talks, strict=True):
+    counts = []
+    for (turns, wanted), (_, talk) in zip(whole, talks, strict=True):
         more = {**around, "tools": list(talk.tools)} if talk.tools else around
-        calls = spans.asked(turns, more)
+        calls = spans.asked(turns, more, wanted)
         values += calls
         counts.append(len(calls))
     said = words.render(template.text, values)
     found, start = [], 0
-    for count, turns, (line, talk) in zip(counts, whole, talks, strict=True):
+    for count, (turns, wanted), (line, talk) in zip(counts, whole, talks, strict=True):
         try:
-            one = spans.find(turns, said[start : start + count])
+            one = spans.find(turns, said[start : start + count], wanted)
         except FormatError as error:
             raise FormatError(f"{line.where}: {error.message}", error.hint) from None
-        _check(line, talk, one.text)
+        _check(line, talk, one.text, made)
         found.append(_without_beginning(one, words))
         start += count
     return found
 
 
-def _whole(turns: Sequence[Turn], template: Template) -> list[Turn]:
-    """The turns with what the model itself puts before them, as `overlay.apply` does it."""
+def _whole(talk: Talk, template: Template) -> tuple[list[Turn], list[int]]:
+    """The turns with what the model itself puts before them, as `overlay.apply` does it, and the
+    places of those that are learnt. What comes after the last of these is not needed."""
+    turns = talk.turns[: talk.learnt[-1] + 1]
     first = [turn for turn in turns[:1] if turn["role"] == "system"]
     rest = turns[len(first) :]
     if not first and template.system:
         first = [{"role": "system", "content": template.system}]
-    return [*first, *template.before, *rest]
+    whole = [*first, *template.before, *rest]
+    return whole, [at + len(whole) - len(turns) for at in talk.learnt]
 
 
 def _plain(line: Line, talk: Talk, words: Words) -> Found:
@@ -174,26 +247,52 @@ def _plain(line: Line, talk: Talk, words: Words) -> Found:
     return Found(whole, (Span(len(prompt), len(whole), tail=True),))
 
 
-def _check(line: Line, talk: Talk, text: str) -> None:
+def _check(line: Line, talk: Talk, text: str, made: Rendered) -> None:
     """A template that knows no tools leaves them out in silence."""
-    for turn in talk.turns:
+    for turn in talk.turns[: talk.learnt[-1] + 1]:
         for call in turn.get("tool_calls", ()):
             if call["function"]["name"] not in text:
                 raise FormatError(
                     f"{line.where} calls a tool, and the model's chat template shows no calls",
                     "leave such rows out, or take a model that knows tools",
                 )
-        if turn["content"].strip() not in text:
+        if not _is_shown(turn, text):
             raise FormatError(
                 f"{line.where} has a turn of the {turn['role']} that the chat template leaves out",
                 "take that turn out, or choose another template: --template chatml",
             )
+        if any(thought not in text for thought in _thoughts(turn)):
+            made.tell(THOUGHT, line.line)
     for tool in talk.tools:
         if tool["function"]["name"] not in text:
             raise FormatError(
                 f"{line.where} has tools, and the model's chat template shows none",
                 "leave them out, or take a model that knows tools",
             )
+
+
+def _is_shown(turn: Turn, text: str) -> bool:
+    """Whether what a turn says stands in the text: as it is, or as JSON (results of tools, with
+    Llama 3.1); of an answer at least what stands after its thoughts (older ones, with Qwen 3)."""
+    content = turn["content"]
+    if content.strip() in text:
+        return True
+    if turn["role"] == "assistant":
+        return spans.spoken(content) in text
+    if turn["role"] != "tool":
+        return False
+    forms = (content, content.strip())
+    return any(json.dumps(one, ensure_ascii=False)[1:-1] in text for one in forms)
+
+
+def _thoughts(turn: Turn) -> Iterator[str]:
+    """What an answer's author thought before it, in a field of its own or in the answer."""
+    if turn["role"] != "assistant":
+        return
+    yield turn.get("reasoning_content", "").strip()
+    before, end, _ = turn["content"].rpartition("</think>")
+    if end:
+        yield before.rpartition("<think>")[2].strip()
 
 
 def _without_beginning(found: Found, words: Words) -> Found:
@@ -209,10 +308,9 @@ def _without_beginning(found: Found, words: Words) -> Found:
 # ---- text as tokens ------------------------------------------------------------------------
 
 
-def _example(
-    line: Line, found: Found, ids: list[int], words: Words, made: Rendered, *, closed: bool
-) -> Example:
-    """Tokens and labels of one text. `closed`: an end is put behind it, to be learnt."""
+def _example(text: _Text, ids: list[int], words: Words, made: Rendered) -> Example:
+    """Tokens and labels of one text."""
+    line, found = text.line, text.found
     begun = 1 if words.begins and words.bos is not None else 0
     places = _places(found.text.encode(), words.pieces(ids[begun:]))
     if places is None:
@@ -222,14 +320,17 @@ def _example(
         )
     labels = [False] * len(ids)
     for span in _in_bytes(found):
-        _mark(span, places, begun, ids, labels, words, made)
-    if closed and words.eos is not None:
+        for what in _mark(span, places, begun, ids, labels, words):
+            made.tell(what, line.line)
+    if text.end == "put" and words.eos is not None:
         ids, labels = [*ids, words.eos], [*labels, True]
-    elif not any(label and id in words.ends for id, label in zip(ids, labels, strict=True)):
-        made.told[ENDLESS] += 1
+    elif text.end != "none" and not any(
+        label and id in words.ends for id, label in zip(ids, labels, strict=True)
+    ):
+        made.tell(ENDLESS, line.line)
     labels[0] = False
     if found.last:
-        made.told[LAST] += 1
+        made.tell(LAST, line.line)
     return Example(ids, labels, line.line)
 
 
@@ -240,17 +341,17 @@ def _mark(
     ids: Sequence[int],
     labels: list[bool],
     words: Words,
-    made: Rendered,
-) -> None:
-    """Mark the tokens of one answer, up to the one that ends the turn."""
+) -> list[str]:
+    """Mark the tokens of one answer, up to the one that ends the turn; what to know of it."""
+    told = []
     inside = [at for at, (start, end) in enumerate(places) if _lies(start, end, span)]
     if any(start < span.start < end for start, end in places):
-        made.told[JOINED] += 1
+        told.append(JOINED)
     if not inside:
-        return
+        return told
     ends = [at for at in inside if ids[at + begun] in words.ends]
     if len(ends) > 1 - span.tail:
-        made.told[INSIDE] += 1
+        told.append(INSIDE)
     if span.tail:
         after = inside[-1] + 1
         if after < len(places) and ids[after + begun] in words.ends:
@@ -259,6 +360,7 @@ def _mark(
         inside = [at for at in inside if at <= ends[-1]]
     for at in inside:
         labels[at + begun] = True
+    return told
 
 
 def _lies(start: int, end: int, span: Span) -> bool:
@@ -301,24 +403,25 @@ def _add(example: Example, length: int, made: Rendered) -> None:
     if len(example.ids) > length:
         made.left[LONG] += 1
     elif not example.learnt:
-        made.left["nothing to learn"] += 1
+        made.left[NOTHING] += 1
     else:
         made.examples.append(example)
 
 
-def _add_pieces(example: Example, words: Words, length: int, made: Rendered) -> None:
+def _add_pieces(parts: Sequence[Example], words: Words, length: int, made: Rendered) -> None:
     """A text in pieces, each of which begins as the model begins a text."""
-    if len(example.ids) <= length:
-        _add(example, length, made)
+    if len(parts) == 1 and len(parts[0].ids) <= length:
+        _add(parts[0], length, made)
         return
-    made.told[CUT] += 1
-    begin = example.ids[:1] if words.begins else []
-    body = example.ids[len(begin) :]
-    room = length - len(begin)
-    for start in range(0, len(body), room):
-        ids = begin + body[start : start + room]
-        if len(ids) > 1:
-            made.examples.append(Example(ids, [False] + [True] * (len(ids) - 1), example.line))
+    made.tell(CUT, parts[0].line)
+    for part in parts:
+        begin = part.ids[:1] if words.begins else []
+        body = part.ids[len(begin) :]
+        room = length - len(begin)
+        for start in range(0, len(body), room):
+            ids = begin + body[start : start + room]
+            if len(ids) > 1:
+                made.examples.append(Example(ids, [False] + [True] * (len(ids) - 1), part.line))
 
 
 def _add_pair(chosen: Example, rejected: Example, length: int, made: Rendered) -> None:

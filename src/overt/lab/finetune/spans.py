@@ -16,6 +16,7 @@ from overt.lab.finetune.item import Turn
 
 Said = str | FormatError
 _WORD: Final = "overt-{}-answer"
+_THOUGHT: Final = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +40,38 @@ class Found:
     last: bool = False
 
 
-def asked(turns: Sequence[Turn], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def asked(
+    turns: Sequence[Turn], values: Mapping[str, Any], wanted: Sequence[int]
+) -> list[dict[str, Any]]:
     """What to render for `find`: of each answer the text before it and with it; then the chat with
-    words in place of the answers."""
+    words in place of the answers.
+
+    Args:
+        wanted: places of the answers that are looked for, in order; the last ends the chat.
+    """
     calls = []
-    for at in answers(turns):
+    for at in wanted:
         calls.append({**values, "messages": list(turns[:at]), "add_generation_prompt": True})
         calls.append({**values, "messages": list(turns[: at + 1]), "add_generation_prompt": False})
     marked = [
-        {**turn, "content": _WORD.format(at)} if at in answers(turns) and turn["content"] else turn
+        {**turn, "content": _WORD.format(at)} if at in wanted and turn["content"] else turn
         for at, turn in enumerate(turns)
     ]
     calls.append({**values, "messages": marked, "add_generation_prompt": False})
     return calls
 
 
-def answers(turns: Sequence[Turn]) -> list[int]:
-    return [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+def spoken(content: str) -> str:
+    """An answer without the thoughts before it, which templates of models that think cut off."""
+    return _after_thoughts(content).strip()
 
 
-def find(turns: Sequence[Turn], said: Sequence[Said]) -> Found:
-    """Where the answers of `turns` stand, by what the template made of `asked`.
+def _after_thoughts(content: str) -> str:
+    return content.rpartition(_THOUGHT)[2]
+
+
+def find(turns: Sequence[Turn], said: Sequence[Said], wanted: Sequence[int]) -> Found:
+    """Where the answers at `wanted` stand, by what the template made of `asked`.
 
     Raises:
         FormatError: the template refuses the chat, or hides where its answers stand.
@@ -75,7 +87,7 @@ def find(turns: Sequence[Turn], said: Sequence[Said]) -> Found:
         # The template shows older answers otherwise than it showed them when they were written.
         return Found(whole, (last,), last=len(pairs) > 1)
     marked = said[-1]
-    if isinstance(marked, str) and (found := _replaced(turns, marked, whole)):
+    if isinstance(marked, str) and (found := _replaced(turns, marked, whole, wanted)):
         return Found(whole, found)
     raise FormatError(
         "the chat template does not show where the assistant's words stand",
@@ -97,19 +109,20 @@ def _ending(before: Said, whole: str) -> Span | None:
     return None
 
 
-def _replaced(turns: Sequence[Turn], marked: str, whole: str) -> tuple[Span, ...] | None:
+def _replaced(
+    turns: Sequence[Turn], marked: str, whole: str, wanted: Sequence[int]
+) -> tuple[Span, ...] | None:
     """The answers' places by the text between the words that stand for them."""
     spans: list[Span] = []
     at, rest = 0, marked
-    for index in answers(turns):
+    for index in wanted:
         content = turns[index]["content"]
         head, word, rest = rest.partition(_WORD.format(index))
         if not word or turns[index].get("tool_calls") or not whole.startswith(head, at):
             return None
         start = at + len(head)
-        written = next(
-            (one for one in (content, content.strip()) if whole.startswith(one, start)), None
-        )
+        forms = (content, content.strip(), _after_thoughts(content), spoken(content))
+        written = next((one for one in forms if whole.startswith(one, start)), None)
         if not written:
             return None
         spans.append(Span(start, start + len(written), tail=True))

@@ -42,9 +42,42 @@ _PLAIN: Final = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'Assistant:\\n' }}{%- endif -%}"
 )
-NAMED: Final = {"chatml": _CHATML, "gemma": _GEMMA, "plain": _PLAIN}
-"""For models without one: of Qwen and SmolLM, of Gemma, and one that needs no marks."""
-_MARKS: Final = {"chatml": "<|im_end|>", "gemma": "<end_of_turn>"}
+_LLAMA3: Final = (
+    "{{ bos_token }}"
+    "{%- for message in messages -%}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] + '<|eot_id|>' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+    "{%- endif -%}"
+)
+_MISTRAL: Final = (
+    "{{ bos_token }}"
+    "{%- set first = '' -%}"
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set first = messages[0]['content'] + '\n\n' -%}{%- set messages = messages[1:] -%}"
+    "{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{ ' ' + message['content'] + eos_token }}"
+    "{%- else -%}"
+    "{{ '[INST] ' + (first if loop.first else '') + message['content'] + '[/INST]' }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+)
+NAMED: Final = {
+    "chatml": _CHATML, "gemma": _GEMMA, "llama3": _LLAMA3, "mistral": _MISTRAL, "plain": _PLAIN,
+}  # fmt: skip
+"""For models without one: of Qwen and SmolLM, of Gemma, of Llama 3, of Mistral (as its own since
+v3), and one that needs no marks."""
+_END: Final = ""
+_MARKS: Final = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "mistral": ("[INST]", "[/INST]", _END),
+}
+"""What must be one token each; the last ends an answer, and is the model's own end for `_END`."""
 NONE: Final = "none"
 
 
@@ -87,17 +120,14 @@ def choose(overlay: Overlay, header: gguf.Header, words: Words, asked: str = "")
         raise BadRequest(
             f"no template is called {asked[:40]!r}", f"it is one of {', '.join(NAMED)}, {NONE}"
         )
-    mark = _MARKS.get(asked, "")
-    if mark and not _ends(words, mark):
-        raise BadRequest(
-            f"{mark} is no token of this model that ends an answer", f"type --template {fit(words)}"
-        )
+    if lacking := _lacking(words, asked):
+        raise BadRequest(lacking, f"type --template {fit(words)}")
     return Template(NAMED[asked], own=False, before=before, system=overlay.system)
 
 
 def fit(words: Words) -> str:
     """The named template whose marks the vocabulary has."""
-    return next((name for name, mark in _MARKS.items() if _ends(words, mark)), "plain")
+    return next((name for name in _MARKS if not _lacking(words, name)), "plain")
 
 
 def needed(words: Words) -> FormatError:
@@ -108,6 +138,15 @@ def needed(words: Words) -> FormatError:
     )
 
 
-def _ends(words: Words, mark: str) -> bool:
+def _lacking(words: Words, name: str) -> str:
+    """Which mark of a template the vocabulary lacks, as a sentence; "" where none."""
+    *marks, end = _MARKS.get(name, (_END,))
+    if end and not _is_one(words, end, ends=True):
+        return f"{end} is no token of this model that ends an answer"
+    missing = (mark for mark in marks if not _is_one(words, mark))
+    return next((f"{mark} is no token of this model" for mark in missing), "")
+
+
+def _is_one(words: Words, mark: str, *, ends: bool = False) -> bool:
     ids = words.encode([mark])[0]
-    return len(ids) == 1 and ids[0] in words.ends
+    return len(ids) == 1 and (ids[0] in words.ends or not ends)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from overt.errors import BadSetting
+from overt.errors import BadSetting, FormatError
 from overt.nets.adapter import ATTENTION, MLP, Adapter
 
 
@@ -57,6 +57,8 @@ class Training:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check_kinds(self.adapter)
         for name, low, high in _LIMITS:
             value = getattr(self.adapter if name in _OF_ADAPTER else self, name)
             if not low <= value <= high:
@@ -82,24 +84,53 @@ class Training:
         """Read what `encode` wrote; names it does not know are refused.
 
         Raises:
-            BadSetting: a name or value that is none.
+            FormatError: a name or value that is none: a recipe may be anybody's.
         """
         try:
             adapter = dict(found.get("adapter", {}))
-            adapter["targets"] = tuple(
-                str(one) for one in adapter.get("targets", (*ATTENTION, *MLP))
-            )
+            targets = adapter.get("targets", [*ATTENTION, *MLP])
+            if not isinstance(targets, list):
+                raise FormatError(f"the layers of an adapter are {str(targets)[:40]!r}", _HINT)
+            adapter["targets"] = tuple(targets)
             known = {one.name for one in fields(cls)} - {"adapter"}
             rest = {name: value for name, value in found.items() if name != "adapter"}
             if strange := sorted(set(rest) - known):
-                raise BadSetting(f"{strange[0]!r} is no setting of a fine-tune", "leave it out")
+                raise FormatError(f"{strange[0][:60]!r} is no setting of a fine-tune", _HINT)
             return cls(adapter=Adapter(**adapter), **rest)
+        except BadSetting as error:
+            raise FormatError(error.message, error.hint) from None
         except (TypeError, ValueError) as error:
-            raise BadSetting(
-                f"the settings of a fine-tune cannot be read: {str(error)[:120]}"
+            raise FormatError(
+                f"the settings of a fine-tune cannot be read: {str(error)[:120]}", _HINT
             ) from None
 
 
+def check_kinds(value: Any) -> None:
+    """Raises BadSetting where a field of a data class holds what its annotation does not say."""
+    for one in fields(value):
+        found, kind = getattr(value, one.name), one.type
+        if get_origin(kind) is Literal and found not in get_args(kind):
+            raise BadSetting(
+                f"{one.name} is {str(found)[:40]!r}", f"it is one of {', '.join(get_args(kind))}"
+            )
+        if kind in _KINDS and not _fits(found, kind):
+            raise BadSetting(f"{one.name} is {str(found)[:40]!r}", f"it is {_KINDS[kind]}")
+
+
+def _fits(found: object, kind: Any) -> bool:
+    """Whether a number is what it should be; True and False are no numbers."""
+    if kind == tuple[str, ...]:
+        return isinstance(found, tuple) and all(isinstance(one, str) for one in found)
+    if isinstance(found, bool):
+        return kind is bool
+    return isinstance(found, int | float if kind is float else kind)
+
+
+_HINT = "use the recipe as the Overt wrote it that made it"
+_KINDS: dict[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text",
+    tuple[str, ...]: "a list of names",
+}  # fmt: skip
 _OF_ADAPTER = ("rank", "alpha", "dropout")
 _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("rank", 1, 4096),

@@ -1,12 +1,13 @@
 """A net that has learnt, as whole weights; adapters are written by `nets.lora`, `lab.adapter`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overt.formats.gguf import TensorInfo
 from overt.lab.merging import weights
 from overt.lab.merging.weights import Tensors
+from overt.lab.provenance import Pair
 from overt.nets import architectures
 from overt.nets import weights as nets_weights
 from overt.nets.architectures import Weight
@@ -20,13 +21,19 @@ if TYPE_CHECKING:
 
 
 def whole(
-    net: "Transformer", base: Path, type: str, target: Path, done: Callable[[int, int], None]
+    net: "Transformer",
+    base: Path,
+    type: str,
+    target: Path,
+    done: Callable[[int, int], None],
+    told: Sequence[Pair] = (),
 ) -> None:
     """Write the GGUF model `target`: the net's weights under the metadata of `base`.
 
     Args:
         type: what rows of numbers are stored as: f16, bf16 or f32.
         done: is told bytes written and bytes in all.
+        told: what it is made of, as `provenance.derived` gives it.
 
     Raises:
         FormatError: a number that has no place in `type`.
@@ -45,7 +52,7 @@ def whole(
         )
 
     target.unlink(missing_ok=True)  # one that was cut off may hold another net's tensors
-    weights.write(target, first, kind, tensor, done)
+    weights.write(target, first, kind, tensor, done, told)
 
 
 def ordered(weight: Weight, rows: "Array") -> "Array":

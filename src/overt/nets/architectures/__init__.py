@@ -13,12 +13,12 @@ from overt.errors import FormatError, Unsupported
 from overt.formats import gguf
 from overt.formats.bounded import shown
 from overt.nets.architectures import ropes
-from overt.nets.architectures.base import Architecture, Weight
+from overt.nets.architectures.base import Architecture, Weight, sees_images
 from overt.nets.shape import Shape
 
 __all__ = [
     "Architecture", "Weight", "by_class", "known", "of_config", "of_gguf", "of_shape",
-    "shape_of_gguf",
+    "sees_images", "shape_of_gguf",
 ]  # fmt: skip
 
 _FILES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo", "olmo2")

@@ -50,6 +50,11 @@ _BARE = re.compile(r"(?:embed_tokens|layers|norm)\.")
 _GELU = ("gelu_pytorch_tanh", "gelu")  # Gemma's older files say gelu and mean the other
 
 
+def sees_images(name: str) -> bool:
+    """Whether a release's tensor is of the part that sees images, which is left out."""
+    return _ELSEWHERE.match(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """One tensor.

@@ -10,6 +10,10 @@ from overt.nets.shape import Shape
 
 _LARGE_LAYERS = 46
 """llama.cpp takes a model of so many layers for the one that scales by width over heads."""
+_WINDOW = 4096
+"""Tokens of the window where a GGUF file says none: the first files lack the key, and llama.cpp
+takes this for it, in the layers it would take anyhow.
+"""
 
 
 class Gemma2(Gemma):
@@ -54,6 +58,12 @@ class Gemma2(Gemma):
             return 0.0
         width, heads = keys.get("embedding_length"), keys.whole("attention.head_count", 1 << 12)
         return 0.0 if width // heads in (0, head) else float((width // heads) ** -0.5)
+
+    def _window_keys(self, keys: Keys, layers: int) -> tuple[int, tuple[bool, ...]]:
+        if "attention.sliding_window" in keys:
+            return super()._window_keys(keys, layers)
+        local = keys.local(layers, self.window_every)
+        return (_WINDOW, local) if any(local) else (0, ())
 
     def _pairs(self, shape: Shape) -> Iterator[tuple[str, Any]]:
         wanted = shape.attention_scale or shape.head**-0.5

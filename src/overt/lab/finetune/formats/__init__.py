@@ -5,9 +5,11 @@ A module has:
 - ``NAME``, ``ABOUT`` (a few words) and ``EXAMPLE`` (one row, as JSON).
 - ``KIND``: ``answers``, ``text`` or ``preference``.
 - ``looks(row)``: whether the columns of a row are this format's.
-- ``read(row)``: the row as an `item.Item`; raises `item.Bad`.
+- ``read(row)``: the row as an `item.Item`; raises `item.Bad`. It reads each column that it uses
+  from `row` and no other: a column that holds something and was not read is told to the person.
 
-To add one: such a module, its name in `FORMATS`, a row in the table of the tests.
+To add one: such a module, its name in `FORMATS`, a row in the table of the tests. Turns of a chat
+are read by `turns.py`.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from overt.errors import BadRequest
-from overt.lab.finetune.item import Item, Kind
+from overt.lab.finetune.item import Item, Kind, Row
 
 FORMATS = ("preference", "chat", "sharegpt", "alpaca", "completion", "text")
 """In the order in which a row is tried."""
@@ -29,7 +31,7 @@ class Format(Protocol):
 
     def looks(self, row: Mapping[str, Any]) -> bool: ...
 
-    def read(self, row: Mapping[str, Any]) -> Item: ...
+    def read(self, row: Row) -> Item: ...
 
 
 def every() -> list[Format]:

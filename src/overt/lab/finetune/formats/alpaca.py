@@ -1,13 +1,15 @@
 """Alpaca: an ``instruction``, an ``input`` that may be empty, and an ``output``.
 
-For a model without a chat template the texts around them are those of Stanford's Alpaca (2023).
+Dolly's ``context`` and ``response`` are the same. LLaMA-Factory's ``history`` is a list of earlier
+questions with their answers, and they are learnt too. For a model without a chat template the texts
+around them are those of Stanford's Alpaca (2023).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
-from overt.lab.finetune.item import Bad, Item, Kind, ask, said
+from overt.lab.finetune.formats import turns
+from overt.lab.finetune.item import Bad, Item, Kind, Row, Spoken, ask, perhaps, said, talk, turn
 
 NAME: Final = "alpaca"
 ABOUT: Final = "Alpaca's instructions"
@@ -28,14 +30,35 @@ def looks(row: Mapping[str, Any]) -> bool:
     return "instruction" in row
 
 
-def read(row: Mapping[str, Any]) -> Item:
+def read(row: Row) -> Item:
+    question, plain = asked(row)
+    name = "response" if row.get("output") is None and "response" in row else "output"
+    answer = said(row.get(name), name)
+    if before := history(row):
+        after = [turn("user", question), turn("assistant", answer)]
+        return talk(turns.with_system(row, [*before, *after]))
+    return ask(question, answer, turns.system_of(row), plain)
+
+
+def asked(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The question of a row, and the same as a prompt without a template. Raises Bad."""
     instruction = said(row.get("instruction"), "instruction")
-    answer = said(row.get("output", row.get("response")), "output")
-    more, system = row.get("input"), row.get("system")
-    if more is not None and not isinstance(more, str):
-        raise Bad("has an 'input' that is no text", 'write it in quotes: "input": "…"')
-    more = (more or "").strip()
-    question = f"{instruction}\n\n{more}" if more else instruction
-    made = ask(question, answer, system if isinstance(system, str) else "")
-    before = (_WITH if more else _WITHOUT).replace("{instruction}", instruction)
-    return replace(made, plain=(before.replace("{input}", more), answer))
+    found = (perhaps(row.get(name), name) for name in ("input", "context") if name in row)
+    more = next(filter(None, found), "").strip()
+    plain = (_WITH if more else _WITHOUT).replace("{instruction}", instruction)
+    return f"{instruction}\n\n{more}" if more else instruction, plain.replace("{input}", more)
+
+
+def history(row: Mapping[str, Any]) -> list[Spoken]:
+    """What was asked and answered before. Raises Bad: it is no list of both."""
+    expected = 'write "history": [["a question", "its answer"], …]'
+    pairs = row.get("history") or []
+    if not isinstance(pairs, list):
+        raise Bad("has a 'history' that is no list", expected)
+    found: list[Spoken] = []
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Bad(f"has an item {number} of 'history' that is no pair", expected)
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            found.append(turn(role, said(text, "history")))
+    return found

@@ -1,65 +1,128 @@
 """Preference pairs for DPO: a ``prompt``, the answer ``chosen`` and the one ``rejected``.
 
-Each is a text or messages. Where there is no prompt, the messages that both answers begin with are
-the prompt.
+Each answer is a text, a turn, or messages. The prompt is a text or messages, Alpaca's instruction,
+or the ``conversations`` of LLaMA-Factory. Where answers of several turns begin alike, as TRL has
+it, those turns belong to the prompt. OpenAI calls the three ``input``, ``preferred_output`` and
+``non_preferred_output``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from overt.lab.finetune.formats import chat
-from overt.lab.finetune.item import Bad, Choice, Item, Kind, Turn, said, talk, turn
+from overt.lab.finetune.formats import alpaca, turns
+from overt.lab.finetune.item import Bad, Choice, Item, Kind, Row, Spoken, Talk, said, talk, turn
 
 NAME: Final = "preference"
 ABOUT: Final = "preference pairs"
 KIND: Final[Kind] = "preference"
 EXAMPLE: Final = '{"prompt": "…", "chosen": "…", "rejected": "…"}'
+_ANSWERS: Final = (("chosen", "preferred_output"), ("rejected", "non_preferred_output"))
+_LISTS: Final = ("conversations", "conversation", "messages")
 
 
 def looks(row: Mapping[str, Any]) -> bool:
-    return "chosen" in row or "rejected" in row
+    return any(name in row for names in _ANSWERS for name in names)
 
 
-def read(row: Mapping[str, Any]) -> Item:
-    chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
-    if chosen == rejected:
+def read(row: Row) -> Item:
+    chosen, rejected = (_answer(row, *names) for names in _ANSWERS)
+    if _turns(chosen) == _turns(rejected):
         raise Bad("has the same text as 'chosen' and 'rejected'", "a pair needs a better answer")
-    prompt = row.get("prompt", row.get("question"))
-    tools = chat.tools_of(row)
-    if prompt is None:
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        if not shared:
-            raise Bad("has no 'prompt'", f"write {EXAMPLE}")
-        if len(chosen) != shared + 1 or len(rejected) != shared + 1:
-            raise Bad("has answers that part before their last turn", "they differ in one answer")
-        return Choice(talk(chosen, tools), talk(rejected, tools))
-    before = chat.turns_of(prompt) if isinstance(prompt, list) else _asked(row, prompt)
-    if len(chosen) > 1 and chosen[: len(before)] == before:  # the prompt stands there again
-        chosen, rejected = chosen[len(before) :], rejected[len(before) :]
-    if len(chosen) != 1 or len(rejected) != 1:
-        raise Bad("has answers of several turns", "'chosen' and 'rejected' are one answer each")
-    found = Choice(talk([*before, *chosen], tools), talk([*before, *rejected], tools))
-    if not isinstance(prompt, str):
-        return found
-    plain = [(prompt, str(one[0]["content"])) for one in (chosen, rejected)]
-    return Choice(replace(found.chosen, plain=plain[0]), replace(found.rejected, plain=plain[1]))
+    before, plain, tools = _asked(row)
+    shared, chosen, rejected = _parted(chosen, rejected)
+    if not before and not shared:
+        raise Bad("has no 'prompt'", f"write {EXAMPLE}")
+    before = turns.with_system(row, _joined(before, shared))
+    tools = tools or turns.tools_of(row)
+    found = [_talk([*before, *one], tools) for one in (chosen, rejected)]
+    if plain and not shared and len(before) <= 2:
+        system = before[0].turn["content"] + "\n\n" if before[0].role == "system" else ""
+        found = [replace(one, plain=(system + plain, one.turns[-1]["content"])) for one in found]
+    return Choice(*found)
 
 
-def _asked(row: Mapping[str, Any], prompt: Any) -> list[Turn]:
-    system = row.get("system")
-    asked = turn("user", said(prompt, "prompt"))
-    return (
-        [turn("system", system), asked] if isinstance(system, str) and system.strip() else [asked]
-    )
+def _talk(said: Sequence[Spoken], tools: Sequence[Mapping[str, Any]]) -> Talk:
+    """Of a pair the last answer alone is compared."""
+    if not said[-1].learnt:
+        raise Bad("has an answer that is not to be learnt", "take out its 'weight' or 'train'")
+    found = talk(said, tools)
+    return replace(found, skipped=frozenset(found.learnt[:-1]) | found.skipped)
 
 
-def _answer(row: Mapping[str, Any], name: str) -> list[Turn]:
+def _asked(row: Row) -> tuple[list[Spoken], str, Sequence[Mapping[str, Any]]]:
+    """The prompt that stands beside the answers, the same as plain text, and tools beside it."""
+    for name in ("prompt", "question"):
+        value = row.get(name) if name in row else None
+        if isinstance(value, list):
+            return turns.turns_of(value), "", ()
+        if value is not None:
+            return [turn("user", said(value, name))], value, ()
+    if "instruction" in row:
+        question, plain = alpaca.asked(row)
+        before = alpaca.history(row)
+        return [*before, turn("user", question)], "" if before else plain, ()
+    for name in _LISTS:
+        found = turns.turns_of(row.raw[name], name) if row.raw.get(name) else []
+        if found and found[-1].role != "assistant":  # else a copy of what was chosen
+            row.get(name)
+            return found, "", ()
+    value = row.get("input") if "input" in row else None
+    if isinstance(value, dict):
+        inner = Row(value)
+        return turns.turns_of(inner.get("messages")), "", turns.tools_of(inner)
+    return ([turn("user", said(value, "input"))], value, ()) if value is not None else ([], "", ())
+
+
+def _answer(row: Mapping[str, Any], *names: str) -> list[Spoken]:
+    name = next((one for one in names if one in row), names[0])
     value = row.get(name)
     if isinstance(value, list):
-        return chat.turns_of(value)
-    if isinstance(value, dict):
-        return chat.turns_of([value])
-    return [turn("assistant", said(value, name))]
+        found = turns.turns_of(value)
+    elif isinstance(value, dict):
+        found = turns.turns_of([value])
+    else:
+        return [turn("assistant", said(value, name))]
+    if not found:
+        raise Bad(f"has an empty {name!r}", "fill it in, or leave the row out")
+    return found
+
+
+def _parted(
+    chosen: list[Spoken], rejected: list[Spoken]
+) -> tuple[list[Spoken], list[Spoken], list[Spoken]]:
+    """The turns that both begin with, and the one in which each of them ends."""
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and (
+        chosen[shared].turn == rejected[shared].turn
+    ):
+        shared += 1
+    if len(chosen) != shared + 1 or len(rejected) != shared + 1:
+        raise Bad("has answers that part before their last turn", "they differ in one answer")
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _joined(before: list[Spoken], shared: list[Spoken]) -> list[Spoken]:
+    """One prompt of what stands beside the answers and of what they begin with.
+
+    Raises:
+        Bad: they are two.
+    """
+    if not before or not shared:
+        return before or shared
+    first, second = _stripped(before), _stripped(shared)
+    if first[-len(second) :] == second:
+        return before
+    if second[-len(first) :] == first:
+        return shared
+    if shared[0].role == "assistant":
+        return [*before, *shared]
+    raise Bad("has answers that begin with another prompt than its own", "keep one of the two")
+
+
+def _turns(said: Sequence[Spoken]) -> list[Mapping[str, Any]]:
+    return [one.turn for one in said]
+
+
+def _stripped(said: Sequence[Spoken]) -> list[Mapping[str, Any]]:
+    return [{**one.turn, "content": one.turn["content"].strip()} for one in said]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from overt.lab.finetune.item import Item, Kind, Prose, said
+from overt.lab.finetune.item import Item, Kind, Prose, Row, said
 
 NAME: Final = "text"
 ABOUT: Final = "plain text"
@@ -15,5 +15,5 @@ def looks(row: Mapping[str, Any]) -> bool:
     return "text" in row
 
 
-def read(row: Mapping[str, Any]) -> Item:
+def read(row: Row) -> Item:
     return Prose(said(row.get("text"), "text"))
