@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.errors import DoesNotFit, Failure
+from overt.errors import DoesNotFit, EngineFailed, Failure, FormatError, WorkerDied
 from overt.lab.quantize import figures, frontier, plot
 from overt.lab.quantize.types import TYPES, Type
 
@@ -79,13 +79,17 @@ class _Machine:
         self.raced: list[str] = []
         self.speeds = _TPS | faster
         self.kld: dict[str, float] = _KLD
+        self.needs: dict[str, int] = {}
+        self.errors: dict[str, Exception] = {}
 
     def judge(self, type: Type) -> dict[str, Any]:
         self.judged.append(type.name)
+        if type.name in self.errors:
+            raise self.errors[type.name]
         kld = self.kld[type.name]
         size = 1000 - 10 * list(_KLD).index(type.name)
         return {"type": type.name, "kld_mean": kld, "kld_mean_interval": [kld * 0.9, kld * 1.1],
-                "bytes": size}  # fmt: skip
+                "bytes": size, "memory_need": self.needs.get(type.name, 10)}  # fmt: skip
 
     def race(self, wanted: Sequence[Type]) -> Mapping[str, Mapping[str, Any]]:
         self.raced = [type.name for type in wanted]
@@ -99,7 +103,9 @@ class _Machine:
         def fits(type: Type) -> str:
             return "not tried: too big" if type.name in too_big else ""
 
-        return frontier.search(fits, self.judge, self.race, limit, importance=False)
+        return frontier.search(
+            fits, self.judge, self.race, limit, importance=False, memory=100 << 20
+        )
 
 
 def test_auto_takes_the_fastest_under_the_limit_and_says_why() -> None:
@@ -129,6 +135,48 @@ def test_auto_leaves_out_what_does_not_fit() -> None:
     assert "q8_0" not in machine.judged
     with pytest.raises(DoesNotFit, match="no type fits the memory"):
         machine.search(0.05, too_big=frontier.LADDER)
+
+
+def test_auto_never_takes_what_turns_out_too_large_for_the_memory() -> None:
+    """Whatever was foreseen: what counts is the need of the file that was made."""
+    machine = _Machine(iq4_nl=80.0)
+    large = dict.fromkeys(("q8_0", "q5_0", "q4_k_m"), 101 << 20)
+    machine.needs = large
+    found = machine.search(0.05)
+    assert found.type.name == "q5_k_m"
+    assert not set(machine.raced) & set(large)
+    assert found.reasons["q4_k_m"] == "it needs 101 MiB of memory and may take 100"
+    assert len(machine.judged) == len(set(machine.judged))
+    machine.needs = dict.fromkeys(frontier.LADDER, 101 << 20)
+    with pytest.raises(DoesNotFit, match="no type fits the memory"):
+        machine.search(0.05)
+    machine.needs = dict.fromkeys(frontier.LADDER[:5], 101 << 20)
+    with pytest.raises(Failure, match=r"the best is iq4_nl with up to 0\.0660"):
+        machine.search(0.05)
+
+
+def test_a_type_that_cannot_be_made_does_not_end_the_choice() -> None:
+    machine = _Machine(iq4_nl=80.0)
+    machine.errors = {
+        "q4_k_m": EngineFailed("the model computes no numbers"), "q3_k_m": FormatError("no matrix"),
+        "q5_0": EngineFailed("refused"),
+    }  # fmt: skip
+    found = machine.search(0.1)
+    assert found.type.name == "q4_0"
+    found = machine.search(0.05)
+    assert found.type.name == "q5_k_m"
+    assert found.reasons["q4_k_m"] == (
+        "it cannot be made or computed: the model computes no numbers"
+    )
+    assert found.reasons["q2_k"] == "not tried: fewer bits than iq4_nl and q4_0, over the limit"
+    machine.errors = dict.fromkeys(frontier.LADDER[4:], EngineFailed("no"))
+    assert machine.search(0.05).type.name == "q5_0"
+    machine.errors = dict.fromkeys(frontier.LADDER, EngineFailed("no numbers"))
+    with pytest.raises(Failure, match="no type could be measured: q4_k_m: no numbers"):
+        machine.search(0.05)
+    machine.errors = {"q4_k_m": WorkerDied("it was killed")}
+    with pytest.raises(WorkerDied):
+        machine.search(0.05)
 
 
 def test_auto_says_when_nothing_is_good_enough() -> None:

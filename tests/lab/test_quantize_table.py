@@ -16,9 +16,17 @@ import tiny_models
 from conftest import OvertCli
 from overt import fit, pull
 from overt.cli import quantize
-from overt.errors import DoesNotFit, Failure, OutOfDisk
+from overt.errors import (
+    BadRequest,
+    DoesNotFit,
+    EngineFailed,
+    Failure,
+    OutOfDisk,
+    OvertError,
+    UsageError,
+)
 from overt.formats import gguf
-from overt.lab.quantize import frontier, table, types
+from overt.lab.quantize import frontier, record, table, types
 from overt.ref import parse
 from overt.settings import Settings
 from overt.store import Store
@@ -128,6 +136,11 @@ def test_auto_stores_what_it_chose(
         found = work.choose(0.5, free)
         assert found.rows[found.type.name]["kld_mean_interval"][1] <= 0.5
         assert list(found.reasons) == ["q8_0", "q4_0", "q2_k"]
+        ahead = work._foreseen([types.find(name) for name in found.rows])
+        for name, row in found.rows.items():
+            need = fit.need(ahead[name].header, 64).total
+            assert row["memory_need"] == pytest.approx(need, abs=4096)
+            assert ahead[name].header.type_mix().keys() == row["mix"].keys()
         made = work.store(found.type, "best")
         with pytest.raises(DoesNotFit, match="no type fits the memory"):
             work.choose(0.5, 1000)
@@ -163,6 +176,45 @@ def test_what_is_wrong_is_told_in_a_sentence(
     assert words in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("hf:me/x -q all --keep", "hf:me/x-f16 is not a plain name"),
+        ("hf:me/x -q q8_0", "hf:me/x is not a plain name"),
+        ("smollm2 -q q8_0", "smollm2 is a name of the catalogue"),
+        ("x -q q8_0 --task typo.yaml", "typo.yaml"),
+        ("x -q q8_0 --no-measure --text t --runs 3 --plot x.png",
+         "--text and --runs and --plot would do nothing with --no-measure"),
+        ("x -q q8_0 --no-measure --window 64", "--window would do nothing with --no-measure"),
+        ("-q q8_0 --no-measure", "--no-measure leaves nothing to tell"),
+        ("x -q auto --no-measure", "--no-measure leaves nothing to tell"),
+        ("-q q8_0 --limit 3", "--limit is for the items of a --task"),
+        ("-q q8_0 --memory 8g", "--memory is for -q auto"),
+        ("x -q auto --keep", "-q auto stores one model, which is called NAME"),
+        ("-q q8_0 --keep-output --output-type q6_k", "give one of them"),
+        ("-q f16,bf16 --tensor ffn=q8_0", "all tensors of an f16 and the like one type"),
+        ("-q q8_0 --plot no/folder/x.png", "no/folder"),
+        ("-q q8_0 --tensor nothing=q4_0", "no matrix of the model has 'nothing' in its name"),
+    ],
+)  # fmt: skip
+def test_what_can_be_refused_is_refused_before_anything_is_read(
+    source: Path, home: Path, given: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table.Table, "__enter__", lambda _: pytest.fail("it has begun"))
+    asked = ["x.gguf" if "nothing=" not in given else str(source), *given.split()]
+    with pytest.raises(OvertError) as caught:
+        quantize.command.main(asked, standalone_mode=False)
+    assert words in str(caught.value)
+
+
+def test_a_model_without_an_output_matrix_of_its_own_has_no_options_for_it(tmp_path: Path) -> None:
+    header = gguf.read(tiny_models.gguf(tmp_path / "tied.gguf", "gemma", "F16"))
+    types.check_options(header, {"output": "q6_k"})
+    for given in ({"keep_output": True}, {"output": "q6_k", "embedding": "q4_0"}):
+        with pytest.raises(UsageError, match="the embedding of tokens is both"):
+            types.check_options(header, given)
+
+
 def test_no_room_is_told_before_anything_is_read(
     source: Path, text: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,8 +240,144 @@ def test_types_that_gain_nothing_are_named() -> None:
 
     rows = [row("source", 94 << 20, 28.0), row("q8_0", 138 << 20, 20.0), row("q4_0", 87 << 20, 30)]
     larger = "q8_0 is larger than a itself (94 MiB)"
-    assert quantize._notes("a", rows, "q4_0") == [larger]
-    found = quantize._notes("a", rows, "q8_0")
+    assert record.notes("a", rows, "q4_0") == [larger]
+    found = record.notes("a", rows, "q8_0")
     assert found[0] == larger
     assert found[1].startswith("a itself is smaller and no slower than q8_0 (28.0 tokens a second)")
-    assert quantize._notes("a", [rows[0], rows[2]], "q4_0") == []
+    assert record.notes("a", [rows[0], rows[2]], "q4_0") == []
+
+
+def test_several_types_are_stored_without_being_measured(
+    overt_cli: OvertCli, source: Path, home: Path
+) -> None:
+    ran = overt_cli(
+        "quantize", source, "small", "-q", "q8_0,q4_0,iq2_xs", "--keep", "--no-measure", "--json"
+    )
+    assert ran.code == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert [one["model"] for one in found["models"]] == ["small-q8_0", "small-q4_0"]
+    assert "needs an importance matrix" in found["failed"]["iq2_xs"]
+    store = Store(home)
+    for type in ("q8_0", "q4_0"):
+        weights = store.get(parse(f"small-{type}")).weights
+        assert gguf.read(store.path(weights)).file_type == type.upper()
+    assert not any((home / "jobs").iterdir())
+    assert not (home / "measurements").exists()
+
+
+class _Fast:
+    """Stands for the engine: files at once, figures from a table, and types that fail."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, source: Path) -> None:
+        self.made: list[str] = []
+        self.failing: dict[str, Exception] = {}
+        patched.setattr(table.measure, "source", self._source)
+        patched.setattr(table.measure, "against", self._against)
+        patched.setattr(table.measure, "speed", self._speed)
+        patched.setattr(table.Table, "file", self._file)
+        self._path = source
+
+    def _file(self, type: types.Type) -> Path:
+        if type.name in self.failing:
+            raise self.failing[type.name]
+        return self._path
+
+    def _source(self, weights: Path, text: Any, target: Path, *_: Any) -> Any:
+        target.write_bytes(b"base")
+        return table.measure.Base(target, [1.0], [1])
+
+    def _against(self, weights: Path, label: str, *_: Any) -> dict[str, Any]:
+        self.made.append(label)
+        return {"kld_mean": 0.1, "kld_mean_interval": [0.1, 0.1]}
+
+    def _speed(self, *_: Any) -> dict[str, float]:
+        return {"prompt": 2.0, "decode": 1.0, "resident": 1, "own": 1}
+
+
+@pytest.fixture
+def fast(source: Path, monkeypatch: pytest.MonkeyPatch) -> _Fast:
+    made = _Fast(monkeypatch, source)
+    file = made._file
+    monkeypatch.setattr(table.Table, "file", lambda _, type: file(type))
+    return made
+
+
+class _Ask:
+    """A command for some types of one measurement."""
+
+    def __init__(self, source: Path, text: Path, home: Path) -> None:
+        self.settings = Settings(home=home)
+        self.model = pull.find(str(source), self.settings)
+        self.text, self.told = text, list[Any]()
+
+    def __call__(self, types_: str, runs: int = 0, *, ends: bool = True) -> list[str]:
+        plan = table.Plan(self.model, self.text, 64, 2, runs, 1)
+        with table.Table(plan, self.settings, lambda _: None, self.told.append) as work:
+            rows, failed = work.rows(types.chosen(types_))
+            if not ends:
+                raise KeyboardInterrupt
+            path = work.keep({"types": rows[1:], "base": rows[0], "failed": failed, "models": []})
+            return [row["type"] for row in json.loads(path.read_bytes())["types"]]
+
+
+def test_a_small_command_leaves_what_a_large_one_has_begun(
+    fast: _Fast, source: Path, text: Path, home: Path
+) -> None:
+    ask = _Ask(source, text, home)
+    with pytest.raises(KeyboardInterrupt):
+        ask("q8_0,q5_0,q4_0", ends=False)
+    assert fast.made == ["q8_0", "q5_0", "q4_0", "the source itself"]
+    assert ask("q4_1") == ["q4_1"]
+    assert ask("q8_0") == ["q8_0", "q4_1"]
+    assert any((home / "jobs").iterdir())
+    fast.made.clear()
+    assert ask("q8_0,q5_0,q4_0", 2) == ["q8_0", "q5_0", "q4_0", "q4_1"]
+    assert fast.made == []
+    assert not any((home / "jobs").iterdir())
+    assert ask("q8_0") == ["q8_0", "q5_0", "q4_0", "q4_1"]
+    (path,) = (home / "measurements").iterdir()
+    assert json.loads(path.read_bytes())["types"][0]["runs"] == 2
+
+
+def test_how_long_a_table_will_take_is_told(
+    fast: _Fast, source: Path, text: Path, home: Path
+) -> None:
+    ask = _Ask(source, text, home)
+    ask("q8_0,q5_0,q4_0", 5)
+    told = [one for one in ask.told if one["kind"] == "progress"]
+    assert [(one["what"], one["done"], one["total"]) for one in told[:3]] == [
+        ("q8_0", 1, 3), ("q5_0", 2, 3), ("q4_0", 3, 3)
+    ]  # fmt: skip
+    assert [one["done"] for one in told[3:]] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
+    assert told[-1]["left"] == 0
+    assert all(one["left"] >= 0 for one in told)
+
+
+def test_types_that_fail_are_told_and_all_of_them_end_it(
+    fast: _Fast, source: Path, text: Path, home: Path
+) -> None:
+    ask = _Ask(source, text, home)
+    fast.failing = {"q5_0": EngineFailed("the model computes no numbers")}
+    assert ask("q8_0,q5_0") == ["q8_0"]
+    with pytest.raises(EngineFailed, match="no numbers"):
+        ask("q5_0")
+    fast.failing["q4_0"] = EngineFailed("nor this")
+    with pytest.raises(EngineFailed, match="no numbers"):
+        ask("q5_0,q4_0")
+
+
+def test_what_is_refused_leaves_no_job(source: Path, text: Path, home: Path) -> None:
+    settings = Settings(home=home)
+    plan = table.Plan(
+        pull.find(str(source), settings), text, 64, 2, 0, 1, calibrate=text.with_name("short.txt")
+    )
+    assert plan.calibrate
+    plan.calibrate.write_text("short")
+    told: list[Any] = []
+    with (
+        pytest.raises(BadRequest, match="the calibration text has fewer than 64 tokens"),
+        table.Table(plan, settings, told.append, lambda _: None) as work,
+    ):
+        work.rows(types.chosen("q8_0,q4_0"))
+    assert told == []  # the source has not read the text yet
+    assert not any((home / "jobs").iterdir())

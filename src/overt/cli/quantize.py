@@ -1,23 +1,27 @@
 """`overt quantize`: a model in fewer bits, and what that cost."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from overt.cli.options import verb
-from overt.cli.output import Output, size, table
-from overt.errors import Stopped, UsageError
+from overt.cli.options import THREADS, threads, verb
+from overt.cli.output import Output, duration, size, table
+from overt.errors import Stopped, UsageError, lacking
 from overt.settings import Settings
 
 if TYPE_CHECKING:
+    from overt.lab.evaluate.task import Suite
     from overt.lab.quantize.frontier import Choice
     from overt.lab.quantize.table import Plan, Table
     from overt.lab.quantize.types import Type
     from overt.store import Manifest
 
 _PATH = click.Path(path_type=Path)
+_SHOWN = ("timing", "quantizing")  # notes of what the progress shows already
 
 
 @click.command("quantize", short_help="make a model smaller, and measure what it cost")
@@ -48,7 +52,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--keep", is_flag=True, help="Store every type, as NAME-TYPE.")
 @click.option("--no-measure", is_flag=True, help="Only quantize.")
 @click.option("--memory", metavar="SIZE", help="auto: most memory the model may take: 8g, 500m.")
-@click.option("--threads", type=int, metavar="N", help="Threads to compute with; 1 unless given.")
+@click.option("--threads", type=int, metavar="N", help=f"{THREADS} 1 unless given.")
 @click.option("--isolation", metavar="HOW", help="Sandbox: best, full, off.")
 @verb
 def command(
@@ -71,6 +75,7 @@ def command(
     auto = type_.strip().lower() == types.AUTO
     wanted = () if auto else types.chosen(type_)
     _check(wanted, name, given, auto=auto)
+    given["suite"] = _suite(given["task"])
     try:
         with progress(out) as step:
             plan = _plan(source, settings, given, step)
@@ -89,29 +94,84 @@ for _option in command.params:  # -q names the type here, and --quiet has its lo
 def _check(
     wanted: "Sequence[Type]", name: str | None, given: Mapping[str, Any], *, auto: bool
 ) -> None:
-    if given["keep"] and not name:
-        raise UsageError("--keep stores models as NAME-TYPE", "give a NAME")
-    if name and len(wanted) > 1 and not given["keep"]:
-        raise UsageError(
-            f"-q names {len(wanted)} types and NAME can be one model",
-            "add --keep for NAME-TYPE each, or leave NAME out",
-        )
-    if given["no_measure"] and (auto or not name):
-        raise UsageError(
-            "--no-measure leaves nothing to tell", "give one type and a NAME, or measure"
-        )
-    if given["task"] and not name:
-        raise UsageError("a task is scored on models of the store", "give a NAME, with --keep")
-    if given["max_kld"] is not None and not auto:
-        raise UsageError("--max-kld is for -q auto", "-q auto --max-kld 0.02")
-    if given["imatrix"] not in (None, "auto") and given["calibrate"]:
-        raise UsageError("--imatrix FILE and --calibrate are two matrices", "give one of them")
-    if auto and not given["runs"]:
-        raise UsageError("-q auto chooses by speed", "leave --runs 0 out")
+    """Refuse what can be refused before anything is read, pulled or computed.
+
+    Raises:
+        UsageError: options that do not go together, or would do nothing.
+        BadRef: NAME is no name for a model of one's own.
+        NotFound, FormatError: there is no such suite.
+        Unsupported: a package that is needed at the end is not installed.
+    """
+    for wrong, message, hint in (*_of_options(given, auto=auto), *_of_names(wanted, name, given)):
+        if wrong:
+            raise UsageError(message, hint)
+    if name:
+        from overt.create import named
+        from overt.lab import attest
+
+        attest.need()
+        for one in [f"{name}-{type.name}" for type in wanted] if given["keep"] else [name]:
+            named(one)
     if given["plot"]:
         from overt import whole
 
+        if not find_spec("matplotlib"):
+            raise lacking("a plot", "matplotlib")
         whole.check_file(given["plot"], "--plot")
+
+
+def _of_options(given: Mapping[str, Any], *, auto: bool) -> list[tuple[bool, str, str]]:
+    """Options that do not go together: whether it is so, the message, and the hint."""
+    computed = given["imatrix"] == "auto" or bool(given["calibrate"])
+    unmeasured = [
+        f"--{option}" for option in ("text", "windows", "window", "runs", "plot", "task", "limit")
+        if _typed(option) and not (option == "window" and computed)
+    ] if given["no_measure"] else []  # fmt: skip
+    return [
+        (bool(unmeasured), f"{' and '.join(unmeasured)} would do nothing with --no-measure",
+         "leave one or the other out"),
+        (given["limit"] is not None and not given["task"], "--limit is for the items of a --task",
+         "--task SUITE --limit N"),
+        (_typed("memory") and not (auto or given["task"]), "--memory is for -q auto",
+         "-q auto --memory 8g"),
+        (given["max_kld"] is not None and not auto, "--max-kld is for -q auto",
+         "-q auto --max-kld 0.02"),
+        (given["imatrix"] not in (None, "auto") and bool(given["calibrate"]),
+         "--imatrix FILE and --calibrate are two matrices", "give one of them"),
+        (auto and not given["runs"], "-q auto chooses by speed", "leave --runs 0 out"),
+        (auto and given["keep"], "-q auto stores one model, which is called NAME",
+         "leave --keep out"),
+        (given["keep_output"] and bool(given["output_type"]),
+         "--keep-output leaves the output matrix as it is, and --output-type does not",
+         "give one of them"),
+    ]  # fmt: skip
+
+
+def _of_names(
+    wanted: "Sequence[Type]", name: str | None, given: Mapping[str, Any]
+) -> list[tuple[bool, str, str]]:
+    """The same of the types and NAME; no types are wanted by ``auto``."""
+    from overt.lab.quantize.types import PLAIN
+
+    plain = bool(wanted) and all(type.tensor in PLAIN for type in wanted)
+    return [
+        (given["keep"] and not name, "--keep stores models as NAME-TYPE", "give a NAME"),
+        (bool(name) and len(wanted) > 1 and not given["keep"],
+         f"-q names {len(wanted)} types and NAME can be one model",
+         "add --keep for NAME-TYPE each, or leave NAME out"),
+        (given["no_measure"] and not (wanted and name), "--no-measure leaves nothing to tell",
+         "give types and a NAME, or measure"),
+        (bool(given["task"]) and not name, "a task is scored on models of the store",
+         "give a NAME, with --keep"),
+        (plain and bool(given["tensors"]),
+         "--tensor would do nothing: llama.cpp gives all tensors of an f16 and the like one type",
+         "-q q8_0 --tensor PATTERN=f16"),
+    ]  # fmt: skip
+
+
+def _typed(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is ParameterSource.COMMANDLINE
 
 
 def _plan(source: str, settings: Settings, given: Mapping[str, Any], step: Any) -> "Plan":
@@ -138,9 +198,9 @@ def _plan(source: str, settings: Settings, given: Mapping[str, Any], step: Any) 
         window=given["window"],
         windows=given["windows"],
         runs=given["runs"],
-        threads=settings.threads or 1,
+        threads=threads(settings, 1),
         parameters=parameters,
-        imatrix=Path(given["imatrix"]) if given["imatrix"] and not computed else None,
+        imatrix=None if given["imatrix"] is None or computed else Path(given["imatrix"]),
         calibrate=(given["calibrate"] or texts.CALIBRATE) if computed else None,
     )
 
@@ -158,7 +218,9 @@ def _made(
     from overt.lab.quantize.table import Table
 
     def tell(event: Mapping[str, Any]) -> None:
-        if event.get("kind") == "note" and not str(event["text"]).startswith(("timing", "quant")):
+        if event.get("kind") == "progress":
+            out.note(_waiting(event))
+        elif event.get("kind") == "note" and not str(event["text"]).startswith(_SHOWN):
             out.note(str(event["text"]))
 
     with Table(plan, settings, step, tell) as work:
@@ -168,15 +230,15 @@ def _made(
                 f"{plan.model.ref} is quantized already ({types.said(types.mix_of(work.header))}): "
                 "figures tell the loss against it, not against the weights it was made from"
             )
-        stored: dict[str, Manifest] = {}
+        each = bool(given["keep"])
         if given["no_measure"]:
-            stored[name or ""] = work.store(wanted[0], name or "")
-            value = _value(plan, work, [], {}, None, already) | _stored(stored)
-            work.keep(value)
+            failed = work.files(wanted)
+            stored = _kept(work, wanted, name, failed, each=each)
+            value = _value(plan, work, [], failed, None, already) | _stored(stored)
+            work.end()
             return value, []
         choice, rows, failed = _measured(work, wanted, settings, given)
-        stored = _kept(work, [choice.type] if choice else wanted, name, failed,
-                       each=bool(given["keep"]) and not choice)  # fmt: skip
+        stored = _kept(work, [choice.type] if choice else wanted, name, failed, each=each)
         value = _value(plan, work, rows, failed, choice, already) | _stored(stored)
         if given["task"]:
             value["task"] = _scored(out, settings, plan, stored, given)
@@ -243,6 +305,8 @@ def _value(
     choice: "Choice | None",
     already: Sequence[str],
 ) -> dict[str, Any]:
+    from overt.lab.quantize import record
+
     value: dict[str, Any] = {
         "source": plan.model.ref,
         "source_digest": plan.model.digest,
@@ -259,7 +323,7 @@ def _value(
             "windows": len(work.text.windows),
             "scored_tokens": work.text.scored,
             "base": dict(rows[0]),
-            "notes": _notes(plan.model.ref, rows, choice.type.name if choice else ""),
+            "notes": record.notes(plan.model.ref, rows, choice.type.name if choice else ""),
         }
     if choice:
         value |= {"max_kld": choice.limit, "memory": choice.memory}
@@ -267,21 +331,13 @@ def _value(
     return value
 
 
-def _notes(ref: str, rows: Sequence[Mapping[str, Any]], chosen: str) -> list[str]:
-    """Sentences about types that gain nothing against the source itself."""
-    base, *others = rows
-    larger = [row["type"] for row in others if row["bytes"] > base["bytes"]]
-    notes = []
-    if larger:
-        verb = "is" if len(larger) == 1 else "are"
-        notes.append(f"{', '.join(larger)} {verb} larger than {ref} itself ({size(base['bytes'])})")
-    best = next((row for row in others if row["type"] == chosen), None)
-    if best and best["type"] in larger and base.get("decode_tps", 0) >= best["decode_tps"]:
-        notes.append(
-            f"{ref} itself is smaller and no slower than {chosen} ({base['decode_tps']:.1f} tokens "
-            "a second), and loses nothing: keep it"
-        )
-    return notes
+def _suite(name: str | None) -> "Suite | None":
+    """The suite of ``--task``, read before anything is computed."""
+    if not name:
+        return None
+    from overt.lab.evaluate import task
+
+    return task.load(name, ())
 
 
 def _scored(
@@ -293,11 +349,10 @@ def _scored(
 ) -> list[dict[str, Any]]:
     """The source and what was stored, scored on a suite item by item."""
     from overt.cli.exchanges import each
-    from overt.lab.evaluate import task
     from overt.lab.evaluate.purse import Purse
     from overt.lab.evaluate.run import Options, evaluate
 
-    suite = task.load(given["task"], ())
+    suite = given["suite"]
     options, purse = Options(limit=given["limit"]), Purse(settings, None, False)
     refs = (plan.model.ref, *stored)
     found = each(refs, settings, out, lambda ref, exchange: evaluate(
@@ -311,6 +366,12 @@ def _scored(
 
 
 # ---- what people read --------------------------------------------------------------------------
+
+
+def _waiting(event: Mapping[str, Any]) -> str:
+    """How far a table is: ``q6_k: 3 of 34 types, about 12 min 5 s left``."""
+    left = f", about {duration(event['left'])} left" if event["left"] else ""
+    return f"{event['what']}: {event['done']} of {event['total']} {event['of']}{left}"
 
 
 def _told(value: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

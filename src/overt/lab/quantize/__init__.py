@@ -9,12 +9,17 @@ host.py        the native half: quantizing, and computing with a model
 collect.py     an importance matrix, collected in the engine
 imatrix.py     its file, written and read
 worker.py      one task in one worker
+foreseen.py    what a file of each type will hold, before it is made
 texts.py       what is measured and calibrated on, cut into windows
 figures.py     means, percentiles and intervals
 measure.py     a quantized model against its source
 table.py       several types in one pass, resumable
+pending.py     what commands have asked of it and not got yet
+record.py      the finished table, to which later ones are added
+pace.py        how long it will still take
 frontier.py    which type is the fastest that is good enough; a plot for the terminal
 plot.py        the same as PNG
+agreement.py   whether two machines made the same
 =============  ==================================================================================
 
 Parameters of the recipe: ``type``, ``threads`` (the bytes do not depend on them; tested),
@@ -23,6 +28,7 @@ Parameters of the recipe: ``type``, ``threads`` (the bytes do not depend on them
 window, and the most windows). Inputs: ``from``, and ``imatrix`` (a file) or ``calibrate`` (a text).
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +36,14 @@ from overt.errors import BadRequest, FormatError
 from overt.formats import gguf, split
 from overt.lab import inputs, sealed
 from overt.lab.quantize import host, imatrix, texts, types, worker
-from overt.lab.steps import Given, Made, Work
+from overt.lab.steps import Agreement, Given, Made, Work
 from overt.recipe import Recipe
+from overt.settings import Settings
 from overt.sources.base import Step as Progress
 
 _MOST_THREADS = 4096
+_MOST_TOLERANCE = 0.25
+"""Of elements alone: with a step of half its largest weight, a tensor could be anything."""
 DEFAULTS: dict[str, Any] = {
     "threads": 1, "tensors": [], "output": None, "embedding": None, "pure": False,
     "keep_output": False,
@@ -45,7 +54,7 @@ class _Step:
     """Quantizes one model to one type."""
 
     name = "quantize"
-    version = "1"
+    version = "2"
     packages = ("llama-cpp-py-sync", "numpy")
     reports: tuple[str, ...] = ()
 
@@ -82,12 +91,24 @@ class _Step:
         return made
 
     def tolerance(self, recipe: Recipe) -> float:
-        """One step of the type's scale: another instruction set may round to the neighbour."""
-        asked = types.find(str(recipe.parameters["type"]))
-        if asked.tensor in ("F32", "F16", "BF16"):
-            return 0.0
-        digits = [int(one) for one in asked.tensor if one.isdigit()]
-        return float(2 ** (1 - (digits[0] if digits else 4)))
+        """One step of the coarsest type that was asked for, and never more than a quarter; of files
+        that `agreement` says nothing of."""
+        from overt.lab.quantize import agreement
+
+        given = recipe.parameters
+        asked = [str(name) for _, name in given.get("tensors", ())]
+        asked += [str(given[key]) for key in ("output", "embedding") if given.get(key)]
+        kinds = [types.find(str(given["type"])).tensor, *(name.upper() for name in asked)]
+        return min(_MOST_TOLERANCE, max(agreement.step(kind) for kind in kinds))
+
+    def agreement(
+        self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
+    ) -> Sequence[Agreement]:
+        """Few elements may be a step of their type off, and no tensor much of its size."""
+        from overt.lab.quantize import agreement
+
+        computed = any(one.role == "calibrate" for one in recipe.inputs)
+        return agreement.of_files(files, computed=computed)
 
 
 STEP = _Step()
@@ -107,21 +128,13 @@ def _quantize(
     target: Path,
 ) -> None:
     given = work.recipe.parameters
-    number = {
-        key: None if given[key] is None else types.tensor_type(str(given[key]))
-        for key in ("output", "embedding")
-    }
     largest = max(tensor.parameters for tensor in header.tensors)
     what = f"quantizing to {asked.name}"
     task = worker.Task(
         "quantize",
         {
             "source": str(source.absolute()), "number": asked.number, "total": len(header.tensors),
-            "threads": int(given["threads"]), "pure": bool(given["pure"]),
-            "keep_output": bool(given["keep_output"]), **number,
-            "tensors": [
-                [str(pattern), types.tensor_type(str(name))] for pattern, name in given["tensors"]
-            ],
+            "threads": int(given["threads"]), **types.numbers(given),
             "imatrix": str(matrix.absolute()) if matrix else None,
         },
         what,
@@ -161,6 +174,23 @@ def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
     return target
 
 
+def calibration(
+    text: Path, source: Path, window: int, most: int, settings: Settings
+) -> list[list[int]]:
+    """The windows of tokens that an importance matrix is computed on.
+
+    Raises:
+        FormatError: the text is none.
+        BadRequest: it is too short for one window.
+    """
+    windows = texts.windows(text, source, window, most, settings)
+    if not windows:
+        raise BadRequest(
+            f"the calibration text has fewer than {window} tokens", "give a longer --calibrate FILE"
+        )
+    return windows
+
+
 def collect(source: Path, header: gguf.Header, text: Path, work: Work, target: Path) -> None:
     """Compute the importance matrix of a model on a text.
 
@@ -170,11 +200,7 @@ def collect(source: Path, header: gguf.Header, text: Path, work: Work, target: P
     """
     given = work.recipe.parameters
     window = int(given["window"])
-    windows = texts.windows(text, source, window, int(given["windows"]), work.settings)
-    if not windows:
-        raise BadRequest(
-            f"the calibration text has fewer than {window} tokens", "give a longer --calibrate FILE"
-        )
+    windows = calibration(text, source, window, int(given["windows"]), work.settings)
     tokens = sum(map(len, windows))
     if tokens < texts.FEW:
         work.tell(

@@ -2,8 +2,9 @@
 
 llama.cpp calls back before and after each node of its graph. Of a multiplication with a model's
 matrix (``blk.…``) the second source is what goes in, and its squares are summed up by channel; of
-experts, by the expert that each row was sent to. That is what tools/imatrix of llama.cpp collects
-(Kawrakow 2024, llama.cpp pull request 4861).
+experts, by the expert that each row was sent to; of other stacks of matrices, such as those of
+latent attention with one for each head, by the matrix. That is what tools/imatrix of llama.cpp
+collects (Kawrakow 2024, llama.cpp pull request 4861).
 
 The CFFI of llama-cpp-py-sync declares ``ggml_tensor`` without its fields. They are declared here,
 and checked against the library's own functions before the first number is taken from them.
@@ -35,8 +36,8 @@ class Collector:
     """Collects while a context decodes; `callback` is its ``cb_eval``.
 
     Attributes:
-        sums: by the tensor's name, the sums of squares (experts, channels) in 64 bits, and how
-            many rows each is of (experts).
+        sums: by the tensor's name, the sums of squares (matrices, channels) in 64 bits, and how
+            many rows each is of (matrices): one for each expert or other matrix of a stack.
         problem: why there is nothing more, or "". An exception cannot leave the callback.
     """
 
@@ -115,7 +116,8 @@ class Collector:
         given = self._array(node.src[1], _F32)
         width = given.shape[3]
         matrix = self._ffi.cast("struct overt_tensor *", node.src[0])
-        count = matrix.ne[2] if experts else 1
+        stacks, layers = (1 if experts else int(matrix.ne[3])), int(matrix.ne[2])
+        count = stacks * layers
         if name not in self.sums:
             self._values += count * width
             if self._values > MOST_VALUES:
@@ -125,9 +127,15 @@ class Collector:
         if sums.shape != (count, width):
             raise RuntimeError(f"{name} is multiplied with rows of {width} elements now")
         if not experts:
-            rows = given.reshape(-1, width).astype(np.float64)
-            sums[0] += np.einsum("ij,ij->j", rows, rows)
-            counts[0] += len(rows)
+            # ggml sends neighbours to one matrix where there are fewer matrices than rows' groups
+            upper, lower = given.shape[0] // stacks, given.shape[1] // layers
+            for at in range(count):
+                stack, layer = divmod(at, layers)
+                mine = given[stack * upper : (stack + 1) * upper,
+                             layer * lower : (layer + 1) * lower]  # fmt: skip
+                rows = mine.reshape(-1, width).astype(np.float64)
+                sums[at] += np.einsum("ij,ij->j", rows, rows)
+                counts[at] += len(rows)
             return
         chosen = self._array(node.src[2], _I32)[0, 0]  # (tokens, experts used)
         rows = given[0]  # (tokens, 1 or experts used, width)

@@ -15,10 +15,10 @@ model) a token, so at 0.05 its perplexity on such text is at most exp(0.05) = 1.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, log10
+from math import inf, isfinite, log10
 from typing import Any, Final
 
-from overt.errors import DoesNotFit, Failure
+from overt.errors import DoesNotFit, EngineFailed, Failure, FormatError, OvertError, WorkerDied
 from overt.lab.quantize.types import TYPES, Type
 
 MAX_KLD: Final = 0.05
@@ -54,6 +54,53 @@ class Choice:
     memory: int = 0
 
 
+class _Out(Exception):
+    """A type that cannot be chosen, whatever its divergence: others stand as if it were not."""
+
+
+class _Bench:
+    """Judges each type once, and notes what came of it."""
+
+    def __init__(self, judge: Callable[[Type], Row], limit: float, memory: float) -> None:
+        self._judge, self.limit, self._memory = judge, limit, memory
+        self.rows: dict[str, Row] = {}
+        self.failed: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
+
+    def good(self, type: Type) -> bool:
+        """Whether a type is under the limit.
+
+        Raises:
+            _Out: it cannot be made or computed, or takes more memory than it may.
+            WorkerDied: the process was ended that computed with it.
+        """
+        row = self._row(type)
+        need = row.get("memory_need", 0)
+        if need > self._memory:
+            self.reasons[type.name] = (
+                f"it needs {int(need) >> 20} MiB of memory and may take {int(self._memory) >> 20}"
+            )
+            raise _Out(type.name)
+        high = float(row["kld_mean_interval"][1])
+        passes = high <= self.limit
+        self.reasons[type.name] = f"its divergence is up to {high:.4f}, " + (
+            "under the limit" if passes else f"over the limit of {self.limit:g}"
+        )
+        return passes
+
+    def _row(self, type: Type) -> Row:
+        if type.name not in self.rows:
+            try:
+                self.rows[type.name] = self._judge(type)
+            except WorkerDied:
+                raise
+            except (EngineFailed, FormatError) as error:
+                self.failed[type.name] = error.message
+                self.reasons[type.name] = f"it cannot be made or computed: {error.message}"
+                raise _Out(type.name) from None
+        return self.rows[type.name]
+
+
 def search(
     fits: Callable[[Type], str],
     judge: Callable[[Type], Row],
@@ -61,50 +108,37 @@ def search(
     limit: float,
     *,
     importance: bool,
+    memory: float = inf,
 ) -> Choice:
     """The fastest type under the limit.
 
     Args:
-        fits: "" where a type fits the memory, else why it does not.
-        judge: makes a type and holds it against the source; a row with `kld_mean_interval`.
+        fits: "" where a type fits the memory, as far as can be told before it is made, else why it
+            does not.
+        judge: makes a type and holds it against the source; a row with `kld_mean_interval`, and
+            with `memory_need` in bytes. What it raises of a type ends the search only where a
+            worker was killed.
         race: times types in turns; rows with `decode_tps` and `decode_tps_spread`.
         limit: of the upper end of the mean divergence's interval.
         importance: there is an importance matrix.
+        memory: bytes that `memory_need` may be at most.
 
     Raises:
         DoesNotFit: no type fits the memory.
         Failure: no type is under the limit.
     """
-    rows: dict[str, Row] = {}
-    reasons: dict[str, str] = {}
-    ladder = _fitting(fits, reasons, importance=importance)
-
-    def good(type: Type) -> bool:
-        if type.name not in rows:
-            rows[type.name] = judge(type)
-        high = float(rows[type.name]["kld_mean_interval"][1])
-        passes = high <= limit
-        reasons[type.name] = f"its divergence is up to {high:.4f}, " + (
-            "under the limit" if passes else f"over the limit of {limit:g}"
-        )
-        return passes
-
-    border = _further(ladder, good, _border(ladder, good))
-    if border < 0:
-        best = min(rows.values(), key=lambda row: float(row["kld_mean_interval"][1]))
-        raise Failure(
-            f"no type that fits is under the limit of {limit:g}: the best is {best['type']} "
-            f"with up to {float(best['kld_mean_interval'][1]):.4f}",
-            "raise it with --max-kld, or --memory",
-        )
-    near = range(max(0, border - _TIMED + 1), border + 1)
-    finalists = [
-        type for at, type in enumerate(ladder[: border + 1])
-        if (at in near or type.name in QUICK) and good(type)
-    ]  # fmt: skip
-    _passed_over(ladder, border, rows, reasons)
-    times = race(finalists)
-    for name, row in times.items():
+    bench = _Bench(judge, limit, memory)
+    ladder = _fitting(fits, bench.reasons, importance=importance)
+    finalists: list[Type] = []
+    while not finalists:
+        try:
+            finalists = _finalists(ladder, bench)
+        except _Out as one:
+            ladder = [type for type in ladder if type.name != str(one)]
+            if not ladder:
+                raise _none_left(bench) from None
+    rows, reasons = bench.rows, bench.reasons
+    for name, row in race(finalists).items():
         rows[name] = {**rows[name], **row}
     chosen = _fastest(finalists, rows)
     for type in finalists:
@@ -112,6 +146,42 @@ def search(
         reasons[type.name] += f"; {told}" + (", the fastest" if type is chosen else "")
     ordered: dict[str, str] = {name: reasons[name] for name in (*LADDER, *LOWER) if name in reasons}
     return Choice(chosen, limit, rows, ordered)
+
+
+def _finalists(ladder: Sequence[Type], bench: _Bench) -> list[Type]:
+    """The types that are to be timed: those that are good at the border, and the quick ones."""
+    good = bench.good
+    border = _further(ladder, good, _border(ladder, good))
+    if border < 0:
+        raise _none_good(ladder, bench)
+    near = range(max(0, border - _TIMED + 1), border + 1)
+    finalists = [
+        type for at, type in enumerate(ladder[: border + 1])
+        if (at in near or type.name in QUICK) and good(type)
+    ]  # fmt: skip
+    _passed_over(ladder, border, bench)
+    return finalists
+
+
+def _none_good(ladder: Sequence[Type], bench: _Bench) -> Failure:
+    rows = [bench.rows[type.name] for type in ladder if type.name in bench.rows]
+    best = min(rows, key=lambda row: float(row["kld_mean_interval"][1]))
+    return Failure(
+        f"no type that fits is under the limit of {bench.limit:g}: the best is {best['type']} "
+        f"with up to {float(best['kld_mean_interval'][1]):.4f}",
+        "raise it with --max-kld, or --memory",
+    )
+
+
+def _none_left(bench: _Bench) -> OvertError:
+    if bench.rows or not bench.failed:
+        return _nothing_fits()
+    name, why = next(iter(bench.failed.items()))
+    return Failure(f"no type could be measured: {name}: {why}", "name one type: -q q8_0")
+
+
+def _nothing_fits() -> DoesNotFit:
+    return DoesNotFit("no type fits the memory", "give more: --memory SIZE, or a smaller model")
 
 
 def _fitting(
@@ -126,21 +196,21 @@ def _fitting(
         else:
             ladder.append(TYPES[name])
     if not ladder:
-        raise DoesNotFit("no type fits the memory", "give more: --memory SIZE, or a smaller model")
+        raise _nothing_fits()
     return ladder
 
 
-def _passed_over(
-    ladder: Sequence[Type], border: int, rows: Mapping[str, Row], reasons: dict[str, str]
-) -> None:
+def _passed_over(ladder: Sequence[Type], border: int, bench: _Bench) -> None:
     """Say of each type that was not tried why."""
     below = ladder[border + 1 :]
-    over = " and ".join([type.name for type in below if type.name in rows][:_PATIENCE])
+    over = " and ".join([type.name for type in below if type.name in bench.rows][:_PATIENCE])
     for type in below:
-        reasons.setdefault(type.name, f"not tried: fewer bits than {over}, over the limit")
+        bench.reasons.setdefault(type.name, f"not tried: fewer bits than {over}, over the limit")
     good = ladder[border].name
     for type in ladder[:border]:
-        reasons.setdefault(type.name, f"not tried: more bytes than {good}, which is good enough")
+        bench.reasons.setdefault(
+            type.name, f"not tried: more bytes than {good}, which is good enough"
+        )
 
 
 def _border(ladder: Sequence[Type], good: Callable[[Type], bool]) -> int:

@@ -93,9 +93,10 @@ class Host:
         """Answer one call; every chunk is one JSON object, the last holds the result.
 
         quantize {source, number, …}: {done, total} as it goes, then {"made": "model.gguf"};
-        collect {windows, about}: {"made": "imatrix.gguf"}; base {windows}: writes
-        the log-probabilities and gives {nll, top}; compare {windows, base, top}: {nll, kld, same} a
-        token; speed {ids, count}: {prompt, decode} in tokens a second.
+        foresee {source, types, …}: {type, kinds} or {type, problem}, a type at a time; collect
+        {windows, about}: {"made": "imatrix.gguf"}; base {windows}: writes the log-probabilities and
+        gives {nll, top}; compare {windows, base, top}: {nll, kld, same} a token; speed {ids,
+        count}: {prompt, decode} in tokens a second.
         """
         asked = json.loads(body)
 
@@ -103,8 +104,8 @@ class Host:
             return emit(json.dumps(value).encode())
 
         known = {
-            "quantize": self._quantize, "collect": self._collect, "base": self._base,
-            "compare": self._compare, "speed": self._speed,
+            "quantize": self._quantize, "foresee": self._foresee, "collect": self._collect,
+            "base": self._base, "compare": self._compare, "speed": self._speed,
         }  # fmt: skip
         with self._turn:
             known[kind](asked, say)
@@ -112,19 +113,8 @@ class Host:
     # ---- quantizing ------------------------------------------------------------------------
 
     def _quantize(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
-        ffi, lib = self._ffi, self._lib
-        wanted = lib.llama_model_quantize_default_params()
-        wanted.ftype, wanted.nthread = asked["number"], asked["threads"]
-        wanted.allow_requantize = True
-        wanted.pure = asked["pure"]
-        wanted.quantize_output_tensor = not asked["keep_output"]
-        if asked["output"] is not None:
-            wanted.output_tensor_type = asked["output"]
-        if asked["embedding"] is not None:
-            wanted.token_embedding_type = asked["embedding"]
         kept: list[Any] = []  # what C holds pointers to
-        if asked["tensors"]:
-            wanted.tt_overrides = self._overrides(asked["tensors"], kept)
+        wanted = self._wanted(asked, asked["number"], kept)
         if asked["imatrix"]:
             wanted.imatrix = self._importance(asked["imatrix"], kept)
         total = asked["total"]
@@ -137,15 +127,55 @@ class Host:
                 seen = int(head.strip("[ ") or 0)
                 say({"done": seen, "total": total})
 
-        self._progress = progress
-        failed = lib.llama_model_quantize(
-            os.fsencode(asked["source"]), MODEL.encode(), ffi.addressof(wanted)
-        )
-        self._progress = lambda _: None
-        if failed:
+        if self._carried_out(asked["source"], wanted, progress):
             Path(MODEL).unlink(missing_ok=True)
             raise RuntimeError(self._why() or "llama.cpp could not quantize it")
         say({"made": MODEL})
+
+    def _foresee(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+        """What each tensor would be stored as, type by type; nothing is written."""
+        for name, number in asked["types"].items():
+            kept: list[Any] = []
+            wanted = self._wanted(asked, number, kept)
+            wanted.dry_run = True
+            if asked["importance"]:
+                wanted.imatrix = self._some_importance(kept)
+            self._told, seen = [], _Decided()
+            failed = self._carried_out(asked["source"], wanted, seen.read)
+            told: dict[str, Any] = {"type": name, "kinds": seen.kinds}
+            if failed:
+                told = {"type": name, "problem": self._why() or "llama.cpp cannot make it"}
+            elif seen.lacks_importance:
+                told["lacks_importance"] = True
+            if say(told):
+                return
+
+    def _wanted(self, asked: dict[str, Any], number: int, kept: list[Any]) -> Any:
+        """The parameters that a file of the type `number` is made with."""
+        wanted = self._lib.llama_model_quantize_default_params()
+        wanted.ftype, wanted.nthread = number, asked["threads"]
+        wanted.allow_requantize = True
+        wanted.pure = asked["pure"]
+        wanted.quantize_output_tensor = not asked["keep_output"]
+        if asked["output"] is not None:
+            wanted.output_tensor_type = asked["output"]
+        if asked["embedding"] is not None:
+            wanted.token_embedding_type = asked["embedding"]
+        if asked["tensors"]:
+            wanted.tt_overrides = self._overrides(asked["tensors"], kept)
+        return wanted
+
+    def _carried_out(self, source: str, wanted: Any, progress: Callable[[str], None]) -> bool:
+        """Whether it failed; `progress` hears every line that llama.cpp says."""
+        self._progress = progress
+        try:
+            return bool(
+                self._lib.llama_model_quantize(
+                    os.fsencode(source), MODEL.encode(), self._ffi.addressof(wanted)
+                )
+            )
+        finally:
+            self._progress = lambda _: None
 
     def _overrides(self, tensors: Sequence[Sequence[Any]], kept: list[Any]) -> Any:
         array = self._ffi.new("struct llama_model_tensor_override[]", len(tensors) + 1)
@@ -167,6 +197,14 @@ class Host:
             kept.append(values)
             array[at].data = self._ffi.cast("float *", values.ctypes.data)
             array[at].size = values.size
+        kept.append(array)
+        return array
+
+    def _some_importance(self, kept: list[Any]) -> Any:
+        """A matrix of no tensor: some types are mixed otherwise where there is one."""
+        kept += [self._ffi.new("char[]", b"-"), self._ffi.new("float[]", [1.0])]
+        array = self._ffi.new("struct llama_model_imatrix_data[]", 2)
+        array[0].name, array[0].data, array[0].size = kept[-2], kept[-1], 1
         kept.append(array)
         return array
 
@@ -233,6 +271,10 @@ class Host:
         step = min(_SPEED_BATCH, self._batch)
         batch = lib.llama_batch_init(step, 0, 1)
         try:
+            # the first pass brings weights in and makes room, which is no speed of the type
+            self._decode(batch, prompt[:step], 0, step)
+            self._decode(batch, rest[:1], len(prompt[:step]), 0)
+            lib.llama_synchronize(self._context)
             lib.llama_memory_clear(lib.llama_get_memory(self._context), True)
             begun = time.perf_counter()
             for start in range(0, len(prompt), step):
@@ -290,6 +332,28 @@ class Host:
         lines = [" ".join(line.split()) for line in self._told]
         telling = [line for line in lines if "ailed" in line or "rror" in line]
         return (telling or lines or [""])[-1]
+
+
+class _Decided:
+    """What llama.cpp says it makes of each tensor, read from its lines.
+
+    A line begins ``[  3/ 272] name - [shape], type = f16,`` and ends, at once or by the next one,
+    with ``size = 1.0 MiB -> 0.5 MiB (q4_K)``, or with the size alone of what stays as it is.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, str] = {}
+        self.lacks_importance = False
+        self._name = ""
+
+    def read(self, line: str) -> None:
+        if line.startswith("["):
+            self._name = line.partition("] ")[2].rpartition(" - [")[0].rstrip()
+            self.kinds[self._name] = line.rpartition("type =")[2].strip(" ,\n")
+        elif self._name and line.startswith("size =") and "->" in line:
+            self.kinds[self._name] = line.rpartition("(")[2].strip(") \n")
+        elif "will require an imatrix" in line:
+            self.lacks_importance = True
 
 
 def _logs(row: Any) -> Any:

@@ -1,11 +1,12 @@
 """Importance matrices as GGUF files, as llama.cpp's llama-imatrix writes and llama-quantize reads.
 
 For each matrix there are ``<name>.in_sum2``, the sums of squared activations of each channel (one
-row an expert), and ``<name>.counts``, how many rows were summed. Source: tools/imatrix/imatrix.cpp
-and common/imatrix-loader.cpp of llama.cpp. A file from elsewhere is read as what it is: bytes that
-nobody vouches for.
+row for each matrix of a stack, such as experts), and ``<name>.counts``, how many rows were summed.
+Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp. A file from elsewhere
+is read as what it is: bytes that nobody vouches for.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """A matrix that was read: for each tensor the means of squares, experts after each other."""
+    """What was read: for each tensor the means of squares, its matrices after each other."""
 
     entries: "Mapping[str, Array]"
     windows: int
@@ -49,7 +50,7 @@ def write(path: Path, sums: "Mapping[str, tuple[Array, Array]]", about: About) -
 
     Args:
         path: where to.
-        sums: by a tensor's name, the sums (experts, channels) and the counts (experts).
+        sums: by a tensor's name, the sums (matrices, channels) and the counts (matrices).
         about: kept in the file.
     """
     tensors: list[tuple[str, tuple[int, int], bytes]] = []
@@ -143,7 +144,7 @@ def check(path: Path, header: gguf.Header) -> tuple[Importance, tuple[str, ...]]
     """
     found = read(path)
     widths = {
-        tensor.name: tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
+        tensor.name: tensor.shape[0] * math.prod(tensor.shape[2:])
         for tensor in header.tensors
         if len(tensor.shape) > 1
     }

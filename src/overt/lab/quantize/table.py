@@ -3,36 +3,43 @@
 The folder is that of a job, ``<home>/jobs/<digest>``, whose digest is of the source, the text and
 all that decides the figures. In its ``work``: a folder for each type, where the step runs;
 ``base.f16`` with ``base.json``, what the source made of the text; ``rows/<type>.json`` for each
-type that is done; ``runs/<type>-<n>.json`` for each run of the clock. The finished table is kept
-in ``<home>/measurements/<digest>.json``.
+type that is done; ``runs/<type>-<n>.json`` for each run of the clock; ``pending.json``, which types
+were asked for by commands that have not ended, as the digest does not know them. The finished table
+is kept in ``<home>/measurements/<digest>.json``, and later ones are added to it (record.py).
 """
 
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from overt import fit, pull
-from overt.errors import EngineFailed, FormatError, OutOfDisk, WorkerDied
+from overt.errors import EngineFailed, FormatError, OutOfDisk, OvertError, WorkerDied
 from overt.formats import gguf
 from overt.formats.ggml import TYPES as TENSOR_TYPES
 from overt.lab import inputs, jobs, make, sealed
 from overt.lab.quantize import (
     STEP,
+    calibration,
     figures,
+    foreseen,
     frontier,
     host,
     imatrix,
     measure,
+    pace,
     parameters,
+    record,
     texts,
     types,
     worker,
 )
+from overt.lab.quantize.pending import Pending, read
 from overt.recipe import Input, Recipe
 from overt.settings import Settings
 from overt.sources.base import Report
@@ -78,6 +85,7 @@ class Table:
     Raises:
         FormatError: the source is no GGUF model.
         BadRequest: it cannot be quantized, or the text is too short.
+        UsageError: an option is for what the source has not.
         Busy: another process works on the same.
     """
 
@@ -88,6 +96,7 @@ class Table:
         weights = inputs.gguf_of(plan.model)
         self.header = gguf.read(weights)
         types.check(self.header)
+        types.check_options(self.header, plan.parameters)
         self.window = measure.window_of(self.header, plan.window)
         self._data: dict[str, Path] = {}
         self._proved: set[Path] = set()
@@ -100,17 +109,31 @@ class Table:
         self._lock: Any = None
         self._text: measure.Text | None = None
         self._base: measure.Base | None = None
+        self._ahead: dict[str, foreseen.Foreseen] = {}
+        self._pending: Any = None
 
     def __enter__(self) -> "Table":
         self._lock = jobs.held(self._folder, self.settings.home)
         self._lock.__enter__()
-        jobs.begin(self._folder, self.recipe, f"table of {self.plan.model.ref}")
+        noted = jobs.begin(self._folder, self.recipe, f"table of {self.plan.model.ref}")
+        self._pending = Pending(self._folder, noted)
         (self._work / "rows").mkdir(exist_ok=True)
         (self._work / "runs").mkdir(exist_ok=True)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._lock.__exit__(*exception)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        try:
+            refused = isinstance(error, OvertError)
+            if refused and not isinstance(error, WorkerDied | OutOfDisk):
+                rows = self._work / "rows"
+                self._pending.refused(lambda what: (rows / f"{what}.json").is_file())
+            if error is not None and self._pending.idle():
+                jobs.drop(self._folder)
+        finally:
+            self._lock.__exit__(kind, error, traceback)
 
     # ---- recipes -----------------------------------------------------------------------------
 
@@ -171,6 +194,24 @@ class Table:
         self._proved.add(target)
         return target
 
+    def files(self, wanted: Sequence[types.Type]) -> dict[str, str]:
+        """Make the file of every type; why those could not be made that were not, by name.
+
+        Raises:
+            EngineFailed, FormatError: the only one could not, or none could.
+        """
+        self._pending.asked(f"{type.name}, the file" for type in wanted)
+        self._room(wanted)
+        failed: dict[str, OvertError] = {}
+        for type in wanted:
+            try:
+                self.file(type)
+            except WorkerDied:
+                raise
+            except (EngineFailed, FormatError) as error:
+                failed[type.name] = error
+        return _unless_all(failed, wanted)
+
     def store(self, type: types.Type, name: str) -> Manifest:
         """Put the file of a type into the store as the model `name`."""
         recipe = self.recipe_of(type)
@@ -200,7 +241,7 @@ class Table:
         """What the source made of the text, computed once."""
         if self._base is None:
             file, noted = self._work / host.BASE, self._work / "base.json"
-            kept = _read(noted)
+            kept = read(noted)
             if kept is None or not sealed.intact(file):
                 weights = self.plan.model.weights
                 made = measure.source(
@@ -214,10 +255,29 @@ class Table:
 
     def ready(self) -> None:
         """Have the source read the text: what is wrong with it is told before anything is made."""
-        if self.plan.imatrix:
-            for sentence in imatrix.check(self.plan.imatrix, self.header)[1]:
+        plan = self.plan
+        if plan.imatrix:
+            for sentence in imatrix.check(plan.imatrix, self.header)[1]:
                 self._tell({"kind": "note", "text": sentence})
+        _ = self.text
+        if plan.calibrate:
+            weights = inputs.gguf_of(plan.model)
+            calibration(plan.calibrate, weights, self.window, _CALIBRATED, self.settings)
         _ = self.base
+
+    def _foreseen(self, wanted: Sequence[types.Type]) -> dict[str, foreseen.Foreseen]:
+        """What the files of these types will hold, and which cannot be made at all."""
+        if missing := [type for type in wanted if type.name not in self._ahead]:
+            self._ahead |= foreseen.foresee(
+                inputs.gguf_of(self.plan.model), self.header, missing,
+                parameters(missing[0], **self.plan.parameters), self.settings,
+                importance=self._has_matrix,
+            )  # fmt: skip
+        return {type.name: self._ahead[type.name] for type in wanted}
+
+    @property
+    def _has_matrix(self) -> bool:
+        return bool(self.plan.imatrix or self.plan.calibrate)
 
     def _room(self, wanted: Iterable[types.Type]) -> None:
         """Raises OutOfDisk where the files of all types, which are kept to the end, find none."""
@@ -237,7 +297,7 @@ class Table:
         Raises:
             EngineFailed: llama.cpp could not make it, or cannot compute with it.
         """
-        kept = _read(self._work / "rows" / f"{type.name}.json")
+        kept = read(self._work / "rows" / f"{type.name}.json")
         if kept is not None:
             return kept
         weights = self.file(type)
@@ -259,7 +319,7 @@ class Table:
 
     def source_row(self) -> dict[str, Any]:
         """The source in the same figures; its divergence is that of rounding to 16 bits alone."""
-        kept = _read(self._work / "rows" / f"{SOURCE}.json")
+        kept = read(self._work / "rows" / f"{SOURCE}.json")
         if kept is None:
             mix = types.mix_of(self.header)
             kept = {
@@ -273,23 +333,31 @@ class Table:
             write(self._work / "rows" / f"{SOURCE}.json", json.dumps(kept).encode())
         return kept
 
-    def raced(self, wanted: Sequence[types.Type | None]) -> dict[str, dict[str, Any]]:
+    def raced(
+        self, wanted: Sequence[types.Type | None], clock: pace.Pace | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Speeds and load memory, the types taking turns; None is the source.
 
         Returns by the type's name: `figures.speeds`, ``load_memory`` and ``load_memory_own``.
         """
         found: dict[str, list[Mapping[str, float]]] = {}
-        for number in range(self.plan.runs):
-            for type in wanted:
-                name = type.name if type else SOURCE
-                path = self._work / "runs" / f"{name}-{number}.json"
-                run = _read(path)
-                if run is None:
-                    self._tell({"kind": "note", "text": f"timing {name}, run {number + 1}"})
-                    weights = self.file(type) if type else self.plan.model.weights
-                    run = measure.speed(weights, name, self.text, self.plan.threads, self.settings)
-                    write(path, json.dumps(run).encode())
-                found.setdefault(name, []).append(run)
+        turns = [(number, type) for number in range(self.plan.runs) for type in wanted]
+        for number, type in turns:
+            name = type.name if type else SOURCE
+            path = self._work / "runs" / f"{name}-{number}.json"
+            run, begun = read(path), time.monotonic()
+            kept = run is not None
+            if run is None:
+                self._tell({"kind": "note", "text": f"timing {name}, run {number + 1}"})
+                weights = self.file(type) if type else self.plan.model.weights
+                run = measure.speed(weights, name, self.text, self.plan.threads, self.settings)
+                write(path, json.dumps(run).encode())
+            found.setdefault(name, []).append(run)
+            if clock:
+                clock.run_done(None if kept else time.monotonic() - begun)
+                tenth = 10 * clock.timed // len(turns)
+                if not kept and 10 * (clock.timed - 1) // len(turns) < tenth:
+                    self._tell(_progress("timed", clock.timed, len(turns), "runs", clock))
         return {
             name: figures.speeds(runs)
             | {"load_memory": int(max(run["resident"] for run in runs)),
@@ -302,61 +370,87 @@ class Table:
 
         One that llama.cpp refuses does not end the table; a worker that was killed does.
         """
-        rows: dict[str, dict[str, Any]] = {}
-        failed: dict[str, str] = {}
-        made: list[types.Type] = []
         wanted = tuple(wanted)
-        self._room(wanted)
+        self._pending.asked(type.name for type in wanted)
+        failed: dict[str, OvertError] = {}
+        if not self._has_matrix and any(type.importance for type in wanted):
+            for name, one in self._foreseen(wanted).items():
+                if one.problem:
+                    failed[name] = one.problem
+            _unless_all(failed, wanted)
+        left = [type for type in wanted if type.name not in failed]
+        self._room(left)
         self.ready()
+        clock = pace.Pace(len(left), self.plan.runs * (len(left) + 1),
+                          len(self.text.windows) * self.text.window)  # fmt: skip
+        rows = self._judged(left, failed, clock)
+        told = _unless_all(failed, wanted)
+        made = [type for type in left if type.name in rows]
+        if self.plan.runs:
+            clock.runs = self.plan.runs * (len(made) + 1)
+            several = clock if len(wanted) > 1 else None
+            for name, row in self.raced([None, *made], several).items():
+                rows.setdefault(name, self.source_row() if name == SOURCE else {}).update(row)
+        rows.setdefault(SOURCE, self.source_row())
+        return [rows[SOURCE], *(rows[type.name] for type in made)], told
+
+    def _judged(
+        self, wanted: Sequence[types.Type], failed: dict[str, OvertError], clock: pace.Pace
+    ) -> dict[str, dict[str, Any]]:
+        """The rows of all that can be made; the others go into `failed`."""
+        rows: dict[str, dict[str, Any]] = {}
         for type in wanted:
+            begun = time.monotonic()
+            kept = (self._work / "rows" / f"{type.name}.json").is_file()
             try:
                 rows[type.name] = self.judged(type)
-                made.append(type)
             except WorkerDied:
                 raise
             except (EngineFailed, FormatError) as error:
-                if len(wanted) == 1:
-                    raise
-                failed[type.name] = str(error)
-        if self.plan.runs:
-            for name, row in self.raced([None, *made]).items():
-                rows.setdefault(name, self.source_row() if name == SOURCE else {}).update(row)
-        rows.setdefault(SOURCE, self.source_row())
-        return [rows[SOURCE], *(rows[type.name] for type in made)], failed
+                failed[type.name] = error
+            clock.type_done(None if kept else time.monotonic() - begun)
+            if len(wanted) > 1 and not kept:
+                self._tell(_progress(type.name, clock.done, len(wanted), "types", clock))
+        return rows
 
     def choose(self, limit: float, memory: int) -> frontier.Choice:
         """The fastest type under the limit that fits, as `frontier.search` finds it."""
 
+        self._pending.asked([types.AUTO])
+        names = [*frontier.LADDER, *(frontier.LOWER if self._has_matrix else ())]
+        ahead = self._foreseen([types.TYPES[name] for name in names])
+
         def fits(type: types.Type) -> str:
-            path = self._work / type.name / host.MODEL
-            if path.is_file():
-                need = fit.need(gguf.read(path), self.window).total
-            else:
-                size = estimate(type, self.header)
-                need = fit.of_size(
-                    fit.need(self.header, self.window), self.header, size, type.label
-                ).total
+            one = ahead[type.name]
+            if one.header is None:
+                return f"not tried: {one.problem.message}" if one.problem else "not tried"
+            need = fit.need(one.header, self.window).total
             if need <= memory:
                 return ""
-            return (
-                f"not tried: it needs about {need >> 20} MiB of memory and may take {memory >> 20}"
-            )
+            return f"not tried: it needs {need >> 20} MiB of memory and may take {memory >> 20}"
 
         self.ready()
-        importance = bool(self.plan.imatrix or self.plan.calibrate)
-        found = frontier.search(fits, self.judged, self.raced, limit, importance=importance)
+        found = frontier.search(
+            fits, self.judged, self.raced, limit, importance=self._has_matrix, memory=memory
+        )
         found.memory = memory
         return found
 
     # ---- the end -----------------------------------------------------------------------------
 
     def keep(self, value: Mapping[str, Any]) -> Path:
-        """Keep the finished table, and delete what was only needed to make it."""
+        """Keep the finished table, added to what is kept of the same measurement; then `end`."""
         path = self.settings.home / "measurements" / f"{hex_of(self.digest)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(value, indent=1, sort_keys=True).encode())
-        jobs.drop(self._folder)
+        table = record.merged(read(path) or {}, value)
+        write(path, json.dumps(table, indent=1, sort_keys=True).encode())
+        self.end()
         return path
+
+    def end(self) -> None:
+        """Delete what was only needed to make this, unless another command goes on with it."""
+        if self._pending.ended():
+            jobs.drop(self._folder)
 
 
 _CALIBRATED = 128
@@ -368,6 +462,19 @@ def estimate(type: types.Type, header: gguf.Header) -> int:
     kind = next(one for one in TENSOR_TYPES.values() if one.name == type.tensor)
     bits = kind.bytes * 8 / kind.block
     return int(header.parameters * bits / 8 * 1.1)
+
+
+def _unless_all(failed: Mapping[str, OvertError], wanted: Sequence[types.Type]) -> dict[str, str]:
+    """Why types failed, in words. Raises the first error where all did."""
+    if failed and len(failed) == len(wanted):
+        raise next(iter(failed.values()))
+    return {name: str(error) for name, error in failed.items()}
+
+
+def _progress(what: str, done: int, total: int, of: str, clock: pace.Pace) -> dict[str, Any]:
+    """An event for who waits; `left` is in seconds, None where nobody knows."""
+    told = {"kind": "progress", "what": what, "done": done, "total": total, "of": of}
+    return told | {"left": clock.left}
 
 
 def _linked(source: Path, target: Path) -> None:
@@ -386,12 +493,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, new)
     new.replace(target)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """What was kept; None where there is nothing whole."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_bytes())
-        if isinstance(found, dict):
-            return found
-    return None

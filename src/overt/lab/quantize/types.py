@@ -9,7 +9,7 @@ Source: ``llama_ftype`` of llama.h and src/llama-quant.cpp of llama.cpp (Septemb
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from overt.errors import BadRequest, UsageError
 from overt.formats.ggml import TYPES as TENSOR_TYPES
@@ -59,6 +59,8 @@ TYPES: Final[Mapping[str, Type]] = _table()
 """Every type by name, from most to fewest bits (the mixture of experts types last)."""
 OTHER_NAMES: Final = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "mxfp4": "mxfp4_moe"}
 """Names that llama.cpp takes too."""
+PLAIN: Final = ("F32", "F16", "BF16")
+"""Tensor types that hold numbers as they are."""
 NOT_OFFERED: Final = ("f32", "nvfp4")
 """Left out of ``all``: the first is no quantization, the second this llama.cpp cannot write."""
 
@@ -126,6 +128,46 @@ def override(text: str) -> tuple[str, str]:
     return pattern, name.strip().lower()
 
 
+def numbers(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a recipe with llama.cpp's numbers of tensor types, as the host takes them.
+
+    Raises:
+        UsageError: one names a tensor type that is not there.
+    """
+    found: dict[str, Any] = {
+        key: None if parameters[key] is None else tensor_type(str(parameters[key]))
+        for key in ("output", "embedding")
+    }
+    for key in ("pure", "keep_output"):
+        found[key] = bool(parameters[key])
+    found["tensors"] = [
+        [str(pattern), tensor_type(str(name))] for pattern, name in parameters["tensors"]
+    ]
+    return found
+
+
+def check_options(header: Header, parameters: Mapping[str, Any]) -> None:
+    """Whether the options of a recipe do anything to a model.
+
+    Raises:
+        UsageError: one is for a tensor that the model has not.
+    """
+    names = [one.name for one in header.tensors if len(one.shape) > 1]
+    for pattern, _ in parameters.get("tensors", ()):
+        if not any(re.search(pattern, name) for name in names):
+            raise UsageError(
+                f"no matrix of the model has {pattern!r} in its name",
+                f"such as {next(iter(names), 'blk.0.attn_v.weight')}",
+            )
+    if header.tensor("output.weight"):
+        return
+    shared = "the model has no output matrix of its own: the embedding of tokens is both"
+    if parameters.get("keep_output"):
+        raise UsageError(shared, "leave --keep-output out, or name an --embedding-type")
+    if parameters.get("output") and parameters.get("embedding"):
+        raise UsageError(shared, "leave --output-type out")
+
+
 # ---- what a file holds -----------------------------------------------------------------------
 
 
@@ -179,7 +221,7 @@ def lie(type: Type, header: Header, mix: Mix) -> str:
 
 def quantized_already(header: Header) -> tuple[str, ...]:
     """The quantized tensor types of a source, the largest share first; none of a plain one."""
-    return tuple(kind for kind in mix_of(header).shares if kind not in ("F32", "F16", "BF16"))
+    return tuple(kind for kind in mix_of(header).shares if kind not in PLAIN)
 
 
 def check(header: Header) -> None:

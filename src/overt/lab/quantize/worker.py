@@ -153,13 +153,18 @@ def _in_words(error: EngineFailed) -> Exception:
     if "iostream error" in said or "No space left" in said:
         return OutOfDisk("the disk is full: the quantized file has no room", "free some space")
     if "requires an imatrix" in said or "importance matrix" in said:
-        return FormatError(
-            "this type needs an importance matrix, else its weights would be noise",
-            "add --imatrix auto, or --imatrix FILE",
-        )
+        return lacks_importance()
     if reason.short_of_memory(said):
         return EngineFailed(f"{said}: it ran out of memory", "choose a smaller model")
     return error
+
+
+def lacks_importance() -> FormatError:
+    """A type that cannot be made without an importance matrix was asked for without one."""
+    return FormatError(
+        "this type needs an importance matrix, else its weights would be noise",
+        "add --imatrix auto, or --imatrix FILE",
+    )
 
 
 def numbers(reply: Mapping[str, Any], name: str) -> list[float]:

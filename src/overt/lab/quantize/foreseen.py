@@ -1,0 +1,85 @@
+"""What a file of each type will hold, asked of llama.cpp before any is made.
+
+llama.cpp decides the type of each tensor from its name, its rows and the options, and tells what it
+decided without quantizing (``dry_run``). From that follow the file's bytes and the memory the model
+will take, so that neither depends on which files happen to lie here already.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from overt.errors import EngineFailed, OvertError
+from overt.formats import gguf, split
+from overt.formats.ggml import TYPES as TENSOR_TYPES
+from overt.lab.quantize import types, worker
+from overt.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """One type's file.
+
+    Attributes:
+        header: as it will be, its metadata apart; None where there will be none.
+        problem: why it cannot be made, or None.
+    """
+
+    header: gguf.Header | None
+    problem: OvertError | None = None
+
+
+def foresee(
+    source: Path,
+    header: gguf.Header,
+    wanted: Sequence[types.Type],
+    parameters: Mapping[str, Any],
+    settings: Settings,
+    *,
+    importance: bool,
+) -> dict[str, Foreseen]:
+    """The files of the types `wanted`, by name.
+
+    Args:
+        parameters: of the step, beside the type.
+        importance: whether there will be an importance matrix.
+
+    Raises:
+        EngineFailed: llama.cpp gave up on all of them.
+    """
+    asked = {
+        "source": str(source.absolute()), "importance": importance, "threads": 1,
+        "types": {one.name: one.number for one in wanted}, **types.numbers(parameters),
+    }  # fmt: skip
+    task = worker.Task(
+        "foresee", asked, "reading what the types will hold", {}, split.files(source),
+        memory=2 << 30,
+    )  # fmt: skip
+    told = {str(reply.get("type")): reply for reply in worker.carry_out(task, settings).replies}
+    return {one.name: _foreseen(header, told.get(one.name)) for one in wanted}
+
+
+def _foreseen(header: gguf.Header, told: Mapping[str, Any] | None) -> Foreseen:
+    if told is None:
+        raise EngineFailed("the worker broke its own protocol")
+    if told.get("problem"):
+        return Foreseen(None, EngineFailed(str(told["problem"])[:300]))
+    if told.get("lacks_importance"):
+        return Foreseen(None, worker.lacks_importance())
+    kinds = told.get("kinds")
+    by_name = {kind.name: kind for kind in TENSOR_TYPES.values()}
+    tensors, at = [], 0
+    for tensor in header.tensors:
+        name = str(kinds.get(tensor.name)).upper() if isinstance(kinds, dict) else ""
+        if name not in by_name:
+            raise EngineFailed(f"llama.cpp does not say what becomes of {tensor.name[:64]}")
+        kind = by_name[name]
+        size = tensor.parameters // kind.block * kind.bytes
+        tensors.append(
+            replace(tensor, type=name, size=size, offset=header.data_offset + at, part=0)
+        )
+        at += -(-size // header.alignment) * header.alignment
+    return Foreseen(
+        replace(header, tensors=tuple(tensors), file_size=header.data_offset + at, parts=())
+    )
