@@ -76,6 +76,11 @@ Mistral or Qwen whose layers see a window, which the engine leaves out, is given
 context. Memory does not grow with the model: a Llama of 417 MiB and one of 1,249 MiB (bf16) were
 converted with the same peak of 142 MiB to f16, 135 MiB to q8_0.
 
+Of a Gemma 3 that sees images the language model alone is converted, and a note says how many
+tensors were left out. The file says where it comes from as the hub or the index names it
+(`general.name`, `basename`, `license`, `source.repo_url`), and the bases that its card names
+(`general.base_model`); the name that a person gives it is not in it.
+
 """
 
 REAL_HEAD = """## Real models, there and back

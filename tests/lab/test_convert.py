@@ -212,6 +212,36 @@ def test_a_small_config_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ({"pooling_mode": "mean", "embedding_dimension": 8, "include_prompt": True}, 1),
+        ({"pooling_mode": "cls"}, 2),
+        ({"pooling_mode": ["cls"]}, 2),
+        ({"pooling_mode": "max"}, None),
+        ({"pooling_mode": ["mean", "cls"]}, None),
+        ({"pooling_mode_max_tokens": True}, None),
+        ({"pooling_mode_mean_tokens": False}, None),
+    ],
+)
+def test_both_forms_of_a_pooling_file(said: dict[str, Any], kind: int | None) -> None:
+    """Since 5.4 sentence-transformers writes one word in place of a flag for each way."""
+    if kind is not None:
+        assert dict(bert.metadata(CONFIG, TOKENIZER, said))["bert.pooling_type"] == kind
+        return
+    with pytest.raises(FormatError, match="is not known"):
+        dict(bert.metadata(CONFIG, TOKENIZER, said))
+
+
+def test_the_first_files_call_the_numbers_of_a_norm_otherwise() -> None:
+    for old, new in (("gamma", "weight"), ("beta", "bias")):
+        assert bert.rename(f"bert.embeddings.LayerNorm.{old}") == f"token_embd_norm.{new}"
+        found = bert.rename(f"bert.encoder.layer.3.output.LayerNorm.{old}")
+        assert found == f"blk.3.layer_output_norm.{new}"
+    with pytest.raises(FormatError, match="does not have"):
+        bert.rename("embeddings.gamma")
+
+
+@pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"hidden_act": "silu"}, "hidden_act"),

@@ -26,7 +26,7 @@ from overt.formats import gguf
 from overt.lab import convert
 from overt.lab.steps import Given, Work
 from overt.nets import load, weights
-from overt.recipe import Recipe
+from overt.recipe import Input, Recipe
 from overt.settings import Settings
 from overt.settings import load as load_settings
 
@@ -180,6 +180,13 @@ def test_the_language_model_of_one_that_sees(oracle: Find, prefix: str, tmp_path
     outer = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": model.config}
     (folder / "config.json").write_text(json.dumps(outer))
     assert converted(folder, tmp_path / "inner.gguf").read_bytes() == plain
+    notes: list[Any] = []
+    recipe = Recipe("convert", "3", (Input("from", "sha256:" + "0" * 64),), {"type": "f32"})
+    convert.STEP.run(
+        Work(recipe, (release(folder),), tmp_path, lambda _: None, Settings(), notes.append)
+    )
+    (note,) = notes
+    assert note["text"].startswith("what sees images is left out (1 tensors)")
 
 
 def test_a_split_model_is_read_as_one(oracle: Find, tmp_path: Path) -> None:
@@ -217,12 +224,12 @@ def test_a_folder_becomes_a_model_of_the_store(oracle: Find, home: Path, tmp_pat
 
 
 def test_the_step_knows_its_types(oracle: Find, tmp_path: Path) -> None:
-    recipe = Recipe("convert", "2", (), {"type": "q2"})
+    recipe = Recipe("convert", "3", (), {"type": "q2"})
     work = Work(recipe, (), tmp_path, lambda _: None, Settings(), lambda _: None)
     with pytest.raises(FormatError, match="q2"):
         convert.STEP.run(work)
     strange = Work(
-        Recipe("convert", "2", (), {"pre": "a b"}), (), tmp_path, lambda _: None, Settings(),
+        Recipe("convert", "3", (), {"pre": "a b"}), (), tmp_path, lambda _: None, Settings(),
         lambda _: None,
     )  # fmt: skip
     with pytest.raises(FormatError, match="no name of a pre-tokenizer"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import adapter_writer
 import tiny_models
-from overt.errors import FormatError, OvertError, UsageError
+from overt.errors import FormatError, OvertError, Unsupported, UsageError
 from overt.lab import make, merge
 from overt.lab.merging import ask, methods, plan, weights
 from overt.lab.merging.weights import Tensors
@@ -225,6 +225,25 @@ def test_a_list_of_amounts_runs_from_the_first_layer_to_the_last():
     assert plan.value([2.0], "blk.0.x", 1) == plan.value(2.0, "blk.0.x", 1) == 2.0
 
 
+def test_a_recipe_keeps_the_order_of_parts():
+    """The first part that fits counts, and JSON sorts keys: ffn would come before ffn_down."""
+    said = {"ffn_down": 0.2, "ffn": [0.6, 0.9], "else": 0.5}
+    spec = {"method": "ties", "base": "b", "models": [{"ref": "a", "density": said}],
+            "scale": {"output": 2, "else": 1}}  # fmt: skip
+    inputs = tuple(Input(role, "sha256:" + "0" * 64) for role in ("base", "from"))
+    asked = plan.recipe_parameters(plan.checked(spec))
+    recipe = Recipe.decode(Recipe("merge", "2", inputs, asked).encode())
+    found = plan.proved(recipe)
+    assert found == asked
+    density = found["models"][0]["density"]
+    for part, want in (("ffn_down", 0.2), ("ffn_up", 0.9), ("attn_q", 0.5)):
+        assert plan.value(density, f"blk.1.{part}.weight", 2) == want
+    assert plan.value(found["scale"], "output.weight", 2) == 2
+    sorted_away = {**asked, "scale": {"else": 1.0}}
+    with pytest.raises(FormatError, match="scale by parts of names is no list"):
+        plan.proved(Recipe("merge", "2", inputs, sorted_away))
+
+
 def test_a_merge_file_says_what_the_options_say_and_more(tiny, tmp_path):
     file = tmp_path / "merge.yaml"
     file.write_text(
@@ -259,6 +278,15 @@ def test_a_merge_file_says_what_the_options_say_and_more(tiny, tmp_path):
         ({"type": "q4_0"}, "'q4_0' is no type"),
         ({"seed": -1}, "the seed is '-1'"),
         ({"weights": 1}, "a merge has no 'weights'"),
+        ({"scale": 0.1}, "linear has no scale"),
+        ({"t": 0.5}, "linear has no t"),
+        ({"seed": 5}, "linear has no seed"),
+        ({"models": [{"ref": "a", "density": 0.5}]}, "linear has no density"),
+        ({"method": "task", "base": "b", "models": [{"ref": "a", "density": 1}]}, "no density"),
+        ({"method": "ties", "base": "b", "seed": 1}, "ties has no seed"),
+        ({"method": "slerp", "models": [{"ref": "a", "weight": 9}, "b"]}, "slerp has no weight"),
+        ({"models": [{"ref": "a", "weight": [["x", 1], ["x", 2], ["else", 1]]}]}, "a part twice"),
+        ({"models": [{"ref": "a", "weight": [["x", 1], 2]}]}, "a list of 2 lists"),
     ],
 )
 def test_a_merge_that_makes_no_sense_is_refused(spec, words):
@@ -342,9 +370,40 @@ def test_a_difference_that_does_not_stop_it_is_told(tiny, tmp_path):
     assert notes == [
         {
             "kind": "note",
-            "text": "rope.freq_base is None, and 500000.0 in other.gguf: the first is kept",
+            "text": "llama.rope.freq_base is not said in base.gguf, and 500000.0 in other.gguf: "
+            "the first is kept",
         }
     ]
+
+
+def test_a_merge_with_a_base_speaks_as_the_first_model_does(tiny, tmp_path):
+    """A base knows no template and another end: the answers would never stop."""
+    template = "tokenizer.chat_template"
+    base, poet, clerk = (
+        tiny_models.gguf(
+            tmp_path / f"{name}.gguf", "llama", "F32", seed=seed,
+            metadata={template: talks, "tokenizer.ggml.eos_token_id": end},
+        )
+        for seed, (name, talks, end) in enumerate(
+            [("base", "", 2), ("poet", "{{ poet }}", 3), ("clerk", "{{ clerk }}", 3)]
+        )
+    )  # fmt: skip
+    spec = {"method": "ties", "base": "base", "models": ["poet", "clerk"], "type": "f32"}
+    notes: list[Any] = []
+    parameters = plan.recipe_parameters(plan.checked(spec))
+    models = {base: "base", poet: "from", clerk: "from"}
+    header = Tensors(run(tmp_path / "w", models, parameters, notes.append), "new").header
+    assert header.chat_template == "{{ poet }}"
+    assert header.special_tokens["eos"] == 3
+    assert [one["text"] for one in notes] == [
+        "tokenizer.chat_template is another in clerk.gguf: the first is kept",
+        "tokenizer.chat_template is another in base.gguf: the first is kept",
+        "tokenizer.ggml.eos_token_id is 3 in poet.gguf, and 2 in base.gguf: the first is kept",
+    ]
+    # what a method with a base computes is not changed by whose header it has
+    changed = exact(Path(tmp_path / "w" / "model.gguf"))["blk.0.ffn_up.weight"]
+    first = exact(tiny[0])["blk.0.ffn_up.weight"]
+    assert np.abs(changed - first).max() > 0
 
 
 def test_numbers_that_have_no_place_are_refused(tiny, tmp_path):
@@ -385,8 +444,8 @@ def test_the_new_file_has_all_metadata_of_the_first(tiny, tmp_path, type):
     told = {
         key: field.contents() for key, field in old.fields.items() if not key.startswith("GGUF")
     }
-    for key in ("general.quantized_by", "general.file_type"):
-        told.pop(key)
+    for key in ("general.quantized_by", "general.file_type", "general.name"):
+        assert told.pop(key)
     found = {
         key: field.contents() for key, field in new.fields.items() if not key.startswith("GGUF")
     }
@@ -621,6 +680,9 @@ def test_an_adapter_of_another_shape_is_refused_with_both(tiny, tmp_path):
         lay(tmp_path / "w", tiny[0], adapter)
     with pytest.raises(FormatError, match="is no LoRA adapter"):
         lay(tmp_path / "w", tiny[0], tiny[1])
+    adapter_writer.write(adapter, 2, 32, waits_for=(5, 6))
+    with pytest.raises(Unsupported, match=r"adapter\.gguf waits for certain words"):
+        lay(tmp_path / "w", tiny[0], adapter)
 
 
 @pytest.mark.parametrize(
@@ -715,6 +777,10 @@ def test_the_verb(tiny, home, overt_cli):
         (["{1}", "{2}", "new", "--adapter", "{0}"], "--adapter goes with one model"),
         (["{1}", "new", "--adapter", "{0}"], "is no LoRA adapter"),
         (["{1}", "{2}", "new", "--file", "m.yaml"], "the merge file names models"),
+        (["new", "--file", "m.yaml", "--type", "f32"], "and --type stands beside it"),
+        (["new", "--file", "m.yaml", "--seed", "1"], "and --seed stands beside it"),
+        (["{1}", "{2}", "new", "--scale", "0.1"], "linear has no scale"),
+        (["{1}", "{2}", "new", "--method", "slerp", "--weights", "9,1"], "slerp has no weight"),
     ],
 )
 def test_what_the_verb_refuses(tiny, home, arguments, words):

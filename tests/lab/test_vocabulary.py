@@ -99,6 +99,13 @@ def test_rows_without_a_token_get_a_name(small: dict[str, Any]) -> None:
     assert keys["tokenizer.ggml.tokens"][size - 1] == "   "
 
 
+def test_an_empty_token_is_called_so(small: dict[str, Any]) -> None:
+    file = copy.deepcopy(small)
+    file["model"]["vocab"][""] = count(small)
+    with pytest.raises(FormatError, match=f"the token {count(small)} of the tokenizer is empty"):
+        metadata({"tokenizer.json": file}, count(small) + 1)
+
+
 def test_what_stands_around_a_text(small: dict[str, Any], tmp_path: Path) -> None:
     special = {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
     file = copy.deepcopy(small) | {"post_processor": {

@@ -303,6 +303,31 @@ def test_enforced_the_base_in_the_header_counts(
         consult(one, "it", enforced(settings), RUNNING)
 
 
+@pytest.mark.parametrize(
+    ("licence", "lacks"),
+    [("mit", ""), ("cc-by-nc-4.0", "commercial"), ("other", "licence of Mine")],
+)
+def test_enforced_the_licence_beside_an_unknown_base_counts(
+    settings: Settings, tmp_path: Path, licence: str, lacks: str
+) -> None:
+    """What Overt merges says each parent's licence: nobody else knows a model of one's own."""
+    path = tmp_path / "it.gguf"
+    told = {
+        "general.architecture": "llama",
+        "general.license": "mit",
+        "general.base_model.count": 1,
+        "general.base_model.0.name": "Mine",
+        "general.base_model.0.license": licence,
+    }
+    write(path, told, [Tensor("token_embd.weight", (32, 4))])
+    one = find(str(path), settings)
+    if not lacks:
+        assert consult(one, "it", enforced(settings), RUNNING) is None
+        return
+    with pytest.raises(Refused, match=lacks):
+        consult(one, "it", enforced(settings), RUNNING)
+
+
 # ---- ahead of the first use ----------------------------------------------------------------------
 
 

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 @click.option("--to", type=click.Choice(["gguf", "safetensors"]), default="gguf",
               show_default=True, help="The form to make.")  # fmt: skip
 @click.option(
-    "--type", "type_", type=click.Choice(["f32", "f16", "bf16", "q8_0"]), default="f16",
-    show_default=True,
-    help="What the large matrices are stored as; an adapter is always f32.",
+    "--type", "type_", type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    help="What the large matrices are stored as: f16; an adapter is always f32.",
 )  # fmt: skip
 @click.option("--pre", default="", metavar="NAME",
               help="llama.cpp's name of the pre-tokenizer, if not recognised.")  # fmt: skip
@@ -68,7 +67,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
         )
     try:
         with progress(out) as step:
-            made = _made(source, name or "", settings, given, step)
+            made = _made(source, name or "", settings, given, (step, _teller(out)))
     except KeyboardInterrupt:
         raise Stopped("nothing was made", "the same command starts again") from None
     if made is None:
@@ -85,11 +84,16 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
 
 
 def _made(
-    source: str, name: str, settings: Settings, given: dict[str, Any], step: Any
+    source: str, name: str, settings: Settings, given: dict[str, Any], told: tuple[Any, Any]
 ) -> "Manifest | None":
-    """The model that was made; None where files were written."""
+    """The model that was made; None where files were written.
+
+    Args:
+        told: who is told of progress, and of what else a person should know.
+    """
     from overt.lab import adapter
 
+    step, tell = told
     path = Path(source).expanduser()
     if adapter.is_peft(path) or adapter.is_gguf(path):
         return _adapter(path, name, settings, given, step)
@@ -97,6 +101,7 @@ def _made(
         raise UsageError("--pre is for a GGUF model", "leave --pre out")
     of_store = adapter.stored(source, settings) if given["base"] or given["output"] else None
     if of_store and given["to"] == "safetensors" and given["output"] is not None:
+        _refuse_type(given)
         adapter.write_folder_of(of_store, given["output"], given["base"], settings)
         return None
     if given["base"]:
@@ -104,7 +109,7 @@ def _made(
     if given["to"] == "safetensors":
         from overt.lab import export
 
-        type = cast("to_safetensors.Type", given["type_"])
+        type = cast("to_safetensors.Type", given["type_"] or "f16")
         if given["output"] is None:
             return export.export(source, name, settings, type, step)
         export.folder(source, given["output"], settings, type, step)
@@ -113,8 +118,16 @@ def _made(
         raise UsageError("--output is for safetensors and adapters", f"overt convert {source} NAME")
     from overt.lab.convert import convert
 
-    stored = cast("to_gguf.Type", given["type_"])
-    return convert(source, name, settings, stored, step, pre=given["pre"])
+    stored = cast("to_gguf.Type", given["type_"] or "f16")
+    return convert(source, name, settings, stored, step, pre=given["pre"], tell=tell)
+
+
+def _refuse_type(given: dict[str, Any]) -> None:
+    """Raises UsageError: an adapter is asked for in a type of its own."""
+    if given["type_"] not in (None, "f32"):
+        raise UsageError(
+            f"an adapter is stored as f32, and --type says {given['type_']}", "leave --type out"
+        )
 
 
 def _no_adapter(source: str, path: Path, of_store: "Manifest | None") -> UsageError | NotFound:
@@ -143,6 +156,9 @@ def _adapter(
     from overt.lab import adapter
 
     base, output = given["base"], given["output"]
+    if given["pre"]:
+        raise UsageError(f"{path} is an adapter, which has no pre-tokenizer", "leave --pre out")
+    _refuse_type(given)
     if not base:
         raise UsageError(
             f"{path} is an adapter, and nothing says for which model",
@@ -160,3 +176,11 @@ def _adapter(
             "a GGUF adapter goes beside a model by `overt create` with an ADAPTER line",
         )
     return None
+
+
+def _teller(out: Output) -> Any:
+    def tell(event: Any) -> None:
+        if event.get("kind") == "note":
+            out.note(str(event.get("text")))
+
+    return tell

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overt.cli.options import verb
+from overt.cli.options import SEED, verb
 from overt.cli.output import Output, size
 from overt.errors import Stopped, UsageError
 from overt.lab.merging.methods import METHODS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--t", "t", type=click.FloatRange(0, 1), metavar="N", help="slerp: 0 first, 1 second."
 )
 @click.option("--scale", type=float, metavar="N", help="Of what is added to the base, or adapters.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="dare: of its draws.")
+@click.option("--seed", type=SEED, metavar="N", help="dare: of its draws.")
 @click.option("--type", "type_", type=click.Choice(["f32", "f16", "bf16"]),
               help="What matrices are stored as; f16 unless given.")  # fmt: skip
 @click.option("--file", type=click.Path(path_type=Path), metavar="FILE",
@@ -97,11 +97,14 @@ def _asked(
         added = [(one, scale) for one in given["adapters"]]
         return ask.laid(models[0], added, given["type_"] or "f16", settings, report)
     if given["file"] is not None:
-        if models or any(
-            given[key] is not None for key in ("method", "base", "weights", "density")
-        ):
+        said = [f"--{key}" for key in
+                ("method", "base", "weights", "density", "t", "scale", "seed", "type_")
+                if given[key] is not None]  # fmt: skip
+        if models or said:
+            what = models[0] if models else said[0].rstrip("_")
             raise UsageError(
-                "the merge file names models and amounts", "overt merge NAME --file FILE"
+                f"the merge file names models and amounts, and {what} stands beside it",
+                "overt merge NAME --file FILE, and the rest into the file",
             )
         merge = plan.read(given["file"])
     else:

@@ -21,7 +21,7 @@ from overt import pull
 from overt.errors import BadRef, FormatError, ModelNotFound, Unsupported, UsageError
 from overt.formats import gguf, safetensors
 from overt.formats.bounded import shown
-from overt.lab import inputs, make
+from overt.lab import gguf_adapter, inputs, make
 from overt.lab.export import safetensors_head
 from overt.lab.steps import Made, Work
 from overt.nets import architectures, weights
@@ -388,7 +388,7 @@ def to_peft(file: Path, base: Path, folder: Path, base_name: str = "") -> None:
     """
     _refuse_taken(folder)
     to = base_of(base)
-    alpha, pairs = _gguf_pairs(file, to)
+    alpha, pairs = _gguf_pairs(file, to, base_name or base.name)
     ranks = {pair.b.shape[1] for pair in pairs}
     if len(ranks) > 1:
         raise Unsupported(f"the adapter has parts of the ranks {min(ranks)} to {max(ranks)}")
@@ -419,40 +419,20 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _gguf_pairs(file: Path, base: Base) -> tuple[float, list[Pair]]:
-    header = gguf.read(file)
-    said = [header.text(key) for key in ("general.type", "adapter.type", "general.architecture")]
-    if said != ["adapter", "lora", base.architecture.name]:
-        what = ", ".join(shown(one or "nothing") for one in said)
-        raise FormatError(
-            f"the file says {what} of itself, where a LoRA adapter for "
-            f"{base.architecture.name} is needed"
-        )
-    if "adapter.alora.invocation_tokens" in header.metadata:
-        raise Unsupported("the adapter waits for certain words before it acts (aLoRA)")
-    alpha = header.metadata.get("adapter.lora.alpha", 0.0)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise FormatError(f"the adapter's alpha is {shown(alpha)}, and no number")
-    halves: dict[str, dict[str, Stored]] = {}
-    for tensor in header.tensors:
-        stem, _, half = tensor.name.rpartition(".lora_")
-        if half not in ("a", "b") or len(tensor.shape) != 2:
-            raise FormatError(f"the adapter holds {shown(tensor.name)}, which is no part of a LoRA")
-        path = header.parts[tensor.part] if header.parts else header.path
-        stored = Stored(path, tensor.offset, tensor.type, tensor.shape[::-1], "gguf")
-        halves.setdefault(stem, {})[half.upper()] = stored
-    places = {weight.gguf: weight for weight in base.wanted}
-    if unknown := sorted(halves.keys() - places.keys()):
+def _gguf_pairs(file: Path, to: Base, base: str) -> tuple[float, list[Pair]]:
+    found = gguf_adapter.read(file, file.name, to.architecture.name, base)
+    places = {weight.gguf: weight for weight in to.wanted}
+    if unknown := sorted(found.pairs.keys() - places.keys()):
         raise FormatError(
             f"the adapter changes {shown(unknown[0])}, which the model has not",
             "name the model it was trained on",
         )
-    pairs = [
-        _pair(weight, halves[name], None, base) for name, weight in places.items() if name in halves
-    ]
-    if not pairs:
-        raise FormatError("the adapter changes nothing: its file holds no tensors")
-    return float(alpha), pairs
+    pairs = []
+    for name, weight in places.items():
+        if name in found.pairs:
+            halves = dict(zip("AB", found.pairs[name], strict=True))
+            pairs.append(_pair(weight, halves, None, to))
+    return found.alpha, pairs
 
 
 def _targets(pairs: Sequence[Pair], wanted: Sequence[Weight]) -> tuple[str, ...]:

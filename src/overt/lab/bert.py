@@ -15,8 +15,12 @@ import msgspec
 from overt.errors import FormatError
 
 ARCHITECTURE = "BertModel"
-POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2}
-"""Field of sentence-transformers' pooling file: llama.cpp's number for it."""
+POOLING = {
+    "pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "mean": 1, "cls": 2,
+}  # fmt: skip
+"""What sentence-transformers' pooling file says: llama.cpp's number for it. Until 5.3 it has a
+field for each way, of which one is true; later ``pooling_mode`` names the way.
+"""
 
 T = TypeVar("T")
 
@@ -68,6 +72,8 @@ _LAYER = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
+_OLD = {"gamma": "weight", "beta": "bias"}
+"""How the first files call the numbers of a norm."""
 _IN_LAYER = re.compile(r"encoder\.layer\.(\d{1,4})\.(.+)\.(weight|bias)")
 _MOST_LAYERS = 1000
 _SKIPPED = ("pooler.", "embeddings.position_ids", "cls.")
@@ -81,6 +87,9 @@ def rename(name: str) -> str | None:
         FormatError: a tensor that no BERT has.
     """
     short = name.removeprefix("bert.")
+    for old, new in _OLD.items():
+        if short.endswith(f"LayerNorm.{old}"):
+            short = short.removesuffix(old) + new
     if short.startswith(_SKIPPED):
         return None
     if short in _PLAIN:
@@ -154,9 +163,13 @@ def _pooling(pooling: Mapping[str, Any] | None) -> int:
         raise FormatError("1_Pooling/config.json holds no object")
     if pooling is None:
         return POOLING["pooling_mode_mean_tokens"]
-    used = [name for name, value in pooling.items() if name.startswith("pooling_mode") and value]
+    said = pooling.get("pooling_mode")
+    if said is None or isinstance(said, bool):
+        used = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on]
+    else:
+        used = list(map(str, said)) if isinstance(said, list) else [str(said)]
     if len(used) != 1 or used[0] not in POOLING:
-        raise FormatError(f"the pooling {', '.join(used) or 'none'} is not known")
+        raise FormatError(f"the pooling {', '.join(used)[:80] or 'none'} is not known")
     return POOLING[used[0]]
 
 

@@ -17,7 +17,7 @@ from overt.create import named
 from overt.errors import FormatError, ModelNotFound
 from overt.formats import safetensors
 from overt.formats.bounded import shown
-from overt.lab import bert
+from overt.lab import bert, provenance
 from overt.lab.steps import Given, Made, Work
 from overt.nets import architectures, weights
 from overt.nets.architectures import Weight, ropes
@@ -28,14 +28,14 @@ from overt.sources.base import Step
 from overt.store import Link, Manifest, Store
 
 Type = Literal["f32", "f16", "bf16", "q8_0"]
-VERSION = "2"
+VERSION = "3"
 _FILE_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """``general.file_type``, as llama.h numbers it."""
 _MOST_TEXT = 64 << 20
 _BESIDE = (
     "tokenizer.model", "chat_template.jinja", "config.json", "tokenizer.json",
     "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
-    "generation_config.json", "chat_template.json", "model.safetensors.index.json",
+    "generation_config.json", "chat_template.json", "model.safetensors.index.json", "README.md",
 )  # fmt: skip
 """The small files that say something: others are not read."""
 _ALIGNMENT = 32
@@ -50,6 +50,7 @@ def convert(
     progress: Callable[[Step], None] | None = None,
     *,
     pre: str = "",
+    tell: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Manifest:
     """Make the model `name` of the safetensors model `source`, pulled where it is not here.
 
@@ -58,6 +59,7 @@ def convert(
 
     Args:
         pre: llama.cpp's name of the pre-tokenizer, where a person knows it; "": it is recognised.
+        tell: is told what of the source is left out, as `Work.tell`.
 
     Raises:
         BadRef, ModelNotFound: as `pull` and `create` do.
@@ -73,7 +75,7 @@ def convert(
     recipe = make.recipe(
         "convert", [came], {"type": type} | ({"pre": pre} if pre else {}), settings
     )
-    return make.make(recipe, name, settings, report)
+    return make.make(recipe, name, settings, report, tell)
 
 
 def _stored(source: str, name: str, settings: Settings, report: Callable[[Step], None]) -> Manifest:
@@ -116,7 +118,18 @@ class _Step:
                 f"{shown(pre)} is no name of a pre-tokenizer", "llama.cpp's are such as llama-bpe"
             )
         made = work.place / "model.gguf"
-        write(parts(work.given("from")[0]), made, type, work.report, pre)
+        source = work.given("from")[0]
+        found = parts(source)
+        if count := _images(found):
+            work.tell(
+                {
+                    "kind": "note",
+                    "text": f"what sees images is left out ({count} tensors): the new model reads "
+                    "text alone",
+                }
+            )
+        told = provenance.release(source, found.texts.get("README.md", ""))
+        write(found, made, type, work.report, pre, told)
         return [Made("weights", f"model-{type}.gguf", made)]
 
     def tolerance(self, recipe: Recipe) -> float:
@@ -136,8 +149,8 @@ class Parts:
 
     Attributes:
         files: the safetensors files.
-        texts: the small files beside them by base name: JSON parsed, ``chat_template.jinja`` as
-            text, ``tokenizer.model`` as bytes; ``pooling`` is that of an embedder.
+        texts: the small files beside them by base name: JSON parsed, ``chat_template.jinja`` and
+            ``README.md`` as text, ``tokenizer.model`` as bytes; ``pooling`` is that of an embedder.
     """
 
     files: tuple[Path, ...]
@@ -188,7 +201,13 @@ def _text(path: Path, name: str) -> Any:
     if name.endswith(".json"):
         return _json(path, name)
     data = path.read_bytes()
-    return data.decode("utf-8", "replace") if name.endswith(".jinja") else data
+    return data.decode("utf-8", "replace") if name.endswith((".jinja", ".md")) else data
+
+
+def _images(found: Parts) -> int:
+    """How many tensors are of another part than the language model."""
+    tensors = (one for file in found.files for one in safetensors.read(file).tensors)
+    return sum(architectures.sees_images(one.name) for one in tensors)
 
 
 def _json(path: Path, name: str) -> Any:
@@ -204,7 +223,7 @@ class Plan:
 
     Attributes:
         architecture: in GGUF.
-        keys: of the header, besides ``general.*``.
+        keys: of the header, besides what ``general.*`` says of the file's type.
         weights: in the order of the file.
         place: the name in `weights` of a release's tensor; None for one that is left out.
         halves: whether a tensor loses little in fewer bits.
@@ -259,9 +278,14 @@ def _encoder(found: Parts) -> Plan:
 
 
 def write(
-    found: Parts, target: Path, type: Type, report: Callable[[Step], None], pre: str = ""
+    found: Parts,
+    target: Path,
+    type: Type,
+    report: Callable[[Step], None],
+    pre: str = "",
+    told: Sequence[provenance.Pair] = (),
 ) -> None:
-    """Write the GGUF file of a release; `pre` as in `plan`.
+    """Write the GGUF file of a release; `pre` as in `plan`, `told` as `provenance` gives it.
 
     Raises:
         FormatError: the release contradicts itself, or a number does not fit into `type`.
@@ -270,7 +294,7 @@ def write(
     what = plan(found, pre)
     stored = weights.of_release(found.files, what.weights, what.place)
     kinds = {weight.gguf: _kind(weight, what, type) for weight in what.weights}
-    _write_header(what, kinds, target, type)
+    _write_header(replace(what, keys=[*told, *what.keys]), kinds, target, type)
     done, total = 0, sum(tensor.rows * tensor.row_bytes for tensor in stored.values())
     with target.open("ab") as file:
         if what.divisors:

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, UsageError
+from overt.formats.bounded import shown
 from overt.formats.gguf import Array, Header, TensorInfo
+from overt.lab import provenance
 from overt.lab.merging import adapters, methods, plan, weights
 from overt.lab.merging.weights import Tensors
 from overt.lab.steps import Made, Work
@@ -22,6 +24,15 @@ _SAME = (
     "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
     "attention.key_length", "attention.value_length", "expert_count", "expert_used_count",
 )  # fmt: skip
+_LONG = (
+    "tokenizer.chat_template", "tokenizer.ggml.merges", "tokenizer.ggml.scores",
+    "tokenizer.ggml.token_type",
+)  # fmt: skip
+_WORDS = (
+    *_LONG, "tokenizer.ggml.pre", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id", "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix",
+)  # fmt: skip
 _TOLD = ("rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "context_length",
          "attention.layer_norm_rms_epsilon", "attention.sliding_window")  # fmt: skip
 
@@ -32,7 +43,7 @@ class _Step:
     """
 
     name = "merge"
-    version = "1"
+    version = "2"
     packages = ("gguf", "numpy")
     reports: tuple[str, ...] = ()
 
@@ -41,10 +52,11 @@ class _Step:
         parameters = plan.proved(work.recipe)
         models = [_open(one.path, input.ref) for one, input in _inputs(work, "from")]
         bases = [_open(one.path, input.ref) for one, input in _inputs(work, "base")]
-        first = (bases or models)[0]
-        for other in (*bases, *models)[1:]:
+        # the header is a model's own: a base may know neither its template nor where it ends
+        first = models[0]
+        for other in (*models[1:], *bases):
             _together(first, other)
-            for note in _differences(first.header, other):
+            for note in _differences(first, other):
                 work.tell({"kind": "note", "text": note})
         type: weights.Type = parameters["type"]
         made = work.place / "model.gguf"
@@ -63,6 +75,7 @@ class _Step:
         weights.write(
             made, first, type, tensor,
             lambda done, total: work.report(Progress("merging", done, total)),
+            provenance.derived(work.recipe.inputs, work.inputs),
         )  # fmt: skip
         return [Made("weights", f"merged-{type}.gguf", made)]
 
@@ -206,17 +219,33 @@ def _same_words(first: Tensors, other: Tensors) -> None:
 
 
 def _words(header: Header) -> tuple[Any, ...]:
-    found = header.metadata.get("tokenizer.ggml.tokens", ())
-    if isinstance(found, Array):
-        return found.load()
+    found = _loaded(header.metadata.get("tokenizer.ggml.tokens", ()))
     return found if isinstance(found, tuple) else ()
 
 
-def _differences(header: Header, other: Tensors) -> list[str]:
+def _differences(first: Tensors, other: Tensors) -> list[str]:
     """What does not stop a merge and changes what comes of it."""
     notes = []
-    for key in _TOLD:
-        said = [one.metadata.get(f"{header.architecture}.{key}") for one in (header, other.header)]
-        if said[0] != said[1]:
-            notes.append(f"{key} is {said[0]}, and {said[1]} in {other.name}: the first is kept")
+    architecture = first.header.architecture
+    for key in (*(f"{architecture}.{one}" for one in _TOLD), *_WORDS):
+        one, two = (_loaded(found.header.metadata.get(key)) for found in (first, other))
+        # that a base has no template, or does not say where answers end, is no news
+        if one == two or (two is None and key in _WORDS):
+            continue
+        if key in _LONG:
+            what = "is another in" if one is not None else f"is missing in {first.name} and not in"
+            notes.append(f"{key} {what} {other.name}: the first is kept")
+        else:
+            notes.append(
+                f"{key} is {_said(one)} in {first.name}, and {_said(two)} in {other.name}: "
+                "the first is kept"
+            )
     return notes
+
+
+def _said(value: Any) -> str:
+    return "not said" if value is None else shown(value)
+
+
+def _loaded(value: Any) -> Any:
+    return value.load() if isinstance(value, Array) else value

@@ -370,7 +370,9 @@ def _check(made: _Vocabulary) -> None:
     """Raises FormatError: what would stop llama.cpp, which trusts its file."""
     seen: dict[str, int] = {}
     for id, token in enumerate(made.tokens):
-        if seen.setdefault(token, id) != id or not token:
+        if not token:
+            raise FormatError(f"the token {id} of the tokenizer is empty")
+        if seen.setdefault(token, id) != id:
             raise FormatError(f"the tokens {seen[token]} and {id} are both {token[:40]!r}")
     try:
         longest = max(len(token.encode()) for token in made.tokens)

@@ -15,6 +15,8 @@ _RELATIONS: Mapping[str, Relation] = {
     "merge": "merge",
     "quantized": "quantized",
 }
+RECIPE = "its recipe"
+"""The source of a parent that the recipe of a model in the store names."""
 _MOST_PARENTS = 64
 _MOST_RECORDS = 8
 _MOST_RECORD_BYTES = 1 << 20
@@ -145,8 +147,13 @@ def _from_header(subject: Subject) -> Record | None:
     licence = header.licence
     if licence in (None, "other"):
         licence = header.licence_name or licence
+    based = list(bases(header))
+    if header.licence and any(one.source == RECIPE for one in subject.record.parents):
+        # Overt wrote these from the same inputs, and their licences are in the header's own
+        based = [(name, licence) for name, licence in based if licence is None]
+    relation: Relation = "merge" if len(based) > 1 else "base"
     parents = [
-        *(Parent(n[:200], "base", source=source) for n in listed(header, "general.base_model")),
+        *(Parent(name[:200], relation, licence, source) for name, licence in based),
         *(Parent(n[:200], "dataset", source=source) for n in listed(header, "general.dataset")),
     ]
     return Record(
@@ -159,8 +166,21 @@ def _from_header(subject: Subject) -> Record | None:
     )
 
 
+def bases(header: Any) -> Iterator[tuple[str, str | None]]:
+    """Each model that a GGUF header says it was made from: ``owner/repository`` or its name, and
+    the licence that Overt writes beside it; None where the header states none.
+    """
+    for number, name in _listed(header, "general.base_model"):
+        licence = header.text(f"general.base_model.{number}.license")
+        yield name, licence[:200] if licence else None
+
+
 def listed(header: Any, prefix: str) -> Iterator[str]:
     """``owner/repository`` (or the name) of each base or data set a GGUF header lists."""
+    return (name for _, name in _listed(header, prefix))
+
+
+def _listed(header: Any, prefix: str) -> Iterator[tuple[int, str]]:
     count = header.number(f"{prefix}.count") or 0
     for i in range(min(count, _MOST_PARENTS)):
         address = header.text(f"{prefix}.{i}.repo_url") or ""
@@ -169,6 +189,6 @@ def listed(header: Any, prefix: str) -> Iterator[str]:
         _, found, path = address.partition("huggingface.co/")
         path = path.removeprefix("datasets/")
         if found and path.count("/") == 1:
-            yield path
+            yield i, path
         elif name:
-            yield f"{owner}/{name}".replace(" ", "-") if owner and " " not in owner else name
+            yield i, f"{owner}/{name}".replace(" ", "-") if owner and " " not in owner else name

@@ -311,11 +311,18 @@ def _links(
             own = own or [Said(None)]
     yield from (link_of(ref, one, facts) for one in own)
     taken = {one.licence for one in own}
-    for name in bases:
-        for said in _claimed(name) or (Said(None),):
+    for name, licence in bases:
+        for said in (*_said_of(licence), *_claimed(name)) or (Said(None),):
             if said.licence is None or said.licence not in taken:
                 taken.add(said.licence)
                 yield link_of(name, said, {}, "base")
+
+
+def _said_of(words: str | None) -> "tuple[Said, ...]":
+    """The licences that a header names beside one of its bases."""
+    from overt.openness.named import Said, ids_of, says_nothing
+
+    return () if says_nothing(words) else tuple(map(Said, ids_of(words or "")))
 
 
 def _claimed(name: str) -> "tuple[Said, ...]":
@@ -350,12 +357,12 @@ def _header(model: "Model") -> "Header | None":
         return None
 
 
-def _bases(header: "Header") -> Iterator[str]:
+def _bases(header: "Header") -> "Iterator[tuple[str, str | None]]":
     if not header.number("general.base_model.count"):
         return
     from overt.openness import claims
 
-    yield from claims.listed(header, "general.base_model")
+    yield from claims.bases(header)
 
 
 def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:

@@ -290,11 +290,11 @@ def _made_from(manifest: Manifest, store: Store) -> tuple[Parent, ...]:
     licence = recipe.parameters.get("data_licence")
     found = []
     for one in recipe.inputs:
-        if one.role == "from" and one.ref and relation:
-            found.append(Parent(one.ref, relation, manifest.licence, "its recipe"))
+        if one.role in ("from", "base") and one.ref and relation:
+            found.append(Parent(one.ref, relation, manifest.licence, claims.RECIPE))
         elif one.role == "data" and isinstance(licence, str) and licence:
             name = one.ref or one.digest
-            found.append(Parent(name, "dataset", licence, source="its recipe"))
+            found.append(Parent(name, "dataset", licence, source=claims.RECIPE))
     return tuple(found)
 
 

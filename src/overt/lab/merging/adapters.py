@@ -4,12 +4,12 @@ An adapter holds for some matrices W of a model two thin ones, and W becomes
 ``W + scale * alpha / rank * B @ A``.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, Unsupported
+from overt.lab import gguf_adapter
 from overt.lab.adapter import Base, base_of, numbers, peft_pairs
 from overt.lab.merging.methods import low_rank
 from overt.lab.merging.weights import Tensors, by
@@ -61,49 +61,21 @@ class GgufAdapter(Adapter):
     """A file as llama.cpp's convert_lora_to_gguf.py writes it."""
 
     def __init__(self, path: Path, name: str, scale: float, base: Tensors) -> None:
-        """Raises FormatError: not an adapter, or for another architecture."""
+        """Raises FormatError, Unsupported: as `gguf_adapter.read`, or it does not fit `base`."""
         super().__init__(name, scale)
-        self._tensors = Tensors(path, name)
-        header = self._tensors.header
-        kind = header.metadata.get("adapter.type")
-        if header.text("general.type") != "adapter" or kind != "lora":
-            raise FormatError(f"{name} is no LoRA adapter", "name one with --adapter")
-        if header.architecture != base.header.architecture:
-            raise FormatError(
-                f"{name} is for a {header.architecture} and {base.name} is a "
-                f"{base.header.architecture}",
-                "name the model the adapter was trained on",
-            )
-        alpha = header.metadata.get("adapter.lora.alpha", 0.0)
-        if (
-            isinstance(alpha, bool)
-            or not isinstance(alpha, int | float)
-            or not math.isfinite(alpha)
-        ):
-            raise FormatError(f"alpha of {name} is {str(alpha)[:40]}, and no number")
-        self._alpha = float(alpha)
-        for found in self._tensors.by_name:
-            stem, _, end = found.rpartition(".lora_")
-            if end not in ("a", "b"):
-                raise FormatError(f"{name} holds {found}, which is no part of a LoRA")
-            self.shapes[stem] = self._shape(stem)
+        found = gguf_adapter.read(path, name, base.header.architecture, base.name)
+        self._tensors, self._alpha = Tensors(path, name), found.alpha
+        for stem, (a, b) in found.pairs.items():
+            self.shapes[stem] = self._shape(stem, a.shape, b.shape)
         self.fits(base)
 
-    def _shape(self, stem: str) -> tuple[int, int]:
-        pair = [self._tensors.by_name.get(f"{stem}.lora_{end}") for end in "ab"]
-        if not pair[0] or not pair[1]:
-            raise FormatError(f"{self.name} has only one half of {stem}")
-        (a_inner, *a_outer), (b_inner, *b_outer) = pair[0].shape, pair[1].shape
-        if len(a_outer) != 1 or len(b_outer) != 1:
-            raise FormatError(f"{stem} of {self.name} is no pair of matrices")
+    def _shape(self, stem: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int]:
+        rank, columns = a
+        shape = (b[0], columns)
         if stem == _EMBEDDING:  # A has a row for each token there
-            rank, shape = a_inner, (a_outer[0], b_outer[0])
-        else:
-            rank, shape = a_outer[0], (b_outer[0], a_inner)
-        if rank != b_inner or rank > MOST_RANK:
-            raise FormatError(
-                f"the halves of {stem} in {self.name} have ranks {rank} and {b_inner}"
-            )
+            rank, shape = columns, (rank, b[0])
+        if rank != b[1] or rank > MOST_RANK:
+            raise FormatError(f"the halves of {stem} in {self.name} have ranks {rank} and {b[1]}")
         return shape
 
     def delta(self, name: str) -> "np.ndarray[Any, Any]":

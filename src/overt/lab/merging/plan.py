@@ -27,9 +27,10 @@ from overt.lab.merging.methods import METHODS, WITH_BASE, WITH_DENSITY
 from overt.lab.merging.weights import TYPES
 from overt.recipe import Recipe
 
-Amount = float | list[float] | dict[str, float | list[float]]
+Along = float | list[float]
+Amount = Along | dict[str, Along] | list[tuple[str, Along]]
 """A number; one for each of some points from the first layer to the last; or those by a part of a
-tensor's name, the first that fits, with ``else``.
+tensor's name, the first that fits, with ``else``. A recipe has the last as pairs: it sorts keys.
 """
 MOST_MODELS: Final = 64
 MOST_NUMBERS: Final = 1024
@@ -93,6 +94,7 @@ def checked(found: Mapping[str, Any]) -> dict[str, Any]:
     if (method in WITH_BASE) != isinstance(base, str):
         needs = "needs the base that the models come from" if base is None else "takes no base"
         raise UsageError(f"{method} {needs}", "--base REF" if base is None else None)
+    _refuse_unused(found, method)
     result: dict[str, Any] = {"method": method, "models": models, "type": type}
     if method in WITH_BASE:
         result |= {"base": base, "scale": amount("scale", found.get("scale", 1))}
@@ -101,6 +103,24 @@ def checked(found: Mapping[str, Any]) -> dict[str, Any]:
     if method.startswith("dare"):
         result["seed"] = seed
     return result
+
+
+def _refuse_unused(found: Mapping[str, Any], method: str) -> None:
+    """Raises UsageError: an amount that the method has no use for."""
+    uses = ["type", *(["t"] if method == "slerp" else ["weight"])]
+    if method in WITH_BASE:
+        uses.append("scale")
+    if method in WITH_DENSITY:
+        uses.append("density")
+    if method.startswith("dare"):
+        uses.append("seed")
+    listed = [one for one in found["models"] if isinstance(one, dict)]
+    for key in ("scale", "t", "seed", "weight", "density"):
+        if key not in uses and (key in found or any(key in one for one in listed)):
+            hint = f"leave it out: {method} has {', '.join(uses)}"
+            if (method, key) == ("slerp", "weight"):
+                hint = "say t: 0 is the first model, 1 the second"
+            raise UsageError(f"{method} has no {key}", hint)
 
 
 def _models(found: Any, method: str) -> list[dict[str, Any]]:
@@ -136,6 +156,12 @@ def amount(name: str, found: Any) -> Amount:
     Raises:
         UsageError: it is none, or a number is out of its limits.
     """
+    if isinstance(found, list) and found and isinstance(found[0], list):
+        if not all(isinstance(one, list) and len(one) == 2 for one in found):
+            raise UsageError(f"{name} is a list of {len(found)} lists", "pairs: [attn, 0.5]")
+        if len({str(part) for part, _ in found}) < len(found):
+            raise UsageError(f"{name} names a part twice", "the first that fits counts")
+        found = {str(part): value for part, value in found}
     if isinstance(found, dict):
         if not found or len(found) > MOST_NUMBERS or "else" not in found:
             raise UsageError(f"{name} by parts of names lacks `else`", "else: 1 is for the others")
@@ -166,17 +192,30 @@ def value(found: Amount, tensor: str, layers: int) -> float:
     """The number of one tensor; what is before the layers has that of the first, what is after
     them that of the last.
     """
-    if isinstance(found, dict):
-        found = next((one for part, one in found.items() if part in tensor), found["else"])
-    if not isinstance(found, list):
-        return found
+    parts = _parts(found)
+    if parts:
+        along = next((one for part, one in parts.items() if part in tensor), parts["else"])
+    else:
+        along = cast("Along", found)
+    if not isinstance(along, list):
+        return along
     layer = _LAYER.match(tensor)
     if layer is None:
-        return found[-1] if tensor.startswith("output") else found[0]
-    place = min(int(layer[1]) / max(layers - 1, 1), 1.0) * (len(found) - 1)
-    low = min(math.floor(place), max(len(found) - 2, 0))
-    high = min(low + 1, len(found) - 1)
-    return found[low] + (found[high] - found[low]) * (place - low)
+        return along[-1] if tensor.startswith("output") else along[0]
+    place = min(int(layer[1]) / max(layers - 1, 1), 1.0) * (len(along) - 1)
+    low = min(math.floor(place), max(len(along) - 2, 0))
+    high = min(low + 1, len(along) - 1)
+    return along[low] + (along[high] - along[low]) * (place - low)
+
+
+def _parts(found: Amount) -> dict[str, Along]:
+    """Amounts by parts of names, in the order they were written; empty where it is none of those.
+
+    ``else`` is for what nothing else fits, wherever it stands.
+    """
+    if isinstance(found, list) and found and isinstance(found[0], list | tuple):
+        found = dict(found)
+    return found if isinstance(found, dict) else {}
 
 
 def proved(recipe: Recipe) -> dict[str, Any]:
@@ -214,6 +253,10 @@ def _models_of(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict
     found = recipe_parameters(checked(merge | base))
     if lacking := sorted(found.keys() - parameters.keys()):
         raise UsageError(f"it does not say {lacking[0]}", f"{found['method']} needs it")
+    for one in (parameters, *listed):
+        for key, said in one.items():
+            if isinstance(said, dict):  # whose order a recipe does not keep
+                raise UsageError(f"{key} by parts of names is no list", "pairs: [attn, 0.5]")
     return found
 
 
@@ -239,8 +282,14 @@ def _laid(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str,
 
 
 def recipe_parameters(merge: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the recipe: the refs are its inputs, and not repeated."""
-    kept = {key: merge[key] for key in merge if key not in ("base", "models")}
+    """The parameters of the recipe: the refs are its inputs, and not repeated; amounts by parts of
+    names are pairs, in their order.
+    """
+    kept = {key: _ordered(merge[key]) for key in merge if key not in ("base", "models")}
     models = cast("list[dict[str, Any]]", merge["models"])
-    kept["models"] = [{k: v for k, v in one.items() if k != "ref"} for one in models]
+    kept["models"] = [{k: _ordered(v) for k, v in one.items() if k != "ref"} for one in models]
     return kept
+
+
+def _ordered(found: Any) -> Any:
+    return [[part, one] for part, one in found.items()] if isinstance(found, dict) else found

@@ -1,11 +1,11 @@
 """The tensors of GGUF files one at a time, and a GGUF file of new tensors with old metadata.
 
 The metadata is copied byte for byte from the file it comes from: what this version knows nothing
-of stays as it is.
+of stays as it is. Only what names that very model gives way to where the new one comes from.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -14,6 +14,7 @@ from overt.errors import FormatError, Unsupported
 from overt.formats import gguf
 from overt.formats.bounded import DAMAGED
 from overt.formats.gguf import Header, TensorInfo
+from overt.lab.provenance import Pair
 from overt.nets import weights as numbers
 from overt.nets.weights import Stored
 
@@ -29,8 +30,15 @@ TYPES: Final[Mapping[str, tuple[int, int, int]]] = {
 """Number of the tensor type in GGUF, bytes of an element, and the file type."""
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 _WIDTHS = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)
-_DROPPED = ("split.", "quantize.", "general.quantized_by", "general.file_type")
-"""Metadata that is not true of the new file; the last is written anew."""
+_DROPPED = (
+    "split.", "quantize.", "general.quantized_by", "general.file_type", "general.name",
+    "general.author", "general.version", "general.organization", "general.finetune",
+    "general.description", "general.license", "general.url", "general.doi", "general.uuid",
+    "general.repo_url", "general.source.", "general.base_model.",
+)  # fmt: skip
+"""Metadata that is not true of the new file: it is another model, stored otherwise, and what is
+known of where it comes from is written anew.
+"""
 
 
 class Tensors:
@@ -114,8 +122,10 @@ def write(
     type: Type,
     make: Callable[[TensorInfo], bytes],
     done: Callable[[int, int], None],
+    told: Sequence[Pair] = (),
 ) -> None:
-    """Write the GGUF file `target` with the metadata and tensor names of `first`.
+    """Write the GGUF file `target` with the tensor names of `first`, and its metadata but for what
+    says which model that is.
 
     A file that was cut off goes on after its last whole tensor, where its beginning is the same
     and each tensor has the bytes that ``<target>.sums`` beside it says: a power cut may leave a
@@ -124,9 +134,10 @@ def write(
     Args:
         make: gives the bytes of a tensor, as `stored` says it is written.
         done: is told bytes written and bytes in all.
+        told: what is known of where the new model comes from, as `provenance` gives it.
     """
     tensors = first.header.tensors
-    head, ends = _layout(first, type)
+    head, ends = _layout(first, type, told)
     noted = target.with_name(f"{target.name}.sums")
     sums = _begun(target, noted, head, ends)
     at = ends[len(sums) - 1] if sums else len(head)
@@ -167,12 +178,12 @@ def _begun(target: Path, noted: Path, head: bytes, ends: list[int]) -> list[str]
     return found
 
 
-def _layout(first: Tensors, type: Type) -> tuple[bytes, list[int]]:
+def _layout(first: Tensors, type: Type, told: Sequence[Pair]) -> tuple[bytes, list[int]]:
     """Everything before the data, and where each tensor ends, its padding included."""
     header = first.header
     pad = header.alignment
     pairs = [raw for key, raw in _pairs(header) if not key.startswith(_DROPPED)]
-    pairs.append(_string("general.file_type") + struct.pack("<II", _UINT32, TYPES[type][2]))
+    pairs += [_pair(key, value) for key, value in (*told, ("general.file_type", TYPES[type][2]))]
     table, offset, sizes = b"", 0, []
     for one in header.tensors:
         if first.is_float(one.name):
@@ -199,6 +210,12 @@ def _number(type: str) -> int:
 def _string(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
+
+
+def _pair(key: str, value: str | int) -> bytes:
+    if isinstance(value, int):
+        return _string(key) + struct.pack("<II", _UINT32, value)
+    return _string(key) + struct.pack("<I", _STRING) + _string(value)
 
 
 def _pairs(header: Header) -> Iterator[tuple[str, bytes]]:
