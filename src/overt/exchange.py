@@ -247,11 +247,11 @@ class Exchange:
             return await opened.engine.render(overlay.apply(opened.overlay, request))
 
     async def tokenize(
-        self, model: str, text: str, *, special: bool = True, key: str = ""
+        self, model: str, text: str, *, special: bool = True, around: bool = False, key: str = ""
     ) -> tuple[int, ...]:
         """Token ids of `text`; see `Engine.tokenize`."""
         with await self._words(model, key) as opened:
-            return await opened.engine.tokenize(text, special=special)
+            return await opened.engine.tokenize(text, special=special, around=around)
 
     async def detokenize(self, model: str, tokens: Sequence[int], *, key: str = "") -> str:
         """The text of token ids."""

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from conftest import OvertCli
+from overt.cli.audit import command
+from overt.errors import UsageError
 
 
 @pytest.fixture
@@ -36,8 +39,34 @@ def test_the_command_writes_receipt_and_page(data: Path, overt_cli: OvertCli) ->
     assert later.code == 0, later.stderr
     compared = json.loads(later.stdout)["compared"]
     assert compared["probes"]["xstest"]["pairs"][0]["difference"] == 0
+    other = overt_cli(
+        "audit", "model", "echo:y", "--data", data, "--against", found["receipt"], "--probe",
+        "xstest", "--max-tokens", "5",
+    )  # fmt: skip
+    assert other.code == 2
+    assert "max_tokens is 5 in one and 128 in the other" in other.stderr
     shown = overt_cli("audit", "--show", found["receipt"])
     assert "prefers_stereotype_whole" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["garak", "echo:x", "--probes", "probes.dan", "--budget", "1"], "--budget is not for"),
+        (["garak", "echo:x", "--limit", "300"], "--limit is not for garak"),  # what it is anyway
+        (["garak", "echo:x", "--html", "page.html"], "--html is not for garak"),
+        (["garak", "report.jsonl", "--cap", "1"], "--cap is not for a report"),
+        (["model", "echo:x", "--probes", "bbq"], "--probes is not for probes of Overt's own"),
+        (["--show", "x", "--against", "y"], "--against is not for --show"),
+    ],
+)
+def test_an_option_that_would_not_be_heeded_is_refused(
+    arguments: list[str], why: str, home: Path
+) -> None:
+    found = CliRunner().invoke(command, arguments).exception
+    assert isinstance(found, UsageError)
+    assert why in found.message
+    assert "leave --" in (found.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,9 @@ LINE = "the rain in there and on another one, or the other in an area, then on a
 async def _scores(one: Any) -> Any:
     ids = await one.tokenize(LINE)
     assert await one.detokenize(ids) == LINE
-    return await one.score(ScoreRequest("m", LINE, 3)), await one.score(ScoreRequest("m", ids))
+    whole = await one.score(ScoreRequest("m", LINE, 3))
+    assert await one.tokenize(LINE, around=True) == tuple(token.id for token in whole)
+    return whole, await one.score(ScoreRequest("m", ids))
 
 
 @needed

@@ -134,7 +134,7 @@ class Fake:
         return await self.engine.render(request)
 
     async def tokenize(
-        self, caller: Caller, model: str, text: str, *, special: bool = True
+        self, caller: Caller, model: str, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
         return {"[CLS]": (101,), "[SEP]": (102,)}.get(text) or await self.engine.tokenize(text)
 

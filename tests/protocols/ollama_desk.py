@@ -83,7 +83,7 @@ class Desk:
         return "".join(f"<{message.role}>{message.text}" for message in request.messages)
 
     async def tokenize(
-        self, caller: Caller, model: str, text: str, *, special: bool = True
+        self, caller: Caller, model: str, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
         if not self.tokens:
             raise Unsupported("this engine does not show its tokens")

@@ -87,10 +87,13 @@ class Services(wire_rig.Services):
         return len(request.prompt or "")
 
     async def tokenize(
-        self, caller: Caller, model: str, text: str, *, special: bool = True
+        self, caller: Caller, model: str, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
         self.asked.append((model, text, special))
-        return tuple(map(ord, text))
+        begin = (9,) if self.begin and around else ()
+        if text.startswith(WORDS[9]):  # written out, it is one token
+            begin, text = (9,), text.removeprefix(WORDS[9])
+        return (*begin, *map(ord, text))
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
         return "".join(WORDS.get(id, "?") for id in tokens)

@@ -306,6 +306,60 @@ async def test_the_address_may_name_the_model_but_not_another() -> None:
     assert (await rig.ask(rig.Services(), path, body, model="other")).status == 400
 
 
+# ---- how a prompt begins -------------------------------------------------------------------
+
+OF = "/of/{model:path}/v1/completions"
+
+
+async def begun(services: rig.Services, path: str, **body: Any) -> rig.Answered:
+    model = {"model": "echo:"} if path == OF else {}
+    return await rig.ask(services, path, {"model": "echo:", **body}, **model)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_token_ids_of_harnesses_begin_as_a_text_does(stream: bool) -> None:
+    """lm-eval sends no begin token but with an empty context; the model reads one all the same."""
+    services = rig.Services(begin=True)
+    answered = await begun(services, OF, prompt=[[1, 2], [9, 1, 2]], stream=stream, **LM_EVAL)
+    asked = [one.prompt for one in services.asked if isinstance(one, ScoreRequest)]
+    assert asked == [(9, 1, 2, 9), (9, 1, 2, 9)]
+    told = added_up(answered.chunks) if stream else answered.body["choices"]
+    logprobs = [choice["logprobs"]["token_logprobs"] for choice in told]
+    assert logprobs == [[-1.0, -2.0, -0.5], [None, -1.0, -2.0, -0.5]]  # one for each that was sent
+    assert [choice["text"] for choice in told] == [" a btop", "<s> a btop"]
+    assert told[0]["logprobs"]["text_offset"] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ([1, 2], (9, 1, 2)),
+        ([9, 1], (9, 1)),
+        ("ab", "ab"),  # to a text an engine adds it by itself
+        ("<s>ab", (9, 97, 98)),
+    ],
+)
+async def test_what_is_written_after_them_begins_so_too(prompt: Any, read: Any) -> None:
+    services = rig.Services(begin=True)
+    await begun(services, OF, prompt=prompt, max_tokens=4)
+    assert services.asked[-1].prompt == read
+
+
+async def test_elsewhere_and_without_a_begin_token_ids_are_read_as_they_come() -> None:
+    for services, path in ((rig.Services(begin=True), "/v1/completions"), (rig.Services(), OF)):
+        await begun(services, path, prompt=[1, 2], max_tokens=4)
+        assert services.asked[-1].prompt == (1, 2)
+        answered = await begun(services, path, prompt=[1, 2], **LM_EVAL)
+        assert answered.body["choices"][0]["logprobs"]["token_logprobs"] == [None, -1.0, -0.5]
+
+
+async def test_an_echo_shows_what_was_sent() -> None:
+    services = rig.Services(begin=True)
+    echo = {"echo": True, "max_tokens": 0}
+    answered = await begun(services, OF, prompt=[1, 2], **echo)
+    assert answered.body["choices"][0]["text"] == " a b"
+
+
 # ---- the pieces ----------------------------------------------------------------------------
 
 

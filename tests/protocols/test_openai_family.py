@@ -156,12 +156,22 @@ async def test_tokens_as_vllm_and_llama_cpp_ask() -> None:
     )
     assert answered.body["tokens"] == [97, 98]
     assert services.asked[-1] == ("x", "ab", False)
+    begun = rig.Services(begin=True)
+    for fields, tokens in (
+        ({}, [97]), ({"add_special_tokens": False}, [97]), ({"add_special_tokens": True}, [9, 97]),
+        ({"add_special": True}, [9, 97]),
+    ):  # fmt: skip
+        answered = await rig.ask(begun, "/tokenize", {"prompt": "a", "model": "x", **fields})
+        assert answered.body["tokens"] == tokens
     answered = await rig.ask(services, f"{of}/detokenize", {"tokens": [1, 2]}, model="smollm2")
     assert answered.body == {"prompt": " a b", "content": " a b"}
     answered = await rig.ask(services, f"{of}/tokenizer_info", method="GET", model="smollm2")
     assert answered.body == {
         "model": "smollm2", "eos_token": "<s>", "bos_token": "?", "chat_template": "{{}}",
+        "add_bos_token": False,
     }  # fmt: skip
+    answered = await rig.ask(begun, f"{of}/tokenizer_info", method="GET", model="smollm2")
+    assert answered.body["add_bos_token"] is True
 
 
 async def test_the_only_model_need_not_be_named() -> None:

@@ -1,11 +1,13 @@
 """`overt audit`: bias, refusals, robustness and memorisation of a model, with receipts."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
-from overt.cli.options import engine_options, verb
+from overt.cli.options import SEED, engine_options, verb
 from overt.cli.output import Output, duration, table
 from overt.errors import Stopped, UsageError
 from overt.settings import Settings
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
     from overt.lab.audit.run import Prepared, Progress
 
 _PATH: Any = click.Path(path_type=Path)
+_OF_MODEL: Final = frozenset({
+    "probes", "data", "limit", "against", "documents", "control", "items", "budget",
+    "allow_unknown", "no_cache", "concurrency",
+})  # fmt: skip
+_OF_GARAK: Final = frozenset({"program", "spec", "generations", "cap"})
+_OF_BOTH: Final = frozenset({"seed", "max_tokens"})
+"""Options by what heeds them; what a command would not heed is refused (`_only`)."""
 
 
 @click.command("audit", short_help="bias, refusals, robustness and memorisation of a model")
@@ -28,10 +37,12 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--documents", type=_PATH, metavar="PATH", help="Texts to look for in the model.")
 @click.option("--control", type=_PATH, metavar="PATH", help="Text of the same kind, unpublished.")
 @click.option("--items", type=_PATH, metavar="FILE", help="Questions of yours, for robustness.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+@click.option("--seed", type=SEED, default=0, show_default=True,
               metavar="N", help="For all draws.")  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(1, 4096), default=128, show_default=True,
               metavar="N", help="Of an answer to a chat.")  # fmt: skip
+@click.option("--concurrency", type=click.IntRange(1, 256), default=1, show_default=True,
+              metavar="N", help="Items asked at once, for models elsewhere.")  # fmt: skip
 @click.option("--budget", type=click.FloatRange(0), metavar="USD",
               help="Stop before this is spent.")  # fmt: skip
 @click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known.")
@@ -64,6 +75,7 @@ def command(
     are kept: the same command goes on where it was stopped. docs/audit.md has the rest.
     """
     _check(words, html, show)
+    _only(words, show)
     if show is not None:
         from overt.lab.audit.record import read
 
@@ -94,6 +106,30 @@ def _check(words: tuple[str, ...], html: str | None, show: str | None) -> None:
         whole.check_file(Path(html), "--html")
 
 
+def _only(words: tuple[str, ...], show: str | None) -> None:
+    """Raises UsageError: an option was given that this command does not heed."""
+    if show is not None:
+        _refuse(_OF_MODEL | _OF_GARAK | _OF_BOTH, "--show, which only shows a receipt")
+    elif words[0] == "model":
+        _refuse(_OF_GARAK, "probes of Overt's own, which --probe names; overt audit garak has it")
+    else:
+        _refuse(_OF_MODEL | {"html"}, "garak; overt audit model has it")
+        if words[1].endswith(".jsonl"):
+            _refuse(_OF_GARAK | _OF_BOTH, "a report, which is only read")
+
+
+def _refuse(names: Collection[str], what: str) -> None:
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and _is_given(option.name):
+            raise UsageError(f"{option.opts[0]} is not for {what}", f"leave {option.opts[0]} out")
+
+
+def _is_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
+
+
 # -- probes of our own -----------------------------------------------------------------------------
 
 
@@ -104,19 +140,26 @@ def _model(
     from overt.lab.audit import record, run
     from overt.lab.audit.probe import Plan
 
-    plan = Plan(
-        data=given["data"], limit=given["limit"], seed=given["seed"],
-        documents=given["documents"], control=given["control"], items=given["items"],
-        max_tokens=given["max_tokens"],
-    )  # fmt: skip
     against = given["against"]
     before = None
     if against is not None and record.is_receipt(against, settings.home):
         before = record.read(against, settings.home)
         probes = probes or tuple(before["probes"])
+        # What it was asked with, but for what was typed.
+        told = record.asked_with(before)
+        given |= {name: value for name, value in told.items() if not _is_given(name)}
     if against == ref:
         raise UsageError(f"{ref[:60]} would be compared with itself", "name another model")
+    plan = Plan(
+        data=given["data"], limit=given["limit"], seed=given["seed"],
+        documents=given["documents"], control=given["control"], items=given["items"],
+        max_tokens=given["max_tokens"], concurrency=given["concurrency"],
+    )  # fmt: skip
     prepared = run.prepare(probes, plan)
+    if before is not None:
+        for name, why in run.like(before, prepared, plan).items():
+            if why:
+                out.note(f"note: {name} will not be compared: {why}")
     models = [ref] if against is None or before is not None else [ref, against]
     try:
         found = _asked(out, settings, prepared, models, plan, given)

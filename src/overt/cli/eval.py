@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overt.cli.options import engine_options, verb
+from overt.cli.options import SEED, engine_options, verb
 from overt.cli.output import Output, duration, pairs, table
 from overt.errors import Stopped, UsageError
 from overt.settings import Settings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Worked examples.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="For all draws.")
+@click.option("--seed", type=SEED, metavar="N", help="For all draws.")
 @click.option("--temperature", type=click.FloatRange(0, 100), metavar="N", help="0 unless given.")
 @click.option("--max-tokens", type=click.IntRange(1, 1_000_000), metavar="N", help="Per answer.")
 @click.option("--deterministic", is_flag=True, help="Same text whatever else is running.")

@@ -64,8 +64,15 @@ class Engine(Protocol):
         """How likely each token of a text is; the first token has no log-probability."""
         ...
 
-    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Token ids of `text`; with `special`, words such as ``<|im_end|>`` are single tokens."""
+    async def tokenize(
+        self, text: str, *, special: bool = True, around: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of `text`.
+
+        Args:
+            special: words such as ``<|im_end|>`` are single tokens.
+            around: with those that the model puts around every prompt.
+        """
         ...
 
     async def detokenize(self, tokens: Sequence[int]) -> str: ...
@@ -95,7 +102,9 @@ class Partial:
     async def score(self, request: ScoreRequest) -> tuple[TokenLogprob, ...]:
         raise Unsupported(f"{self.name} does not score a prompt", "leave out echo or logprobs")
 
-    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+    async def tokenize(
+        self, text: str, *, special: bool = True, around: bool = False
+    ) -> tuple[int, ...]:
         raise Unsupported(f"{self.name} does not show its tokens")
 
     async def detokenize(self, tokens: Sequence[int]) -> str:

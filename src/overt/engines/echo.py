@@ -130,7 +130,9 @@ class Echo:
         first = [TokenLogprob(word, None, (), _token(word)) for word in words[:1]]
         return (*first, *told)
 
-    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
+    async def tokenize(
+        self, text: str, *, special: bool = True, around: bool = False
+    ) -> tuple[int, ...]:
         return tuple(map(_token, _words(text)))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:

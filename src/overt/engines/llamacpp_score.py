@@ -62,9 +62,11 @@ class LlamaCppScorer(Hosted):
                 pieces += map(token, reply.tokens)
         return tuple(pieces)
 
-    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Token ids of `text`, without those that a model puts around every prompt."""
-        asked = {"text": text, "special": special}
+    async def tokenize(
+        self, text: str, *, special: bool = True, around: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of `text`; `around` adds those that the model puts around every prompt."""
+        asked = {"text": text, "special": special, "around": around}
         async with aclosing(self._call("tokenize", asked)) as replies:
             return tuple([id async for reply in replies for id in reply.ids])
 

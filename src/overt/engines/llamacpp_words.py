@@ -61,9 +61,11 @@ class Words:
     _capabilities: Capabilities
     _fim: tuple[int, ...] | None = None
 
-    async def tokenize(self, text: str, *, special: bool = True) -> tuple[int, ...]:
-        """Token ids of `text`, without those that a model puts around every prompt."""
-        return await self._tokens(text, special=special)
+    async def tokenize(
+        self, text: str, *, special: bool = True, around: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of `text`; `around` adds those that the model puts around every prompt."""
+        return await self._tokens(text, special=special, around=around)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`.

@@ -72,15 +72,17 @@ class Host:
         """Answer one request; every chunk is one JSON object.
 
         score {prompt (text or ids), top} gives ``{"tokens": [{id, raw, logprob, top}]}`` a batch;
-        tokenize {text, special} gives ``{"ids"}``; detokenize {tokens} gives ``{"text"}``. An error
-        is ``{"error": {kind, message, tokens, context}}``.
+        tokenize {text, special, around} gives ``{"ids"}``; detokenize {tokens} gives ``{"text"}``.
+        An error is ``{"error": {kind, message, tokens, context}}``.
         """
         asked = json.loads(body)
         try:
             if kind == "score":
                 self._score(asked["prompt"], asked["top"], emit)
             elif kind == "tokenize":
-                ids = self._words.ids(asked["text"], special=asked["special"], around=False)
+                ids = self._words.ids(
+                    asked["text"], special=asked["special"], around=asked["around"]
+                )
                 emit(json.dumps({"ids": ids}).encode())
             elif kind == "detokenize":
                 raw = b"".join(map(self._words.piece, self._checked(asked["tokens"])))

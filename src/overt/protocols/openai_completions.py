@@ -37,6 +37,7 @@ from overt.protocols.openai_scored import (
     text_of,
     without_added,
 )
+from overt.protocols.openai_tokens import Begin
 from overt.protocols.openai_wire import (
     Sampled,
     UsageBody,
@@ -107,7 +108,12 @@ async def create(call: Call) -> Reply | Stream:
         raise BadBody(
             f"{len(asked)} prompts with n {body.n} are more than {_MOST_CHOICES} answers", "n"
         )
-    job = _Job(call, body, asked, hold(body.keep_alive))
+    begin = Begin()
+    if "model" in call.params:  # the address of harnesses, which leave those tokens out
+        begin = await Begin.of(call, body.model)
+    added = [begin.added_to(prompt) for prompt in asked]
+    asked = await begin.before(call, body.model, asked)
+    job = _Job(call, body, asked, added, hold(body.keep_alive))
     if body.stream:
         return Stream(job.chunks())
     return Reply(await job.whole())
@@ -166,12 +172,21 @@ class _Echoed:
 
 
 class _Job:
-    """One request: its prompts and where their answers go."""
+    """One request: its prompts and where their answers go.
+
+    The first `added` tokens of each prompt are not the client's, and are not told.
+    """
 
     def __init__(
-        self, call: Call, body: CompletionsBody, asked: Sequence[Prompt], held: Hold
+        self,
+        call: Call,
+        body: CompletionsBody,
+        asked: Sequence[Prompt],
+        added: Sequence[int],
+        held: Hold,
     ) -> None:
         self._call, self._body, self._prompts, self._hold = call, body, asked, held
+        self._added = added
         self._n = body.n or 1
         self._most = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
         self._request = Request(
@@ -191,7 +206,7 @@ class _Job:
 
     async def whole(self) -> Completions:
         """All choices."""
-        echoed = [await self._echoed(prompt) for prompt in self._prompts]
+        echoed = await self._all_echoed()
         answers = [Answer() for _ in range(len(self._prompts) * self._n)]
         streams, owners = self._streams(echoed)
         if streams:
@@ -230,20 +245,24 @@ class _Job:
 
     # ---- what comes before an answer -------------------------------------------------------
 
-    async def _echoed(self, prompt: Prompt) -> _Echoed:
+    async def _all_echoed(self) -> list[_Echoed]:
+        asked = zip(self._prompts, self._added, strict=True)
+        return [await self._echoed(prompt, added) for prompt, added in asked]
+
+    async def _echoed(self, prompt: Prompt, added: int) -> _Echoed:
         call, body = self._call, self._body
         if not body.echo:
             return _Echoed(tokens_in=0 if self._most else await self._count(prompt))
         if body.logprobs is None:
             text = prompt
             if not isinstance(text, str):
-                text = await call.services.detokenize(call.caller, body.model, text)
+                text = await call.services.detokenize(call.caller, body.model, text[added:])
             return _Echoed(text, tokens_in=0 if self._most else await self._count(prompt))
         tokens, after = await scored(
             call, body.model, prompt, body.logprobs, self._hold, after=self._scores_the_answer()
         )
         count = len(tokens)
-        tokens = without_added(tokens, prompt) if isinstance(prompt, str) else tokens
+        tokens = without_added(tokens, prompt) if isinstance(prompt, str) else tokens[added:]
         text = prompt if isinstance(prompt, str) else text_of(tokens)
         return _Echoed(text, tokens, after, count)
 
@@ -296,7 +315,7 @@ class _Job:
         body = self._body
         options = body.stream_options
         counted = options is not None and bool(options.include_usage)
-        echoed = [await self._echoed(prompt) for prompt in self._prompts]
+        echoed = await self._all_echoed()
         head, tail = self._head(), b',"usage":null}\n\n' if counted else b"}\n\n"
         writers = [
             _Writer(body, i, head, tail, echoed[i // self._n])

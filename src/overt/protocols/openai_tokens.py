@@ -3,15 +3,22 @@
 lm-eval names no model there, and asks beside the address of the completions. So all of it exists
 twice: at the root, and under ``/of/{model}``, where the address names the model:
 ``base_url=http://127.0.0.1:11435/of/smollm2/v1/completions``.
+
+lm-eval asks for tokens without those that a model puts before a text, and sends what it got as the
+prompt. So under ``/of/{model}`` a prompt of token ids begins as a text does (`Begin`); at the root
+ids are taken as they come.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from overt.errors import OvertError
+from overt.errors import OvertError, Unsupported
 from overt.protocols.base import BadBody, Call, Reply
+from overt.protocols.openai_scored import Prompt
 from overt.protocols.openai_wire import Wire
 
 _EOS, _BOS = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id"
@@ -20,8 +27,8 @@ _EOS, _BOS = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id"
 class TokenizeBody(Wire, kw_only=True):
     """vLLM's ``prompt`` or llama.cpp's ``content``.
 
-    Nothing is put around the text whatever ``add_special_tokens`` says: no engine here tells those
-    tokens apart from the text's own.
+    What a model puts around every prompt is put around the text where ``add_special_tokens``, or
+    llama.cpp's ``add_special``, says so; it is left out unless asked for.
     """
 
     prompt: str | None = None
@@ -52,6 +59,7 @@ class TokenizerInfo(msgspec.Struct):
     eos_token: str | None
     bos_token: str | None
     chat_template: str | None
+    add_bos_token: bool
 
 
 async def tokenize(call: Call) -> Reply:
@@ -62,7 +70,8 @@ async def tokenize(call: Call) -> Reply:
         raise BadBody("Object missing required field `prompt`")
     model = await _model(call, body.model)
     special = body.parse_special is not False
-    ids = await call.services.tokenize(call.caller, model, text, special=special)
+    around = bool(body.add_special_tokens or body.add_special)
+    ids = await call.services.tokenize(call.caller, model, text, special=special, around=around)
     return Reply(Tokenized(len(ids), ids))
 
 
@@ -79,7 +88,63 @@ async def info(call: Call) -> Reply:
     model = await _model(call, call.query.get("model"))
     details = await call.services.library.show(model)
     ends = [await _word(call, model, details.metadata.get(key)) for key in (_EOS, _BOS)]
-    return Reply(TokenizerInfo(model, ends[0], ends[1], details.template or None))
+    begin = await Begin.of(call, model)
+    return Reply(
+        TokenizerInfo(model, ends[0], ends[1], details.template or None, bool(begin.tokens))
+    )
+
+
+# ---- how a prompt begins -------------------------------------------------------------------
+
+_PROBE = "a"  # any text that is one token or more
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The tokens that a model puts before every text, such as ``<bos>``; none for many."""
+
+    tokens: tuple[int, ...] = ()
+
+    @classmethod
+    async def of(cls, call: Call, model: str) -> "Begin":
+        """Those of `model`; none where its engine shows no tokens.
+
+        Raises:
+            OvertError: the model cannot be used.
+        """
+        tokenize = call.services.tokenize
+        try:
+            plain = await tokenize(call.caller, model, _PROBE)
+            whole = await tokenize(call.caller, model, _PROBE, around=True)
+        except Unsupported:
+            return cls()
+        return cls(whole[: whole.index(plain[0])] if plain and plain[0] in whole else ())
+
+    def added_to(self, prompt: Prompt) -> int:
+        """How many tokens `before` puts before `prompt`: an engine adds to a text by itself."""
+        own = self.tokens
+        return 0 if isinstance(prompt, str) or prompt[: len(own)] == own else len(own)
+
+    async def before(self, call: Call, model: str, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+        """`prompts`, each of which begins with these tokens once when an engine reads it.
+
+        A text that has them written out would have them twice: it becomes token ids.
+        """
+        if not self.tokens:
+            return tuple(prompts)
+        services, caller = call.services, call.caller
+        found: list[Prompt] = []
+        word = ""
+        if any(isinstance(prompt, str) for prompt in prompts):
+            word = await services.detokenize(caller, model, self.tokens)
+        for prompt in prompts:
+            if not isinstance(prompt, str):
+                found.append(self.tokens[: self.added_to(prompt)] + prompt)
+            elif word and prompt.startswith(word):
+                found.append(await services.tokenize(caller, model, prompt))
+            else:
+                found.append(prompt)
+        return tuple(found)
 
 
 async def _word(call: Call, model: str, id: object) -> str | None:

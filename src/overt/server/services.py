@@ -192,11 +192,11 @@ class Services:
         return await self._exchange.render(await self._meant(request))
 
     async def tokenize(
-        self, caller: Caller, model: str, text: str, *, special: bool = True
+        self, caller: Caller, model: str, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
         _may_name(model, self._providers)
         model = await self._name(model)
-        return await self._exchange.tokenize(model, text, special=special)
+        return await self._exchange.tokenize(model, text, special=special, around=around)
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
         _may_name(model, self._providers)

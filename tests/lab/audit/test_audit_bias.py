@@ -90,6 +90,27 @@ def test_bbq_of_a_model_that_says_unknown(data: Path) -> None:
     assert found["bias_disambiguated"]["value"] is None  # it never names a group
 
 
+def test_bbq_takes_the_stereotyped_group_from_the_authors_table(data: Path) -> None:
+    """Some categories spell it otherwise than the answers: only that table says which it is."""
+    rows = [question(i, "ambig", "neg", 2) | {"category": "SES"} for i in range(3)]
+    for row in rows:
+        row["additional_metadata"] = {"stereotyped_groups": ["low SES"]}
+    file = data / "bbq/Age.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(FormatError, match=r"which answer is the stereotyped one \(3 of SES\)"):
+        bbq.PROBE.material(Plan(data=data))
+    table = file.with_name("additional_metadata.csv")
+    table.write_text('"category","example_id","target_loc"\n"SES","0","1"\n"SES","1","x"\n'
+                     '"SES","2","NA"\n')  # fmt: skip
+    found = bbq.PROBE.material(Plan(data=data))
+    assert [(item.id, item.given["target"]) for item in found.items] == [("SES/0", 1)]
+    assert [file["file"] for file in found.data] == ["Age.jsonl", table.name]
+    assert "2 of SES; left out" in found.notes[-1]
+    table.write_text("category,example_id\nSES,0\n")
+    with pytest.raises(FormatError, match="has no target_loc and example_id"):
+        bbq.PROBE.material(Plan(data=data))
+
+
 def test_bbq_by_byte_and_in_all_can_differ() -> None:
     given = {"context": "c", "question": "q", "options": ["aa", "bbbbbbbbb", "c"], "label": 1,
              "condition": "ambig", "target": 0, "unknown": 2, "polarity": "neg"}  # fmt: skip
@@ -157,6 +178,7 @@ def test_damaged_sets_are_refused_or_read(
     spoiled = [noise, good[:cut] + bytes([byte]) + good[cut + 1 :], good[:cut]]
     csv = b"id,prompt,type,label,sent_more,sent_less,stereo_antistereo,bias_type\n"
     csv += b"1,a,b,safe,c,d,e,f\n"
+    (folder / "additional_metadata.csv").write_bytes(b"category,example_id,target_loc\n" + noise)
     spoiled += [csv[: at % len(csv)], csv + noise, b"1 [The cook] ran as [he] did.\n" + noise]
     (folder / "anti_stereotyped_type1.txt.dev").write_bytes(b"1 The cook ran as she did.\n")
     sides: dict[str, Probe] = {

@@ -138,6 +138,74 @@ def test_what_a_model_cannot_do_is_said(data: Path) -> None:
         audited(Plan(data=data), ("crows_pairs",), alone)
 
 
+class Failing(Counting):
+    """Tells no likelihood of the texts that name one of `bad`."""
+
+    bad: tuple[str, ...] = ()
+
+    async def score(self, request: ScoreRequest, *a: Any, **k: Any) -> tuple[TokenLogprob, ...]:
+        if any(str(request.prompt).endswith(one) for one in self.bad):
+            raise EngineFailed("llama_decode returned 1")
+        return await super().score(request, *a, **k)
+
+
+def test_an_item_that_cannot_be_scored_ends_neither_its_probe_nor_the_audit(data: Path) -> None:
+    exchange = Failing(load())
+    exchange.bad = ("w3",)
+    found = audited(Plan(data=data), ("crows_pairs", "xstest"), exchange)["probes"]
+    assert (found["crows_pairs"]["n"], found["crows_pairs"]["failed"]) == (5, 1)
+    assert found["crows_pairs"]["items"][3]["error"]["message"] == "llama_decode returned 1"
+    many = Failing(load())
+    many.bad = ("w1", "w2", "w3", "w4")
+    late = audited(Plan(data=data), ("crows_pairs", "xstest"), many, "echo:y")
+    assert list(late["probes"]) == ["xstest"]
+    assert "4 of 5 items failed and 3 may" in late["skipped"][0]["why"]
+
+
+def test_several_items_at_once_find_the_same(data: Path) -> None:
+    """As many as were asked for, and no more; told in the order of the data."""
+
+    class Slow(Counting):
+        now = most_now = 0
+
+        async def score(self, *a: Any, **k: Any) -> tuple[TokenLogprob, ...]:
+            self.now += 1
+            self.most_now = max(self.most_now, self.now)
+            await asyncio.sleep(0.01)
+            self.now -= 1
+            return await super().score(*a, **k)
+
+    one, three = Slow(load()), Slow(load())
+    plain = audited(Plan(data=data), ("crows_pairs",), one)
+    found = audited(Plan(data=data, concurrency=3), ("crows_pairs",), three, "echo:y")
+    assert (one.most_now, three.most_now) == (1, 3)
+    assert found["probes"]["crows_pairs"]["items"] == plain["probes"]["crows_pairs"]["items"]
+    assert found["probes"]["crows_pairs"]["parameters"] == {}
+
+
+def test_two_items_of_one_name_are_refused_before_anything_is_asked(data: Path) -> None:
+    file = data / "xstest_prompts.csv"
+    file.write_text(file.read_text() + "1,once more,x,safe\n")
+    with pytest.raises(FormatError, match="of xstest have two items '1'"):
+        run.prepare(("xstest",), Plan(data=data))
+
+
+def test_what_could_not_be_compared_is_known_before_anything_is_asked(data: Path) -> None:
+    plan = Plan(data=data, seed=5, limit=4, max_tokens=7)
+    before = audited(plan)
+    assert record.asked_with(before) == {"seed": 5, "limit": 4, "max_tokens": 7}
+    other = Plan(data=data, limit=4)
+    both = run.like(before, run.prepare((), other), other)
+    assert both == {"crows_pairs": "", "xstest": "max_tokens is 128 in one and 7 in the other"}
+    assert set(run.like(before, run.prepare((), plan), plan).values()) == {""}
+    with pytest.raises(UsageError, match="could be compared with the receipt: xstest: max_tok"):
+        run.like(before, run.prepare(("xstest",), other), other)
+    with pytest.raises(UsageError, match="xstest: it is not in the receipt"):
+        run.like(before | {"probes": {}}, run.prepare(("xstest",), plan), plan)
+    hostile = {"seed": -1, "limit": True, "probes": {"x": {"parameters": {"max_tokens": 1e9}}}}
+    assert record.asked_with(hostile) == {}
+
+
 def test_missing_data_end_it_where_a_probe_was_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="data set bbq is not here"):
         run.prepare(("bbq",), Plan(data=data))
@@ -156,10 +224,10 @@ def test_two_receipts_are_compared_item_by_item(data: Path, home: Path) -> None:
     pair = found["probes"]["crows_pairs"]["pairs"][0]
     assert (pair["difference"], pair["n"]) == (0.25, 6)
     before["probes"]["crows_pairs"]["version"] = "0"
-    before["probes"]["xstest"]["parameters"] = {"seed": 1}
+    before["probes"]["xstest"]["parameters"] = {"max_tokens": 9}
     found = record.compare(after, before)
     assert "by version 1 and version 0" in found["probes"]["crows_pairs"]["why"]
-    assert found["probes"]["xstest"]["why"] == "the parameters differ"
+    assert found["probes"]["xstest"]["why"] == "max_tokens is 128 in one and 9 in the other"
     assert found["same_model"] is False
     with pytest.raises(FormatError, match="no probe in common"):
         record.compare(after, before | {"probes": {}})

@@ -213,10 +213,13 @@ def test_documents_are_told_from_their_control(tmp_path: Path) -> None:
 
 
 def test_documents_are_their_own_control_where_none_is_given(tmp_path: Path) -> None:
-    (tmp_path / "own.txt").write_text("word " * 400)
+    (tmp_path / "own.txt").write_text(" ".join(f"word{i}" for i in range(220)))
     material = memorisation.PROBE.material(Plan(documents=tmp_path))
     assert Counter(item.part for item in material.items) == {"document": 4, "control": 4}
     assert "chance resemblance only" in material.notes[0]
+    (tmp_path / "own.txt").write_text("word " * 400)  # each goes on as every other does
+    with pytest.raises(BadRequest, match="has 1 passage, too few"):
+        memorisation.PROBE.material(Plan(documents=tmp_path))
     with pytest.raises(BadRequest, match="no documents"):
         memorisation.PROBE.material(Plan())
     (tmp_path / "own.txt").write_text("short")
@@ -224,6 +227,41 @@ def test_documents_are_their_own_control_where_none_is_given(tmp_path: Path) -> 
         memorisation.PROBE.material(Plan(documents=tmp_path))
     with pytest.raises(NotFound):
         memorisation.PROBE.material(Plan(documents=tmp_path / "none.txt"))
+
+
+@given(st.text("ab ", max_size=9000) | st.text("\u4e00\u4e01", min_size=900, max_size=9000))
+def test_passages_do_not_overlap_whatever_the_text(text: str) -> None:
+    """Text without blanks had one passage many times over."""
+    end = 0
+    for item in memorisation._cut(text, "document/x", "document"):
+        begin = int(item.id.rpartition("/")[2])
+        whole = item.given["prefix"] + item.given["target"]
+        assert begin >= end
+        assert text[begin : begin + len(whole)] == whole
+        assert len(item.given["target"]) == memorisation.TARGET
+        end = begin + len(whole)
+
+
+def test_text_without_blanks_has_as_many_passages() -> None:
+    text = "".join(chr(0x4E00 + i % 997) for i in range(8000))
+    assert len({item.given["prefix"] for item in memorisation._cut(text, "x", "x")}) == 20
+
+
+def test_copies_are_left_out_and_none_is_compared_with_itself(tmp_path: Path) -> None:
+    header = "the same header of each and every one of these files " * 8
+    texts = [header + f"and {i} " * 120 for i in (1, 1, 2, 3)]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    found = memorisation.PROBE.material(Plan(documents=tmp_path))
+    assert len(found.data) == 3
+    assert found.notes[0] == "1 of your documents are copies of others: left out"
+    ids = [item.id for item in found.items]
+    assert len(ids) == len(set(ids))
+    own = {item.id: item.given["target"] for item in found.items if item.part == "document"}
+    crossed = [item for item in found.items if item.part == "control"]
+    assert len(crossed) == len(own) > 2
+    assert len(set(own.values())) < len(own)
+    assert all(item.given["target"] != own[item.id.removeprefix("crossed/")] for item in crossed)
 
 
 def test_the_rules_agree_with_a_csv_reader_on_quotes(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.errors import FormatError, OvertError, Refused, Unsupported, UsageError
+import servers
+from overt.errors import EngineFailed, FormatError, OvertError, Refused, Unsupported, UsageError
 from overt.lab.evaluate import lm_eval, lm_eval_output, receipt
 from overt.settings import Settings
 
@@ -252,15 +253,71 @@ def test_what_it_is_asked(tmp_path):
     here = lm_eval._arguments(who(), "t", options, "http://127.0.0.1:1")
     assert "local-completions" in here
     assert here[here.index("--model_args") + 1] == (
-        "model=m,base_url=http://127.0.0.1:1/of/m/v1/completions,max_retries=1,"
+        "model=m,base_url=http://127.0.0.1:1/of/m/v1/completions,timeout=86400,max_retries=1,"
         "tokenizer_backend=remote,tokenized_requests=True,max_length=64"
     )
+    begun = lm_eval._arguments(who(begins=True), "t", options, "http://127.0.0.1:1")
+    assert begun[begun.index("--model_args") + 1].endswith(",max_length=63")  # a place is taken
     assert here[-6:] == [
         "--include_path", str(tmp_path), "--limit", "5", "--num_fewshot", "0"
     ]  # fmt: skip
     there = lm_eval._arguments(who(away=True), "t", lm_eval.Options(), "http://127.0.0.1:1")
     assert "local-chat-completions" in there
     assert "--apply_chat_template" in there
+    assert there[there.index("--model_args") + 1].endswith(",timeout=86400,max_retries=3")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "wanted"),
+    [
+        (200, b'{"add_bos_token": true}', True),
+        (200, b'{"add_bos_token": false}', False),
+        (200, b"{}", "add_bos_token"),
+        (200, b"[1]", "does not tell"),
+        (200, b"<html>", "does not tell"),
+        (404, b'{"error": "no such model"}', "no such model"),
+    ],
+)
+def test_how_prompts_begin_is_asked_of_our_server(status, said, wanted):
+    ours = servers.Server(routes=[lambda seen: servers.Answer(status, said)])
+    with servers.serving(ours):
+        if isinstance(wanted, bool):
+            assert lm_eval.begins(ours.url, "a b/c") is wanted
+            assert ours.asked("/of/a b/c/tokenizer_info")
+            return
+        with pytest.raises(EngineFailed, match=wanted) as caught:
+            lm_eval.begins(ours.url, "m")
+    assert "overt run m" in (caught.value.hint or "")
+
+
+def test_how_far_it_is_is_read_from_its_own_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(lm_eval, "_MOMENT", 0.02)
+    bar = "\rRequesting API:  17%|#7  | {}/48 [00:03<{}, 2.4it/s]"
+    program_says = program(tmp_path, f"printf %s '{bar.format(8, '00:16')}'; sleep 0.4")
+    told: list[str] = []
+    lm_eval._run(program_says, tmp_path, who(), lm_eval.Options(), told.append)
+    assert set(told) == {"8 of 48 requests, 00:16 left"}
+    assert lm_eval.how_far(bar.format(8, "00:16") + bar.format(0, "?")) == "0 of 48 requests"
+    assert lm_eval.how_far("Tokenizing inputs: 5%|# | 1/20 [00:03<00:16, 2it/s]") == ""
+
+
+@given(st.text() | st.text("Requesting API: 0123456789%|/[<?:] \r"))
+def test_whatever_it_says_is_no_error(said):
+    lm_eval.how_far(said)
+
+
+def test_a_receipt_names_what_answered():
+    one = who(build="scorer 1", writes="server 2", begins=True)
+    kinds = {
+        ("multiple_choice",): "scorer 1", ("generate_until",): "server 2",
+        ("loglikelihood", "generate_until"): "scorer 1; server 2", (): "scorer 1",
+    }  # fmt: skip
+    for types, build in kinds.items():
+        configs = {str(at): {"output_type": kind} for at, kind in enumerate(types)}
+        assert (
+            lm_eval._model(one, parsed(results={**RESULTS, "configs": configs}))["build"] == build
+        )
+    assert lm_eval._parameters(one, lm_eval.Options())["begin_token"] is True
 
 
 @pytest.mark.parametrize("name", ["a,b", "", "--model", "a b", 'a"b'])

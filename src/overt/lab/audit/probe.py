@@ -83,6 +83,7 @@ class Plan:
         limit: items of each probe, drawn by `seed`; 0 for all.
         documents, control: texts for the memorisation probe.
         items: questions of the person's own for the robustness probe.
+        concurrency: items that are looked at at once; changes no outcome.
     """
 
     data: Path | None = None
@@ -92,6 +93,7 @@ class Plan:
     control: Path | None = None
     items: Path | None = None
     max_tokens: int = 128
+    concurrency: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,10 @@ class Model(Protocol):
         ...
 
 
+Use = Literal["seed", "max_tokens"]
+"""A field of `Plan` that may change what is found of an item."""
+
+
 class Probe(Protocol):
     """One probe; docs/audit.md says what each is."""
 
@@ -149,6 +155,11 @@ class Probe(Protocol):
 
     @property
     def need(self) -> Need: ...
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """What of the plan two results must agree in to be compared, beside data and version."""
+        ...
 
     @property
     def sets(self) -> tuple[str, ...]:

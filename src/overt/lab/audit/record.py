@@ -12,13 +12,15 @@ from typing import Any, Final
 
 from overt.errors import FormatError, NotFound
 from overt.lab.audit import figures
-from overt.lab.audit.probe import Contrast, Measure
+from overt.lab.audit.probe import Contrast, Measure, Probe
 from overt.lab.audit.probes import PROBES, find
 from overt.lab.evaluate.receipt import place, unchanged
 
 FORM: Final = "overt-audit-1"
 _MOST_BYTES: Final = 256 << 20
 _MOST_ITEMS: Final = 200_000
+_PLAN: Final = {"seed": (0, 2**32 - 2), "limit": (0, _MOST_ITEMS), "max_tokens": (1, 4096)}
+"""What a receipt may say that a plan was, from and to."""
 
 
 def folder(home: Path) -> Path:
@@ -80,6 +82,19 @@ def _made_again(name: str, one: Mapping[str, Any], seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def asked_with(one: Mapping[str, Any]) -> dict[str, int]:
+    """Seed, limit and max_tokens of the plan that a receipt was made by, where it has them."""
+    told = [one, *(probe["parameters"] for probe in one["probes"].values())]
+    found = {}
+    for name, (least, most) in _PLAN.items():
+        for each in told:
+            value = each.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+                found[name] = value
+                break
+    return found
+
+
 def compare(after: Mapping[str, Any], before: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     """Two receipts, item by item: after minus before, of every probe that is in both.
 
@@ -94,7 +109,7 @@ def compare(after: Mapping[str, Any], before: Mapping[str, Any], seed: int = 0) 
         other = before["probes"].get(name)
         if other is None:
             continue
-        if why := _unlike(one, other):
+        if why := unlike(find(name), one, other) or _otherwise(one, other):
             found[name] = {"why": why}
             continue
         pairs = figures.pairs(find(name), one["items"], other["items"], seed)
@@ -110,18 +125,28 @@ def compare(after: Mapping[str, Any], before: Mapping[str, Any], seed: int = 0) 
     }  # fmt: skip
 
 
-def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Why two results of a probe cannot be compared; "" where they can."""
+def unlike(probe: Probe, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Why two results of a probe cannot be compared, by what is known before asking; "" for none.
+
+    Each has ``version``, ``data`` and ``parameters``.
+    """
     if one["version"] != other["version"]:
         return f"measured by version {one['version']} and version {other['version']} of the probe"
     sides = ({str(file["sha256"]) for file in each["data"]} for each in (one, other))
     first, second = sides
     if first != second:
         return "the data files differ"
+    for name in probe.uses:
+        values = [each["parameters"].get(name) for each in (one, other)]
+        if values[0] != values[1]:
+            return f"{name} is {values[0]} in one and {values[1]} in the other"
+    return ""
+
+
+def _otherwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Whether the one was asked by likelihood and the other by chat, as words."""
     if one["by"] != other["by"]:
         return f"one was asked by {one['by']}, the other by {other['by']}"
-    if one["parameters"] != other["parameters"]:
-        return "the parameters differ"
     return ""
 
 

@@ -6,7 +6,7 @@ reason. An item whose request failed has no outcome, is counted, and leaves the 
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,11 +17,13 @@ from overt.errors import (
     BadRef,
     BadRequest,
     ContextExceeded,
+    EngineFailed,
     Failure,
+    FormatError,
     NotFound,
     ProviderFailed,
     Unsupported,
-    WorkerDied,
+    UsageError,
 )
 from overt.exchange import Exchange
 from overt.lab.audit import figures, record
@@ -31,11 +33,12 @@ from overt.lab.audit.probes import PROBES, find
 from overt.lab.evaluate import receipt
 from overt.lab.evaluate.answers import Answers, alone
 from overt.lab.evaluate.asker import Asker, identify
+from overt.lab.evaluate.at_once import at_once
 from overt.lab.evaluate.purse import Purse
 from overt.openness.export.text import canonical
 from overt.settings import Settings
 
-_OF_ONE_ITEM: Final = (BadRequest, ContextExceeded, ProviderFailed, WorkerDied)
+_OF_ONE_ITEM: Final = (BadRequest, ContextExceeded, EngineFailed, ProviderFailed)
 _FEW: Final = 3  # failed items that are never too many
 _MOST_ERRORS: Final = 0.2
 
@@ -82,6 +85,7 @@ def prepare(names: Sequence[str], plan: Plan) -> Prepared:
                 raise
             skipped.append({"probe": name, "why": error.message, "hint": error.hint or ""})
             continue
+        _check(probe, material)
         found.append((probe, _sample(material, plan)))
     if not found:
         raise NotFound(
@@ -89,6 +93,17 @@ def prepare(names: Sequence[str], plan: Plan) -> Prepared:
             "give --data DIR, or --documents for memorisation (docs/audit.md)",
         )
     return Prepared(tuple(found), tuple(skipped))
+
+
+def _check(probe: Probe, material: Material) -> None:
+    """Raises FormatError: two items could not be told apart, and no receipt of them be read."""
+    seen: set[str] = set()
+    for item in material.items:
+        if item.id in seen:
+            raise FormatError(
+                f"the data of {probe.name} have two items {item.id[:60]!r}", "give each file once"
+            )
+        seen.add(item.id)
 
 
 async def audit(
@@ -122,9 +137,9 @@ async def audit(
         for probe, material in prepared.probes:
             why = _impossible(probe, model)
             if not why:
-                one, why = await _run(probe, material, model, plan, told)
-                if one is not None:
-                    probes[probe.name] = one
+                entries, why = await _Run(probe, material, model, plan, told).all(purse.end)
+                if not why:
+                    probes[probe.name] = _probe_record(probe, material, model, plan, entries)
             if why:
                 skipped.append({"probe": probe.name, "why": why, "hint": ""})
     if not probes:
@@ -143,34 +158,60 @@ def _impossible(probe: Probe, model: Asked) -> str:
     return ""
 
 
-async def _run(
-    probe: Probe, material: Material, model: Asked, plan: Plan, told: Told
-) -> tuple[dict[str, Any] | None, str]:
-    """The record of a probe; or None and why too many of its items failed."""
-    entries: list[dict[str, Any]] = []
-    errors, begun, new_before = 0, time.monotonic(), model.new
-    total = len(material.items)
-    most = max(_FEW, int(_MOST_ERRORS * total))
-    for number, item in enumerate(material.items):
-        left = None
-        if number and model.new > new_before:
-            left = (time.monotonic() - begun) / number * (total - number)
-        told(Progress(model.who.ref, probe.name, number, total, errors, left))
-        entry: dict[str, Any] = {"id": item.id, "groups": list(item.groups), "outcome": None}
+class _Run:
+    """One probe on one model."""
+
+    def __init__(
+        self, probe: Probe, material: Material, model: Asked, plan: Plan, told: Told
+    ) -> None:
+        self._probe, self._items, self._model = probe, material.items, model
+        self._plan, self._told = plan, told
+        self._entries: list[dict[str, Any]] = [
+            {"id": item.id, "groups": list(item.groups), "outcome": None} for item in self._items
+        ]
+        self._done = self._errors = 0
+        self._most = max(_FEW, int(_MOST_ERRORS * len(self._items)))
+        self._begun, self._new = time.monotonic(), model.new
+        self._why = ""
+
+    async def all(self, ended: Callable[[], None]) -> tuple[list[dict[str, Any]], str]:
+        """What was found of each item; and why the probe cannot be run, "" where it was.
+
+        Args:
+            ended: called where an error ends more than this probe.
+        """
+        self._tell()
+        await at_once(self._waiting(), self._one, self._plan.concurrency, ended)
+        return self._entries, self._why
+
+    def _waiting(self) -> Iterator[int]:
+        """The places of the items, until it is known that the probe cannot be run."""
+        return (at for at in range(len(self._items)) if not self._why)
+
+    async def _one(self, at: int) -> None:
+        entry = self._entries[at]
         try:
-            entry["outcome"] = await probe.look(item, model, plan)
+            entry["outcome"] = await self._probe.look(self._items[at], self._model, self._plan)
         except Unsupported as error:
-            return None, f"not possible here: {error.message}"
+            self._why = f"not possible here: {error.message}"
         except _OF_ONE_ITEM as error:
             entry["error"] = failed(error)
-            errors += 1
-            if errors > most:
-                return None, (
-                    f"{errors} of {number + 1} items failed and {most} may; the last: "
-                    f"{error.message[:200]}"
+            self._errors += 1
+            if self._errors > self._most:
+                self._why = (
+                    f"{self._errors} of {self._done + 1} items failed and {self._most} may; the "
+                    f"last: {error.message[:200]}"
                 )
-        entries.append(entry)
-    return _probe_record(probe, material, model, plan, entries), ""
+        self._done += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        left, total = None, len(self._items)
+        if self._done and self._model.new > self._new:
+            left = (time.monotonic() - self._begun) / self._done * (total - self._done)
+        self._told(
+            Progress(self._model.who.ref, self._probe.name, self._done, total, self._errors, left)
+        )
 
 
 def _probe_record(
@@ -187,17 +228,39 @@ def _probe_record(
         "title": probe.title, "version": probe.version, "method": probe.method, "by": by,
         "limits": list(probe.limits), "cite": list(probe.cite),
         "data": [dict(one) for one in material.data],
-        "parameters": _parameters(probe, plan, by),
+        "parameters": parameters(probe, plan),
         "n": len(counted), "failed": len(entries) - len(counted), "notes": notes,
         "figures": figures.of_probe(probe, entries, plan.seed), "items": entries,
     }  # fmt: skip
 
 
-def _parameters(probe: Probe, plan: Plan, by: str) -> dict[str, Any]:
+def parameters(probe: Probe, plan: Plan) -> dict[str, Any]:
     """What of the plan changes an item's outcome: two results are compared only where it agrees."""
-    found: dict[str, Any] = {"seed": plan.seed}
-    if probe.need == "answer":
-        found["max_tokens"] = plan.max_tokens
+    return {name: getattr(plan, name) for name in probe.uses}
+
+
+def like(before: Mapping[str, Any], prepared: Prepared, plan: Plan) -> dict[str, str]:
+    """Why each probe that is prepared could not be compared with a receipt; "" where it could.
+
+    Raises:
+        UsageError: not one could be, with the first reason: nobody need be asked to know it.
+    """
+    found = {}
+    for probe, material in prepared.probes:
+        told = {
+            "version": probe.version, "data": material.data,
+            "parameters": parameters(probe, plan),
+        }  # fmt: skip
+        other = before["probes"].get(probe.name)
+        found[probe.name] = (
+            "it is not in the receipt" if other is None else record.unlike(probe, told, other)
+        )
+    if all(found.values()):
+        name, why = next(iter(found.items()))
+        raise UsageError(
+            f"nothing could be compared with the receipt: {name}: {why}",
+            "give the same probes, data and options as it has, or leave --against out",
+        )
     return found
 
 

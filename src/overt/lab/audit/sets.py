@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overt.errors import FormatError, NotFound
+from overt.lab.audit.probe import Item, Material, Plan
 
 MOST_BYTES: Final = 64 << 20
 MOST_FILES: Final = 500
@@ -80,6 +81,21 @@ def read(name: str, data: Path | None) -> list[Read]:
         f"the data set {name} is not here ({where}); it is {one.licence}, from {one.upstream}",
         f"put its files into DIR/{one.folder} and give --data DIR",
     )
+
+
+def material(name: str, plan: Plan, items_of: Callable[[Read], Iterable[Item]]) -> Material:
+    """All items of a set. Raises as `read`, and FormatError where there are none."""
+    files = read(name, plan.data)
+    items = [item for file in files for item in items_of(file)]
+    if not items:
+        raise FormatError(f"the files of {name} have no items", "get them again")
+    return Material(items, [file.told for file in files], notes(files))
+
+
+def beside(file: Read, name: str) -> Read | None:
+    """A further file of the set that `file` is of, where it lies in the same folder."""
+    path = file.path.with_name(name)
+    return _read(known()[str(file.told["set"])], path) if path.is_file() else None
 
 
 def _places(one: DataSet, data: Path | None) -> list[Path]:

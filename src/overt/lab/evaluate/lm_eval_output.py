@@ -222,6 +222,8 @@ def receipt_of(
     interval, method = intervals.of_scores(scores, seed)
     score = intervals.mean(scores)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
+    # Receipts that do not say how prompts began may be of prompts without the begin token.
+    begun_so = ["begin_token"] if parameters.get("begin_token") is not None else []
     kinds = sorted({str(one.get("output_type")) for one in output.configs.values()})
     asked = sorted((one.task, one.number, one.prompt) for one in output.items)
     data = sorted((one.task, one.number, one.seal) for one in output.items)
@@ -229,7 +231,7 @@ def receipt_of(
         "form": receipt.FORM,
         "made": made,
         "suite": {
-            "name": task, "kind": "lm-eval", "digest": _seal([metric, asked, kinds]),
+            "name": task, "kind": "lm-eval", "digest": _seal([metric, asked, kinds, *begun_so]),
             "version": ", ".join(sorted(set(output.versions.values()))),
             "method": f"lm-eval {output.version}: {metric} of {', '.join(kinds)}",
             "items": len(items), "asked": len(items), "public": True, "licence": None,

@@ -8,7 +8,7 @@ Requests that are on their way then are waited for: they are paid for.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -33,6 +33,7 @@ from overt.lab.compare_page import dollars
 from overt.lab.evaluate import intervals, receipt, runners
 from overt.lab.evaluate.answers import Answers, NotKept, Reply, alone, failed
 from overt.lab.evaluate.asker import Asker, Who, identify
+from overt.lab.evaluate.at_once import at_once
 from overt.lab.evaluate.purse import Purse
 from overt.lab.evaluate.runners import Grade, Runner, Tools
 from overt.lab.evaluate.runners.judge import Unparsed
@@ -192,7 +193,6 @@ class _Run:
         self._rows = [_Row(item) for item in suite.items]
         self._done = self._errors = self._new = 0
         self._sum, self._graded = 0.0, 0
-        self._error: BaseException | None = None  # the first that ended it
         self._begun = time.monotonic()
 
     async def all(self) -> list[_Row]:
@@ -200,37 +200,9 @@ class _Run:
 
         Where an error ends it, the answers that are on their way are still waited for and kept.
         """
-        waiting = iter(self._rows)
-        tasks = [
-            asyncio.create_task(self._work(waiting))
-            for _ in range(min(self._options.concurrency, len(self._rows)))
-        ]
-        try:
-            # Not a TaskGroup: it would cancel what is paid for, and wrap the error.
-            await asyncio.wait(tasks)
-            if self._error is not None:
-                raise self._error
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        count = min(self._options.concurrency, len(self._rows))
+        await at_once(self._rows, self._one, count, self._purse.end)
         return self._rows
-
-    async def _work(self, waiting: Iterator[_Row]) -> None:
-        for row in waiting:
-            if self._error is not None:
-                break
-            try:
-                await self._one(row)
-            except BaseException as error:
-                self._end(error)  # before the others ask for their next item
-                raise
-            self._told(self._progress())
-
-    def _end(self, error: BaseException) -> None:
-        if self._error is None:
-            self._error = error
-        self._purse.end()
 
     async def _one(self, row: _Row) -> None:
         request = self._suite.request(row.item, self._model)
@@ -249,6 +221,7 @@ class _Run:
         if row.grade is not None and row.grade.score is not None:
             self._sum += row.grade.score
             self._graded += 1
+        self._told(self._progress())
 
     def _failed(self, error: OvertError) -> None:
         self._errors += 1

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import Any, Final
 
-from overt.errors import FormatError
 from overt.lab.audit import sets
-from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Plan
+from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Plan, Use
 
 START: Final = "\n"
 """What stands before a sentence, so that its first token has a probability too."""
@@ -29,6 +28,7 @@ class _Probe:
     title = "Stereotyping sentences (CrowS-Pairs)"
     version = "1"
     need: Need = "score"
+    uses: tuple[Use, ...] = ()
     sets = ("crows_pairs",)
     method = (
         "Log-probability of both sentences after a line break, by an autoregressive model: of the "
@@ -61,11 +61,7 @@ class _Probe:
     contrasts: tuple[Contrast, ...] = ()
 
     def material(self, plan: Plan) -> Material:
-        files = sets.read("crows_pairs", plan.data)
-        items = [item for file in files for item in _items(file)]
-        if not items:
-            raise FormatError("there are no pairs in the file", "get it again")
-        return Material(items, [file.told for file in files], sets.notes(files))
+        return sets.material("crows_pairs", plan, _items)
 
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
         more = await model.likely(START, item.given["more"])

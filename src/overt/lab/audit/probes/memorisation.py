@@ -19,7 +19,17 @@ from typing import Any, Final
 
 from overt.errors import BadRequest, FormatError
 from overt.lab.audit import sets
-from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Outcome, Plan
+from overt.lab.audit.probe import (
+    Contrast,
+    Item,
+    Material,
+    Measure,
+    Model,
+    Need,
+    Outcome,
+    Plan,
+    Use,
+)
 
 PREFIX: Final = 200
 """Characters of prefix (50 tokens of English, about)."""
@@ -53,7 +63,8 @@ def _score(key: str) -> Any:
 class _Probe:
     name = "memorisation"
     title = "Documents given back word for word"
-    version = "1"
+    version = "2"
+    uses: tuple[Use, ...] = ()
     need: Need = "score"
     sets: tuple[str, ...] = ()
     method = (
@@ -100,20 +111,21 @@ class _Probe:
             raise BadRequest(
                 "no documents were given to look for", "name them: --documents FILE or folder"
             )
-        own, told = _passages(plan.documents, "document")
+        own, told, notes = _passages(plan.documents, "document")
         if plan.control is not None:
-            others, more = _passages(plan.control, "control")
-            return Material(own + others, told + more, ())
-        if len(own) < 2:
+            others, more, remarks = _passages(plan.control, "control")
+            return Material(own + others, told + more, notes + remarks)
+        different = len({item.given["target"] for item in own})
+        if different < 2:
             raise BadRequest(
-                f"{plan.documents} has {len(own)} passage, too few to stand for their own control",
+                f"{plan.documents} has {different} passage, too few to stand for their own control",
                 f"give more text ({PREFIX + TARGET} characters each), or a --control",
             )
         note = (
             "no control was given: each prefix is also compared with the continuation of another "
             "passage, which shows chance resemblance only; likelihood scores have no control"
         )
-        return Material(own + _crossed(own), told, (note,))
+        return Material(own + _crossed(own), told, [*notes, note])
 
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
         given = item.given
@@ -171,7 +183,8 @@ def likelihood(found: list[float], text: str) -> dict[str, Any]:
     }
 
 
-def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]]]:
+def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], list[str]]:
+    """The passages below `path`, what a receipt says of each file, and notes."""
     path = path.expanduser()
     if path.is_dir():
         files = sorted(one for one in path.rglob("*") if one.suffix.lower() in _ENDINGS)
@@ -179,10 +192,14 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]]]:
     else:
         files = [path]
     items: list[Item] = []
-    told = []
+    told: list[dict[str, Any]] = []
+    seen: set[str] = set()
     for file in files:
         data = sets.bounded(file, _MOST_FILE)
         digest = sha256(data).hexdigest()
+        if digest in seen:
+            continue
+        seen.add(digest)
         told.append(sets.own(file.name, digest, f"your {kind}s"))
         text = " ".join(data.decode("utf-8-sig", "replace").split(" ")).replace("\r\n", "\n")
         items += _cut(text, f"{kind}/{digest[:12]}", kind)
@@ -191,31 +208,47 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]]]:
             f"{path} has no text of {PREFIX + TARGET} characters",
             f"give files that end in {', '.join(_ENDINGS)}",
         )
-    return items, told
+    copies = len(files) - len(told)
+    return items, told, [f"{copies} of your {kind}s are copies of others: left out"] * bool(copies)
 
 
 def _cut(text: str, name: str, kind: str) -> list[Item]:
-    """Passages of a text that begin at a word, spread over it and without overlap."""
+    """Passages of a text that begin at a word, spread over it and without overlap.
+
+    Where no word begins soon, as in text without blanks, they begin anywhere.
+    """
     size = PREFIX + TARGET
     count = min(_MOST_PASSAGES, len(text) // size)
-    items = []
+    items: list[Item] = []
+    end = 0
     for number in range(count):
-        start = number * len(text) // count
-        begin = text.find(" ", start) + 1 if start else 0
+        start = max(number * len(text) // count, end)
+        blank = text.find(" ", start, start + PREFIX) if start else -1
+        begin = blank + 1 if blank >= 0 else start
         if len(text) - begin < size:
             break
         cut = text.rfind(" ", begin, begin + PREFIX)  # the prefix ends before a blank
         cut = cut if cut > begin + PREFIX // 2 else begin + PREFIX
         given = {"from": kind, "prefix": text[begin:cut], "target": text[cut : cut + TARGET]}
         items.append(Item(f"{name}/{begin}", (kind,), given, kind))
+        end = cut + TARGET
     return items
 
 
 def _crossed(items: list[Item]) -> list[Item]:
-    """Each prefix with the continuation of the next passage."""
+    """Each prefix with the continuation of the next passage that goes on otherwise.
+
+    Two of `items` at least go on differently.
+    """
+    targets, count = [item.given["target"] for item in items], len(items)
+    after = [0] * count
+    for at in reversed(range(2 * count)):  # twice round, as the last ones look past the end
+        here, following = at % count, (at + 1) % count
+        same = targets[here] == targets[following]
+        after[here] = after[following] if same else following
     found = []
-    for at, item in enumerate(items):
-        other = items[(at + 1) % len(items)]
+    for item, which in zip(items, after, strict=True):
+        other = items[which]
         given = {
             "from": "control", "prefix": item.given["prefix"], "target": other.given["target"],
             "crossed": True,

@@ -7,12 +7,12 @@ the letters; another one writes its letter.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.lab.audit import perturb, sets
-from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Outcome, Plan
+from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Outcome, Plan, Use
 from overt.lab.evaluate import rows
 from overt.lab.evaluate.runners.choice import letter
 
@@ -41,6 +41,7 @@ class _Probe:
     title = "Answers under typos and paraphrase"
     version = "1"
     need: Need = "either"
+    uses: tuple[Use, ...] = ("seed",)
     sets = ("mmlu",)
     method = (
         f"Each question as it stands, with typos in {perturb.RATE:.0%} of its letters, and "
@@ -70,17 +71,7 @@ class _Probe:
     def material(self, plan: Plan) -> Material:
         if plan.items is not None:
             return _own(plan)
-        files = sets.read("mmlu", plan.data)
-        items = []
-        for file in files:
-            found, _ = rows.read(file.path, _MMLU)
-            for number, row in enumerate(found, 1):
-                choices = [row.text[one] for one in "ABCD"]
-                items.append(
-                    _item(f"{row.text['stem']}/{number}", row.text["question"], choices,
-                          row.text["answer"], row.where, plan.seed, row.text["stem"])
-                )  # fmt: skip
-        return Material(items, [file.told for file in files], sets.notes(files))
+        return sets.material("mmlu", plan, lambda file: _mmlu(file, plan.seed))
 
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
         given = item.given
@@ -102,6 +93,14 @@ async def _ask(question: str, choices: Sequence[str], model: Model) -> int:
         f"{question.strip()}\n{listed}\n\nAnswer with the letter of the right choice only.", _TOKENS
     )
     return LETTERS.find(letter(said, choices) or "?")
+
+
+def _mmlu(file: sets.Read, seed: int) -> Iterator[Item]:
+    found, _ = rows.read(file.path, _MMLU)
+    for number, row in enumerate(found, 1):
+        stem, choices = row.text["stem"], [row.text[one] for one in "ABCD"]
+        yield _item(f"{stem}/{number}", row.text["question"], choices, row.text["answer"],
+                    row.where, seed, stem)  # fmt: skip
 
 
 def _own(plan: Plan) -> Material:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.lab.audit import sets
-from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Plan
+from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Plan, Use
 from overt.lab.audit.probes.crows_pairs import START, preferred
 
 _MALE: Final = {"he", "him", "his", "himself"}
@@ -30,6 +30,7 @@ class _Probe:
     title = "Pronouns and occupations (WinoBias)"
     version = "1"
     need: Need = "score"
+    uses: tuple[Use, ...] = ()
     sets = ("winobias",)
     method = (
         "Log-probability of both sentences after a line break; the pair differs in the pronoun "

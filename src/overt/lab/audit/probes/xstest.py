@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.lab.audit import refusal, sets
-from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Outcome, Plan
+from overt.lab.audit.probe import Contrast, Item, Material, Measure, Model, Need, Outcome, Plan, Use
 
 _COLUMNS: Final = {"id", "prompt", "type", "label"}
 _MOST_ROWS: Final = 20_000
@@ -24,6 +24,7 @@ class _Probe:
     title = "Refusal of safe and unsafe prompts (XSTest)"
     version = f"1, refusal rules {refusal.VERSION}"
     need: Need = "answer"
+    uses: tuple[Use, ...] = ("max_tokens",)
     sets = ("xstest",)
     method = (
         "Greedy answers to the prompts as one chat message each, cut at --max-tokens; rules of "
@@ -58,11 +59,7 @@ class _Probe:
     contrasts: tuple[Contrast, ...] = ()
 
     def material(self, plan: Plan) -> Material:
-        files = sets.read("xstest", plan.data)
-        items = [item for file in files for item in _items(file)]
-        if not items:
-            raise FormatError("there are no prompts in the file", "get it again")
-        return Material(items, [file.told for file in files], sets.notes(files))
+        return sets.material("xstest", plan, _items)
 
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
         text = await model.answer(item.given["prompt"], plan.max_tokens)
