@@ -27,6 +27,7 @@ from overt.store import Store
 PAGE = ROOT / "docs/recipes.md"
 LINES = 60
 MADE = ("smollm2-st", "smollm2-f16", "small", "tuned", "merged")
+PEFT = "peft/adapter_model.safetensors"  # says what adapter.gguf says
 ELSEWHERE = {"ATEN_CPU_CAPABILITY": "avx2"}
 
 
@@ -126,7 +127,13 @@ def processors(show: Show) -> None:
     """The kernels of another processor: the verdict, and how far off it is."""
     show.run("processor", "replay", "tuned", before=ELSEWHERE, fails=True)
     rows = [(name, *judged(show, name, ELSEWHERE)) for name in MADE]
-    head = ("model", "verdict", "largest difference", "allowed", "tensors that differ")
+    head = (
+        "model",
+        "verdict",
+        "largest element",
+        "tensors that differ",
+        "tolerances: off by, allowed",
+    )
     show.add("processors", table(head, rows))
     print(show.blocks["processors"])
 
@@ -138,9 +145,15 @@ def judged(show: Show, name: str, before: Mapping[str, str]) -> Iterator[str]:
     yield found["verdict"]
     largest = found["largest_difference"]
     yield "-" if largest is None else f"{largest:.2g}"
-    yield f"{found['tolerance']:g}"
     first = found["first_difference"]
     yield "0" if first is None else str(first.get("tensors", "-"))
+    measures = [f"{one['what']}: {off(one['largest'])}, {one['allowed']:g}"
+                for one in found["tolerances"] if one["files"][:1] != [PEFT]]  # fmt: skip
+    yield "; ".join(measures) or "-"
+
+
+def off(largest: float | None) -> str:
+    return "not comparable" if largest is None else f"{largest:.2g}"
 
 
 if __name__ == "__main__":

@@ -119,6 +119,55 @@ def test_without_the_manifests_the_older_recipes_tell(settings: Settings, chain:
     assert [one.kind for one in tuned.inputs] == ["unknown", "file"]
 
 
+def _merged(settings: Settings) -> dict[str, Manifest]:
+    """Learnt from a base, and laid on that base again; and on another made model."""
+    base = _pulled(settings, "base")
+    tuned = _make(settings, "tuned", Input("from", base.digest, "base"), seed=7)
+    other = _make(settings, "other", seed=8)
+    for name, under in (("merged", base), ("both", other)):
+        _make(settings, name, Input("from", under.digest, under.ref),
+              Input("adapter", tuned.digest, "tuned"))  # fmt: skip
+    return {"base": base, "tuned": tuned, "other": other}
+
+
+def _forget(settings: Settings, *manifests: Manifest) -> None:
+    for one in manifests:
+        (settings.home / "manifests" / f"{one.digest.removeprefix('sha256:')}.json").unlink()
+
+
+def test_no_parent_is_invented_for_what_came_alone(settings: Settings) -> None:
+    """Recipes of ancestors come along, and not which of the inputs they made."""
+    made = _merged(settings)
+    _forget(settings, made["base"], made["tuned"])
+    under, adapter = history("merged", settings).inputs
+    assert (under.name, under.kind, under.recipe) == (made["base"].ref, "unknown", None)
+    assert adapter.recipe is not None, "the one older step read the base, so it made the adapter"
+    assert adapter.recipe.parameters["seed"] == 7
+    assert [one.digest for one in adapter.inputs] == [under.digest]
+
+    _forget(settings, made["other"])
+    under, adapter, *steps = history("both", settings).inputs
+    assert [(one.kind, one.recipe, one.inputs) for one in (under, adapter)] == [
+        ("unknown", None, ()), ("unknown", None, ()),
+    ]  # fmt: skip
+    assert [one.recipe and one.recipe.parameters["seed"] for one in steps] == [8, 7]
+    assert {(one.kind, one.digest, one.here) for one in steps} == {("step", "", False)}
+    text = "\n".join(drawn(history("both", settings)))
+    assert text.count("earlier step: what came of it is not known") == 2
+    json.dumps(history("both", settings).as_json(), allow_nan=False)
+
+
+def test_recipes_of_an_input_that_is_here_are_not_given_to_another(settings: Settings) -> None:
+    made = _merged(settings)
+    _forget(settings, made["other"])
+    under, adapter = history("both", settings).inputs
+    assert (under.kind, under.recipe and under.recipe.parameters["seed"]) == ("model", 8)
+    assert (adapter.kind, adapter.digest) == ("model", made["tuned"].digest)
+    _forget(settings, made["base"])
+    (under, _) = history("merged", settings).inputs
+    assert under.recipe is None, "that of the adapter is not its"
+
+
 def test_signatures_of_every_kind(settings: Settings, chain: Node) -> None:
     place = attest.path(chain.digest, settings.home)
     whole = place.read_bytes()

@@ -10,11 +10,19 @@ import pytest
 
 import serving
 import tiny_step
-from overt.errors import FormatError, IntegrityError, ModelNotFound, NotFound, Unsupported
+from overt.errors import (
+    Busy,
+    FormatError,
+    IntegrityError,
+    ModelNotFound,
+    NotFound,
+    Unsupported,
+)
 from overt.formats import gguf
 from overt.lab import attest, history, inputs, jobs, make, steps
 from overt.lab.convert import convert
 from overt.lab.replay import line, replay, target, worst
+from overt.lab.steps import Agreement
 from overt.recipe import Input, Recipe
 from overt.ref import parse
 from overt.settings import Settings, load
@@ -116,6 +124,85 @@ def test_a_step_without_tolerance_has_none_elsewhere(
     assert replay(target("mine", settings), settings).verdict == "different"
 
 
+def _judge(tiny: Any, monkeypatch: pytest.MonkeyPatch, largest: float, *files: str) -> list[Any]:
+    """The step judges these files by a measure of its own from now on."""
+    asked: list[Any] = []
+
+    def agreement(_: Recipe, inputs: Any, pairs: Any) -> list[Agreement]:
+        asked.append(
+            (inputs, {path: [one.is_file() for one in two] for path, two in pairs.items()})
+        )
+        return [Agreement("the whole", largest, 0.25, tuple(one for one in files if one in pairs))]
+
+    monkeypatch.setattr(tiny, "agreement", agreement, raising=False)
+    return asked
+
+
+def test_elsewhere_a_step_may_judge_a_file_as_a_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings, log=True)
+    monkeypatch.setattr(tiny, "drift", 0.5)
+    asked = _judge(tiny, monkeypatch, 0.2, "tiny.safetensors", "log.json")
+    found = replay(target("mine", settings), settings)
+    assert (found.verdict, found.measures, asked) == ("different", (), [])
+    _elsewhere(monkeypatch, numpy="9.0")
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == "within_tolerance"
+    assert asked == [((), {"tiny.safetensors": [True, True], "log.json": [True, True]})]
+    value = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert value["tolerances"] == [
+        {"what": "the whole", "largest": 0.2, "allowed": 0.25, "holds": True,
+         "files": ["tiny.safetensors", "log.json"]},
+    ]  # fmt: skip
+    assert value["largest_difference"] > 0.1
+
+
+@pytest.mark.parametrize("largest", [0.26, float("inf"), float("nan")])
+def test_what_is_too_far_off_as_a_whole_is_different(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any, largest: float
+) -> None:
+    _make(settings, loose=9.0)
+    _elsewhere(monkeypatch, numpy="9.0")
+    monkeypatch.setattr(tiny, "drift", 1e-6)
+    _judge(tiny, monkeypatch, largest, "tiny.safetensors")
+    assert replay(target("mine", settings), settings).verdict == "different"
+
+
+def test_a_file_that_no_measure_is_about_must_meet_the_tolerance(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings, log=True)
+    _elsewhere(monkeypatch, numpy="9.0")
+    monkeypatch.setattr(tiny, "drift", 0.5)
+    _judge(tiny, monkeypatch, 0.0, "log.json")
+    found = replay(target("mine", settings), settings)
+    assert found.verdict == "different"
+    assert [(one.holds, one.files) for one in found.measures] == [
+        (False, ("tiny.safetensors",)), (True, ("log.json",)),
+    ]  # fmt: skip
+
+
+def test_another_form_is_different_whatever_is_said_of_the_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    """A tensor more: no measure of numbers may let it through."""
+    from safetensors.numpy import load_file, save_file
+
+    made = _make(settings)
+    store = Store(settings.home)
+    tensors = load_file(str(store.path(made.weights)))
+    forged = settings.home / "forged"
+    save_file({**tensors, "more": tensors["last"]}, str(forged))
+    digest = f"sha256:{make.sha256_of(forged)}"
+    file = replace(made.weights, digest=digest, size=forged.stat().st_size)
+    other = replace(made, files=(file, *made.files[1:]))
+    store.commit(other, {digest: forged}, [parse("mine")])
+    _elsewhere(monkeypatch, numpy="9.0")
+    _judge(tiny, monkeypatch, 0.0, "tiny.safetensors")
+    assert replay(target("mine", settings), settings).verdict == "different"
+
+
 def test_a_flipped_byte_of_what_is_stored_is_found(settings: Settings) -> None:
     """Somebody changed the model and everything that names it."""
     made = _make(settings)
@@ -147,9 +234,10 @@ def test_another_licence_is_a_difference(settings: Settings) -> None:
 
 
 def test_the_worst_verdict_of_a_chain() -> None:
-    assert worst(["identical", None, "within_tolerance"]) == "within_tolerance"
-    assert worst(["identical", "different"]) == "different"
-    assert worst([None]) is None
+    assert worst(["identical", "within_tolerance"]) == "within_tolerance"
+    assert worst(["identical", None, "within_tolerance"]) is None, "a link that was not repeated"
+    assert worst(["identical", None, "different"]) == "different"
+    assert worst([None]) is worst([]) is None
 
 
 # ---- recipes and receipts of others -----------------------------------------------------------
@@ -259,6 +347,25 @@ def test_another_version_of_the_step_is_refused(settings: Settings, tmp_path: Pa
 # ---- keeping, chains, leftovers ----------------------------------------------------------------
 
 
+def test_kept_from_a_receipt_it_is_carried_out_again_and_not_only_looked_up(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    _make(settings)
+    file = _written(tmp_path / "receipt.json", history.receipt("mine", settings))
+    other = replace(settings, home=tmp_path / "other")
+    assert replay(target(file, other), other, keep="yours").verdict == "identical"
+    assert tiny.ran == [0, 1, 2]
+    tiny.ran = []
+    weights = Store(other.home).path(Store(other.home).get(parse("yours")).weights)
+    weights.chmod(0o600)
+    weights.write_bytes(b"damaged")
+    assert replay(target(file, other), other, keep="yours").verdict == "identical"
+    assert tiny.ran == [0, 1, 2]
+    assert Store(other.home).verify() == [], "what was damaged is what came out now"
+    monkeypatch.setattr(tiny, "drift", 0.5)
+    assert replay(target(file, other), other, keep="yours").verdict == "different"
+
+
 def test_kept_what_is_identical_is_the_same_model(settings: Settings) -> None:
     made = _make(settings)
     assert replay(target("mine", settings), settings, keep="again").kept == made.digest
@@ -299,6 +406,23 @@ def test_a_replay_that_died_leaves_nothing_for_ever(settings: Settings) -> None:
     replay(target("mine", settings), settings)
     assert jobs.every(settings.home) == []
     assert not list((settings.home / "locks").glob("job-replay*"))
+
+
+def test_what_another_replay_is_tidying_stops_nobody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw that it died; one deletes gigabytes, and holds its lock."""
+    _make(settings)
+    (settings.home / "jobs" / "replay-0123" / "work").mkdir(parents=True)
+    asked = []
+
+    def busy(job: jobs.Job, home: Path) -> int:
+        asked.append(job.folder.name)
+        raise Busy("the process 1 is making this already", "wait for it")
+
+    monkeypatch.setattr(jobs, "remove", busy)
+    assert replay(target("mine", settings), settings).verdict == "identical"
+    assert asked == ["replay-0123"]
 
 
 def test_what_create_put_together_computes_nothing(settings: Settings, tmp_path: Path) -> None:

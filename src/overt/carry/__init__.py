@@ -9,6 +9,8 @@ The file is a plain, uncompressed tar that any tar opens::
     overt/…                 the manifests this one was made from, its dossier
     model/…                 the files, under the paths their origin gave them
 
+``archive.json`` has the receipts of the models in it too (receipts.py).
+
 The head comes first, so that whoever reads the file from a pipe knows who signed it, and how much
 will come, before a single byte is kept. Cut in parts it is the same bytes, ``FILE.001`` and so on.
 """

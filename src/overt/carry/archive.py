@@ -9,9 +9,10 @@ what is expected next, so each is refused before it means anything.
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
+from overt.carry import receipts
 from overt.errors import BadRef, FormatError, IntegrityError, UnsafeFile
 from overt.ref import Ref, parse, safe_member
 from overt.store import Manifest
@@ -49,11 +50,13 @@ class Archive:
         manifest: digest of the model's manifest.
         names: what the model is called where it came from.
         members: every file after the head, in order.
+        receipts: of models in it, by the 64 hex of their manifests.
     """
 
     manifest: str
     names: tuple[Ref, ...]
     members: tuple[Member, ...]
+    receipts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -67,6 +70,7 @@ class Archive:
             "manifest": self.manifest,
             "names": [str(name) for name in self.names],
             "members": [{"name": m.name, "size": m.size, "sha256": m.sha256} for m in self.members],
+            **({"receipts": dict(self.receipts)} if self.receipts else {}),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return text.encode()
@@ -85,7 +89,8 @@ class Archive:
                 raise ValueError(f"its format is {str(content['format'])[:40]!r}")
             members = tuple(_member(item) for item in _listed(content["members"], _MEMBERS))
             names = tuple(_name(item) for item in _listed(content["names"], _NAMES))
-            found = cls("sha256:" + hex_of(content["manifest"]), names, members)
+            told = receipts.stated(content.get("receipts", {}))
+            found = cls("sha256:" + hex_of(content["manifest"]), names, members, told)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormatError(f"the head of the archive cannot be read: {error}") from None
         except (BadRef, IntegrityError) as error:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -44,12 +44,16 @@ Accept = Callable[[Signer, Archive], bool]
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A model that came in. `resumed` bytes were there from an earlier try or in the store."""
+    """A model that came in. `resumed` bytes were there from an earlier try or in the store.
+
+    `receipts` came along, by the digest of their manifests: nothing in them is proved yet.
+    """
 
     manifest: Manifest
     names: tuple[Ref, ...]
     signer: Signer
     resumed: int
+    receipts: Mapping[str, bytes]
 
 
 def bring(
@@ -86,7 +90,7 @@ def bring(
         names = _names(store, found, name, replace)
         with store.pulling(Ref("sha256", found.manifest), job.waiting) as folder:
             manifest = job.run(folder, names)
-        return Brought(manifest, names, signer, job.resumed)
+        return Brought(manifest, names, signer, job.resumed, job.receipts())
 
 
 def _head(stream: "_Stream", keys: Keys) -> tuple[Archive, Signer]:
@@ -289,7 +293,18 @@ class _Job:
             if wanted.get(name) != older.digest:
                 raise UnsafeFile(f"the archive is refused: no recipe of its model names {name}")
             line.append(older)
+        own = {hex_of(one.digest) for one in (manifest, *line)}
+        if strange := sorted(self.found.receipts.keys() - own):
+            raise UnsafeFile(
+                f"the archive is refused: it has a receipt of {strange[0][:12]}, which is no model "
+                "in it"
+            )
         return line
+
+    def receipts(self) -> dict[str, bytes]:
+        """By the digest of the manifest, as they are kept."""
+        return {f"sha256:{hexes}": text.encode("utf-8", "surrogatepass")
+                for hexes, text in self.found.receipts.items()}  # fmt: skip
 
     def _keep_dossier(self, manifest: Manifest) -> None:
         if path := self.beside.get(archive.DOSSIER):

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from overt.carry import archive
 from overt.carry.archive import Archive, Member
+from overt.carry.receipts import going_along
 from overt.carry.signing import Keys, need, sign
 from overt.errors import Failure, IntegrityError, OutOfDisk, UsageError
 from overt.ref import Ref, parse
@@ -68,8 +69,10 @@ def export(
     manifest, names = _model(store, ref, settings)
     need()
     keys = Keys(settings.home)
-    pieces = _pieces(store, manifest)
-    head = Archive(manifest.digest, names, tuple(piece.member for piece in pieces)).encode()
+    line = ancestors(store, manifest)
+    pieces = _pieces(store, manifest, line)
+    signed = going_along([manifest, *line], store.home)
+    head = Archive(manifest.digest, names, tuple(one.member for one in pieces), signed).encode()
     about = archive.member_of(archive.ARCHIVE, head)
     title = str(names[0]) if names else manifest.digest
     signature = sign([about, *(piece.member for piece in pieces)], title, keys)
@@ -110,10 +113,10 @@ def _model(store: Store, ref: str, settings: Settings) -> tuple[Manifest, tuple[
     return manifest, tuple(names[:8])
 
 
-def _pieces(store: Store, manifest: Manifest) -> list[_Piece]:
+def _pieces(store: Store, manifest: Manifest, line: Sequence[Manifest]) -> list[_Piece]:
     """The manifest, what it was made from, its dossier if there is one, and its files."""
     small: list[tuple[str, bytes]] = [(archive.MANIFEST, manifest.encode())]
-    for made_from in ancestors(store, manifest):
+    for made_from in line:
         small.append((f"{archive.CHAIN}{hex_of(made_from.digest)}.json", made_from.encode()))
     with suppress(FileNotFoundError):
         small.append((archive.DOSSIER, dossier(store.home, manifest).read_bytes()))

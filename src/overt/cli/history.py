@@ -81,6 +81,8 @@ def digests(node: "Node") -> list[str]:
 
 def _title(node: "Node") -> str:
     role = f"{node.role}: " if node.role else ""
+    if node.kind == "step":
+        return _one_line(f"{role}what came of it is not known")
     name = node.name[:200] or "no name"
     gone = "" if node.here else ", not on this disk"
     kind = "" if node.kind == "model" else f", {node.kind}"
@@ -100,6 +102,8 @@ def _facts(node: "Node") -> list[str]:
     lines += [f"{name} {shown}" for name, shown in _parameters(recipe.parameters)]
     if recipe.environment:
         lines.append("with " + ", ".join(f"{k} {v}" for k, v in sorted(recipe.environment.items())))
+    if node.kind == "step":
+        return [_one_line(line) for line in lines]
     lines.append(f"licence {node.licence or 'not stated'}; {_SIGNED[node.signature]}")
     return [_one_line(line) for line in lines]
 

@@ -104,6 +104,8 @@ def _event(event: object) -> str:
     said = []
     if isinstance(event.get("step"), int):
         said.append(f"step {event['step']}" + (f" of {event['steps']}" if "steps" in event else ""))
+    if isinstance(event.get("batches"), int):  # the base of preferences, before the first step
+        said.append(f"the base: batch {event.get('done')} of {event['batches']}")
     if isinstance(event.get("loss"), int | float):
         said.append(f"loss {event['loss']:.4g}")
     if not said:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overt.lab.replay import Replayed, Target
+    from overt.lab.steps import Agreement
     from overt.sources.base import Step
 
 _SIGNED = {
@@ -45,7 +46,8 @@ def command(
     whose outcome is not known here there is nothing to compare with; --keep stores what it makes.
 
     The verdict is `identical`, `within_tolerance` (instructions or versions are not those that were
-    recorded, and no number is further off than the step allows) or `different` (exit code 1).
+    recorded, and every tolerance of the step holds) or `different` (exit code 1). That of --chain
+    is none as soon as a link could not be repeated.
     """
     from overt.cli.pull import progress
     from overt.lab import replay
@@ -78,28 +80,40 @@ def _chain(
     links: list[dict[str, object]] = []
     lines: list[str] = []
     found: list[Replayed] = []
+    failed: list[OvertError] = []
     for target in targets:
         _say_receipt(target, out)
+        if target.recipe.step == "create" and len(targets) > 1:
+            links.append({"replayed": target.name, "step": "create", "verdict": None})
+            lines.append(f"{target.name}: put together by `overt create`, which computes nothing")
+            continue
         try:
             one = replay.replay(target, settings, step, data=_only(data, target))
         except OvertError as error:
+            failed.append(error)
             links.append({"replayed": target.name, "verdict": None, **error.as_json()})
             lines.append(f"{target.name}: not repeated: {error}")
             continue
         found.append(one)
         links.append(one.as_json())
         lines.append(_told(one))
-    verdict = replay.worst([one.verdict for one in found])
+    verdict = replay.worst([*(one.verdict for one in found), *(None for _ in failed)])
+    if failed:
+        count = len(found) + len(failed)
+        lines.append(f"{len(failed)} of {count} not repeated: of the whole line nothing is proved")
     first = next((one for one in found if one.verdict == verdict), None)
     value = {
         "replayed": targets[-1].name,
         "verdict": verdict,
         "first_difference": first.first.as_json() if first and first.first else None,
         "environment": first.as_json()["environment"] if first else {},
+        "not_repeated": len(failed),
         "chain": links,
     }
     out.result(value, lambda: "\n".join(lines), lambda: verdict or "")
-    return 1 if verdict == "different" or not found else 0
+    if verdict == "different" or not found:
+        return 1
+    return failed[0].exit_code if failed else 0
 
 
 def _only(data: "tuple[Path, ...]", target: "Target") -> list[Path]:
@@ -118,6 +132,14 @@ def _say_receipt(target: "Target", out: Output) -> None:
         out.warn(f"{target.name}: {said.format(who)}")
 
 
+def _measured(one: "Agreement") -> str:
+    """One tolerance: how far off it is, and how far it may be."""
+    files = f" ({', '.join(one.files)})" if one.files else ""
+    how = "holds" if one.holds else "does NOT hold"
+    off = f"off by {one.largest:.3g}, {one.allowed:.3g} allowed"
+    return plain(f"{how}: {one.what}: {off}{files}")
+
+
 def _told(found: "Replayed") -> str:
     name, step = found.target.name, found.target.recipe.step
     count = sum(1 for _, old, _ in found.files if old)
@@ -128,14 +150,12 @@ def _told(found: "Replayed") -> str:
     elif found.verdict == "identical":
         lines.append(f"{name}: identical: {step} made the same bytes again, {count} files")
     elif found.verdict == "within_tolerance":
-        lines.append(
-            f"{name}: within tolerance: the largest difference is {found.largest:.3g} of its "
-            f"tensor's largest value, and {step} allows {found.tolerance:.3g}"
-        )
+        lines.append(f"{name}: within tolerance of {step}: {count} files were compared")
     else:
         other = found.first is None or found.first.field != "licence"
         what = "other bytes" if other else "the same bytes, under another licence"
         lines.append(f"{name}: different: {step} made {what}")
+    lines += [f"  {_measured(one)}" for one in found.measures]
     if found.first:
         lines.append(f"  first difference: {plain(found.first.sentence)}")
     for key, (was, now) in found.differences.items():

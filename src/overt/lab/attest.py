@@ -12,18 +12,21 @@ import binascii
 import json
 import re
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from overt import whole
+from overt.carry.receipts import path
 from overt.carry.signing import Keys
 from overt.errors import FormatError, IntegrityError, OvertError, lacking
+from overt.lab import inputs
 from overt.openness.export.intoto import PAYLOAD_TYPE, TYPE, pre_authentication, sign
 from overt.openness.export.text import canonical, overt_version
 from overt.recipe import Input, Recipe
 from overt.settings import Settings
-from overt.store import Manifest
+from overt.store import Manifest, Store
 from overt.store.manifest import hex_of
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -31,6 +34,11 @@ BUILD_TYPE = "urn:overt:recipe:v1"
 MOST_BYTES = 32 << 20
 _MOST_SUBJECTS = 10_000
 _HEX = re.compile(r"[0-9a-f]{64}")
+
+__all__ = [
+    "MOST_BYTES", "PREDICATE_TYPE", "Ran", "Receipt", "State", "check", "need", "of", "own", "path",
+    "read", "state", "statement", "take", "write",
+]  # fmt: skip
 
 State = Literal["verified", "not ours", "broken", "none"]
 """Of a signature: by a key that is our own or was accepted; by one that is not known here; not of
@@ -72,11 +80,6 @@ class Receipt:
     signers: tuple[str, ...]
 
 
-def path(digest: str, home: Path) -> Path:
-    """Where the receipt of that manifest is."""
-    return home / "receipts" / f"{hex_of(digest)}.json"
-
-
 def need() -> None:
     """Raises Unsupported where the package that signs is not installed."""
     try:
@@ -96,10 +99,14 @@ def write(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran, settings
         OutOfDisk, Failure: it cannot be written.
     """
     text = sign(canonical(statement(manifest, made, recipe, ran)), Keys(settings.home))
-    target = path(manifest.digest, settings.home)
+    return _write(manifest.digest, text.encode(), settings.home)
+
+
+def _write(digest: str, data: bytes, home: Path) -> Path:
+    target = path(digest, home)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        whole.write(target, text.encode())
+        whole.write(target, data)
     except OSError as error:
         raise whole.unwritable(target, error) from None
     return target
@@ -224,6 +231,56 @@ def check(data: bytes, manifest: Manifest, recipe: Recipe, keys: Keys) -> Receip
         if files.get(name) != digest:
             raise _wrong(f"the model has another {name[:80]}")
     return receipt
+
+
+def own(data: bytes, keys: Keys) -> bool:
+    """Whether the key of this home signed these very bytes: what came from others says nothing of
+    what was computed here.
+    """
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        payload, signatures = _opened(data)
+        pem = keys.public()
+        return any(_signed(payload, signature, pem) for _, signature in signatures)
+    return False
+
+
+def take(receipts: Mapping[str, bytes], settings: Settings) -> list[str]:
+    """Keep receipts that came with models which are here now; one by a key that is not known is
+    kept as such. One of ours that is here stays.
+
+    Args:
+        receipts: by the digest of their manifests; nothing in them is trusted.
+
+    Returns: of each that was left out, why.
+
+    Raises:
+        OutOfDisk, Failure: it cannot be written.
+    """
+    store, keys = Store(settings.home), Keys(settings.home)
+    left = []
+    for digest, data in receipts.items():
+        manifest = inputs.manifest(digest, store)
+        recipes = inputs.recipes(manifest, store) if manifest else []
+        new = _rank(data, manifest, recipes, keys)
+        if new == 0:
+            left.append(f"the receipt of {digest[:19]} is left out: it is broken, or of others")
+            continue
+        there = of(digest, settings.home)
+        if there is None or new > _rank(there, manifest, recipes, keys):
+            _write(digest, data, settings.home)
+    return left
+
+
+def _rank(data: bytes, manifest: Manifest | None, recipes: list[Recipe], keys: Keys) -> int:
+    """How far a receipt is believed: 0 not at all, 1 by nobody we know, 2 by somebody, 3 ours."""
+    if manifest is None or not recipes:
+        return 0
+    try:
+        check(data, manifest, recipes[0], keys)
+    except (FormatError, IntegrityError):
+        return 0
+    known = {"verified": 2, "not ours": 1}.get(state(data, keys), 0)
+    return 3 if known == 2 and own(data, keys) else known
 
 
 def of(digest: str, home: Path) -> bytes | None:

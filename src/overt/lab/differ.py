@@ -101,8 +101,19 @@ def differ(name: str, recorded: Path, here: Path) -> Difference | None:
 # ---- tensors -------------------------------------------------------------------------------
 
 
+def tensors(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a GGUF or safetensors file.
+
+    Raises:
+        FormatError, Unsupported: it is neither, or damaged.
+    """
+    with path.open("rb") as file:
+        is_gguf = file.read(4) == b"GGUF"
+    return _of_gguf(gguf.read(path)) if is_gguf else _of_safetensors(safetensors.read(path))
+
+
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class Tensor:
     """`rows` gives that many rows from a first one, as float32 or wider of shape (rows, row)."""
 
     shape: tuple[int, ...]
@@ -132,14 +143,14 @@ def _loaded(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_gguf(header: gguf.Header) -> dict[str, _Tensor]:
+def _of_gguf(header: gguf.Header) -> dict[str, Tensor]:
     import numpy as np
     from gguf import GGMLQuantizationType as Kinds
     from gguf.quants import dequantize
 
     data = np.memmap(header.path, np.uint8, "r")
 
-    def reader(tensor: gguf.TensorInfo) -> _Tensor:
+    def reader(tensor: gguf.TensorInfo) -> Tensor:
         shape = tuple(reversed(tensor.shape))
         count = math.prod(shape[:-1])
         width = tensor.size // max(1, count)
@@ -151,7 +162,7 @@ def _of_gguf(header: gguf.Header) -> dict[str, _Tensor]:
                 return part.view(_PLAIN[tensor.type]).astype(np.float64)
             return np.asarray(dequantize(part, Kinds[tensor.type]))
 
-        return _Tensor(shape, tensor.type, rows)
+        return Tensor(shape, tensor.type, rows)
 
     return {tensor.name: reader(tensor) for tensor in header.tensors}
 
@@ -163,12 +174,12 @@ def _safetensors(name: str, recorded: Path, here: Path) -> Difference | None:
     return _tensors(name, _of_safetensors(old), _of_safetensors(new))
 
 
-def _of_safetensors(header: safetensors.Header) -> dict[str, _Tensor]:
+def _of_safetensors(header: safetensors.Header) -> dict[str, Tensor]:
     import numpy as np
 
     data = np.memmap(header.path, np.uint8, "r")
 
-    def reader(tensor: safetensors.TensorInfo) -> _Tensor:
+    def reader(tensor: safetensors.TensorInfo) -> Tensor:
         row = max(1, tensor.shape[-1]) if tensor.shape else 1
         raw = data[tensor.offset : tensor.offset + tensor.size]
 
@@ -181,7 +192,7 @@ def _of_safetensors(header: safetensors.Header) -> dict[str, _Tensor]:
                 wide = part.view(_PLAIN[tensor.type]).astype(np.float64)
             return wide.reshape(-1, row)
 
-        return _Tensor(tensor.shape, tensor.type, rows)
+        return Tensor(tensor.shape, tensor.type, rows)
 
     return {tensor.name: reader(tensor) for tensor in header.tensors}
 
@@ -194,9 +205,7 @@ def _fields(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Differ
     return None
 
 
-def _tensors(
-    name: str, old: Mapping[str, _Tensor], new: Mapping[str, _Tensor]
-) -> Difference | None:
+def _tensors(name: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Difference | None:
     first: Difference | None = None
     largest, count = 0.0, 0
     for key in dict.fromkeys((*old, *new)):
@@ -216,7 +225,7 @@ def _tensors(
     return Difference(**{**values, "largest": largest, "tensors": count})
 
 
-def _tensor(name: str, key: str, old: _Tensor, new: _Tensor) -> Difference | None:
+def _tensor(name: str, key: str, old: Tensor, new: Tensor) -> Difference | None:
     import numpy as np
 
     at: tuple[int, Any, Any] | None = None
@@ -246,7 +255,7 @@ def _tensor(name: str, key: str, old: _Tensor, new: _Tensor) -> Difference | Non
     )
 
 
-def _form(tensor: _Tensor | None) -> str:
+def _form(tensor: Tensor | None) -> str:
     return f"{tensor.type} {list(tensor.shape)}" if tensor else "nothing"
 
 
@@ -259,7 +268,7 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
     """
     if max(recorded.stat().st_size, here.stat().st_size) > _MOST_JSON:
         raise ValueError("too long to be compared as JSON")
-    old, new = (dict(_leaves(json.loads(one.read_bytes()))) for one in (recorded, here))
+    old, new = (dict(leaves(json.loads(one.read_bytes()))) for one in (recorded, here))
     first: Difference | None = None
     gaps: dict[str, float] = {}
     sizes: dict[str, float] = {}
@@ -283,15 +292,15 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
     )
 
 
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, one in value.items():
             # as JSON Pointer has it: a key with a slash is no two keys
             part = key.replace("~", "~0").replace("/", "~1")
-            yield from _leaves(one, f"{place}/{part}")
+            yield from leaves(one, f"{place}/{part}")
     elif isinstance(value, list) and value:
         for number, one in enumerate(value):
-            yield from _leaves(one, f"{place}/{number}")
+            yield from leaves(one, f"{place}/{number}")
     else:
         yield place, value
 

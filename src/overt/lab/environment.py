@@ -15,11 +15,12 @@ _WIDE = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile",
     "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
-_CHOOSING = (
+CHOOSING = (
     "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
     "MKL_CBWR", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "GLIBC_TUNABLES",
     "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
+"""Variables that other programs choose their kernels by."""
 
 
 def here(step: Step, settings: Settings, device: str = "cpu") -> dict[str, str]:
@@ -36,7 +37,7 @@ def here(step: Step, settings: Settings, device: str = "cpu") -> dict[str, str]:
     found["system"] = f"{platform.system()} {platform.machine()}"
     if set(step.packages) & set(_COMPUTING):
         found["instructions"] = instructions(torch="torch" in step.packages)
-        found |= {name.lower(): os.environ[name] for name in _CHOOSING if os.environ.get(name)}
+        found |= {name.lower(): os.environ[name] for name in CHOOSING if os.environ.get(name)}
     if "xllamacpp" in step.packages:
         native = native_path(settings.home) is not None
         found["llama.cpp"] = f"native {cpu_fingerprint()}" if native else "wheel"

@@ -1,7 +1,8 @@
 """Where a model came from: each step that made it, back to the bytes that somebody else published.
 
-Only this disk is read. What a recipe names and is not here is drawn as its digest; a model that was
-brought in with the recipes of its ancestors, and without the ancestors, has those recipes in a row.
+Only this disk is read. What a recipe names and is not here is drawn as its digest. A model that was
+brought in with the recipes of its ancestors, and without the ancestors, has those recipes in a row
+where only one of its inputs can have been made by them; else they are told without a place.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from overt.recipe import Input, Recipe
 from overt.settings import Settings
 from overt.store import Manifest, Store
 
+_MODELS = (*inputs.MODELS, "base", "adapter")
+"""Roles of inputs that may be models; an adapter may be a file."""
 _MOST = 1000  # nodes; hostile recipes could name each other in numbers
 _DEEPEST = 100
 
@@ -28,7 +31,8 @@ class Node:
         role: what its descendant used it for; "" at the top.
         name: what a person calls it, or "".
         digest: of the manifest or file; "" where only a recipe is known.
-        kind: ``model``, ``file`` or ``unknown`` (neither is here).
+        kind: ``model``, ``file`` or ``unknown`` (neither is here); ``step`` where it is known that
+            this was done on the way, and not what came of it.
         here: whether its files are on this disk.
         recipe: how it was made; None for what came from elsewhere.
         date: when it was made or named here, or published (ISO 8601), or "".
@@ -137,30 +141,51 @@ class _Walk:
         )  # fmt: skip
 
     def _inputs(self, told: Recipe, older: list[Recipe]) -> tuple[Node, ...]:
+        """`older` are the recipes of all its inputs, and of theirs."""
         found: list[Node] = []
         if self._depth >= _DEEPEST:
             return ()
         self._depth += 1
+        bases = {one.digest: inputs.manifest(one.digest, self._store) for one in told.inputs}
+        of_those = {recipe.digest for base in bases.values() if base
+                    for recipe in inputs.recipes(base, self._store)}  # fmt: skip
+        older = [one for one in older if one.digest not in of_those]
+        gone = {one.digest for one in told.inputs if self._may_be_model(one, bases[one.digest])}
+        if len(older) == 1:  # it did not make what it read
+            gone -= {one.digest for one in older[0].inputs}
+        known = len(gone) == 1  # of several nobody can say which was made by them
         for one in told.inputs:
             if self._count >= _MOST:
                 break
-            base = inputs.manifest(one.digest, self._store)
+            base = bases[one.digest]
             if base is not None:
                 found.append(self.model(one.role, one.ref or base.ref, base))
             else:
-                is_base = one.role in inputs.MODELS
-                found.append(self._other(one, older if is_base else []))
-                older = [] if is_base else older
+                mine = known and one.digest in gone
+                found.append(self._other(one, older if mine else []))
+        if not known:
+            found += [self._step(one) for one in older[: max(0, _MOST - self._count)]]
         self._depth -= 1
         return tuple(found)
+
+    def _may_be_model(self, one: Input, base: Manifest | None) -> bool:
+        """Whether an input can be a model whose manifest is not here."""
+        return base is None and one.role in _MODELS and not self._is_here(one)
+
+    def _is_here(self, one: Input) -> bool:
+        kept = inputs.data_path(one.digest, self._store.home).is_file()
+        return kept or self._store.blob(one.digest) is not None
+
+    def _step(self, older: Recipe) -> Node:
+        self._count += 1
+        return Node("earlier step", "", "", "step", False, older)
 
     def _other(self, one: Input, older: list[Recipe]) -> Node:
         """A plain file, or a model whose manifest is not here."""
         self._count += 1
-        kept = inputs.data_path(one.digest, self._store.home).is_file()
-        here = kept or self._store.blob(one.digest) is not None
+        here = self._is_here(one)
         if not older or self._count >= _MOST:
-            kind = "unknown" if one.role in inputs.MODELS and not here else "file"
+            kind = "unknown" if one.role in _MODELS and not here else "file"
             return Node(one.role, one.ref, one.digest, kind, here)
         return Node(
             one.role, one.ref, one.digest, "model", here, older[0],

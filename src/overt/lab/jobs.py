@@ -3,7 +3,7 @@
 ::
 
     recipe.json     what is made
-    job.json        {"name", "command", "begun", "starts"}
+    job.json        {"name", "command", "folder", "variables", "begun", "starts"}
     pid             of the process that works on it, while it holds the lock
     result.json     once the step is done: the manifest, and where its files lie
     work/           the step's own; events.jsonl in it has what it told
@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from overt.errors import Busy, NotFound, OvertError
+from overt.lab.environment import CHOOSING
 from overt.recipe import Recipe
 from overt.store.manifest import hex_of
 from overt.whole import unwritable, write
 
 _TAIL = 64 << 10  # bytes at the end of events.jsonl that hold the last event
 _SMALL = 1 << 20
+_VARIABLES = ("OVERT_HOME", "OVERT_THREADS", *CHOOSING)
+"""What of the environment decides which recipe, and in which home, a command carries out."""
 _PATIENCE = 0.5  # seconds; `every` holds the lock for a moment to see whether it is free
 
 
@@ -110,9 +113,15 @@ def held(folder: Path, home: Path) -> Iterator[Path]:
 def begin(folder: Path, recipe: Recipe, name: str) -> dict[str, Any]:
     """Note in the folder what is made; returns what stands in ``job.json``. Raises OSError."""
     noted = noted_in(folder)
+    if typed := command_line():
+        noted |= {
+            "command": typed,
+            "folder": _folder(),
+            "variables": {one: os.environ[one] for one in _VARIABLES if os.environ.get(one)},
+        }
     noted = {
         "name": name,
-        "command": command_line() or str(noted.get("command", "")),
+        **{one: noted[one] for one in ("command", "folder", "variables") if one in noted},
         "begun": str(noted.get("begun") or now()),
         "starts": _count(noted.get("starts")) + 1,
     }
@@ -199,6 +208,29 @@ def command_line() -> str:
     return ""
 
 
+def going_on(folder: Path, noted: Mapping[str, Any]) -> str:
+    """The command that goes on with a job, to be typed here: the one that it was begun with, in the
+    folder and with the variables of then. Where that folder is gone, one that needs neither.
+    """
+    command, place = str(noted.get("command", "")), str(noted.get("folder", ""))
+    if not command or (place and not Path(place).is_dir()):
+        name = shlex.quote(str(noted.get("name", "")))
+        return f"overt replay {shlex.quote(str(folder / 'recipe.json'))} --keep {name}"
+    before = f"cd {shlex.quote(place)} && " if place and place != _folder() else ""
+    return before + _with(noted.get("variables")) + command
+
+
+def _with(variables: object) -> str:
+    """What stands before a command so that it has these of `_VARIABLES` and no others."""
+    if not isinstance(variables, dict):  # noted by an Overt of before
+        return ""
+    gone = [f"-u {one}" for one in _VARIABLES if os.environ.get(one) and one not in variables]
+    other = [f"{one}={shlex.quote(str(variables[one]))}" for one in _VARIABLES
+             if one in variables and os.environ.get(one) != str(variables[one])]  # fmt: skip
+    words = [*(["env", *gone] if gone else []), *other]
+    return " ".join([*words, ""]) if words else ""
+
+
 def now() -> str:
     """ISO 8601, UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -209,13 +241,19 @@ def _job(folder: Path, home: Path) -> Job:
     step = ""
     with suppress(OvertError, OSError):
         step = Recipe.decode((folder / "recipe.json").read_bytes()).step
-    name = str(noted.get("name", ""))
-    going_on = f"overt replay {shlex.quote(str(folder / 'recipe.json'))} --keep {shlex.quote(name)}"
     return Job(
-        folder.name[:12], name, step, str(noted.get("command") or going_on),
+        folder.name[:12], str(noted.get("name", "")), step, going_on(folder, noted),
         str(noted.get("begun", "")), _count(noted.get("starts")), _last(folder),
         _size(folder), _holder(folder, home), folder,
     )  # fmt: skip
+
+
+def _folder() -> str:
+    """Where a command is typed; "" where that is gone."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
 
 
 def _holder(folder: Path, home: Path) -> int | None:

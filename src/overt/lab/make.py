@@ -18,7 +18,7 @@ from typing import IO, Any
 from overt.carry.signing import Keys
 from overt.create import named
 from overt.errors import FormatError, IntegrityError, OutOfDisk, Unsupported
-from overt.lab import attest, environment, inputs, jobs
+from overt.lab import attest, environment, inputs, jobs, provenance
 from overt.lab.steps import Given, Made, Work, find
 from overt.recipe import Input, Recipe
 from overt.ref import Ref
@@ -77,6 +77,8 @@ def make(
     report: Report | None = None,
     tell: Tell | None = None,
     data: Mapping[str, Path] | None = None,
+    *,
+    again: bool = False,
 ) -> Manifest:
     """Make the model `name` by `recipe`, or go on making it.
 
@@ -86,6 +88,7 @@ def make(
     Args:
         data: files that inputs mean, by digest, that are no models of the store. They are kept in
             ``<home>/data/<digest>`` so that the recipe can be replayed; never in the model.
+        again: carry it out also where it was made already.
 
     Raises:
         BadRef: `name` is no name for a model of one's own.
@@ -101,7 +104,7 @@ def make(
     store = Store(settings.home)
     attest.need()
     folder = jobs.folder_of(recipe, settings.home)
-    if not folder.exists() and (made := finished(recipe, store)):
+    if not again and not folder.exists() and (made := finished(recipe, store)):
         report(Step(f"made already: {made.digest}", 0, None))
         store.name(ref, made)
         return made
@@ -146,14 +149,15 @@ def as_here(recipe: Recipe, settings: Settings) -> Recipe:
 
 
 def finished(recipe: Recipe, store: Store) -> Manifest | None:
-    """What this very recipe made, where it is here whole and has its receipt."""
+    """What this very recipe made here, where it is whole and has the receipt that we signed."""
     for made in made_by(recipe, store):
         data = attest.of(made.digest, store.home)
         if data is None or not store.whole(made):
             continue
         with suppress(FormatError, IntegrityError):  # damaged: making it again writes it again
             attest.check(data, made, recipe, Keys(store.home))
-            return made
+            if attest.own(data, Keys(store.home)):  # one that was brought in may say anything
+                return made
     return None
 
 
@@ -311,13 +315,7 @@ def _add(files: list[File], file: File) -> None:
 
 def _licence(bases: Sequence[Manifest]) -> str | None:
     """The licence of what is made of all `bases`: None as soon as one of them states none."""
-    said = [base.licence for base in bases]
-    different = [one for one in dict.fromkeys(said) if one]
-    if None in said or not different:
-        return None
-    if len(different) == 1:
-        return different[0]
-    return " AND ".join(f"({one})" if " " in one else one for one in different)
+    return provenance.combined([base.licence for base in bases])
 
 
 @contextmanager

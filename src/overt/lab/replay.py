@@ -1,13 +1,14 @@
 """A recipe is carried out again, and what comes out is compared with what came out then.
 
 On the same instruction set and versions every byte must be the same. Elsewhere a step states how
-far its numbers may drift (`Step.tolerance`), and the largest difference is measured against that.
+far its numbers may drift (`Step.tolerance`), and the largest difference is measured against that;
+of some files it may say more (`Judging.agreement`), and then all it says must hold.
 """
 
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from pathlib import Path
@@ -18,7 +19,7 @@ from overt.carry.signing import Keys
 from overt.create import named
 from overt.errors import BadRef, FormatError, NotFound, OvertError
 from overt.lab import attest, differ, environment, inputs, jobs, make
-from overt.lab.steps import find
+from overt.lab.steps import Agreement, Given, find, judging
 from overt.recipe import MOST_BYTES, Recipe
 from overt.ref import parse
 from overt.settings import Settings
@@ -62,6 +63,7 @@ class Replayed:
         largest: the largest difference of an element relative to its tensor's largest magnitude;
             infinite where no numbers could be compared.
         tolerance: what the step allows where instruction set or versions differ; else 0.
+        measures: all that was asked of what differs there, `tolerance` among it.
         environment: of this machine.
         differences: of it from the recorded one, as ``[recorded, here]``.
         files: path, digest recorded (or "") and digest here.
@@ -76,6 +78,7 @@ class Replayed:
     environment: Mapping[str, str]
     differences: Mapping[str, Sequence[str | None]]
     files: tuple[tuple[str, str, str], ...]
+    measures: tuple[Agreement, ...] = ()
     kept: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -87,6 +90,16 @@ class Replayed:
             "first_difference": self.first.as_json() if self.first else None,
             "largest_difference": self.largest if isfinite(self.largest) else None,
             "tolerance": self.tolerance,
+            "tolerances": [
+                {
+                    "what": one.what,
+                    "largest": one.largest if isfinite(one.largest) else None,
+                    "allowed": one.allowed,
+                    "holds": one.holds,
+                    "files": list(one.files),
+                }
+                for one in self.measures
+            ],
             "environment": {
                 "recorded": dict(recipe.environment),
                 "here": dict(self.environment),
@@ -173,16 +186,16 @@ def replay(
             f"replay what it was made of: overt history {one.name}",
         )
     ref = named(keep) if keep else None
-    step = find(recipe.step)
     now = make.as_here(recipe, settings)
     given_data = _data(recipe, data)
     report = report or (lambda _: None)
     if ref and one.manifest is None:  # somebody else's recipe: made here as anything is
         with _fitting(recipe):
-            made = make.make(recipe, keep, settings, report, tell, given_data)
+            made = make.make(recipe, keep, settings, report, tell, given_data, again=True)
         files = {file.path: store.path(file) for file in made.files}
         ours = _made(made, recipe, store)
-        return _compared(one, step.tolerance(recipe), now, made, files, store, ours, made.digest)
+        given = inputs.found(recipe, settings, given_data)
+        return _kept(_compared(one, now, given, made, files, store, ours), made.digest)
     given = inputs.found(recipe, settings, given_data)
     with _folder(settings.home) as place:
         (place / "work").mkdir()
@@ -193,7 +206,7 @@ def replay(
         files = {file.path: result.files[file.digest] for file in result.manifest.files
                  if file.digest in result.files}  # fmt: skip
         ours = set(result.files)
-        found = _compared(one, step.tolerance(recipe), now, result.manifest, files, store, ours)
+        found = _compared(one, now, given, result.manifest, files, store, ours)
         if ref is None:
             return found
         inputs.keep(given_data, recipe, settings.home)
@@ -208,8 +221,9 @@ def replay(
 
 
 def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
-    """The verdict on a whole chain."""
-    return next((one for one in _WORST if one in verdicts), None)
+    """The verdict on a whole chain: None as soon as one link has none, unless one is different."""
+    known = (*_WORST[:1], None, *_WORST[1:]) if verdicts else ()
+    return next((one for one in known if one in verdicts), None)
 
 
 # ---- what is meant -------------------------------------------------------------------------
@@ -278,48 +292,97 @@ def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
 
 def _compared(
     one: Target,
-    allowed: float,
     now: Recipe,
+    given: Sequence[Given],
     made: Manifest,
     files: Mapping[str, Path],
     store: Store,
     ours: Set[str],
-    kept: str = "",
 ) -> Replayed:
     """`files` are those made now, by path; `ours` the digests of those that the step made."""
     differences = environment.differences(one.recipe.environment, now.environment)
-    tolerance = allowed if differences else 0.0
     recorded = _recorded(one, made)
-    pairs, first, largest = [], None, 0.0
+    found = _differences(one, recorded, made, files, store, ours)
+    measures = _measures(one, given, found, recorded, files, store) if differences else ()
+    verdict: Verdict | None = "identical"
+    if not recorded:
+        verdict = None
+    elif found:
+        within = differences and all(measure.holds for measure in measures)
+        verdict = "within_tolerance" if within else "different"
+    news = {file.path: file.digest for file in made.files}
+    known = {path for path, _, _ in recorded}
+    pairs = [(path, digest, news.get(path, "")) for path, digest, _ in recorded]
+    own = made.files if not recorded else [file for file in made.files if file.path in found]
+    pairs += [(file.path, "", file.digest) for file in own if file.path not in known]
+    return Replayed(
+        one, verdict, next(iter(found.values()), None),
+        max((each.largest for each in found.values()), default=0.0),
+        find(now.step).tolerance(one.recipe) if differences else 0.0,
+        now.environment, differences, tuple(pairs), measures,
+    )  # fmt: skip
+
+
+def _differences(
+    one: Target,
+    recorded: Sequence[tuple[str, str, File | None]],
+    made: Manifest,
+    files: Mapping[str, Path],
+    store: Store,
+    ours: Set[str],
+) -> dict[str, differ.Difference]:
+    """Where each file differs, by its path; of none where nothing is known to compare with."""
+    found = {}
     for path, digest, old in recorded:
         new = next((file for file in made.files if file.path == path), None)
-        pairs.append((path, digest, new.digest if new else ""))
-        found = _difference(path, digest, old, new, files, store)
-        if found is None:
-            continue
-        if new is not None and differences and path in find(now.step).reports:
-            found = replace(found, largest=0.0)
-        first, largest = first or found, max(largest, found.largest)
+        if difference := _difference(path, digest, old, new, files, store):
+            found[path] = difference
     known = {path for path, _, _ in recorded}
     # A receipt lists what the step made, a manifest what the model has of its base too.
     own = made.files if one.manifest else [file for file in made.files if file.digest in ours]
     for file in own if recorded else ():
         if file.path not in known and file.role != "recipe":
-            pairs.append((file.path, "", file.digest))
-            found = differ.Difference(file.path, recorded="nothing", here="a file")
-            first, largest = first or found, max(largest, found.largest)
+            found[file.path] = differ.Difference(file.path, recorded="nothing", here="a file")
     if one.manifest and one.manifest.licence != made.licence:
-        found = differ.Difference("the model", field="licence", recorded=one.manifest.licence,
-                                  here=made.licence)  # fmt: skip
-        first, largest = first or found, max(largest, found.largest)
-    verdict: Verdict | None = "identical"
-    if not recorded:
-        verdict, pairs = None, [(file.path, "", file.digest) for file in made.files]
-    elif first:
-        verdict = "within_tolerance" if largest <= tolerance and differences else "different"
-    return Replayed(
-        one, verdict, first, largest, tolerance, now.environment, differences, tuple(pairs), kept
-    )
+        found[""] = differ.Difference("the model", field="licence", recorded=one.manifest.licence,
+                                      here=made.licence)  # fmt: skip
+    return found
+
+
+def _measures(
+    one: Target,
+    given: Sequence[Given],
+    found: Mapping[str, differ.Difference],
+    recorded: Sequence[tuple[str, str, File | None]],
+    files: Mapping[str, Path],
+    store: Store,
+) -> tuple[Agreement, ...]:
+    """What the step asks of all that differs, where it ran on something else."""
+    if not found:
+        return ()
+    step = find(one.recipe.step)
+    measures: tuple[Agreement, ...] = ()
+    if judges := judging(step):
+        before = {path: _before(digest, old, store) for path, digest, old in recorded}
+        pairs = {path: (there, files[path]) for path in found
+                 if path in files and (there := before.get(path))}  # fmt: skip
+        measures = tuple(judges.agreement(one.recipe, given, pairs)) if pairs else ()
+    judged = {path for measure in measures for path in measure.files}
+    rest = []
+    for path, difference in found.items():
+        form = difference.largest == inf  # another tensor, header or text: no matter of numbers
+        if path in step.reports and difference.here not in ("nothing", "other"):
+            continue
+        if path not in judged or form:
+            rest.append((path, difference.largest))
+    if not rest and measures:
+        return measures
+    largest = max((largest for _, largest in rest), default=0.0)
+    elements = Agreement(
+        "an element, relative to the largest of its tensor", largest,
+        step.tolerance(one.recipe), tuple(path for path, _ in rest),
+    )  # fmt: skip
+    return (elements, *measures)
 
 
 def _made(made: Manifest, recipe: Recipe, store: Store) -> set[str]:
@@ -355,13 +418,18 @@ def _difference(
         return differ.Difference(
             path, recorded="a file", here="nothing" if new is None else "other"
         )
-    try:
-        before = store.path(old) if old else store.blob(digest)
-    except OvertError:
-        before = None
+    before = _before(digest, old, store)
     if before is not None and (found := differ.differ(path, before, files[path])):
         return found
     return differ.Difference(path, recorded=digest, here=new.digest)
+
+
+def _before(digest: str, old: File | None, store: Store) -> Path | None:
+    """The file that was recorded, where it is here."""
+    try:
+        return store.path(old) if old else store.blob(digest)
+    except OvertError:
+        return None
 
 
 def _damage(
@@ -405,7 +473,8 @@ def _folder(home: Path) -> Iterator[Path]:
     """A folder of its own under ``<home>/jobs``, gone at the end; what died before goes now."""
     for job in jobs.every(home):
         if job.folder.name.startswith("replay-") and job.pid is None:
-            jobs.remove(job, home)
+            with suppress(OvertError, OSError):  # another replay is at it: this one goes its way
+                jobs.remove(job, home)
     place = home / "jobs" / f"replay-{secrets.token_hex(8)}"
     with jobs.held(place, home):
         try:

@@ -6,7 +6,7 @@ recipe names. It never looks at a clock, and draws from a generator that the rec
 in `STEPS`, a test.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -90,6 +90,28 @@ class Work:
         return [given for input, given in pairs if input.role == role]
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two makings of one recipe are from each other, by one measure.
+
+    Attributes:
+        what: is measured, in words: ``the losses``.
+        largest: the difference; infinite where it cannot be told.
+        allowed: how much of it another instruction set or version may cause.
+        files: the paths of those it is about.
+    """
+
+    what: str
+    largest: float
+    allowed: float
+    files: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """A difference that is no number is none that is allowed."""
+        return self.largest <= self.allowed
+
+
 class Step(Protocol):
     """How one kind of artefact is made."""
 
@@ -109,6 +131,30 @@ class Step(Protocol):
         another instruction set or library version may cause; 0 where none may.
         """
         ...
+
+
+class Judging(Step, Protocol):
+    """A step that says of some files more than how far their elements may drift."""
+
+    def agreement(
+        self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
+    ) -> Sequence[Agreement]:
+        """How far files made elsewhere are from those made here; all measures must hold.
+
+        Of the files that an `Agreement` names no tolerance of elements is asked. What differs in
+        their form (names, shapes, headers) is different whatever is said here.
+
+        Args:
+            inputs: in the recipe's order.
+            files: those that differ, by their path in the model: as recorded, and as made here.
+                Nothing in them is trusted.
+        """
+        ...
+
+
+def judging(step: Step) -> Judging | None:
+    """The same step, where it judges more than elements."""
+    return cast("Judging", step) if hasattr(step, "agreement") else None
 
 
 def find(name: str) -> Step:
