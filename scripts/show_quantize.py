@@ -169,6 +169,15 @@ limit of `-q auto`, its perplexity on such text is 5 % higher.
   runs in which the types take turns, so that a machine that slows down slows all of them.
 - **A divergence of zero does not mean equal answers:** it is a mean over positions, and one token
   that falls otherwise changes all that follows. Score a task as well (`--task`) where it matters.
+- **Memory is reckoned before anything is made.** `-q auto --memory SIZE` asks llama.cpp what each
+  tensor will be stored as, passes over what needs more, and holds the finished file to the limit
+  once more.
+- **What is done is kept.** The same command goes on where it was stopped. A command for fewer types
+  of the same measurement uses what is there, leaves the rest to the one that was stopped, and adds
+  its rows to the finished table in `<home>/measurements`; of speeds, those of more runs stay.
+- **Replayed elsewhere,** bytes may differ, as sums are added in another order. No weight may then
+  be off by more than a step of its type, few at all, and no tensor by more than 5 % of its size
+  (`python scripts/quantize_drift.py` shows what other kernels move).
 
 The tables below are what `{command}` made. The text is the test part of WikiText-2 (Merity et al.
 2016, CC BY-SA 3.0 and GFDL): of its first half for the importance matrix, its second half to

@@ -10,9 +10,13 @@ import serving
 import tiny_step
 from conftest import OvertCli
 from overt.cli import app
-from overt.lab import jobs, make, steps
+from overt.create import create
+from overt.formats.modelfile import read as modelfile
+from overt.lab import inputs, jobs, make, steps
 from overt.recipe import Input
+from overt.ref import parse
 from overt.settings import Settings, load
+from overt.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,62 @@ def test_a_chain(
     monkeypatch.setattr(tiny, "drift", 0.25)
     assert Ran(capsys, "replay", "mine", "--chain").code == 1
     assert Ran(capsys, "replay", "mine", "--chain", "--keep", "x").code == 2
+
+
+def test_a_chain_with_a_link_that_was_not_repeated_proves_nothing(
+    mine: str, settings: Settings, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, tiny: Any, tmp_path: Path,
+) -> None:  # fmt: skip
+    data = tmp_path / "answers.jsonl"
+    data.write_text("{}")
+    digest = inputs.digest_of(data)
+    given = [Input("from", mine, "mine"), Input("data", digest, data.name)]
+    told = make.recipe("tiny", given, {"rows": 2}, settings)
+    made = make.make(told, "learnt", settings, data={digest: data})
+    told = make.recipe("tiny", [Input("from", made.digest, "learnt")], {"rows": 1}, settings)
+    make.make(told, "top", settings)
+    inputs.data_path(digest, settings.home).unlink()
+    ran = Ran(capsys, "replay", "top", "--chain", "--json")
+    assert (ran.code, ran.json["verdict"], ran.json["not_repeated"]) == (3, None, 1)
+    assert [one["verdict"] for one in ran.json["chain"]] == ["identical"] * 2 + [None, "identical"]
+    ran = Ran(capsys, "replay", "top", "--chain")
+    assert (ran.code, "1 of 4 not repeated" in ran.out) == (3, True)
+    monkeypatch.setattr(tiny, "drift", 0.25)
+    ran = Ran(capsys, "replay", "top", "--chain", "--json")
+    assert (ran.code, ran.json["verdict"]) == (1, "different")
+
+
+def test_what_create_put_together_is_no_missing_link(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = make.make(make.recipe("tiny", (), {"rows": 3}, settings), "first", settings)
+    create("named", modelfile(b"FROM first\nSYSTEM Be short.\n"), settings.home, settings)
+    named = Store(settings.home).get(parse("named"))
+    told = make.recipe("tiny", [Input("from", named.digest, "named")], {"rows": 2}, settings)
+    make.make(told, "top", settings)
+    assert first.digest != named.digest
+    ran = Ran(capsys, "replay", "top", "--chain", "--json")
+    assert (ran.code, ran.json["verdict"], ran.json["not_repeated"]) == (0, "identical", 0)
+    assert ["create" in str(one) for one in ran.json["chain"]].count(True) >= 1
+    assert "which computes nothing" in Ran(capsys, "replay", "top", "--chain").out
+
+
+def test_which_tolerance_held_is_said(
+    mine: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    before = make.environment.here
+    monkeypatch.setattr(make.environment, "here", lambda *given: {**before(*given), "numpy": "9"})
+    monkeypatch.setattr(tiny, "drift", 0.01)
+    monkeypatch.setattr(tiny, "tolerance", lambda _: 0.125, raising=False)
+    ran = Ran(capsys, "replay", "mine")
+    assert ran.code == 0
+    assert "holds: an element, relative to the largest of its tensor: off by 0.01, 0.125" in ran.out
+    assert "(tiny.safetensors)" in ran.out
+    monkeypatch.setattr(tiny, "drift", 0.5)
+    ran = Ran(capsys, "replay", "mine")
+    assert (ran.code, "does NOT hold: an element" in ran.out) == (1, True)
+    (told,) = Ran(capsys, "replay", "mine", "--json").json["tolerances"]
+    assert (told["allowed"], told["holds"]) == (0.125, False)
 
 
 def test_a_recipe_goes_to_somebody_else(
@@ -163,6 +223,39 @@ def test_jobs_are_listed_gone_on_with_and_removed(
     ran = Ran(capsys, "jobs", "rm", "--all", "--json")
     assert ran.json["removed"] == [second.id]
     assert Ran(capsys, "jobs", "rm", "--all").code == 3
+
+
+def test_a_command_goes_on_from_anywhere(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the folder and the variables that it was typed with."""
+    place = tmp_path / "a folder"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.argv", ["/bin/overt", "finetune", "m", "--data", "some.jsonl"])
+    monkeypatch.setenv("OVERT_THREADS", "3")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    told = make.recipe("tiny", (), {"rows": 5}, settings)
+    folder = jobs.folder_of(told, settings.home)
+    with jobs.held(folder, settings.home):
+        jobs.begin(folder, told, "mine")
+
+    def said() -> str:
+        (job,) = jobs.every(settings.home)
+        return job.command
+
+    plain = "overt finetune m --data some.jsonl"
+    assert said() == plain
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OVERT_THREADS", "2")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert said() == f"cd '{place}' && env -u ATEN_CPU_CAPABILITY OVERT_THREADS=3 {plain}"
+    place.rmdir()
+    assert said() == f"overt replay {folder / 'recipe.json'} --keep mine"
+    noted = json.loads((folder / "job.json").read_text())
+    del noted["folder"], noted["variables"]
+    (folder / "job.json").write_text(json.dumps(noted))
+    assert said() == plain, "noted by an Overt of before"
 
 
 @pytest.mark.model

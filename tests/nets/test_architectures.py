@@ -190,6 +190,19 @@ def test_a_window_that_llama_cpp_leaves_out_becomes_the_context() -> None:
     assert keys_of(shape_of({**mistral, "sliding_window": None}))["llama.context_length"] == 256
 
 
+def test_a_gemma_2_that_says_no_window_has_that_of_llama_cpp() -> None:
+    """The first files lack the key; in llama.cpp they see 4096 tokens, in every other layer."""
+    for name, window in (("gemma2", 4096), ("gemma3", 0)):
+        keys = keys_of(shape_of({**LLAMA, **CASES[name][1], "architectures": [
+            f"{CASES[name][0]}ForCausalLM"]}))  # fmt: skip
+        said = {key: value for key, value in keys.items() if ".sliding_window" not in key}
+        assert len(said) == len(keys) - 2
+        (known,) = (one for one in architectures.known() if one.name == name)
+        shape = known.shape_of_metadata(said)
+        assert shape.window == window
+        assert shape.local == (known.shape_of_metadata(keys).local if window else ())
+
+
 def test_the_language_model_inside_of_one_that_sees() -> None:
     outer = {
         "architectures": ["Gemma3ForConditionalGeneration"],

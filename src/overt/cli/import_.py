@@ -54,6 +54,12 @@ def command(
             replace=replace,
             progress=step,
         )
+    if done.receipts:
+        from overt.lab import attest  # what is no made model does without
+
+        left = attest.take(done.receipts, settings)
+        for one in left:
+            out.warn(one)
     for ref in done.names:
         gate.prepare(str(ref), settings)
     manifest = done.manifest
