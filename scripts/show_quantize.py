@@ -174,10 +174,11 @@ limit of `-q auto`, its perplexity on such text is 5 % higher.
   once more.
 - **What is done is kept.** The same command goes on where it was stopped. A command for fewer types
   of the same measurement uses what is there, leaves the rest to the one that was stopped, and adds
-  its rows to the finished table in `<home>/measurements`; of speeds, those of more runs stay.
-- **Replayed elsewhere,** bytes may differ, as sums are added in another order. No weight may then
-  be off by more than a step of its type, few at all, and no tensor by more than 5 % of its size
-  (`python scripts/quantize_drift.py` shows what other kernels move).
+  its rows to the finished table in `<home>/measurements`; of speeds, those of more runs stay. What
+  was stopped keeps its disk until it is finished, or until `overt jobs rm ID`.
+- **Replayed elsewhere,** bytes may differ where an importance matrix is computed, as sums are added
+  in another order. How far is bounded for each block and each tensor, and whoever knows the bounds
+  may use them: see "On another processor" in [recipes.md](recipes.md).
 
 The tables below are what `{command}` made. The text is the test part of WikiText-2 (Merity et al.
 2016, CC BY-SA 3.0 and GFDL): of its first half for the importance matrix, its second half to

@@ -10,7 +10,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +129,24 @@ def linked(source: Path, home: Path) -> None:
     for folder in ("blobs", "manifests", "names", "licences"):
         if (source / folder).is_dir():
             shutil.copytree(source / folder, home / folder, dirs_exist_ok=True, copy_function=_link)
+
+
+@contextmanager
+def fresh(home: Path, threads: int) -> Iterator[Show]:
+    """A run in a new folder, deleted at the end, with the models of `home`."""
+    with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as folder:
+        own = Path(folder, "home")
+        linked(home, own)
+        yield Show(Path(folder), own, threads)
+
+
+def learnt(show: Show, block: str, name: str, data: str, licence: str, *more: str) -> None:
+    """SmolLM2 learns `data`, some of which is in held.jsonl, and becomes the model `name`."""
+    said = show.run(
+        block, "finetune", "smollm2", name, "--data", data, "--held-file", "held.jsonl",
+        "--data-licence", licence, "--length", "512", *more, fold=r"^step \d+ of",
+    )  # fmt: skip
+    assert f"{name} is in the store" in said
 
 
 def _link(source: str, target: str) -> str:

@@ -180,8 +180,9 @@ def test_a_receipt_of_a_model_that_is_not_in_the_archive_ends_the_import(
 ) -> None:
     monkeypatch.setattr(outgoing, "going_along", lambda *_: {"0" * 64: "{}"})
     export("two", tmp_path / "x", sender)
-    with pytest.raises(UnsafeFile, match="no model in it"):
+    with pytest.raises(UnsafeFile, match="no model in it") as caught:
         bring(tmp_path / "x", settings, _yes)
+    assert caught.value.hint
     assert Store(settings.home).names() == []
 
 

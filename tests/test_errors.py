@@ -71,6 +71,14 @@ def test_codes_are_unique_and_stable() -> None:
     assert ModelNotFound("x").code == "model_not_found"
 
 
+@pytest.mark.parametrize("file", ["lab/gguf_adapter.py", "lab/quantize/foreseen.py"])
+def test_what_is_wrong_with_a_strangers_file_says_what_to_type_next(file: str) -> None:
+    found = [node for node in ast.walk(ast.parse((SOURCE / file).read_text("utf-8")))
+             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]  # fmt: skip
+    assert [ast.unparse(one) for one in found if len(one.exc.args) < 2] == []
+    assert found
+
+
 def test_exit_codes_are_those_scripts_rely_on() -> None:
     assert {one.exit_code for one in _classes()} == {1, 2, 3, 4, 5, 130}
 

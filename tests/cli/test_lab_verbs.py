@@ -1,6 +1,7 @@
 """`overt replay`, `overt history` and `overt jobs`, as a person types them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,13 @@ def test_a_command_goes_on_from_anywhere(
     place.rmdir()
     assert said() == f"overt replay {folder / 'recipe.json'} --keep mine"
     noted = json.loads((folder / "job.json").read_text())
+    changed = folder / "recipe.json"
+    changed.write_bytes(replace(told, step="measure").encode())
+    set_up = "env -u ATEN_CPU_CAPABILITY OVERT_THREADS=3"
+    assert said() == f"{set_up} {plain}", "no step of a table is repeated: its own command is"
+    (folder / "job.json").write_text(json.dumps(noted | {"command": ""}))
+    assert said() == f"overt jobs rm {folder.name[:12]}"
+    changed.write_bytes(told.encode())
     del noted["folder"], noted["variables"]
     (folder / "job.json").write_text(json.dumps(noted))
     assert said() == plain, "noted by an Overt of before"

@@ -65,6 +65,17 @@ def test_pieces_become_tokens():
     assert engine._worker.asked == {"kind": "score", "prompt": [1, 5], "top": 2}
 
 
+def test_how_a_text_begins_is_asked_once():
+    engine = scorer({"ids": [7, 1]})
+    assert asyncio.run(engine.tokenize("a", around=True)) == (7, 1)
+    assert engine._worker.asked == {
+        "kind": "tokenize", "text": "a", "special": True, "around": True,
+    }  # fmt: skip
+    engine._worker.chunks = ()
+    assert asyncio.run(engine.tokenize("a", around=True)) == (7, 1)
+    assert asyncio.run(engine.tokenize("b", around=True)) == ()
+
+
 @pytest.mark.parametrize(
     ("problem", "kind", "words"),
     [

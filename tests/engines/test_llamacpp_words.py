@@ -61,6 +61,17 @@ async def test_what_is_asked_of_the_listener():
     assert await one.count(Request("m", prompt=(4, 5, 6))) == 3
 
 
+async def test_how_a_text_begins_is_asked_once():
+    one = engine(lambda path, asked: {"tokens": [7, 1] if asked["add_special"] else [1]})
+    for _ in range(3):
+        assert (await one.tokenize("a"), await one.tokenize("a", around=True)) == ((1,), (7, 1))
+        assert await one.around() == ((7,), ())
+    assert len(one._worker.asked) == 2
+    for text, special in (("b", True), ("b", True), ("a", False)):  # any other is
+        await one.tokenize(text, special=special)
+    assert len(one._worker.asked) == 5
+
+
 async def test_what_makes_no_sense_is_refused_before_anybody_is_asked():
     one = engine({})
     with pytest.raises(BadRequest, match="not rendered"):

@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 import tuning
 from overt import pull
+from overt.errors import FormatError
 from overt.formats import gguf
 from overt.lab import differ, environment, inputs, make, replay
-from overt.lab.finetune import agreement
+from overt.lab.finetune import STEP, agreement
 from overt.lab.finetune.agreement import Learnt, learnt, of_adapter, of_files, of_report
 from overt.lab.finetune.asked import Asked
 from overt.lab.finetune.training import Training
@@ -107,6 +108,17 @@ def test_what_is_not_the_same_adapter_is_infinitely_off(tmp_path: Path, change: 
     change(new)
     found = learnt(of_adapter(saved(tmp_path / "a", halves(1)), saved(tmp_path / "b", new)))
     assert found == Learnt(math.inf, math.inf, math.inf)
+
+
+def test_a_rank_of_somebody_elses_file_costs_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products are rank by rank: one of another rank than was made here is not multiplied."""
+    large = {name: np.zeros((99, 5) if "_A" in name else (6, 99), "<f4")
+             for name in halves(1) if "q_proj" in name}  # fmt: skip
+    monkeypatch.setattr(agreement, "_all", lambda _: pytest.fail("it was read"))
+    files = saved(tmp_path / "a", {**halves(1), **large}), saved(tmp_path / "b", halves(1))
+    assert learnt(of_adapter(*files)) == Learnt(math.inf, math.inf, math.inf)
 
 
 def test_nothing_learnt_is_no_measure(tmp_path: Path) -> None:
@@ -279,6 +291,16 @@ def test_an_adapter_of_another_machine(
     assert {one.what for one in found.measures if not one.holds} == broken
     assert {path for one in found.measures for path in one.files} == {"adapter.gguf"}
     assert found.largest > 0.02, "an element is off by more than it was allowed before"
+
+
+def test_two_models_to_learn_on_are_refused(tuned: Settings, tmp_path: Path) -> None:
+    honest = replay.target("plain", tuned).recipe
+    two = replace(honest, inputs=(honest.inputs[0], *honest.inputs))
+    given = inputs.found(two, tuned)
+    with pytest.raises(FormatError, match="2 models to learn on, not 1"):
+        STEP.agreement(two, given, {})
+    with pytest.raises(FormatError, match="2 models to learn on, not 1"):
+        make.run(two, given, tmp_path, tuned, lambda _: None, None)
 
 
 def test_whole_weights_are_held_to_what_they_learnt(tmp_path: Path, tuned: Settings) -> None:

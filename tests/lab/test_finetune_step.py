@@ -19,6 +19,7 @@ from overt.lab.finetune.measure import Judged
 from overt.lab.finetune.training import Training
 from overt.lab.quantize import types
 from overt.nets.adapter import Adapter
+from overt.openness import claims
 from overt.recipe import Input
 from overt.settings import Settings, load
 from overt.store import Manifest, Store
@@ -291,7 +292,8 @@ def test_the_openness_of_what_was_made_tells_its_line(
     assert made.licence == "Apache-2.0"
     header = gguf.read(Store(settings.home).path(made.weights))
     assert (header.licence, header.name) == ("Apache-2.0", None)
-    assert header.text("general.base_model.0.license") == "Apache-2.0"
+    ((hub, licence),) = claims.bases(header)
+    assert licence == "Apache-2.0"
     recipe = make.recipe(
         "quantize", [Input("from", made.digest, "learnt")], quantize.parameters(types.find("q8_0")),
         settings,
@@ -299,7 +301,7 @@ def test_the_openness_of_what_was_made_tells_its_line(
     make.make(recipe, "smaller", settings)
     lines = {
         "learnt": [("licensed", "finetune", "Apache-2.0"), ("d.jsonl", "dataset", "CC-BY-NC-4.0")],
-        "smaller": [("learnt", "quantized", "Apache-2.0")],
+        "smaller": [(hub, "base", "Apache-2.0"), ("learnt", "quantized", "Apache-2.0")],
     }
     for name, line in lines.items():
         said = json.loads(overt_cli("dossier", name, "--json", *home).stdout)

@@ -779,6 +779,7 @@ def test_the_verb(tiny, home, overt_cli):
         (["{1}", "{2}", "new", "--file", "m.yaml"], "the merge file names models"),
         (["new", "--file", "m.yaml", "--type", "f32"], "and --type stands beside it"),
         (["new", "--file", "m.yaml", "--seed", "1"], "and --seed stands beside it"),
+        (["{1}", "{2}", "new", "--seed", str(2**63 - 1)], "linear has no seed"),
         (["{1}", "{2}", "new", "--scale", "0.1"], "linear has no scale"),
         (["{1}", "{2}", "new", "--method", "slerp", "--weights", "9,1"], "slerp has no weight"),
     ],

@@ -49,9 +49,15 @@ def within(files: tuple[Path, Path], type: str = "q8_0", role: str = "from") -> 
     return all(one.holds for one in found)
 
 
-def a_few(values: Array) -> Array:
-    """Some blocks have another scale, as where two of them are as good."""
-    values[7] *= np.float32(1.004)
+def one_block(values: Array) -> Array:
+    """A block has another scale, as where two of them are as good."""
+    values[7, :32] *= np.float32(1.004)
+    return values
+
+
+def two_rows(values: Array) -> Array:
+    """More than a block, by little: rounding alone does not reach so far."""
+    values[7:9] *= np.float32(1.004)
     return values
 
 
@@ -80,10 +86,43 @@ def one_row(values: Array) -> Array:
 
 @pytest.mark.parametrize("type", TYPES)
 def test_rounding_is_within_and_no_other_change_is(tmp_path: Path, type: str) -> None:
-    assert within(pair(tmp_path, type, a_few))
+    assert within(pair(tmp_path, type, one_block))
+    assert not within(pair(tmp_path, type, two_rows))
+    assert within(pair(tmp_path, type, two_rows), role="calibrate")
     for change in (emptied, negated, another, one_row):
         assert not within(pair(tmp_path, type, change)), change
         assert not within(pair(tmp_path, type, change), role="calibrate"), change
+
+
+@pytest.mark.parametrize("role", ["from", "calibrate"])
+def test_an_outlier_elsewhere_in_the_tensor_hides_no_emptied_rows(
+    tmp_path: Path, role: str
+) -> None:
+    """Nor does a large tensor beside a small one: each is asked for itself."""
+    kinds = {NAME: "Q4_0", "blk.0.ffn_up.weight": "Q4_0"}
+
+    def forged(rows: int) -> Callable[[dict[str, Array]], dict[str, Array]]:
+        def edit(arrays: dict[str, Array]) -> dict[str, Array]:
+            values = arrays[NAME] * 0.1
+            values[0, :32] = 8.0
+            values[2 : 2 + rows] = 0
+            return {**arrays, NAME: values}
+
+        return edit
+
+    files = [
+        tiny_models.gguf(
+            tmp_path / f"{rows}.gguf", "llama", "Q8_0", types=kinds, edit_gguf=forged(rows), **SIZES
+        )
+        for rows in (0, 10)
+    ]
+    found = STEP.agreement(recipe("q4_0", role), (), {"q.gguf": (files[0], files[1])})
+    broken = {one.what for one in found if not one.holds}
+    assert "an element, of what its block allows" in broken
+    if role == "from":
+        assert "the same, of one tensor" in broken
+    (allowed,) = (one.largest for one in found if "of its size" in one.what)
+    assert allowed < 0.05, "the size alone would not show it"
 
 
 def test_small_weights_are_not_to_be_had_for_nothing(tmp_path: Path) -> None:
@@ -97,7 +136,8 @@ def test_small_weights_are_not_to_be_had_for_nothing(tmp_path: Path) -> None:
 
 def test_a_computed_matrix_may_move_more_blocks_and_none_far(tmp_path: Path) -> None:
     def scales(values: Array) -> Array:
-        return values * np.float32(1.01)
+        values[:40] *= np.float32(1.01)
+        return values
 
     files = pair(tmp_path, "Q4_0", scales)
     assert not within(files)
@@ -134,9 +174,12 @@ def test_an_importance_matrix_may_be_off_by_little(
         sums = {"blk.0.x": (np.arange(64.0).reshape(1, 64) * factor, np.array([4.0]))}
         files.append(tmp_path / f"{factor}.gguf")
         imatrix.write(files[-1], sums, imatrix.About("", 1, 1))
-    (found,) = STEP.agreement(recipe("q8_0"), (), {"imatrix.gguf": (files[0], files[1])})
+    asked = recipe("q8_0", "calibrate")
+    (found,) = STEP.agreement(asked, (), {"imatrix.gguf": (files[0], files[1])})
     assert found.holds is holds
     assert found.largest == pytest.approx(off, rel=1e-3)
+    (given,) = STEP.agreement(recipe("q8_0"), (), {"imatrix.gguf": (files[0], files[1])})
+    assert not given.holds, "it is what was given, and no sum"
 
 
 def test_the_tolerance_of_elements_is_a_step_and_never_all_of_a_weight() -> None:
@@ -146,6 +189,13 @@ def test_the_tolerance_of_elements_is_a_step_and_never_all_of_a_weight() -> None
     assert STEP.tolerance(recipe("f16")) == 0
     assert STEP.tolerance(recipe("f16", output="q4_0")) == 1 / 8
     assert STEP.tolerance(recipe("q8_0", tensors=[["ffn", "q5_0"], ["attn", "q6_k"]])) == 1 / 16
+
+
+def test_no_room_is_that_of_an_emptied_block() -> None:
+    for type in ("Q8_0", "Q6_K", "Q4_0", "IQ4_NL", "Q3_K", "MXFP4"):
+        assert agreement.room(type, agreement.GIVEN) <= agreement.room(type, agreement.COMPUTED)
+        assert agreement.room(type, agreement.COMPUTED) < 0.7
+    assert agreement.room("F16", agreement.COMPUTED) == 0
 
 
 def test_a_neighbour_in_the_grid_is_no_more_than_a_step() -> None:

@@ -156,6 +156,17 @@ def test_a_worker_that_says_anything_is_not_believed(told: dict[str, Any] | None
     except EngineFailed:
         return
     assert (found.header is None) != (found.problem is None)
+    assert not found.unread or found.problem
     if found.header:
         (made,) = found.header.tensors
         assert made.type in {kind.name for kind in TENSOR_TYPES.values()}
+
+
+def test_a_tensor_that_is_not_told_of_costs_its_type_alone_and_no_table() -> None:
+    tensor = gguf.TensorInfo("output.weight", (256, 4), "F16", 0, 2048)
+    header = gguf.Header(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
+    found = foreseen._foreseen(header, {"kinds": {"output.weight": "new_type"}})
+    assert found.unread
+    assert found.problem
+    assert "output.weight" in found.problem.message
+    assert found.problem.hint

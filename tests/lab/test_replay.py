@@ -114,6 +114,32 @@ def test_elsewhere_a_report_is_not_held_against_the_tolerance(
     assert replay(target("mine", settings), settings).verdict == "different"
 
 
+@pytest.mark.parametrize("judged", [False, True])
+def test_elsewhere_a_report_must_be_there_whole_and_in_its_role(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any, *, judged: bool
+) -> None:
+    """Who leaves it out escapes no measure of it."""
+    made = _make(settings, loose=0.5, log=True)
+    _elsewhere(monkeypatch, numpy="9.0")
+    monkeypatch.setattr(tiny, "reports", ("log.json",))
+    if judged:
+        _judge(tiny, monkeypatch, 0.0, "log.json")
+    store = Store(settings.home)
+    report = next(one for one in made.files if one.path == "log.json")
+    for files in (
+        [one for one in made.files if one != report],
+        [replace(one, role="card") if one == report else one for one in made.files],
+    ):
+        store.commit(replace(made, files=tuple(files)), {}, [parse("mine")])
+        assert replay(target("mine", settings), settings).verdict == "different"
+    store.commit(made, {}, [parse("mine")])
+    assert replay(target("mine", settings), settings).verdict == "identical"
+    damaged = store.path(report)
+    damaged.chmod(0o644)
+    damaged.write_bytes(b" " * report.size)
+    assert replay(target("mine", settings), settings).verdict == "different"
+
+
 def test_a_step_without_tolerance_has_none_elsewhere(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tiny: Any
 ) -> None:
@@ -156,6 +182,7 @@ def test_elsewhere_a_step_may_judge_a_file_as_a_whole(
          "files": ["tiny.safetensors", "log.json"]},
     ]  # fmt: skip
     assert value["largest_difference"] > 0.1
+    assert value["tolerance"] is None, "no element was held to one"
 
 
 @pytest.mark.parametrize("largest", [0.26, float("inf"), float("nan")])

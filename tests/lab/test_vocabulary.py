@@ -102,8 +102,10 @@ def test_rows_without_a_token_get_a_name(small: dict[str, Any]) -> None:
 def test_an_empty_token_is_called_so(small: dict[str, Any]) -> None:
     file = copy.deepcopy(small)
     file["model"]["vocab"][""] = count(small)
-    with pytest.raises(FormatError, match=f"the token {count(small)} of the tokenizer is empty"):
+    empty = f"the token {count(small)} of the tokenizer is empty"
+    with pytest.raises(FormatError, match=empty) as caught:
         metadata({"tokenizer.json": file}, count(small) + 1)
+    assert caught.value.hint
 
 
 def test_what_stands_around_a_text(small: dict[str, Any], tmp_path: Path) -> None:

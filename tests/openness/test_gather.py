@@ -6,8 +6,12 @@ import pytest
 
 import tiny_models as tiny
 from overt.errors import FormatError, ModelNotFound, UsageError
-from overt.openness import gather
+from overt.openness import families, gather
+from overt.recipe import Input, Recipe
+from overt.ref import parse
 from overt.settings import Settings, load
+from overt.sources.base import Role, sha256_of
+from overt.store import File, Manifest, Store
 
 
 @pytest.fixture
@@ -157,3 +161,77 @@ def test_a_file_that_is_no_model_is_not_graded(
         gather.subject(str(tmp_path / name), settings)
     renamed = tiny.gguf(tmp_path / "tiny.gguf").rename(tmp_path / "renamed")
     assert gather.subject(str(renamed), settings).model is not None
+
+
+# ---- what Overt made -----------------------------------------------------------------------
+
+
+def made(
+    settings: Settings, place: Path, name: str, licence: str, step: str = "",
+    of: tuple[Manifest, ...] = (), *, adapter: bool = False, **about: str | int,
+) -> Manifest:  # fmt: skip
+    """A model of the store, whose recipe has the models `of`; `about`: of its header."""
+    keys = {f"general.{key.replace('__', '.')}": value for key, value in about.items()}
+    place.mkdir(exist_ok=True)
+    kept: dict[str, Path] = {}
+
+    def file(role: Role, path: Path) -> File:
+        digest = f"sha256:{sha256_of(path)}"
+        kept[digest] = path
+        return File(role, path.name, digest, path.stat().st_size)
+
+    files = [file("weights", tiny.gguf(place / f"{name}.gguf", metadata=keys))]
+    if adapter:
+        beside = {"general.type": "adapter"}
+        files.append(file("adapter", tiny.gguf(place / f"{name}-lora.gguf", metadata=beside)))
+    if step:
+        inputs = tuple(Input("from", one.digest, one.ref) for one in of)
+        told = place / "recipe.json"
+        told.write_bytes(Recipe(step, "1", inputs, {}, {}).encode())
+        files.append(file("recipe", told))
+    manifest = Manifest(tuple(files), name, licence=licence)
+    Store(settings.home).commit(manifest, kept, [parse(name)])
+    return manifest
+
+
+def parents(settings: Settings, name: str) -> list[tuple[str, str, str | None]]:
+    found = gather.subject(name, settings).record.parents
+    return sorted((one.name, one.relation, one.licence) for one in found)
+
+
+def test_each_parent_of_a_merge_has_its_own_licence(tmp_path: Path, settings: Settings) -> None:
+    """The model has that of all; where a parent is not here, what the merge wrote of it counts."""
+    poet = made(settings, tmp_path / "a", "poet", "apache-2.0")
+    elsewhere = File("weights", "clerk.gguf", f"sha256:{'c' * 64}", 1)
+    clerk = Manifest((elsewhere,), "clerk", licence="llama3")
+    made(
+        settings, tmp_path / "c", "both", "apache-2.0 AND llama3", "merge", (poet, clerk),
+        license="apache-2.0 AND llama3", base_model__count=2, base_model__0__name="Poet",
+        base_model__0__license="apache-2.0", base_model__1__name="Clerk",
+        base_model__1__license="llama3",
+    )  # fmt: skip
+    each = [("clerk", "merge", "llama3"), ("poet", "merge", "apache-2.0")]
+    assert parents(settings, "both") == each
+    # made before headers had them
+    made(settings, tmp_path / "d", "older", "apache-2.0 AND llama3", "merge", (poet, clerk))
+    assert parents(settings, "older") == [("clerk", "merge", None), each[1]]
+
+
+def test_the_base_of_a_fine_tune_outlives_the_next_step(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = made(settings, tmp_path / "a", "base", "mit")
+    about = {"license": "mit", "base_model__count": 1, "base_model__0__name": "acme/base",
+             "base_model__0__license": "mit"}  # fmt: skip
+    tuned = made(settings, tmp_path / "b", "tuned", "mit", "finetune", (base,), **about)
+    assert parents(settings, "tuned") == [("base", "finetune", "mit")]
+    asked: list[str] = []
+    monkeypatch.setattr(families, "find", asked.append)
+    made(settings, tmp_path / "c", "small", "mit", "quantize", (tuned,), **about)
+    line = [("acme/base", "base", "mit"), ("tuned", "quantized", "mit")]
+    assert parents(settings, "small") == line
+    assert "tuned" in asked
+    assert "acme/base" not in asked, "what is said of its training is not all that there was"
+    # an adapter beside the weights of a fine-tune that was merged: the header is that one's
+    made(settings, tmp_path / "d", "more", "mit", "finetune", (tuned,), adapter=True, **about)
+    assert parents(settings, "more") == [line[0], ("tuned", "finetune", "mit")]

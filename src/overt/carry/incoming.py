@@ -297,7 +297,8 @@ class _Job:
         if strange := sorted(self.found.receipts.keys() - own):
             raise UnsafeFile(
                 f"the archive is refused: it has a receipt of {strange[0][:12]}, which is no model "
-                "in it"
+                "in it",
+                "have it exported again: overt export REF",
             )
         return line
 

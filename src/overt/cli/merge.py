@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overt.cli.options import SEED, verb
+from overt.cli.options import verb
 from overt.cli.output import Output, size
 from overt.errors import Stopped, UsageError
 from overt.lab.merging.methods import METHODS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--t", "t", type=click.FloatRange(0, 1), metavar="N", help="slerp: 0 first, 1 second."
 )
 @click.option("--scale", type=float, metavar="N", help="Of what is added to the base, or adapters.")
-@click.option("--seed", type=SEED, metavar="N", help="dare: of its draws.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="dare: of its draws.")
 @click.option("--type", "type_", type=click.Choice(["f32", "f16", "bf16"]),
               help="What matrices are stored as; f16 unless given.")  # fmt: skip
 @click.option("--file", type=click.Path(path_type=Path), metavar="FILE",

@@ -37,7 +37,8 @@ RANGES: dict[str, tuple[type[int] | type[float], float, float, str]] = {
 """What an answer's numbers may be: kind, least, most, meaning. Shared by flags and chat's /set."""
 
 SEED = click.IntRange(0, 2**32 - 2)
-"""The seed of every verb: what `RANGES` says of it."""
+"""The seed of verbs that ask a model or train one: what `RANGES` says of it. That of a merge may be
+larger, as its recipes have them."""
 
 THREADS = "Threads; 0 counts the free cores."
 """What --threads means in every verb; those with another default say it after that."""

@@ -12,6 +12,7 @@ import msgspec
 
 from overt.chat import ScoreRequest, TokenLogprob
 from overt.engines.hosted import Hosted
+from overt.engines.probe import Probed
 from overt.errors import BadRequest, ContextExceeded, EngineFailed
 
 
@@ -40,7 +41,7 @@ class _Reply(msgspec.Struct):
     error: Problem | None = None
 
 
-class LlamaCppScorer(Hosted):
+class LlamaCppScorer(Probed, Hosted):
     """One model loaded in one worker, to score."""
 
     purpose = "to score texts"
@@ -62,10 +63,9 @@ class LlamaCppScorer(Hosted):
                 pieces += map(token, reply.tokens)
         return tuple(pieces)
 
-    async def tokenize(
+    async def _tokens(
         self, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
-        """Token ids of `text`; `around` adds those that the model puts around every prompt."""
         asked = {"text": text, "special": special, "around": around}
         async with aclosing(self._call("tokenize", asked)) as replies:
             return tuple([id async for reply in replies for id in reply.ids])

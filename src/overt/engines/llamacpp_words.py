@@ -15,6 +15,7 @@ from overt.engines.base import Capabilities
 from overt.engines.hosted import Caller
 from overt.engines.llamacpp_answer import Refusal, as_error
 from overt.engines.llamacpp_request import check, continued, conversation
+from overt.engines.probe import PROBE, Probed
 from overt.errors import BadRequest, EngineFailed, Unsupported
 
 _FIM = (
@@ -54,18 +55,12 @@ class _Count(msgspec.Struct):
 Reply = TypeVar("Reply", _Tokens, _Content, _Prompt, _Count)
 
 
-class Words:
+class Words(Probed):
     """Mixed into engines that have `_worker` and `_capabilities`."""
 
     _worker: Caller
     _capabilities: Capabilities
     _fim: tuple[int, ...] | None = None
-
-    async def tokenize(
-        self, text: str, *, special: bool = True, around: bool = False
-    ) -> tuple[int, ...]:
-        """Token ids of `text`; `around` adds those that the model puts around every prompt."""
-        return await self._tokens(text, special=special, around=around)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`.
@@ -125,7 +120,7 @@ class Words:
 
     async def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The tokens that the model puts before and after every text."""
-        plain, whole = await self._tokens("a"), await self._tokens("a", around=True)
+        plain, whole = await self.tokenize(PROBE), await self.tokenize(PROBE, around=True)
         for start in range(len(whole) - len(plain) + 1):
             if whole[start : start + len(plain)] == plain:
                 return whole[:start], whole[start + len(plain) :]

@@ -14,6 +14,7 @@ from overt.formats.bounded import shown
 from overt.nets.weights import Stored
 
 _OTHER = "name the model the adapter was trained on"
+_AGAIN = "get the file again, from whoever made it"
 
 
 class Lora(NamedTuple):
@@ -48,22 +49,26 @@ def read(file: Path, name: str, architecture: str, base: str) -> Lora:
             _OTHER,
         )
     if "adapter.alora.invocation_tokens" in header.metadata:
-        raise Unsupported(f"{name} waits for certain words before it acts (aLoRA)")
+        raise Unsupported(
+            f"{name} waits for certain words before it acts (aLoRA)", "name an adapter without them"
+        )
     alpha = header.metadata.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise FormatError(f"alpha of {name} is {shown(alpha)}, and no number")
+        raise FormatError(f"alpha of {name} is {shown(alpha)}, and no number", _AGAIN)
     halves: dict[str, dict[str, Stored]] = {}
     for tensor in header.tensors:
         stem, _, half = tensor.name.rpartition(".lora_")
         if half not in ("a", "b") or len(tensor.shape) != 2:
-            raise FormatError(f"{name} holds {shown(tensor.name)}, which is no part of a LoRA")
+            raise FormatError(
+                f"{name} holds {shown(tensor.name)}, which is no part of a LoRA", _AGAIN
+            )
         path = header.parts[tensor.part] if header.parts else header.path
         halves.setdefault(stem, {})[half] = Stored(
             path, tensor.offset, tensor.type, tensor.shape[::-1], "gguf"
         )
     if not halves:
-        raise FormatError(f"{name} changes nothing: it holds no tensors")
+        raise FormatError(f"{name} changes nothing: it holds no tensors", _AGAIN)
     for stem, found in halves.items():
         if len(found) < 2:
-            raise FormatError(f"{name} has only one half of {shown(stem)}")
+            raise FormatError(f"{name} has only one half of {shown(stem)}", _AGAIN)
     return Lora(float(alpha), {stem: (one["a"], one["b"]) for stem, one in halves.items()})

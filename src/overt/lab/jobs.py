@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from overt.errors import Busy, NotFound, OvertError
+from overt.lab import steps
 from overt.lab.environment import CHOOSING
 from overt.recipe import Recipe
 from overt.store.manifest import hex_of
@@ -32,6 +33,7 @@ from overt.whole import unwritable, write
 
 _TAIL = 64 << 10  # bytes at the end of events.jsonl that hold the last event
 _SMALL = 1 << 20
+_ID = 12  # digits of a folder's name
 _VARIABLES = ("OVERT_HOME", "OVERT_THREADS", *CHOOSING)
 """What of the environment decides which recipe, and in which home, a command carries out."""
 _PATIENCE = 0.5  # seconds; `every` holds the lock for a moment to see whether it is free
@@ -208,15 +210,22 @@ def command_line() -> str:
     return ""
 
 
-def going_on(folder: Path, noted: Mapping[str, Any]) -> str:
+def going_on(folder: Path, noted: Mapping[str, Any], step: str) -> str:
     """The command that goes on with a job, to be typed here: the one that it was begun with, in the
     folder and with the variables of then. Where that folder is gone, one that needs neither.
+
+    Args:
+        step: of its recipe. A table of types has none that `overt replay` knows, and goes on by its
+            own command alone; where that is not known, it can only be deleted.
     """
     command, place = str(noted.get("command", "")), str(noted.get("folder", ""))
-    if not command or (place and not Path(place).is_dir()):
+    gone = bool(place) and not Path(place).is_dir()
+    if (not command or gone) and step in steps.STEPS:
         name = shlex.quote(str(noted.get("name", "")))
         return f"overt replay {shlex.quote(str(folder / 'recipe.json'))} --keep {name}"
-    before = f"cd {shlex.quote(place)} && " if place and place != _folder() else ""
+    if not command:
+        return f"overt jobs rm {folder.name[:_ID]}"
+    before = f"cd {shlex.quote(place)} && " if place and not gone and place != _folder() else ""
     return before + _with(noted.get("variables")) + command
 
 
@@ -242,7 +251,7 @@ def _job(folder: Path, home: Path) -> Job:
     with suppress(OvertError, OSError):
         step = Recipe.decode((folder / "recipe.json").read_bytes()).step
     return Job(
-        folder.name[:12], str(noted.get("name", "")), step, going_on(folder, noted),
+        folder.name[:_ID], str(noted.get("name", "")), step, going_on(folder, noted, step),
         str(noted.get("begun", "")), _count(noted.get("starts")), _last(folder),
         _size(folder), _holder(folder, home), folder,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from overt.store import File, Manifest, Store
 
 Verdict = Literal["identical", "within_tolerance", "different"]
 _MOST = max(MOST_BYTES, attest.MOST_BYTES)
+_ELEMENT = "an element, relative to the largest of its tensor"
 _WORST: tuple[Verdict, ...] = ("different", "within_tolerance", "identical")
 
 
@@ -62,8 +63,9 @@ class Replayed:
         first: where the first difference is.
         largest: the largest difference of an element relative to its tensor's largest magnitude;
             infinite where no numbers could be compared.
-        tolerance: what the step allows where instruction set or versions differ; else 0.
-        measures: all that was asked of what differs there, `tolerance` among it.
+        tolerance: what the step allows of `largest` where instruction set or versions differ; 0
+            where they do not, None where other things were asked of what differs.
+        measures: all that was asked of what differs there, `tolerance` among it where it was.
         environment: of this machine.
         differences: of it from the recorded one, as ``[recorded, here]``.
         files: path, digest recorded (or "") and digest here.
@@ -74,7 +76,7 @@ class Replayed:
     verdict: Verdict | None
     first: differ.Difference | None
     largest: float
-    tolerance: float
+    tolerance: float | None
     environment: Mapping[str, str]
     differences: Mapping[str, Sequence[str | None]]
     files: tuple[tuple[str, str, str], ...]
@@ -310,6 +312,9 @@ def _compared(
     elif found:
         within = differences and all(measure.holds for measure in measures)
         verdict = "within_tolerance" if within else "different"
+    tolerance: float | None = find(now.step).tolerance(one.recipe) if differences else 0.0
+    if any(measure.what != _ELEMENT for measure in measures):
+        tolerance = None
     news = {file.path: file.digest for file in made.files}
     known = {path for path, _, _ in recorded}
     pairs = [(path, digest, news.get(path, "")) for path, digest, _ in recorded]
@@ -318,8 +323,7 @@ def _compared(
     return Replayed(
         one, verdict, next(iter(found.values()), None),
         max((each.largest for each in found.values()), default=0.0),
-        find(now.step).tolerance(one.recipe) if differences else 0.0,
-        now.environment, differences, tuple(pairs), measures,
+        tolerance, now.environment, differences, tuple(pairs), measures,
     )  # fmt: skip
 
 
@@ -362,16 +366,22 @@ def _measures(
         return ()
     step = find(one.recipe.step)
     measures: tuple[Agreement, ...] = ()
-    if judges := judging(step):
-        before = {path: _before(digest, old, store) for path, digest, old in recorded}
-        pairs = {path: (there, files[path]) for path in found
-                 if path in files and (there := before.get(path))}  # fmt: skip
-        measures = tuple(judges.agreement(one.recipe, given, pairs)) if pairs else ()
+    before = {path: _before(digest, old, store) for path, digest, old in recorded}
+    pairs = {path: (there, files[path]) for path in found
+             if path in files and (there := before.get(path))}  # fmt: skip
+    judges = judging(step)
+    if judges:
+        with _fitting(one.recipe):
+            measures = tuple(judges.agreement(one.recipe, given, pairs)) if pairs else ()
     judged = {path for measure in measures for path in measure.files}
+    # A report may tell something else, and must be there: twice, whole and in the same role.
+    reports = {path for path, digest, _ in recorded if path in step.reports and path in pairs
+               and found[path].field != "role"
+               and f"sha256:{sha256_of(pairs[path][0])}" == digest}  # fmt: skip
     rest = []
     for path, difference in found.items():
         form = difference.largest == inf  # another tensor, header or text: no matter of numbers
-        if path in step.reports and difference.here not in ("nothing", "other"):
+        if path in reports and (path in judged or not judges):
             continue
         if path not in judged or form:
             rest.append((path, difference.largest))
@@ -379,9 +389,8 @@ def _measures(
         return measures
     largest = max((largest for _, largest in rest), default=0.0)
     elements = Agreement(
-        "an element, relative to the largest of its tensor", largest,
-        step.tolerance(one.recipe), tuple(path for path, _ in rest),
-    )  # fmt: skip
+        _ELEMENT, largest, step.tolerance(one.recipe), tuple(path for path, _ in rest)
+    )
     return (elements, *measures)
 
 

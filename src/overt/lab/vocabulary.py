@@ -30,6 +30,7 @@ _MOST_MERGES = 1 << 22
 _ADDED_SCORE, _PAD_SCORE = -1000.0, -10000.0
 _BYTES = frozenset(f"<0x{number:02X}>" for number in range(256))
 _TAKEN_AS_IS = ("NFC",)
+_AGAIN = "get the tokenizer's files again, from whoever made the model"
 
 T = TypeVar("T")
 
@@ -371,17 +372,18 @@ def _check(made: _Vocabulary) -> None:
     seen: dict[str, int] = {}
     for id, token in enumerate(made.tokens):
         if not token:
-            raise FormatError(f"the token {id} of the tokenizer is empty")
+            raise FormatError(f"the token {id} of the tokenizer is empty", _AGAIN)
         if seen.setdefault(token, id) != id:
-            raise FormatError(f"the tokens {seen[token]} and {id} are both {token[:40]!r}")
+            raise FormatError(f"the tokens {seen[token]} and {id} are both {token[:40]!r}", _AGAIN)
     try:
         longest = max(len(token.encode()) for token in made.tokens)
     except UnicodeEncodeError:
-        raise FormatError("the tokenizer has a token that is half a character") from None
+        raise FormatError("the tokenizer has a token that is half a character", _AGAIN) from None
     if longest > 1 << 16:
-        raise FormatError(f"the tokenizer has a token of {longest} bytes")
+        raise FormatError(f"the tokenizer has a token of {longest} bytes", _AGAIN)
     if made.scores and (missing := _BYTES - seen.keys()):
         raise Unsupported(
             f"the tokenizer has no token for the byte {min(missing)}, and llama.cpp's "
-            "SentencePiece falls back to bytes"
+            "SentencePiece falls back to bytes",
+            "pull a file of the model that is GGUF already",
         )

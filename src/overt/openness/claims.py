@@ -148,7 +148,7 @@ def _from_header(subject: Subject) -> Record | None:
     if licence in (None, "other"):
         licence = header.licence_name or licence
     based = list(bases(header))
-    if header.licence and any(one.source == RECIPE for one in subject.record.parents):
+    if header.licence and _wrote_header(subject):
         # Overt wrote these from the same inputs, and their licences are in the header's own
         based = [(name, licence) for name, licence in based if licence is None]
     relation: Relation = "merge" if len(based) > 1 else "base"
@@ -164,6 +164,15 @@ def _from_header(subject: Subject) -> Record | None:
         parents=tuple(parents[:_MOST_PARENTS]),
         source=source,
     )
+
+
+def _wrote_header(subject: Subject) -> bool:
+    """Whether the newest recipe wrote the bases that the header names. Other steps leave what the
+    step before wrote, and with an adapter beside them weights are the base's own file.
+    """
+    made = {one.relation for one in subject.record.parents if one.source == RECIPE}
+    kinds = {header.text("general.type") for header in subject.gguf.values()}
+    return bool(made & {"finetune", "merge"}) and "adapter" not in kinds
 
 
 def bases(header: Any) -> Iterator[tuple[str, str | None]]:

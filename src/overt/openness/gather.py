@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from overt.errors import FormatError, ModelNotFound, NotFound, OvertError, UsageError
+from overt.formats import gguf
 from overt.openness import claims, families, records
 from overt.openness.record import Parent, Record, Relation
 from overt.openness.subject import Subject, SubjectFile
@@ -112,7 +113,9 @@ def _finished(taken: Subject) -> Subject:
     header = taken.model
     known = families.lookup(parse(taken.ref)) if not taken.ref.startswith((".", "/", "~")) else None
     if known is None and header is not None:
-        bases = [p.name for p in own.parents if p.relation in ("base", "quantized")]
+        # a header has licences only of what a fine-tune or a merge of Overt's was made from
+        bases = [p.name for p in own.parents if p.relation in ("base", "quantized")
+                 and (p.licence is None or p.source == claims.RECIPE)]  # fmt: skip
         names = bases[:1] or ([header.name] if header.name else [])
         known = next((found for name in names if (found := families.find(name))), None)
     if known is not None:
@@ -275,10 +278,7 @@ def _stored(ref: str, settings: Settings) -> Subject:
 
 
 def _made_from(manifest: Manifest, store: Store) -> tuple[Parent, ...]:
-    """What Overt made a model from, by its newest recipe; of data only whose licence was said.
-
-    The licence of a model that was made is that of all its bases (lab/make.py).
-    """
+    """What Overt made a model from, by its newest recipe; of data only whose licence was said."""
     told = next((file for file in manifest.files if file.role == "recipe"), None)
     if told is None or told.size > MOST_BYTES:
         return ()
@@ -288,14 +288,45 @@ def _made_from(manifest: Manifest, store: Store) -> tuple[Parent, ...]:
         return ()
     relation = _STEPS.get(recipe.step)
     licence = recipe.parameters.get("data_licence")
+    licences = _of_parents(manifest, recipe, store)
     found = []
     for one in recipe.inputs:
         if one.role in ("from", "base") and one.ref and relation:
-            found.append(Parent(one.ref, relation, manifest.licence, claims.RECIPE))
+            found.append(Parent(one.ref, relation, licences.get(one.digest), claims.RECIPE))
         elif one.role == "data" and isinstance(licence, str) and licence:
             name = one.ref or one.digest
             found.append(Parent(name, "dataset", licence, source=claims.RECIPE))
     return tuple(found)
+
+
+def _of_parents(manifest: Manifest, recipe: Recipe, store: Store) -> Mapping[str, str | None]:
+    """The licence of each model of the recipe, by its digest.
+
+    That of what was made is the one of all together (lab/make.py), so of several each is asked: its
+    manifest, or where it is not here what was written into the header of what was made.
+    """
+    models = dict.fromkeys(i.digest for i in recipe.inputs if i.role in ("from", "base", "adapter"))
+    if len(models) == 1:
+        return dict.fromkeys(models, manifest.licence)
+    found = {digest: _stated(digest, store) for digest in models}
+    if recipe.step == "merge" and not all(found.values()):
+        try:
+            header = gguf.read(store.path(manifest.weights), whole=False)
+        except (OvertError, OSError):
+            return found
+        for number, digest in enumerate(models):
+            said = header.text(f"general.base_model.{number}.license") or ""
+            found[digest] = found[digest] or said[:200] or None
+    return found
+
+
+def _stated(digest: str, store: Store) -> str | None:
+    """The licence of the model with that manifest, where it is here and states one."""
+    try:
+        licence = store.manifest(digest).licence
+    except OvertError:
+        return None
+    return licence if licence != "other" else None
 
 
 # -- what lies elsewhere -------------------------------------------------------------------------

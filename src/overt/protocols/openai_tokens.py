@@ -16,6 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from overt.engines.probe import PROBE
 from overt.errors import OvertError, Unsupported
 from overt.protocols.base import BadBody, Call, Reply
 from overt.protocols.openai_scored import Prompt
@@ -96,8 +97,6 @@ async def info(call: Call) -> Reply:
 
 # ---- how a prompt begins -------------------------------------------------------------------
 
-_PROBE = "a"  # any text that is one token or more
-
 
 @dataclass(frozen=True, slots=True)
 class Begin:
@@ -114,8 +113,8 @@ class Begin:
         """
         tokenize = call.services.tokenize
         try:
-            plain = await tokenize(call.caller, model, _PROBE)
-            whole = await tokenize(call.caller, model, _PROBE, around=True)
+            plain = await tokenize(call.caller, model, PROBE)
+            whole = await tokenize(call.caller, model, PROBE, around=True)
         except Unsupported:
             return cls()
         return cls(whole[: whole.index(plain[0])] if plain and plain[0] in whole else ())

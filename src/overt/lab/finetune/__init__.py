@@ -43,9 +43,9 @@ class _Step:
     reports: tuple[str, ...] = (REPORT,)
 
     def run(self, work: Work) -> list[Made]:
-        """Raises as `prepare.prepare` and `loop.train` do."""
+        """Raises as `prepare.prepare` and `loop.train` do, and FormatError as `_base` does."""
         asked = Asked.decode(work.recipe.parameters)
-        given = work.given("from")[0]
+        given = _base(work.recipe, work.inputs)
         prepared = _prepared(work, given, asked)
         if asked.device == "cpu":  # a recipe may be anybody's: the verb has looked already
             wanted = plan.wanted(prepared, asked)
@@ -73,9 +73,7 @@ class _Step:
         """Weights by what they learnt, and the report by its losses."""
         from overt.lab.finetune import agreement
 
-        (base,) = (
-            given for one, given in zip(recipe.inputs, inputs, strict=True) if one.role == "from"
-        )
+        base = _base(recipe, inputs)
         training = Asked.decode(recipe.parameters).training
         return agreement.of_files(files, base.path, training.precision, training.loss)
 
@@ -123,6 +121,21 @@ def judge(
     if pairs:
         return measure.pairs(net, pairs, dtype=dtype)
     return measure.answers(net, [one for one in examples if isinstance(one, Example)], dtype=dtype)
+
+
+def _base(recipe: Recipe, inputs: Sequence[Given]) -> Given:
+    """The model to learn on.
+
+    Raises:
+        FormatError: the recipe, which may be anybody's, has none or several.
+    """
+    found = [given for one, given in zip(recipe.inputs, inputs, strict=True) if one.role == "from"]
+    if len(found) != 1:
+        raise FormatError(
+            f"the recipe of the fine-tune has {len(found)} models to learn on, not 1",
+            "get a recipe that `overt finetune` wrote: overt history REF --recipe",
+        )
+    return found[0]
 
 
 def _prepared(work: Work, given: Given, asked: Asked) -> "Prepared":

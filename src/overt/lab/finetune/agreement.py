@@ -153,12 +153,14 @@ def of_adapter(recorded: Path, here: Path) -> Iterator[Change]:
 
     Raises:
         FormatError, Unsupported: not an adapter's file.
-        KeyError, ValueError: the files have not the same layers.
+        KeyError, ValueError: the files have not the same layers, or a half has another shape.
     """
     old, new = _halves(recorded), _halves(here)
     if old.keys() != new.keys():
         raise ValueError("the adapters are for other layers")
     for layer, halves in old.items():
+        if any(one.shape != new[layer][half].shape for half, one in halves.items()):
+            raise ValueError(f"the halves of {layer[:80]!r} have another shape")  # before any work
         (a, b), (c, d) = ((_all(one["a"]), _all(one["b"])) for one in (halves, new[layer]))
         was, now = _trace(b, a, b, a), _trace(d, c, d, c)
         both = _trace(b, a, d, c)

@@ -6,7 +6,7 @@ its bytes: a token is learnt where it lies in what the assistant wrote.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -444,16 +444,3 @@ def _parted(example: Example) -> tuple[list[int], list[int]]:
     while start > 0 and labels[start - 1]:
         start -= 1
     return example.ids[:start], example.ids[start:end]
-
-
-def as_event(example: Example, words: Words) -> Mapping[str, Any]:
-    """The news of an example that is shown before training starts."""
-    pieces = shown(example, words)
-    return {
-        "kind": "example",
-        "line": example.line,
-        "text": "".join(one.text for one in pieces),
-        "learnt": [one.text for one in pieces if one.learnt],
-        "tokens": len(example.ids),
-        "tokens_learnt": example.learnt,
-    }

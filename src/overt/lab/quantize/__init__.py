@@ -104,7 +104,7 @@ class _Step:
     def agreement(
         self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
     ) -> Sequence[Agreement]:
-        """Few elements may be a step of their type off, and no tensor much of its size."""
+        """Few elements may be off, none by much of its block, and no tensor by much of its size."""
         from overt.lab.quantize import agreement
 
         computed = any(one.role == "calibrate" for one in recipe.inputs)

@@ -1,39 +1,54 @@
 """Whether two files that one recipe made are the same but for rounding, where machines differ.
 
 Another instruction set adds in another order, so that now and then a weight falls to a neighbour in
-its type's grid, or a block gets another scale. With few bits one step of the grid is as large as
-the weights themselves: no bound of an element alone can tell such a step from a tensor that was
-emptied. So three things are asked of a file, and all must hold: no element is off by more than a
-step of its type, few elements are off at all, and no tensor is off by much of its size. An
-importance matrix is asked the last alone.
+its type's grid, or a block gets another scale. So four things are asked of a file, and all must
+hold: no element is off by much of its own block, few elements are off at all, no tensor has many of
+them, and none is off by much of its size. Blocks and tensors are asked each for itself: an outlier
+elsewhere, or a large tensor beside a small one, makes no room. An importance matrix is asked the
+last alone.
 
-The bounds are above what `python scripts/quantize_drift.py` measured on SmolLM2 135M. With
-kernels of another layout under it, an importance matrix of 2048 tokens was off by 1.1 % of a
-tensor's size; files quantized with the one and the other had up to 5 % of their elements off (a
-block's scale moves, and all in it), none by more than 0.94 steps, and no tensor by more than 1.7 %
-of its size. Without a matrix nothing but rounding can move: two implementations of the plain types
-(llama.cpp's and that of the package gguf) made the same bytes.
+The bounds for a computed matrix are above what `python scripts/quantize_drift.py` measured on
+SmolLM2 135M: docs/recipes.md has the table. Without one nothing is summed over a text, and two
+implementations of the plain types (llama.cpp's and that of the package gguf) made the same bytes;
+next to nothing may move.
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from overt.errors import OvertError
 from overt.lab import differ
 from overt.lab.quantize.host import IMATRIX
 from overt.lab.steps import Agreement
 
-SHARE: Final = 0.01
-"""Of all elements of a file, how many may be off."""
-SHARE_OF_COMPUTED: Final = 0.15
-"""The same where the importance matrix was computed on each machine: it weighs every block."""
-OFF: Final = 0.05
-"""By how much of its size (Frobenius' norm) a tensor may be off."""
-MATRIX: Final = 0.05
-"""The same of a tensor of an importance matrix."""
+
+class Bounds(NamedTuple):
+    """What another instruction set may cause.
+
+    Attributes:
+        steps: of its type, an element; see `room`.
+        share: of all elements of a file, how many may be off.
+        many: the same of one tensor, a block left out.
+        off: of its size, a tensor.
+        matrix: the same of an importance matrix.
+    """
+
+    steps: float
+    share: float
+    many: float
+    off: float
+    matrix: float
+
+
+GIVEN: Final = Bounds(1, 1e-4, 1e-4, 1e-3, 0.0)
+"""Without an importance matrix, or with one that was given."""
+COMPUTED: Final = Bounds(6, 0.15, 0.3, 0.05, 0.05)
+"""Where the importance matrix was computed on each machine: it weighs every block."""
+_MOST: Final = 0.6
+"""Of the largest of its block, what an element of a coarse type may be off: 1 would empty it."""
 _STEPS: Final[Mapping[str, float]] = {
     "F32": 0.0, "F16": 0.0, "BF16": 0.0, "Q8_0": 1 / 127, "Q6_K": 1 / 32, "Q5_0": 1 / 16,
     "Q5_1": 2 / 31, "Q5_K": 2 / 31, "Q4_0": 1 / 8, "Q4_1": 2 / 15, "Q4_K": 2 / 15,
@@ -55,6 +70,12 @@ def step(type: str) -> float:
     return _STEPS.get(type, 1.0)
 
 
+def room(type: str, bounds: Bounds) -> float:
+    """By how much of its block's largest magnitude an element may be off."""
+    one = step(type)
+    return max(one, min(bounds.steps * one, _MOST)) * _SLACK
+
+
 @dataclass(frozen=True, slots=True)
 class Apart:
     """How far two tensors are apart.
@@ -62,14 +83,19 @@ class Apart:
     Attributes:
         elements: of each.
         unequal: elements that are not the same.
-        steps: the largest difference, in steps of the tensor's type.
+        many: their share, one block left out: another scale moves all of a block.
+        most: the largest difference of an element, of its `room`.
         off: Frobenius' norm of the difference over that of the recorded tensor.
     """
 
     elements: int
     unequal: int
-    steps: float
+    many: float
+    most: float
     off: float
+
+
+_NOT = Apart(1, 1, math.inf, math.inf, math.inf)
 
 
 def of_files(files: Mapping[str, tuple[Path, Path]], *, computed: bool) -> list[Agreement]:
@@ -80,33 +106,33 @@ def of_files(files: Mapping[str, tuple[Path, Path]], *, computed: bool) -> list[
     Args:
         computed: the importance matrix was, by the recipe.
     """
-    most = SHARE_OF_COMPUTED if computed else SHARE
+    allowed = COMPUTED if computed else GIVEN
     found: list[Agreement] = []
     for path, (recorded, here) in files.items():
         if not path.endswith(".gguf"):
             continue
         try:
-            apart = list(tensors(recorded, here))
+            apart = list(tensors(recorded, here, allowed))
         except _BROKEN:
-            apart = [Apart(1, 1, math.inf, math.inf)]
-        off = max((one.off for one in apart), default=math.inf)
+            apart = []
+        apart = apart or [_NOT]
+        off = max(one.off for one in apart)
         if path == IMATRIX:
-            found.append(
-                Agreement("a tensor of the importance matrix, of its size", off, MATRIX, (path,))
-            )
+            what = "a tensor of the importance matrix, of its size"
+            found.append(Agreement(what, off, allowed.matrix, (path,)))
             continue
-        total = sum(one.elements for one in apart)
-        share = sum(one.unequal for one in apart) / total if total else math.inf
-        steps = max((one.steps for one in apart), default=math.inf)
+        share = sum(one.unequal for one in apart) / max(1, sum(one.elements for one in apart))
+        most, many = max(one.most for one in apart), max(one.many for one in apart)
         found += [
-            Agreement("an element, in steps of its type", steps, 1.0, (path,)),
-            Agreement("the share of elements that differ", share, most, (path,)),
-            Agreement("a tensor, of its size", off, OFF, (path,)),
+            Agreement("an element, of what its block allows", most, 1.0, (path,)),
+            Agreement("the share of elements that differ", share, allowed.share, (path,)),
+            Agreement("the same, of one tensor", many, allowed.many, (path,)),
+            Agreement("a tensor, of its size", off, allowed.off, (path,)),
         ]
     return found
 
 
-def tensors(recorded: Path, here: Path) -> Iterator[Apart]:
+def tensors(recorded: Path, here: Path, bounds: Bounds) -> Iterator[Apart]:
     """Each tensor of two files, held against each other.
 
     Raises:
@@ -121,36 +147,42 @@ def tensors(recorded: Path, here: Path) -> Iterator[Apart]:
         after = new[name]
         if (before.shape, before.type) != (after.shape, after.type):
             raise ValueError(f"{name} has another form")
-        yield _apart(before, after)
+        yield _apart(before, after, room(before.type, bounds))
 
 
-def _apart(old: differ.Tensor, new: differ.Tensor) -> Apart:
+def _apart(old: differ.Tensor, new: differ.Tensor, room: float) -> Apart:
     import numpy as np
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    unequal, gap, size, most, largest = 0, 0.0, 0.0, 0.0, 0.0
+    block = GGML_QUANT_SIZES[GGMLQuantizationType[old.type]][0]
+    unequal, gap, size, most = 0, 0.0, 0.0, 0.0
     rows = max(1, _AT_ONCE // old.row)
     for first in range(0, old.count, rows):
         count = min(rows, old.count - first)
         a, b = (np.asarray(one.rows(first, count), np.float64) for one in (old, new))
-        with np.errstate(all="ignore"):
-            off = np.abs(a - b)
+        with np.errstate(all="ignore"):  # numbers of strangers; what is none is told below
             unequal += int(np.count_nonzero(~(a == b)))
-            gap += float((off * off).sum())
+            gap += float(((a - b) ** 2).sum())
             size += float((a * a).sum())
-            most = max(most, _largest(off))
-            largest = max(largest, _largest(np.abs(a)))
+            most = max(most, _most(a.reshape(-1, block), b.reshape(-1, block), room))
+    elements = math.prod(old.shape)
     if not unequal:
-        return Apart(max(1, math.prod(old.shape)), 0, 0.0, 0.0)
+        return Apart(elements, 0, 0.0, 0.0, 0.0)
     if not (math.isfinite(gap) and 0 < size < math.inf):
-        return Apart(max(1, math.prod(old.shape)), unequal, math.inf, math.inf)
-    allowed = step(old.type) * _SLACK * largest
-    steps = most / allowed if allowed else math.inf
-    return Apart(math.prod(old.shape), unequal, steps, math.sqrt(gap / size))
+        return _NOT
+    many = max(0, unequal - block) / elements
+    return Apart(elements, unequal, many, most, math.sqrt(gap / size))
 
 
-def _largest(values: Any) -> float:
-    """The largest of magnitudes; infinite where one is no number."""
+def _most(old: Any, new: Any, room: float) -> float:
+    """The largest difference of rows, each a block, of `room` times the block's largest magnitude.
+
+    Infinite where one is no number, or where blocks differ that may not.
+    """
     import numpy as np
 
-    found = float(np.max(values, initial=0.0))
-    return math.inf if math.isnan(found) else found
+    off = np.abs(old - new).max(1)
+    largest = np.maximum(np.abs(old).max(1), np.abs(new).max(1))
+    found = off[off != 0] / (room * largest[off != 0])
+    most = float(np.max(found, initial=0.0))
+    return math.inf if math.isnan(most) else most

@@ -24,10 +24,12 @@ class Foreseen:
     Attributes:
         header: as it will be, its metadata apart; None where there will be none.
         problem: why it cannot be made, or None.
+        unread: the problem is only that llama.cpp's words were not understood: it may be made.
     """
 
     header: gguf.Header | None
     problem: OvertError | None = None
+    unread: bool = False
 
 
 def foresee(
@@ -62,7 +64,7 @@ def foresee(
 
 def _foreseen(header: gguf.Header, told: Mapping[str, Any] | None) -> Foreseen:
     if told is None:
-        raise EngineFailed("the worker broke its own protocol")
+        raise EngineFailed("the worker broke its own protocol", "type the same command again")
     if told.get("problem"):
         return Foreseen(None, EngineFailed(str(told["problem"])[:300]))
     if told.get("lacks_importance"):
@@ -73,7 +75,8 @@ def _foreseen(header: gguf.Header, told: Mapping[str, Any] | None) -> Foreseen:
     for tensor in header.tensors:
         name = str(kinds.get(tensor.name)).upper() if isinstance(kinds, dict) else ""
         if name not in by_name:
-            raise EngineFailed(f"llama.cpp does not say what becomes of {tensor.name[:64]}")
+            why = f"llama.cpp does not say what becomes of {tensor.name[:64]!r}"
+            return Foreseen(None, EngineFailed(why, "name one type: -q q8_0"), unread=True)
         kind = by_name[name]
         size = tensor.parameters // kind.block * kind.bytes
         tensors.append(

@@ -375,7 +375,7 @@ class Table:
         failed: dict[str, OvertError] = {}
         if not self._has_matrix and any(type.importance for type in wanted):
             for name, one in self._foreseen(wanted).items():
-                if one.problem:
+                if one.problem and not one.unread:
                     failed[name] = one.problem
             _unless_all(failed, wanted)
         left = [type for type in wanted if type.name not in failed]
