@@ -36,9 +36,9 @@ licence: CC-BY-4.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--items", type=int, default=150, help="questions that are asked")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--items", type=int, default=100, help="questions that are asked")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dry", action="store_true", help="print, and write no page")
     given = parser.parse_args()
     data = Path(os.environ["OVERT_TEST_DATA"], "eval/bbq")

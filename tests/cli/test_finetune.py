@@ -300,7 +300,7 @@ def test_threads_mean_one_thing(
         assert options.threads(settings, 7) == wanted
 
 
-@pytest.mark.parametrize("verb", ["finetune", "merge", "eval", "audit", "run"])
+@pytest.mark.parametrize("verb", ["finetune", "eval", "audit", "run"])
 def test_seeds_have_one_range(verb: str) -> None:
     module = import_module(f"overt.cli.{verb}")
     (option,) = [one for one in module.command.params if one.name == "seed"]
