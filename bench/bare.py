@@ -10,13 +10,13 @@ import json
 import signal
 import sys
 
-from overt.engines import llamacpp_host
+from overt.runtime.llamacpp import host
 
 
 def main(port: int, parameters: dict[str, object]) -> None:
     import xllamacpp
 
-    common = llamacpp_host._common(xllamacpp, parameters)
+    common = host._common(xllamacpp, parameters)
     common.hostnames = ["127.0.0.1"]
     common.port = port
     common.n_threads_http = 16

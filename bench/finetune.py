@@ -93,7 +93,7 @@ def release(given: argparse.Namespace) -> None:
 def examples(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """``ids`` and which of them are learnt."""
     from overt import settings as settings_of
-    from overt.lab.words import Words
+    from overt.lab.tokenizer import Words
 
     count = given.steps * given.batch
     with Words(given.model, settings_of.load()) as words:

@@ -30,7 +30,8 @@ import psutil
 
 import machine
 from native import CACHE
-from overt import pull, settings
+from overt import settings
+from overt.models import pull
 from sides import Overt, Setup, free_port, stop
 
 HERE = Path(__file__).resolve().parent

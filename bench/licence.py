@@ -1,4 +1,4 @@
-"""How long the question about a licence takes on the way to a model (openness/gate.py).
+"""How long the question about a licence takes on the way to a model (openness/permissions/gate.py).
 
     python bench/licence.py
 
@@ -69,11 +69,11 @@ def once(home: Path, licence: str, facts: str, text: str, policy: str) -> None:
     """One process: the time of the first question, and of the tenth."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     from gguf_writer import Tensor, write
-    from overt import exchange  # noqa: F401 - what a run has loaded by then
     from overt.errors import Refused
     from overt.formats import gguf
-    from overt.openness import gate
-    from overt.pull import find
+    from overt.gateway import exchange  # noqa: F401 - what a run has loaded by then
+    from overt.models.pull import find
+    from overt.openness.permissions import gate
     from overt.settings import load
 
     folder = home / "model"

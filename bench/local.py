@@ -22,9 +22,10 @@ from typing import Any
 import busy
 import machine
 from native import CACHE, server
-from overt import pull, settings
-from overt.engines.build import native_path
+from overt import settings
 from overt.errors import ModelNotFound, OvertError
+from overt.models import pull
+from overt.runtime.native_build.build import native_path
 from sides import LlamaServer, Overt, Setup, Side, cold_overt, cold_server, together_rate
 from table import caveat, markdown
 

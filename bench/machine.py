@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from overt.engines.build import VERSION
+from overt.runtime.native_build.build import VERSION
 
 
 def cores_busy(seconds: float = 1.0) -> float:

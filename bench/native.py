@@ -10,8 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from overt.engines.build import VERSION, cpu_fingerprint
-from overt.engines.compile import (
+from overt.errors import OvertError
+from overt.runtime.native_build.build import VERSION, cpu_fingerprint
+from overt.runtime.native_build.compile import (
     build_tools,
     check_machine,
     environment,
@@ -20,7 +21,6 @@ from overt.engines.compile import (
     run_logged,
     unpacked_sources,
 )
-from overt.errors import OvertError
 from overt.settings import Settings, load
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"

@@ -23,12 +23,12 @@ import httpx2
 import machine
 import peer
 from overt.chat import Message, Request, Text, TextPart
-from overt.engines.anthropic import Anthropic
-from overt.engines.gemini import Gemini
-from overt.engines.http import Http
-from overt.engines.openai import OpenAI
-from overt.engines.provider import Destination, Dialect, Provider
-from overt.engines.upstream import Upstream
+from overt.providers.anthropic.dialect import Anthropic
+from overt.providers.base import Destination, Dialect, Provider
+from overt.providers.gemini.dialect import Gemini
+from overt.providers.http.client import Upstream
+from overt.providers.openai.compatible import Http
+from overt.providers.openai.dialect import OpenAI
 from overt.settings import Settings
 
 DIALECTS: dict[str, tuple[Callable[[], Dialect], str]] = {

@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import mean, quantiles
 
 from overt.errors import BadRequest
-from overt.lab import conformal
-from overt.lab.router import Curve, Outcome, apgr_samples, curve, out_of_fold
-from overt.routes.arithmetic import wrong_sum
+from overt.evaluation import conformal
+from overt.evaluation.router import Curve, Outcome, apgr_samples, curve, out_of_fold
+from overt.gateway.routing.arithmetic import wrong_sum
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "eval/routellm_gsm8k"
@@ -211,7 +211,7 @@ def rules(rows: list[Outcome], weak: float, strong: float) -> list[str]:
 
 
 def promises(rows: list[Outcome], scores: list[float]) -> list[str]:
-    """Thresholds that hold with a stated confidence (lab/conformal.py)."""
+    """Thresholds that hold with a stated confidence (evaluation/conformal.py)."""
     lines = [
         "## With a promise",
         "",

@@ -13,18 +13,18 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
-from overt import routes
 from overt.chat import Done, Event, Message, Request, Text, Usage
+from overt.gateway import routing
 
-ONE = routes.read_mapping({"models": ["echo:a"]})
-TWO = routes.read_mapping({"models": ["echo:a", "echo:b"]})
+ONE = routing.read_mapping({"models": ["echo:a"]})
+TWO = routing.read_mapping({"models": ["echo:a", "echo:b"]})
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 PLAIN = Request("writer", (Message.of("user", "hi"),))
 JSON = Request("writer", (Message.of("user", "hi"),), json_schema=SCHEMA)
 Stream = Callable[[], AsyncGenerator[Event, None]]
 
 
-def played(events: list[Event]) -> routes.Ask:
+def played(events: list[Event]) -> routing.Ask:
     async def ask(ref: str, request: Request) -> AsyncGenerator[Event, None]:
         for event in events:
             yield event
@@ -47,17 +47,17 @@ async def seconds(stream: Stream, times: int) -> tuple[float, float]:
     return best
 
 
-async def added(events: list[Event], route: routes.Route, request: Request, times: int) -> str:
-    ask, facts = played(events), routes.Facts()
+async def added(events: list[Event], route: routing.Route, request: Request, times: int) -> str:
+    ask, facts = played(events), routing.Facts()
     plain = await seconds(lambda: ask("echo:a", request), times)
-    routed = await seconds(lambda: routes.answer(route, request, ask, facts), times)
+    routed = await seconds(lambda: routing.answer(route, request, ask, facts), times)
     wall, cpu = ((b - a) * 1e6 for a, b in zip(plain, routed, strict=True))
     return f"{wall:8.1f} us wall {cpu:8.1f} us CPU"
 
 
 def finding() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        aliases = routes.aliases(Path(folder))
+        aliases = routing.aliases(Path(folder))
         aliases.set("route", {"models": ["echo:a", "echo:b"]})
         aliases.set("writer", "route")
         for name in ("writer", "absent"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from overt import settings
 from overt.chat import Failed, Message, Request, Sampling, Text, Usage
-from overt.exchange import Exchange
+from overt.gateway.exchange import Exchange
 
 
 async def ask(exchange: Exchange, ref: str, prompt: str, job: dict[str, Any]) -> dict[str, Any]:

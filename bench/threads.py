@@ -4,7 +4,7 @@
 
 Runs llama.cpp (the xllamacpp wheel, as the worker uses it) with one and with two threads, under
 each way of waiting at a barrier, in alternation, first alone and then with one process spinning on
-core 0. Prints medians and the range. overt.cores takes its two constants from here.
+core 0. Prints medians and the range. overt.runtime.cpu takes its two constants from here.
 """
 
 import argparse

@@ -30,9 +30,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import gguf_writer  # noqa: E402
 from mirrors import mirroring  # noqa: E402
+from overt.models.store import File, Manifest, Store  # noqa: E402
 from overt.ref import parse  # noqa: E402
 from overt.settings import bytes_of  # noqa: E402
-from overt.store import File, Manifest, Store  # noqa: E402
 
 BLOCK = 1 << 20
 PEER = "curl, then sha256sum"

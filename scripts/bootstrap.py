@@ -103,7 +103,8 @@ def prepare(kind: str) -> None:
     say(f"installing {count(LOCKS[kind])} locked packages into .venv (once, about a minute)")
     pip("install", *LOCKED, str(LOCKS[kind]))
     if sys.platform == "linux" and not loads("libgomp.so.1"):
-        # A bare Debian has none, and the wheel of llama.cpp needs it: see overt/engines/openmp.py.
+        # A bare Debian has none, and the wheel of llama.cpp needs it: see
+        # overt/runtime/native_build/openmp.py.
         say("this system has no libgomp: installing the one of cmeel-libomp into .venv")
         pip("install", *LOCKED, str(OPENMP_LOCK))
     if kind == "dev":

@@ -89,7 +89,8 @@ hand. The indexes and licence texts are third-party data that the project does n
 
 
 def look(case: object, data: Path, peers: bool) -> Row:
-    from overt.openness import assemble, gather
+    from overt.openness import assemble
+    from overt.openness.subject import gather
     from overt.settings import load
 
     def text(key: str) -> str:

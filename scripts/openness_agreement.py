@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from overt.formats import yamltext
-from overt.openness import components, mof, records, rules
-from overt.openness.components import COMPONENTS, Availability
+from overt.openness import records
 from overt.openness.evidence import finish
-from overt.openness.record import Record
+from overt.openness.subject.record import Record
+from overt.openness.verdicts import components, mof, rules
+from overt.openness.verdicts.components import COMPONENTS, Availability
 
 STEPS = tuple(reversed(components.STEPS))
 MAP_CLASSES = {
@@ -281,7 +282,7 @@ def _mot(folder: Path) -> tuple[Mapping[str, int], Mapping[str, int]]:
 
 def _catalogue(folder: Path) -> tuple[Table, ...]:
     """The catalogue's own dossiers beside the indexes' records of the same models."""
-    from overt.openness import families
+    from overt.openness.subject import families
 
     places = (
         ("European Open Source AI Index", folder / "osai", ".yaml", 1),
@@ -317,7 +318,7 @@ def _label(column: int, raw: Mapping[str, Any], record: Record) -> str:
 
 def _circular(own: Record) -> bool:
     """A cell that decides the catalogue's step was taken over from an index."""
-    from overt.openness.families import GRADES
+    from overt.openness.subject.families import GRADES
 
     claims = [own.claim(name) for name in rules.CORE]
     return any(claim is not None and GRADES["index"] in claim.note for claim in claims)

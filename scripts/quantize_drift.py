@@ -19,9 +19,9 @@ from typing import Any
 
 from shown import linked
 
-from overt import pull
-from overt.engines import llama_h
 from overt.lab.quantize import agreement, host, parameters, texts, types
+from overt.models import pull
+from overt.runtime.llamacpp import llama_h
 from overt.settings import Settings
 
 HERE = Path(__file__).resolve().parent.parent

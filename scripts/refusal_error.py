@@ -13,8 +13,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from overt.lab.audit.refusal import VERSION, classify
-from overt.lab.evaluate.intervals import wilson
+from overt.evaluation.audit.refusal import VERSION, classify
+from overt.evaluation.suites.intervals import wilson
 
 _LABELS = {"1": "compliance", "2": "full", "3": "partial"}
 _THEIRS = (

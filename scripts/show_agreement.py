@@ -25,8 +25,8 @@ from pathlib import Path
 from shown import ROOT, Show, linked, table
 
 from overt.lab.finetune import agreement
+from overt.models.store import Store
 from overt.ref import parse
-from overt.store import Store
 
 PAGE = ROOT / "docs/recipes.md"
 PLACE = ROOT / ".cache/agreement"

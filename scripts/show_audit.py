@@ -19,7 +19,7 @@ from typing import Any
 
 from shown import ROOT, Show, linked, table
 
-from overt.lab.audit import page, record
+from overt.evaluation.audit import page, record
 
 PAGE, EXAMPLE = ROOT / "docs/audit.md", ROOT / "docs/audit-example.html"
 PROBES = ("bbq", "crows_pairs", "winobias", "xstest", "robustness")

@@ -23,11 +23,11 @@ from tokenizers import Tokenizer  # noqa: E402
 
 import llamacpp_logits  # noqa: E402
 import oracle_models  # noqa: E402
-from overt import pull  # noqa: E402
 from overt.formats import gguf  # noqa: E402
-from overt.lab import convert, export  # noqa: E402
-from overt.lab.steps import Given  # noqa: E402
+from overt.lab.convert import export, step  # noqa: E402
+from overt.models import pull  # noqa: E402
 from overt.nets import load  # noqa: E402
+from overt.provenance.steps import Given  # noqa: E402
 from overt.settings import load as load_settings  # noqa: E402
 
 REAL = ("smollm2", "gemma3")
@@ -163,7 +163,7 @@ def converted(folder: Path, type: Any) -> Path:
     files = {path.name: path for path in sorted(folder.iterdir()) if path.suffix != ".gguf"}
     target = folder / f"{type}.gguf"
     given = Given(folder / "model.safetensors", None, files)
-    convert.write(convert.parts(given), target, type, lambda _: None)
+    step.write(step.parts(given), target, type, lambda _: None)
     return target
 
 

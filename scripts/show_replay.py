@@ -20,9 +20,9 @@ from typing import Any
 
 from shown import ROOT, Show, linked, table
 
+from overt.models.sources.base import sha256_of
+from overt.models.store import Store
 from overt.ref import parse
-from overt.sources.base import sha256_of
-from overt.store import Store
 
 PAGE = ROOT / "docs/recipes.md"
 LINES = 60

@@ -39,7 +39,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/clients")]
 
 from aimock import Aimock, aimock, says  # noqa: E402
 
-from overt.lab import compare_page  # noqa: E402
+from overt.evaluation import compare_page  # noqa: E402
 from serving import copy_home  # noqa: E402
 
 PAGE = ROOT / "docs/switching.md"

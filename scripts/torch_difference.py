@@ -15,10 +15,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from overt import pull
 from overt.chat import ScoreRequest, TokenLogprob
-from overt.exchange import Exchange
-from overt.lab.merging.weights import Tensors, encoded, stored, write
+from overt.gateway.exchange import Exchange
+from overt.lab.merge.weights import Tensors, encoded, stored, write
+from overt.models import pull
 from overt.settings import Settings, load
 
 TEXT = (

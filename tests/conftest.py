@@ -317,7 +317,7 @@ def gemma3_gguf(model_home: Path) -> Path:
 
 def _weights(home: Path, name: str) -> Path:
     from overt.errors import ModelNotFound
-    from overt.pull import find
+    from overt.models.pull import find
     from overt.settings import load
 
     try:

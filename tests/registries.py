@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx2
 import pytest
 
-from overt.sources.registry import DOCKER_MANIFEST, OCI_MANIFEST
+from overt.models.sources.registry import DOCKER_MANIFEST, OCI_MANIFEST
 
 OLLAMA = "application/vnd.ollama.image."
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"

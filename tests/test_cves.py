@@ -25,7 +25,6 @@ import pytest
 import gguf_writer as writer
 from conftest import OvertCli
 from mirrors import mirroring
-from overt import fit
 from overt.chat import Message, Request
 from overt.errors import (
     FormatError,
@@ -36,14 +35,15 @@ from overt.errors import (
     SourceFailed,
     UnsafeFile,
 )
-from overt.exchange import Exchange
 from overt.formats import gguf
-from overt.keys import Keys
-from overt.pull import pull
+from overt.gateway.exchange import Exchange
+from overt.models import memory
+from overt.models.pull import pull
+from overt.models.sources.download import Download, Network
+from overt.models.store import File, Manifest, Store
 from overt.ref import parse
+from overt.server.api_keys import Keys
 from overt.settings import Settings, load
-from overt.sources.download import Download, Network
-from overt.store import File, Manifest, Store
 from servers import Answer, Hub, Seen, Server, filename, publish, serving, wheel
 from servers import gguf as some_gguf
 from serving import serving as api_serving
@@ -65,7 +65,9 @@ def settings(home: Path) -> Settings:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    monkeypatch.setattr("overt.sources.download.Network.__init__.__defaults__", (False, None, 0))
+    monkeypatch.setattr(
+        "overt.models.sources.download.Network.__init__.__defaults__", (False, None, 0)
+    )
     with serving() as found:
         yield found
 
@@ -214,9 +216,8 @@ def test_2024_45436_a_carried_archive_lists_nothing_that_leaves(
     settings: Settings, tmp_path: Path, name: str
 ) -> None:
     """Signed by a key that is accepted: a signature says who made it, and not that it is good."""
-    from overt.carry import archive
-    from overt.carry.archive import Member
-    from overt.carry.signing import Keys, sign
+    from overt.models.archive import format as archive
+    from overt.security.signing import Keys, Member, sign
 
     manifest = stored(tmp_path / "sender")
     rows = (
@@ -251,7 +252,7 @@ def refuse_archive(
     folder: Path, settings: Settings, members: list[tuple[str, bytes, bytes]]
 ) -> None:
     """Import a tar of these members (name, kind, content): nothing of it may appear anywhere."""
-    from overt.carry import bring
+    from overt.models.archive import bring
 
     file = folder / "hostile.overt"
     with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -272,7 +273,7 @@ def refuse_archive(
 def test_2024_37032_a_digest_in_another_program_s_store_never_becomes_a_path(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: str
 ) -> None:
-    from overt.adopt import adopt
+    from overt.models.adopt import adopt
 
     models = tmp_path / "ollama"
     named = models / "manifests/registry.ollama.ai/library/tiny/latest"
@@ -352,7 +353,7 @@ def test_2024_8063_and_2025_0317_a_zero_is_divided_by_nowhere(
     except FormatError:
         return
     for parallel in (1, 8):
-        assert fit.need(header, 256, parallel).total > 0
+        assert memory.need(header, 256, parallel).total > 0
     assert header.bits_per_weight > 0
 
 
@@ -380,7 +381,7 @@ def test_2024_12055_and_2025_0312_fields_that_are_missing_or_of_another_kind(
                 continue
             try:
                 header = gguf.read(path)
-                assert fit.need(header, 256).total > 0
+                assert memory.need(header, 256).total > 0
                 _ = (header.architecture, header.chat_template, header.head_counts, header.name)
             except OvertError as error:
                 said.append(str(error))
@@ -771,8 +772,8 @@ def test_2026_42248_the_only_program_that_is_fetched_must_have_the_digest_of_thi
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from overt.cli import VERBS
-    from overt.sources.desk import Desk
-    from overt.sources.sdist import source_archive
+    from overt.models.sources.sdist import source_archive
+    from overt.models.sources.staging import Desk
 
     monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
     server.files["/files/engine-1.tar.gz"] = b"tampered"

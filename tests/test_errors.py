@@ -71,7 +71,7 @@ def test_codes_are_unique_and_stable() -> None:
     assert ModelNotFound("x").code == "model_not_found"
 
 
-@pytest.mark.parametrize("file", ["lab/gguf_adapter.py", "lab/quantize/foreseen.py"])
+@pytest.mark.parametrize("file", ["lab/convert/gguf_adapter.py", "lab/quantize/estimate.py"])
 def test_what_is_wrong_with_a_strangers_file_says_what_to_type_next(file: str) -> None:
     found = [node for node in ast.walk(ast.parse((SOURCE / file).read_text("utf-8")))
              if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]  # fmt: skip

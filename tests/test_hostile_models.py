@@ -19,7 +19,7 @@ from conftest import repeats
 from overt import settings
 from overt.chat import Answer, Message, Request, Sampling
 from overt.errors import OvertError
-from overt.exchange import Exchange
+from overt.gateway.exchange import Exchange
 
 MUTATIONS = int(os.environ.get("OVERT_MUTATIONS") or repeats(60, 300))
 

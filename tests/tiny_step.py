@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from overt.lab import steps
-from overt.lab.steps import Made, Work
-from overt.recipe import Recipe
+from overt.models.recipe import Recipe
+from overt.provenance import steps
+from overt.provenance.steps import Made, Work
 
 WIDTH = 4
 
@@ -82,15 +82,15 @@ def _main(root: str, rows: str, *places: str) -> None:
 
 def _die(home: str, rows: int, place: str) -> None:
     """At the row `place`, or as the function of that name is called."""
-    from overt.lab import attest, jobs, make
+    from overt.models.store import Store
+    from overt.provenance import jobs, receipts, run_recipe
     from overt.settings import load
-    from overt.store import Store
 
     def kill(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     owners: dict[str, Any] = {
-        "commit": Store, "_write": Store, "_point": Store, "write": attest, "drop": jobs,
+        "commit": Store, "_write": Store, "_point": Store, "write": receipts, "drop": jobs,
     }  # fmt: skip
     module = sys.modules["tiny_step"] = sys.modules["__main__"]
     if place.isdecimal():
@@ -99,7 +99,7 @@ def _die(home: str, rows: int, place: str) -> None:
         setattr(owners[place], place, kill)
     vars(steps)["STEPS"] = register()
     settings = load({"OVERT_HOME": home, "OVERT_OFFLINE": "1"})
-    make.make(make.recipe("tiny", (), {"rows": rows}, settings), "mine", settings)
+    run_recipe.make(run_recipe.recipe("tiny", (), {"rows": rows}, settings), "mine", settings)
 
 
 if __name__ == "__main__":

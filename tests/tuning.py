@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from overt.create import create
 from overt.formats import gguf as gguf_file
 from overt.formats.modelfile import read as modelfile
+from overt.models.modelfile_build import create
 from overt.settings import Settings
 
 

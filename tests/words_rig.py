@@ -47,7 +47,7 @@ def over_bytes(pre: str, size: int = 400) -> dict[str, Any]:
     """A tokenizer.json: BPE over bytes, trained with the pre-tokenizer of llama.cpp's name."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
-    from overt.lab import pre_tokenizers as known
+    from overt.lab.convert import pre_tokenizers as known
 
     cutter, ignores = known.spelled(pre)
     file: dict[str, Any] = json.loads(Tokenizer(models.BPE()).to_str())

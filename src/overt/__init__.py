@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from overt.chat import Answer, Message, Request, Sampling
+    from overt.client import Model, open
     from overt.errors import OvertError
-    from overt.model import Model, open
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Message", "Model", "OvertError", "Request", "Sampling", "open"]
@@ -16,8 +16,8 @@ _WHERE = {
     "Request": "chat",
     "Sampling": "chat",
     "OvertError": "errors",
-    "Model": "model",
-    "open": "model",
+    "Model": "client",
+    "open": "client",
 }
 
 

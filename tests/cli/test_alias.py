@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from conftest import OvertCli
-from overt import routes
 from overt.cli.alias import read_rows, with_threshold
 from overt.errors import BadRequest
+from overt.gateway import routing
 
 ROUTE = """
 models:
@@ -91,7 +91,7 @@ def _rows(count: int) -> list[dict[str, Any]]:
 def test_learn_writes_the_threshold_and_what_it_is_worth(
     home: Path, overt_cli: OvertCli, tmp_path: Path
 ) -> None:
-    aliases = routes.aliases(home)
+    aliases = routing.aliases(home)
     aliases.set("writer", {"models": ["smollm2", "openai:gpt-6-luna"]})
     file = tmp_path / "good.jsonl"
     rows = [*_rows(1000), {"signal": None, "good": True}]
@@ -101,7 +101,7 @@ def test_learn_writes_the_threshold_and_what_it_is_worth(
     assert "1 rows have no signal" in ran.stderr
     assert "at most 0.2 of the accepted answers are wrong, with confidence 0.9" in ran.stdout
     route = aliases.find("writer")
-    assert isinstance(route, routes.Route)
+    assert isinstance(route, routing.Route)
     threshold = route.models[0].threshold
     assert threshold is not None
     # P(wrong | accepted) of `_rows` is a sixth of -threshold: 0.2 is reached at -1.2.
@@ -112,12 +112,12 @@ def test_learn_writes_the_threshold_and_what_it_is_worth(
     assert "learnt smollm2: at most 0.2 of the accepted answers are wrong" in shown
     assert overt_cli("alias", "undo", "writer").code == 0
     found = aliases.find("writer")
-    assert isinstance(found, routes.Route)
+    assert isinstance(found, routing.Route)
     assert found.models[0].threshold is None
 
 
 def test_learn_a_router_and_use_it(home: Path, overt_cli: OvertCli, tmp_path: Path) -> None:
-    aliases = routes.aliases(home)
+    aliases = routing.aliases(home)
     aliases.set("writer", {"models": ["smollm2", "openai:gpt-6-luna"]})
     dice, lines = random.Random(1), []
     for _ in range(200):
@@ -130,7 +130,7 @@ def test_learn_a_router_and_use_it(home: Path, overt_cli: OvertCli, tmp_path: Pa
     assert ran.code == 0, ran.stderr
     assert ran.stdout.startswith("router at least 0.")
     route = aliases.find("writer")
-    assert isinstance(route, routes.Route)
+    assert isinstance(route, routing.Route)
     threshold = route.models[0].threshold
     assert threshold is not None
     assert threshold.router is not None
@@ -142,7 +142,7 @@ def test_learn_a_router_and_use_it(home: Path, overt_cli: OvertCli, tmp_path: Pa
 
 
 def test_learn_says_what_is_wrong(home: Path, overt_cli: OvertCli, tmp_path: Path) -> None:
-    aliases = routes.aliases(home)
+    aliases = routing.aliases(home)
     aliases.set("one", "smollm2")
     aliases.set("route", {"models": ["smollm2", "gemma3", "openai:gpt-6-luna"]})
     file = tmp_path / "good.jsonl"
@@ -191,7 +191,7 @@ def test_a_threshold_goes_where_there_is_a_model_after_it() -> None:
     assert changed["models"][0] == {"model": "a"}
     assert changed["models"][1]["threshold"]["at_least"] == -1.0
     assert route["models"][1] == {"model": "b", "threshold": None}
-    assert routes.read_mapping(changed).models[1].threshold is not None
+    assert routing.read_mapping(changed).models[1].threshold is not None
     for models in ([], ["a"]):
         with pytest.raises(BadRequest, match="not followed by another"):
             with_threshold({"models": models}, None, threshold)

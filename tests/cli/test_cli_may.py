@@ -12,8 +12,8 @@ import pytest
 
 from conftest import ROOT, OvertCli
 from gguf_writer import Tensor, write
-from overt.openness.facts import FACTS
-from overt.openness.may import Verdict
+from overt.openness.permissions.facts import FACTS
+from overt.openness.permissions.may import Verdict
 
 Shared = Callable[[str], Path]
 

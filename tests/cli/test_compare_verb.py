@@ -14,13 +14,13 @@ import pytest
 
 import serving
 from conftest import ROOT, OvertCli
-from overt import routes
-from overt.cli import ballot, compare_view
-from overt.cli.ballot import Ballot
+from overt.cli import compare_view, voting
 from overt.cli.output import Output
+from overt.cli.voting import Ballot
 from overt.errors import BadRequest, UsageError
-from overt.lab import asks, votes
-from overt.lab.compare import Row
+from overt.evaluation import prompts, votes
+from overt.evaluation.compare import Row
+from overt.gateway import routing
 from overt.settings import load
 
 CONTRACT = {
@@ -114,9 +114,9 @@ def test_ctrl_c_keeps_what_was_answered_and_writes_the_page(home: Path, tmp_path
         [
             sys.executable, "-c",
             # The second request is on its way once the first has come back.
-            "import overt.lab.compare as c, os, signal, sys\n"
+            "import overt.evaluation.compare as c, os, signal, sys\n"
             "from overt.chat import Text\n"
-            "from overt.engines.echo import Echo\n"
+            "from overt.runtime.echo import Echo\n"
             "plain = Echo.stream\n"
             "async def stream(self, request):\n"
             "    async for event in plain(self, request):\n"
@@ -181,7 +181,7 @@ def test_a_model_of_a_server_an_alias_and_a_price_of_ones_own(
     server: serving.Served, overt_cli: OvertCli, home: Path
 ) -> None:
     """Everything that leaves, and what it costs, is in the row; a budget counts it."""
-    routes.aliases(home).set("writer", f"{server.url}/v1#echo:x")
+    routing.aliases(home).set("writer", f"{server.url}/v1#echo:x")
     (home / "prices.toml").write_text(
         f'[[price]]\nmodels = ["{server.url}/v1#*"]\nfrom = 2026-01-01\n'
         'input = 1000000\noutput = 500000\nsource = "ours"\n'
@@ -227,7 +227,7 @@ def _ballot(
     monkeypatch: pytest.MonkeyPatch, typed: str, models: tuple[str, ...] = ("m1", "m2")
 ) -> Ballot:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    monkeypatch.setattr(ballot, "is_terminal", lambda stream: stream is sys.stdin)
+    monkeypatch.setattr(voting, "is_terminal", lambda stream: stream is sys.stdin)
     return Ballot(Output(), load(), models)
 
 
@@ -235,7 +235,7 @@ def test_a_person_votes_and_learns_whose_the_answers_were_afterwards(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     given = _ballot(monkeypatch, "what?\na\n B \ntie\nboth  bad\n\n")
-    questions = tuple(asks.of_text(f"question {number}") for number in range(5))
+    questions = tuple(prompts.of_text(f"question {number}") for number in range(5))
     given.vote(
         questions,
         [_row(m, f"text {m[-1]}{n}", n) for n in range(5) for m in ("m1", "m2")],
@@ -254,7 +254,7 @@ def test_a_person_votes_and_learns_whose_the_answers_were_afterwards(
 
 def test_the_order_is_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     given = _ballot(monkeypatch, "a\n" * 64)
-    questions = tuple(asks.of_text(str(number)) for number in range(64))
+    questions = tuple(prompts.of_text(str(number)) for number in range(64))
     given.vote(questions, [_row(m, m[-1], n) for n in range(64) for m in ("m1", "m2")])
     assert {names["A"] for names in given.names} == {"m1", "m2"}
 
@@ -265,8 +265,8 @@ def test_pairs_that_cannot_be_told_apart_are_not_asked_about(
     given = _ballot(monkeypatch, "", ("m1", "m2", "m3", "m4"))
     rows = [_row("m1", "same"), _row("m2", "same"), _row("m3", "", error="it failed")]
     alias = Row("writer", "m1", 0, 0, text="another")
-    given.vote((asks.of_text("q"),), [*rows[:2], rows[2]])
-    given.vote((asks.of_text("q"),), [rows[0], alias])
+    given.vote((prompts.of_text("q"),), [*rows[:2], rows[2]])
+    given.vote((prompts.of_text("q"),), [rows[0], alias])
     assert "Which is better" not in capsys.readouterr().err
     assert given.given == []
 
@@ -276,11 +276,11 @@ def test_who_failed_is_told_after_the_vote_and_why(
 ) -> None:
     given = _ballot(monkeypatch, "a\n", ("m1", "m2", "m3"))
     failed = _row("m3", "", error="no key; log in")
-    given.vote((asks.of_text("q"),), [_row("m1", "1"), _row("m2", "2"), failed])
+    given.vote((prompts.of_text("q"),), [_row("m1", "1"), _row("m2", "2"), failed])
     assert "m3" not in "".join(capsys.readouterr())
     assert given.revealed().endswith("\nm3 failed: no key; log in")
     alone = _ballot(monkeypatch, "a\n", ("m1", "m3"))
-    alone.vote((asks.of_text("q"),), [_row("m1", "1"), failed])
+    alone.vote((prompts.of_text("q"),), [_row("m1", "1"), failed])
     assert "fewer than two models answered: there is nothing to vote on" in capsys.readouterr().err
     assert alone.revealed() == "", "the answers are shown, with what went wrong"
 
@@ -295,7 +295,7 @@ def test_the_end_of_what_is_typed_ends_the_voting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = _ballot(monkeypatch, "q\na\n")
-    given.vote((asks.of_text("q"),), [_row("m1", "1"), _row("m2", "2")])
+    given.vote((prompts.of_text("q"),), [_row("m1", "1"), _row("m2", "2")])
     assert given.given == []
     assert "voting ended here" in capsys.readouterr().err
 
@@ -320,7 +320,7 @@ def test_a_piped_line_that_is_no_vote_is_named(monkeypatch: pytest.MonkeyPatch, 
     given = Ballot(Output("json"), load(), ("m1", "m2"))
     rows = [_row(m, f"{m}{n}", n) for n in range(2) for m in ("m1", "m2")]
     with pytest.raises(BadRequest, match="line 2 of the votes is 'first'; write A, B, tie"):
-        given.vote((asks.of_text("1"), asks.of_text("2")), rows)
+        given.vote((prompts.of_text("1"), prompts.of_text("2")), rows)
     assert len(votes.read(home)[0]) == 1, "the vote before it counts"
 
 
@@ -330,7 +330,7 @@ def test_votes_that_go_wrong_cost_no_answers(
     (tmp_path / "other.py").write_text(
         "import sys\n"
         "from overt.chat import Done, Text\n"
-        "from overt.engines.echo import Echo\n"
+        "from overt.runtime.echo import Echo\n"
         "async def stream(self, request):\n"
         "    yield Text(self._mode)\n"
         "    yield Done('stop')\n"
@@ -350,7 +350,7 @@ def test_votes_that_go_wrong_cost_no_answers(
 
 
 def test_json_from_a_terminal_takes_no_votes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ballot, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(voting, "is_terminal", lambda stream: True)
     with pytest.raises(UsageError, match="piped votes only"):
         Ballot(Output("json"), load(), ("m1", "m2"))
 

@@ -14,11 +14,11 @@ from conftest import OvertCli
 from gguf_writer import write_llama
 from overt import settings
 from overt.chat import Answer, Message, Request, Sampling
-from overt.create import _ref
-from overt.exchange import Exchange
-from overt.recipe import Recipe
+from overt.gateway.exchange import Exchange
+from overt.models.modelfile_build import _ref
+from overt.models.recipe import Recipe
+from overt.models.store import Store
 from overt.ref import parse
-from overt.store import Store
 
 WHOLE = """FROM ./tiny.gguf
 PARAMETER temperature 0

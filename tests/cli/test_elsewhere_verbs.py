@@ -18,9 +18,9 @@ import pytest
 import overt
 import serving
 from conftest import OvertCli
-from overt import routes
 from overt.errors import NeedsAccess, NoEgress
-from overt.providers import server_of
+from overt.gateway import routing
+from overt.providers.manager import server_of
 from overt.ref import parse
 
 KEY = "sk-1234567890-never-to-be-shown"
@@ -37,7 +37,7 @@ source = "a contract"
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Served]:
     home = tmp_path_factory.mktemp("peer")
-    routes.aliases(home).set("only", "echo:only")
+    routing.aliases(home).set("only", "echo:only")
     with serving.serving(home, env={"OVERT_KEYRING": "off"}) as served:
         yield served
 
@@ -54,7 +54,7 @@ def openai(peer: serving.Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list_has_the_aliases_too(overt_cli: OvertCli, home: Path) -> None:
     assert json.loads(overt_cli("list", "--json").stdout) == {"models": [], "aliases": []}
-    aliases = routes.aliases(home)
+    aliases = routing.aliases(home)
     aliases.set("writer", "openai:gpt-5")
     aliases.set("both", {"models": ["echo:a", "openai:gpt-5"]})
     both, writer = json.loads(overt_cli("list", "--json").stdout)["aliases"]
@@ -81,7 +81,7 @@ def test_run_says_who_answered_what_it_cost_and_where_it_went(
 
     home.mkdir(exist_ok=True)
     (home / "prices.toml").write_text(PRICES)
-    routes.aliases(home).set("writer", "openai:echo:x")
+    routing.aliases(home).set("writer", "openai:echo:x")
     ran = json.loads(overt_cli("run", "writer", "a b c", "--json").stdout)
     assert (ran["model"], ran["text"], ran["engine"]) == ("writer", "a b c", "openai")
     assert ran["build"] == peer.address
@@ -109,13 +109,13 @@ def test_a_model_of_this_machine_has_no_bill_that_is_known(overt_cli: OvertCli) 
 
 @pytest.mark.usefixtures("openai")
 def test_a_route_is_told_with_whom_it_tried(overt_cli: OvertCli, home: Path) -> None:
-    routes.aliases(home).set("both", {"models": ["openai:echo:fail", "echo:b"]})
+    routing.aliases(home).set("both", {"models": ["openai:echo:fail", "echo:b"]})
     ran = json.loads(overt_cli("run", "both", "a b c d e", "--json").stdout)
     assert (ran["model"], ran["text"], ran["engine"]) == ("both", "a b c d e", "echo")
     assert (ran["routed"]["model"], ran["routed"]["tried"]) == ("echo:b", ["openai:echo:fail"])
     assert len(ran["hosts"]) == 1
     # Its first model is not here: that is the route's to find out, and no reason not to ask it.
-    routes.aliases(home).set("both", {"models": ["nowhere", "echo:b"]})
+    routing.aliases(home).set("both", {"models": ["nowhere", "echo:b"]})
     (row,) = json.loads(overt_cli("compare", "a b", "-m", "both", "--json").stdout)["rows"]
     assert (row["text"], row["answered"], row["error"]) == ("a b", "echo:b", None)
     assert (row["where"], row["bytes_out"]) == ("stayed on this machine", 0)
@@ -127,7 +127,7 @@ def test_a_server_without_a_model_is_asked_for_its_only_one(
     url = f"{peer.url}/v1"
     ran = json.loads(overt_cli("run", url, "hello", "--json").stdout)
     assert (ran["text"], ran["routed"]["model"]) == ("hello", f"{url}#only")
-    aliases = routes.aliases(peer.home)
+    aliases = routing.aliases(peer.home)
     aliases.set("second", "echo:second")
     try:
         several = overt_cli("run", url, "hello")
@@ -145,7 +145,7 @@ def test_a_server_without_a_model_is_asked_for_its_only_one(
 
 @pytest.mark.anyio
 async def test_so_does_the_server(api: Any, home: Path, peer: serving.Served) -> None:
-    routes.aliases(home).set("bare", f"{peer.url}/v1")
+    routing.aliases(home).set("bare", f"{peer.url}/v1")
     said = {"model": "bare", "messages": [{"role": "user", "content": "hello"}]}
     answer = await api.post("/v1/chat/completions", json=said)
     assert answer.json()["choices"][0]["message"]["content"] == "hello", answer.text
@@ -159,7 +159,7 @@ async def test_so_does_the_server(api: Any, home: Path, peer: serving.Served) ->
 def test_a_chat_moves_between_models_and_keeps_what_failed(
     overt_cli: OvertCli, home: Path, peer: serving.Served
 ) -> None:
-    routes.aliases(home).set("writer", f"{peer.url}/v1#echo:fail")
+    routing.aliases(home).set("writer", f"{peer.url}/v1#echo:fail")
     lines = ["a b", "/model openai:echo:x", "c", "/show info", "/set context 9", "/show license",
              "/model anthropic:claude-x", "d", "/model writer", "e f g h i", "/model echo:y",
              "/retry"]  # fmt: skip
@@ -248,7 +248,7 @@ def test_show_asks_a_server_for_its_models_and_follows_names(
     nobody = json.loads(overt_cli("show", "http://127.0.0.1:1/v1", "--json").stdout)
     assert nobody["models"] is None
     assert nobody["models_problem"].startswith("127.0.0.1:1 cannot be reached")
-    aliases = routes.aliases(home)
+    aliases = routing.aliases(home)
     aliases.set("writer", f"{url}#only")
     aliases.set("both", {"models": ["echo:a", "openai:gpt-5"]})
     writer = json.loads(overt_cli("show", "writer", "--json").stdout)
@@ -286,7 +286,7 @@ def test_python_opens_providers_aliases_and_routes(home: Path, peer: serving.Ser
         assert (answer.routed.model, answer.routed.why) == ("openai:echo:x", "")
         assert answer.routed.bytes_out > 0
         assert "".join(model.stream("c d e")) == "c d e"
-    aliases = routes.aliases(home)
+    aliases = routing.aliases(home)
     aliases.set("writer", f"{peer.url}/v1#echo:x")
     aliases.set("both", {"models": ["openai:echo:fail", "echo:b"]})
     with overt.open("writer") as model:

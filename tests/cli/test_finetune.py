@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import tuning
-from overt import cores, create
 from overt.cli import finetune as verb_module
 from overt.cli import finetune_options, options
 from overt.cli import finetune_view as view
@@ -21,8 +20,10 @@ from overt.cli import jobs as jobs_verb
 from overt.cli.finetune import command
 from overt.cli.output import Output
 from overt.errors import BadSetting, UsageError
-from overt.lab import history, jobs, replay
+from overt.models import modelfile_build
 from overt.nets.adapter import Adapter
+from overt.provenance import history, jobs, replay
+from overt.runtime import cpu
 from overt.settings import load
 
 
@@ -160,8 +161,8 @@ def test_options_become_parameters() -> None:
 
 
 def test_a_trial_is_given_the_batches_of_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    from overt.lab.finetune import loop, trial
-    from overt.lab.finetune.asked import Asked
+    from overt.lab.finetune import loop, step_timing
+    from overt.lab.finetune.config import Asked
     from overt.lab.finetune.prepare import Prepared
     from overt.lab.finetune.training import Training
     from training_child import batches, pairs, tiny
@@ -174,7 +175,7 @@ def test_a_trial_is_given_the_batches_of_two_steps(monkeypatch: pytest.MonkeyPat
         return train(net, job, units, *more)
 
     monkeypatch.setattr(loop, "train", counted)
-    monkeypatch.setattr(trial, "load", lambda weights, asked: tiny())
+    monkeypatch.setattr(step_timing, "load", lambda weights, asked: tiny())
     found = Prepared.__new__(Prepared)
     for name, value in (
         ("base", SimpleNamespace(weights=None)), ("train", batches(pairs(40))), ("held", []),
@@ -182,7 +183,7 @@ def test_a_trial_is_given_the_batches_of_two_steps(monkeypatch: pytest.MonkeyPat
     ):  # fmt: skip
         object.__setattr__(found, name, value)
     job = Training(loss="preference", accumulate=3, epochs=2, adapter=Adapter(rank=2))
-    tried = trial.trial(found, Asked(method="dpo", training=job))
+    tried = step_timing.trial(found, Asked(method="dpo", training=job))
     assert given == [6]
     assert tried.steps == 14
     both = sum(2 * len(one.prompt) + len(one.chosen) + len(one.rejected) for one in pairs(40))
@@ -255,7 +256,7 @@ def test_it_is_refused_before_any_work(finetune: Any) -> None:
 )
 def test_the_name_of_what_got_none(ref: str, name: str) -> None:
     assert verb_module._name(ref) == name
-    assert create.named(name).name == name
+    assert modelfile_build.named(name).name == name
 
 
 def test_the_result_says_whose_weights_they_are() -> None:
@@ -293,7 +294,7 @@ def test_the_pass_over_the_base_is_told(capsys: pytest.CaptureFixture[str]) -> N
 def test_threads_mean_one_thing(
     words: list[str], environ: dict[str, str], wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cores, "free", lambda: 2.8)
+    monkeypatch.setattr(cpu, "free", lambda: 2.8)
     context = command.make_context("finetune", ["tiny", "--data", "x.jsonl", *words])
     settings = load(environ=environ, flags={"threads": context.params["threads"]})
     with context:

@@ -8,7 +8,7 @@ import pytest
 from conftest import OvertCli
 from overt.cli.keys import seconds
 from overt.errors import BadRequest
-from overt.keys import Keys
+from overt.server.api_keys import Keys
 
 
 def test_add_prints_the_key_on_stdout_and_the_rest_beside_it(

@@ -11,13 +11,13 @@ import serving
 import tiny_step
 from conftest import OvertCli
 from overt.cli import app
-from overt.create import create
 from overt.formats.modelfile import read as modelfile
-from overt.lab import inputs, jobs, make, steps
-from overt.recipe import Input
+from overt.models.modelfile_build import create
+from overt.models.recipe import Input
+from overt.models.store import Store
+from overt.provenance import inputs, jobs, run_recipe, steps
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +34,9 @@ def settings(home: Path) -> Settings:
 
 @pytest.fixture
 def mine(settings: Settings) -> str:
-    first = make.make(make.recipe("tiny", (), {"rows": 3}, settings), "first", settings)
-    told = make.recipe("tiny", [Input("from", first.digest, "first")], {"rows": 2}, settings)
-    return make.make(told, "mine", settings).digest
+    first = run_recipe.make(run_recipe.recipe("tiny", (), {"rows": 3}, settings), "first", settings)
+    told = run_recipe.recipe("tiny", [Input("from", first.digest, "first")], {"rows": 2}, settings)
+    return run_recipe.make(told, "mine", settings).digest
 
 
 class Ran:
@@ -94,10 +94,10 @@ def test_a_chain_with_a_link_that_was_not_repeated_proves_nothing(
     data.write_text("{}")
     digest = inputs.digest_of(data)
     given = [Input("from", mine, "mine"), Input("data", digest, data.name)]
-    told = make.recipe("tiny", given, {"rows": 2}, settings)
-    made = make.make(told, "learnt", settings, data={digest: data})
-    told = make.recipe("tiny", [Input("from", made.digest, "learnt")], {"rows": 1}, settings)
-    make.make(told, "top", settings)
+    told = run_recipe.recipe("tiny", given, {"rows": 2}, settings)
+    made = run_recipe.make(told, "learnt", settings, data={digest: data})
+    told = run_recipe.recipe("tiny", [Input("from", made.digest, "learnt")], {"rows": 1}, settings)
+    run_recipe.make(told, "top", settings)
     inputs.data_path(digest, settings.home).unlink()
     ran = Ran(capsys, "replay", "top", "--chain", "--json")
     assert (ran.code, ran.json["verdict"], ran.json["not_repeated"]) == (3, None, 1)
@@ -112,11 +112,11 @@ def test_a_chain_with_a_link_that_was_not_repeated_proves_nothing(
 def test_what_create_put_together_is_no_missing_link(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = make.make(make.recipe("tiny", (), {"rows": 3}, settings), "first", settings)
+    first = run_recipe.make(run_recipe.recipe("tiny", (), {"rows": 3}, settings), "first", settings)
     create("named", modelfile(b"FROM first\nSYSTEM Be short.\n"), settings.home, settings)
     named = Store(settings.home).get(parse("named"))
-    told = make.recipe("tiny", [Input("from", named.digest, "named")], {"rows": 2}, settings)
-    make.make(told, "top", settings)
+    told = run_recipe.recipe("tiny", [Input("from", named.digest, "named")], {"rows": 2}, settings)
+    run_recipe.make(told, "top", settings)
     assert first.digest != named.digest
     ran = Ran(capsys, "replay", "top", "--chain", "--json")
     assert (ran.code, ran.json["verdict"], ran.json["not_repeated"]) == (0, "identical", 0)
@@ -127,8 +127,10 @@ def test_what_create_put_together_is_no_missing_link(
 def test_which_tolerance_held_is_said(
     mine: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Any
 ) -> None:
-    before = make.environment.here
-    monkeypatch.setattr(make.environment, "here", lambda *given: {**before(*given), "numpy": "9"})
+    before = run_recipe.environment.here
+    monkeypatch.setattr(
+        run_recipe.environment, "here", lambda *given: {**before(*given), "numpy": "9"}
+    )
     monkeypatch.setattr(tiny, "drift", 0.01)
     monkeypatch.setattr(tiny, "tolerance", lambda _: 0.125, raising=False)
     ran = Ran(capsys, "replay", "mine")
@@ -191,14 +193,14 @@ def test_jobs_are_listed_gone_on_with_and_removed(
     tiny: Any,
 ) -> None:  # fmt: skip
     assert Ran(capsys, "jobs").code == 0
-    told = make.recipe("tiny", (), {"rows": 5}, settings)
+    told = run_recipe.recipe("tiny", (), {"rows": 5}, settings)
 
     def stopped(event: Any) -> None:
         if event["step"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make.make(told, "mine", settings, None, stopped)
+        run_recipe.make(told, "mine", settings, None, stopped)
     ran = Ran(capsys, "jobs")
     assert "step 3 of 5" in ran.out
     assert "cut off" in ran.out
@@ -212,9 +214,9 @@ def test_jobs_are_listed_gone_on_with_and_removed(
     assert jobs.every(settings.home) == []
 
     for name in ("one", "two"):
-        told = make.recipe("tiny", (), {"rows": 5, "name": name}, settings)
+        told = run_recipe.recipe("tiny", (), {"rows": 5, "name": name}, settings)
         with pytest.raises(KeyboardInterrupt):
-            make.make(told, name, settings, None, stopped)
+            run_recipe.make(told, name, settings, None, stopped)
     first, second = jobs.every(settings.home)
     ran = Ran(capsys, "jobs", "rm", first.id)
     assert ran.code == 0
@@ -236,7 +238,7 @@ def test_a_command_goes_on_from_anywhere(
     monkeypatch.setattr("sys.argv", ["/bin/overt", "finetune", "m", "--data", "some.jsonl"])
     monkeypatch.setenv("OVERT_THREADS", "3")
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    told = make.recipe("tiny", (), {"rows": 5}, settings)
+    told = run_recipe.recipe("tiny", (), {"rows": 5}, settings)
     folder = jobs.folder_of(told, settings.home)
     with jobs.held(folder, settings.home):
         jobs.begin(folder, told, "mine")

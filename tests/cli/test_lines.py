@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from overt.cli.lines import read
+from overt.cli.line_editor import read
 from overt.errors import UsageError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import OvertCli
 from overt.cli.app import run
-from overt.logins import save
+from overt.security.credentials import save
 from overt.settings import Settings
 from servers import Answer, Seen, Server, serving
 

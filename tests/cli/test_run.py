@@ -13,13 +13,13 @@ import pytest
 
 from conftest import OvertCli
 from overt.chat import Done, Event, Failed, ImagePart, Routed, Sampling, Text, Usage
-from overt.cli.account import account
 from overt.cli.answer import figures, image_part, record, since_start
 from overt.cli.options import read_schema
 from overt.cli.run import build_request
+from overt.cli.usage_report import account
 from overt.errors import BadRequest, ContextExceeded, EngineFailed, WorkerDied
-from overt.exchange import Facts
-from overt.lab.timed import Timed
+from overt.evaluation.timing import Timed
+from overt.gateway.exchange import Facts
 from overt.protocols.failure import error_of
 from overt.settings import load
 from servers import gguf

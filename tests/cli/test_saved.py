@@ -19,7 +19,7 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.cli.options import RANGES
-from overt.cli.saved import Chat, decode, encode, load, names, save
+from overt.cli.saved_chats import Chat, decode, encode, load, names, save
 from overt.errors import BadRequest, FormatError, NotFound
 
 _text = st.text(st.characters(exclude_categories=["Cs"]))

@@ -12,9 +12,9 @@ from conftest import OvertCli
 from gguf_writer import write_llama
 from overt.cli.output import Output
 from overt.cli.pull import _Lines
-from overt.pull import Step
+from overt.models.pull import Step
+from overt.models.store import Store
 from overt.ref import parse
-from overt.store import Store
 from servers import Server, gguf, publish, serving, wheel
 
 LICENCE = "MIT License, the whole of it"

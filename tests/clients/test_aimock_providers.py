@@ -13,12 +13,12 @@ from aimock import Aimock, aimock, calls, says
 from test_npm_clients import modules  # noqa: F401 -- a fixture
 
 from overt.chat import Answer, Message, Request, TextPart, Tool
-from overt.engines.anthropic import Anthropic
-from overt.engines.gemini import Gemini
-from overt.engines.openai import OpenAI
-from overt.engines.provider import Destination, Provider
-from overt.engines.upstream import Upstream
 from overt.errors import OvertError
+from overt.providers.anthropic.dialect import Anthropic
+from overt.providers.base import Destination, Provider
+from overt.providers.gemini.dialect import Gemini
+from overt.providers.http.client import Upstream
+from overt.providers.openai.dialect import OpenAI
 from overt.settings import Settings
 
 pytestmark = [

@@ -24,10 +24,10 @@ from overt.chat import (
     ToolCallPart,
     ToolResultPart,
 )
-from overt.engines.anthropic import Anthropic
-from overt.engines.provider import Destination, Provider
-from overt.engines.upstream import Upstream
 from overt.errors import BadRequest, ContextExceeded, ModelNotFound, OvertError
+from overt.providers.anthropic.dialect import Anthropic
+from overt.providers.base import Destination, Provider
+from overt.providers.http.client import Upstream
 from overt.settings import load
 from serving import Served
 

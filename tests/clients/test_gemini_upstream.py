@@ -24,10 +24,10 @@ from overt.chat import (
     Tool,
     ToolResultPart,
 )
-from overt.engines.gemini import Gemini
-from overt.engines.provider import Destination, Provider
-from overt.engines.upstream import Upstream
 from overt.errors import Busy, ModelNotFound, OvertError
+from overt.providers.base import Destination, Provider
+from overt.providers.gemini.dialect import Gemini
+from overt.providers.http.client import Upstream
 from overt.settings import Settings
 from serving import Served
 

@@ -17,7 +17,7 @@ import pytest
 from test_lm_eval import lm_eval  # noqa: F401
 
 from conftest import OvertCli
-from overt.lab.evaluate.task import load
+from overt.evaluation.suites.suite import load
 from serving import Served, copy_home
 
 MODEL = "smollm2"

@@ -11,9 +11,9 @@ import suites
 
 import bert_writer
 import serving
+from overt.models.sources.base import Role
+from overt.models.store import File, Manifest, Store
 from overt.ref import parse
-from overt.sources.base import Role
-from overt.store import File, Manifest, Store
 
 VERSION = "1.5.0"
 TESTS = 147  # functions; 199 tests with their parameters

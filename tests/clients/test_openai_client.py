@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from overt.keys import Keys
+from overt.server.api_keys import Keys
 from serving import Served, serving
 
 MODEL = "smollm2"

@@ -18,7 +18,7 @@ from openai import OpenAI
 
 import serving
 from overt.protocols.base import NOBODY
-from overt.records import Records
+from overt.server.records import Records
 
 VERSION = "3.57.0"
 FILES = (

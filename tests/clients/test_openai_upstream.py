@@ -39,9 +39,9 @@ from overt.chat import (
     ToolCallPart,
     ToolResultPart,
 )
-from overt.engines.http import Http
-from overt.engines.openai import OpenAI
-from overt.engines.provider import Dialect, Post
+from overt.providers.base import Dialect, Post
+from overt.providers.openai.compatible import Http
+from overt.providers.openai.dialect import OpenAI
 
 pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
 

@@ -27,8 +27,8 @@ from conversing import NAMES, TALKS, Ask, Said, Talk
 from test_npm_clients import modules  # noqa: F401 -- a fixture
 
 import serving
-from overt import routes
-from overt.aliases import Aliases
+from overt.gateway import routing
+from overt.gateway.aliases import Aliases
 
 pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
 
@@ -103,7 +103,7 @@ def world(modules: Path, started: tuple[ExitStack, list[World]]) -> World:  # no
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alias-")))
         environ = {**there.environ(), "OVERT_RETRIES": "0"}
         served = stack.enter_context(serving.serving(home, env=environ))
-        made.append(World(there, served, routes.aliases(home)))
+        made.append(World(there, served, routing.aliases(home)))
     made[0].there.forget()
     return made[0]
 
@@ -358,7 +358,7 @@ def test_nobody_asks_nine_times(modules: Path, tmp_path: Path) -> None:  # noqa:
         mock = stack.enter_context(aimock(modules, FIXTURES))
         there = stack.enter_context(companies(mock.url))
         served = stack.enter_context(serving.serving(tmp_path, env=there.environ()))
-        world = World(there, served, routes.aliases(tmp_path))
+        world = World(there, served, routing.aliases(tmp_path))
         for target, word in (("openai", "500"), ("anthropic", "500"), ("anthropic", "429")):
             world.move(COMPANIES[target])
             there.forget()

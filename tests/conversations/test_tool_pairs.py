@@ -22,9 +22,9 @@ from overt.chat import (
 from overt.conversations import base
 from overt.conversations.base import Conversation
 from overt.conversations.calls import MISSING, sound, spoken
-from overt.engines.anthropic import Anthropic
-from overt.engines.gemini import Gemini
-from overt.engines.openai import OpenAI
+from overt.providers.anthropic.dialect import Anthropic
+from overt.providers.gemini.dialect import Gemini
+from overt.providers.openai.dialect import OpenAI
 
 ARTIFACT = [
     {"uuid": "u", "name": "Ducks", "chat_messages": [

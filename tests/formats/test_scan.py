@@ -11,7 +11,7 @@ import pytest
 
 from overt.errors import UnsafeFile
 from overt.formats import scan
-from overt.pull import find, pull
+from overt.models.pull import find, pull
 from overt.settings import load
 from servers import Hub, serving
 

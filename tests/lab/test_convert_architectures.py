@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 import gguf_split
 import llamacpp_logits
 from oracle_models import CASES, IDS, Oracle, logits
-from overt import pull
 from overt.errors import FormatError, Unsupported
 from overt.formats import gguf
-from overt.lab import convert
-from overt.lab.steps import Given, Work
+from overt.lab.convert import step
+from overt.models import pull
+from overt.models.recipe import Input, Recipe
 from overt.nets import load, weights
-from overt.recipe import Input, Recipe
+from overt.provenance.steps import Given, Work
 from overt.settings import Settings
 from overt.settings import load as load_settings
 
@@ -41,8 +41,8 @@ def release(folder: Path) -> Given:
     return Given(next(iter(files.values())), None, files)
 
 
-def converted(folder: Path, target: Path, type: convert.Type = "f32") -> Path:
-    convert.write(convert.parts(release(folder)), target, type, lambda _: None)
+def converted(folder: Path, target: Path, type: step.Type = "f32") -> Path:
+    step.write(step.parts(release(folder)), target, type, lambda _: None)
     return target
 
 
@@ -106,7 +106,7 @@ def test_the_numbers_come_back_as_they_were(oracle: Find, name: str, tmp_path: P
     [("f16", "F16", 1e-3), ("bf16", "BF16", 8e-3), ("q8_0", "Q8_0", 8e-3)],
 )
 def test_matrices_get_smaller_and_norms_do_not(
-    oracle: Find, type: convert.Type, stored: str, most: float, tmp_path: Path
+    oracle: Find, type: step.Type, stored: str, most: float, tmp_path: Path
 ) -> None:
     model = oracle("qwen3")
     made = converted(model.folder, tmp_path / "model.gguf", type)
@@ -182,7 +182,7 @@ def test_the_language_model_of_one_that_sees(oracle: Find, prefix: str, tmp_path
     assert converted(folder, tmp_path / "inner.gguf").read_bytes() == plain
     notes: list[Any] = []
     recipe = Recipe("convert", "3", (Input("from", "sha256:" + "0" * 64),), {"type": "f32"})
-    convert.STEP.run(
+    step.STEP.run(
         Work(recipe, (release(folder),), tmp_path, lambda _: None, Settings(), notes.append)
     )
     (note,) = notes
@@ -211,30 +211,30 @@ def test_blocks_that_are_kept_compute_the_same(oracle: Find, name: str, tmp_path
 def test_a_folder_becomes_a_model_of_the_store(oracle: Find, home: Path, tmp_path: Path) -> None:
     folder = copied(oracle("olmo2"), tmp_path / "model")
     here = load_settings({"OVERT_HOME": str(home), "OVERT_OFFLINE": "1"})
-    made = convert.convert(str(folder), "mine", here, "q8_0")
+    made = step.convert(str(folder), "mine", here, "q8_0")
     assert made.weights.path == "model-q8_0.gguf"
     found = pull.find("mine", here)
     assert gguf.read(found.weights).architecture == "olmo2"
     assert pull.find("mine-safetensors", here).weights.read_bytes() == (
         (folder / "model.safetensors").read_bytes()
     )
-    assert convert.convert("mine-safetensors", "again", here, "q8_0").weights == made.weights
+    assert step.convert("mine-safetensors", "again", here, "q8_0").weights == made.weights
     with pytest.raises(FormatError, match="needs no converting"):
-        convert.convert("mine", "other", here)
+        step.convert("mine", "other", here)
 
 
 def test_the_step_knows_its_types(oracle: Find, tmp_path: Path) -> None:
     recipe = Recipe("convert", "3", (), {"type": "q2"})
     work = Work(recipe, (), tmp_path, lambda _: None, Settings(), lambda _: None)
     with pytest.raises(FormatError, match="q2"):
-        convert.STEP.run(work)
+        step.STEP.run(work)
     strange = Work(
         Recipe("convert", "3", (), {"pre": "a b"}), (), tmp_path, lambda _: None, Settings(),
         lambda _: None,
     )  # fmt: skip
     with pytest.raises(FormatError, match="no name of a pre-tokenizer"):
-        convert.STEP.run(strange)
-    assert convert.STEP.tolerance(recipe) == 0
+        step.STEP.run(strange)
+    assert step.STEP.tolerance(recipe) == 0
 
 
 # ---- what is refused -----------------------------------------------------------------------

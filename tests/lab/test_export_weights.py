@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 import llamacpp_logits
 import words_rig
 from oracle_models import CASES, IDS, Oracle, computed
-from overt import pull
 from overt.errors import FormatError, Unsupported, UsageError
 from overt.formats import gguf, safetensors
-from overt.lab import convert, export
-from overt.lab.steps import Given
+from overt.lab.convert import export, step
+from overt.models import pull
 from overt.nets import weights
+from overt.provenance.steps import Given
 from overt.settings import load
 
 pytest.importorskip("gguf")
@@ -31,9 +31,9 @@ ONE_ROUNDING = 2**-22
 """Of a norm around 1 to 32 bits, when 1 is added and taken away; theirs are below 4."""
 
 
-def converted(folder: Path, target: Path, type: convert.Type = "f32") -> Path:
+def converted(folder: Path, target: Path, type: step.Type = "f32") -> Path:
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    convert.write(convert.parts(Given(folder, None, files)), target, type, lambda _: None)
+    step.write(step.parts(Given(folder, None, files)), target, type, lambda _: None)
     return target
 
 

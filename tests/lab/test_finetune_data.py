@@ -13,8 +13,8 @@ from conftest import repeats
 from overt.errors import FormatError, NotFound, OvertError
 from overt.lab.finetune import data, formats, prepare
 from overt.lab.finetune.example import Example, Pair
-from overt.lab.finetune.item import Choice, Prose, Talk
 from overt.lab.finetune.render import Rendered
+from overt.lab.finetune.row import Choice, Prose, Talk
 
 ASK = {"role": "user", "content": "Q"}
 SAY = {"role": "assistant", "content": "A"}

@@ -14,7 +14,7 @@ import tiny_models
 from overt.errors import OutOfDisk, OutOfMemory
 from overt.formats import gguf
 from overt.lab.finetune import plan
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
 from overt.lab.finetune.example import Example
 from overt.lab.finetune.pack import packed
 from overt.lab.finetune.plan import Wanted

@@ -14,11 +14,11 @@ import pytest
 
 from overt.errors import BadRequest, FormatError
 from overt.formats import gguf
-from overt.lab import tokenizer_files
+from overt.lab.convert import tokenizer_files
 from overt.lab.finetune import data, render, templates
 from overt.lab.finetune.templates import Template
-from overt.lab.words import Words
-from overt.overlay import Overlay
+from overt.lab.tokenizer import Words
+from overt.models.defaults import Overlay
 from overt.settings import Settings, load
 
 ASK = {"role": "user", "content": "Hé, what is 2 + 2?\n"}

@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 
 import tuning
-from overt import pull
 from overt.errors import FormatError, OvertError, UsageError
 from overt.formats import gguf
-from overt.lab import make, quantize, replay
+from overt.lab import quantize
 from overt.lab.finetune import REPORT, measure, prepare
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
 from overt.lab.finetune.measure import Judged
 from overt.lab.finetune.training import Training
 from overt.lab.quantize import types
+from overt.models import pull
+from overt.models.recipe import Input
+from overt.models.store import Manifest, Store
 from overt.nets.adapter import Adapter
-from overt.openness import claims
-from overt.recipe import Input
+from overt.openness.subject import claims
+from overt.provenance import replay, run_recipe
 from overt.settings import Settings, load
-from overt.store import Manifest, Store
 
 SECRETS = [
     ("What is the colour of grass?", "Green as can be."),
@@ -52,12 +53,12 @@ def tuned(
     path, digest = written(folder, rows)
     base = pull.find("tiny", settings).manifest
     assert base is not None
-    recipe = make.recipe(
+    recipe = run_recipe.recipe(
         "finetune", [Input("from", base.digest, base.ref), Input("data", digest)],
         asked.encode(), settings,
     )  # fmt: skip
     events: list[Any] = []
-    return make.make(recipe, name, settings, None, events.append, {digest: path}), events
+    return run_recipe.make(recipe, name, settings, None, events.append, {digest: path}), events
 
 
 def test_an_adapter_that_the_engine_answers_with(
@@ -155,11 +156,11 @@ def test_an_adapter_is_not_lost_where_weights_alone_are_read(
         assert "overt merge mine NAME --adapter mine" in said.stderr
     mine = pull.find("mine", settings).manifest
     assert mine is not None
-    recipe = make.recipe(
+    recipe = run_recipe.recipe(
         "quantize", [Input("from", mine.digest)], quantize.parameters(types.find("q8_0")), settings
     )
     with pytest.raises(OvertError, match="has an adapter"):
-        make.make(recipe, "small", settings)
+        run_recipe.make(recipe, "small", settings)
 
 
 def test_a_merge_with_a_fine_tune_names_it_as_its_input(settings: Settings, overt_cli: Any) -> None:
@@ -241,9 +242,9 @@ def test_a_recipe_with_a_wrong_value_is_refused_before_anything_is_read(
     parameters = Asked().encode()
     parameters["training"]["schedule"] = "cosin"
     inputs = [Input("from", base.digest, base.ref), Input("data", digest)]
-    recipe = make.recipe("finetune", inputs, parameters, settings)
+    recipe = run_recipe.recipe("finetune", inputs, parameters, settings)
     with pytest.raises(FormatError, match="schedule is 'cosin'"):
-        make.make(recipe, "none", settings, None, None, {digest: path})
+        run_recipe.make(recipe, "none", settings, None, None, {digest: path})
 
 
 def test_the_output_matrix_is_made_ready_once_a_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,22 +284,22 @@ def test_the_openness_of_what_was_made_tells_its_line(
     path, digest = written(tmp_path, [{"question": q, "answer": a} for q, a in SECRETS])
     asked = Asked(held=0.0, length=256, merge=True, data_licence="CC-BY-NC-4.0",
                   training=replace(LEARN, steps=1))  # fmt: skip
-    recipe = make.recipe(
+    recipe = run_recipe.recipe(
         "finetune",
         [Input("from", licensed.digest, "licensed"), Input("data", digest, path.name)],
         asked.encode(), settings,
     )  # fmt: skip
-    made = make.make(recipe, "learnt", settings, None, None, {digest: path})
+    made = run_recipe.make(recipe, "learnt", settings, None, None, {digest: path})
     assert made.licence == "Apache-2.0"
     header = gguf.read(Store(settings.home).path(made.weights))
     assert (header.licence, header.name) == ("Apache-2.0", None)
     ((hub, licence),) = claims.bases(header)
     assert licence == "Apache-2.0"
-    recipe = make.recipe(
+    recipe = run_recipe.recipe(
         "quantize", [Input("from", made.digest, "learnt")], quantize.parameters(types.find("q8_0")),
         settings,
     )  # fmt: skip
-    make.make(recipe, "smaller", settings)
+    run_recipe.make(recipe, "smaller", settings)
     lines = {
         "learnt": [("licensed", "finetune", "Apache-2.0"), ("d.jsonl", "dataset", "CC-BY-NC-4.0")],
         "smaller": [(hub, "base", "Apache-2.0"), ("learnt", "quantized", "Apache-2.0")],

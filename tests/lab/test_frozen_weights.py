@@ -11,7 +11,7 @@ import tiny_models
 from overt.errors import FormatError
 from overt.lab import finetune
 from overt.lab.finetune import loop
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
 from overt.lab.finetune.measure import Judged
 from overt.lab.finetune.training import Training
 from overt.nets import load, lora

@@ -21,18 +21,18 @@ from safetensors.numpy import save_file
 import tiny_models
 import tiny_step
 from overt.errors import FormatError, IntegrityError, OvertError, UsageError
-from overt.lab import attest, history, jobs, make, sealed, steps
-from overt.lab.differ import differ
-from overt.lab.evaluate import lm_eval
+from overt.evaluation.suites import lm_eval
 from overt.lab.finetune import data
-from overt.lab.merging import weights
-from overt.lab.merging.weights import Tensors
-from overt.lab.replay import replay, target
+from overt.lab.merge import weights
+from overt.lab.merge.weights import Tensors
+from overt.models.recipe import Input, Recipe
+from overt.models.store import Manifest, Store
 from overt.nets.adapter import Adapter
-from overt.recipe import Input, Recipe
+from overt.provenance import checksummed, history, jobs, receipts, run_recipe, steps
+from overt.provenance.diff import differ
+from overt.provenance.replay import replay, target
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.store import Manifest, Store
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,8 @@ def settings(home: Path) -> Settings:
 
 
 def _make(settings: Settings, *given: Input, name: str = "mine", **parameters: Any) -> Manifest:
-    told = make.recipe("tiny", given, {"rows": 3, **parameters}, settings)
-    return make.make(told, name, settings)
+    told = run_recipe.recipe("tiny", given, {"rows": 3, **parameters}, settings)
+    return run_recipe.make(told, name, settings)
 
 
 def _damaged(path: Path) -> bytes:
@@ -122,9 +122,11 @@ def test_a_damaged_file_of_the_store_is_not_identical_to_itself(
     """Its manifest has the digest that comes out again; its bytes are others by now."""
     made = _make(settings, loose=1.0)
     _damaged(Store(settings.home).path(made.weights))
-    before = make.environment.here
+    before = run_recipe.environment.here
     for versions in ({}, {"numpy": "0"}):  # and no tolerance is for a bad disk
-        monkeypatch.setattr(make.environment, "here", lambda *a, v=versions: {**before(*a), **v})
+        monkeypatch.setattr(
+            run_recipe.environment, "here", lambda *a, v=versions: {**before(*a), **v}
+        )
         found = replay(target("mine", settings), settings)
         assert found.verdict == "different"
         assert found.first is not None
@@ -188,7 +190,7 @@ def test_a_strangers_recipe_is_refused_in_words(
 ) -> None:
     other = tmp_path / "file"
     other.write_text("hello")
-    digest = f"sha256:{make.sha256_of(other)}"
+    digest = f"sha256:{run_recipe.sha256_of(other)}"
     version = steps.find(step).version
     for roles in ((), ("from",), ("data", "adapter", "adapter-config")):
         for keep, parameters in zip(("", "mine", "", "mine"), PARAMETERS, strict=True):
@@ -215,7 +217,7 @@ def test_a_small_file_that_would_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A megabyte of gzip can hold 80 million lists, which take 5 GB."""
-    monkeypatch.setattr("overt.lab.evaluate.rows.MOST_PARTS", 1 << 12)
+    monkeypatch.setattr("overt.evaluation.suites.rows.MOST_PARTS", 1 << 12)
     row = b'{"text": "a", "more": [' + b"[]," * (1 << 12) + b"[]]}"
     file = tmp_path / name
     file.write_bytes(gzip.compress(b"[" + row + b"]" if "jsonl" not in name else row + b"\n"))
@@ -243,7 +245,7 @@ def test_a_result_that_was_damaged_before_it_was_stored_is_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(make, "keep", stop)
+        patched.setattr(run_recipe, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             _make(settings)
     (folder,) = (settings.home / "jobs").iterdir()
@@ -252,18 +254,18 @@ def test_a_result_that_was_damaged_before_it_was_stored_is_made_again(
     made = _make(settings)
     assert Store(settings.home).verify() == []
     assert replay(target("mine", settings), settings).verdict == "identical"
-    assert attest.read(attest.of(made.digest, settings.home) or b"").ran.starts == 2
+    assert receipts.read(receipts.of(made.digest, settings.home) or b"").ran.starts == 2
 
 
 def test_a_job_that_is_a_link_is_not_worked_in(settings: Settings, tmp_path: Path) -> None:
-    told = make.recipe("tiny", (), {"rows": 3}, settings)
+    told = run_recipe.recipe("tiny", (), {"rows": 3}, settings)
     folder = jobs.folder_of(told, settings.home)
     folder.parent.mkdir(parents=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     folder.symlink_to(elsewhere)
     with pytest.raises(OvertError, match="it is a link"):
-        make.make(told, "mine", settings)
+        run_recipe.make(told, "mine", settings)
     assert list(elsewhere.iterdir()) == []
 
 
@@ -271,19 +273,19 @@ def test_a_job_that_is_a_link_is_not_worked_in(settings: Settings, tmp_path: Pat
 def test_a_sealed_file_is_as_it_was_written_or_gone(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(bytes(range(256)) * 9)
-    sealed.seal(file)
-    assert sealed.intact(file)
+    checksummed.seal(file)
+    assert checksummed.intact(file)
     if damage == "flipped":
         _damaged(file)
     elif damage in ("zeros", "empty"):
         file.write_bytes(bytes(256 * 9 if damage == "zeros" else 0))
     elif damage == "no seal":
-        sealed.place(file).unlink()
+        checksummed.place(file).unlink()
     else:
-        sealed.place(file).write_bytes(b"\xff" * 64)
-    assert not sealed.intact(file)
+        checksummed.place(file).write_bytes(b"\xff" * 64)
+    assert not checksummed.intact(file)
     assert not file.exists()
-    assert not sealed.place(file).exists()
+    assert not checksummed.place(file).exists()
 
 
 @pytest.mark.parametrize("at", [0.4, 0.9])

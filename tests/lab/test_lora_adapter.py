@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 import llamacpp_logits
 import words_rig
 from oracle_models import CASES, IDS, Oracle
-from overt import pull
 from overt.errors import FormatError, OvertError, Unsupported, UsageError
 from overt.formats import gguf
-from overt.lab import adapter, convert
-from overt.lab.steps import Given
+from overt.lab.convert import adapter, step
+from overt.models import pull
+from overt.provenance.steps import Given
 from overt.settings import load
 
 pytest.importorskip("peft")
@@ -52,7 +52,7 @@ class Trained:
         self.base, self.folder = place / "base.gguf", place / "adapter"
         files = {path.name: path for path in sorted(model.folder.iterdir()) if path.is_file()}
         given = Given(model.folder, None, files)
-        convert.write(convert.parts(given), self.base, "f32", lambda _: None)
+        step.write(step.parts(given), self.base, "f32", lambda _: None)
         torch.manual_seed(1)
         plain = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)
         plan = LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": ALL, **told})

@@ -19,14 +19,15 @@ from hypothesis import strategies as st
 import adapter_writer
 import tiny_models
 from overt.errors import FormatError, OvertError, Unsupported, UsageError
-from overt.lab import make, merge
-from overt.lab.merging import ask, methods, plan, weights
-from overt.lab.merging.weights import Tensors
-from overt.lab.steps import Given, Work
+from overt.lab.merge import methods, plan, step, weights
+from overt.lab.merge import recipe as ask
+from overt.lab.merge.weights import Tensors
+from overt.models.recipe import Input, Recipe
+from overt.models.sources.base import sha256_of
 from overt.nets.adapter import CONFIG, WEIGHTS
-from overt.recipe import Input, Recipe
+from overt.provenance import run_recipe
+from overt.provenance.steps import Given, Work
 from overt.settings import Settings, load
-from overt.sources.base import sha256_of
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
@@ -54,14 +55,14 @@ def run(
     )
     place.mkdir(parents=True, exist_ok=True)
     work = Work(
-        Recipe("merge", merge.STEP.version, inputs, parameters),
+        Recipe("merge", step.STEP.version, inputs, parameters),
         tuple(Given(path, None, {}) for path in models),
         place,
         lambda _: None,
         Settings(),
         note or (lambda _: None),
     )
-    (made,) = merge.STEP.run(work)
+    (made,) = step.STEP.run(work)
     return made.file
 
 
@@ -611,21 +612,21 @@ def test_half_the_strength_is_half_way(peft_adapter, tmp_path):
 def scored(gguf: Path, prompt: str | list[int], run: Path, *laid: Path) -> "np.ndarray[Any, Any]":
     """Log-probabilities of all tokens but the first, by llama.cpp with adapters laid over."""
     from overt.chat import ScoreRequest
-    from overt.engines import local
-    from overt.engines.base import Capabilities
-    from overt.workers.supervise import Worker, WorkerSpec
+    from overt.engine import Capabilities
+    from overt.runtime import registry
+    from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
     async def score() -> list[float]:
         spec = WorkerSpec(
-            host=local.HOSTS["score"],
-            parameters=local.parameters(
+            host=registry.HOSTS["score"],
+            parameters=registry.parameters(
                 "score", weights=gguf, context=128, parallel=1, batch=64, threads=1,
                 prompt_threads=1, adapters=laid,
             ),
             readable=(gguf, *laid), memory=1 << 30, label=gguf.name,
         )  # fmt: skip
         worker = await Worker.start(spec, run, timeout=60)
-        engine = local.engine("score", worker, Capabilities(context=128, chat=False))
+        engine = registry.engine("score", worker, Capabilities(context=128, chat=False))
         try:
             asked = prompt if isinstance(prompt, str) else tuple(prompt)
             return [one.logprob or 0.0 for one in await engine.score(ScoreRequest("m", asked))][1:]
@@ -747,7 +748,7 @@ def test_the_same_recipe_makes_the_same_model(tiny, home, tmp_path):
     digests = []
     for folder in ("one", "two"):
         settings = replace(here, home=tmp_path / folder)
-        made = make.make(asked.recipe, "mine", settings, data=asked.data)
+        made = run_recipe.make(asked.recipe, "mine", settings, data=asked.data)
         digests.append(made.digest)
     assert digests[0] == digests[1]
     assert [one.role for one in asked.recipe.inputs] == ["base", "from", "from"]

@@ -15,10 +15,10 @@ import gguf_split
 import tiny_models
 from overt.errors import BadRequest, EngineFailed, FormatError, UsageError
 from overt.formats import gguf
-from overt.lab import steps
 from overt.lab.quantize import STEP, host, imatrix, measure, parameters, texts, types, worker
-from overt.lab.steps import Given, Work
-from overt.recipe import Input, Recipe
+from overt.models.recipe import Input, Recipe
+from overt.provenance import steps
+from overt.provenance.steps import Given, Work
 from overt.settings import Settings
 
 SIZES = {"width": 256, "inner": 256, "layers": 1}
@@ -233,7 +233,7 @@ def test_a_worker_that_is_killed_is_told_and_leaves_no_file(
         import os
         import signal
 
-        from overt.workers.supervise import running
+        from overt.runtime.worker.supervisor import running
 
         for one in running(settings.home / "run"):
             os.kill(one.pid, signal.SIGKILL)

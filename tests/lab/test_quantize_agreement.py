@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import tiny_models
-from overt.lab import differ
 from overt.lab.quantize import STEP, agreement, imatrix, parameters, types
-from overt.lab.steps import judging
-from overt.recipe import Input, Recipe
+from overt.models.recipe import Input, Recipe
+from overt.provenance import diff
+from overt.provenance.steps import judging
 
 Array = np.ndarray[Any, Any]
 SIZES = {"width": 256, "inner": 256, "layers": 1}
@@ -128,7 +128,7 @@ def test_an_outlier_elsewhere_in_the_tensor_hides_no_emptied_rows(
 def test_small_weights_are_not_to_be_had_for_nothing(tmp_path: Path) -> None:
     """A bound of a quarter of the largest weight alone would let two thirds of them go."""
     before, after = pair(tmp_path, "Q4_0", only_large)
-    found = differ.differ("q.gguf", before, after)
+    found = diff.differ("q.gguf", before, after)
     assert found
     assert found.largest < 0.25 + 1 / 8
     assert not within((before, after), role="calibrate")

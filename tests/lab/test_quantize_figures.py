@@ -10,27 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.errors import DoesNotFit, EngineFailed, Failure, FormatError, WorkerDied
-from overt.lab.quantize import figures, frontier, plot
+from overt.lab.quantize import frontier, plot, statistics
 from overt.lab.quantize.types import TYPES, Type
 
 _NUMBERS = st.lists(st.floats(0, 50), min_size=40, max_size=400)
 
 
 def test_student_is_that_of_the_tables() -> None:
-    assert figures.student(1) == 12.706
-    assert figures.student(40) == pytest.approx(2.021, abs=1e-3)
-    assert figures.student(120) == pytest.approx(1.980, abs=1e-3)
+    assert statistics.student(1) == 12.706
+    assert statistics.student(40) == pytest.approx(2.021, abs=1e-3)
+    assert statistics.student(120) == pytest.approx(1.980, abs=1e-3)
 
 
 @given(_NUMBERS, st.integers(1, 12))
 def test_an_interval_holds_its_mean(values: list[float], windows: int) -> None:
-    found = figures.interval(values, windows)
+    found = statistics.interval(values, windows)
     assert found.low <= found.mean + 1e-9
     assert found.mean <= found.high + 1e-9
     assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
     ordered = sorted(values)
-    assert figures.percentile(values, 100) == ordered[-1]
-    assert figures.percentile(values, 50) == ordered[(len(values) + 1) // 2 - 1]
+    assert statistics.percentile(values, 100) == ordered[-1]
+    assert statistics.percentile(values, 50) == ordered[(len(values) + 1) // 2 - 1]
 
 
 def test_intervals_of_blocks_cover_the_truth_as_often_as_they_say() -> None:
@@ -38,27 +38,27 @@ def test_intervals_of_blocks_cover_the_truth_as_often_as_they_say() -> None:
     hits = 0
     for _ in range(400):
         values = np.repeat(draw.normal(1.0, 1.0, 16), 8) + draw.normal(0, 1, 128)
-        found = figures.interval(values.tolist(), 16)  # each window has a level of its own
+        found = statistics.interval(values.tolist(), 16)  # each window has a level of its own
         hits += found.low <= 1.0 <= found.high
     assert 0.92 <= hits / 400 <= 0.98
 
 
 def test_a_share_that_is_all_has_an_interval_all_the_same() -> None:
-    found = figures.share([1.0] * 200, 10)
+    found = statistics.share([1.0] * 200, 10)
     assert (found.mean, found.high) == (1.0, 1.0)
     assert 0.97 < found.low < 0.99
 
 
 def test_divergence_of_the_same_model_is_none() -> None:
     nll = [1.0, 2.0, 3.0, 4.0] * 10
-    found = figures.divergence([0.0] * 40, [1.0] * 40, nll, nll, 2)
+    found = statistics.divergence([0.0] * 40, [1.0] * 40, nll, nll, 2)
     assert found["kld_mean_interval"] == [0.0, 0.0]
     assert found["perplexity_ratio_interval"] == [1.0, 1.0]
     assert found["perplexity"] == pytest.approx(np.exp(2.5))
 
 
 def test_speeds_are_medians_with_their_spread() -> None:
-    found = figures.speeds([{"prompt": 3, "decode": 1}, {"prompt": 1, "decode": 2},
+    found = statistics.speeds([{"prompt": 3, "decode": 1}, {"prompt": 1, "decode": 2},
                             {"prompt": 2, "decode": 9}])  # fmt: skip
     assert found["prompt_tps"] == 2
     assert found["decode_tps_spread"] == [1, 9]

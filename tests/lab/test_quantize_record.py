@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.cli import quantize
-from overt.lab import jobs
 from overt.lab.quantize import record
-from overt.lab.quantize.pace import Pace
+from overt.lab.quantize.eta import Pace
 from overt.lab.quantize.pending import Pending
+from overt.provenance import jobs
 
 SPEEDS = {"prompt_tps": 100.0, "decode_tps": 10.0, "load_memory": 5}
 

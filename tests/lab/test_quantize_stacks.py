@@ -13,7 +13,7 @@ import tiny_models
 from overt.errors import EngineFailed
 from overt.formats import gguf
 from overt.formats.ggml import TYPES as TENSOR_TYPES
-from overt.lab.quantize import foreseen, host, imatrix, parameters, types, worker
+from overt.lab.quantize import estimate, host, imatrix, parameters, types, worker
 from overt.settings import Settings
 
 HEADS, PART, VALUE, RANK = 4, 32, 64, 32
@@ -94,7 +94,7 @@ def test_the_matrices_of_a_stack_have_sums_of_their_own_and_what_is_made_was_for
     kinds = {one.name: one.type for one in made.tensors}
     assert kinds["blk.0.attn_k_b.weight"] not in types.PLAIN
     assert kinds["blk.0.ffn_gate.weight"] == "Q6_K"
-    told = foreseen.foresee(latent, header, wanted, given, settings, importance=False)
+    told = estimate.foresee(latent, header, wanted, given, settings, importance=False)
     assert "needs an importance matrix" in str(told["iq2_xs"].problem)
     assert "invalid output file type" in str(told["nvfp4"].problem)
     ahead = told["q4_k_m"].header
@@ -152,7 +152,7 @@ def test_a_worker_that_says_anything_is_not_believed(told: dict[str, Any] | None
     tensor = gguf.TensorInfo("output.weight", (256, 4), "F16", 0, 2048)
     header = gguf.Header(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
     try:
-        found = foreseen._foreseen(header, told)
+        found = estimate._foreseen(header, told)
     except EngineFailed:
         return
     assert (found.header is None) != (found.problem is None)
@@ -165,7 +165,7 @@ def test_a_worker_that_says_anything_is_not_believed(told: dict[str, Any] | None
 def test_a_tensor_that_is_not_told_of_costs_its_type_alone_and_no_table() -> None:
     tensor = gguf.TensorInfo("output.weight", (256, 4), "F16", 0, 2048)
     header = gguf.Header(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
-    found = foreseen._foreseen(header, {"kinds": {"output.weight": "new_type"}})
+    found = estimate._foreseen(header, {"kinds": {"output.weight": "new_type"}})
     assert found.unread
     assert found.problem
     assert "output.weight" in found.problem.message

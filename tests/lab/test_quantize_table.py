@@ -14,7 +14,6 @@ import pytest
 
 import tiny_models
 from conftest import OvertCli
-from overt import fit, pull
 from overt.cli import quantize
 from overt.errors import (
     BadRequest,
@@ -27,9 +26,10 @@ from overt.errors import (
 )
 from overt.formats import gguf
 from overt.lab.quantize import frontier, record, table, types
+from overt.models import memory, pull
+from overt.models.store import Store
 from overt.ref import parse
 from overt.settings import Settings
-from overt.store import Store
 
 QUICK = ("--window", "64", "--windows", "3", "--runs", "1")
 CONTRACT = ("bits_per_weight", "kld_mean", "kld_p99", "top1", "perplexity", "prompt_tps",
@@ -130,7 +130,7 @@ def test_auto_stores_what_it_chose(
     settings = Settings(home=home)
     plan = table.Plan(pull.find(str(source), settings), text, 64, 2, 1, 1)
     with table.Table(plan, settings, lambda _: None, lambda _: None) as work:
-        free = fit.need(work.header, 64).total + (1 << 20)
+        free = memory.need(work.header, 64).total + (1 << 20)
         with pytest.raises(Failure, match="no type that fits is under the limit of 1e-09"):
             work.choose(1e-9, free)
         found = work.choose(0.5, free)
@@ -138,7 +138,7 @@ def test_auto_stores_what_it_chose(
         assert list(found.reasons) == ["q8_0", "q4_0", "q2_k"]
         ahead = work._foreseen([types.find(name) for name in found.rows])
         for name, row in found.rows.items():
-            need = fit.need(ahead[name].header, 64).total
+            need = memory.need(ahead[name].header, 64).total
             assert row["memory_need"] == pytest.approx(need, abs=4096)
             assert ahead[name].header.type_mix().keys() == row["mix"].keys()
         made = work.store(found.type, "best")

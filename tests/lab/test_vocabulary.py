@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import words_rig as rig
 from overt.errors import FormatError, Unsupported
 from overt.formats import gguf, sentencepiece
-from overt.lab import pre_tokenizers, tokenizer_files, vocabulary
+from overt.lab.convert import pre_tokenizers, tokenizer_files, vocabulary
 
 tokenizers = pytest.importorskip("tokenizers")
 native = pytest.importorskip("llama_cpp_py_sync")

@@ -1,4 +1,4 @@
-"""`lab/words.py`: a vocabulary and a template in a sandboxed worker, as the engine has them."""
+"""`lab/tokenizer.py`: a vocabulary and a template in a sandboxed worker, as the engine has them."""
 
 import struct
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from overt.errors import BadRequest, EngineFailed, FormatError
-from overt.lab.words import Words
+from overt.lab.tokenizer import Words
 from overt.settings import Settings, load
 
 
@@ -49,7 +49,7 @@ def test_large_values_are_rendered_some_at_a_time(
         sent.append(len(asked))
         return call(self, kind, asked)
 
-    monkeypatch.setattr("overt.lab.words._BATCH", 2000)
+    monkeypatch.setattr("overt.lab.tokenizer._BATCH", 2000)
     monkeypatch.setattr(Words, "_call", counted)
     values = [{"text": f"{at} " + "ю" * 600} for at in range(20)]
     assert words.render("{{ text }}!", values) == [f"{one['text']}!" for one in values]
@@ -96,7 +96,7 @@ def test_outside_of_with(smollm2_gguf: Path, settings: Settings) -> None:
 def test_a_template_without_end_is_stopped(
     smollm2_gguf: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overt.lab.words._PATIENCE", 0.5)
+    monkeypatch.setattr("overt.lab.tokenizer._PATIENCE", 0.5)
     many = "{% for a in range(99999) %}"
     endless = many * 3 + "{% endfor %}" * 3
     with (

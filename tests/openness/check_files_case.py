@@ -6,11 +6,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from overt.openness import checks, claims
-from overt.openness.components import Availability
+from overt.openness import checks
 from overt.openness.evidence import Evidence
-from overt.openness.record import Claim, Parent, Record
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import claims
+from overt.openness.subject.record import Claim, Parent, Record
+from overt.openness.subject.subject import Subject, SubjectFile
+from overt.openness.verdicts.components import Availability
 
 DAY = date(2026, 11, 25)
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from overt.openness.components import COMPONENTS, Availability, Strength
 from overt.openness.dossier import Dossier, LicenceFinding
 from overt.openness.evidence import Evidence, Finished, short
 from overt.openness.licence.match import Change, Match
-from overt.openness.record import Claim, Parent, Record
-from overt.openness.rules import Next, Pair, Verdicts
+from overt.openness.subject.record import Claim, Parent, Record
+from overt.openness.verdicts.components import COMPONENTS, Availability, Strength
+from overt.openness.verdicts.rules import Next, Pair, Verdicts
 
 DAY = "2026-11-25"
 HOSTILE = (

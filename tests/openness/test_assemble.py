@@ -7,7 +7,8 @@ import pytest
 
 import tiny_models as tiny
 from overt.errors import BadSetting
-from overt.openness import assemble, checks, day, gather, program
+from overt.openness import assemble, checks, day, program
+from overt.openness.subject import gather
 from overt.settings import load
 
 DAY = date(2026, 11, 25)

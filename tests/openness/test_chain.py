@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_writer import Tensor, write
-from overt.openness import chain, families, named
-from overt.openness.may import Link
-from overt.openness.record import Parent, Record
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.permissions import chain
+from overt.openness.permissions.may import Link
+from overt.openness.subject import families, named_licences
+from overt.openness.subject.record import Parent, Record
+from overt.openness.subject.subject import Subject, SubjectFile
 from overt.settings import Settings, load
 
 Shared = Callable[[str], Path]
@@ -231,7 +232,7 @@ def test_a_parent_whose_licence_two_name_differently_has_both(
     ],
 )
 def test_which_licences_words_name(words: str, ids: set[str]) -> None:
-    assert set(named.ids_of(words)) == ids
+    assert set(named_licences.ids_of(words)) == ids
 
 
 def test_facts_that_decide_a_deny_come_first() -> None:
@@ -242,11 +243,11 @@ def test_facts_that_decide_a_deny_come_first() -> None:
 
 @given(st.text(max_size=120))
 def test_any_words_name_licences_or_none(words: str) -> None:
-    assert all(isinstance(one, str) for one in named.ids_of(words))
-    assert named.says_nothing(words) in (True, False)
-    assert named.agree(words, "MIT", "MIT")
+    assert all(isinstance(one, str) for one in named_licences.ids_of(words))
+    assert named_licences.says_nothing(words) in (True, False)
+    assert named_licences.agree(words, "MIT", "MIT")
 
 
 @given(st.text(st.sampled_from("MITAND OR()apache-2.0wth+"), max_size=60))
 def test_any_expression_names_licences_or_none(words: str) -> None:
-    assert all(isinstance(one, str) for one in named.ids_of(words))
+    assert all(isinstance(one, str) for one in named_licences.ids_of(words))

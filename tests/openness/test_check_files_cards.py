@@ -9,8 +9,8 @@ from check_files_case import found, only, results, subject, write
 from hypothesis import given
 
 import tiny_models as tiny
-from overt.openness import statements
-from overt.openness.components import Strength
+from overt.openness.subject import statements
+from overt.openness.verdicts.components import Strength
 
 CHECK = "card_agrees"
 

@@ -5,7 +5,7 @@ import pytest
 from check_files_case import claim, found, only, results, subject, write
 
 import tiny_models as tiny
-from overt.openness import places
+from overt.openness.subject import places
 
 CHECK = "checkpoint_chain"
 STEPS = (1000, 2000, 3000)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 import tiny_models
 from conftest import repeats
 from overt.errors import FormatError
-from overt.openness import manifests, shards
-from overt.openness.subject import SubjectFile
+from overt.openness.subject import manifests, shards
+from overt.openness.subject.subject import SubjectFile
 
 CHECK = "data_manifest"
 SHARDS = {"a.txt": b"the cat sat on the mat\n" * 9, "b.jsonl": b'{"text": "a dog ran"}\n' * 7}

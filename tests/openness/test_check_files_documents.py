@@ -7,9 +7,10 @@ import pytest
 from check_files_case import card, claim, found, only, results, subject, write
 
 import tiny_models as tiny
-from overt.openness import checks, places
-from overt.openness.components import COMPONENTS, Availability
+from overt.openness import checks
 from overt.openness.evidence import finish
+from overt.openness.subject import places
+from overt.openness.verdicts.components import COMPONENTS, Availability
 
 CHECK = "documents"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"

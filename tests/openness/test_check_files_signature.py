@@ -10,9 +10,9 @@ from check_files_case import only, results, subject, write
 from hypothesis import given
 
 import tiny_models as tiny
-from overt.carry import signing
-from overt.carry.archive import Member
 from overt.openness.checks import signature
+from overt.security import signing
+from overt.security.signing import Member
 
 CHECK = "signature"
 

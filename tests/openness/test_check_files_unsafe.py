@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 
 import tiny_models
 from conftest import repeats
-from overt.openness import content
-from overt.openness.subject import SubjectFile
+from overt.openness.subject import content
+from overt.openness.subject.subject import SubjectFile
 
 CHECK = "unsafe_files"
 

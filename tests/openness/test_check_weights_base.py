@@ -7,7 +7,7 @@ import pytest
 from weights_cases import findings, only, results, subject
 
 import tiny_models as tiny
-from overt.openness.components import Strength
+from overt.openness.verdicts.components import Strength
 
 WIDE = {"width": 256, "inner": 256, "layers": 3}
 ENCODED = ["F16", "BF16", "F32", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"]
@@ -111,8 +111,8 @@ def test_without_numpy_nothing_is_run(tmp_path, monkeypatch):
 
 
 def test_large_models_are_looked_at_in_places(tmp_path, monkeypatch):
-    from overt.openness import pairs
     from overt.openness.checks import requantized
+    from overt.openness.subject import pairs
 
     base = subject(tiny.release(tmp_path / "base", seed=1, **WIDE))
     one = subject(tiny.gguf(tmp_path / "m.gguf", seed=1, **WIDE), base=base, relation="quantized")

@@ -10,7 +10,7 @@ import tiny_models as tiny
 from gguf_writer import Tensor, Typed, write
 from overt.formats import gguf
 from overt.openness.shapes import plan
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject.subject import Subject, SubjectFile
 
 # Numbers of published configurations and the parameters of the published weights.
 LLAMA_32_1B = {

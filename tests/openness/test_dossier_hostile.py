@@ -14,13 +14,14 @@ import pytest
 import tiny_models as tiny
 from overt.cli import spectrum
 from overt.errors import FormatError, ModelNotFound
-from overt.openness import assemble, content, day, export, gather, kept, named, places, tensors
+from overt.models.sources import folder
+from overt.openness import assemble, cache, day, export
 from overt.openness.checks import checkpoint_chain, template_escape, unsafe_files
 from overt.openness.dossier import Dossier
 from overt.openness.licence import match
-from overt.openness.subject import MOST_HEADERS
+from overt.openness.subject import content, gather, named_licences, places, tensors
+from overt.openness.subject.subject import MOST_HEADERS
 from overt.settings import Settings
-from overt.sources import folder
 
 _SECONDS = 10
 """Far more than any of these takes, and far less than the same took before."""
@@ -133,7 +134,7 @@ def test_hostile_what_cannot_be_read_is_named(model, settings, monkeypatch):
     def refuse(file: Path, *_: object) -> str:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr("overt.sources.base.sha256_of", refuse)
+    monkeypatch.setattr("overt.models.sources.base.sha256_of", refuse)
     with pytest.raises(FormatError, match=r"README.md cannot be read: Permission denied"):
         made(model, settings)
 
@@ -261,7 +262,7 @@ def test_hostile_licence_files_have_one_bound(model, settings):
 @pytest.mark.parametrize("text", ["\n" * 100_000, " or" * 50_000, "a or\t" * 20_000, "(" * 100_000])
 def test_hostile_words_for_a_licence_take_no_time(text):
     began = time.monotonic()
-    named.ids_of(text)
+    named_licences.ids_of(text)
     assert time.monotonic() - began < 2
 
 
@@ -296,12 +297,12 @@ def test_hostile_a_kept_dossier_of_another_form_is_not_shown(tmp_path, settings)
     last = tmp_path / "x.last.json"
     log = tmp_path / "x.jsonl"
     log.touch()
-    moment = kept.moment(str(path), settings, day.today())
+    moment = cache.moment(str(path), settings, day.today())
     assert moment is not None
     for body in (b"[]", b"{}", b'{"components": [], "step": {}}', b"[" * 100_000):
         last.write_bytes(body)
-        kept.note(last, moment, log)
-        assert kept.find(last, moment) is None
+        cache.note(last, moment, log)
+        assert cache.find(last, moment) is None
 
 
 def test_hostile_digests_of_small_files_do_not_fill_the_home(model, settings):

@@ -8,7 +8,8 @@ import pytest
 
 import tiny_models as tiny
 from overt.errors import ModelNotFound
-from overt.openness import assemble, gather
+from overt.openness import assemble
+from overt.openness.subject import gather
 from overt.settings import load
 from servers import Hub, Server, serving
 

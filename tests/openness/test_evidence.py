@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.openness import evidence
-from overt.openness.components import BY_NAME, COMPONENTS, Availability, Strength
 from overt.openness.evidence import Evidence, finish, state_of
-from overt.openness.record import Claim
+from overt.openness.subject.record import Claim
+from overt.openness.verdicts.components import BY_NAME, COMPONENTS, Availability, Strength
 
 DAY = date(2026, 11, 25)
 WEIGHTS = BY_NAME["weights"]

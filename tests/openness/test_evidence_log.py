@@ -3,9 +3,9 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from overt.openness.components import Strength
 from overt.openness.evidence import Evidence
-from overt.openness.log import Log, Run, key_of
+from overt.openness.evidence_log import Log, Run, key_of
+from overt.openness.verdicts.components import Strength
 
 
 def run(n, observed="x") -> Run:

@@ -82,7 +82,7 @@ def test_a_signed_statement_is_verified_by_another_library(tmp_path):
     from securesystemslib.exceptions import VerificationError
     from securesystemslib.signer import SSlibKey
 
-    from overt.carry.signing import Keys
+    from overt.security.signing import Keys
 
     keys = Keys(tmp_path)
     text = intoto.render(fully_open())

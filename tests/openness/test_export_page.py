@@ -19,8 +19,8 @@ from dossier_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overt.openness.components import COMPONENTS
 from overt.openness.export import badge, html, markdown, words
+from overt.openness.verdicts.components import COMPONENTS
 
 ANY = st.text(st.characters(codec=None), max_size=60)
 TAGS = {

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overt.formats import yamltext
-from overt.openness import components, records, rules
-from overt.openness.components import BY_MOF, COMPONENTS, Availability
+from overt.openness import records
 from overt.openness.dossier import Dossier, LicenceFinding
 from overt.openness.evidence import Finished, finish
 from overt.openness.export import mof, osai
 from overt.openness.licence import names
-from overt.openness.record import Record
+from overt.openness.subject.record import Record
+from overt.openness.verdicts import components, rules
+from overt.openness.verdicts.components import BY_MOF, COMPONENTS, Availability
 
 ANY = st.text(st.characters(codec=None), max_size=60)
 LICENCES = (

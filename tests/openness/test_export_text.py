@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from overt.errors import UsageError
 from overt.openness import export
-from overt.openness.components import COMPONENTS, Availability
 from overt.openness.export import licences, text, words
+from overt.openness.verdicts.components import COMPONENTS, Availability
 
 ANY = st.text(st.characters(codec=None), max_size=80)  # lone surrogates too
 

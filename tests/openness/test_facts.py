@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.errors import BadRequest, OvertError
-from overt.openness import fields
-from overt.openness.facts import FACTS, fact, known, parse, read_profile
+from overt.openness.permissions import uses
+from overt.openness.permissions.facts import FACTS, fact, known, parse, read_profile
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_what_cannot_be_understood_says_what_can(name: str, text: str, says: str
 def test_an_unknown_field_lists_all_known_ones() -> None:
     with pytest.raises(BadRequest) as raised:
         parse("fields_of_use", "gardening")
-    assert all(one in str(raised.value) for one in fields.FIELDS)
+    assert all(one in str(raised.value) for one in uses.FIELDS)
 
 
 def test_names_and_words_are_unambiguous() -> None:
     names = [name for one in FACTS for name in (one.name, *one.aliases)]
     assert len(names) == len(set(names))
-    words = [word for one, said in fields.FIELDS.items() for word in {one, *said}]
+    words = [word for one, said in uses.FIELDS.items() for word in {one, *said}]
     assert sorted(words) == sorted(set(words))
-    assert all(fields.category(word) in fields.FIELDS for word in words)
+    assert all(uses.category(word) in uses.FIELDS for word in words)
     assert all(one.question.endswith("?") for one in FACTS)
 
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.openness import families, rules
-from overt.openness.components import COMPONENTS, Availability
 from overt.openness.evidence import finish
-from overt.openness.record import Record
+from overt.openness.subject import families
+from overt.openness.subject.record import Record
+from overt.openness.verdicts import rules
+from overt.openness.verdicts.components import COMPONENTS, Availability
 from overt.ref import parse
 
 TODAY = date(2026, 11, 25)

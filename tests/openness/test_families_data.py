@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 import pytest
 
-from overt.openness import families, packed
-from overt.openness.components import BY_NAME, Availability
+from overt.openness import packed
 from overt.openness.licence import names as licences
-from overt.openness.record import Relation, SubjectKind
+from overt.openness.subject import families
+from overt.openness.subject.record import Relation, SubjectKind
+from overt.openness.verdicts.components import BY_NAME, Availability
 
 FAMILIES = families._families()
 FACTS = {

@@ -9,14 +9,14 @@ import pytest
 
 from gguf_writer import Tensor, write
 from overt.errors import BadRequest, Refused
-from overt.openness import gate
-from overt.openness.gate import RUNNING, SENDING, SERVING, Gate, consult
+from overt.models.pull import Model, find
+from overt.models.sources.base import sha256_of
+from overt.models.store import File, Manifest, Store
 from overt.openness.licence import match
-from overt.pull import Model, find
+from overt.openness.permissions import gate
+from overt.openness.permissions.gate import RUNNING, SENDING, SERVING, Gate, consult
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.sources.base import sha256_of
-from overt.store import File, Manifest, Store
 
 Shared = Callable[[str], Path]
 
@@ -239,7 +239,7 @@ def test_a_gate_refuses_every_time(settings: Settings, tmp_path: Path) -> None:
 def test_a_server_does_not_remember_a_place_that_was_refused(
     settings: Settings, tmp_path: Path
 ) -> None:
-    from overt.placement import Places
+    from overt.runtime.loader import Places
 
     model(settings, tmp_path, "cc-by-nc-4.0")
     keep(settings, "commercial = true")
@@ -252,7 +252,7 @@ def test_a_server_does_not_remember_a_place_that_was_refused(
 
 
 def test_whoever_serves_a_model_is_told_once(settings: Settings, tmp_path: Path) -> None:
-    from overt.exchange import Exchange
+    from overt.gateway.exchange import Exchange
 
     model(settings, tmp_path, "llama3.1")
     told: list[str] = []

@@ -6,12 +6,12 @@ import pytest
 
 import tiny_models as tiny
 from overt.errors import FormatError, ModelNotFound, UsageError
-from overt.openness import families, gather
-from overt.recipe import Input, Recipe
+from overt.models.recipe import Input, Recipe
+from overt.models.sources.base import Role, sha256_of
+from overt.models.store import File, Manifest, Store
+from overt.openness.subject import families, gather
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.sources.base import Role, sha256_of
-from overt.store import File, Manifest, Store
 
 
 @pytest.fixture

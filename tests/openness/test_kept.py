@@ -14,7 +14,7 @@ import pytest
 from gguf_writer import Tensor, write
 from overt.cli import app
 from overt.errors import BadRef
-from overt.openness import assemble, kept, program
+from overt.openness import assemble, cache, program
 from overt.settings import Settings, load
 
 DAY = date(2026, 11, 25)
@@ -98,7 +98,12 @@ def test_the_second_time_only_little_is_loaded(file: Path, home: Path) -> None:
         command = [sys.executable, "-c", program, str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         loaded.append(set(done.stdout.splitlines()[-1].split()))
-    heavy = {"overt.formats.gguf", "overt.openness.rules", "overt.store", "overt.chat"}
+    heavy = {
+        "overt.formats.gguf",
+        "overt.openness.verdicts.rules",
+        "overt.models.store",
+        "overt.chat",
+    }
     assert loaded[0] & heavy == heavy - {"overt.chat"}
     assert loaded[1] & heavy == set()
 
@@ -226,18 +231,18 @@ def test_with_a_base_it_is_always_made(
 def test_only_a_single_file_is_kept(name: str, tmp_path: Path, home: Path) -> None:
     if name and name != "absent.gguf":
         gguf(tmp_path / name)
-    assert kept.moment(str(tmp_path / name), load(), DAY) is None
-    assert kept.moment("smollm2", load(), DAY) is None
+    assert cache.moment(str(tmp_path / name), load(), DAY) is None
+    assert cache.moment("smollm2", load(), DAY) is None
 
 
 def test_what_is_no_ref_is_refused(home: Path) -> None:
     with pytest.raises(BadRef):
-        kept.moment("\0", load(), DAY)
+        cache.moment("\0", load(), DAY)
 
 
 def test_every_setting_counts(file: Path, home: Path) -> None:
     settings: Settings = load()
-    moments = {kept.moment(str(file), one, DAY) for one in (settings, load({}, {"queue": 7}))}
+    moments = {cache.moment(str(file), one, DAY) for one in (settings, load({}, {"queue": 7}))}
     assert len(moments) == 2
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from overt.openness import gate
 from overt.openness.licence import digests, match, names
-from overt.openness.named import Said
+from overt.openness.permissions import gate
+from overt.openness.subject.named_licences import Said
 
 Shared = Callable[[str], Path]
 

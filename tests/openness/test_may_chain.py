@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from overt.errors import BadRequest
-from overt.openness.may import REVIEW, Link, decide
+from overt.openness.permissions.may import REVIEW, Link, decide
 
 LLAMA = "llama-3.1-license-2024"
 ME = {"mau_at_version_release": 5, "domicile_eu": False, "trains_other_model": "none"}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from overt.openness import phrases
-from overt.openness.conditions import ALWAYS, Outlook, outlook, parse, replace, residual
-from overt.openness.facts import known
+from overt.openness.permissions import phrases
+from overt.openness.permissions.conditions import ALWAYS, Outlook, outlook, parse, replace, residual
+from overt.openness.permissions.facts import known
 
 MAU = {"mau_at_version_release": ">700000000"}
 

@@ -15,10 +15,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import repeats
-from overt.openness import conditions, fields, terms
-from overt.openness.conditions import residual
-from overt.openness.facts import FACTS, PRESUMED
-from overt.openness.may import Link, decide
+from overt.openness.permissions import conditions, terms, uses
+from overt.openness.permissions.conditions import residual
+from overt.openness.permissions.facts import FACTS, PRESUMED
+from overt.openness.permissions.may import Link, decide
 
 NAMES = terms.ids()
 LOAD = terms.load
@@ -170,7 +170,7 @@ some_facts = st.fixed_dictionaries(
     {},
     optional={
         **{name: st.sampled_from(values) for name, values in VALUES.items()},
-        "fields_of_use": st.sampled_from([(one,) for one in fields.FIELDS]),
+        "fields_of_use": st.sampled_from([(one,) for one in uses.FIELDS]),
     },
 )
 everything = st.fixed_dictionaries(
@@ -217,7 +217,7 @@ def test_a_presumed_fact_that_is_otherwise_only_makes_an_answer_milder(
         assert "received_in_end_product" not in before.missing
 
 
-@given(chains, some_facts, st.sampled_from([one for one in fields.FIELDS if one != "general"]))
+@given(chains, some_facts, st.sampled_from([one for one in uses.FIELDS if one != "general"]))
 def test_a_named_field_never_makes_an_answer_milder(
     chain: list[Link], facts: dict[str, Any], field: str
 ) -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from overt.openness import may, terms
-from overt.openness.facts import PRESUMED
-from overt.openness.may import Link, decide
+from overt.openness.permissions import may, terms
+from overt.openness.permissions.facts import PRESUMED
+from overt.openness.permissions.may import Link, decide
 
 LLAMA = {
     "2": "llama-2-license-2023",
@@ -29,7 +29,7 @@ ALLOW, DUTIES, ASK, DENY, UNKNOWN = (
 
 
 def _decide(licence: str, given: dict[str, str], **link: Any) -> may.Decision:
-    from overt.openness.facts import fact
+    from overt.openness.permissions.facts import fact
 
     facts = {one.name: text for name, text in given.items() if (one := fact(name))}
     assert len(facts) == len(given)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from overt.openness.facts import fact
-from overt.openness.may import Decision, Link, decide
+from overt.openness.permissions.facts import fact
+from overt.openness.permissions.may import Decision, Link, decide
 
 L2, L3, L31 = "llama-2-license-2023", "llama-3-license-2024", "llama-3.1-license-2024"
 L32, L4 = "llama-3.2-license-2024", "llama-4-cla-2025"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from overt.openness import mof, records
-from overt.openness.components import COMPONENTS, Availability
-from overt.openness.mof import Item, classify
+from overt.openness import records
+from overt.openness.verdicts import mof
+from overt.openness.verdicts.components import COMPONENTS, Availability
+from overt.openness.verdicts.mof import Item, classify
 
 LISTED = [
     line.split("\t")[0]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.errors import Failure, UsageError
-from overt.openness import chain, may, notice
-from overt.openness.notice import Bundle, copyright_lines
-from overt.openness.record import Parent, Record
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.permissions import chain, may, notice
+from overt.openness.permissions.notice import Bundle, copyright_lines
+from overt.openness.subject.record import Parent, Record
+from overt.openness.subject.subject import Subject, SubjectFile
 from overt.settings import Settings, load
 
 Shared = Callable[[str], Path]

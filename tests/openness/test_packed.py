@@ -7,8 +7,10 @@ from types import ModuleType
 
 import pytest
 
-from overt.openness import families, packed, terms
+from overt.openness import packed
 from overt.openness.licence import names
+from overt.openness.permissions import terms
+from overt.openness.subject import families
 
 ROOT = Path(__file__).parents[2]
 

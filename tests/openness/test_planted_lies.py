@@ -5,7 +5,8 @@ from datetime import date
 import pytest
 from lies import CLEAN, LIES
 
-from overt.openness import assemble, gather
+from overt.openness import assemble
+from overt.openness.subject import gather
 from overt.settings import load
 
 DAY = date(2026, 11, 25)

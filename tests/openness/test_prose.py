@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from overt.openness import prose
+from overt.openness.subject import prose
 
 NAMES = ("Tiny-LM", "Tiny")
 

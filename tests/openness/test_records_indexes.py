@@ -13,9 +13,9 @@ from conftest import repeats
 from overt.errors import FormatError
 from overt.formats import yamltext
 from overt.openness import records
-from overt.openness.components import Availability
-from overt.openness.record import Record
 from overt.openness.records import os_ai_map, osai
+from overt.openness.subject.record import Record
+from overt.openness.verdicts.components import Availability
 
 A = Availability
 LISTED = [

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.openness import components, mof
-from overt.openness.components import BY_NAME, COMPONENTS, Availability, Strength
 from overt.openness.evidence import Evidence, Finished, finish
-from overt.openness.record import Claim, Record
-from overt.openness.rules import Pair, Verdicts, judge
+from overt.openness.subject.record import Claim, Record
+from overt.openness.verdicts import components, mof
+from overt.openness.verdicts.components import BY_NAME, COMPONENTS, Availability, Strength
+from overt.openness.verdicts.rules import Pair, Verdicts, judge
 
 A = Availability
 TODAY = date(2026, 11, 25)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from overt.openness import fields, phrases, terms
-from overt.openness.conditions import ALWAYS
+from overt.openness.permissions import phrases, terms, uses
+from overt.openness.permissions.conditions import ALWAYS
 
 NAMES = terms.ids()
 KEYS = {
@@ -44,7 +44,7 @@ def test_a_file_holds_what_a_reader_expects_and_nothing_else(name: str) -> None:
     found = _terms(name)
     assert re.fullmatch(r"|\d{4}-\d{2}(-\d{2})?", found.date)
     assert all(one.effect in ("deny", "needs_permission", "note") for one in found.clauses)
-    assert all(one.category in fields.FIELDS for one in found.bans)
+    assert all(one.category in uses.FIELDS for one in found.bans)
     assert "general" not in {one.category for one in found.bans}
     said = [one.rule for one in found.clauses] + [one.text for one in found.obligations]
     assert all(one[0].isupper() and not one.endswith(".") for one in said)

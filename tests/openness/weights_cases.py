@@ -5,8 +5,8 @@ from typing import Any
 
 from overt.openness import checks
 from overt.openness.evidence import Finding
-from overt.openness.record import Parent, Record
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject.record import Parent, Record
+from overt.openness.subject.subject import Subject, SubjectFile
 
 
 def subject(

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from overt.chat import EmbedRequest, Event, Request
-from overt.engines.echo import Echo
 from overt.errors import BadRef, ModelNotFound, NoKey
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded
 from overt.protocols.lmstudio import PROTOCOL
 from overt.ref import parse
+from overt.runtime.echo import Echo
 from overt.server.api import Api
 from overt.server.routing import Table
 
@@ -91,7 +91,7 @@ class Library:
 
 
 class Fake:
-    """`keys` makes a key necessary. `mode` is what the echo engine does (see engines/echo.py)."""
+    """`keys` makes a key necessary. `mode` is what the echo engine does (see runtime/echo.py)."""
 
     version = "1.2.3"
 

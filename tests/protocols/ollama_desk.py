@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from overt.chat import Embeddings, EmbedRequest, Event, Request
-from overt.engines.echo import Echo
 from overt.errors import ModelNotFound, OvertError, Unsupported
 from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Loaded, Reply, Stream
 from overt.protocols.ollama import PROTOCOL
+from overt.runtime.echo import Echo
 
 HANDLERS = {(route.method, route.path): route.handler for route in PROTOCOL.routes}
 

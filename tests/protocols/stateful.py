@@ -9,11 +9,11 @@ from typing import Any
 import httpx2
 import msgspec
 
-from overt.exchange import Exchange
+from overt.gateway.exchange import Exchange
 from overt.protocols.base import Caller
 from overt.protocols.openai import PROTOCOL
-from overt.records import Records
 from overt.server.api import Api, Open
+from overt.server.records import Records
 from overt.server.routing import Table
 from overt.server.services import Services
 from overt.settings import load

@@ -41,7 +41,7 @@ from overt.chat import (
 )
 from overt.errors import Busy, EngineFailed, OvertError, TooMany, WorkerDied
 from overt.protocols.anthropic import PROTOCOL
-from overt.protocols.anthropic_request import NEW, SIGNATURE, marked
+from overt.protocols.anthropic.request import NEW, SIGNATURE, marked
 
 pytestmark = pytest.mark.anyio
 

@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from wire_rig import ANSWER, Answered, Services, ask, mutated
 
 from overt.chat import Request
-from overt.protocols import anthropic_batches
-from overt.protocols.anthropic import PROTOCOL
+from overt.protocols.anthropic import PROTOCOL, batches
 from overt.protocols.base import Caller
 from overt.protocols.batching import Outcome
 
@@ -139,7 +138,7 @@ async def test_a_killed_server_goes_on(services: Services, tmp_path: Path) -> No
     old.parent.mkdir(parents=True)
     old.write_text("{}")
     os.utime(old, (0, time.time() - 30 * 86400))
-    await anthropic_batches.resume(services)  # type: ignore[arg-type]
+    await batches.resume(services)  # type: ignore[arg-type]
     await services.run()
     ended = official((await send(services, "GET", f"{AT}/{made['id']}")).json)
     assert ended.processing_status == "ended"
@@ -164,8 +163,8 @@ async def test_every_outcome_has_its_line() -> None:
         Outcome("b", 500, msgspec.Raw(b'"no error of ours"')),
         Outcome("c", 200, msgspec.Raw(b'{"id":"m"}')),
     ]
-    counts = anthropic_batches.Counts()
-    lines = [json.loads(line) for line in anthropic_batches._lines(outcomes, counts)]  # type: ignore[arg-type]
+    counts = batches.Counts()
+    lines = [json.loads(line) for line in batches._lines(outcomes, counts)]  # type: ignore[arg-type]
     assert lines[0] == {"custom_id": "a", "result": {"type": "expired"}}
     assert lines[1]["result"]["error"]["error"]["type"] == "api_error"
     assert lines[2]["result"] == {"type": "succeeded", "message": {"id": "m"}}

@@ -15,7 +15,7 @@ from overt.errors import Unsupported
 from overt.protocols import batching
 from overt.protocols.base import Caller
 from overt.protocols.batching import Item, Job, Outcome, Outcomes, Runner, compact
-from overt.records import Records
+from overt.server.records import Records
 
 pytestmark = pytest.mark.anyio
 

@@ -40,8 +40,8 @@ from overt.chat import (
 )
 from overt.errors import Busy, OvertError, WorkerDied
 from overt.protocols.gemini import PROTOCOL
-from overt.protocols.gemini_schema import to_json
-from overt.protocols.gemini_wire import GenerateBody, Schema, read
+from overt.protocols.gemini.schema import to_json
+from overt.protocols.gemini.wire import GenerateBody, Schema, read
 
 pytestmark = pytest.mark.anyio
 

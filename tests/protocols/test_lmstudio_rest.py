@@ -9,7 +9,7 @@ from lmstudio_fake import OWNER, Fake, client
 
 from overt import errors
 from overt.protocols.base import NOBODY, Card, Hold
-from overt.protocols.lmstudio import downloads, facts
+from overt.protocols.lmstudio import downloads, model_info
 from overt.protocols.lmstudio.errors import refuse
 
 pytestmark = pytest.mark.anyio
@@ -299,7 +299,7 @@ async def test_a_wrong_body_names_the_place() -> None:
      (268_098_176, "268M"), (671_000_000_000, "671B"), (999, "999"), (1_000_000_000_000, "1T")],
 )  # fmt: skip
 def test_how_many_parameters(count: int | None, text: str | None) -> None:
-    assert facts.params_string(Card("x", "", 0, 0.0, parameters=count)) == text
+    assert model_info.params_string(Card("x", "", 0, 0.0, parameters=count)) == text
 
 
 @pytest.mark.parametrize(
@@ -308,4 +308,4 @@ def test_how_many_parameters(count: int | None, text: str | None) -> None:
      ("MXFP4", 4), ("", None), ("mostly", None)],
 )  # fmt: skip
 def test_bits_of_a_weight(name: str, bits: int | None) -> None:
-    assert facts.bits(Card("x", "", 0, 0.0, quantization=name)) == bits
+    assert model_info.bits(Card("x", "", 0, 0.0, quantization=name)) == bits

@@ -34,10 +34,10 @@ from overt.chat import (
     ToolResultPart,
     Usage,
 )
+from overt.models.sources.base import Step
 from overt.protocols.base import BadBody, Hold, Reply, Stream
 from overt.protocols.ollama import PROTOCOL, answer, wire
 from overt.protocols.ollama.chat import _body
-from overt.sources.base import Step
 
 pytestmark = pytest.mark.anyio
 

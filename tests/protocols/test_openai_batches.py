@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stateful import World
 
-from overt.protocols import batching, openai_batches
-from overt.protocols.openai_batches import Asked, Problem, _wrong, resume
+from overt.protocols import batching
+from overt.protocols.openai import batches
+from overt.protocols.openai.batches import Asked, Problem, _wrong, resume
 
 pytestmark = pytest.mark.anyio
 
@@ -160,10 +161,10 @@ async def test_an_input_of_nothing_fails(world: World, lines: bytes, code: str) 
 
 
 async def test_too_much_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_batches, "MOST_REQUESTS", 3)
+    monkeypatch.setattr(batches, "MOST_REQUESTS", 3)
     batch = await _create(world, [_line(f"c{n}") for n in range(4)])
     assert batch["errors"]["data"][0]["code"] == "too_many_requests"
-    monkeypatch.setattr(openai_batches, "MOST_BYTES", 10)
+    monkeypatch.setattr(batches, "MOST_BYTES", 10)
     batch = await _create(world, [_line("a")])
     assert batch["errors"]["data"][0]["code"] == "file_too_large"
 
@@ -242,7 +243,7 @@ async def test_a_batch_is_cancelled(world: World) -> None:
 
 
 async def test_a_batch_expires(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_batches, "_WINDOW", -1)
+    monkeypatch.setattr(batches, "_WINDOW", -1)
     batch = await _ended(world, (await _create(world, [_line("a")]))["id"])
     assert batch["status"] == "expired"
     assert batch["expired_at"] is not None
@@ -331,6 +332,6 @@ async def test_a_large_input_is_checked_quickly(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(json.dumps(_line(f"c{n}")).encode() + b"\n" for n in range(50_000)))
     begin = time.process_time()
-    total, model, problems = openai_batches._checked(path, CHAT)
+    total, model, problems = batches._checked(path, CHAT)
     assert (total, model, problems) == (50_000, "echo:any", [])
     assert time.process_time() - begin < 5

@@ -555,7 +555,7 @@ async def test_an_answer_that_is_raised_in_the_middle_ends_the_stream() -> None:
 @pytest.mark.parametrize("n", [1, 3])
 async def test_a_client_that_leaves_closes_its_streams(n: int) -> None:
     from overt.protocols.base import NOBODY, Call, Stream
-    from overt.protocols.openai_chat import create
+    from overt.protocols.openai.chat import create
 
     services = rig.Services()
     body = json.dumps(rig.user("a b c", model="echo:slow", stream=True, n=n)).encode()

@@ -17,7 +17,7 @@ from overt.chat import (
     TokenLogprob,
     Usage,
 )
-from overt.protocols.openai_scored import legacy, without_added
+from overt.protocols.openai.logprobs import legacy, without_added
 
 PATH = "/v1/completions"
 

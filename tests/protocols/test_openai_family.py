@@ -13,7 +13,7 @@ from overt.chat import EmbedRequest, RerankRequest
 from overt.errors import OvertError
 from overt.protocols.base import BadBody
 from overt.protocols.openai import PROTOCOL
-from overt.protocols.openai_wire import failed_problem, refuse
+from overt.protocols.openai.wire import failed_problem, refuse
 
 pytestmark = pytest.mark.anyio
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from stateful import World
 
 from overt.errors import OutOfDisk
-from overt.protocols import disk, openai_files
+from overt.protocols import disk
 from overt.protocols.base import BadBody, Call, Caller
-from overt.protocols.openai_files import create, sweep, write
-from overt.protocols.openai_kept import whole
+from overt.protocols.openai import files as openai_files
+from overt.protocols.openai.files import create, sweep, write
+from overt.protocols.openai.stored import whole
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import repeats
 from overt.errors import OvertError
-from overt.protocols.several import merge
+from overt.protocols.multiple_choices import merge
 
 CHAT = {
     "model": "echo:",

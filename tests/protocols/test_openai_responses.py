@@ -17,10 +17,10 @@ from stateful import World
 
 from overt import chat
 from overt.protocols.base import BadBody, Call, Caller
-from overt.protocols.openai_responses import create
-from overt.protocols.openai_responses_input import Create, request
-from overt.protocols.openai_responses_items import items_of, messages
-from overt.protocols.openai_responses_stream import Response, Telling
+from overt.protocols.openai.responses import create
+from overt.protocols.openai.responses_input import Create, request
+from overt.protocols.openai.responses_items import items_of, messages
+from overt.protocols.openai.responses_stream import Response, Telling
 
 pytestmark = pytest.mark.anyio
 

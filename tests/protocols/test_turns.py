@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overt.chat import Message, Part, TextPart, ThoughtPart, Tool
-from overt.protocols import anthropic_request, anthropic_wire, openai_wire
+from overt.protocols.anthropic import request, wire
 from overt.protocols.lmstudio import history
 from overt.protocols.ollama.chat import Chat, _Reader
-from overt.protocols.openai_responses_items import messages as of_items
+from overt.protocols.openai import wire as openai_wire
+from overt.protocols.openai.responses_items import messages as of_items
 from overt.protocols.turns import Waiting, joined
 
 WORDS = st.sampled_from(["", "a", "b"])
@@ -61,9 +62,9 @@ def test_texts_in_a_row_are_one(parts: list[Part], between: str) -> None:
 
 def anthropic() -> None:
     for role in ("user", "assistant"):
-        said = [anthropic_wire.InputMessage(role, "word " * 100)] * 100_000  # type: ignore[arg-type]
-        body = anthropic_wire.MessageBody(model="m", max_tokens=1, messages=said)
-        assert len(anthropic_request.request(body).messages) == 1
+        said = [wire.InputMessage(role, "word " * 100)] * 100_000  # type: ignore[arg-type]
+        body = wire.MessageBody(model="m", max_tokens=1, messages=said)
+        assert len(request.request(body).messages) == 1
 
 
 def openai_items() -> None:
@@ -115,7 +116,7 @@ def test_the_longest_conversations_are_read_in_seconds(read: Callable[[], None])
 
 def test_anthropics_neighbours_are_as_they_were() -> None:
     parts = (TextPart("a"), TextPart("b"))
-    merged = anthropic_request._merged
+    merged = request._merged
     alone = [Message("user", parts), Message("tool", ()), Message("tool", ())]
     assert list(merged(iter(alone))) == alone, "one that has no neighbour is left as it is"
     two = [Message("user", parts), Message("user", parts)]

@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from overt.chat import Done, Embeddings, EmbedRequest, Event, Failed, Progress, Request, Text, Usage
-from overt.engines.echo import Echo
 from overt.errors import ContextExceeded, ModelNotFound, OvertError, Unsupported
 from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Protocol, Reply
-from overt.records import Records
+from overt.runtime.echo import Echo
+from overt.server.records import Records
 from overt.server.routing import Table
 
 CARDS = (

@@ -9,7 +9,7 @@ import pytest
 
 import serving
 from conftest import OvertCli
-from overt import routes
+from overt.gateway import routing
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def test_fifty_clients_stream_on_while_the_alias_moves(tmp_path: Path) -> 
     here.mkdir()
     with serving.serving(there) as other, serving.serving(here) as server:
         targets = ["echo:slow", f"{other.url}/v1#echo:slow", "echo:other"]
-        aliases = routes.aliases(here)
+        aliases = routing.aliases(here)
         aliases.set("writer", targets[0])
         limits = httpx2.Limits(max_connections=CLIENTS)
         async with httpx2.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
@@ -79,7 +79,7 @@ async def test_clients_find_the_name_among_the_models(
 
 async def test_names_that_lead_in_a_circle_of_servers_end(home: Path) -> None:
     with serving.serving(home) as mine:
-        names = routes.aliases(home)
+        names = routing.aliases(home)
         names.set("round", f"{mine.url}/v1#round")
         asked = {"model": "round", "messages": [{"role": "user", "content": "Hi"}]}
         async with httpx2.AsyncClient(base_url=mine.url, timeout=30) as client:

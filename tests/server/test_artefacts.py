@@ -11,10 +11,10 @@ import pytest
 
 from mirrors import Mirror, mirroring
 from overt.errors import ModelNotFound, NeedsAccess
-from overt.pull import pull
+from overt.models.pull import pull
+from overt.models.store import File, Manifest, Store
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.store import File, Manifest, Store
 from servers import gguf
 
 TOKEN = "a-token-of-some-length"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.server.foreign import refused, spared
+from overt.server.passthrough.needs_translation import refused, spared
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 GENERATE = "/v1beta/models/{id:path}"

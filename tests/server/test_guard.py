@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt import keys
 from overt.errors import BadSetting, NoKey, OvertError, Refused, WrongHost
-from overt.keys import Keys, New
 from overt.protocols.base import NOBODY
+from overt.server import api_keys
+from overt.server.api_keys import Keys, New
 from overt.server.guard import Gate, gate
 
 
 @pytest.fixture(autouse=True)
 def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(api_keys, "_LOOK_EVERY", 0.0)
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_whatever_is_sent_nobody_gets_in_without_a_key(
 
 def test_the_gate_is_cheap(home: Path, key: New, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is 20 µs; the test allows 60 for a busy machine."""
-    monkeypatch.setattr(keys, "_LOOK_EVERY", 1.0)
+    monkeypatch.setattr(api_keys, "_LOOK_EVERY", 1.0)
     one = closed(home)
     more = [(f"x-stainless-{i}", "some value") for i in range(12)]
     scope = asked(("authorization", f"Bearer {key.text}"), *more)

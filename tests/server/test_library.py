@@ -18,7 +18,6 @@ import gguf_split
 import projector_writer
 import registries
 from gguf_writer import Tensor, write, write_llama
-from overt.create import create
 from overt.errors import (
     BadRef,
     BadRequest,
@@ -33,16 +32,17 @@ from overt.errors import (
     Unsupported,
 )
 from overt.formats import gguf, modelfile
+from overt.models.modelfile_build import create
+from overt.models.pull import find
+from overt.models.sources.base import Report, Step
+from overt.models.store import File, Manifest, Store
 from overt.protocols import disk
 from overt.protocols.ollama import wire
-from overt.pull import find
 from overt.ref import parse
 from overt.server.jobs import Jobs
 from overt.server.library import Details, Library
 from overt.server.registries import registries as registries_of
 from overt.settings import Settings, load
-from overt.sources.base import Report, Step
-from overt.store import File, Manifest, Store
 
 pytestmark = pytest.mark.anyio
 

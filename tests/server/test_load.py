@@ -19,7 +19,7 @@ import pytest
 
 import serving
 from conftest import repeats
-from overt.workers.registry import running
+from overt.runtime.worker.registry import running
 from serving import Served
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]

@@ -9,16 +9,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from overt.chat import Done, Failed, Logprobs, Progress, Text, Thought, ToolCall, Usage
-from overt.exchange import Stats
-from overt.server import logs, watch
+from overt.gateway.exchange import Stats
+from overt.server import logs, request_log
 from overt.server.metrics import Metrics
-from overt.server.watch import Generation, Seen, Watch, generation
+from overt.server.request_log import Generation, Seen, Watch, generation
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(watch, "_clock", lambda: now[0])
+    monkeypatch.setattr(request_log, "_clock", lambda: now[0])
     return now
 
 
@@ -186,7 +186,7 @@ async def test_calls_find_the_request_of_their_own_task() -> None:
 
 def test_an_event_costs_about_a_microsecond(clock: list[float], monkeypatch: Any) -> None:
     """The bar is 1 µs; the test allows 5 for a busy machine."""
-    monkeypatch.setattr(watch, "_clock", time.perf_counter)
+    monkeypatch.setattr(request_log, "_clock", time.perf_counter)
     work = generation("chat", "smollm2")
     events = [Text("a")] * 20_000
     begun = time.thread_time()

@@ -19,10 +19,10 @@ import pytest
 from conftest import OvertCli
 from mirrors import Mirror, mirroring
 from overt.errors import IntegrityError, ModelNotFound, NeedsAccess
-from overt.pull import pull
+from overt.models.pull import pull
+from overt.models.store import File, Manifest, Store
 from overt.ref import parse
 from overt.settings import Settings, load
-from overt.store import File, Manifest, Store
 from registries import certificate
 from servers import Hub, gguf, serving
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream_peer import Peer, peer
 
-from overt import routes
-from overt.server.passage_body import renamed
+from overt.gateway import routing
+from overt.server.passthrough.body import renamed
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +110,7 @@ async def test_geminis_model_stands_in_the_address(api: Any, there: Peer) -> Non
 
 async def test_an_alias_is_handed_on_and_says_why(api: Any, there: Peer, home: Path) -> None:
     there.pieces = [CLAUDE]
-    routes.aliases(home).set("writer", "anthropic:claude-x")
+    routing.aliases(home).set("writer", "anthropic:claude-x")
     body = {"model": "writer", "messages": [{"role": "user", "content": "?"}], "max_tokens": 9,
             "stream": True}  # fmt: skip
     answer = await api.post("/v1/messages", json=body)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from upstream_peer import Peer, peer
 
-from overt.engines.sse import Splitter
 from overt.errors import BadRequest
-from overt.server import passage_body
-from overt.server.passage_body import renamed
+from overt.providers.http.sse import Splitter
+from overt.server.passthrough import body as passage_body
+from overt.server.passthrough.body import renamed
 
 pytestmark = pytest.mark.anyio
 
@@ -151,9 +151,9 @@ async def test_a_models_name_is_one_piece_of_geminis_path(
 async def test_an_alias_inside_a_body_for_gemini_is_translated(
     api: Any, home: Any, there: Peer
 ) -> None:
-    from overt import routes
+    from overt.gateway import routing
 
-    routes.aliases(home).set("vec", "gemini:gemini-embedding-001")
+    routing.aliases(home).set("vec", "gemini:gemini-embedding-001")
     there.pieces = [b'{"embeddings": [{"values": [3.0, 4.0]}]}']
     asked = {"requests": [{"model": "models/vec", "content": {"parts": [{"text": "x"}]}}]}
     answer = await api.post("/v1beta/models/vec:batchEmbedContents", json=asked)

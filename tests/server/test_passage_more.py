@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream_peer import Peer, peer
 
-from overt import routes
-from overt.engines.sse import Splitter
-from overt.server import passage_body, passage_stream
-from overt.server.passage_body import Spare, edited
+from overt.gateway import routing
+from overt.providers.http.sse import Splitter
+from overt.server.passthrough import body as passage_body
+from overt.server.passthrough import stream
+from overt.server.passthrough.body import Spare, edited
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +69,7 @@ def asked(path: str) -> dict[str, Any]:
 
 
 async def test_only_what_a_family_refuses_is_cut_out(api: Any, there: Peer, home: Path) -> None:
-    routes.aliases(home).set("writer", "anthropic:claude-opus-5-5")
+    routing.aliases(home).set("writer", "anthropic:claude-opus-5-5")
     body = (
         b'{ "temperature": 0.5,\n "model" : "writer" , "newf":1, "top_p" : null,"temper\\u0061ture"'
         b':[{"model":"x"}], "messages":[ ],"tools":[{"type":"web_search_20270101"}],\t"top_k":4 }'
@@ -106,7 +107,7 @@ async def test_only_what_a_family_refuses_is_cut_out(api: Any, there: Peer, home
 async def test_openais_parameters(
     api: Any, there: Peer, home: Path, model: str, given: str, expected: str, told: str | None
 ) -> None:
-    routes.aliases(home).set("writer", f"openai:{model}")
+    routing.aliases(home).set("writer", f"openai:{model}")
     answer = await api.post(CHAT, content=f'{{"model":"writer","messages":[],{given}}}')
     assert answer.headers.get("x-overt-left-out") == told
     assert there.got[0].body.decode() == f'{{"model":"{model}","messages":[],{expected}}}'
@@ -115,7 +116,7 @@ async def test_openais_parameters(
 async def test_an_answer_may_be_as_long_as_the_family_writes(
     api: Any, there: Peer, home: Path
 ) -> None:
-    routes.aliases(home).set("writer", "anthropic:claude-opus-5-5")
+    routing.aliases(home).set("writer", "anthropic:claude-opus-5-5")
     body = '{"model":"writer","max_tokens":%d,"messages":[],"newf":1}'
     answer = await api.post(MESSAGES, content=body % 900_000)
     assert answer.headers["x-overt-left-out"] == "max_tokens above 128000"
@@ -282,7 +283,7 @@ async def test_a_providers_own_error_is_the_only_one(
 async def test_a_finished_stream_ends_although_its_connection_does_not(
     api: Any, monkeypatch: pytest.MonkeyPatch, path: str, lost: bool
 ) -> None:
-    monkeypatch.setattr(passage_stream, "_GRACE", 0.05)
+    monkeypatch.setattr(stream, "_GRACE", 0.05)
     told = BEGIN[path] + END[path]
 
     async def stays(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from conftest import OvertCli
-from overt.keys import Keys, New
+from overt.server.api_keys import Keys, New
 from registries import certificate
 from serving import Served, copy_home, serving
 

@@ -9,13 +9,13 @@ import pytest
 
 from gguf_writer import write_llama
 from overt.chat import EmbedRequest, Message, Request, RerankRequest, ScoreRequest, Text, Tool
-from overt.create import create
 from overt.errors import BadRequest, Unsupported
-from overt.exchange import Exchange
 from overt.formats import modelfile
+from overt.gateway.exchange import Exchange
+from overt.models.modelfile_build import create
 from overt.protocols.base import NOBODY
-from overt.records import Records
 from overt.server.library import Library
+from overt.server.records import Records
 from overt.server.services import Services
 from overt.settings import Settings, load
 
@@ -113,7 +113,7 @@ async def test_a_model_that_cannot_be_read_was_not_loaded(
     write_llama(tmp_path / "m.gguf")
     text = f"FROM {tmp_path / 'm.gguf'}\nPARAMETER stop one\nPARAMETER stop two\n"
     create("mine", modelfile.read(text.encode()), tmp_path, settings)
-    monkeypatch.setattr("overt.overlay._MOST_STOPS", 1)  # as if another program had made it
+    monkeypatch.setattr("overt.models.defaults._MOST_STOPS", 1)  # as if another program had made it
     assert await services.unload(NOBODY, "mine") is False
     await services.library.delete("mine")
     assert await services.models(NOBODY) == []

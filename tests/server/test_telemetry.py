@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from overt.chat import Done, Failed, Text, Usage
 from overt.errors import BadSetting
 from overt.server import telemetry
-from overt.server.watch import Watch, generation
+from overt.server.request_log import Watch, generation
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from conftest import OvertCli
 from overt.errors import BadSetting, NotFound, OvertError, Refused, Unsupported
-from overt.keys import Keys
 from overt.server import units
+from overt.server.api_keys import Keys
 
 
 def sections(text: str) -> dict[str, list[tuple[str, str]]]:

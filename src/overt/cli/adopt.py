@@ -9,7 +9,7 @@ from overt.cli.output import Output, size, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.adopt import Looked
+    from overt.models.adopt import Looked
 
 
 @click.command("adopt", short_help="use the models of other programs where they lie")
@@ -23,9 +23,9 @@ def command(out: Output, settings: Settings, what: str | None, dry_run: bool) ->
     theirs is changed. Without an argument every program that is known is looked into, as with
     --dry-run. What cannot be used is listed with the reason.
     """
-    from overt.adopt import adopt
     from overt.cli.pull import progress
-    from overt.openness import gate
+    from overt.models.adopt import adopt
+    from overt.openness.permissions import gate
 
     dry_run = dry_run or what is None
     with progress(out) as step:

@@ -9,7 +9,7 @@ from overt.cli.output import Output, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.workers.airgap import Proof
+    from overt.runtime.sandbox.airgap import Proof
 
 _CLIP = 88
 
@@ -27,7 +27,7 @@ def command(out: Output, settings: Settings, prove: bool) -> int:
     """
     import asyncio
 
-    from overt.workers.airgap import prove as run_proof
+    from overt.runtime.sandbox.airgap import prove as run_proof
 
     out.status("starting a worker and trying to get out of it")
     proof = asyncio.run(run_proof(settings.isolation))

@@ -13,9 +13,9 @@ from overt.errors import BadRef, BadRequest, ModelNotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.aliases import Alias, Target
-    from overt.lab.conformal import Learnt, Row
-    from overt.lab.router import Outcome
+    from overt.evaluation.conformal import Learnt, Row
+    from overt.evaluation.router import Outcome
+    from overt.gateway.aliases import Alias, Target
 
 _MOST_ROUTE = 64 << 10
 _MOST_ROWS = 1 << 30  # bytes of a file of rows, or of a receipt
@@ -48,8 +48,8 @@ def set_(out: Output, settings: Settings, *, name: str, ref: str, route: str | N
     REF is any form of `overt help refs`, another alias too. A route asks several models in turn
     until an answer is good; docs/routes.md shows what goes into its file.
     """
-    from overt import routes
-    from overt.aliases import checked_name
+    from overt.gateway import routing
+    from overt.gateway.aliases import checked_name
 
     if bool(ref) == bool(route):
         raise UsageError(
@@ -59,7 +59,7 @@ def set_(out: Output, settings: Settings, *, name: str, ref: str, route: str | N
     target = _whole(ref) if ref else _route(Path(route or ""))
     for text in _doubts(name, target, settings):
         out.warn(text)
-    alias = routes.aliases(settings.home).set(name, target)
+    alias = routing.aliases(settings.home).set(name, target)
     out.result(as_json(alias), lambda: f"{alias.name} stands for {_short(alias.target)}")
 
 
@@ -67,9 +67,9 @@ def set_(out: Output, settings: Settings, *, name: str, ref: str, route: str | N
 @verb
 def list_(out: Output, settings: Settings) -> None:
     """Every alias and what it stands for."""
-    from overt import routes
+    from overt.gateway import routing
 
-    found = routes.aliases(settings.home).all()
+    found = routing.aliases(settings.home).all()
 
     def human() -> str:
         if not found:
@@ -89,9 +89,9 @@ def list_(out: Output, settings: Settings) -> None:
 @verb
 def show(out: Output, settings: Settings, *, name: str) -> None:
     """What NAME stands for, in the form that --route reads, and what it stood for before."""
-    from overt import routes
+    from overt.gateway import routing
 
-    alias = routes.aliases(settings.home).get(name)
+    alias = routing.aliases(settings.home).get(name)
 
     def human() -> str:
         said = [pairs({"name": alias.name, "since": alias.time})]
@@ -115,9 +115,9 @@ def show(out: Output, settings: Settings, *, name: str) -> None:
 @verb
 def remove(out: Output, settings: Settings, *, name: str) -> None:
     """Take NAME away; `overt alias undo NAME` brings it back."""
-    from overt import routes
+    from overt.gateway import routing
 
-    gone = routes.aliases(settings.home).remove(name)
+    gone = routing.aliases(settings.home).remove(name)
     out.result(
         {"removed": as_json(gone)},
         lambda: f"removed {gone.name}; back with: overt alias undo {gone.name}",
@@ -129,9 +129,9 @@ def remove(out: Output, settings: Settings, *, name: str) -> None:
 @verb
 def undo(out: Output, settings: Settings, *, name: str) -> None:
     """Go back to what NAME stood for before its last change; 20 changes are kept."""
-    from overt import routes
+    from overt.gateway import routing
 
-    alias = routes.aliases(settings.home).undo(name)
+    alias = routing.aliases(settings.home).undo(name)
     out.result(as_json(alias), lambda: f"{alias.name} stands for {_short(alias.target)} again")
 
 
@@ -167,10 +167,10 @@ def learn(
     With --router a line is {"prompt": …, "answer": …, "good": true}: half of them teach what good
     answers look like, the other half give the threshold. It is made for sums in prose.
     """
-    from overt import routes
-    from overt.lab import conformal
+    from overt.evaluation import conformal
+    from overt.gateway import routing
 
-    aliases = routes.aliases(settings.home)
+    aliases = routing.aliases(settings.home)
     alias = aliases.get(name)
     if isinstance(alias.target, str):
         raise BadRequest(
@@ -203,7 +203,7 @@ def learn(
 def _router(
     path: Path, most_wrong: float, confidence: float | None
 ) -> tuple[dict[str, Any], "Learnt"]:
-    from overt.lab.router import with_threshold as taught
+    from overt.evaluation.router import with_threshold as taught
 
     router, learnt = taught(read_outcomes(path), most_wrong=most_wrong, confidence=confidence)
     return {"signal": "router", "router": router.as_json()}, learnt
@@ -244,7 +244,7 @@ def read_outcomes(path: Path) -> list["Outcome"]:
     Raises:
         BadRequest: it cannot be read, or a row is of another shape; with its number.
     """
-    from overt.lab.router import Outcome
+    from overt.evaluation.router import Outcome
 
     text = decode(read_bytes(path, "--good", _MOST_ROWS), str(path))
     found = []
@@ -316,11 +316,11 @@ def _route(path: Path) -> dict[str, Any]:
         BadRequest: not readable, or not a route. Refused: it names a command and others than its
             owner may have written it.
     """
-    from overt import routes
-    from overt.routes.command import check_owner
+    from overt.gateway import routing
+    from overt.gateway.routing.command import check_owner
 
     data = read_bytes(path, "--route", _MOST_ROUTE)
-    route, mapping = routes.read(decode(data, str(path)), str(path))
+    route, mapping = routing.read(decode(data, str(path)), str(path))
     if (check := route.escalate.check) is not None:
         check_owner(path.expanduser())
         try:
@@ -348,10 +348,10 @@ def _doubts(name: str, target: "Target", settings: Settings) -> Iterator[str]:
         ModelNotFound: a path that is not there.
     """
     from overt import ref as refs
-    from overt.aliases import named
-    from overt.routes import aliases
-    from overt.sources import catalogue
-    from overt.store import Store
+    from overt.gateway.aliases import named
+    from overt.gateway.routing import aliases
+    from overt.models.sources import catalogue
+    from overt.models.store import Store
 
     store, ours = Store(settings.home), aliases(settings.home)
     for ref in dict.fromkeys(map(refs.parse, named(target))):
@@ -389,7 +389,7 @@ def as_json(alias: "Alias") -> dict[str, object]:
 def _short(target: "Target") -> str:
     if isinstance(target, str):
         return target
-    from overt.aliases import named
+    from overt.gateway.aliases import named
 
     rules = len(target.get("rules") or ())
     models = len(target.get("models") or ())

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from overt.chat import Answer, ImagePart, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
 from overt.errors import BadRequest
-from overt.lab.timed import UNCOUNTED, Timed, is_counted, read
+from overt.evaluation.timing import UNCOUNTED, Timed, is_counted, read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
-    from overt.cli.account import Account
-    from overt.exchange import Exchange, Facts
+    from overt.cli.usage_report import Account
+    from overt.gateway.exchange import Exchange, Facts
 
 _LONG_PROMPT = 512  # tokens from which reading a prompt takes long enough to be worth a word
 

@@ -13,8 +13,8 @@ from overt.errors import Stopped, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.audit.probe import Plan
-    from overt.lab.audit.run import Prepared, Progress
+    from overt.evaluation.audit.probe import Plan
+    from overt.evaluation.audit.run import Prepared, Progress
 
 _PATH: Any = click.Path(path_type=Path)
 _OF_MODEL: Final = frozenset({
@@ -77,7 +77,7 @@ def command(
     _check(words, html, show)
     _only(words, show)
     if show is not None:
-        from overt.lab.audit.record import read
+        from overt.evaluation.audit.record import read
 
         return _tell(out, [read(show, settings.home)], None, html)
     what, target = words
@@ -101,9 +101,9 @@ def _check(words: tuple[str, ...], html: str | None, show: str | None) -> None:
     if html is not None and not Path(html).expanduser().resolve().parent.is_dir():
         raise UsageError(f"there is no folder for {html}", "make it, or name another file")
     if html is not None:
-        from overt import whole
+        from overt.files import atomic
 
-        whole.check_file(Path(html), "--html")
+        atomic.check_file(Path(html), "--html")
 
 
 def _only(words: tuple[str, ...], show: str | None) -> None:
@@ -137,8 +137,8 @@ def _model(
     out: Output, settings: Settings, ref: str, probes: tuple[str, ...], html: str | None,
     given: dict[str, Any],
 ) -> int:  # fmt: skip
-    from overt.lab.audit import record, run
-    from overt.lab.audit.probe import Plan
+    from overt.evaluation.audit import record, run
+    from overt.evaluation.audit.probe import Plan
 
     against = given["against"]
     before = None
@@ -180,8 +180,8 @@ def _asked(
     given: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     from overt.cli.exchanges import each
-    from overt.lab.audit.run import audit
-    from overt.lab.evaluate.purse import Purse
+    from overt.evaluation.audit.run import audit
+    from overt.evaluation.suites.budget import Purse
 
     purse = Purse(settings, given["budget"], given["allow_unknown"])
     return each(models, settings, out, lambda model, exchange: audit(
@@ -204,7 +204,7 @@ def _tell(
 ) -> int:
     if html is not None:
         from overt.cli import dossier
-        from overt.lab.audit import page
+        from overt.evaluation.audit import page
 
         dossier.write(out, page.render(found, compared), html)
     value = _value(found[0])
@@ -287,7 +287,7 @@ def _pairs(compared: dict[str, Any]) -> str:
 
 
 def _garak(out: Output, settings: Settings, target: str, given: dict[str, Any]) -> int:
-    from overt.lab.audit import garak, garak_run
+    from overt.evaluation.audit import garak, garak_run
 
     path = Path(target).expanduser()
     if path.suffix == ".jsonl":

@@ -8,7 +8,7 @@ import click
 
 from overt.chat import Request
 from overt.cli.answer import where
-from overt.cli.lines import Reader, choose, read
+from overt.cli.line_editor import Reader, choose, read
 from overt.cli.options import verb
 from overt.cli.output import Output, is_terminal
 from overt.cli.run import build_request, request_options
@@ -69,7 +69,7 @@ def talk(
     """
 
     async def hold() -> int:
-        from overt.exchange import Exchange
+        from overt.gateway.exchange import Exchange
 
         exchange = Exchange(settings, out.note)
         session = Session(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overt.cli import saved
+from overt.cli import saved_chats
 from overt.cli.options import verb
 from overt.cli.output import Output, plain, table
 from overt.errors import BadRequest, NotFound, UsageError
@@ -43,8 +43,8 @@ def command() -> None:
 def list_(out: Output, settings: Settings) -> int:
     """The saved conversations."""
     rows = []
-    for name in saved.names(settings.home):
-        chat = saved.load(settings.home, name)
+    for name in saved_chats.names(settings.home):
+        chat = saved_chats.load(settings.home, name)
         rows.append({"name": name, "model": chat.model, "messages": len(chat.messages)})
     if out.json:
         out.object({"chats": rows})
@@ -76,9 +76,10 @@ def import_(
     lost: Lost = Counter()
     out.status(f"reading {file}")
     format, found = base.read(file, lost, source or "")
-    there = saved.names(settings.home)
+    there = saved_chats.names(settings.home)
     known = {
-        (chat.system, chat.messages) for chat in map(partial(saved.load, settings.home), there)
+        (chat.system, chat.messages)
+        for chat in map(partial(saved_chats.load, settings.home), there)
     }
     used = dict.fromkeys(map(str.lower, there), 1)  # some disks take A and a for one name
     names: list[str] = []
@@ -91,11 +92,11 @@ def import_(
         known.add((chat.system, chat.messages))
         name = _free(_slug(one.title), used)
         if not dry_run:
-            saved.save(settings.home, name, chat, lasting=False)
+            saved_chats.save(settings.home, name, chat, lasting=False)
         names.append(name)
     if names and not dry_run:
         out.status("making them last")
-        saved.settle(settings.home)
+        saved_chats.settle(settings.home)
     out.clear()
     same = len(found) - len(names)
     told = +lost
@@ -127,10 +128,10 @@ def export(
     """Write the conversations NAMES, or all of them, in another program's format."""
     from overt.conversations import base
 
-    wanted = names or tuple(saved.names(settings.home))
+    wanted = names or tuple(saved_chats.names(settings.home))
     if not wanted:
         raise NotFound("no conversation is saved", "/save NAME in `overt chat`")
-    found = [_conversation(name, saved.load(settings.home, name)) for name in wanted]
+    found = [_conversation(name, saved_chats.load(settings.home, name)) for name in wanted]
     lost: Lost = Counter()
     data = base.write(found, target, lost)
     _put(out, data, output, replace=replace, count=len(found), lost=+lost)
@@ -161,7 +162,7 @@ def convert(
 def _put(
     out: Output, data: bytes, output: Path | None, *, replace: bool, count: int, lost: "Lost"
 ) -> None:
-    from overt import whole
+    from overt.files import atomic
 
     if output is None:
         if out.json:
@@ -172,7 +173,7 @@ def _put(
     if output.exists() and not replace:
         raise BadRequest(f"{output} is there already", "add --replace, or choose another name")
     try:
-        whole.write(output.absolute(), data)
+        atomic.write(output.absolute(), data)
     except OSError as error:
         raise BadRequest(
             f"{output} cannot be written: {error.strerror}", "name another file"
@@ -194,17 +195,17 @@ def _tell(out: Output, lost: "Lost") -> None:
         out.note(f"left behind: {len(lost) - _MOST_TOLD} other kinds (--json shows all)")
 
 
-def _chat(one: "Conversation", model: str) -> saved.Chat:
+def _chat(one: "Conversation", model: str) -> saved_chats.Chat:
     """As `/save` keeps it: system prompts at the beginning are the chat's own."""
     messages = one.messages
     begin = 0
     while begin < len(messages) and messages[begin].role == "system":
         begin += 1
     system = "\n\n".join(message.text for message in messages[:begin])
-    return saved.Chat(model, "", messages[begin:], system=system or None)
+    return saved_chats.Chat(model, "", messages[begin:], system=system or None)
 
 
-def _conversation(name: str, chat: saved.Chat) -> "Conversation":
+def _conversation(name: str, chat: saved_chats.Chat) -> "Conversation":
     from overt.chat import Message
     from overt.conversations.base import Conversation
 

@@ -13,10 +13,10 @@ from overt.errors import OvertError, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.cli.ballot import Ballot
-    from overt.lab.asks import Ask
-    from overt.lab.compare import Comparison, Plan
-    from overt.lab.timed import Timed
+    from overt.cli.voting import Ballot
+    from overt.evaluation.compare import Comparison, Plan
+    from overt.evaluation.prompts import Ask
+    from overt.evaluation.timing import Timed
 
 _FILES: Final = (".jsonl", ".csv", ".txt", ".md")
 _EVERY: Final = 0.1  # seconds between two states of the progress line
@@ -70,7 +70,7 @@ def command(
         if words or named:
             raise UsageError("--votes only shows the table", "leave the prompt and -m out")
         return _table(out, settings)
-    from overt.lab.compare import Plan
+    from overt.evaluation.compare import Plan
     from overt.prices import file
 
     _check(words, named, html)
@@ -82,7 +82,7 @@ def command(
     )  # fmt: skip
     ballot = None
     if blind:
-        from overt.cli.ballot import Ballot
+        from overt.cli.voting import Ballot
 
         ballot = Ballot(out, settings, named)
     return _compare(out, settings, plan, ballot, html)
@@ -109,7 +109,7 @@ def _check(words: tuple[str, ...], models: tuple[str, ...], html: str | None) ->
 
 def _asks(words: tuple[str, ...], system: str | None) -> "tuple[Ask, ...]":
     """The requests of a prompt or a file. Raises BadRequest."""
-    from overt.lab import asks
+    from overt.evaluation import prompts as asks
 
     said = " ".join(words)
     path = Path(said)
@@ -132,7 +132,7 @@ def _is_file(path: Path) -> bool:
 def _compare(
     out: Output, settings: Settings, plan: "Plan", ballot: "Ballot | None", html: str | None
 ) -> int:
-    from overt.lab import compare
+    from overt.evaluation import compare
 
     held: list[str] = []  # remarks that would tell whose the answers are
     comparison, stopped = _asked(out, settings, plan, held if ballot else None)
@@ -184,9 +184,9 @@ def _asked(
     """The comparison with its rows, and whether a person stopped it."""
     import asyncio
 
-    from overt import cores  # noqa: F401 - from here it watches how busy the cores are
-    from overt.exchange import Exchange
-    from overt.lab.compare import Comparison
+    from overt.evaluation.compare import Comparison
+    from overt.gateway.exchange import Exchange
+    from overt.runtime import cpu  # noqa: F401 - from here it watches how busy the cores are
 
     exchange = Exchange(settings, out.note if held is None else held.append)
     comparison = Comparison(exchange, plan, settings, _progress(out, blind=held is not None))
@@ -226,7 +226,7 @@ def _document(comparison: "Comparison") -> dict[str, Any]:
     import shlex
     from datetime import UTC, datetime
 
-    from overt.lab.compare import document
+    from overt.evaluation.compare import document
     from overt.openness.export.text import overt_version
 
     now = datetime.now(UTC)
@@ -247,13 +247,13 @@ def _machine() -> dict[str, str]:
 
     import psutil
 
-    from overt import cores
     from overt.cli.doctor import processor
     from overt.cli.output import size
+    from overt.runtime import cpu
 
     return {
         "processor": processor(),
-        "cores": f"{cores.usable()} cores",
+        "cores": f"{cpu.usable()} cores",
         "memory": f"{size(psutil.virtual_memory().total)} memory",
         "system": f"{platform.system()} {platform.release()}",
     }
@@ -282,13 +282,13 @@ def _show(out: Output, document: dict[str, Any], ballot: "Ballot | None") -> Non
 
 def _keep(out: Output, settings: Settings, document: dict[str, Any]) -> Path | None:
     """Write the comparison to the home; one that cannot be written is still shown."""
-    from overt import whole
     from overt.cli.output import as_json
+    from overt.files import atomic
 
     path = settings.home / "compares" / f"{document['id']}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole.write(path, as_json(document, indent=1).encode() + b"\n", lasting=False)
+        atomic.write(path, as_json(document, indent=1).encode() + b"\n", lasting=False)
     except OSError as error:
         out.warn(f"the comparison could not be kept in {path}: {error.strerror}")
         return None
@@ -298,14 +298,14 @@ def _keep(out: Output, settings: Settings, document: dict[str, Any]) -> Path | N
 def _write(html: str, document: dict[str, Any], out: Output) -> None:
     """Write the page. Raises Failure: it cannot be written."""
     from overt.cli import dossier
-    from overt.lab import compare_page
+    from overt.evaluation import compare_page
 
     dossier.write(out, compare_page.render(document), html)
 
 
 def _table(out: Output, settings: Settings) -> int:
     from overt.cli import compare_view
-    from overt.lab import votes
+    from overt.evaluation import votes
 
     given, damaged = votes.read(settings.home)
     for line in damaged:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.cli.output import is_terminal, plain, table
-from overt.lab.compare_page import column, counted, licence, seconds, speed, step, where
+from overt.evaluation.compare_page import column, counted, licence, seconds, speed, step, where
 
 _WIDE: Final = 100  # columns from which answers stand side by side
 _LEAST: Final = 30  # columns of one answer

@@ -12,9 +12,9 @@ from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab import convert as to_gguf
-    from overt.lab import export as to_safetensors
-    from overt.store import Manifest
+    from overt.lab.convert import export as to_safetensors
+    from overt.lab.convert import step as to_gguf
+    from overt.models.store import Manifest
 
 
 @click.command("convert", short_help="safetensors to GGUF and back")
@@ -91,7 +91,7 @@ def _made(
     Args:
         told: who is told of progress, and of what else a person should know.
     """
-    from overt.lab import adapter
+    from overt.lab.convert import adapter
 
     step, tell = told
     path = Path(source).expanduser()
@@ -107,7 +107,7 @@ def _made(
     if given["base"]:
         raise _no_adapter(source, path, of_store)
     if given["to"] == "safetensors":
-        from overt.lab import export
+        from overt.lab.convert import export
 
         type = cast("to_safetensors.Type", given["type_"] or "f16")
         if given["output"] is None:
@@ -116,7 +116,7 @@ def _made(
         return None
     if given["output"] is not None:
         raise UsageError("--output is for safetensors and adapters", f"overt convert {source} NAME")
-    from overt.lab.convert import convert
+    from overt.lab.convert.step import convert
 
     stored = cast("to_gguf.Type", given["type_"] or "f16")
     return convert(source, name, settings, stored, step, pre=given["pre"], tell=tell)
@@ -153,7 +153,7 @@ def _is_name(source: str) -> bool:
 def _adapter(
     path: Path, name: str, settings: Settings, given: dict[str, Any], step: Any
 ) -> "Manifest | None":
-    from overt.lab import adapter
+    from overt.lab.convert import adapter
 
     base, output = given["base"], given["output"]
     if given["pre"]:

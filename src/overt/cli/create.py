@@ -26,9 +26,9 @@ def command(out: Output, settings: Settings, name: str, file: str) -> int:
     writes it back.
     """
     from overt.cli.pull import progress
-    from overt.create import create
     from overt.formats.modelfile import MOST_BYTES, read
-    from overt.openness import gate
+    from overt.models.modelfile_build import create
+    from overt.openness.permissions import gate
 
     if file == "-":
         data, folder = sys.stdin.buffer.read(MOST_BYTES + 1), Path.cwd()

@@ -15,7 +15,7 @@ from overt.errors import OvertError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.engines.build import Build
+    from overt.runtime.native_build.build import Build
 
 _LITTLE_MEMORY = 1 << 30
 _LITTLE_DISK = 2 << 30
@@ -53,9 +53,9 @@ def command(out: Output, settings: Settings) -> int:
 def _machine(settings: Settings) -> dict[str, Any]:
     import psutil
 
-    from overt import cores
-    from overt.engines.build import instruction_sets
-    from overt.fit import free_memory
+    from overt.models.memory import free_memory
+    from overt.runtime import cpu
+    from overt.runtime.native_build.build import instruction_sets
 
     home = settings.home
     while not home.exists() and home != home.parent:
@@ -67,8 +67,8 @@ def _machine(settings: Settings) -> dict[str, Any]:
         "architecture": platform.machine(),
         "instructions": instruction_sets(),
         "cores": os.cpu_count(),
-        "cores_usable": cores.usable(),
-        "cores_free": round(cores.free(window=0.5), 1),
+        "cores_usable": cpu.usable(),
+        "cores_free": round(cpu.free(window=0.5), 1),
         "memory": psutil.virtual_memory().total,
         "memory_free": free_memory(),
         "disk": disk.total,
@@ -90,7 +90,7 @@ def processor() -> str:
 
 
 def _engines(settings: Settings) -> list[dict[str, Any]]:
-    from overt.engines.build import builds, native_path
+    from overt.runtime.native_build.build import builds, native_path
 
     native = None if settings.engine in ("wheel", "torch") else native_path(settings.home)
     return [
@@ -117,7 +117,7 @@ def _isolation(settings: Settings) -> dict[str, Any]:
     """The walls a worker gets here; tried on a real one."""
     import asyncio
 
-    from overt.workers.airgap import prove
+    from overt.runtime.sandbox.airgap import prove
 
     try:
         proof = asyncio.run(prove("best"))
@@ -133,7 +133,7 @@ def _isolation(settings: Settings) -> dict[str, Any]:
 
 
 def _store(settings: Settings) -> dict[str, Any]:
-    from overt.store import Store
+    from overt.models.store import Store
 
     entries = Store(settings.home).names()
     digests = {file.digest: file.size for entry in entries for file in entry.manifest.files}
@@ -146,10 +146,10 @@ def _store(settings: Settings) -> dict[str, Any]:
 
 def _providers(settings: Settings) -> dict[str, Any]:
     """Whose keys are known and where they are, and where text may go. Never a key, nor a part."""
-    from overt import logins
+    from overt.security import credentials
 
     try:
-        rows, problem = logins.known(settings, os.environ), None
+        rows, problem = credentials.known(settings, os.environ), None
     except OvertError as error:
         rows, problem = [], str(error)
     return {

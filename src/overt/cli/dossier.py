@@ -93,25 +93,26 @@ def _shown(
     out: Output, settings: Settings, ref: str, base: str | None, *, fresh: bool
 ) -> Mapping[str, Any]:
     """The dossier as JSON: the one made last, where nothing that decides it has changed since."""
-    from overt.openness import day, kept
+    from overt.openness import cache, day
 
     last = _last(settings, ref)
-    moment = None if base else kept.moment(ref, settings, day.today())
-    if moment and not fresh and (found := kept.find(last, moment)) is not None:
+    moment = None if base else cache.moment(ref, settings, day.today())
+    if moment and not fresh and (found := cache.find(last, moment)) is not None:
         return found
     dossier = _make(out, settings, ref, base, fresh=fresh)
     _save(settings, dossier)
     if moment and not dossier.base:
-        from overt.openness.log import Log
+        from overt.openness.evidence_log import Log
 
-        kept.note(last, moment, Log(settings.home, dossier.digest).path)
+        cache.note(last, moment, Log(settings.home, dossier.digest).path)
     return dossier.as_json()
 
 
 def _make(
     out: Output, settings: Settings, ref: str, base: str | None, *, fresh: bool = False
 ) -> "Dossier":
-    from overt.openness import assemble, day, gather
+    from overt.openness import assemble, day
+    from overt.openness.subject import gather
 
     subject = gather.subject(
         ref,
@@ -131,8 +132,8 @@ def _make(
 
 
 def _signed(statement: str, settings: Settings) -> str:
-    from overt.carry import signing
     from overt.openness.export import intoto
+    from overt.security import signing
 
     signing.need()
     return intoto.sign(statement, signing.Keys(settings.home))
@@ -148,14 +149,14 @@ def write(out: Output, text: str, output: str | None) -> None:
     if output in (None, "-"):
         click.echo(data, nl=False)
         return
-    from overt import whole
+    from overt.files import atomic
 
     path = Path(str(output)).expanduser()
     try:
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe
             path.write_bytes(data)
         else:
-            whole.write(path.resolve(), data)
+            atomic.write(path.resolve(), data)
             path.chmod(0o666 & ~_umask())  # it is made to be shown to others
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}", "name another file") from None
@@ -191,13 +192,13 @@ def _save(settings: Settings, dossier: "Dossier") -> None:
     """Keep it for `check`. A home that cannot be written keeps none, and the dossier stands."""
     import json
 
-    from overt import whole
+    from overt.files import atomic
 
     path = _last(settings, dossier.ref)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dossier.as_json(), ensure_ascii=False)
-        whole.write(path, text.encode("utf-8", "surrogatepass"), lasting=False)
+        atomic.write(path, text.encode("utf-8", "surrogatepass"), lasting=False)
     except OSError:
         return
 

@@ -9,8 +9,8 @@ from overt.cli.output import Output, duration, size, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.engines.build import Build
-    from overt.engines.compile import Progress
+    from overt.runtime.native_build.build import Build
+    from overt.runtime.native_build.compile import Progress
 
 
 @click.group("engine", short_help="build llama.cpp for this very processor")
@@ -31,8 +31,8 @@ def build(out: Output, settings: Settings) -> None:
     The sources are those of the installed version, from your package index, checked against a
     SHA-256. A build that was stopped goes on where it was; one that is whole is left as it is.
     """
-    from overt.engines import compile as compiling
-    from overt.engines.build import native_path
+    from overt.runtime.native_build import compile as compiling
+    from overt.runtime.native_build.build import native_path
 
     if native_path(settings.home) is None:
         compiling.check_machine()
@@ -54,7 +54,7 @@ def build(out: Output, settings: Settings) -> None:
 @verb
 def show(out: Output, settings: Settings) -> None:
     """The builds on this machine and the instructions each uses; the last usable one is taken."""
-    from overt.engines.build import builds
+    from overt.runtime.native_build.build import builds
 
     found = builds(settings.home)
     rows = [
@@ -79,7 +79,7 @@ def show(out: Output, settings: Settings) -> None:
 @verb
 def remove(out: Output, settings: Settings, name: str) -> None:
     """Delete the native build; models run on the installed one again."""
-    from overt.engines import build as engines
+    from overt.runtime.native_build import build as engines
 
     freed = engines.remove(settings.home)
     out.result({"removed": name, "bytes_freed": freed}, lambda: f"removed {name}: {size(freed)}")

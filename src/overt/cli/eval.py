@@ -13,8 +13,8 @@ from overt.errors import Stopped, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.evaluate.run import Options, Progress
-    from overt.lab.evaluate.task import Suite
+    from overt.evaluation.suites.run import Options, Progress
+    from overt.evaluation.suites.suite import Suite
 
 
 @click.command("eval", short_help="score models on tasks, yours or known ones")
@@ -101,7 +101,7 @@ def command(
 
 
 def _new(out: Output, name: str) -> int:
-    from overt.lab.evaluate.task import new
+    from overt.evaluation.suites.suite import new
 
     made = new(name, Path.cwd())
     out.result(
@@ -115,8 +115,8 @@ def _new(out: Output, name: str) -> int:
 def _run(
     out: Output, settings: Settings, name: str, models: tuple[str, ...], given: dict[str, Any]
 ) -> int:
-    from overt.lab.evaluate import task
-    from overt.lab.evaluate.run import Options
+    from overt.evaluation.suites import suite as task
+    from overt.evaluation.suites.run import Options
 
     if len(set(models)) < len(models):
         raise UsageError("the same model is named twice", "name each model once")
@@ -137,7 +137,7 @@ def _run(
         raise Stopped(
             "stopped; the answers so far are kept", "the same command goes on from there"
         ) from None
-    from overt.lab.evaluate.receipt import compare
+    from overt.evaluation.suites.receipt import compare
 
     compared = [
         compare(found[i], found[j], suite.seed)
@@ -163,8 +163,8 @@ def _evaluate(
     from dataclasses import replace
 
     from overt.cli.exchanges import each
-    from overt.lab.evaluate.purse import Purse
-    from overt.lab.evaluate.run import evaluate
+    from overt.evaluation.suites.budget import Purse
+    from overt.evaluation.suites.run import evaluate
 
     # A local model answers as many at once as are asked, where nobody said otherwise.
     if options.concurrency > 1 and settings.parallel == 0:
@@ -178,7 +178,7 @@ def _evaluate(
 
 
 def _moving(one: "Progress") -> str:
-    from overt.lab.compare_page import dollars
+    from overt.evaluation.compare_page import dollars
 
     parts = [f"{one.model}: {one.done} of {one.total}"]
     if one.score is not None:
@@ -211,7 +211,7 @@ def _record(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(found: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
-    from overt.lab.compare_page import column
+    from overt.evaluation.compare_page import column
 
     costs = column([_cost(one["totals"]) for one in found])
     rows = [
@@ -283,7 +283,7 @@ def _sentence(one: dict[str, Any]) -> str:
 
 
 def _show(out: Output, where: str, folder: Path) -> int:
-    from overt.lab.evaluate.receipt import read
+    from overt.evaluation.suites.receipt import read
 
     found = read(where, folder)
 
@@ -305,7 +305,7 @@ def _show(out: Output, where: str, folder: Path) -> int:
 
 
 def _compare(out: Output, receipts: tuple[str, str], folder: Path) -> int:
-    from overt.lab.evaluate.receipt import compare, read
+    from overt.evaluation.suites.receipt import compare, read
 
     first, second = (read(one, folder) for one in receipts)
     found = compare(first, second)

@@ -19,7 +19,7 @@ def run(out: Output, settings: Settings, refs: tuple[str, ...], given: dict[str,
         UsageError: an option that lm-eval's tasks have not.
     """
     from overt.cli.eval import _record, _report
-    from overt.lab.evaluate import lm_eval, receipt
+    from overt.evaluation.suites import lm_eval, receipt
 
     for name in _NOT_HERE:
         if given[name]:

@@ -8,7 +8,7 @@ from overt.cli.output import Output
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.exchange import Exchange
+    from overt.gateway.exchange import Exchange
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ def each(
     """What `ask` makes of each of `models`, in their order."""
     import asyncio
 
-    from overt.exchange import Exchange
+    from overt.gateway.exchange import Exchange
 
     async def asked() -> list[T]:
         found = []

@@ -13,7 +13,7 @@ from overt.ref import parse
 from overt.settings import Settings, bytes_of
 
 if TYPE_CHECKING:
-    from overt.sources.base import Step
+    from overt.models.sources.base import Step
 
 
 @click.command("export", short_help="write a model to one signed file, to carry elsewhere")
@@ -31,8 +31,8 @@ def command(
     created on first use. `overt import FILE` reads it on a machine without a network, and so does
     any tar. The fingerprint that is printed lets the other side know that it comes from you.
     """
-    from overt.carry import export
     from overt.cli.pull import progress
+    from overt.models.archive import export
 
     piped = target == "-"
     if piped and (split or out.json):
@@ -70,8 +70,8 @@ def check_sending(
     out: Output, ref: str, settings: Settings, step: "Callable[[Step], None] | None"
 ) -> None:
     """Ask the licence whether REF may be handed on: a remark, or Refused where it is enforced."""
-    from overt.openness import gate
-    from overt.pull import find
+    from overt.models.pull import find
+    from overt.openness.permissions import gate
 
     if settings.licence == "off":
         return

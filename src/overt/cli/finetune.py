@@ -15,12 +15,12 @@ from overt.errors import BadRequest, ModelNotFound, Stopped, Unsupported
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.asked import Asked
+    from overt.lab.finetune.config import Asked
     from overt.lab.finetune.plan import Estimate
     from overt.lab.finetune.prepare import Prepared
+    from overt.models.pull import Model
+    from overt.models.recipe import Recipe
     from overt.nets.adapter import Adapter
-    from overt.pull import Model
-    from overt.recipe import Recipe
 
 _PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 
@@ -44,8 +44,8 @@ def command(
     are learnt. One example is shown before it starts. After Ctrl-C or a crash the same command goes
     on where it was, to the same weights. Needs what `make lab` installs.
     """
-    from overt.create import named
     from overt.lab.finetune import licence
+    from overt.models.modelfile_build import named
 
     check(given)
     _writable(given)
@@ -87,7 +87,7 @@ def _name(ref: str) -> str:
 
 def _writable(given: Mapping[str, Any]) -> None:
     """Raises what would be found out when all is learnt."""
-    from overt import whole
+    from overt.files import atomic as whole
 
     if given["output"]:
         whole.check_folder(given["output"], "--output")
@@ -99,8 +99,8 @@ def _writable(given: Mapping[str, Any]) -> None:
 
 
 def _model(ref: str, settings: Settings, out: Output) -> "Model":
-    from overt import pull
     from overt.cli.pull import fetch
+    from overt.models import pull
 
     try:
         model = pull.find(ref, settings)
@@ -117,7 +117,7 @@ def _model(ref: str, settings: Settings, out: Output) -> "Model":
 def _readable(data: Path, given: Mapping[str, Any]) -> None:
     """Refuse a file that cannot be learnt from, before torch is even loaded."""
     from overt.lab.finetune import data as reader
-    from overt.lab.finetune.asked import ending
+    from overt.lab.finetune.config import ending
 
     for path in (data, given["held_file"]):
         if path is not None and not ending(path.name).removesuffix(".gz"):
@@ -144,7 +144,7 @@ def _asked(
 def _parameters(
     data: Path, settings: Settings, licence: str | None, given: Mapping[str, Any]
 ) -> "Asked":
-    from overt.lab.finetune.asked import RATES, Asked, ending
+    from overt.lab.finetune.config import RATES, Asked, ending
 
     method = given["method"]
     rate = RATES[method] if given["lr"] is None else given["lr"]
@@ -163,10 +163,10 @@ def _parameters(
 
 
 def _training(settings: Settings, rate: float, device: str, given: Mapping[str, Any]) -> Any:
-    from overt import cores
-    from overt.lab.finetune.asked import follows
+    from overt.lab.finetune.config import follows
     from overt.lab.finetune.loop import fast_precision
     from overt.lab.finetune.training import Training
+    from overt.runtime import cpu
 
     learn, loss = follows(given["method"])
     precision: Any = _PRECISIONS.get(given["dtype"]) or fast_precision(device)
@@ -176,7 +176,7 @@ def _training(settings: Settings, rate: float, device: str, given: Mapping[str, 
         rate=rate, warmup=given["warmup"], schedule=given["schedule"], decay=given["decay"],
         held_every=given["held_every"], patience=given["patience"],
         beta=given["beta"], smoothing=given["smoothing"], checkpointing=given["checkpointing"],
-        precision=precision, seed=given["seed"], threads=threads(settings, cores.usable()),
+        precision=precision, seed=given["seed"], threads=threads(settings, cpu.usable()),
     )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def _prepared(
     model: "Model", data: Path, asked: "Asked", settings: Settings, given: Mapping[str, Any]
 ) -> "Prepared":
     from overt.lab.finetune import prepare
-    from overt.store import Store
+    from overt.models.store import Store
 
     manifest = model.manifest
     assert manifest is not None
@@ -233,8 +233,8 @@ def _prepared(
 
 def _planned(prepared: "Prepared", asked: "Asked", model: "Model") -> "Estimate":
     """What it takes. Raises OutOfMemory: more than is free."""
-    from overt.fit import free_memory
     from overt.lab.finetune import plan
+    from overt.models.memory import free_memory
 
     wanted = plan.wanted(prepared, asked)
     free = _free_on_gpu() if asked.device == "cuda" else free_memory()
@@ -245,8 +245,8 @@ def _room(recipe: "Recipe", prepared: "Prepared", asked: "Asked", settings: Sett
     """Raises OutOfDisk. What was begun has its room already, or is told by its checkpoints."""
     import shutil
 
-    from overt.lab import jobs
     from overt.lab.finetune import plan
+    from overt.provenance import jobs
 
     if jobs.folder_of(recipe, settings.home).exists():
         return
@@ -270,7 +270,7 @@ def _dry(
     out: Output, about: Mapping[str, Any], prepared: "Prepared", asked: "Asked",
     estimate: "Estimate",
 ) -> int:  # fmt: skip
-    from overt.lab.finetune.trial import trial
+    from overt.lab.finetune.step_timing import trial
 
     out.note("measuring a step …")
     tried = trial(prepared, asked)
@@ -287,11 +287,11 @@ def _dry(
 
 def _tell_threads(out: Output, asked: "Asked", settings: Settings) -> None:
     """Threads are part of the outcome: what is stopped goes on with as many alone."""
-    from overt import cores
+    from overt.runtime import cpu
 
     found = asked.training.threads
-    if not settings.threads and found != cores.usable():
-        out.note(f"{found} of {cores.usable()} cores are free: to go on, type --threads {found}")
+    if not settings.threads and found != cpu.usable():
+        out.note(f"{found} of {cpu.usable()} cores are free: to go on, type --threads {found}")
 
 
 def _agreed(out: Output, given: Mapping[str, Any]) -> None:
@@ -311,8 +311,8 @@ def _agreed(out: Output, given: Mapping[str, Any]) -> None:
 def _recipe(
     model: "Model", data: Path, asked: "Asked", settings: Settings, given: Mapping[str, Any]
 ) -> "Recipe":
-    from overt.lab import inputs, make
-    from overt.recipe import Input
+    from overt.models.recipe import Input
+    from overt.provenance import inputs, run_recipe
 
     manifest = model.manifest
     assert manifest is not None
@@ -322,14 +322,14 @@ def _recipe(
     ]
     if held := given["held_file"]:
         read.append(Input("held", inputs.digest_of(held), held.name))
-    return make.recipe("finetune", read, asked.encode(), settings)
+    return run_recipe.recipe("finetune", read, asked.encode(), settings)
 
 
 def _made(
     out: Output, settings: Settings, recipe: "Recipe", names: tuple[str, str], data: Path,
     given: Mapping[str, Any], judged: Mapping[str, Any],
 ) -> int:  # fmt: skip
-    from overt.lab import jobs, make
+    from overt.provenance import jobs, run_recipe
 
     ref, name = names
     files = [data, given["held_file"]] if given["held_file"] else [data]
@@ -337,7 +337,7 @@ def _made(
     if jobs.folder_of(recipe, settings.home).exists():
         out.note("this was begun before: it goes on from its last checkpoint, if there is one")
     with view.progress(out) as (step, tell), _stoppable(name):
-        manifest = make.make(recipe, name, settings, step, tell, kept)
+        manifest = run_recipe.make(recipe, name, settings, step, tell, kept)
     report = _report(manifest, settings)
     if given["output"]:
         _copied(manifest, settings, given["output"])
@@ -371,7 +371,7 @@ def _report(manifest: Any, settings: Settings) -> dict[str, Any]:
     import json
 
     from overt.lab.finetune import REPORT
-    from overt.store import Store
+    from overt.models.store import Store
 
     file = next((one for one in manifest.files if one.path == REPORT), None)
     if file is None:
@@ -384,7 +384,7 @@ def _copied(manifest: Any, settings: Settings, folder: Path) -> None:
     """The adapter for peft, in a folder of the person's."""
     from shutil import copyfile
 
-    from overt.store import Store
+    from overt.models.store import Store
 
     files = [file for file in manifest.files if file.path.startswith("peft/")]
     try:

@@ -19,10 +19,10 @@ from overt.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.asked import Asked
+    from overt.lab.finetune.config import Asked
     from overt.lab.finetune.plan import Estimate
     from overt.lab.finetune.prepare import Prepared
-    from overt.sources.base import Step
+    from overt.models.sources.base import Step
 
 Tell = Callable[[Mapping[str, Any]], None]
 Report = Callable[["Step"], None]
@@ -280,7 +280,7 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         Unsupported, Failure: as `plots.figure` and `plots.save`.
     """
-    from overt.lab import plots
+    from overt.evaluation import plots
 
     figure = plots.figure(4.5)
     axes = figure.add_subplot()

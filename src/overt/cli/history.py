@@ -12,7 +12,7 @@ from overt.errors import UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.history import Node
+    from overt.provenance.history import Node
 
 _LONGEST = 60  # characters of a value that are shown
 _DEEPEST = 3
@@ -40,7 +40,7 @@ def command(out: Output, settings: Settings, ref: str, as_recipe: bool, as_recei
     Of each step: its parameters, when, what it read, the licence, and whether its receipt is signed
     by a key of yours.
     """
-    from overt.lab import history
+    from overt.provenance import history
 
     if as_recipe and as_receipt:
         raise UsageError("--recipe and --receipt are one at a time", "leave one out")

@@ -14,8 +14,8 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overt.carry import Signer
-    from overt.carry.archive import Archive
+    from overt.models.archive import Signer
+    from overt.models.archive.format import Archive
 
 
 @click.command("import", short_help="take a model from a file that `overt export` wrote")
@@ -41,9 +41,9 @@ def command(
     --trust and the fingerprint its sender told you, or blindly with --yes. An import that was cut
     off goes on where it was.
     """
-    from overt.carry import bring
     from overt.cli.pull import progress
-    from overt.openness import gate
+    from overt.models.archive import bring
+    from overt.openness.permissions import gate
 
     with progress(out) as step:
         done = bring(
@@ -55,9 +55,9 @@ def command(
             progress=step,
         )
     if done.receipts:
-        from overt.lab import attest  # what is no made model does without
+        from overt.provenance import receipts  # what is no made model does without
 
-        left = attest.take(done.receipts, settings)
+        left = receipts.take(done.receipts, settings)
         for one in left:
             out.warn(one)
     for ref in done.names:
@@ -87,7 +87,7 @@ def _accept(
     out: Output, trust: str | None, yes: bool, asks: bool
 ) -> "Callable[[Signer, Archive], bool]":
     """Whether to accept a signer who is not known; one given with --trust and no other, if any."""
-    from overt.carry.signing import fingerprint_of
+    from overt.security.signing import fingerprint_of
 
     wanted = fingerprint_of(trust) if trust else ""
     if trust and not wanted:

@@ -10,7 +10,7 @@ from overt.errors import NotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.jobs import Job
+    from overt.provenance.jobs import Job
 
 
 @click.group("jobs", short_help="work that was cut off, and how it goes on",
@@ -33,7 +33,7 @@ def command(context: click.Context, out: Output, settings: Settings) -> int:
 
 
 def _list(out: Output, settings: Settings) -> int:
-    from overt.lab import jobs
+    from overt.provenance import jobs
 
     found = jobs.every(settings.home)
     if out.json:
@@ -69,7 +69,7 @@ def _list(out: Output, settings: Settings) -> int:
 @verb
 def rm(out: Output, settings: Settings, ids: tuple[str, ...], every: bool) -> int:
     """Delete what unfinished work has so far. It begins anew then; the models it reads stay."""
-    from overt.lab import jobs
+    from overt.provenance import jobs
 
     if bool(ids) == every:
         raise UsageError("name the jobs, or --all", "`overt jobs` lists them")

@@ -12,7 +12,7 @@ from overt.errors import BadRequest
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.keys import Key
+    from overt.server.api_keys import Key
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
@@ -38,7 +38,7 @@ def add(
 
     The same key has two spellings; --quiet prints the first alone, or the second with --lm-studio.
     """
-    from overt.keys import Keys
+    from overt.server.api_keys import Keys
 
     new = Keys(settings.home).add(name, None if expires is None else seconds(expires))
     first, second = new.text, new.lm_studio
@@ -61,7 +61,7 @@ def add(
 @verb
 def show(out: Output, settings: Settings) -> None:
     """The keys that were made, with when each was last used (to about a minute)."""
-    from overt.keys import Keys
+    from overt.server.api_keys import Keys
 
     keys = Keys(settings.home)
     found, used, now = keys.all(), keys.used(), time.time()
@@ -94,7 +94,7 @@ def show(out: Output, settings: Settings) -> None:
 @verb
 def revoke(out: Output, settings: Settings, ids: tuple[str, ...]) -> None:
     """End each key named by its ID; a running server refuses it within two seconds."""
-    from overt.keys import Keys
+    from overt.server.api_keys import Keys
 
     keys, ended = Keys(settings.home), []
     for id in ids:

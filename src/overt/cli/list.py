@@ -9,7 +9,7 @@ from overt.cli.output import Output, number, size, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.sources.catalogue import Entry
+    from overt.models.sources.catalogue import Entry
 
 
 @click.command("list", short_help="models and aliases here, or the catalogue")
@@ -30,7 +30,7 @@ def command(out: Output, settings: Settings, available: bool) -> int:
 
 
 def _store(out: Output, settings: Settings) -> None:
-    from overt.store import Store
+    from overt.models.store import Store
 
     entries = Store(settings.home).names()
     models = [
@@ -76,7 +76,7 @@ def _aliases(settings: Settings) -> dict[str, dict[str, Any]]:
     """The owner's own names, by name, and what each stands for; "route" for several models."""
     if not (settings.home / "aliases.json").exists():
         return {}
-    from overt.aliases import Aliases, named
+    from overt.gateway.aliases import Aliases, named
 
     found: dict[str, dict[str, Any]] = {}
     for alias in Aliases(settings.home, dict).all():
@@ -103,8 +103,8 @@ def _names(names: dict[str, dict[str, Any]]) -> str:
 
 
 def _catalogue(out: Output, settings: Settings) -> None:
-    from overt.sources import catalogue
-    from overt.store import Store
+    from overt.models.sources import catalogue
+    from overt.models.store import Store
 
     here = {str(entry.ref) for entry in Store(settings.home).names()}
     entries = catalogue.entries()

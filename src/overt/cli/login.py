@@ -12,7 +12,7 @@ from overt.errors import BadRef, BadRequest, NeedsAccess, ProviderFailed
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.logins import Keep, Login
+    from overt.security.credentials import Keep, Login
 
 _MOST_TYPED = 64 << 10
 
@@ -51,7 +51,7 @@ def command(
     host and port for other servers) come first and need no login. Then
     `overt run openai:gpt-5 "Hello"` asks the model; what you ask leaves this machine.
     """
-    from overt import logins
+    from overt.security import credentials
 
     name = _name(names)
     if name is None and not (to or remove or check):
@@ -64,7 +64,7 @@ def command(
         return _check(out, settings, name)
     if remove:
         return _remove(out, settings, name)
-    place = logins.save(name, _typed(name, out), settings, to or "auto")
+    place = credentials.save(name, _typed(name, out), settings, to or "auto")
     out.result(
         {"name": name, "place": place}, lambda: f"the key of {name} is kept: {_shown(place)}"
     )
@@ -77,12 +77,12 @@ def command(
 
 def _name(names: tuple[str, ...]) -> str | None:
     """The one name that was given. Nothing of what was typed is shown: it might be a key."""
-    from overt import logins
+    from overt.security import credentials
 
     if not names:
         return None
     try:
-        name = logins.name_of(names[0])
+        name = credentials.name_of(names[0])
     except BadRef as error:
         if ":" in names[0] or "." in names[0] or len(names[0]) < 16:
             raise
@@ -121,9 +121,9 @@ def _typed(name: str, out: Output) -> str:
 
 
 def _list(out: Output, settings: Settings) -> int:
-    from overt import logins
+    from overt.security import credentials
 
-    rows = logins.known(settings, os.environ)
+    rows = credentials.known(settings, os.environ)
 
     def human() -> str:
         if not rows:
@@ -137,9 +137,9 @@ def _list(out: Output, settings: Settings) -> int:
 
 
 def _remove(out: Output, settings: Settings, name: str) -> int:
-    from overt import logins
+    from overt.security import credentials
 
-    places, still = logins.forget(name, settings), _set(name)
+    places, still = credentials.forget(name, settings), _set(name)
     out.result(
         {"name": name, "removed": list(places), "still": still},
         lambda: f"the key of {name} is gone from {' and '.join(map(_shown, places))}",
@@ -150,9 +150,9 @@ def _remove(out: Output, settings: Settings, name: str) -> int:
 
 
 def _set(name: str) -> list[str]:
-    from overt import logins
+    from overt.security import credentials
 
-    return [one for one in logins.variables(name) if os.environ.get(one, "").strip()]
+    return [one for one in credentials.variables(name) if os.environ.get(one, "").strip()]
 
 
 def _shown(place: str) -> str:
@@ -165,9 +165,9 @@ def _shown(place: str) -> str:
 def _check(out: Output, settings: Settings, name: str) -> int:
     import asyncio
 
-    from overt import logins
+    from overt.security import credentials
 
-    login = logins.find(name, settings, os.environ)
+    login = credentials.find(name, settings, os.environ)
     if not login.secret:
         raise NeedsAccess(f"no key of {name} is known", f"overt login {name}")
     models, judged = asyncio.run(_ask(name, login, settings, out))
@@ -192,19 +192,19 @@ async def _ask(name: str, login: "Login", settings: Settings, out: Output) -> tu
     from dataclasses import replace
 
     from overt import ref as refs
-    from overt.engines import remote
-    from overt.engines.upstream import Upstream
+    from overt.providers import registry
+    from overt.providers.http.client import Upstream
 
     provider = name in refs.PROVIDERS
     ref = refs.Ref(name, "") if provider else refs.Ref("http", name)  # type: ignore[arg-type]
-    spoken = remote.dialect(ref)
-    to = remote.destination(ref, spoken, login.base, login.secret, bearer=login.bearer)
+    spoken = registry.dialect(ref)
+    to = registry.destination(ref, spoken, login.base, login.secret, bearer=login.bearer)
     upstream = Upstream(settings, notice=out.note)
     try:
         count = _counted(await upstream.ask(to, spoken.listing, spoken.failure), to.label)
         if provider:
             return count, True
-        bare = remote.destination(ref, spoken, login.base, "")
+        bare = registry.destination(ref, spoken, login.base, "")
         try:
             await upstream.ask(replace(bare, secret=login.secret), spoken.listing, spoken.failure)
         except NeedsAccess:

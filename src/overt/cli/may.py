@@ -12,13 +12,13 @@ from overt.cli.options import read_bytes, read_text, verb
 from overt.cli.output import Output, is_terminal, plain
 from overt.cli.spectrum import columns, wrapped
 from overt.errors import BadRequest, Failure, UsageError
-from overt.openness.facts import FACTS, Fact
+from overt.openness.permissions.facts import FACTS, Fact
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.openness.chain import Chain
-    from overt.openness.may import Decision
-    from overt.openness.subject import Subject
+    from overt.openness.permissions.chain import Chain
+    from overt.openness.permissions.may import Decision
+    from overt.openness.subject.subject import Subject
 
 CANNOT_SAY = 6
 _CODES = {"allow": 0, "allow_with_obligations": 0, "deny": 5, "needs_permission": 5}
@@ -106,7 +106,7 @@ def command(out: Output, settings: Settings, ref: str | None, show: bool, **give
     Exit codes: 0 allowed (with obligations, where there are some), 5 denied or needs permission,
     6 cannot say because a fact is missing.
     """
-    from overt.openness import gate
+    from overt.openness.permissions import gate
 
     known = gate.saved(settings.home) | _facts(given)
     asked = Asked(**{name: given[name] for name in Asked.__slots__})
@@ -123,7 +123,7 @@ def command(out: Output, settings: Settings, ref: str | None, show: bool, **give
 
 def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of the flags over those of the profile. Raises BadRequest."""
-    from overt.openness import facts
+    from overt.openness.permissions import facts
 
     found: dict[str, Any] = {}
     profile = given["profile"]
@@ -145,7 +145,7 @@ def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
 def _answer(
     out: Output, settings: Settings, ref: str | None, known: dict[str, Any], asked: Asked
 ) -> int:
-    from overt.openness import chain, gate, may
+    from overt.openness.permissions import chain, gate, may
 
     subject: Subject | None = None
     more: dict[str, object] = {}
@@ -154,7 +154,7 @@ def _answer(
         links, match = _of_text(asked.licence_file)
         more["match"] = match
     else:
-        from overt.openness import gather
+        from overt.openness.subject import gather
 
         assert ref is not None
         name = ref
@@ -193,10 +193,10 @@ def _answer(
 
 def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
     """The chain of a bare licence text, and what was recognised in it."""
-    from overt.openness.chain import Chain
     from overt.openness.dossier import match_json
     from overt.openness.licence import match
-    from overt.openness.named import Said, link_of
+    from overt.openness.permissions.chain import Chain
+    from overt.openness.subject.named_licences import Said, link_of
 
     text = read_bytes(path, "--licence-file", _MOST_TEXT_BYTES).decode("utf-8-sig", "replace")
     found = match.match(text)
@@ -218,7 +218,7 @@ def _interview(
     out: Output, decision: "Decision", known: dict[str, Any], links: "Chain"
 ) -> "Decision":
     """Ask for the facts that matter, one at a time, and decide again after each answer."""
-    from overt.openness import chain, may
+    from overt.openness.permissions import chain, may
 
     asked: set[str] = set()
     while True:
@@ -239,7 +239,7 @@ def _interview(
 
 def _one_answer(out: Output, one: Fact) -> Any:
     """What a person answers; "" where they do not know, None where they want no more questions."""
-    from overt.openness import facts
+    from overt.openness.permissions import facts
 
     for _ in range(_TRIES):
         out.note(f"{one.question} ({_choices(one)})")
@@ -270,7 +270,7 @@ def _fact(name: str) -> Fact | None:
 def _bundle(
     out: Output, subject: "Subject | None", links: "Chain", decision: "Decision", asked: Asked
 ) -> Mapping[str, object]:
-    from overt.openness import notice
+    from overt.openness.permissions import notice
 
     if subject is None or asked.notice is None:
         raise UsageError("--notice is for a model, and a bare text was named", "name the model")
@@ -284,14 +284,14 @@ def _bundle(
 
 def _save(settings: Settings, known: Mapping[str, Any], out: Output) -> None:
     """Write ``use.toml`` of the home. Raises Failure: it cannot be written."""
-    from overt import whole
+    from overt.files import atomic
 
     path = settings.home / "use.toml"
     lines = ["# Kept by `overt may --save`: what you use models for."]
     lines += [f"{name} = {_toml(value)}" for name, value in sorted(known.items())]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole.write(path, ("\n".join(lines) + "\n").encode(), lasting=False)
+        atomic.write(path, ("\n".join(lines) + "\n").encode(), lasting=False)
     except OSError as error:
         raise Failure(f"{path} cannot be written: {error.strerror}", "check the folder") from None
     out.note(f"kept in {path}")
@@ -386,7 +386,7 @@ def _block(title: str, items: Sequence[str]) -> list[str]:
 
 def _item(text: str, one: Mapping[str, Any]) -> str:
     """A clause or duty: what it says, and where that stands."""
-    from overt.openness.named import place
+    from overt.openness.subject.named_licences import place
 
     when = f", {one['when']}" if one["when"] else ""
     return f"{text}{when}\t{place(one['licence'], one['section'], one['date'])}"

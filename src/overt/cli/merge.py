@@ -8,11 +8,11 @@ import click
 from overt.cli.options import verb
 from overt.cli.output import Output, size
 from overt.errors import Stopped, UsageError
-from overt.lab.merging.methods import METHODS
+from overt.lab.merge.methods import METHODS
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.merging.ask import Asked
+    from overt.lab.merge.recipe import Asked
 
 
 @click.command("merge", short_help="make one model of several, or of a base and adapters")
@@ -47,15 +47,15 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], **given: Any
     does that. It carries its recipe, and the licences of all it is made of hold for it.
     """
     from overt.cli.pull import progress
-    from overt.lab import make
-    from overt.openness import gate
+    from overt.openness.permissions import gate
+    from overt.provenance import run_recipe
 
     *models, name = refs
     try:
         with progress(out) as step:
             report = step or (lambda _: None)
             asked = _asked(tuple(models), given, settings, report)
-            made = make.make(asked.recipe, name, settings, report, _teller(out), asked.data)
+            made = run_recipe.make(asked.recipe, name, settings, report, _teller(out), asked.data)
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept", "the same command goes on") from None
     gate.prepare(name, settings)
@@ -82,7 +82,7 @@ def _asked(
     Raises:
         UsageError: options that do not go together.
     """
-    from overt.lab.merging import ask, plan
+    from overt.lab.merge import plan, recipe
 
     if given["adapters"]:
         clash = [f"--{k}" for k in ("method", "base", "weights", "density", "t", "file", "seed")
@@ -95,7 +95,7 @@ def _asked(
             )
         scale = 1.0 if given["scale"] is None else given["scale"]
         added = [(one, scale) for one in given["adapters"]]
-        return ask.laid(models[0], added, given["type_"] or "f16", settings, report)
+        return recipe.laid(models[0], added, given["type_"] or "f16", settings, report)
     if given["file"] is not None:
         said = [f"--{key}" for key in
                 ("method", "base", "weights", "density", "t", "scale", "seed", "type_")
@@ -109,7 +109,7 @@ def _asked(
         merge = plan.read(given["file"])
     else:
         merge = plan.checked(_options(models, given))
-    return ask.models(merge, settings, report)
+    return recipe.models(merge, settings, report)
 
 
 def _options(models: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:

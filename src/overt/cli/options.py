@@ -95,9 +95,9 @@ def threads(settings: Settings, unless: int) -> int:
     source = click.get_current_context().get_parameter_source("threads")
     if settings.threads or source is not ParameterSource.COMMANDLINE:
         return settings.threads or unless
-    from overt import cores
+    from overt.runtime import cpu
 
-    return max(1, int(cores.free() + 0.25))  # as `cores.plan` counts them
+    return max(1, int(cpu.free() + 0.25))  # as `cores.plan` counts them
 
 
 def sampling_options(function: Function) -> Function:

@@ -16,7 +16,7 @@ def command(out: Output, settings: Settings) -> int:
 
     --quiet prints process numbers only.
     """
-    from overt.workers.supervise import running
+    from overt.runtime.worker.supervisor import running
 
     found = running(settings.home / "run")
     value = {

@@ -17,9 +17,9 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overt.offer import Offer
-    from overt.pull import Step
-    from overt.store import Manifest
+    from overt.models.pull import Step
+    from overt.models.quant_selection import Offer
+    from overt.models.store import Manifest
 
 _EVERY = 5.0  # seconds between two plain lines of progress
 _SMALL = 1 << 20  # bytes below which a part is there before a bar could be read
@@ -43,7 +43,7 @@ def command(out: Output, settings: Settings, ref: str, listing: bool) -> int:
     """
     if listing:
         return _list(ref, settings, out)
-    from overt.openness import gate
+    from overt.openness.permissions import gate
 
     begun = time.monotonic()
     manifest = _pull(ref, settings, out)
@@ -74,7 +74,7 @@ def command(out: Output, settings: Settings, ref: str, listing: bool) -> int:
 
 
 def _list(ref: str, settings: Settings, out: Output) -> int:
-    from overt.offer import look
+    from overt.models.quant_selection import look
 
     offer = look(ref, settings)
     value = {
@@ -123,11 +123,11 @@ def fetch(
         ModelNotFound: `missing` itself, where a pull could not help or is not `allowed`.
         Offline: the network is switched off.
     """
-    from overt import routes
+    from overt.gateway import routing
+    from overt.models.sources.catalogue import lookup
     from overt.ref import parse
-    from overt.sources.catalogue import lookup
 
-    target = routes.aliases(settings.home).find(ref)
+    target = routing.aliases(settings.home).find(ref)
     if isinstance(target, str):
         ref = target
     parsed = parse(ref)
@@ -150,7 +150,7 @@ def fetch(
 
 
 def _pull(ref: str, settings: Settings, out: Output) -> "Manifest":
-    from overt.pull import pull
+    from overt.models.pull import pull
 
     try:
         with progress(out) as step:

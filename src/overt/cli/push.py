@@ -13,8 +13,8 @@ from overt.errors import Stopped
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.sources.base import Report
-    from overt.sources.push import Pushed
+    from overt.models.sources.base import Report
+    from overt.models.sources.oci_push import Pushed
 
 
 @click.command("push", short_help="send a model to an OCI registry")
@@ -59,6 +59,6 @@ def command(out: Output, settings: Settings, ref: str, target: str) -> int:
 
 
 def _push(ref: str, target: str, settings: Settings, step: "Report | None") -> "Pushed":
-    from overt.push import push
+    from overt.models.push import push
 
     return push(ref, target, settings, step)

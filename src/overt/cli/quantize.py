@@ -14,11 +14,11 @@ from overt.errors import Stopped, UsageError, lacking
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.evaluate.task import Suite
+    from overt.evaluation.suites.suite import Suite
     from overt.lab.quantize.frontier import Choice
     from overt.lab.quantize.table import Plan, Table
     from overt.lab.quantize.types import Type
-    from overt.store import Manifest
+    from overt.models.store import Manifest
 
 _PATH = click.Path(path_type=Path)
 _SHOWN = ("timing", "quantizing")  # notes of what the progress shows already
@@ -106,18 +106,18 @@ def _check(
         if wrong:
             raise UsageError(message, hint)
     if name:
-        from overt.create import named
-        from overt.lab import attest
+        from overt.models.modelfile_build import named
+        from overt.provenance import receipts
 
-        attest.need()
+        receipts.need()
         for one in [f"{name}-{type.name}" for type in wanted] if given["keep"] else [name]:
             named(one)
     if given["plot"]:
-        from overt import whole
+        from overt.files import atomic
 
         if not find_spec("matplotlib"):
             raise lacking("a plot", "matplotlib")
-        whole.check_file(given["plot"], "--plot")
+        atomic.check_file(given["plot"], "--plot")
 
 
 def _of_options(given: Mapping[str, Any], *, auto: bool) -> list[tuple[bool, str, str]]:
@@ -175,9 +175,9 @@ def _typed(option: str) -> bool:
 
 
 def _plan(source: str, settings: Settings, given: Mapping[str, Any], step: Any) -> "Plan":
-    from overt.lab import inputs
     from overt.lab.quantize import texts, types
     from overt.lab.quantize.table import Plan
+    from overt.provenance import inputs
 
     parameters: dict[str, Any] = {}
     if given["tensors"]:
@@ -257,14 +257,14 @@ def _measured(
     work: "Table", wanted: "Sequence[Type]", settings: Settings, given: Mapping[str, Any]
 ) -> "tuple[Choice | None, list[dict[str, Any]], dict[str, str]]":
     """The rows, the source first; with auto, what it chose."""
-    from overt import fit
     from overt.lab.quantize.frontier import MAX_KLD
     from overt.lab.quantize.types import TYPES
+    from overt.models import memory
 
     if wanted:
         return None, *work.rows(wanted)
     limit = MAX_KLD if given["max_kld"] is None else given["max_kld"]
-    choice = work.choose(limit, settings.memory or fit.free_memory())
+    choice = work.choose(limit, settings.memory or memory.free_memory())
     ordered = [one for one in TYPES if one in choice.rows]
     source = work.source_row() | work.raced([None]).get("source", {})
     return choice, [source, *(dict(choice.rows[one]) for one in ordered)], {}
@@ -335,7 +335,7 @@ def _suite(name: str | None) -> "Suite | None":
     """The suite of ``--task``, read before anything is computed."""
     if not name:
         return None
-    from overt.lab.evaluate import task
+    from overt.evaluation.suites import suite as task
 
     return task.load(name, ())
 
@@ -349,8 +349,8 @@ def _scored(
 ) -> list[dict[str, Any]]:
     """The source and what was stored, scored on a suite item by item."""
     from overt.cli.exchanges import each
-    from overt.lab.evaluate.purse import Purse
-    from overt.lab.evaluate.run import Options, evaluate
+    from overt.evaluation.suites.budget import Purse
+    from overt.evaluation.suites.run import Options, evaluate
 
     suite = given["suite"]
     options, purse = Options(limit=given["limit"]), Purse(settings, None, False)

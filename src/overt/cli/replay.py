@@ -13,9 +13,9 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overt.lab.replay import Replayed, Target
-    from overt.lab.steps import Agreement
-    from overt.sources.base import Step
+    from overt.models.sources.base import Step
+    from overt.provenance.replay import Replayed, Target
+    from overt.provenance.steps import Agreement
 
 _SIGNED = {
     "not ours": "its receipt is signed by a key that is not known here ({})",
@@ -50,7 +50,7 @@ def command(
     is none as soon as a link could not be repeated.
     """
     from overt.cli.pull import progress
-    from overt.lab import replay
+    from overt.provenance import replay
 
     if chain and keep:
         raise UsageError("--chain and --keep do not go together", "leave one out")
@@ -75,7 +75,7 @@ def _chain(
     data: tuple[Path, ...],
 ) -> int:
     """Each of `targets` in turn; one that cannot be repeated is told, and the others are."""
-    from overt.lab import replay
+    from overt.provenance import replay
 
     links: list[dict[str, object]] = []
     lines: list[str] = []
@@ -118,7 +118,7 @@ def _chain(
 
 def _only(data: "tuple[Path, ...]", target: "Target") -> list[Path]:
     """Those of the files that this link of the chain reads."""
-    from overt.lab.inputs import digest_of
+    from overt.provenance.inputs import digest_of
 
     wanted = {one.digest for one in target.recipe.inputs}
     return [file for file in data if digest_of(file) in wanted]

@@ -8,7 +8,7 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.formats.gguf import Header
-    from overt.pull import Model
+    from overt.models.pull import Model
 
 _MOST_BYTES = 1 << 20
 _SHOWN = 3
@@ -16,12 +16,12 @@ _SHOWN = 3
 
 def templates(model: "Model", header: "Header | None", settings: Settings) -> dict[str, Any]:
     """Each chat template by name, with what a look and a trial run found (formats/template.py)."""
-    from overt import overlay
     from overt.formats.template import check
+    from overt.models import defaults
 
     texts = dict(header.chat_templates) if header else {}
     texts |= _files(model, settings, (".jinja",), role="template")
-    own = overlay.read(model).template  # in place of the file's, translated if it was Go's
+    own = defaults.read(model).template  # in place of the file's, translated if it was Go's
     if own and own not in texts.values():
         texts["in force"] = own
     found = {}
@@ -74,7 +74,7 @@ def about_code(found: Mapping[str, Any]) -> str | None:
 
 def _files(model: "Model", settings: Settings, ends: tuple[str, ...], role: str) -> dict[str, str]:
     """Texts of the model's small stored files of a role, by path."""
-    from overt.store import Store
+    from overt.models.store import Store
 
     found = {}
     store = Store(settings.home)

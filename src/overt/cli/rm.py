@@ -7,9 +7,9 @@ import click
 from overt.cli.options import verb
 from overt.cli.output import Output, is_terminal, size
 from overt.errors import Stopped, UsageError
+from overt.models.store import Store
 from overt.ref import Ref, parse
 from overt.settings import Settings
-from overt.store import Store
 
 
 @click.command("rm", short_help="remove models and free their bytes")
@@ -76,7 +76,7 @@ def _ask(store: Store, refs: list[Ref], out: Output) -> None:
 
 
 def _warn_of_running(refs: tuple[str, ...], settings: Settings, out: Output) -> None:
-    from overt.workers.supervise import running
+    from overt.runtime.worker.supervisor import running
 
     for worker in running(settings.home / "run"):
         if worker.label in refs:

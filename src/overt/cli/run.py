@@ -23,9 +23,9 @@ from overt.errors import BadRequest, ModelNotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.cli.account import Account
-    from overt.exchange import Facts
-    from overt.lab.timed import Timed
+    from overt.cli.usage_report import Account
+    from overt.evaluation.timing import Timed
+    from overt.gateway.exchange import Facts
 
 _MOST_IMAGE_BYTES = 64 << 20
 _MOST_PROMPT_BYTES = 64 << 20
@@ -78,7 +78,7 @@ def command(
     yours; `overt help refs` has all forms. A model that is not in the store is pulled first.
     Without a prompt, on a terminal, `overt chat` starts instead.
     """
-    from overt import cores  # noqa: F401 - from here it watches how busy the cores are
+    from overt.runtime import cpu  # noqa: F401 - from here it watches how busy the cores are
 
     ref = ref or settings.model
     if " " in ref and not prompt:
@@ -108,7 +108,7 @@ def command(
     )
     told = None
     if out.json or stats:
-        from overt.cli.account import account
+        from overt.cli.usage_report import account
 
         told = account(ref, timed, settings)
     _report(out, facts, timed, first, told)
@@ -152,9 +152,9 @@ def ask(
     """
     import asyncio
 
-    from overt.cli.account import answering, prepare
     from overt.cli.answer import answer, since_start
-    from overt.exchange import Exchange
+    from overt.cli.usage_report import answering, prepare
+    from overt.gateway.exchange import Exchange
 
     async def once() -> tuple["Timed", "Facts"]:
         exchange = Exchange(settings, out.note)

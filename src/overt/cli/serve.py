@@ -137,10 +137,10 @@ def _check(flags: Flags, both: bool) -> None:
 
 
 def _api(out: Output, settings: Settings, flags: Flags) -> int:
-    from overt.keys import Keys
-    from overt.openness.gate import RUNNING, SERVING
-    from overt.pull import find
+    from overt.models.pull import find
+    from overt.openness.permissions.gate import RUNNING, SERVING
     from overt.server import app, assembly, guard, logs, telemetry
+    from overt.server.api_keys import Keys
 
     for ref in flags.preload:
         if not ref.startswith("echo:"):
@@ -199,12 +199,12 @@ def leave_itself_out(url: str, environ: MutableMapping[str, str]) -> Iterator[st
     The variables are set for clients, often in the shell that starts the server too. It would ask
     itself, and where the model's name is an alias of it, without end.
     """
-    from overt import logins
-    from overt.address import read
+    from overt.security import credentials
+    from overt.security.urls import read
 
     ours = read(url)
-    for name in logins.VARIABLES:
-        variable = logins.moved_by(name)
+    for name in credentials.VARIABLES:
+        variable = credentials.moved_by(name)
         try:
             there = read(environ.get(variable, ""))
         except BadRef:
@@ -213,7 +213,7 @@ def leave_itself_out(url: str, environ: MutableMapping[str, str]) -> Iterator[st
             del environ[variable]
             yield (
                 f"{variable} is this server's own address, so it is left out here: "
-                f"{name}:… is asked at {logins.official(name)}"
+                f"{name}:… is asked at {credentials.official(name)}"
             )
 
 
@@ -232,8 +232,8 @@ def _writer(kind: str, out: Output) -> Callable[[str], None]:
 
 
 def _install(out: Output, settings: Settings, flags: Flags, words: list[str]) -> int:
-    from overt.keys import Keys
     from overt.server import app, guard, registries, units
+    from overt.server.api_keys import Keys
 
     registries.registries(True, flags.registries)
     # What would keep the server from starting is told now, and not to a log.
@@ -301,16 +301,17 @@ def _words(context: click.Context) -> list[str]:
 
 
 def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
-    from overt.server import app, artefacts, guard
-    from overt.server.mirror import Mirror
-    from overt.server.shelf import HUB, Shelf
-    from overt.store import Store
+    from overt.models.store import Store
+    from overt.server import app, guard
+    from overt.server.mirror import oci
+    from overt.server.mirror.catalogue import HUB, Shelf
+    from overt.server.mirror.hub import Mirror
 
     rules = guard.rules(app.address_of(flags.host), flags.names, flags.token)
     if not rules.loopback and not flags.certificate:
         out.warn("without --certificate the token and the models cross the network unencrypted")
     shelf = Shelf(Store(settings.home))
-    doors = (artefacts.Registry(shelf), Mirror(shelf))
+    doors = (oci.Registry(shelf), Mirror(shelf))
 
     def ready(url: str) -> None:
         ids = list(shelf.all(HUB))
@@ -324,7 +325,7 @@ def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
         if out.mode == "human":
             out.note(_line(asked))
 
-    application = app.application(doors, rules, artefacts.refuse, log)
+    application = app.application(doors, rules, oci.refuse, log)
     app.run(application, flags.listen(), ready)
     out.note("stopped")
     return 0

@@ -9,17 +9,17 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from overt.chat import ImagePart, Message, Part, Request, TextPart
-from overt.cli.account import account, answering, leaves_for, prepare
 from overt.cli.answer import answer, figures, record
 from overt.cli.output import Output, duration
+from overt.cli.usage_report import account, answering, leaves_for, prepare
 from overt.conversations.calls import spoken
 from overt.errors import BadRequest, ContextExceeded, OvertError, ProviderFailed, UsageError
-from overt.lab.timed import Timed
+from overt.evaluation.timing import Timed
 from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.exchange import Exchange, Facts
+    from overt.gateway.exchange import Exchange, Facts
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Session:
         return isinstance(target, str) and (parse(target).remote or target.startswith("echo:"))
 
     async def _start(self, ref: str) -> None:
-        from overt.exchange import Exchange
+        from overt.gateway.exchange import Exchange
 
         self.exchange = Exchange(self.settings, self.out.note)
         self.out.status(f"loading {ref}")

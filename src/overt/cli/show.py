@@ -14,7 +14,7 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.formats.gguf import Header
-    from overt.pull import Model
+    from overt.models.pull import Model
 
 _CLIP = 100  # characters of a metadata value in the human view
 _MOST_LICENCE_BYTES = 1 << 20
@@ -43,7 +43,7 @@ def command(
     model that runs elsewhere (openai:gpt-…): its server, key, context, price, openness and licence.
     Of an alias: what it stands for.
     """
-    from overt.pull import find
+    from overt.models.pull import find
 
     found = _file_of(ref, out, settings, asked=template or licence or modelfile or tensors)
     if found is None:
@@ -56,7 +56,7 @@ def command(
         out.result({"model": ref, "licence": text}, lambda: text, lambda: text)
         return 0
     if modelfile:
-        from overt.create import modelfile_of
+        from overt.models.modelfile_build import modelfile_of
 
         text = modelfile_of(ref, settings).rstrip()
         out.result({"model": ref, "modelfile": text}, lambda: text, lambda: text)
@@ -69,9 +69,9 @@ def command(
 
         header = gguf.read(model.weights)
         if template:
-            from overt import overlay
+            from overt.models import defaults
 
-            text = overlay.read(model).template or header.chat_template or ""
+            text = defaults.read(model).template or header.chat_template or ""
             if not text:
                 raise NotFound(f"{ref} has no chat template", "it can continue text: run --raw")
             out.result({"model": ref, "template": text}, lambda: text, lambda: text)
@@ -90,8 +90,8 @@ def licence_text(ref: str, settings: Settings) -> str:
     Raises:
         ModelNotFound, FormatError: no such model, or not one.
     """
-    from overt.pull import find
-    from overt.store import Store
+    from overt.models.pull import find
+    from overt.models.store import Store
 
     _check(ref)
     model = find(ref, settings)
@@ -119,21 +119,21 @@ def _file_of(
     None where there is no file and what is known of it has been shown: a model that runs elsewhere,
     a route. Raises UsageError where something of a file is `asked` for.
     """
-    from overt import routes
-    from overt.cli import show_elsewhere
+    from overt.cli import show_remote
+    from overt.gateway import routing
 
-    target = routes.aliases(settings.home).find(name)
-    if isinstance(target, routes.Route):
+    target = routing.aliases(settings.home).find(name)
+    if isinstance(target, routing.Route):
         if asked:
             raise UsageError(f"{name} is a route and has no file", f"overt alias show {name}")
-        show_elsewhere.route(name, target, out, settings)
+        show_remote.route(name, target, out, settings)
         return None
     ref, alias = (name, None) if target is None else (target, name)
     if not parse(ref).remote:
         return ref, alias
     if asked:
-        raise show_elsewhere.refuse(ref)
-    show_elsewhere.show(ref, alias, out, settings)
+        raise show_remote.refuse(ref)
+    show_remote.show(ref, alias, out, settings)
     return None
 
 
@@ -245,9 +245,9 @@ def _plain(value: Any) -> Any:
 
 def _fits(model: "Model", header: "Header", settings: Settings) -> dict[str, Any]:
     """What `Exchange.open` would need here and now."""
-    from overt.engines.build import native_path
-    from overt.exchange import batch_size
-    from overt.fit import choose, free_memory
+    from overt.gateway.exchange import batch_size
+    from overt.models.memory import choose, free_memory
+    from overt.runtime.native_build.build import native_path
 
     free = settings.memory or free_memory()
     try:

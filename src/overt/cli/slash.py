@@ -8,7 +8,7 @@ from typing import Any
 
 from overt.chat import Sampling
 from overt.cli.answer import where
-from overt.cli.lines import Reader
+from overt.cli.line_editor import Reader
 from overt.cli.options import RANGES, read_bytes
 from overt.cli.output import number, pairs, size
 from overt.cli.session import Session
@@ -93,7 +93,7 @@ class Commands:
         if not ref:
             await self.show("model")
             return
-        from overt.pull import find
+        from overt.models.pull import find
         from overt.ref import parse
 
         session = self.session
@@ -277,14 +277,14 @@ class Commands:
 
     def _header(self) -> Any:
         from overt.formats import gguf
-        from overt.pull import find
+        from overt.models.pull import find
 
         return gguf.read(find(self._needed_file(), self.session.settings).weights)
 
     # ---- keeping
 
     async def save(self, name: str) -> None:
-        from overt.cli.saved import Chat, save
+        from overt.cli.saved_chats import Chat, save
 
         session, request = self.session, self.session.request
         chat = Chat(
@@ -301,14 +301,14 @@ class Commands:
         session.out.note(f"(saved in {path})")
 
     async def load(self, name: str) -> None:
-        from overt.cli import saved
+        from overt.cli import saved_chats
 
         session = self.session
         if not name:
-            there = saved.names(session.settings.home)
+            there = saved_chats.names(session.settings.home)
             self.tell("\n".join(there) or "(nothing is saved yet: /save NAME)", "chats")
             return
-        chat = saved.load(session.settings.home, name)
+        chat = saved_chats.load(session.settings.home, name)
         session.clear()
         session.messages.extend(chat.messages)
         session.system = chat.system

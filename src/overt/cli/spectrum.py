@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from overt.cli.output import pairs, plain, table
-from overt.openness.components import STEPS
+from overt.openness.verdicts.components import STEPS
 
 _MARKS = {"verified": "+", "declared": "o", "missing": "-", "contradicted": "X"}
 _KINDS = {

@@ -11,7 +11,7 @@ from overt.errors import NotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.workers.supervise import Running
+    from overt.runtime.worker.supervisor import Running
 
 
 @click.command("stop", short_help="stop running models")
@@ -23,7 +23,7 @@ def command(out: Output, settings: Settings, which: str | None, everything: bool
 
     A program that is waiting for an answer is told that its worker ended.
     """
-    from overt.workers.supervise import running
+    from overt.runtime.worker.supervisor import running
 
     if bool(which) == everything:
         raise UsageError("stop what?", "name a model or a process number of `overt ps`, or --all")
@@ -51,7 +51,7 @@ def _matches(worker: "Running", which: str) -> bool:
 
 def _end(folder: Path, worker: "Running") -> bool:
     """False where it ended by itself in the meantime."""
-    from overt.workers.supervise import stop
+    from overt.runtime.worker.supervisor import stop
 
     try:
         stop(folder, worker.pid)

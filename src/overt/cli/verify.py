@@ -15,8 +15,8 @@ def command(out: Output, settings: Settings, ref: str | None) -> int:
 
     Prints {"ok", "problems"} with --json. Exit code 1 where there is a problem. Nothing is changed.
     """
+    from overt.models.store import Store
     from overt.ref import parse
-    from overt.store import Store
 
     seen: dict[str, int] = {}
 

@@ -9,7 +9,7 @@ since the scanner keeps every opcode in memory.
 from pathlib import Path
 from typing import Any
 
-from overt.formats import confined
+from overt.formats import subprocess_reader
 
 _SECONDS = 5
 _NAMES = 64
@@ -22,8 +22,8 @@ def runs(path: Path) -> tuple[str, ...]:
     Empty where it names nothing beyond what plain weights need, or where it cannot be told.
     """
     try:
-        found = confined.ask(__name__, str(path.absolute()), _SECONDS)
-    except confined.Exceeded:
+        found = subprocess_reader.ask(__name__, str(path.absolute()), _SECONDS)
+    except subprocess_reader.Exceeded:
         return ()
     rows = [row for row in found if isinstance(row, list) and len(row) == 3]
     return tuple(f"{module}.{name}" for level, module, name in rows if level in _LEVELS)
@@ -46,4 +46,4 @@ def _scan(path: Any) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    confined.serve(_scan, files=16)
+    subprocess_reader.serve(_scan, files=16)

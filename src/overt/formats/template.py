@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from overt.errors import FormatError
-from overt.formats import confined
+from overt.formats import subprocess_reader
 
 if TYPE_CHECKING:
     from jinja2 import Environment, nodes
@@ -60,8 +60,8 @@ def check(text: str) -> Check:
     if len(text) > MAX_TEMPLATE:
         return Check((), f"it has {len(text)} characters, more than {MAX_TEMPLATE}")
     try:
-        found = confined.ask(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
-    except confined.Exceeded as error:
+        found = subprocess_reader.ask(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
+    except subprocess_reader.Exceeded as error:
         return Check((f"a trial run was stopped: {error.message}",), error.message)
     return Check(tuple(found["escapes"]), found["failed"])
 
@@ -75,8 +75,8 @@ def render(text: str, values: Mapping[str, Any]) -> str:
     if len(text) > MAX_TEMPLATE:
         raise FormatError(f"the template has {len(text)} characters", "use a shorter one")
     try:
-        found = confined.ask(__name__, {"text": text, "samples": [dict(values)]}, _SECONDS)
-    except confined.Exceeded as error:
+        found = subprocess_reader.ask(__name__, {"text": text, "samples": [dict(values)]}, _SECONDS)
+    except subprocess_reader.Exceeded as error:
         raise FormatError(f"the template was stopped: {error.message}") from None
     if found["failed"] is not None:
         raise FormatError(f"the template cannot be rendered: {found['failed']}")
@@ -240,4 +240,4 @@ def _line(error: BaseException) -> str:
 if __name__ == "__main__":
     # Once without limits, on a text of ours: it imports all that Jinja needs.
     _reply({"text": "{{ messages | tojson }}{{ strftime_now('%Y') }}", "samples": [{}]})
-    confined.serve(_reply)
+    subprocess_reader.serve(_reply)

@@ -8,14 +8,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overt.openness import checks, program, rules
-from overt.openness.components import COMPONENTS
+from overt.openness import checks, program
 from overt.openness.dossier import Dossier, LicenceFinding
 from overt.openness.evidence import Evidence, Finished, finish
+from overt.openness.evidence_log import Log, Run, key_of
 from overt.openness.licence import names
-from overt.openness.log import Log, Run, key_of
-from overt.openness.record import Record
-from overt.openness.subject import Subject
+from overt.openness.subject.record import Record
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts import rules
+from overt.openness.verdicts.components import COMPONENTS
 
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from overt.openness.components import STEPS
+from overt.openness.verdicts.components import STEPS
 
 Way = Literal["better", "worse", "other"]
 _STATES = ("contradicted", "missing", "declared", "verified")

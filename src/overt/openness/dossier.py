@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from overt.openness.evidence import Finished
-from overt.openness.record import Claim, Record
+from overt.openness.subject.record import Claim, Record
 
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
-    from overt.openness.rules import Verdicts
+    from overt.openness.verdicts.rules import Verdicts
 
 
 @dataclass(frozen=True)

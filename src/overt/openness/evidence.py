@@ -11,8 +11,8 @@ from datetime import date, timedelta
 from hashlib import sha256
 from typing import Any, Literal
 
-from overt.openness.components import Availability, Component, Strength
-from overt.openness.record import Claim
+from overt.openness.subject.record import Claim
+from overt.openness.verdicts.components import Availability, Component, Strength
 
 Result = Literal["pass", "fail", "inconclusive", "not_run"]
 State = Literal["verified", "declared", "missing", "contradicted"]

@@ -16,12 +16,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from overt import ref as refs
-from overt.address import read
 from overt.chat import Usage
 from overt.errors import BadRef, BadSetting
 from overt.prices.file import File, Rates
 from overt.prices.file import load as load_file
 from overt.ref import Ref
+from overt.security.urls import read
 from overt.settings import Settings
 
 if TYPE_CHECKING:

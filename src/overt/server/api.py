@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from overt.chat import Routed
-from overt.engines.provider import HOPS, HOPS_HEADER, MOST_HOPS
 from overt.errors import (
     BadRequest,
     Failure,
@@ -33,9 +32,10 @@ from overt.errors import (
     WrongMethod,
 )
 from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
-from overt.server.passage import passed
+from overt.providers.base import HOPS, HOPS_HEADER, MOST_HOPS
+from overt.server.passthrough.forward import passed
+from overt.server.request_log import Seen, Watch
 from overt.server.routing import Found, Table
-from overt.server.watch import Seen, Watch
 
 log = logging.getLogger("overt.server")
 

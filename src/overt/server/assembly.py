@@ -4,29 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 
 from overt.errors import OvertError
-from overt.exchange import Exchange
-from overt.openness.gate import RUNNING
-from overt.protocols import (
-    anthropic,
-    anthropic_batches,
-    gemini,
-    lmstudio,
-    ollama,
-    openai,
-    openai_batches,
-    openai_files,
-)
+from overt.gateway.exchange import Exchange
+from overt.openness.permissions.gate import RUNNING
+from overt.protocols import anthropic, gemini, lmstudio, ollama, openai
+from overt.protocols.anthropic import batches as anthropic_batches
 from overt.protocols.base import FOR_EVER, NOBODY, Protocol
-from overt.records import Records
+from overt.protocols.openai import batches as openai_batches
+from overt.protocols.openai import files
 from overt.server.api import Api
 from overt.server.guard import Gate
 from overt.server.library import Library
 from overt.server.metrics import Metrics
 from overt.server.pages import FREE, pages
+from overt.server.records import Records
 from overt.server.registries import registries
+from overt.server.request_log import Sink, Watch
 from overt.server.routing import Table
 from overt.server.services import Services
-from overt.server.watch import Sink, Watch
 from overt.settings import Settings
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -74,7 +68,7 @@ def build(
     metrics.under_way = lambda: watch.under_way - 1  # without the one that asks for /metrics
 
     async def started() -> None:
-        await openai_files.sweep(services)
+        await files.sweep(services)
         for batches in (openai_batches, anthropic_batches):
             await batches.resume(services)
         for ref in preload:

@@ -10,15 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from overt import overlay, pull
 from overt.errors import OvertError
 from overt.formats import gguf, safetensors
 from overt.formats.gguf import Array, Header
-from overt.placement import kind_of
+from overt.models import defaults, pull
+from overt.models.store import File, Manifest, Store, view
 from overt.protocols.base import Card
 from overt.ref import parse
+from overt.runtime.loader import kind_of
 from overt.settings import Settings
-from overt.store import File, Manifest, Store, view
 
 _FILL = ("fim_pre", "prefix")  # the token that begins a text with a gap: its new and old name
 _MOST_LICENCE = 1 << 20  # bytes of one licence
@@ -74,18 +74,18 @@ def details_of(card: Card, model: pull.Model, settings: Settings, *, verbose: bo
     Raises:
         IntegrityError, FormatError: one of its files is missing or damaged.
     """
-    from overt.create import modelfile_of
+    from overt.models.modelfile_build import modelfile_of
 
     manifest = model.manifest
     assert manifest is not None
-    over = overlay.read(model)
+    over = defaults.read(model)
     header = gguf.read(model.weights) if _is_gguf(manifest) else None
     template = over.template or (header.chat_template if header else None) or ""
     try:
         modelfile = modelfile_of(model.ref, settings).replace(str(settings.home), "$OVERT_HOME")
     except OvertError as error:
         modelfile = f"# {error.message}\n"
-    texts = overlay.texts(model)
+    texts = defaults.texts(model)
     return Details(
         card=card,
         modelfile=modelfile,
@@ -151,8 +151,8 @@ def _template(manifest: Manifest, store: Store, header: Header) -> str:
     """The chat template in force, for the words in it."""
     for file in manifest.files:
         if file.role == "template":
-            text = overlay.text_of(store.path(file), "template")
-            return overlay.build({"template": text}).template or header.chat_template or ""
+            text = defaults.text_of(store.path(file), "template")
+            return defaults.build({"template": text}).template or header.chat_template or ""
     return header.chat_template or ""
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from overt.errors import BadSetting, NoKey, Refused, WrongHost
-from overt.keys import Keys, looks_ours
 from overt.protocols.base import NOBODY, Caller
+from overt.server.api_keys import Keys, looks_ours
 
 if TYPE_CHECKING:
     from starlette.responses import Response

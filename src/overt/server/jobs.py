@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from overt.errors import Busy, Stopped
-from overt.sources.base import Report, Step
+from overt.models.sources.base import Report, Step
 
 Work = Callable[[Report], object]
 

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from overt import pull
 from overt.errors import BadRef, BadRequest, ModelNotFound, OvertError, Unsupported
 from overt.formats import gguf
 from overt.formats.modelfile import Command, Modelfile
-from overt.overlay import is_jinja
+from overt.models import pull
+from overt.models.defaults import is_jinja
+from overt.models.sources import catalogue
+from overt.models.sources.base import Report, Step
+from overt.models.store import Manifest, Store
+from overt.models.store.manifest import file_name
 from overt.protocols.base import Card
 from overt.ref import Ref, parse, part_of
 from overt.server.cards import Details, card_of, details_of
-from overt.server.incoming import PLACE, Incoming
 from overt.server.jobs import Jobs
-from overt.server.named import Named
+from overt.server.named_models import Named
 from overt.server.registries import ANYWHERE, Registries
+from overt.server.uploads import PLACE, Incoming
 from overt.settings import Settings
-from overt.sources import catalogue
-from overt.sources.base import Report, Step
-from overt.store import Manifest, Store
-from overt.store.manifest import file_name
 
 __all__ = ["Details", "Library"]
 
@@ -164,7 +164,7 @@ class Library:
             )
 
         def work(report: Report) -> None:
-            from overt.push import push
+            from overt.models.push import push
 
             self._registries.check(parse(place))
             push(self._card(ref).id, place, self._settings, report)
@@ -204,7 +204,7 @@ class Library:
             raise BadRequest("neither 'from' or 'files' was specified", "give one of the two")
 
         def work(report: Report) -> None:
-            from overt.create import create
+            from overt.models.modelfile_build import create
 
             source = self._source(base) if base else ""
             wanted = {path: digest for part in parts.values() for path, digest in part.items()}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from overt.server.watch import Generation, Seen
+from overt.server.request_log import Generation, Seen
 
 Kind = Literal["json", "text", "off"]
 

@@ -17,9 +17,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from overt.engines.base import Purpose
-from overt.exchange import Stats
-from overt.server.watch import GAPS, Generation, Seen
+from overt.engine import Purpose
+from overt.gateway.exchange import Stats
+from overt.server.request_log import GAPS, Generation, Seen
 
 FIRSTS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper ends, in seconds, of the buckets of the time to the first piece of an answer."""

@@ -20,7 +20,6 @@ from overt.chat import (
     ScoreRequest,
     TokenLogprob,
 )
-from overt.engines.provider import Provider
 from overt.errors import (
     BadRef,
     BadRequest,
@@ -30,12 +29,13 @@ from overt.errors import (
     Refused,
     Unsupported,
 )
-from overt.exchange import Exchange, Held
+from overt.gateway.exchange import Exchange, Held
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
 from overt.protocols.failure import failed_of
-from overt.providers import is_bare
+from overt.providers.base import Provider
+from overt.providers.manager import is_bare
 from overt.server.library import is_latest
-from overt.server.watch import Generation, generation
+from overt.server.request_log import Generation, generation
 
 _MOST_PARTS = 50_000  # messages and their parts; more would cost an engine gigabytes
 _MOST_TOOLS = 1024

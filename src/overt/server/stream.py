@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from overt.errors import IntegrityError
-from overt.sources.base import CHUNK
+from overt.models.sources.base import CHUNK
 
 
 @dataclass(frozen=True, slots=True)

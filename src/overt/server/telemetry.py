@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from overt.errors import BadSetting
-from overt.server.watch import Generation, Seen
+from overt.server.request_log import Generation, Seen
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

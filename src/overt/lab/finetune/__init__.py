@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, Unsupported, lacking
-from overt.fit import free_memory
-from overt.lab import provenance, sealed
 from overt.lab.finetune import plan
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
+from overt.lab.finetune.determinism import fixed
 from overt.lab.finetune.example import Example, Pair
-from overt.lab.finetune.fixed import fixed
-from overt.lab.steps import Agreement, Given, Made, Work
-from overt.recipe import Recipe
-from overt.sources.base import Step as Progress
+from overt.models.memory import free_memory
+from overt.models.recipe import Recipe
+from overt.models.sources.base import Step as Progress
+from overt.provenance import checksummed, gguf_keys
+from overt.provenance.steps import Agreement, Given, Made, Work
 
 if TYPE_CHECKING:
     from overt.lab.finetune.measure import Judged
@@ -169,7 +169,7 @@ def _before(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) 
     if not prepared.held_examples:
         return []
     kept = work.place / "before.json"
-    if sealed.intact(kept):
+    if checksummed.intact(kept):
         found = [Judged(*one) for one in json.loads(kept.read_bytes())]
         if len(found) == len(prepared.held_examples):
             return found
@@ -178,7 +178,7 @@ def _before(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) 
     new = kept.with_suffix(".new")
     new.write_text(json.dumps([list(asdict(one).values()) for one in judged]), "utf-8")
     new.replace(kept)
-    sealed.seal(kept)
+    checksummed.seal(kept)
     return judged
 
 
@@ -234,17 +234,17 @@ def _files(
     work: Work, net: "Transformer", prepared: "Prepared", asked: Asked, given: Given
 ) -> list[Made]:
     """What the new model is made of, beside what it takes over from its base."""
-    from overt.lab import adapter
-    from overt.lab.finetune import written
+    from overt.lab.convert import adapter
+    from overt.lab.finetune import save
     from overt.nets import lora
 
     made: list[Made] = []
     if asked.method == "full" or asked.merge:
         target = work.place / "model.gguf"
-        written.whole(
+        save.whole(
             net, given.path, asked.type, target,
             lambda done, total: work.report(Progress("writing", done, total)),
-            provenance.derived(work.recipe.inputs, work.inputs),
+            gguf_keys.derived(work.recipe.inputs, work.inputs),
         )  # fmt: skip
         made.append(Made("weights", f"finetuned-{asked.type}.gguf", target))
     if asked.method != "full":

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from overt.errors import OvertError
 from overt.formats import gguf
-from overt.lab import differ
 from overt.lab.finetune import REPORT
-from overt.lab.merging import weights
-from overt.lab.steps import Agreement
+from overt.lab.merge import weights
 from overt.nets.adapter import WEIGHTS
 from overt.nets.weights import Stored
+from overt.provenance import diff
+from overt.provenance.steps import Agreement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,9 +169,9 @@ def of_adapter(recorded: Path, here: Path) -> Iterator[Change]:
         yield Change(layer, max(0.0, was - 2 * both + now) + rounded, was, now, both)
 
 
-def _halves(path: Path) -> dict[str, dict[str, differ.Tensor]]:
-    found: dict[str, dict[str, differ.Tensor]] = {}
-    for name, tensor in differ.tensors(path).items():
+def _halves(path: Path) -> dict[str, dict[str, diff.Tensor]]:
+    found: dict[str, dict[str, diff.Tensor]] = {}
+    for name, tensor in diff.tensors(path).items():
         match = _HALF.fullmatch(name)
         if match is None:
             raise ValueError(f"{name[:80]!r} is no half of an adapter")
@@ -179,7 +179,7 @@ def _halves(path: Path) -> dict[str, dict[str, differ.Tensor]]:
     return found
 
 
-def _all(tensor: differ.Tensor) -> "Array":
+def _all(tensor: diff.Tensor) -> "Array":
     import numpy as np
 
     return np.asarray(tensor.rows(0, tensor.count), np.float64)
@@ -270,7 +270,7 @@ def of_report(recorded: Path, here: Path) -> Told:
     Counts and names must be the same: infinite where they are not.
     """
     try:
-        old, new = (dict(differ.leaves(_read(one))) for one in (recorded, here))
+        old, new = (dict(diff.leaves(_read(one))) for one in (recorded, here))
         return _told(old, new)
     except _BROKEN:
         return Told(math.inf, math.inf)

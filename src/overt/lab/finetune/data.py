@@ -14,11 +14,11 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from overt.errors import FormatError
-from overt.lab.evaluate import rows
+from overt.evaluation.suites import rows
 from overt.lab.finetune import formats
 from overt.lab.finetune.example import Example, Pair
 from overt.lab.finetune.formats import Format
-from overt.lab.finetune.item import Bad, Choice, Item, Kind, Prose, Row
+from overt.lab.finetune.row import Bad, Choice, Item, Kind, Prose, Row
 
 E = TypeVar("E", Example, Pair)
 _KINDS: Final = "write rows such as " + " or ".join(one.EXAMPLE for one in formats.every())

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from overt.errors import BadRequest
-from overt.openness import chain, gate, gather, may
 from overt.openness.licence import names
-from overt.openness.may import Link
+from overt.openness.permissions import chain, gate, may
+from overt.openness.permissions.may import Link
+from overt.openness.subject import gather
 from overt.settings import Settings
 
 

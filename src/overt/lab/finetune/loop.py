@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from overt.errors import Failure, OutOfDisk, UsageError
 from overt.lab.finetune import checkpoint, loss
-from overt.lab.finetune.fixed import ended_as_stopped, fixed, undivided
+from overt.lab.finetune.determinism import ended_as_stopped, fixed, undivided
 from overt.lab.finetune.loss import Head, Loss, Packed, Unit
 from overt.lab.finetune.training import Point, Trained, Training
 from overt.nets import lora

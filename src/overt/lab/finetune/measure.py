@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from overt.lab.evaluate import intervals
+from overt.evaluation.suites import intervals
 from overt.lab.finetune.example import Example, Pair
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from overt.errors import OutOfDisk, OutOfMemory
-from overt.fit import human
 from overt.lab.finetune import checkpoint, data
+from overt.models.memory import human
 from overt.nets.shape import Shape
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.asked import Asked
+    from overt.lab.finetune.config import Asked
     from overt.lab.finetune.prepare import Prepared
 
 MARGIN: Final = 0.3

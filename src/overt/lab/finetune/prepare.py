@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from overt import overlay
 from overt.errors import FormatError, Unsupported, UsageError
 from overt.formats import gguf
 from overt.lab.finetune import data, pack, render, templates
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
 from overt.lab.finetune.data import Data
 from overt.lab.finetune.example import Batch, Example, Pair
 from overt.lab.finetune.render import Piece, Rendered
 from overt.lab.finetune.templates import Template
-from overt.lab.words import Words
+from overt.lab.tokenizer import Words
+from overt.models import defaults as overlay
+from overt.models.defaults import Overlay
+from overt.models.store import Manifest
 from overt.nets import architectures
 from overt.nets.shape import Shape
-from overt.overlay import Overlay
 from overt.settings import Settings
-from overt.store import Manifest
 
 Unit = Batch | list[Pair]
 _MOST_UNREAD = 20

@@ -14,10 +14,10 @@ from overt.errors import FormatError
 from overt.lab.finetune import spans
 from overt.lab.finetune.data import Data, Line
 from overt.lab.finetune.example import Example, Pair
-from overt.lab.finetune.item import Choice, Prose, Talk, Turn
+from overt.lab.finetune.row import Choice, Prose, Talk, Turn
 from overt.lab.finetune.spans import Found, Span
 from overt.lab.finetune.templates import Template, needed
-from overt.lab.words import Words
+from overt.lab.tokenizer import Words
 
 LONG: Final = "longer than the sequence"
 HUGE: Final = "longer than 4 M characters"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.lab.finetune.item import Turn
+from overt.lab.finetune.row import Turn
 
 Said = str | FormatError
 _WORD: Final = "overt-{}-answer"

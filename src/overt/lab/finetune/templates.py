@@ -9,9 +9,9 @@ from typing import Final
 
 from overt.errors import BadRequest, FormatError
 from overt.formats import gguf
-from overt.lab.finetune.item import Turn
-from overt.lab.words import Words
-from overt.overlay import Overlay
+from overt.lab.finetune.row import Turn
+from overt.lab.tokenizer import Words
+from overt.models.defaults import Overlay
 
 _CHATML: Final = (
     "{%- for message in messages -%}"

@@ -34,12 +34,12 @@ from typing import Any
 
 from overt.errors import BadRequest, FormatError
 from overt.formats import gguf, split
-from overt.lab import inputs, sealed
 from overt.lab.quantize import host, imatrix, texts, types, worker
-from overt.lab.steps import Agreement, Given, Made, Work
-from overt.recipe import Recipe
+from overt.models.recipe import Recipe
+from overt.models.sources.base import Step as Progress
+from overt.provenance import checksummed, inputs
+from overt.provenance.steps import Agreement, Given, Made, Work
 from overt.settings import Settings
-from overt.sources.base import Step as Progress
 
 _MOST_THREADS = 4096
 _MOST_TOLERANCE = 0.25
@@ -81,10 +81,10 @@ class _Step:
         types.check(header)
         matrix = _importance(work, source, header)
         target = work.place / host.MODEL
-        if not sealed.intact(target):
+        if not checksummed.intact(target):
             _quantize(work, source, header, asked, matrix, target)
             gguf.read(target)
-            sealed.seal(target)
+            checksummed.seal(target)
         made = [Made("weights", f"{asked.name}.gguf", target)]
         if matrix and work.given("calibrate"):
             made.append(Made("other", host.IMATRIX, matrix))
@@ -168,9 +168,9 @@ def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
     if not text:
         return None
     target = work.place / host.IMATRIX
-    if not sealed.intact(target):
+    if not checksummed.intact(target):
         collect(source, header, text[0].path, work, target)
-        sealed.seal(target)
+        checksummed.seal(target)
     return target
 
 

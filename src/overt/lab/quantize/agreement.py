@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from overt.errors import OvertError
-from overt.lab import differ
 from overt.lab.quantize.host import IMATRIX
-from overt.lab.steps import Agreement
+from overt.provenance import diff
+from overt.provenance.steps import Agreement
 
 
 class Bounds(NamedTuple):
@@ -140,7 +140,7 @@ def tensors(recorded: Path, here: Path, bounds: Bounds) -> Iterator[Apart]:
         ValueError, NotImplementedError: the files have not the same tensors, or a type has no
             reader.
     """
-    old, new = differ.tensors(recorded), differ.tensors(here)
+    old, new = diff.tensors(recorded), diff.tensors(here)
     if list(old) != list(new):
         raise ValueError("the files have not the same tensors")
     for name, before in old.items():
@@ -150,7 +150,7 @@ def tensors(recorded: Path, here: Path, bounds: Bounds) -> Iterator[Apart]:
         yield _apart(before, after, room(before.type, bounds))
 
 
-def _apart(old: differ.Tensor, new: differ.Tensor, room: float) -> Apart:
+def _apart(old: diff.Tensor, new: diff.Tensor, room: float) -> Apart:
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from overt.engines import llama_h
+from overt.runtime.llamacpp import llama_h
 
 Emit = Callable[[bytes], bool]
 
@@ -80,7 +80,7 @@ class Host:
         options.n_seq_max = 1
         options.n_threads = options.n_threads_batch = int(parameters["threads"])
         if collect:
-            from overt.lab.quantize.collect import Collector
+            from overt.lab.quantize.activations import Collector
 
             self._collector = Collector(self._ffi)
             options.cb_eval = self._collector.callback

@@ -19,9 +19,9 @@ from typing import Any
 
 from overt.errors import BadRequest, EngineFailed, OutOfDisk
 from overt.formats import gguf
-from overt.lab.quantize import figures, host, worker
+from overt.lab.quantize import host, statistics, worker
+from overt.models.sources.base import Step as Progress
 from overt.settings import Settings
-from overt.sources.base import Step as Progress
 
 WINDOW = 512
 DECODED = 24
@@ -122,7 +122,7 @@ def against(
     }
     if any(len(values) != text.scored for values in found.values()):
         raise EngineFailed("the worker broke its own protocol")
-    return figures.divergence(
+    return statistics.divergence(
         found["kld"], found["same"], found["nll"], base.nll, len(text.windows)
     )
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from overt.lab import jobs
-from overt.whole import write
+from overt.files.atomic import write
+from overt.provenance import jobs
 
 _FILE = "pending.json"
 _TYPED = ("command", "folder", "variables")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from overt.lab import plots
+from overt.evaluation import plots
 from overt.lab.quantize.frontier import on_frontier
 
 

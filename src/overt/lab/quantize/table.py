@@ -18,34 +18,37 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from overt import fit, pull
 from overt.errors import EngineFailed, FormatError, OutOfDisk, OvertError, WorkerDied
+from overt.files.atomic import write
 from overt.formats import gguf
 from overt.formats.ggml import TYPES as TENSOR_TYPES
-from overt.lab import inputs, jobs, make, sealed
 from overt.lab.quantize import (
     STEP,
     calibration,
-    figures,
-    foreseen,
+    eta,
     frontier,
     host,
     imatrix,
     measure,
-    pace,
     parameters,
     record,
+    statistics,
     texts,
     types,
     worker,
 )
+from overt.lab.quantize import (
+    estimate as foreseen,
+)
 from overt.lab.quantize.pending import Pending, read
-from overt.recipe import Input, Recipe
+from overt.models import memory as fit
+from overt.models import pull
+from overt.models.recipe import Input, Recipe
+from overt.models.sources.base import Report
+from overt.models.store import Manifest
+from overt.models.store.manifest import hex_of
+from overt.provenance import checksummed, inputs, jobs, run_recipe
 from overt.settings import Settings
-from overt.sources.base import Report
-from overt.store import Manifest
-from overt.store.manifest import hex_of
-from overt.whole import write
 
 Tell = Callable[[Mapping[str, Any]], None]
 SOURCE = "source"
@@ -145,7 +148,7 @@ class Table:
             "measure", STEP.version, (*given, *self._importance()),
             {"window": self.window, "windows": plan.windows, "threads": plan.threads,
              **parameters(types.TYPES["f16"], **plan.parameters), "type": ""},
-            make.recipe("quantize", (), {}, self.settings).environment,
+            run_recipe.recipe("quantize", (), {}, self.settings).environment,
         )  # fmt: skip
 
     def recipe_of(self, type: types.Type) -> Recipe:
@@ -154,7 +157,7 @@ class Table:
         given["threads"] = self.plan.threads
         if self.plan.calibrate:
             given |= {"window": self.window, "windows": _CALIBRATED}
-        return make.recipe(
+        return run_recipe.recipe(
             "quantize", (self._source(), *self._importance()),
             parameters(type, **given), self.settings,
         )  # fmt: skip
@@ -178,17 +181,17 @@ class Table:
         """The file of a type, made where it is not there yet."""
         place = self._work / type.name
         target = place / host.MODEL
-        if target in self._proved or sealed.intact(target):
+        if target in self._proved or checksummed.intact(target):
             self._proved.add(target)
             return target
         place.mkdir(exist_ok=True)
         recipe = self.recipe_of(type)
         inputs.keep(self._data, recipe, self.settings.home)
         matrix = self._work / host.IMATRIX
-        if sealed.intact(matrix):
+        if checksummed.intact(matrix):
             _linked(matrix, place / host.IMATRIX)
         given = inputs.found(recipe, self.settings)
-        make.run(recipe, given, place, self.settings, self._report, self._tell)
+        run_recipe.run(recipe, given, place, self.settings, self._report, self._tell)
         if self.plan.calibrate and not matrix.is_file():
             _linked(place / host.IMATRIX, matrix)
         self._proved.add(target)
@@ -222,7 +225,7 @@ class Table:
             for one in (host.MODEL, host.IMATRIX):
                 if (made.parent / one).is_file():
                     _linked(made.parent / one, folder / "work" / one)
-        return make.make(recipe, name, self.settings, self._report, self._tell, self._data)
+        return run_recipe.make(recipe, name, self.settings, self._report, self._tell, self._data)
 
     # ---- measuring ---------------------------------------------------------------------------
 
@@ -242,12 +245,12 @@ class Table:
         if self._base is None:
             file, noted = self._work / host.BASE, self._work / "base.json"
             kept = read(noted)
-            if kept is None or not sealed.intact(file):
+            if kept is None or not checksummed.intact(file):
                 weights = self.plan.model.weights
                 made = measure.source(
                     weights, self.text, file, self.plan.threads, self.settings, self._report
                 )
-                sealed.seal(file)
+                checksummed.seal(file)
                 kept = {"nll": made.nll, "top": made.top}
                 write(noted, json.dumps(kept).encode())
             self._base = measure.Base(file, kept["nll"], kept["top"])
@@ -334,7 +337,7 @@ class Table:
         return kept
 
     def raced(
-        self, wanted: Sequence[types.Type | None], clock: pace.Pace | None = None
+        self, wanted: Sequence[types.Type | None], clock: eta.Pace | None = None
     ) -> dict[str, dict[str, Any]]:
         """Speeds and load memory, the types taking turns; None is the source.
 
@@ -359,7 +362,7 @@ class Table:
                 if not kept and 10 * (clock.timed - 1) // len(turns) < tenth:
                     self._tell(_progress("timed", clock.timed, len(turns), "runs", clock))
         return {
-            name: figures.speeds(runs)
+            name: statistics.speeds(runs)
             | {"load_memory": int(max(run["resident"] for run in runs)),
                "load_memory_own": int(max(run["own"] for run in runs))}
             for name, runs in found.items()
@@ -381,7 +384,7 @@ class Table:
         left = [type for type in wanted if type.name not in failed]
         self._room(left)
         self.ready()
-        clock = pace.Pace(len(left), self.plan.runs * (len(left) + 1),
+        clock = eta.Pace(len(left), self.plan.runs * (len(left) + 1),
                           len(self.text.windows) * self.text.window)  # fmt: skip
         rows = self._judged(left, failed, clock)
         told = _unless_all(failed, wanted)
@@ -395,7 +398,7 @@ class Table:
         return [rows[SOURCE], *(rows[type.name] for type in made)], told
 
     def _judged(
-        self, wanted: Sequence[types.Type], failed: dict[str, OvertError], clock: pace.Pace
+        self, wanted: Sequence[types.Type], failed: dict[str, OvertError], clock: eta.Pace
     ) -> dict[str, dict[str, Any]]:
         """The rows of all that can be made; the others go into `failed`."""
         rows: dict[str, dict[str, Any]] = {}
@@ -471,7 +474,7 @@ def _unless_all(failed: Mapping[str, OvertError], wanted: Sequence[types.Type]) 
     return {name: str(error) for name, error in failed.items()}
 
 
-def _progress(what: str, done: int, total: int, of: str, clock: pace.Pace) -> dict[str, Any]:
+def _progress(what: str, done: int, total: int, of: str, clock: eta.Pace) -> dict[str, Any]:
     """An event for who waits; `left` is in seconds, None where nobody knows."""
     told = {"kind": "progress", "what": what, "done": done, "total": total, "of": of}
     return told | {"left": clock.left}
@@ -480,7 +483,7 @@ def _progress(what: str, done: int, total: int, of: str, clock: pace.Pace) -> di
 def _linked(source: Path, target: Path) -> None:
     """A sealed file and its seal."""
     _link(source, target)
-    _link(sealed.place(source), sealed.place(target))
+    _link(checksummed.place(source), checksummed.place(target))
 
 
 def _link(source: Path, target: Path) -> None:

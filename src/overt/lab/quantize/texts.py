@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from overt.errors import BadRequest, FormatError
-from overt.lab.words import Words
+from overt.lab.tokenizer import Words
 from overt.settings import Settings
 
 MEASURE = Path(__file__).with_name("held_out.txt")

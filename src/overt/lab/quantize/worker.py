@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from overt import fit
 from overt.errors import EngineFailed, FormatError, OutOfDisk, lacking
 from overt.formats import gguf, split
+from overt.models import memory as fit
+from overt.runtime.worker import crash_reason
 from overt.settings import Settings
-from overt.workers import reason
 
 HOST = "overt.lab.quantize.host:Host"
 PYTHON_PATH: tuple[Path, ...] = ()
@@ -104,7 +104,7 @@ def carry_out(task: Task, settings: Settings, told: Told | None = None) -> Outco
 
 
 async def _carried_out(task: Task, settings: Settings, told: Told) -> Outcome:
-    from overt.workers.supervise import Worker, WorkerSpec
+    from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
     spec = WorkerSpec(
         host=HOST, parameters=task.parameters, label=task.label, memory=task.memory,
@@ -154,7 +154,7 @@ def _in_words(error: EngineFailed) -> Exception:
         return OutOfDisk("the disk is full: the quantized file has no room", "free some space")
     if "requires an imatrix" in said or "importance matrix" in said:
         return lacks_importance()
-    if reason.short_of_memory(said):
+    if crash_reason.short_of_memory(said):
         return EngineFailed(f"{said}: it ran out of memory", "choose a smaller model")
     return error
 

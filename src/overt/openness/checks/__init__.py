@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Protocol
 
 from overt.errors import OvertError
-from overt.openness.components import Strength
 from overt.openness.evidence import Evidence, Finding, short
-from overt.openness.subject import Subject
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 
 class Check(Protocol):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overt.formats.safetensors import TensorInfo
-from overt.openness import tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
-from overt.openness.subject import Subject
+from overt.openness.subject import tensors
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 VERSION = 1
 TTL = 0

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from overt.openness import places, prose, results, sizes, statements
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.statements import Stated
-from overt.openness.subject import Subject
+from overt.openness.subject import places, prose, results, sizes, statements
+from overt.openness.subject.statements import Stated
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 VERSION = 3
 TTL = 0
@@ -305,8 +305,8 @@ def _marks(name: str) -> set[str]:
 
 def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
     """A line ``License: …`` or a sentence in the text against the field at its top."""
-    from overt.openness import named as naming
     from overt.openness.licence import names
+    from overt.openness.subject import named_licences as naming
 
     card, one = subject.card, stated.get("licence")
     words = card.words("license") if card else ()
@@ -365,7 +365,7 @@ def _doubts(subject: Subject) -> Iterator[Finding]:
     mine = _marks(name)
     if not bases or not mine or not theirs or mine & theirs:
         return
-    from overt.openness import families
+    from overt.openness.subject import families
 
     known = families.find(name)
     named = [found for base in bases if (found := families.find(base))]

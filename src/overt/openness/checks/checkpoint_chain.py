@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from overt.errors import OvertError
 from overt.formats import safetensors
-from overt.openness import places, samples
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.samples import Sampled
-from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
+from overt.openness.subject import places, samples
+from overt.openness.subject.samples import Sampled
+from overt.openness.subject.subject import MOST_HEADERS, Subject, SubjectFile
+from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Final
 
 from overt.errors import FormatError
-from overt.openness import manifests, places, shards
-from overt.openness.components import Availability, Strength
 from overt.openness.evidence import Finding
-from overt.openness.manifests import Entry, Manifest
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import manifests, places, shards
+from overt.openness.subject.manifests import Entry, Manifest
+from overt.openness.subject.subject import Subject, SubjectFile
+from overt.openness.verdicts.components import Availability, Strength
 
 VERSION = 2
 TTL = 0

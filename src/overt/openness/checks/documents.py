@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from overt.openness import places
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import places
+from overt.openness.subject.subject import Subject, SubjectFile
+from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from overt.openness import places
-from overt.openness.components import BY_NAME, Strength
 from overt.openness.evidence import Finding
-from overt.openness.subject import Subject
+from overt.openness.subject import places
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import BY_NAME, Strength
 
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
@@ -91,7 +91,7 @@ def _claimed(subject: Subject, component: str) -> Iterator[Named]:
 
 
 def _one(source: str, words: str | tuple[str, ...], path: str) -> Iterator[Named]:
-    from overt.openness import named as naming
+    from overt.openness.subject import named_licences as naming
 
     text = words if isinstance(words, str) else " ".join(words)
     if text.strip() and (ids := naming.ids_of(text)):
@@ -115,7 +115,7 @@ def _names_differ(named: tuple[Named, ...]) -> Iterator[Finding]:
 
 
 def _agree(named: Named, one: str) -> bool:
-    from overt.openness import named as naming
+    from overt.openness.subject import named_licences as naming
 
     return any(_same(known, one) or naming.agree(named.words, known, one) for known in named.ids)
 
@@ -170,7 +170,7 @@ def _strength(component: str) -> Strength:
 def _texts(
     subject: Subject, component: str, texts: "Mapping[str, Match]", named: tuple[Named, ...]
 ) -> Iterator[Finding]:
-    from overt.openness import named as naming
+    from overt.openness.subject import named_licences as naming
 
     mains = {n: m for n, m in texts.items() if m.altered or not naming.is_policy(m.id)}
     settled = False
@@ -341,8 +341,8 @@ def _terms_of_base(subject: Subject, named: tuple[Named, ...]) -> Iterator[Findi
 
 def _parents(subject: Subject) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """(what, licence ids, who says so) of each model it keeps weights of."""
-    from overt.openness import families
-    from overt.openness import named as naming
+    from overt.openness.subject import families
+    from overt.openness.subject import named_licences as naming
 
     for parent in subject.record.parents:
         if parent.relation not in _KEEPS_TERMS:

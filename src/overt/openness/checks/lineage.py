@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from overt.errors import FormatError
-from overt.openness import pairs, tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.pairs import Pair
-from overt.openness.record import Parent
-from overt.openness.subject import Subject
+from overt.openness.subject import pairs, tensors
+from overt.openness.subject.pairs import Pair
+from overt.openness.subject.record import Parent
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 if TYPE_CHECKING:
     import numpy as np

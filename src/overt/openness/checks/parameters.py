@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from overt.openness import tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
-from overt.openness.subject import MOST_HEADERS, Subject
-from overt.openness.tensors import Weights
+from overt.openness.subject import tensors
+from overt.openness.subject.subject import MOST_HEADERS, Subject
+from overt.openness.subject.tensors import Weights
+from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from overt.formats.ggml import TYPES
-from overt.openness import prose, statements, tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes.plan import text_config
-from overt.openness.subject import Subject
-from overt.openness.tensors import Located, Weights
+from overt.openness.subject import prose, statements, tensors
+from overt.openness.subject.subject import Subject
+from overt.openness.subject.tensors import Located, Weights
+from overt.openness.verdicts.components import Strength
 
 VERSION = 3
 TTL = 0

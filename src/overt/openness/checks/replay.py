@@ -6,9 +6,9 @@ the settings, and the checkpoint that follows) comes with no release that is kno
 
 from collections.abc import Iterator
 
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.subject import Subject
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 VERSION = 1
 TTL = 0

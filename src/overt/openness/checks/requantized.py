@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.openness import pairs, tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.pairs import Pair
-from overt.openness.subject import Subject
+from overt.openness.subject import pairs, tensors
+from overt.openness.subject.pairs import Pair
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from overt.openness import tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes import general, plan
 from overt.openness.shapes.plan import Difference, Plan
-from overt.openness.subject import Subject
+from overt.openness.subject import tensors
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0

@@ -14,10 +14,10 @@ from hashlib import sha256
 from typing import Any, Final
 
 from overt.errors import IntegrityError, NotFound
-from overt.openness import places
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import places
+from overt.openness.subject.subject import Subject, SubjectFile
+from overt.openness.verdicts.components import Strength
 
 VERSION = 1
 TTL = 0
@@ -177,8 +177,8 @@ def _cryptography(
         return _open(file, f"its {same} digests agree; no public key of its signer lies with it",
                      "not_run")  # fmt: skip
     name, pem = key
-    from overt.carry import signing
-    from overt.carry.archive import Member
+    from overt.security import signing
+    from overt.security.signing import Member
 
     members = [Member(one, 0, digest) for one, digest in signed.files]
     try:

@@ -7,10 +7,10 @@ costs time that is bounded and nothing else.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from overt.formats import confined, template
-from overt.openness.components import Strength
+from overt.formats import subprocess_reader, template
 from overt.openness.evidence import Finding
-from overt.openness.subject import Subject
+from overt.openness.subject.subject import Subject
+from overt.openness.verdicts.components import Strength
 
 VERSION = 3
 TTL = 180  # so do the known ways out of a sandbox
@@ -94,8 +94,10 @@ def _look(text: str) -> tuple[list[str], str | None, str]:
     if len(text) > template.MAX_TEMPLATE:
         return [], f"it has {len(text)} characters, more than {template.MAX_TEMPLATE}", ""
     try:
-        found = confined.ask(template.__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
-    except confined.Exceeded as error:
+        found = subprocess_reader.ask(
+            template.__name__, {"text": text, "samples": _SAMPLES}, _SECONDS
+        )
+    except subprocess_reader.Exceeded as error:
         return [f"{_STOPPED}: {error.message}"], error.message, ""
     return list(found["escapes"]), found["failed"], str(found["rendered"])
 

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
-from overt.openness import tensors
 from overt.openness.checks import shapes
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
-from overt.openness.subject import MOST_HEADERS, Subject
-from overt.openness.tensors import Located, Weights
+from overt.openness.subject import tensors
+from overt.openness.subject.subject import MOST_HEADERS, Subject
+from overt.openness.subject.tensors import Located, Weights
+from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0

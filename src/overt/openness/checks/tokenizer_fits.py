@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from overt.openness import tensors
-from overt.openness.components import Strength
 from overt.openness.evidence import Finding
-from overt.openness.subject import MOST_TOKENIZER, Subject
+from overt.openness.subject import tensors
+from overt.openness.subject.subject import MOST_TOKENIZER, Subject
+from overt.openness.verdicts.components import Strength
 
 if TYPE_CHECKING:
     from overt.formats.gguf import Header
-    from overt.openness.tensors import Weights
+    from overt.openness.subject.tensors import Weights
 
 VERSION = 3
 TTL = 0

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from overt.formats import confined
-from overt.openness import places
-from overt.openness.components import Availability, Strength
+from overt.formats import subprocess_reader
 from overt.openness.evidence import Finding, Result
-from overt.openness.subject import Subject, SubjectFile
+from overt.openness.subject import places
+from overt.openness.subject.subject import Subject, SubjectFile
+from overt.openness.verdicts.components import Availability, Strength
 
 VERSION = 3
 TTL = 0
@@ -153,8 +153,8 @@ def _parse(texts: dict[str, str]) -> dict[str, dict[str, str]] | None:
     if not texts:
         return {}
     try:
-        found = confined.ask(__name__, texts, _SECONDS)
-    except confined.Exceeded:
+        found = subprocess_reader.ask(__name__, texts, _SECONDS)
+    except subprocess_reader.Exceeded:
         return None
     return {str(name): dict(one) for name, one in found.items()}
 
@@ -288,4 +288,4 @@ def _number(text: str) -> int:
 
 
 if __name__ == "__main__":
-    confined.serve(_reply)
+    subprocess_reader.serve(_reply)

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from overt.formats import pickle
-from overt.openness import content, places
-from overt.openness.components import Strength
-from overt.openness.content import Look
 from overt.openness.evidence import Finding
-from overt.openness.subject import MOST_HEADERS, Subject, SubjectFile
+from overt.openness.subject import content, places
+from overt.openness.subject.content import Look
+from overt.openness.subject.subject import MOST_HEADERS, Subject, SubjectFile
+from overt.openness.verdicts.components import Strength
 
 VERSION = 3
 TTL = 90  # what is known to be dangerous grows

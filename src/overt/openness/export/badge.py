@@ -5,9 +5,9 @@ A drawing without fonts, scripts or addresses of its own. Colour only repeats wh
 
 from typing import Final
 
-from overt.openness.components import STEPS
 from overt.openness.dossier import Dossier
 from overt.openness.export import words
+from overt.openness.verdicts.components import STEPS
 
 _LABEL: Final = "openness"
 _COLOUR: Final = {

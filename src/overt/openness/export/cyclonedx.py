@@ -7,12 +7,12 @@ it and against it, judged against the components of the Model Openness Framework
 
 from typing import Any, Final
 
-from overt.openness.components import COMPONENTS, Availability, Strength
 from overt.openness.dossier import Dossier
 from overt.openness.evidence import Evidence, Finished
 from overt.openness.export import licences, words
 from overt.openness.export.text import address, hex_of, identifier, overt_version, pretty, timestamp
-from overt.openness.record import Parent
+from overt.openness.subject.record import Parent
+from overt.openness.verdicts.components import COMPONENTS, Availability, Strength
 
 _MODEL: Final = "model"
 _ASSESSOR: Final = "assessor:overt"

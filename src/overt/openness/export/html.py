@@ -9,7 +9,6 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from overt.openness.components import STEPS
 from overt.openness.dossier import Dossier
 from overt.openness.export import licences, spectrum, words
 from overt.openness.export.html_parts import (
@@ -24,9 +23,10 @@ from overt.openness.export.html_parts import (
     text,
 )
 from overt.openness.export.text import shorten
+from overt.openness.verdicts.components import STEPS
 
 if TYPE_CHECKING:
-    from overt.openness.rules import Next
+    from overt.openness.verdicts.rules import Next
 
 _POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -220,7 +220,8 @@ def _counts(dossier: Dossier) -> str:
 
 def _asked(dossier: Dossier) -> str:
     """What the licence forbids and asks for, in the words of our own data."""
-    from overt.openness import fields, phrases, terms
+    from overt.openness.permissions import phrases, terms
+    from overt.openness.permissions import uses as fields
 
     id_ = dossier.licence.id
     found = terms.load(id_) if id_ else None

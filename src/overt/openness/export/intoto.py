@@ -15,7 +15,7 @@ from overt.openness.dossier import Dossier
 from overt.openness.export.text import canonical, content_digest, hex_of, overt_version
 
 if TYPE_CHECKING:
-    from overt.carry.signing import Keys
+    from overt.security.signing import Keys
 
 TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:overt:dossier:v1"

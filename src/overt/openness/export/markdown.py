@@ -13,7 +13,7 @@ from overt.openness.export import licences, words
 from overt.openness.export.text import shorten, visible
 
 if TYPE_CHECKING:
-    from overt.openness.rules import Pair
+    from overt.openness.verdicts.rules import Pair
 
 _MEANS = re.compile(r"[&<>\\`*_{}\[\]()#+!|~$@:^=\"'-]")
 _SIGNS = {

@@ -11,12 +11,12 @@ import re
 from typing import Any, Final
 
 from overt.formats import yamltext
-from overt.openness import mof
-from overt.openness.components import BY_NAME
-from overt.openness.counted import Case
 from overt.openness.dossier import Dossier
 from overt.openness.export import licences
 from overt.openness.export.text import address, clean, day, plain, shorten
+from overt.openness.verdicts import mof
+from overt.openness.verdicts.components import BY_NAME
+from overt.openness.verdicts.rule_input import Case
 
 # The names of the tool's schema; anything else is refused.
 _ARCHITECTURES: Final = frozenset(

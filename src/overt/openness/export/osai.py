@@ -9,11 +9,11 @@ only open part is one of these cannot be told from a closed one.
 from typing import Any, Final
 
 from overt.formats import yamltext
-from overt.openness.components import Availability
-from overt.openness.counted import Case
 from overt.openness.dossier import Dossier
 from overt.openness.export import licences, words
 from overt.openness.export.text import address, clean, day, plain, shorten
+from overt.openness.verdicts.components import Availability
+from overt.openness.verdicts.rule_input import Case
 
 _A = Availability
 _WHOLE: Final = {

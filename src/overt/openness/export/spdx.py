@@ -21,7 +21,7 @@ from overt.openness.export.text import (
     pretty,
     timestamp,
 )
-from overt.openness.record import Parent
+from overt.openness.subject.record import Parent
 
 _CREATION: Final = "_:creation"
 _NO_LICENCE: Final = "expandedlicensing_NoAssertionLicense"

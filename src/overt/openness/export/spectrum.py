@@ -5,9 +5,9 @@ Two drawings of the same: across for wide pages, down for narrow ones. The page 
 
 from typing import Final
 
-from overt.openness.components import STEPS
 from overt.openness.dossier import Dossier
 from overt.openness.export import words
+from overt.openness.verdicts.components import STEPS
 
 _WIDE_AT: Final = (80, 240, 400, 560)
 _TALL_AT: Final = (40, 118, 196, 274)

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from overt.openness.components import Availability
 from overt.openness.dossier import Dossier
 from overt.openness.evidence import Evidence, Finished
+from overt.openness.verdicts.components import Availability
 
 """Least open first, as the spectrum is drawn."""
 

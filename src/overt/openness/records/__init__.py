@@ -6,7 +6,7 @@ its own verdicts are kept in `Record.said`. A claim taken from an index is someb
 evidence.
 """
 
-from overt.openness.record import Record
+from overt.openness.subject.record import Record
 
 
 def read(text: str, what: str) -> Record | None:

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.openness.components import BY_MOF, COMPONENTS, Availability, Component
-from overt.openness.record import Claim, Parent, Record
 from overt.openness.records import fields
+from overt.openness.subject.record import Claim, Parent, Record
+from overt.openness.verdicts.components import BY_MOF, COMPONENTS, Availability, Component
 
 INDEX: Final = "Model Openness Tool"
 _ABSENT = re.compile(r"\bnot (?:been )?(?:include|provide|release)", re.IGNORECASE)

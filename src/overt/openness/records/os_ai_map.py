@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from overt.openness.components import Availability
-from overt.openness.record import Claim, Record
 from overt.openness.records import fields
+from overt.openness.subject.record import Claim, Record
+from overt.openness.verdicts.components import Availability
 
 INDEX: Final = "Open Source AI Map"
 _LINE: Final = 10_000  # characters of the line of components

@@ -13,9 +13,9 @@ so the less open of the two counts.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from overt.openness.components import Availability
-from overt.openness.record import Claim, Parent, Record
 from overt.openness.records import fields
+from overt.openness.subject.record import Claim, Parent, Record
+from overt.openness.verdicts.components import Availability
 
 INDEX: Final = "European Open Source AI Index"
 CELLS: Final = (

@@ -14,7 +14,7 @@ from overt.openness.shapes.plan import is_size
 
 if TYPE_CHECKING:
     from overt.formats.gguf import Header
-    from overt.openness.tensors import Located
+    from overt.openness.subject.tensors import Located
 
 _WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim",
                   "word_embed_proj_dim", "model_dim", "d_embed")  # fmt: skip

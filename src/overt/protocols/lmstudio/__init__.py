@@ -10,17 +10,17 @@ from starlette.websockets import WebSocket
 
 from overt.protocols.base import Call, Protocol, Reply, Route, Services
 from overt.protocols.lmstudio import (
-    chat1,
+    endpoints,
     models,
-    models1,
     predict,
     repository,
-    rest0,
-    rooms,
     socket,
+    v0_rest,
+    v1_chat,
+    v1_models,
 )
 from overt.protocols.lmstudio.errors import refuse
-from overt.protocols.lmstudio.facts import Domain
+from overt.protocols.lmstudio.model_info import Domain
 from overt.protocols.lmstudio.port import Namespace, Opened, Rpc
 
 
@@ -66,29 +66,29 @@ def _models(name: Domain) -> Namespace:
 _SYSTEM = Namespace(
     "system",
     {
-        "listDownloadedModels": Rpc(rooms.list_downloaded),
-        "listDownloadedModelVariants": Rpc(rooms.list_variants, rooms.Variants),
-        "version": Rpc(rooms.version),
-        "info": Rpc(rooms.info),
-        "notify": Rpc(rooms.notify),
-        "getExperimentFlags": Rpc(rooms.experiment_flags),
-        "startHttpServer": Rpc(rooms.start_server),
-        "setExperimentFlag": Rpc(rooms.not_by_clients),
-        "stopHttpServer": Rpc(rooms.not_by_clients),
-        "requestShutdown": Rpc(rooms.not_by_clients),
+        "listDownloadedModels": Rpc(endpoints.list_downloaded),
+        "listDownloadedModelVariants": Rpc(endpoints.list_variants, endpoints.Variants),
+        "version": Rpc(endpoints.version),
+        "info": Rpc(endpoints.info),
+        "notify": Rpc(endpoints.notify),
+        "getExperimentFlags": Rpc(endpoints.experiment_flags),
+        "startHttpServer": Rpc(endpoints.start_server),
+        "setExperimentFlag": Rpc(endpoints.not_by_clients),
+        "stopHttpServer": Rpc(endpoints.not_by_clients),
+        "requestShutdown": Rpc(endpoints.not_by_clients),
     },
-    {"alive": Opened(rooms.alive)},
+    {"alive": Opened(endpoints.alive)},
 )
 _FILES = Namespace(
     "files",
     {
-        "uploadFileBase64": Rpc(rooms.upload, rooms.Upload),
-        "getDocumentParsingLibrary": Rpc(rooms.no_documents),
-        "getLocalFileAbsolutePath": Rpc(rooms.no_documents),
+        "uploadFileBase64": Rpc(endpoints.upload, endpoints.Upload),
+        "getDocumentParsingLibrary": Rpc(endpoints.no_documents),
+        "getLocalFileAbsolutePath": Rpc(endpoints.no_documents),
     },
     {
-        "retrieve": Opened(rooms.no_document_channel),
-        "parseDocument": Opened(rooms.no_document_channel),
+        "retrieve": Opened(endpoints.no_document_channel),
+        "parseDocument": Opened(endpoints.no_document_channel),
     },
 )
 _REPOSITORY = Namespace(
@@ -126,21 +126,25 @@ PROTOCOL = Protocol(
     name="lmstudio",
     routes=(
         Route("GET", "/lmstudio-greeting", greeting, "Tell SDKs that they are right here"),
-        *rest0.ROUTES,
-        Route("GET", "/api/v1/models", models1.list_models, "List all models"),
-        Route("POST", "/api/v1/models/load", models1.load, "Load a model", models1.LoadBody),
+        *v0_rest.ROUTES,
+        Route("GET", "/api/v1/models", v1_models.list_models, "List all models"),
+        Route("POST", "/api/v1/models/load", v1_models.load, "Load a model", v1_models.LoadBody),
         Route(
-            "POST", "/api/v1/models/unload", models1.unload, "Unload a model", models1.UnloadBody
+            "POST",
+            "/api/v1/models/unload",
+            v1_models.unload,
+            "Unload a model",
+            v1_models.UnloadBody,
         ),
         Route(
-            "POST", "/api/v1/models/download", models1.download, "Pull a model",
-            models1.DownloadBody,
+            "POST", "/api/v1/models/download", v1_models.download, "Pull a model",
+            v1_models.DownloadBody,
         ),
         Route(
-            "GET", "/api/v1/models/download/status/{job}", models1.download_status,
+            "GET", "/api/v1/models/download/status/{job}", v1_models.download_status,
             "How far a pull is",
         ),
-        Route("POST", "/api/v1/chat", chat1.chat, "Go on with a conversation", chat1.ChatBody),
+        Route("POST", "/api/v1/chat", v1_chat.chat, "Go on with a conversation", v1_chat.ChatBody),
         *(
             Route(method, f"/api/{version}/{{rest:path}}", unexpected, "Nothing is here")
             for version in ("v0", "v1")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from overt.errors import BadRequest, ModelNotFound, NotFound, UsageError
 from overt.protocols.base import AS_EVER, FOR_EVER, Caller, Card, Hold, Loaded, Services
-from overt.protocols.lmstudio.facts import PREFIX, Domain, domain, path
+from overt.protocols.lmstudio.model_info import PREFIX, Domain, domain, path
 
 SAMPLE = 5  # names told in an error
 

@@ -9,7 +9,8 @@ from msgspec import Meta
 from overt.chat import EmbedRequest, Request, Tool
 from overt.errors import NotFound, Stopped
 from overt.protocols.base import FOR_EVER, Hold, Loaded
-from overt.protocols.lmstudio import facts, history, instances, kv
+from overt.protocols.lmstudio import history, instances, kv
+from overt.protocols.lmstudio import model_info as facts
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.lmstudio.port import Channel, Context, Void
 from overt.protocols.lmstudio.predict import request

@@ -8,7 +8,7 @@ import anyio
 import msgspec
 
 from overt.protocols.base import Caller, Services
-from overt.protocols.lmstudio.facts import Domain
+from overt.protocols.lmstudio.model_info import Domain
 from overt.protocols.lmstudio.wire import Empty, as_json
 
 Write = Callable[[str], Awaitable[None]]

@@ -29,7 +29,8 @@ from overt.chat import (
 )
 from overt.protocols.base import object_of
 from overt.protocols.failure import error_of
-from overt.protocols.lmstudio import facts, files, history, instances, kv
+from overt.protocols.lmstudio import files, history, instances, kv
+from overt.protocols.lmstudio import model_info as facts
 from overt.protocols.lmstudio.errors import NoPreset, Trouble
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.lmstudio.port import Channel, Context

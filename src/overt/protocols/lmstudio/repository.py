@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from overt.errors import BadRef, NotFound, Stopped
+from overt.models.sources import catalogue
 from overt.protocols.lmstudio import downloads
 from overt.protocols.lmstudio.port import Channel, Context
 from overt.ref import parse
-from overt.sources import catalogue
 
 _DEFAULT, _MOST = 10, 25
 

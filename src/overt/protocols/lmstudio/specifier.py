@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from overt.protocols.lmstudio import instances
-from overt.protocols.lmstudio.facts import domain
 from overt.protocols.lmstudio.instances import Instance, NoModel
+from overt.protocols.lmstudio.model_info import domain
 from overt.protocols.lmstudio.port import Context
 
 

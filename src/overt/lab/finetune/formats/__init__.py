@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from overt.errors import BadRequest
-from overt.lab.finetune.item import Item, Kind, Row
+from overt.lab.finetune.row import Item, Kind, Row
 
 FORMATS = ("preference", "chat", "sharegpt", "alpaca", "completion", "text")
 """In the order in which a row is tried."""

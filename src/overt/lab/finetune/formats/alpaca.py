@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.item import Bad, Item, Kind, Row, Spoken, ask, perhaps, said, talk, turn
+from overt.lab.finetune.row import Bad, Item, Kind, Row, Spoken, ask, perhaps, said, talk, turn
 
 NAME: Final = "alpaca"
 ABOUT: Final = "Alpaca's instructions"

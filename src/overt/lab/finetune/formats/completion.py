@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.item import Bad, Item, Kind, Row, ask, said, talk
+from overt.lab.finetune.row import Bad, Item, Kind, Row, ask, said, talk
 
 NAME: Final = "completion"
 ABOUT: Final = "prompts and completions"

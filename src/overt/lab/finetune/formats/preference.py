@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from overt.lab.finetune.formats import alpaca, turns
-from overt.lab.finetune.item import Bad, Choice, Item, Kind, Row, Spoken, Talk, said, talk, turn
+from overt.lab.finetune.row import Bad, Choice, Item, Kind, Row, Spoken, Talk, said, talk, turn
 
 NAME: Final = "preference"
 ABOUT: Final = "preference pairs"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.item import Item, Kind, Row, talk
+from overt.lab.finetune.row import Item, Kind, Row, talk
 
 NAME: Final = "sharegpt"
 ABOUT: Final = "ShareGPT"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from overt.lab.finetune.item import Item, Kind, Prose, Row, said
+from overt.lab.finetune.row import Item, Kind, Prose, Row, said
 
 NAME: Final = "text"
 ABOUT: Final = "plain text"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from overt.conversations.sharegpt import ROLES
-from overt.lab.finetune.item import Bad, Row, Spoken, clean, perhaps, turn
+from overt.lab.finetune.row import Bad, Row, Spoken, clean, perhaps, turn
 
 OPENAI: Final = (
     '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'

@@ -1,0 +1,1 @@
+"""Measuring models: suites, audits, comparisons, routers."""

@@ -1,0 +1,170 @@
+"""Does an answer stay the same when the question has typos or other words.
+
+Multiple-choice questions (MMLU, or a person's own) are asked three times: as they stand, with
+typos, and in a mechanical paraphrase (perturb.py). The choices are left alone. A flip is another
+letter than for the question as it stands. A model that tells log-probabilities is asked for that of
+the letters; another one writes its letter.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from overt.errors import FormatError
+from overt.evaluation.audit import perturb, sets
+from overt.evaluation.audit.probe import (
+    Contrast,
+    Item,
+    Material,
+    Measure,
+    Model,
+    Need,
+    Outcome,
+    Plan,
+    Use,
+)
+from overt.evaluation.suites import rows
+from overt.evaluation.suites.runners.choice import letter
+
+LETTERS: Final = "ABCDEFGHIJ"
+_VARIANTS: Final = ("typos", "paraphrase")
+_TOKENS: Final = 32
+_MMLU: Final = ("question", "A", "B", "C", "D", "answer")
+
+
+def _flip(variant: str) -> Callable[[Outcome], float | None]:
+    return lambda outcome: float(outcome[variant] != outcome["plain"])
+
+
+def _drop(variant: str) -> Callable[[Outcome], float | None]:
+    return lambda outcome: float(
+        (outcome["plain"] == outcome["right"]) - (outcome[variant] == outcome["right"])
+    )
+
+
+def _right(variant: str) -> Callable[[Outcome], float | None]:
+    return lambda outcome: float(outcome[variant] == outcome["right"])
+
+
+class _Probe:
+    name = "robustness"
+    title = "Answers under typos and paraphrase"
+    version = "1"
+    need: Need = "either"
+    uses: tuple[Use, ...] = ("seed",)
+    sets = ("mmlu",)
+    method = (
+        f"Each question as it stands, with typos in {perturb.RATE:.0%} of its letters, and "
+        "paraphrased by rules; the letter with the highest log-probability after 'Answer:', or the "
+        "letter a chat writes where there are no log-probabilities"
+    )
+    limits = (
+        "Typos and paraphrase are made by rules with a seed; people write otherwise, and a rule "
+        "may change the meaning of a question now and then",
+        "Where accuracy is near chance the answers are near a draw, and flips say little of how "
+        "well a model understands",
+        "A letter that is taken from a likelihood and one that is written are not comparable",
+    )
+    cite = ("Hendrycks et al. 2021, MMLU, ICLR 2021 (the questions)",)
+    measures = (
+        Measure("flips_typos", "share of answers that typos change", _flip("typos")),
+        Measure("flips_paraphrase", "share of answers that the paraphrase changes",
+                _flip("paraphrase")),
+        Measure("drop_typos", "accuracy lost to typos, item by item", _drop("typos"), -1.0, 1.0,
+                0.0, split=False),
+        Measure("drop_paraphrase", "accuracy lost to the paraphrase, item by item",
+                _drop("paraphrase"), -1.0, 1.0, 0.0, split=False),
+        Measure("accuracy_plain", "accuracy on the questions as they stand", _right("plain")),
+    )  # fmt: skip
+    contrasts: tuple[Contrast, ...] = ()
+
+    def material(self, plan: Plan) -> Material:
+        if plan.items is not None:
+            return _own(plan)
+        return sets.material("mmlu", plan, lambda file: _mmlu(file, plan.seed))
+
+    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+        given = item.given
+        found: dict[str, Any] = {"right": given["right"], "by": "score" if model.scores else "chat"}
+        for variant in ("plain", *_VARIANTS):
+            found[variant] = await _ask(given[variant], given["choices"], model)
+        return found
+
+
+async def _ask(question: str, choices: Sequence[str], model: Model) -> int:
+    """The place of the choice that the model takes; -1 for none that can be read."""
+    letters = LETTERS[: len(choices)]
+    listed = "\n".join(f"{one}. {text}" for one, text in zip(letters, choices, strict=True))
+    if model.scores:
+        context = f"{question.strip()}\n{listed}\nAnswer:"
+        likely = await model.choose(context, [f" {one}" for one in letters])
+        return likely.index(max(likely))
+    said = await model.answer(
+        f"{question.strip()}\n{listed}\n\nAnswer with the letter of the right choice only.", _TOKENS
+    )
+    return LETTERS.find(letter(said, choices) or "?")
+
+
+def _mmlu(file: sets.Read, seed: int) -> Iterator[Item]:
+    found, _ = rows.read(file.path, _MMLU)
+    for number, row in enumerate(found, 1):
+        stem, choices = row.text["stem"], [row.text[one] for one in "ABCD"]
+        yield _item(f"{stem}/{number}", row.text["question"], choices, row.text["answer"],
+                    row.where, seed, stem)  # fmt: skip
+
+
+def _own(plan: Plan) -> Material:
+    assert plan.items is not None
+    found, digest = rows.read(plan.items)
+    items = []
+    for number, row in enumerate(found, 1):
+        raw = row.raw
+        choices: Any = raw.get("choices")
+        if isinstance(choices, str):
+            choices = _list(choices)
+        if choices is None:
+            choices = [row.text[one] for one in LETTERS if row.text.get(one)]
+        if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
+            raise FormatError(
+                f"{row.where} has no choices",
+                "give columns question, A, B, C, D and answer, or choices as a list",
+            )
+        if "question" not in raw or "answer" not in raw:
+            raise FormatError(f"{row.where} has no question or answer", "name the columns so")
+        items.append(
+            _item(f"own/{number}", row.text["question"], [str(one) for one in choices],
+                  row.text["answer"], row.where, plan.seed, "own")
+        )  # fmt: skip
+    return Material(items, [sets.own(plan.items.name, digest, "your own")], ())
+
+
+def _list(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _item(
+    id: str, question: str, choices: Sequence[str], answer: str, where: str, seed: int, group: str
+) -> Item:
+    told = answer.strip()
+    letters = LETTERS[: len(choices)]
+    if len(told) == 1 and told.upper() in letters:
+        right = letters.index(told.upper())
+    elif told in choices:
+        right = list(choices).index(told)
+    else:
+        raise FormatError(
+            f"{where}: the answer {told[:40]!r} is none of the choices",
+            f"it is a letter of {letters} or the text of a choice",
+        )
+    given: Mapping[str, Any] = {
+        "plain": question, "choices": list(choices), "right": right,
+        "typos": perturb.typos(question, f"{seed}/{id}"),
+        "paraphrase": perturb.paraphrase(question, f"{seed}/{id}"),
+    }  # fmt: skip
+    return Item(id, (group,), given, group)
+
+
+PROBE = _Probe()

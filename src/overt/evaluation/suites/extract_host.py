@@ -1,0 +1,17 @@
+"""What an expression finds in a text: the process of runners/extract.py."""
+
+import re
+from typing import Any
+
+from overt.formats import subprocess_reader
+
+
+def find(question: Any) -> str:
+    found = ""
+    for match in re.finditer(question["pattern"], question["text"], re.MULTILINE):
+        found = match[1] if match.re.groups else match[0]
+    return found or ""
+
+
+if __name__ == "__main__":
+    subprocess_reader.serve(find)

@@ -1,0 +1,326 @@
+"""What lm-eval writes, and a receipt of it: nothing in its files is trusted.
+
+``--output_path`` holds ``results_*.json`` (scores, configuration, versions) and, a file a task,
+``samples_TASK_*.jsonl``: one line for each item and filter, with the item, the requests, what came
+back, and the item's own value of each metric.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from overt.errors import FormatError
+from overt.evaluation.suites import intervals, receipt
+from overt.openness.export.text import canonical
+
+MOST_BYTES: Final = 1 << 30
+MOST_ITEMS: Final = 1_000_000
+_MOST_LINE: Final = 16 << 20
+_FIRST: Final = ("acc", "exact_match", "pass@1", "f1", "em")
+"""Metrics that are the score where a task has several, in this order."""
+_SHOWN: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of one task.
+
+    Attributes:
+        task, number: which.
+        seal: sha256 of item, target and prompt, as lm-eval tells them.
+        values: each metric's own value.
+        logprobs: of each choice or continuation; None in an answer that was written.
+        answer: what was written, or the number of the likeliest choice.
+    """
+
+    task: str
+    number: str
+    seal: str
+    prompt: str
+    values: Mapping[str, float]
+    logprobs: tuple[float, ...] | None
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """All of a run: `results` and `configs` by task, `versions`, and the items."""
+
+    results: Mapping[str, Mapping[str, Any]]
+    configs: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]
+    version: str
+    items: tuple[Item, ...] = field(repr=False)
+
+
+def read(folder: Path) -> Output:
+    """What lies in the folder of ``--output_path``.
+
+    Raises:
+        FormatError: no results, or files that are not what lm-eval writes; with the line.
+    """
+    results = sorted(folder.rglob("results_*.json"))
+    samples = sorted(folder.rglob("samples_*.jsonl"))
+    if len(results) != 1 or not samples:
+        raise FormatError(f"lm-eval wrote {len(results)} results and {len(samples)} lists of items")
+    return parsed(_bounded(results[0]), {path.name: _bounded(path) for path in samples})
+
+
+def _bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise FormatError(f"{path.name} of lm-eval is larger than {MOST_BYTES >> 20} MiB")
+    return data
+
+
+def parsed(results: bytes, samples: Mapping[str, bytes]) -> Output:
+    """The same of bytes; `samples` by the names of their files.
+
+    Raises:
+        FormatError: as `read`.
+    """
+    told = _json(results, "lm-eval's results")
+    items: list[Item] = []
+    for name, data in sorted(samples.items()):
+        task = name.removeprefix("samples_").rpartition("_")[0] or name
+        items += _items(task, data, name)
+        if len(items) > MOST_ITEMS:
+            raise FormatError(f"lm-eval wrote more than {MOST_ITEMS} items")
+    return Output(
+        {task: _object(one) for task, one in _object(told.get("results")).items()},
+        {task: _object(one) for task, one in _object(told.get("configs")).items()},
+        {task: str(one)[:40] for task, one in _object(told.get("versions")).items()},
+        str(told.get("lm_eval_version") or "")[:40],
+        tuple(items),
+    )
+
+
+def _items(task: str, data: bytes, name: str) -> Iterator[Item]:
+    """One for each item; of several filters the first is what it answered and its score."""
+    found: dict[str, Item] = {}
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        if len(line) > _MOST_LINE:
+            raise FormatError(f"line {number} of {name} has {len(line)} bytes")
+        item = _item(task, _json(line, f"line {number} of {name}"), f"line {number} of {name}")
+        before = found.get(item.number)
+        if before is not None:
+            if before.seal != item.seal:
+                raise FormatError(f"line {number} of {name} is item {item.number} once more")
+            new = {key: one for key, one in item.values.items() if key not in before.values}
+            item = replace(before, values={**before.values, **new})
+        found[item.number] = item
+    yield from found.values()
+
+
+def _item(task: str, told: Mapping[str, Any], where: str) -> Item:
+    number = told.get("doc_id")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise FormatError(f"{where} has no doc_id", "it is what lm-eval wrote")
+    names = told.get("metrics")
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise FormatError(f"{where} names no metrics", "run lm-eval 0.4.8 or newer")
+    which = str(told.get("filter", "none"))
+    values: dict[str, float] = {}
+    for metric in names:
+        value = _number(told.get(metric))
+        if value is not None:
+            values[metric] = value
+            values[f"{metric},{which}"] = value
+    hashes = [str(told.get(key))[:128] for key in ("doc_hash", "target_hash")]
+    answers = told.get("resps")
+    logprobs = _logprobs(answers)
+    return Item(
+        task, str(number), sha256(canonical(hashes).encode()).hexdigest(),
+        str(told.get("prompt_hash"))[:128], values, logprobs,
+        _answer(told.get("filtered_resps"), logprobs),
+    )  # fmt: skip
+
+
+def _logprobs(found: Any) -> tuple[float, ...] | None:
+    """Of ``[[[logprob, is_greedy]], …]``, one for each choice."""
+    if not isinstance(found, list) or not 0 < len(found) <= 1000:
+        return None
+    values = []
+    for one in found:
+        while isinstance(one, list) and len(one) == 1:
+            one = one[0]
+        value = _number(one[0]) if isinstance(one, list) and len(one) == 2 else None
+        if value is None or str(one[1]) not in ("True", "False"):
+            return None
+        values.append(value)
+    return tuple(values)
+
+
+def _answer(found: Any, logprobs: tuple[float, ...] | None) -> str:
+    if logprobs is not None:
+        return str(max(range(len(logprobs)), key=logprobs.__getitem__))
+    while isinstance(found, list) and found:
+        found = found[0]
+    return found if isinstance(found, str) else ""
+
+
+def _number(found: Any) -> float | None:
+    """lm-eval writes numbers of its own as text; what is no finite number is None."""
+    if isinstance(found, str) and len(found) <= 40:
+        try:
+            found = float(found)
+        except ValueError:
+            return None
+    if isinstance(found, bool):
+        return float(found)
+    try:
+        value = float(found) if isinstance(found, int | float) else math.nan
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _json(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not JSON: {str(error)[:120]}") from None
+    if not isinstance(found, dict):
+        raise FormatError(f"{what} is no object")
+    return found
+
+
+def _object(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+# ---- the receipt ---------------------------------------------------------------------------
+
+
+def receipt_of(
+    output: Output,
+    task: str,
+    model: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    seed: int,
+    begun: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """A receipt of one task (or group of tasks), to be compared with others item by item.
+
+    Raises:
+        FormatError: the task gives no score for each item.
+    """
+    metric = _metric(output)
+    items = [_entry(one, metric) for one in output.items]
+    scores = [one["score"] for one in items if one["score"] is not None]
+    if not scores:
+        raise FormatError(f"none of {len(items)} items of {task} has a {metric}")
+    interval, method = intervals.of_scores(scores, seed)
+    score = intervals.mean(scores)
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
+    # Receipts that do not say how prompts began may be of prompts without the begin token.
+    begun_so = ["begin_token"] if parameters.get("begin_token") is not None else []
+    kinds = sorted({str(one.get("output_type")) for one in output.configs.values()})
+    asked = sorted((one.task, one.number, one.prompt) for one in output.items)
+    data = sorted((one.task, one.number, one.seal) for one in output.items)
+    value: dict[str, Any] = {
+        "form": receipt.FORM,
+        "made": made,
+        "suite": {
+            "name": task, "kind": "lm-eval", "digest": _seal([metric, asked, kinds, *begun_so]),
+            "version": ", ".join(sorted(set(output.versions.values()))),
+            "method": f"lm-eval {output.version}: {metric} of {', '.join(kinds)}",
+            "items": len(items), "asked": len(items), "public": True, "licence": None,
+        },
+        "data": [{"file": task, "sha256": _seal(data)}],
+        "model": dict(model),
+        "judge": None,
+        "against": None,
+        "parameters": dict(parameters),
+        "environment": receipt.environment(),
+        "score": score,
+        "interval": list(interval),
+        "interval_method": method,
+        "n": len(scores),
+        "summary": _summary(output),
+        "totals": _totals(len(items), seconds, away=bool(model.get("away"))),
+        "notes": _notes(output, metric, score),
+        "items": items,
+    }  # fmt: skip
+    name = receipt.name_of(made, task, str(model.get("ref")), f"{begun} {canonical(value)}")
+    return value | {"id": name}
+
+
+def _metric(output: Output) -> str:
+    """The one that is the score: the best known that every item has, else the first of all."""
+    shared: set[str] | None = None
+    for one in output.items:
+        shared = set(one.values) if shared is None else shared & set(one.values)
+    plain = sorted(name for name in shared or () if "," not in name)
+    if not plain:
+        raise FormatError(
+            "this task has no score for each item, and is not compared item by item",
+            "choose one with accuracy or exact match",
+        )
+    return next((name for name in _FIRST if name in plain), plain[0])
+
+
+def _entry(one: Item, metric: str) -> dict[str, Any]:
+    detail: dict[str, Any] = {
+        name: value for name, value in one.values.items() if "," not in name and name != metric
+    }
+    if one.logprobs is not None:
+        detail["logprobs"] = list(one.logprobs)
+    return {
+        "id": f"{one.task}/{one.number}",
+        "score": one.values.get(metric),
+        "answer": one.answer[:_SHOWN],
+        "answer_sha256": sha256(one.answer.encode("utf-8", "replace")).hexdigest(),
+        "signal": max(one.logprobs) if one.logprobs else None,
+        "finish": "", "tokens_in": None, "tokens_out": None, "seconds": 0.0, "cost": None,
+        "error": None,
+        "detail": detail,
+    }  # fmt: skip
+
+
+def _summary(output: Output) -> dict[str, Any]:
+    """lm-eval's own figures: those that are numbers."""
+    told = {
+        task: {
+            name: value
+            for name, found in figures.items()
+            if "," in name and (value := _number(found)) is not None
+        }
+        for task, figures in output.results.items()
+    }
+    return next(iter(told.values())) if len(told) == 1 else told
+
+
+def _totals(count: int, seconds: float, *, away: bool) -> dict[str, Any]:
+    return {
+        "errors": 0, "judge_unparsed": 0, "not_judged": 0, "cut": 0, "refused": 0, "cached": 0,
+        "tokens_in": 0, "tokens_out": 0, "uncounted": count, "seconds": round(seconds, 3),
+        "cost": None if away else 0.0, "cost_known": not away,
+        "cost_unknown": count if away else 0, "cost_least": 0.0,
+    }  # fmt: skip
+
+
+def _notes(output: Output, metric: str, score: float) -> list[str]:
+    notes = ["the items of this task are public: a model may have been trained on them"]
+    own = [
+        value
+        for figures in output.results.values()
+        for name, found in figures.items()
+        if name.partition(",")[0] == metric and (value := _number(found)) is not None
+    ]
+    if len(output.results) == 1 and own and all(abs(value - score) > 1e-6 for value in own):
+        notes.append(f"lm-eval gives {own[0]:.4f}, which is not the mean of its items")
+    return notes
+
+
+def _seal(value: Any) -> str:
+    return sha256(canonical(value).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""JSON that is valid against a schema (JSON Schema, draft 2020-12 where the schema names none).
+
+The answer is the JSON in its first ``` block, else the whole text. The registry of schemas is
+closed: a ``$ref`` to elsewhere is an error of the suite, and nothing is ever fetched. A schema may
+hold expressions that take for ever, so it is tried in a process of its own (schema_host.py).
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from overt.errors import FormatError
+from overt.evaluation.suites.runners import MOST_TEXT, Grade, Tools
+from overt.evaluation.suites.suite import Item, Suite, beside
+from overt.formats import subprocess_reader
+
+SECONDS: Final = 5
+HOST: Final = "overt.evaluation.suites.schema_host"
+_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_MOST_SCHEMA = 1 << 20
+
+
+def schema_of(suite: Suite) -> Mapping[str, Any]:
+    """The schema of a suite: a mapping in it, or a JSON file beside it.
+
+    Raises:
+        FormatError: not a JSON Schema, or one that refers to somewhere else.
+    """
+    told = suite.told["schema"]
+    if isinstance(told, str):
+        if suite.folder is None:
+            raise FormatError(
+                f"{suite.name} names a schema file and has no folder",
+                "write the schema into the suite",
+            )
+        path = beside(suite.folder, told, suite.name)
+        try:
+            with path.open("rb") as file:
+                told = json.loads(file.read(_MOST_SCHEMA))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FormatError(
+                f"{path} is no JSON Schema: {str(error)[:120]}", "correct the file"
+            ) from None
+    if not isinstance(told, dict):
+        raise FormatError(f"the schema of {suite.name} is not an object", "write {type: object, …}")
+    said = subprocess_reader.ask(HOST, {"schema": told, "value": None, "check": True}, SECONDS)
+    if said.startswith("schema:"):
+        raise FormatError(
+            f"the schema of {suite.name} does not hold: {said[7:]}", "correct `schema:`"
+        )
+    return told
+
+
+class _Schema:
+    method = "valid JSON that fits the schema"
+
+    def __init__(self, suite: Suite) -> None:
+        self._schema = schema_of(suite)
+
+    async def grade(self, item: Item, text: str) -> Grade:
+        fenced = _FENCE.search(text[:MOST_TEXT])
+        said = (fenced[1] if fenced else text).strip()
+        try:
+            value = json.loads(said, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            return Grade(0.0, said, {"why": f"not JSON: {str(error)[:200]}", "json": False})
+        question = {"schema": self._schema, "value": value}
+        why = await asyncio.to_thread(subprocess_reader.ask, HOST, question, SECONDS)
+        return Grade(float(not why), said, {"why": why, "json": True})
+
+    def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"json": sum(bool(one.get("json")) for one in details)}
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def runner(suite: Suite, tools: Tools) -> _Schema:
+    return _Schema(suite)

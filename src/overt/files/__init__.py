@@ -1,0 +1,1 @@
+"""Files on this disk: atomic writes and locks."""

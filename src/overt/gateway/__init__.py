@@ -1,0 +1,1 @@
+"""One request, from a protocol to a local or remote engine."""

@@ -1,0 +1,1 @@
+"""Safetensors to GGUF and back; LoRA adapters between their formats."""

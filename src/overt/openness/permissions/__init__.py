@@ -1,0 +1,1 @@
+"""What a licence allows: clauses, facts of a use, and the answer."""

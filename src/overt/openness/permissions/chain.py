@@ -1,0 +1,237 @@
+"""What `overt may` decides about: a model's own licence and those of all it was made from.
+
+A licence text that lies with the model outweighs what its card or header names. Where the two are
+different licences both are applied, so that the strictest wins, and a remark says so.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from overt.errors import OvertError
+from overt.openness.permissions import terms
+from overt.openness.permissions.conditions import mentions
+from overt.openness.permissions.may import Link
+from overt.openness.subject import families
+from overt.openness.subject.named_licences import (
+    Said,
+    agree,
+    ids_of,
+    is_main,
+    link_of,
+    of_text,
+    says_nothing,
+)
+from overt.openness.subject.record import Parent, Record
+from overt.openness.subject.subject import Subject
+from overt.settings import Settings
+
+if TYPE_CHECKING:
+    from overt.openness.licence.match import Match
+
+_MOST_LINKS = 64
+_DEPTH = 8
+_MOST_TEXTS = 16
+_RELATIONS = {"distilled": "teacher"}
+"""What may.py calls a parent that a record calls otherwise."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model and what it was made from.
+
+    Attributes:
+        links: the model's own licences first, then its parents, nearest first.
+        remarks: what a person should know about how they were found, a sentence each.
+        texts: the licence files that lie with the model and what each is.
+    """
+
+    links: tuple[Link, ...]
+    remarks: tuple[str, ...] = ()
+    texts: "Mapping[str, Match] | None" = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A licence as somebody names it, and who does."""
+
+    words: str
+    source: str
+
+
+def of(subject: Subject, settings: Settings) -> Chain:
+    """The chain of one subject; asks the catalogue and the store, never a network."""
+    remarks: list[str] = []
+    texts = _texts(subject)
+    links = list(_own(subject, texts, remarks))
+    seen = {subject.record.name.lower(), subject.ref.lower().removeprefix("hf:")}
+    for link in _above(subject.record, replace(settings, offline=True), seen, 1):
+        links.append(link)
+        if len(links) >= _MOST_LINKS:
+            remarks.append(
+                f"it was made from more than {_MOST_LINKS} things, and not all were seen"
+            )
+            break
+    return Chain(tuple(links), tuple(remarks), {name: match for name, (_, match) in texts.items()})
+
+
+def strictest(missing: Sequence[str], links: Sequence[Link]) -> tuple[str, ...]:
+    """The names of facts, those first that decide whether the use is denied."""
+    clauses = [
+        clause
+        for link in links
+        if link.licence and (found := terms.load(link.licence)) is not None
+        for clause in found.clauses
+    ]
+
+    def mild(name: str) -> bool:
+        return not any(one.effect == "deny" and mentions(one.when, name) for one in clauses)
+
+    return tuple(sorted(missing, key=mild))
+
+
+# -- the model itself ------------------------------------------------------------------------------
+
+
+def _texts(subject: Subject) -> "dict[str, tuple[str, Match]]":
+    """The licence files nearest to the top, and what each is."""
+    found = subject.licence_texts or _deeper(subject)
+    if not found:
+        return {}
+    top = min(name.count("/") for name in found)
+    chosen = [name for name in sorted(found) if name.count("/") == top][:_MOST_TEXTS]
+    return {name: (found[name], subject.licence_match(name)) for name in chosen}
+
+
+def _deeper(subject: Subject) -> Mapping[str, str]:
+    """Licence texts further down, of a model whose files were chosen when it was stored."""
+    if subject.place:
+        return {}
+    texts = {file.name: subject.text(file.name) for file in subject.files if is_main(file.name)}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _own(
+    subject: Subject, texts: "Mapping[str, tuple[str, Match]]", remarks: list[str]
+) -> Iterator[Link]:
+    name, facts = subject.record.name or subject.ref, _facts(subject.record)
+    held = [(file, said) for file, (text, match) in texts.items()
+            for said in of_text(file, text, match)]  # fmt: skip
+    for file, said in held:
+        match = texts[file][1]
+        if match.missing_version:
+            remarks.append(f"{file} does not say which version of {match.id} it is")
+        if said.licence is None:
+            remarks.append(f"{file} is no licence text that is known here: it has to be read")
+        yield link_of(f"{name} ({file})", said, facts)
+    concluded = [said.licence for _, said in held if said.licence]
+    taken, unheard = list(concluded), False
+    for named in _declared(subject):
+        found = ids_of(named.words)
+        if not found:
+            unheard = True
+            remarks.append(f"{named.source} names a licence not known here: {named.words[:80]!r}")
+        for one in found:
+            if any(agree(named.words, one, other) for other in taken):
+                continue
+            if concluded:
+                remarks.append(
+                    f"{named.source} names {one} and the text that lies with it is "
+                    f"{' and '.join(concluded)}: both are applied"
+                )
+            title = f"{name} ({named.source})" if taken else name
+            taken.append(one)
+            yield link_of(title, Said(one), facts)
+    if not taken and not held:
+        remarks += [] if unheard else ["nothing says what its licence is"]
+        yield link_of(name, Said(None), facts)
+
+
+def _declared(subject: Subject) -> Iterator[Named]:
+    """Every licence that is named: as merged, by the card and by a header, each words once."""
+    heard: set[str] = set()
+    for named in _named(subject):
+        if not says_nothing(named.words) and named.words.lower() not in heard:
+            heard.add(named.words.lower())
+            yield named
+
+
+def _named(subject: Subject) -> Iterator[Named]:
+    record, card, header = subject.record, subject.card, subject.model
+    if card is not None:
+        words = card.words("license")
+        if all(says_nothing(one) for one in words):
+            words = card.words("license_name")
+        yield from (Named(one, card.name) for one in words[:8])
+    if header is not None:
+        licence = header.licence
+        if says_nothing(licence):
+            licence = header.licence_name
+        yield Named(licence or "", "its header")
+    yield Named(record.licence or "", record.source or "its record")
+
+
+# -- what it was made from -------------------------------------------------------------------------
+
+
+def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> Iterator[Link]:
+    further: list[Record] = []
+    for parent in record.parents:
+        key = parent.name.lower()
+        if key in seen or len(seen) > _MOST_LINKS:
+            continue
+        seen.add(key)
+        known = families.find(parent.name)
+        stored = None if known or parent.relation == "dataset" else _stored(parent.name, settings)
+        if stored is not None:
+            yield from (one._replace(relation=_relation(parent)) for one in _own_of(stored))
+            known = stored.record
+        else:
+            yield from _parent(parent, known)
+        if known is not None and parent.relation != "dataset" and depth < _DEPTH:
+            further.append(known)
+    for one in further:
+        yield from _above(one, settings, seen, depth + 1)
+
+
+def _own_of(subject: Subject) -> Iterator[Link]:
+    return _own(subject, _texts(subject), [])
+
+
+def _parent(parent: Parent, known: Record | None) -> Iterator[Link]:
+    words = [parent.licence, known.licence if known else None]
+    facts, relation = _facts(known), _relation(parent)
+    found: list[str] = []
+    for said in words:
+        if said and not says_nothing(said):
+            found += [one for one in ids_of(said) if one not in found]
+    for one in found:
+        yield Link(name=parent.name, relation=relation, licence=one, known=True, facts=facts)
+    if not found:
+        yield Link(name=parent.name, relation=relation, licence=None, known=False, facts=facts)
+
+
+def _relation(parent: Parent) -> str:
+    return _RELATIONS.get(parent.relation, parent.relation)
+
+
+def _facts(record: Record | None) -> Mapping[str, str]:
+    """What a licence may ask about the model itself."""
+    modality = record.facts.get("modality") if record else None
+    return {"modality": modality} if modality in ("text", "multimodal") else {}
+
+
+def _stored(name: str, settings: Settings) -> Subject | None:
+    """A parent that is in the store, under its own name or that of the repository it came from."""
+    from overt.models.store import Store
+    from overt.openness.subject import gather
+
+    wanted = name.lower()
+    for entry in Store(settings.home).names():
+        origin = entry.manifest.origin.get("repository", "").lower()
+        if wanted in (origin, str(entry.ref).lower(), str(entry.ref).lower().removeprefix("hf:")):
+            try:
+                return gather.subject(str(entry.ref), settings)
+            except OvertError:
+                return None
+    return None

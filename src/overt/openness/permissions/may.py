@@ -1,0 +1,403 @@
+"""Whether a use is allowed: the clauses of a chain of licences against the facts of the use.
+
+Pure: no clock, no disk but the clauses that come with the program, no network.
+
+The answer is exact over everything that is not known: ``deny`` and ``needs_permission`` hold for
+all values the missing facts may have, ``unknown`` means that some of them would change it, and
+`missing` names those facts and no others. So another fact can only settle what was open, never turn
+a deny into something milder. Three things are otherwise, on purpose:
+
+- Where no field of use is named, what a use policy forbids is a duty and not a question.
+- A clause that is not `asked` about counts where the facts say that it applies, else it is a note.
+- A fact that only opens an exception is presumed (`facts.PRESUMED`): while nothing is said the
+  stricter answer is given, and where it rests on that, `missing` names the fact. Only a person who
+  says that it is otherwise makes the answer milder.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+from overt.openness.permissions import phrases, terms, uses
+from overt.openness.permissions.conditions import (
+    Condition,
+    Outlook,
+    mentions,
+    outlook,
+    replace,
+    residual,
+)
+from overt.openness.permissions.facts import PRESUMED, Value, known
+from overt.openness.permissions.terms import Ban, Clause, Duty, Terms
+
+Verdict = Literal["allow", "allow_with_obligations", "needs_permission", "deny", "unknown"]
+_LEVEL = {"note": 0, "needs_permission": 1, "deny": 2}
+REVIEW = "review of the altered text"
+_DATA = "dataset"
+_TEACHER = "teacher"
+_ITSELF = ("", "self", "itself", "model", "subject")
+# A copy of a data set is data; weights trained on it are no copy of it.
+_OF_DATA: dict[str, tuple[str, ...]] = {
+    "weights": (),
+    "derivative": (),
+    "product": (),
+    "hosted_api": (),
+}
+# Weights that were made from the weights of a base are a derivative of it.
+_OF_BASE: dict[str, tuple[str, ...]] = {"derivative": ("derivative", "weights")}
+
+
+class Link(NamedTuple):
+    """One part of a chain: the model itself, or what it was made from.
+
+    Attributes:
+        name: what people call it.
+        relation: ``self``, ``base``, ``adapter``, ``merge``, ``teacher``, ``dataset`` …
+        licence: its canonical id; None where nobody knows.
+        known: False where the licence is only guessed, so that its clauses may not be all.
+        altered: its text differs from the licence it looks like.
+        riders: the sentences that were added or changed, from the user's own file.
+        facts: about this part itself (`modality` …); they outweigh the facts that were asked,
+            but not that the model itself is multimodal.
+    """
+
+    name: str
+    relation: str
+    licence: str | None
+    known: bool = True
+    altered: bool = False
+    riders: tuple[str, ...] = ()
+    facts: Mapping[str, object] = MappingProxyType({})
+
+
+class Found(NamedTuple):
+    """A clause that applies, or may.
+
+    Attributes:
+        when: what is still open, as "if …"; empty where it applies.
+        links: the parts of the chain it comes from.
+    """
+
+    licence: str
+    section: str
+    effect: str
+    rule: str
+    when: str
+    date: str
+    source: str
+    links: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        return self.rule
+
+    def as_json(self) -> dict[str, Any]:
+        return _json(self)
+
+
+class Obligation(NamedTuple):
+    """What must be done; `when` is what is still open about it, as "if …"."""
+
+    licence: str
+    section: str
+    text: str
+    when: str
+    date: str
+    source: str
+    links: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        return self.text
+
+    def as_json(self) -> dict[str, Any]:
+        return _json(self)
+
+
+_Item = TypeVar("_Item", bound=Found | Obligation)
+
+
+class LinkAnswer(NamedTuple):
+    """What one part of the chain alone comes to."""
+
+    name: str
+    relation: str
+    licence: str | None
+    verdict: Verdict
+    missing: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return _json(self)
+
+
+class Decision(NamedTuple):
+    """The answer for a whole chain.
+
+    Attributes:
+        missing: facts by name, ``licence of NAME``, ``terms of LICENCE``, `REVIEW`; last the facts
+            that were presumed and could make the answer milder.
+        unread: data sets whose licence, or whose licence's clauses, nobody knows.
+        reasons: sentences, the deciding ones first.
+    """
+
+    verdict: Verdict
+    missing: tuple[str, ...]
+    obligations: tuple[Obligation, ...]
+    clauses: tuple[Found, ...]
+    unread: tuple[str, ...]
+    reasons: tuple[str, ...]
+    per_link: tuple[LinkAnswer, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "missing": list(self.missing),
+            "obligations": [one.as_json() for one in self.obligations],
+            "clauses": [one.as_json() for one in self.clauses],
+            "unread": list(self.unread),
+            "reasons": list(self.reasons),
+            "per_link": [one.as_json() for one in self.per_link],
+        }
+
+
+class _Read(NamedTuple):
+    """One link with its clauses brought to what is open about them."""
+
+    link: Link
+    terms: Terms | None
+    rules: list[tuple[int, bool | Condition]]
+    clauses: list[Found]
+    obligations: list[Obligation]
+    unsure: tuple[str, ...]
+    unread: bool
+
+
+def decide(chain: Sequence[Link], facts: Mapping[str, object]) -> Decision:
+    """The answer for a chain. Raises BadRequest: a fact whose value is out of its kind."""
+    given = known(facts)
+    own = {link.licence for link in chain if link.relation not in (_DATA, _TEACHER)}
+    read = [_read(link, given, own) for link in chain]
+    rules = [rule for one in read for rule in one.rules]
+    unsure = _once(name for one in read for name in one.unsure)
+    if not chain:
+        unsure = ("licence of the model",)
+    clauses = _merged(found for one in read for found in one.clauses)
+    obligations = _merged(found for one in read for found in one.obligations)
+    verdict, missing = _answer(rules, unsure, bool(obligations))
+    return Decision(
+        verdict=verdict,
+        missing=missing,
+        obligations=obligations,
+        clauses=clauses,
+        unread=_once(one.link.name for one in read if one.unread),
+        reasons=_reasons(verdict, missing, clauses, read),
+        per_link=tuple(_alone(one) for one in read),
+    )
+
+
+def _answer(
+    rules: Iterable[tuple[int, bool | Condition]], unsure: tuple[str, ...], duties: bool
+) -> tuple[Verdict, tuple[str, ...]]:
+    rules = list(rules)
+    seen = _outlook((level, _presumed(holds)) for level, holds in rules)
+    if seen.least == 2:
+        return "deny", _milder(rules, 2)
+    missing = seen.matter + unsure
+    if seen.least == 1:
+        return "needs_permission", missing + _milder(rules, 1)
+    if seen.most or unsure:
+        return "unknown", missing
+    return ("allow_with_obligations" if duties else "allow"), ()
+
+
+def _outlook(rules: Iterable[tuple[int, bool | Condition]]) -> Outlook:
+    rules = list(rules)
+    floor = max((level for level, holds in rules if holds is True), default=0)
+    return outlook([(level, one) for level, one in rules if not isinstance(one, bool)], floor)
+
+
+def _presumed(left: bool | Condition) -> bool | Condition:
+    """What is open about a condition once the facts that nobody spoke of are presumed."""
+    return left if isinstance(left, bool) else residual(left, PRESUMED)
+
+
+def _milder(rules: list[tuple[int, bool | Condition]], level: int) -> tuple[str, ...]:
+    """The facts that were presumed and without which the answer could be below its level."""
+    seen = _outlook(rules)
+    return tuple(one for one in seen.matter if one in PRESUMED) if seen.least < level else ()
+
+
+def _alone(one: _Read) -> LinkAnswer:
+    verdict, missing = _answer(one.rules, one.unsure, bool(one.obligations))
+    return LinkAnswer(one.link.name, one.link.relation, one.link.licence, verdict, missing)
+
+
+def _read(link: Link, given: Mapping[str, Value], own: Collection[str | None]) -> _Read:
+    found = terms.load(link.licence) if link.licence else None
+    unread = link.relation == _DATA and (found is None or not link.known)
+    read = _Read(link, found, [], [], [], _unsure(link, found), unread)
+    if link.altered:
+        read.clauses.extend(
+            Found(link.licence or "", "rider", "unknown", rider, "", "", "", (link.name,))
+            for rider in link.riders
+        )
+    if found is None:
+        return read
+    facts = {**given, **known(link.facts)}
+    if link.relation in ("model", "self") and given.get("modality") == "multimodal":
+        # A name may stand for a release of several models: who asks knows which one it is.
+        facts["modality"] = "multimodal"
+    if link.relation in (_TEACHER, _DATA):
+        # The model at hand was trained on these outputs or this data: no question about it. It is
+        # no *other* model where it is itself a derivative under the same licence.
+        facts["trains_other_model"] = "none" if link.licence in own else "outputs"
+    named = facts.get("fields_of_use", ())
+    facts["fields_of_use"] = named if isinstance(named, tuple) else ()
+    for clause in found.clauses:
+        _clause(read, clause, facts)
+    for duty in found.obligations:
+        _duty(read, duty, facts)
+    if link.relation != _TEACHER or found.reaches_outputs:
+        _bans(read, found.bans, facts["fields_of_use"])
+    return read
+
+
+def _unsure(link: Link, found: Terms | None) -> tuple[str, ...]:
+    unsure: list[str] = []
+    if link.relation == _DATA:
+        pass  # named in `unread` instead: most data sets say nothing, and that is no answer
+    elif not link.licence or not link.known:
+        unsure.append(f"licence of {link.name}")
+    elif found is None:
+        unsure.append(f"terms of {link.licence}")
+    return (*unsure, REVIEW) if link.altered else tuple(unsure)
+
+
+def _left(
+    read: _Read, condition: Condition, facts: Mapping[str, Value], *, outputs: bool = False
+) -> bool | Condition:
+    """What is open about a condition, for what this link is to the model.
+
+    Of a teacher only what binds its outputs matters.
+    """
+    relation = read.link.relation
+    training = mentions(condition, "trains_other_model")
+    if relation == _TEACHER:
+        reached = outputs or (read.terms is not None and read.terms.reaches_outputs)
+        if not reached and not training:
+            return False
+    if relation == _DATA and not training:
+        condition = replace(condition, "distributes", _OF_DATA)
+    elif relation not in (_DATA, *_ITSELF):
+        condition = replace(condition, "distributes", _OF_BASE)
+    return residual(condition, facts)
+
+
+def _clause(read: _Read, clause: Clause, facts: Mapping[str, Value]) -> None:
+    left = _left(read, clause.when, facts, outputs=clause.outputs)
+    effect = clause.effect if clause.asked or left is True else "note"
+    if effect != "note" and left is not False:
+        read.rules.append((_LEVEL[effect], left))
+    left = _presumed(left)
+    if left is False:
+        return
+    when = "" if left is True else phrases.when(left)
+    where = (clause.date, clause.source, (read.link.name,))
+    read.clauses.append(Found(clause.licence, clause.section, effect, clause.rule, when, *where))
+
+
+def _duty(read: _Read, duty: Duty, facts: Mapping[str, Value]) -> None:
+    left = _presumed(_left(read, duty.when, facts))
+    if left is False:
+        return
+    when = "" if left is True else phrases.when(left)
+    where = (duty.date, duty.source, (read.link.name,))
+    read.obligations.append(Obligation(duty.licence, duty.section, duty.text, when, *where))
+
+
+def _bans(read: _Read, bans: Sequence[Ban], named: Value) -> None:
+    """Fields that were named are denied or limited; all that are forbidden are a duty."""
+    words = named if isinstance(named, tuple) else ()
+    links = (read.link.name,)
+    for ban in bans:
+        if ban.category not in words:
+            continue
+        what, rest = uses.label(ban.category), (ban.date, ban.source, links)
+        if ban.only:
+            text = f"{what[:1].upper()}{what[1:]}: only {ban.only}"
+            read.obligations.append(Obligation(ban.licence, ban.section, text, "", *rest))
+        else:
+            read.rules.append((2, True))
+            rule = f"Not to be used for {what}"
+            read.clauses.append(Found(ban.licence, ban.section, "deny", rule, "", *rest))
+    for licence in _once(ban.licence for ban in bans if not ban.only):
+        of_it = [ban for ban in bans if ban.licence == licence and not ban.only]
+        text = "Do not use it, or let others use it, for " + ", ".join(
+            _once(uses.label(ban.category) for ban in of_it)
+        )
+        sections = ", ".join(_once(ban.section for ban in of_it))
+        first = of_it[0]
+        read.obligations.append(
+            Obligation(licence, sections, text, "", first.date, first.source, links)
+        )
+
+
+def _reasons(
+    verdict: Verdict, missing: tuple[str, ...], clauses: tuple[Found, ...], read: Sequence[_Read]
+) -> tuple[str, ...]:
+    reasons: list[str] = []
+    for effect in ("deny", "needs_permission"):
+        settled = [one for one in clauses if one.effect == effect and not one.when]
+        reasons += [_reason(one) for one in settled]
+        if settled and verdict == "deny":
+            break
+    presumed = [one for one in missing if one in PRESUMED]
+    if len(missing) > len(presumed):
+        open_ = [one for one in clauses if one.effect in ("deny", "needs_permission") and one.when]
+        reasons += [_reason(one) for one in open_]
+    reasons += [phrases.presumed(one, PRESUMED[one]) for one in presumed]
+    for part in read:
+        reasons += _about(part)
+    return _once(reasons) or ("no clause of the chain forbids this use",)
+
+
+def _reason(one: Found) -> str:
+    condition = f", {one.when}" if one.when else ""
+    return f"{', '.join(one.links)}: {one.rule}{condition} ({one.licence}, section {one.section})"
+
+
+def _about(part: _Read) -> list[str]:
+    """What a person should know about how far the answer for a link can be trusted."""
+    link, found = part.link, part.terms
+    said: list[str] = []
+    if link.altered:
+        said.append(f"{link.name}: the text differs from {link.licence or 'every known licence'}")
+    if f"licence of {link.name}" in part.unsure:
+        said.append(f"{link.name}: nobody knows its licence")
+    elif f"terms of {link.licence}" in part.unsure:
+        said.append(f"{link.name}: the clauses of {link.licence} are not in the table")
+    if found is not None and not found.read:
+        said.append(f"{link.name}: the clauses of {found.id} are reported; its text was not read")
+    return said
+
+
+def _merged(found: Iterable[_Item]) -> tuple[_Item, ...]:
+    """The same clause of two links is one clause that names both."""
+    merged: dict[tuple[str, str, str, str], _Item] = {}
+    for one in found:
+        key = (one.licence, one.section, one.said, one.when)
+        before = merged.get(key)
+        links = one.links if before is None else _once((*before.links, *one.links))
+        merged[key] = cast("_Item", one._replace(links=links))
+    return tuple(merged.values())
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _json(one: Any) -> dict[str, Any]:
+    content: dict[str, Any] = one._asdict()
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in content.items()
+    }

@@ -1,0 +1,108 @@
+"""Which licences the words of a card, a header or a manifest name."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from overt.openness.licence.match import Match
+    from overt.openness.permissions.may import Link
+
+_POLICY = r"(?:^|-)(?:use-policy|pup|aup)(?:-|$)"
+_MAIN = ("license", "licence", "copying", "terms")
+_NO_TEXT = (".html", ".htm", ".json", ".yaml", ".yml", ".py", ".pdf", ".gguf", ".safetensors")
+_NAME = 100  # characters of a file that holds a licence's name and nothing else
+_MOST_WORDS = 1000  # characters of a name or expression
+_NOTHING = ("", "other", "unknown", "none", "noassertion", "see-license")
+
+
+class Said(NamedTuple):
+    """What one text or tag says the licence is; see `may.Link`."""
+
+    licence: str | None
+    altered: bool = False
+    riders: tuple[str, ...] = ()
+
+
+def link_of(name: str, said: Said, facts: Mapping[str, object], relation: str = "model") -> "Link":
+    """What something says, as a link of a chain."""
+    from overt.openness.permissions.may import Link
+
+    return Link(
+        name=name,
+        relation=relation,
+        licence=said.licence,
+        known=said.licence is not None,
+        altered=said.altered,
+        riders=said.riders,
+        facts=facts,
+    )
+
+
+def of_text(file: str, text: str, match: "Match") -> tuple[Said, ...]:
+    """What a licence file says, one for each licence in it; empty where it says nothing."""
+    if not text.strip() or (is_policy(match.id) and not match.altered):
+        return ()
+    others = tuple(Said(one) for one in match.others if not is_policy(one))
+    if match.id is None:
+        if not is_main(file):
+            return ()
+        named = ids_of(text.strip()) if len(text) < _NAME else ()
+        return (Said(named[0] if len(named) == 1 else None), *others)
+    if match.kind == "notice_only":
+        return (Said(match.id), *others)
+    return (Said(match.id, match.altered, tuple(match.riders)), *others)
+
+
+def ids_of(words: str) -> tuple[str, ...]:
+    """The licences that `words` name and that all apply; of alternatives, the freest.
+
+    Empty where the words name one that is not known.
+    """
+    from overt.openness.licence import names
+
+    words = " ".join(words[:_MOST_WORDS].split())
+    if one := names.canonical(words):
+        return (one,)
+    alternatives = re.split(r"\s+or\s+", words, flags=re.IGNORECASE)
+    if len(alternatives) > 1 and not re.search(r"[()]|\sand\s", words, re.IGNORECASE):
+        known = [one for one in map(names.canonical, alternatives) if one]
+        return tuple(sorted(known, key=lambda one: not names.is_open(one))[:1])
+    found = names.expression(words)
+    return tuple(found) if all(map(names.canonical, found)) else ()
+
+
+def says_nothing(words: str | None) -> bool:
+    """Whether a field for the licence is filled with a word that names none."""
+    return (words or "").strip().lower() in _NOTHING
+
+
+def agree(words: str, one: str, text: str) -> bool:
+    """Whether a licence named by `words` (its id is `one`) is that of the text `text`.
+
+    A name without a version (``gemma``) agrees with every version of the same licence.
+    """
+    if one == "openrail":  # the hub's word for all licences of this kind
+        return "rail" in text
+    return one == text or (not re.search(r"\d", words) and _stem(one) == _stem(text))
+
+
+def is_policy(one: str | None) -> bool:
+    """Whether an id is that of a list of forbidden uses, which another text makes binding."""
+    return bool(one and re.search(_POLICY, one))
+
+
+def is_main(file: str) -> bool:
+    """Whether a file's name says that it is the licence itself, as text, and nothing beside it."""
+    name = file.rpartition("/")[2].lower()
+    return name.startswith(_MAIN) and not name.endswith(_NO_TEXT)
+
+
+def place(licence: str, section: str, date: str = "") -> str:
+    """Where a clause stands, for people."""
+    where = f"section {section}" if section[:1].isdigit() else section
+    return ", ".join(part for part in (licence, where, date) if part)
+
+
+def _stem(one: str) -> str:
+    return re.sub(r"[-.\d]+", "-", one).strip("-").lower()

@@ -1,0 +1,147 @@
+"""Vectors and rankings: ``/v1/embeddings`` as OpenAI has it, ``/v1/rerank`` as Jina and Cohere do.
+
+OpenAI's clients ask for base64, which is float32 in little-endian order (openai-python reads it
+with numpy's ``float32``).
+"""
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from overt.chat import EmbedRequest, RerankRequest
+from overt.protocols.base import BadBody, Call, Reply, new_id
+from overt.protocols.openai.wire import Count, Name, Wire, hold
+
+_MOST_INPUTS = 2048  # as OpenAI has it
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+# ---- embeddings ----------------------------------------------------------------------------
+
+
+class EmbeddingsBody(Wire, kw_only=True):
+    """The body of ``POST /v1/embeddings``; `truncate` and `keep_alive` are not OpenAI's."""
+
+    model: Name
+    input: str | list[str | TokenId | list[TokenId]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Count | None = None
+    user: str | None = None
+    truncate: bool | None = None
+    keep_alive: float | str | None = None
+
+
+class Embedding(msgspec.Struct):
+    index: int
+    embedding: tuple[float, ...] | str
+    object: str = "embedding"
+
+
+class EmbeddingUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct):
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+    object: str = "list"
+
+
+async def embed(call: Call) -> Reply:
+    """Answer ``POST /v1/embeddings``."""
+    body = call.read(EmbeddingsBody)
+    request = EmbedRequest(body.model, inputs(body.input), body.dimensions, bool(body.truncate))
+    found = await call.services.embed(call.caller, request, hold(body.keep_alive))
+    packed = body.encoding_format == "base64"
+    data = [
+        Embedding(i, pack(vector) if packed else vector) for i, vector in enumerate(found.vectors)
+    ]
+    return Reply(EmbeddingList(data, body.model, EmbeddingUsage(found.tokens, found.tokens)))
+
+
+def inputs(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
+    """The texts, or lists of token ids, to embed.
+
+    Raises:
+        BadBody: nothing, an empty one, texts mixed with token ids, or more than 2048 of them.
+    """
+    if isinstance(given, str):
+        found: tuple[str | tuple[int, ...], ...] = (given,)
+    elif len(kinds := {type(item) for item in given}) > 1:
+        raise BadBody("input mixes texts and token ids; give one kind", "input")
+    elif kinds == {int}:
+        found = (tuple(given),)
+    elif len(given) > _MOST_INPUTS:
+        raise BadBody(
+            f"input holds {len(given)} texts; {_MOST_INPUTS} is the most at once", "input"
+        )
+    else:
+        found = tuple(item if isinstance(item, str) else tuple(item) for item in given)
+    if not found or not all(found):
+        raise BadBody("input is empty; give a text, or token ids", "input")
+    return found
+
+
+def pack(vector: Sequence[float]) -> str:
+    """`vector` as base64 of float32, little-endian."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+# ---- rerank --------------------------------------------------------------------------------
+
+
+class DocumentBody(msgspec.Struct):
+    """A document; fields beside its text are not read."""
+
+    text: str
+
+
+class RerankBody(Wire, kw_only=True):
+    """The body of ``POST /v1/rerank``."""
+
+    model: Name
+    query: str
+    documents: Annotated[list[str | DocumentBody], Meta(min_length=1, max_length=_MOST_INPUTS)]
+    top_n: Count | None = None
+    return_documents: bool | None = None
+    truncation: bool | None = None
+    max_tokens_per_doc: int | None = None
+    max_chunks_per_doc: int | None = None
+    keep_alive: float | str | None = None
+
+
+class Ranked(msgspec.Struct):
+    index: int
+    relevance_score: float
+    document: DocumentBody | UnsetType = UNSET
+
+
+class RerankUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Reranked(msgspec.Struct):
+    id: str
+    model: str
+    results: list[Ranked]
+    usage: RerankUsage
+    object: str = "list"
+
+
+async def rerank(call: Call) -> Reply:
+    """Answer ``POST /v1/rerank``: the best first, with their places in what was sent."""
+    body = call.read(RerankBody)
+    texts = tuple(d if isinstance(d, str) else d.text for d in body.documents)
+    request = RerankRequest(body.model, body.query, texts)
+    found = await call.services.rerank(call.caller, request, hold(body.keep_alive))
+    order = sorted(range(len(texts)), key=lambda i: (-found.scores[i], i))[: body.top_n]
+    told = body.return_documents is not False
+    results = [Ranked(i, found.scores[i], DocumentBody(texts[i]) if told else UNSET) for i in order]
+    usage = RerankUsage(found.tokens, found.tokens)
+    return Reply(Reranked(new_id("rerank-"), body.model, results, usage))

@@ -1,0 +1,1 @@
+"""How an artefact was made, and making it again: recipes, receipts, jobs, replay."""

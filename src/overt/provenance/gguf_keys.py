@@ -1,0 +1,215 @@
+"""What a GGUF file says of where its model comes from: the ``general.*`` keys of its header.
+
+All of it follows from the inputs of a recipe: their manifests, which their digests prove, their
+headers and their cards. The name that a person gives to what is made is no part of it.
+
+The keys are those of the GGUF specification and of gguf-py's ``Keys.General``, and names are made
+of hub ids as its ``Metadata`` makes them. One is our own: ``general.base_model.N.license``, without
+which nobody could tell from the file alone whether a parent's licence is among those it names.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from overt.errors import BadRef, FormatError
+from overt.formats import gguf
+from overt.models.recipe import Input
+from overt.openness.subject import card as cards
+from overt.openness.subject.named_licences import says_nothing
+from overt.provenance.steps import Given
+from overt.ref import parse
+
+Pair = tuple[str, str | int]
+"""A key of GGUF and its value: text, or a whole number of 32 bits."""
+
+MODELS = ("base", "from", "adapter")
+"""Roles of inputs that are parents of what is made."""
+_MOST = 200  # characters of what a file or a card says
+_STORED = re.compile(r"(?:[-_. ](?:i?q\d\w*|b?fp?(?:8|16|32)|gguf|safetensors|hf))+", re.IGNORECASE)
+"""How a release's file is stored, at the end of its name: the new file is stored otherwise."""
+
+
+class Parent(NamedTuple):
+    """A model that another is made of; what is not known is ""."""
+
+    name: str
+    organization: str = ""
+    repo_url: str = ""
+    licence: str = ""
+
+
+def combined(said: Sequence[str | None]) -> str | None:
+    """The licence of what is made of parents with these: all of them hold, as an SPDX expression.
+
+    None as soon as one of them states none, or where there is none.
+    """
+    different: dict[str, str] = {}
+    for one in said:
+        if not one:
+            return None
+        different.setdefault(one.lower(), one)
+    if len(different) == 1:
+        return next(iter(different.values()))
+    return " AND ".join(f"({one})" if " " in one else one for one in different.values()) or None
+
+
+# ---- what is made of other models ----------------------------------------------------------
+
+
+def derived(inputs: Sequence[Input], given: Sequence[Given]) -> list[Pair]:
+    """The keys of a model that is made of others: the licence of all, and each parent once.
+
+    Args:
+        inputs, given: of a recipe, in its order; those with a role of `MODELS` are the parents.
+
+    Raises:
+        FormatError: a GGUF parent that cannot be read.
+    """
+    parents: dict[str, Parent] = {}
+    for input, one in zip(inputs, given, strict=True):
+        if input.role in MODELS and input.digest not in parents:
+            parents[input.digest] = parent(input, one)
+    licence = combined([one.licence for one in parents.values()])
+    found: list[Pair] = [("general.license", licence)] if licence else []
+    return [*found, *_listed(list(parents.values()))]
+
+
+def parent(input: Input, given: Given) -> Parent:
+    """What is known of one input: by the hub's repository it comes from, by its own header, by
+    the name that its manifest has for it; by its digest where it has none.
+    """
+    manifest = given.manifest
+    # what lies at the path of a stored model with an adapter is its base, whose name is another
+    header = None if manifest and input.role == "adapter" else _header(given)
+    told = _of_ref(manifest.ref) if manifest else Parent("")
+    if header is not None and not told.repo_url:
+        told = Parent(
+            _text(header, "name") or told.name,
+            _text(header, "organization") or told.organization,
+            _text(header, "source.repo_url") or _text(header, "repo_url"),
+        )
+    own = manifest.ref if manifest and parse(manifest.ref).scheme == "name" else ""
+    licence = _stated(manifest.licence if manifest else None)
+    if not licence and header is not None:
+        licence = _stated(header.licence) or _stated(header.licence_name)
+    return told._replace(name=told.name or own or input.digest, licence=licence)
+
+
+def _header(given: Given) -> gguf.Header | None:
+    """Of what is GGUF: an adapter of peft is not."""
+    with given.path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            return None
+    return gguf.read(given.path)
+
+
+def _listed(parents: Sequence[Parent]) -> Iterator[Pair]:
+    if parents:
+        yield "general.base_model.count", len(parents)
+    for number, one in enumerate(parents):
+        for key, value in (
+            ("name", one.name), ("organization", one.organization), ("repo_url", one.repo_url),
+            ("license", one.licence),
+        ):  # fmt: skip
+            if value:
+                yield f"general.base_model.{number}.{key}", value
+
+
+# ---- the same model in another form --------------------------------------------------------
+
+
+def release(given: Given, card: str) -> list[Pair]:
+    """The keys of a release that becomes GGUF: its name, its licence, and what its card says it
+    was made from.
+
+    Args:
+        card: the text of its README.md, or "".
+    """
+    manifest = given.manifest
+    told = _of_ref(manifest.ref) if manifest else Parent("")
+    fields: Mapping[str, Any] = {}
+    bases: tuple[str, ...] = ()
+    with suppress(FormatError):  # a card that cannot be read says nothing
+        read = cards.read("README.md", card)
+        fields, bases = read.fields, read.words("base_model")
+    found: list[Pair] = []
+    if told.name:
+        found.append(("general.name", told.name))
+        if manifest and (basename := _basename(parse(manifest.ref).name)):
+            found.append(("general.basename", basename))
+    if told.organization:
+        found.append(("general.organization", told.organization))
+    licence = _stated(manifest.licence if manifest else None) or _of_card(fields)
+    if licence:
+        found.append(("general.license", licence))
+    if told.repo_url:
+        found.append(("general.source.repo_url", told.repo_url))
+    return [*found, *_listed([_of_id(one) for one in bases[:16] if _is_said(one)])]
+
+
+def _of_card(fields: Mapping[str, Any]) -> str:
+    """The licence that a card states; several hold together."""
+    said = fields.get("license")
+    several = said if isinstance(said, list) else [said]
+    words = [_stated(one) or _stated(fields.get("license_name")) for one in several[:8]]
+    return combined(words) or ""
+
+
+def _is_said(text: str) -> bool:
+    return 0 < len(text.strip()) <= _MOST and text.isprintable()
+
+
+# ---- names ---------------------------------------------------------------------------------
+
+
+def _of_ref(ref: str) -> Parent:
+    """What a pinned ref tells; nothing, where it is a name of a person's own, or a place."""
+    try:
+        found = parse(ref)
+    except BadRef:
+        return Parent("")
+    if found.scheme == "hf":
+        return _of_id(found.name)
+    if found.scheme in ("pypi", "ollama", "oci"):
+        return Parent(_title(found.name.rpartition("/")[2]))
+    return Parent("")
+
+
+def _of_id(id: str) -> Parent:
+    """A hub's ``owner/repository``, or plain words."""
+    owner, slash, name = id.removeprefix("https://huggingface.co/").strip().partition("/")
+    if not slash or "/" in name or not owner or not name or "://" in id[8:]:
+        return Parent(id.strip())
+    return Parent(_title(name), _title(owner), f"https://huggingface.co/{owner}/{name}")
+
+
+def _title(name: str) -> str:
+    from gguf.metadata import Metadata
+
+    title: Any = Metadata.id_to_title
+    return str(title(_plain(name)))
+
+
+def _basename(name: str) -> str:
+    from gguf.metadata import Metadata
+
+    return Metadata.get_model_id_components(_plain(name.rpartition("/")[2]))[2] or ""
+
+
+def _plain(name: str) -> str:
+    stored = next((one for one in _STORED.finditer(name) if one.end() == len(name)), None)
+    return name[: stored.start()] if stored and stored.start() else name
+
+
+def _text(header: gguf.Header, key: str) -> str:
+    found = header.text(f"general.{key}") or ""
+    return found if _is_said(found) else ""
+
+
+def _stated(words: object) -> str:
+    """A licence's name, or "" for words that name none."""
+    if not isinstance(words, str) or says_nothing(words) or not _is_said(words):
+        return ""
+    return words.strip()

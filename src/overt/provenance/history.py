@@ -1,0 +1,207 @@
+"""Where a model came from: each step that made it, back to the bytes that somebody else published.
+
+Only this disk is read. What a recipe names and is not here is drawn as its digest. A model that was
+brought in with the recipes of its ancestors, and without the ancestors, has those recipes in a row
+where only one of its inputs can have been made by them; else they are told without a place.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from overt.errors import NotFound, OvertError
+from overt.models import pull
+from overt.models.recipe import Input, Recipe
+from overt.models.store import Manifest, Store
+from overt.provenance import inputs, receipts
+from overt.security.signing import Keys
+from overt.settings import Settings
+
+_MODELS = (*inputs.MODELS, "base", "adapter")
+"""Roles of inputs that may be models; an adapter may be a file."""
+_MOST = 1000  # nodes; hostile recipes could name each other in numbers
+_DEEPEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A model or a file in the line of another.
+
+    Attributes:
+        role: what its descendant used it for; "" at the top.
+        name: what a person calls it, or "".
+        digest: of the manifest or file; "" where only a recipe is known.
+        kind: ``model``, ``file`` or ``unknown`` (neither is here); ``step`` where it is known that
+            this was done on the way, and not what came of it.
+        here: whether its files are on this disk.
+        recipe: how it was made; None for what came from elsewhere.
+        date: when it was made or named here, or published (ISO 8601), or "".
+        licence: as its manifest says.
+        signature: the state of its receipt's.
+        origin: facts about where it came from.
+        inputs: what it was made of.
+    """
+
+    role: str
+    name: str
+    digest: str
+    kind: str
+    here: bool
+    recipe: Recipe | None = None
+    date: str = ""
+    licence: str | None = None
+    signature: receipts.State = "none"
+    origin: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple["Node", ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {
+            "role": self.role or None,
+            "name": self.name or None,
+            "digest": self.digest or None,
+            "kind": self.kind,
+            "here": self.here,
+            "step": recipe.step if recipe else None,
+            "version": recipe.version if recipe else None,
+            "parameters": dict(recipe.parameters) if recipe else None,
+            "environment": dict(recipe.environment) if recipe else None,
+            "recipe": recipe.digest if recipe else None,
+            "date": self.date or None,
+            "licence": self.licence,
+            "signature": self.signature,
+            "origin": dict(self.origin),
+            "inputs": [one.as_json() for one in self.inputs],
+        }
+
+
+def history(ref: str, settings: Settings) -> Node:
+    """The line of the model `ref`.
+
+    Raises:
+        ModelNotFound, IntegrityError: it is not here, or damaged.
+        NotFound: it is a plain file, about which nothing is recorded.
+    """
+    manifest = pull.find(ref, settings).manifest
+    if manifest is None:
+        raise NotFound(f"{ref} is a plain file, which has no history", "name a model of the store")
+    store = Store(settings.home)
+    dates = {entry.manifest.digest: entry.time for entry in store.names()}
+    return _Walk(store, Keys(settings.home), dates).model("", ref, manifest)
+
+
+def recipe(ref: str, settings: Settings) -> Recipe:
+    """The newest recipe of the model `ref`.
+
+    Raises:
+        ModelNotFound, IntegrityError: it is not here, or damaged.
+        NotFound: it was not made by a recipe.
+    """
+    told = history(ref, settings).recipe
+    if told is None:
+        raise NotFound(f"{ref} was not made by a recipe", f"`overt history {ref}` shows its origin")
+    return told
+
+
+def receipt(ref: str, settings: Settings) -> bytes:
+    """The receipt of the model `ref`, as it is kept.
+
+    Raises:
+        ModelNotFound, IntegrityError: the model is not here, or damaged.
+        NotFound: there is no receipt of it here.
+    """
+    digest = history(ref, settings).digest
+    data = receipts.of(digest, settings.home)
+    if data is None:
+        raise NotFound(f"there is no receipt of {ref} here", "only what is made here has one")
+    return data
+
+
+class _Walk:
+    def __init__(self, store: Store, keys: Keys, dates: Mapping[str, str]) -> None:
+        self._store = store
+        self._keys = keys
+        self._dates = dates
+        self._count = 0
+        self._depth = 0
+
+    def model(self, role: str, name: str, manifest: Manifest) -> Node:
+        self._count += 1
+        store, digest = self._store, manifest.digest
+        recipes = inputs.recipes(manifest, store)
+        told = recipes[0] if recipes else None
+        date, signature = self._signed(manifest, told)
+        below: tuple[Node, ...] = ()
+        if told is not None:
+            below = self._inputs(told, recipes[1:])
+        return Node(
+            role, name, digest, "model", store.whole(manifest), told,
+            date or self._dates.get(digest, "") if told else manifest.created,
+            manifest.licence, signature, {} if told else _origin(manifest), below,
+        )  # fmt: skip
+
+    def _inputs(self, told: Recipe, older: list[Recipe]) -> tuple[Node, ...]:
+        """`older` are the recipes of all its inputs, and of theirs."""
+        found: list[Node] = []
+        if self._depth >= _DEEPEST:
+            return ()
+        self._depth += 1
+        bases = {one.digest: inputs.manifest(one.digest, self._store) for one in told.inputs}
+        of_those = {recipe.digest for base in bases.values() if base
+                    for recipe in inputs.recipes(base, self._store)}  # fmt: skip
+        older = [one for one in older if one.digest not in of_those]
+        gone = {one.digest for one in told.inputs if self._may_be_model(one, bases[one.digest])}
+        if len(older) == 1:  # it did not make what it read
+            gone -= {one.digest for one in older[0].inputs}
+        known = len(gone) == 1  # of several nobody can say which was made by them
+        for one in told.inputs:
+            if self._count >= _MOST:
+                break
+            base = bases[one.digest]
+            if base is not None:
+                found.append(self.model(one.role, one.ref or base.ref, base))
+            else:
+                mine = known and one.digest in gone
+                found.append(self._other(one, older if mine else []))
+        if not known:
+            found += [self._step(one) for one in older[: max(0, _MOST - self._count)]]
+        self._depth -= 1
+        return tuple(found)
+
+    def _may_be_model(self, one: Input, base: Manifest | None) -> bool:
+        """Whether an input can be a model whose manifest is not here."""
+        return base is None and one.role in _MODELS and not self._is_here(one)
+
+    def _is_here(self, one: Input) -> bool:
+        kept = inputs.data_path(one.digest, self._store.home).is_file()
+        return kept or self._store.blob(one.digest) is not None
+
+    def _step(self, older: Recipe) -> Node:
+        self._count += 1
+        return Node("earlier step", "", "", "step", False, older)
+
+    def _other(self, one: Input, older: list[Recipe]) -> Node:
+        """A plain file, or a model whose manifest is not here."""
+        self._count += 1
+        here = self._is_here(one)
+        if not older or self._count >= _MOST:
+            kind = "unknown" if one.role in _MODELS and not here else "file"
+            return Node(one.role, one.ref, one.digest, kind, here)
+        return Node(
+            one.role, one.ref, one.digest, "model", here, older[0],
+            inputs=self._inputs(older[0], older[1:]),
+        )  # fmt: skip
+
+    def _signed(self, manifest: Manifest, told: Recipe | None) -> tuple[str, receipts.State]:
+        data = receipts.of(manifest.digest, self._store.home)
+        if data is None or told is None:
+            return "", "none"
+        try:
+            found = receipts.check(data, manifest, told, self._keys)
+            return found.ran.finished, receipts.state(data, self._keys)
+        except OvertError:
+            return "", "broken"
+
+
+def _origin(manifest: Manifest) -> dict[str, str]:
+    return {"ref": manifest.ref, **manifest.origin}

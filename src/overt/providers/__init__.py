@@ -1,0 +1,1 @@
+"""Models of other machines: one package a provider, one HTTP client for all."""

@@ -1,0 +1,1 @@
+"""The one HTTP client that requests to providers leave by."""

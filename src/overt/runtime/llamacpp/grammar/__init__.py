@@ -1,0 +1,1 @@
+"""JSON schemas, regular expressions and grammars as GBNF."""

@@ -1,0 +1,1 @@
+"""llama.cpp compiled for this processor."""

@@ -1,0 +1,1 @@
+"""The sandbox of a worker, and the proof that it holds."""

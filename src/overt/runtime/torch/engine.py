@@ -1,0 +1,221 @@
+"""The reference engine: a model's own numbers in 32 bits, computed by torch.
+
+It is there to be compared with, and slow: everything is computed as the architecture says, without
+the rounding that makes llama.cpp fast. Nothing native is loaded here; the worker is torch_host.py.
+It answers prompts and conversations and scores texts. It has no schemas, grammars, tools or images.
+"""
+
+import codecs
+import json
+import secrets
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from overt.chat import Done, Event, Logprobs, Progress, Request, Text, Usage
+from overt.errors import BadRequest, EngineFailed, Unsupported
+from overt.runtime.llamacpp.request import check, continued, conversation
+from overt.runtime.llamacpp.sampler import DEFAULTS
+from overt.runtime.llamacpp.score import LlamaCppScorer, Piece, Problem, as_error, token
+
+
+class _Written(Piece):
+    shown: bool = True
+
+
+class _End(msgspec.Struct):
+    why: str
+    read: int
+    written: int
+    seconds: tuple[float, float]
+
+
+class _Said(msgspec.Struct):
+    tokens: list[_Written] = []
+    read: int = 0
+    of: int = 0
+    text: str | None = None
+    count: int | None = None
+    end: _End | None = None
+    error: Problem | None = None
+
+
+_decode = msgspec.json.Decoder(_Said).decode
+
+
+class Torch(LlamaCppScorer):
+    """One model in one worker, to answer and to score."""
+
+    name = "torch"
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Answer `request`.
+
+        Raises:
+            Unsupported: a schema, a grammar, tools, a suffix.
+            BadRequest: something else that this model cannot do.
+            ContextExceeded: the prompt does not fit, with both numbers.
+            EngineFailed: the worker gave up; WorkerDied where its process ended.
+        """
+        asked = self._asked(request)
+        reader = _Reader(request)
+        async with aclosing(self._answers("write", asked | _drawing(request))) as replies:
+            async for reply in replies:
+                for event in reader.events(reply):
+                    yield event
+                if reader.ended:
+                    return
+        raise EngineFailed("the worker ended the answer without a reason", "try again")
+
+    async def render(self, request: Request) -> str:
+        """The text that the chat template makes of the messages.
+
+        Raises:
+            BadRequest: `request` has no messages, or what the template cannot take.
+            Unsupported: the model has no chat template.
+        """
+        asked = self._asked(request)
+        if request.prompt is not None:
+            raise BadRequest("a prompt is not rendered", "give messages")
+        if "values" not in asked:
+            raise Unsupported("this model has no chat template")
+        return str((await self._one("render", asked)).text or "")
+
+    async def count(self, request: Request) -> int:
+        """Tokens of `request` as the model would read it."""
+        found = (await self._one("count", self._asked(request))).count
+        if found is None:
+            raise EngineFailed("the worker answered something else than it was asked")
+        return found
+
+    def _asked(self, request: Request) -> dict[str, Any]:
+        """The prompt, or what the chat template is given."""
+        if request.prompt is None and not self._capabilities.chat:
+            request = continued(request)
+        check(request, self._capabilities)
+        _refuse(request)
+        if request.prompt is None:
+            said = conversation(request)
+            return {
+                "values": {"messages": said["messages"], **said.get("chat_template_kwargs", {})}
+            }
+        given = request.prompt
+        return {"prompt": given if isinstance(given, str) else list(given)}
+
+    async def _one(self, kind: str, asked: dict[str, Any]) -> _Said:
+        async with aclosing(self._answers(kind, asked)) as replies:
+            async for reply in replies:
+                return reply
+        raise EngineFailed("the worker answered nothing")
+
+    async def _answers(self, kind: str, asked: dict[str, Any]) -> AsyncGenerator[_Said, None]:
+        async with aclosing(self._worker.call(kind, json.dumps(asked).encode())) as chunks:
+            async for chunk in chunks:
+                try:
+                    reply = _decode(chunk)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise EngineFailed(f"the worker broke its own protocol: {error}") from None
+                if reply.error is not None:
+                    raise _error(reply.error)
+                yield reply
+
+
+class _Reader:
+    """What the worker writes, token by token, as events; holds back what may begin a stop."""
+
+    def __init__(self, request: Request) -> None:
+        self._stops = [stop for stop in request.stop if stop]
+        self._wants = request.logprobs is not None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self._read = self._written = 0
+        self.ended = False
+
+    def events(self, said: _Said) -> Iterator[Event]:
+        if said.of:
+            self._read = said.of
+            yield Progress(said.read, said.of)
+        for piece in said.tokens:
+            self._written += 1
+            if self._wants:
+                yield Logprobs((token(piece),))
+            if piece.shown:
+                self._held += self._decoder.decode(piece.raw)
+                yield from self._free()
+            if self.ended:
+                return
+        if said.end is not None:
+            yield from self._last(said.end)
+
+    def _free(self) -> Iterator[Event]:
+        """The text that no stop can begin in any more."""
+        ends = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            at, stop = min(ends, key=lambda one: one[0])
+            if at:
+                yield Text(self._held[:at])
+            yield Usage(self._read, self._written)
+            yield Done("stop", stop)
+            self.ended = True
+            return
+        kept = max((_begun(self._held, stop) for stop in self._stops), default=0)
+        free = self._held[: len(self._held) - kept]
+        self._held = self._held[len(free) :]
+        if free:
+            yield Text(free)
+
+    def _last(self, end: _End) -> Iterator[Event]:
+        rest = self._held + self._decoder.decode(b"", True)
+        if rest:
+            yield Text(rest)
+        prompt, decode = end.seconds
+        yield Usage(end.read, end.written, prompt_seconds=prompt, decode_seconds=decode)
+        yield Done("stop" if end.why == "stop" else "length")
+        self.ended = True
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many letters at the end of `text` are the beginning of `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+def _drawing(request: Request) -> dict[str, Any]:
+    """How tokens are drawn, every choice filled in."""
+    given = request.sampling
+    sampling = {
+        name: default if (value := getattr(given, name)) is None else value
+        for name, default in DEFAULTS.items()
+    }
+    return {
+        "sampling": sampling,
+        "bias": list(request.logit_bias),
+        "seed": secrets.randbits(32) if given.seed is None else given.seed,
+        "most": request.max_tokens,
+        "top": request.logprobs,
+    }
+
+
+def _refuse(request: Request) -> None:
+    """Raises Unsupported: what this engine has not."""
+    for asked, what in (
+        (request.json_schema is not None, "JSON schemas"),
+        (request.grammar is not None, "grammars"),
+        (request.suffix is not None, "filling gaps"),
+        (bool(request.tools) and request.tool_choice != "none", "tools"),
+    ):
+        if asked:
+            raise Unsupported(f"the torch engine has no {what}", "choose --engine auto")
+
+
+def _error(problem: Problem) -> Exception:
+    if problem.kind == "template":
+        what = " ".join(problem.message.split())[:400]
+        return BadRequest(f"the chat template cannot be used: {what}", "give a prompt")
+    if problem.kind == "empty":
+        return BadRequest("the prompt is empty", "give at least one word")
+    return as_error(problem)

@@ -1,0 +1,1 @@
+"""The worker process: how it is started, spoken to and supervised."""

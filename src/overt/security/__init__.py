@@ -1,0 +1,1 @@
+"""URLs, egress, provider keys and signatures."""

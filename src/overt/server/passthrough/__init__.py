@@ -1,0 +1,1 @@
+"""Requests forwarded in the provider's own protocol."""
