@@ -260,6 +260,10 @@ def _round_up(tokens: int, step: int = 1024) -> int:
     return -(-tokens // step) * step
 
 
+INSTALL_LAB = "type `pip install 'overt[lab]'`, or `make lab` in a checkout of Overt"
+"""What to type where something of the extra `lab` is missing."""
+
+
 def lacking(what: str, package: str) -> Unsupported:
     """What is raised where `what` needs a package of the lab that is not installed."""
-    return Unsupported(f"{what} needs the package {package}", "type `make lab` in Overt's folder")
+    return Unsupported(f"{what} needs the package {package}", INSTALL_LAB)

@@ -6,6 +6,7 @@ import pytest
 from weights_cases import only, results, subject
 
 import tiny_models as tiny
+from overt.openness.subject.subject import MOST_TOKENIZER
 
 CHECK = "tokenizer_fits"
 
@@ -91,6 +92,11 @@ def test_one_that_does_not_fit(tmp_path, changes, told):
 )
 def test_what_is_usual_raises_no_alarm(tmp_path, changes):
     assert results(CHECK, subject(tiny.release(tmp_path, **changes))) == {"pass"}
+
+
+def test_the_size_stated_is_the_limit(tmp_path):
+    one = tiny.release(tmp_path, files={"tokenizer.json": " " * (MOST_TOKENIZER + 1)})
+    assert f"larger than {MOST_TOKENIZER >> 20} MiB" in only(CHECK, subject(one)).reason
 
 
 def test_a_unigram_tokenizer(tmp_path):

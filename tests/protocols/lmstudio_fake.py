@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from open_gate import OpenGate
 from overt.chat import EmbedRequest, Event, Request
 from overt.errors import BadRef, ModelNotFound, NoKey
 from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded
@@ -186,7 +187,7 @@ class Fake:
 
 
 def app(fake: Fake) -> Api:
-    return Api(Table((PROTOCOL,)), fake)
+    return Api(Table((PROTOCOL,)), fake, OpenGate())
 
 
 @asynccontextmanager

@@ -9,10 +9,11 @@ from typing import Any
 import httpx2
 import msgspec
 
+from open_gate import OpenGate
 from overt.gateway.exchange import Exchange
 from overt.protocols.base import Caller
 from overt.protocols.openai import PROTOCOL
-from overt.server.api import Api, Open
+from overt.server.api import Api
 from overt.server.records import Records
 from overt.server.routing import Table
 from overt.server.services import Services
@@ -56,7 +57,7 @@ def read(stream: bytes) -> list[dict[str, Any]]:
     return found
 
 
-class _ByHeader(Open):
+class _ByHeader(OpenGate):
     def admit(self, scope: Mapping[str, Any]) -> Caller:
         return Caller(dict(scope["headers"]).get(b"x-key", b"anne").decode())
 

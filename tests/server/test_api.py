@@ -8,6 +8,7 @@ import httpx2
 import msgspec
 import pytest
 
+from open_gate import OpenGate
 from overt.errors import TooMany
 from overt.protocols.base import Call, Protocol, Reply, Route, Stream
 from overt.server import api
@@ -90,8 +91,13 @@ def _protocols() -> tuple[Protocol, ...]:
 
 @pytest.fixture
 def client() -> httpx2.AsyncClient:
-    app = Api(Table(_protocols()), Nothing())
+    app = Api(Table(_protocols()), Nothing(), OpenGate())
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://127.0.0.1")
+
+
+def test_an_api_without_a_gate_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="gate"):
+        Api(Table(_protocols()), Nothing())  # type: ignore[call-arg]
 
 
 async def test_a_body_is_read_and_answered(client: httpx2.AsyncClient) -> None:
@@ -151,7 +157,7 @@ async def test_a_body_beyond_its_limit_is_refused(client: httpx2.AsyncClient) ->
 
 async def test_a_body_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_SILENCE", 0.05)
-    app, sent = Api(Table(_protocols()), Nothing()), list[Any]()
+    app, sent = Api(Table(_protocols()), Nothing(), OpenGate()), list[Any]()
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await messages.put({"type": "http.request", "body": b"{", "more_body": True})
 
@@ -205,7 +211,7 @@ async def test_a_client_that_leaves_ends_the_stream_at_once() -> None:
         return Stream(chunks())
 
     protocol = Protocol("openai", (Route("GET", "/v1/x", endless, ""),), _refuse("openai"))
-    app = Api(Table([protocol]), Nothing())
+    app = Api(Table([protocol]), Nothing(), OpenGate())
     sent: list[Any] = []
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await messages.put({"type": "http.request", "body": b"", "more_body": False})
@@ -227,7 +233,7 @@ async def test_a_client_that_leaves_ends_the_stream_at_once() -> None:
 
 async def test_a_batch_is_answered_without_a_socket(client: httpx2.AsyncClient) -> None:
     services = Nothing()
-    Api(Table(_protocols()), services)
+    Api(Table(_protocols()), services, OpenGate())
     from overt.protocols.base import NOBODY
 
     status, body = await services.dispatch(NOBODY, "POST", "/v1/say", b'{"word": "hi"}')

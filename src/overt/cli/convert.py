@@ -56,7 +56,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
       overt convert adapter.gguf --base smollm2 --to safetensors --output ./adapter
       overt convert mine --to safetensors --output ./adapter
 
-    The new model carries the recipe of how it was made. Needs what `make lab` installs.
+    The new model carries the recipe of how it was made. Needs `pip install 'overt[lab]'`.
     """
     from overt.cli.pull import progress
 

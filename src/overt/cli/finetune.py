@@ -42,7 +42,7 @@ def command(
     The rows of FILE are chats as OpenAI or ShareGPT write them, instructions, prompts and
     completions, plain text, or preference pairs (with --method dpo). Only the assistant's answers
     are learnt. One example is shown before it starts. After Ctrl-C or a crash the same command goes
-    on where it was, to the same weights. Needs what `make lab` installs.
+    on where it was, to the same weights. Needs `pip install 'overt[lab]'`.
     """
     from overt.lab.finetune import licence
     from overt.models.modelfile_build import named

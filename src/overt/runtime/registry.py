@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from overt.engine import Capabilities, Engine, Purpose
-from overt.errors import Unsupported, lacking
+from overt.errors import INSTALL_LAB, Unsupported, lacking
 from overt.runtime.worker_engine import Caller
 
 HOSTS: dict[Purpose, str] = {
@@ -43,7 +43,7 @@ def available(purpose: Purpose, *, torch: bool = False) -> None:
         what = f"{whose} need llama-cpp-py-sync"
         if platform.machine() == "aarch64":
             raise Unsupported(f"{what}, which is not made for 64-bit Arm Linux")
-        raise Unsupported(f"{what}, which is not installed", "type `make lab` in Overt's folder")
+        raise Unsupported(f"{what}, which is not installed", INSTALL_LAB)
 
 
 def batch(purpose: Purpose, context: int, own: int, *, causal: bool) -> int:

@@ -55,26 +55,13 @@ class Gate(Interface):
     def cors(self, scope: Scope) -> list[tuple[bytes, bytes]]: ...
 
 
-class Open:
-    """A gate that lets everybody through, for tests in one process."""
-
-    def preflight(self, scope: Scope) -> list[tuple[bytes, bytes]] | None:
-        return None
-
-    def admit(self, scope: Scope) -> Caller:
-        return NOBODY
-
-    def cors(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        return []
-
-
 class Api:
     """All protocols on one port.
 
     Args:
         table: the routes.
         services: given to every handler.
-        gate: identifies the caller, or refuses.
+        gate: identifies the caller, or refuses. There is no default: a server without one is open.
         pages: addresses of the server's own, for GET.
         free: those of `pages` that need no key (`/healthz`).
     """
@@ -83,7 +70,7 @@ class Api:
         self,
         table: Table,
         services: Any,
-        gate: Gate | None = None,
+        gate: Gate,
         *,
         pages: Mapping[str, Page] | None = None,
         free: Container[str] = (),
@@ -93,7 +80,7 @@ class Api:
     ) -> None:
         self.table = table
         self._services = services
-        self._gate = gate or Open()
+        self._gate = gate
         self._pages = dict(pages or {})
         self._free = free
         self._watch = watch or Watch()

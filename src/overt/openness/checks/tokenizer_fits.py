@@ -177,7 +177,7 @@ def _json(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
     paths = ("tokenizer.json",)
     raw = subject.bytes("tokenizer.json", MOST_TOKENIZER)
     if raw is None:
-        reason = "tokenizer.json is not here, or larger than 64 MiB"
+        reason = f"tokenizer.json is not here, or larger than {MOST_TOKENIZER >> 20} MiB"
         yield Finding("tokenizer", "not_run", Strength.CONSISTENT, reason=reason)
         return
     read = _read(raw)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from overt.errors import FormatError
+from overt.errors import INSTALL_LAB, FormatError
 from overt.openness.shapes import plan
 from overt.openness.shapes.layouts import BY_MODEL_TYPE, GGUF_NAMES, Layout
 from overt.openness.subject import tensors
@@ -79,12 +79,12 @@ class Paired:
 
 
 def missing() -> str | None:
-    """Why nothing can be compared here: what `make lab` installs is not here."""
+    """Why nothing can be compared here: a package of the extra `lab` is missing."""
     try:
         import gguf  # noqa: F401
         import numpy  # noqa: F401
     except ImportError as error:
-        return f"comparing needs the package {error.name}; type `make lab` in Overt's folder"
+        return f"comparing needs the package {error.name}; {INSTALL_LAB}"
     return None
 
 
