@@ -392,10 +392,11 @@ async def api(home: Path) -> AsyncIterator[Any]:
     """The application in this process; `echo:` models answer. An httpx2.AsyncClient."""
     import httpx2
 
-    from overt.server import assembly
+    from overt.server import assembly, guard
+    from overt.server.api_keys import Keys
     from overt.settings import load
 
-    app = assembly.build(load())
+    app = assembly.build(load(), gate=guard.gate("127.0.0.1", Keys(home)))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client

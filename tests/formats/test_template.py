@@ -114,7 +114,7 @@ def test_the_reader_can_open_nothing(tmp_path: Path) -> None:
     """Even code that got out of Jinja's sandbox finds no file and no socket to open."""
     code = (
         "import socket\n"
-        "from overt.formats import confined, template\n"
+        "from overt.formats import subprocess_reader as confined, template\n"
         "def reply(question):\n"
         "    found = []\n"
         "    for attempt in (lambda: open('/etc/passwd'), lambda: socket.socket()):\n"

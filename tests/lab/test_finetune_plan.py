@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from overt.lab import finetune
 from overt.lab.finetune import loop
-from overt.lab.finetune.asked import Asked
+from overt.lab.finetune.config import Asked
 from overt.lab.finetune.example import Example
 from overt.lab.finetune.pack import packed
 from overt.lab.finetune.training import Training

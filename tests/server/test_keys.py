@@ -219,7 +219,7 @@ def test_many_at_once_lose_no_key(home: Path) -> None:
 ADDING = """
 import sys
 from pathlib import Path
-from overt.keys import Keys
+from overt.server.api_keys import Keys
 kept = Keys(Path(sys.argv[1]))
 while True:
     print(kept.add().key.id, flush=True)

@@ -148,11 +148,14 @@ async def test_offline_keeps_every_word_here(
     """Loopback is this machine; any other address is not asked, and the answer says so."""
     import httpx2
 
+    from overt.server import guard
+    from overt.server.api_keys import Keys
     from overt.server.assembly import build
     from overt.settings import load
 
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://api.example.test")
-    app = build(load({"OVERT_HOME": str(home), "OVERT_OFFLINE": "1"}))
+    settings = load({"OVERT_HOME": str(home), "OVERT_OFFLINE": "1"})
+    app = build(settings, gate=guard.gate("127.0.0.1", Keys(home)))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in ("/v1/messages", "/v1/chat/completions"):

@@ -227,7 +227,7 @@ _WRITER = """
 import asyncio, sys
 from dataclasses import dataclass
 from pathlib import Path
-from overt.records import Records
+from overt.server.records import Records
 
 @dataclass(frozen=True)
 class Who:

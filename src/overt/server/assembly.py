@@ -37,14 +37,14 @@ def build(
     settings: Settings,
     notice: Callable[[str], None] | None = None,
     *,
-    gate: Gate | None = None,
+    gate: Gate,
     sinks: Sequence[Sink] = (),
     preload: Sequence[str] = (),
     hosts: Sequence[str] = (),
     providers: bool = True,
     use: Mapping[str, object] = RUNNING,
 ) -> Api:
-    """The application. `gate` None admits everybody; `sinks` hear of every request.
+    """The application behind `gate`, which there is no default for; `sinks` hear of every request.
 
     `preload` names models that are loaded before the first request is taken, `hosts` registries
     that clients may name although they are not public; `providers` lets them name the models of
@@ -56,11 +56,11 @@ def build(
     records = Records(settings.home / "records.db")
     services = Services(
         exchange,
-        Library(settings, registries(gate is not None and gate.needs_key, hosts)),
+        Library(settings, registries(gate.needs_key, hosts)),
         records,
         settings.home / "files",
         version,
-        identify=gate.identify if gate else None,
+        identify=gate.identify,
         providers=providers,
     )
     metrics = Metrics(exchange.stats)
