@@ -221,6 +221,6 @@ def test_an_answer_that_cannot_be_kept_ends_it(
 def test_a_receipt_that_cannot_be_written(
     suite: task.Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receipt.whole, "write", _refusing(errno.ENOSPC))
+    monkeypatch.setattr(receipt.atomic, "write", _refusing(errno.ENOSPC))
     with pytest.raises(OutOfDisk, match="is full"):
         run(suite, Paid(_RIGHT))

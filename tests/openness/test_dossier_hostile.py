@@ -197,7 +197,7 @@ def test_hostile_texts_of_a_header_are_cut(tmp_path, settings):
 def test_hostile_slow_pickles_share_few_scans(model, settings, monkeypatch):
     asked = []
     spent = iter(range(0, 1000, 2))  # two seconds of processor time each
-    monkeypatch.setattr(content.confined, "ask", lambda *a: asked.append(a) or [])
+    monkeypatch.setattr(content.subprocess_reader, "ask", lambda *a: asked.append(a) or [])
     monkeypatch.setattr(content, "_spent", lambda: next(spent))
     for i in range(30):
         (model / f"w{i}.bin").write_bytes(pickle.dumps({"i": list(range(50 + i))}))
@@ -231,9 +231,9 @@ def test_hostile_templates_stop_after_two_that_take_too_long(model, settings, mo
 
     def late(*asked: object) -> None:
         tried.append(asked)
-        raise template_escape.confined.Exceeded("it took more than 2 s")
+        raise template_escape.subprocess_reader.Exceeded("it took more than 2 s")
 
-    monkeypatch.setattr(template_escape.confined, "ask", late)
+    monkeypatch.setattr(template_escape.subprocess_reader, "ask", late)
     for i in range(6):
         (model / f"{i}.jinja").write_text(f"{{{{ messages }}}} {i}")
     found = list(template_escape.check(gather.subject(str(model), settings)))
@@ -325,7 +325,7 @@ def test_hostile_a_digest_that_cannot_be_kept_leaves_nothing(tmp_path, monkeypat
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder.whole, "write", full)
+    monkeypatch.setattr(folder.atomic, "write", full)
     assert folder.digest(path, tmp_path / "cache") == hashlib.sha256(b"a").hexdigest()
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from datetime import date
-from pathlib import Path
+from importlib import resources
 
 import pytest
 from hypothesis import given
@@ -215,7 +215,7 @@ def test_an_owner_counts_in_any_case_and_an_address_is_a_name() -> None:
 
 
 def test_every_short_name_of_the_sources_has_a_record() -> None:
-    text = Path(families.__file__).parents[1].joinpath("sources", "catalogue.toml").read_text()
+    text = resources.files("overt.models.sources").joinpath("catalogue.toml").read_text()
     for name, entry in tomllib.loads(text).items():
         assert families.lookup(parse(name)), name
         for tag in entry["tags"]:

@@ -310,8 +310,8 @@ def test_a_receipt_tells_what_came_out(settings: Settings, tmp_path: Path) -> No
     assert found.target.receipt == "not ours"
     assert (
         found.as_json()["receipt"]["signers"][0]
-        == run_recipe.attest.Keys(settings.home)
-        .signer(run_recipe.attest.Keys(settings.home).public())
+        == run_recipe.Keys(settings.home)
+        .signer(run_recipe.Keys(settings.home).public())
         .fingerprint
     )
 
