@@ -71,10 +71,14 @@ def busy_section(
                     readings["busy"][name].append(_rate(start, tokens, threads["busy"]))
             print(f"{ref}, round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
         lines += [
-            "", f"### {ref}, decode tok/s, {rounds} rounds", "",
-            caveat(rounds, False, max(before)), "",
-            "| | neighbour idle | neighbour spins on core 0 |", "| --- | --- | --- |",
-        ]  # fmt: skip
+            "",
+            f"### {ref}, decode tok/s, {rounds} rounds",
+            "",
+            caveat(rounds, False, max(before)),
+            "",
+            "| | neighbour idle | neighbour spins on core 0 |",
+            "| --- | --- | --- |",
+        ]
         lines += [
             f"| {name} | {shown(spread(readings['idle'][name]))} "
             f"| {shown(spread(readings['busy'][name]))} |"

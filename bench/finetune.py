@@ -136,8 +136,12 @@ def start(side: str, job: dict[str, Any], threads: int) -> dict[str, Any]:
     environ = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, __file__, "--side", side],
-        input=json.dumps(job), stdout=subprocess.PIPE, text=True, env=environ, check=True,
-    )  # fmt: skip
+        input=json.dumps(job),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environ,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1]) | {"busy_before": round(busy, 2)}
 
 
@@ -162,9 +166,14 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     made = [Example(one["ids"], one["learnt"], 0) for one in found]
     batches = [made[i : i + job["batch"]] for i in range(0, len(made), job["batch"])]
     training = Training(
-        adapter=adapter, rate=2e-4, warmup=0, schedule="linear", shuffle=False,
-        precision=job["precision"], threads=job["threads"],
-    )  # fmt: skip
+        adapter=adapter,
+        rate=2e-4,
+        warmup=0,
+        schedule="linear",
+        shuffle=False,
+        precision=job["precision"],
+        threads=job["threads"],
+    )
     times = [time.perf_counter()]
     place = folder / f"place-{os.getpid()}"
 
@@ -213,12 +222,24 @@ def theirs(job: dict[str, Any]) -> dict[str, Any]:
         return {name: torch.tensor(part) for name, part in tensors.items()}
 
     arguments = TrainingArguments(
-        output_dir=str(folder / "trainer"), per_device_train_batch_size=job["batch"],
-        max_steps=job["steps"], learning_rate=2e-4, lr_scheduler_type="linear", warmup_steps=0,
-        weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to=[],
-        use_cpu=True, bf16=job["precision"] == "bfloat16", disable_tqdm=True,
-        remove_unused_columns=False, dataloader_pin_memory=False, seed=1,
-    )  # fmt: skip
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=job["batch"],
+        max_steps=job["steps"],
+        learning_rate=2e-4,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        bf16=job["precision"] == "bfloat16",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        seed=1,
+    )
     trainer = InOrder(
         model=net, args=arguments, train_dataset=found, data_collator=filled, callbacks=[Clock()]
     )

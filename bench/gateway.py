@@ -116,9 +116,12 @@ def ask(side: Side, prompt: str, max_tokens: int, *, model: str = "") -> Took:
 def started(command: list[str], environ: dict[str, str], port: int, path: str) -> Iterator[int]:
     """A server process; yields its number once `path` answers."""
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=os.environ | environ, start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | environ,
+        start_new_session=True,
+    )
     try:
         end = time.monotonic() + 120
         while time.monotonic() < end and process.poll() is None:
@@ -143,9 +146,14 @@ def bare(chosen: settings.Settings, ref: str, threads: int) -> Iterator[Side]:
     weights = pull.find(ref, chosen).weights
     port = free_port()
     parameters = {
-        "weights": str(weights), "context": CONTEXT, "parallel": PARALLEL, "batch": 128,
-        "threads": threads, "prompt_threads": threads, "checkpoints": 0,
-    }  # fmt: skip
+        "weights": str(weights),
+        "context": CONTEXT,
+        "parallel": PARALLEL,
+        "batch": 128,
+        "threads": threads,
+        "prompt_threads": threads,
+        "checkpoints": 0,
+    }
     command = [sys.executable, str(HERE / "bare.py"), str(port), json.dumps(parameters)]
     with started(command, {}, port, "/health") as pid:
         yield Side(BARE, port, pid, ref)
@@ -157,9 +165,12 @@ def overt(
 ) -> Iterator[Side]:
     port = free_port()
     environ = {
-        "OVERT_HOME": str(chosen.home), "OVERT_CONTEXT": str(CONTEXT),
-        "OVERT_PARALLEL": str(parallel), "OVERT_THREADS": str(threads), "OVERT_ENGINE": "wheel",
-    }  # fmt: skip
+        "OVERT_HOME": str(chosen.home),
+        "OVERT_CONTEXT": str(CONTEXT),
+        "OVERT_PARALLEL": str(parallel),
+        "OVERT_THREADS": str(threads),
+        "OVERT_ENGINE": "wheel",
+    }
     command = [sys.executable, "-m", "overt", "serve", "--quiet", "--port", str(port)]
     with started(command, environ, port, "/healthz") as pid:
         yield Side(OVERT, port, pid, ref)
@@ -184,8 +195,10 @@ def portkey_server() -> Iterator[tuple[int, int]]:
         (folder / "package.json").write_text(json.dumps(PORTKEY))
         subprocess.run(
             ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=folder, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     port = free_port()
     command = ["node", str(script), f"--port={port}", "--headless"]
     environ = {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost", "NODE_ENV": "production"}
@@ -241,9 +254,11 @@ def opened(side: Side, prompt: str) -> http.client.HTTPConnection:
     """A connection on which the first text of a long answer has come."""
     connection = http.client.HTTPConnection("127.0.0.1", side.port, timeout=120)
     body = {
-        "model": side.model, "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": 900, "stream": True,
-    }  # fmt: skip
+        "model": side.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 900,
+        "stream": True,
+    }
     connection.request("POST", "/v1/chat/completions", json.dumps(body))
     for line in connection.getresponse():
         if b'"content":"' in line and b'"content":""' not in line:
@@ -304,11 +319,14 @@ def soak(side: Side, clients: int, seconds: float) -> dict[str, Any]:
         thread.join(60)
     third = len(memory) // 3
     return {
-        "clients": clients, "seconds": seconds, "answers": sum(answered),
-        "errors": len(failures), "first errors": failures[:3],
+        "clients": clients,
+        "seconds": seconds,
+        "answers": sum(answered),
+        "errors": len(failures),
+        "first errors": failures[:3],
         "memory after a third, MB": round(median(memory[third : third + 5]), 1),
         "memory at the end, MB": round(median(memory[-5:]), 1),
-    }  # fmt: skip
+    }
 
 
 # ---- the table -----------------------------------------------------------------------------

@@ -31,11 +31,33 @@ from table import caveat, markdown
 
 PEER = "llama-server"
 WORDS = (
-    "harbour", "lantern", "river", "copper", "window", "garden", "morning",
-    "letter", "engine", "bridge", "winter", "market", "island", "quiet",
-    "silver", "thunder", "paper", "bread", "orchard", "signal",
-    "compass", "valley", "northern", "teacher", "careful", "simple",
-)  # fmt: skip
+    "harbour",
+    "lantern",
+    "river",
+    "copper",
+    "window",
+    "garden",
+    "morning",
+    "letter",
+    "engine",
+    "bridge",
+    "winter",
+    "market",
+    "island",
+    "quiet",
+    "silver",
+    "thunder",
+    "paper",
+    "bread",
+    "orchard",
+    "signal",
+    "compass",
+    "valley",
+    "northern",
+    "teacher",
+    "careful",
+    "simple",
+)
 
 
 @dataclass(frozen=True)

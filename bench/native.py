@@ -61,9 +61,16 @@ def server(settings: Settings) -> Path:
     tree = source / "thirdparty" / "llama.cpp"
     commands = (
         [str(tools / "cmake"), "-S", str(tree), "-B", str(work / "build"), *OPTIONS],
-        [str(tools / "cmake"), "--build", str(work / "build"), "--target", "llama-server",
-         "--parallel", str(jobs())],
-    )  # fmt: skip
+        [
+            str(tools / "cmake"),
+            "--build",
+            str(work / "build"),
+            "--target",
+            "llama-server",
+            "--parallel",
+            str(jobs()),
+        ],
+    )
     for command in commands:
         for line in run_logged(command, work, environ, log, "compiling llama-server"):
             if count := ninja_count(line):

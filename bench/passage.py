@@ -60,13 +60,31 @@ class Case:
 
 
 CASES = (
-    Case("Anthropic, handed on", "/v1/messages", "anthropic:claude-opus-4-1", "anthropic",
-         "/anthropic/v1", "/anthropic/v1/messages"),
-    Case("OpenAI chat, handed on", "/v1/chat/completions", "openai:gpt-4o", "openai",
-         "/http/v1", "/http/v1/chat/completions"),
-    Case("OpenAI chat to Anthropic, translated", "/v1/chat/completions",
-         "anthropic:claude-opus-4-1", "anthropic", "/anthropic/v1", "/http/v1/chat/completions"),
-)  # fmt: skip
+    Case(
+        "Anthropic, handed on",
+        "/v1/messages",
+        "anthropic:claude-opus-4-1",
+        "anthropic",
+        "/anthropic/v1",
+        "/anthropic/v1/messages",
+    ),
+    Case(
+        "OpenAI chat, handed on",
+        "/v1/chat/completions",
+        "openai:gpt-4o",
+        "openai",
+        "/http/v1",
+        "/http/v1/chat/completions",
+    ),
+    Case(
+        "OpenAI chat to Anthropic, translated",
+        "/v1/chat/completions",
+        "anthropic:claude-opus-4-1",
+        "anthropic",
+        "/anthropic/v1",
+        "/http/v1/chat/completions",
+    ),
+)
 
 
 # ---- the client ----------------------------------------------------------------------------
@@ -96,14 +114,21 @@ class Client:
 
     def request(self, events: int, pause: float, *, stream: bool) -> bytes:
         message = {"role": "user", "content": peer.wanted(events, pause)}
-        body = {"model": self.side.model, "max_tokens": 4096, "messages": [message],
-                "stream": stream}  # fmt: skip
+        body = {
+            "model": self.side.model,
+            "max_tokens": 4096,
+            "messages": [message],
+            "stream": stream,
+        }
         sent = json.dumps(body).encode()
         headers = {
-            "Host": f"127.0.0.1:{self.side.port}", "Content-Type": "application/json",
-            "x-api-key": self.key, "anthropic-version": "2023-06-01",
-            "Content-Length": str(len(sent)), **self.side.headers,
-        }  # fmt: skip
+            "Host": f"127.0.0.1:{self.side.port}",
+            "Content-Type": "application/json",
+            "x-api-key": self.key,
+            "anthropic-version": "2023-06-01",
+            "Content-Length": str(len(sent)),
+            **self.side.headers,
+        }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode() + sent
 
@@ -162,10 +187,13 @@ def sides(case: Case, provider: int, home: Path, *, portkey: bool) -> Iterator[l
     bare = case.model.partition(":")[2]
     port = free_port()
     environ = {
-        "OVERT_HOME": str(home), "NO_PROXY": "127.0.0.1",
-        "ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": f"{here}/anthropic",
-        "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"{here}/http/v1",
-    }  # fmt: skip
+        "OVERT_HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "ANTHROPIC_API_KEY": KEY,
+        "ANTHROPIC_BASE_URL": f"{here}/anthropic",
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": f"{here}/http/v1",
+    }
     command = [sys.executable, "-m", "overt", "serve", "--quiet", "--port", str(port)]
     with ExitStack() as stack:
         found = [Side(DIRECT, provider, 0, bare)]
@@ -403,9 +431,11 @@ def main() -> None:
     print(table)
     CACHE.mkdir(parents=True, exist_ok=True)
     kept = {
-        "machine": machine.about(), "busy before": busy, "quick": given.quick,
+        "machine": machine.about(),
+        "busy before": busy,
+        "quick": given.quick,
         "cases": {case.title: result for case, result in results},
-    }  # fmt: skip
+    }
     (CACHE / "passage.json").write_text(json.dumps(kept, indent=1), "utf-8")
     (CACHE / "passage.md").write_text(table + "\n", "utf-8")
 

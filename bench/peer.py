@@ -39,39 +39,65 @@ def openai() -> tuple[list[bytes], bytes, list[bytes]]:
     at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     usage = {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
     response = {"id": "resp_1", "object": "response", "model": "gpt-5", "output": []}
-    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress",
-            "content": []}  # fmt: skip
+    item = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "status": "in_progress",
+        "content": [],
+    }
     part = {"type": "output_text", "text": "", "annotations": []}
     return (
-        [named("response.created", response={**response, "status": "in_progress"}),
-         named("response.output_item.added", output_index=0, item=item),
-         named("response.content_part.added", **at, part=part)],
+        [
+            named("response.created", response={**response, "status": "in_progress"}),
+            named("response.output_item.added", output_index=0, item=item),
+            named("response.content_part.added", **at, part=part),
+        ],
         named("response.output_text.delta", **at, delta=WORD, logprobs=[], obfuscation="x7Tq"),
         [named("response.completed", response={**response, "status": "completed", "usage": usage})],
-    )  # fmt: skip
+    )
 
 
 def anthropic() -> tuple[list[bytes], bytes, list[bytes]]:
-    message = {"id": "m", "type": "message", "role": "assistant", "model": "claude", "content": [],
-               "stop_reason": None, "stop_sequence": None,
-               "usage": {"input_tokens": 3, "output_tokens": 1}}  # fmt: skip
+    message = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 3, "output_tokens": 1},
+    }
     return (
-        [named("message_start", message=message),
-         named("content_block_start", index=0, content_block={"type": "text", "text": ""})],
+        [
+            named("message_start", message=message),
+            named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        ],
         named("content_block_delta", index=0, delta={"type": "text_delta", "text": WORD}),
-        [named("content_block_stop", index=0),
-         named("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None},
-               usage={"output_tokens": 5}),
-         named("message_stop")],
-    )  # fmt: skip
+        [
+            named("content_block_stop", index=0),
+            named(
+                "message_delta",
+                delta={"stop_reason": "end_turn", "stop_sequence": None},
+                usage={"output_tokens": 5},
+            ),
+            named("message_stop"),
+        ],
+    )
 
 
 def gemini() -> tuple[list[bytes], bytes, list[bytes]]:
     def piece(**more: Any) -> bytes:
         content = {"role": "model", "parts": [{"text": WORD}]}
-        return plain({"candidates": [{"content": content, "index": 0, **more}],
-                      "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5},
-                      "modelVersion": "gemini", "responseId": "r"})  # fmt: skip
+        return plain(
+            {
+                "candidates": [{"content": content, "index": 0, **more}],
+                "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5},
+                "modelVersion": "gemini",
+                "responseId": "r",
+            }
+        )
 
     return [], piece(), [piece(finishReason="STOP")]
 
@@ -79,8 +105,15 @@ def gemini() -> tuple[list[bytes], bytes, list[bytes]]:
 def http() -> tuple[list[bytes], bytes, list[bytes]]:
     def piece(delta: dict[str, str], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return plain({"id": "c", "object": "chat.completion.chunk", "created": 1,
-                      "model": "any", "choices": [choice]})  # fmt: skip
+        return plain(
+            {
+                "id": "c",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "any",
+                "choices": [choice],
+            }
+        )
 
     return (
         [piece({"role": "assistant", "content": ""})],
@@ -97,17 +130,26 @@ def whole(dialect: str, events: int) -> bytes:
     text, usage = WORD * events, {"input_tokens": 3, "output_tokens": events}
     if dialect == "anthropic":
         body: dict[str, Any] = {
-            "id": "m", "type": "message", "role": "assistant", "model": "claude",
-            "content": [{"type": "text", "text": text}], "stop_reason": "end_turn",
-            "stop_sequence": None, "usage": usage,
-        }  # fmt: skip
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude",
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": usage,
+        }
     else:
         message = {"role": "assistant", "content": text}
         counts = {"prompt_tokens": 3, "completion_tokens": events, "total_tokens": events + 3}
         body = {
-            "id": "c", "object": "chat.completion", "created": 1, "model": "any", "usage": counts,
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "any",
+            "usage": counts,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        }  # fmt: skip
+        }
     return json.dumps(body).encode()
 
 

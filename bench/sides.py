@@ -131,9 +131,13 @@ class Overt(Side):
         }
         command = [sys.executable, str(HERE / "session.py"), setup.ref, json.dumps(flags)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | setup.environ, start_new_session=True,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | setup.environ,
+            start_new_session=True,
+        )
         self.chose_threads = setup.threads == 0
         self.facts = self._line(START_LIMIT)
 
@@ -161,10 +165,14 @@ class LlamaServer(Side):
         command = server_command(setup, server, self.port)
         self.facts = {"command": " ".join([server.name, *command[1:]])}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, text=True, env=os.environ | setup.environ,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | setup.environ,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self._wait()
 
     def ask(self, prompts: list[str], max_tokens: int, limit: float = 120.0) -> list[Timing]:
@@ -226,11 +234,22 @@ def server_command(setup: Setup, server: Path, port: int) -> list[str]:
     """The whole command line of llama-server."""
     threads = ["-t", str(setup.threads), "-tb", str(setup.threads)] if setup.threads else []
     return [
-        str(server), "-m", str(setup.file), "--host", "127.0.0.1", "--port", str(port),
-        "-c", str(setup.context * setup.parallel), "-np", str(setup.parallel), *threads,
+        str(server),
+        "-m",
+        str(setup.file),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "-c",
+        str(setup.context * setup.parallel),
+        "-np",
+        str(setup.parallel),
+        *threads,
         # Overt keeps no copies of old prompts beside the slots; without this the peer would.
-        "--cache-ram", "0",
-    ]  # fmt: skip
+        "--cache-ram",
+        "0",
+    ]
 
 
 def server_event(line: bytes) -> dict[str, Any]:
@@ -251,16 +270,35 @@ def text_of(chunk: dict[str, Any]) -> str:
 def cold_overt(setup: Setup, engine: str) -> float:
     """Seconds from the start of `overt run` to the first byte of the answer."""
     command = [
-        str(Path(sys.executable).with_name("overt")), "run", setup.ref, "hi",
-        "--max-tokens", "8", "--temperature", "0", "--seed", "1", "--quiet", "--offline",
-        "--home", str(setup.home), "--engine", engine, "--context", str(setup.context),
-        "--threads", str(setup.threads),
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("overt")),
+        "run",
+        setup.ref,
+        "hi",
+        "--max-tokens",
+        "8",
+        "--temperature",
+        "0",
+        "--seed",
+        "1",
+        "--quiet",
+        "--offline",
+        "--home",
+        str(setup.home),
+        "--engine",
+        engine,
+        "--context",
+        str(setup.context),
+        "--threads",
+        str(setup.threads),
+    ]
     begin = time.perf_counter()
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
-    )  # fmt: skip
+    )
     first = os.read(_pipe(process.stdout).fileno(), 1)
     seconds = time.perf_counter() - begin
     _, errors = process.communicate(timeout=60)

@@ -67,9 +67,11 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Ra
     """Run one process to its end."""
     begun = time.perf_counter()
     process = subprocess.Popen(
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL,
+        command,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)

@@ -49,9 +49,14 @@ LOCKED = ("--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement
 # Settings of pip that would install somewhere else than into `.venv`, or refuse to install Overt
 # itself from this folder.
 UNWANTED = (
-    "PIP_PREFIX", "PIP_REQUIRE_HASHES", "PIP_ROOT", "PIP_TARGET", "PIP_USER", "PYTHONHOME",
+    "PIP_PREFIX",
+    "PIP_REQUIRE_HASHES",
+    "PIP_ROOT",
+    "PIP_TARGET",
+    "PIP_USER",
+    "PYTHONHOME",
     "PYTHONPATH",
-)  # fmt: skip
+)
 
 
 class Trouble(Exception):

@@ -17,8 +17,11 @@ LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|^\[[^\]]+\]:\s+(\S+)", 
 
 def main() -> int:
     documents = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
-    broken = [f"{document.relative_to(ROOT)}: {reason}" for document in documents
-              for reason in broken_links(document)]  # fmt: skip
+    broken = [
+        f"{document.relative_to(ROOT)}: {reason}"
+        for document in documents
+        for reason in broken_links(document)
+    ]
     print("\n".join(broken) or f"{len(documents)} documents, all links lead somewhere")
     return 1 if broken or not documents else 0
 

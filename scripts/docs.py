@@ -116,9 +116,13 @@ def page() -> str:
 def _help(command: click.Command, name: str) -> str:
     """The help of a command and of the commands below it, as a terminal shows it."""
     context = click.Context(
-        command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH, color=False,
+        command,
+        info_name=name,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        color=False,
         help_option_names=["-h", "--help"],
-    )  # fmt: skip
+    )
     with context:
         text = f"```text\n{command.get_help(context)}\n```\n"
         if isinstance(command, click.Group):

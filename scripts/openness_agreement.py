@@ -37,9 +37,12 @@ MAP_CLASSES = {
     "closed": "fully_closed",
 }
 AVAILABLE = (
-    "datasources_basemodel", "datasources_endmodel", "weights_basemodel", "weights_endmodel",
+    "datasources_basemodel",
+    "datasources_endmodel",
+    "weights_basemodel",
+    "weights_endmodel",
     "trainingcode",
-)  # fmt: skip
+)
 NAME = re.compile(r"_C1_(\d+)%-C2_(\d+)%-C3_(\d+)%_(\d+)C_(\d+)G_(\d+)L_(\d+)V_(\d+)I_(\d+)T$")
 FAMILIES: Sequence[tuple[str, str, str, str]] = (
     ("OLMo-7B", "", "", "OLMo-7B"),

@@ -70,9 +70,13 @@ def quantize(source: Path, name: str, matrix: str | None, target: str) -> None:
     worker = host.Host()
     worker.load({})
     asked = {
-        "source": str(source), "number": types.find(name).number, "total": 1, "threads": 1,
-        "imatrix": matrix, **types.numbers(parameters(types.find(name))),
-    }  # fmt: skip
+        "source": str(source),
+        "number": types.find(name).number,
+        "total": 1,
+        "threads": 1,
+        "imatrix": matrix,
+        **types.numbers(parameters(types.find(name))),
+    }
     worker.handle("quantize", json.dumps(asked).encode(), lambda _: False)
     Path(host.MODEL).rename(target)
 

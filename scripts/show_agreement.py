@@ -61,9 +61,15 @@ def main() -> None:
         for change in ("here", *CHANGES):
             learn(show, kind, change)
     head = (
-        "method, products", "changed", "losses", "shares", "learnt", "of a tensor", "size",
+        "method, products",
+        "changed",
+        "losses",
+        "shares",
+        "learnt",
+        "of a tensor",
+        "size",
         "verdict",
-    )  # fmt: skip
+    )
     rows = [row for kind in chosen for row in judged(kind, home)]
     show.blocks = {"agreement": table(head, rows)}
     print(show.blocks["agreement"])
@@ -97,12 +103,32 @@ def learn(show: Show, kind: str, change: str) -> None:
     rate = RATES[method] * (1.1 if change == "rate" else 1)
     data = ("pairs" if method == "dpo" else "some") + ("-shuffled" if change == "data" else "")
     show.run(
-        "unused", "finetune", "smollm2", target.name, "--data", f"{data}.jsonl",
-        "--method", method, "--dtype", dtype, "--lr", f"{rate:g}",
-        "--steps", str(STEPS - (change == "steps")), "--seed", str(int(change == "seed")),
-        "--length", "256", "--held", HELD[method], "--threads", "1", "--quiet", "--yes",
+        "unused",
+        "finetune",
+        "smollm2",
+        target.name,
+        "--data",
+        f"{data}.jsonl",
+        "--method",
+        method,
+        "--dtype",
+        dtype,
+        "--lr",
+        f"{rate:g}",
+        "--steps",
+        str(STEPS - (change == "steps")),
+        "--seed",
+        str(int(change == "seed")),
+        "--length",
+        "256",
+        "--held",
+        HELD[method],
+        "--threads",
+        "1",
+        "--quiet",
+        "--yes",
         before=ELSEWHERE if change == "avx2" else None,
-    )  # fmt: skip
+    )
     store = Store(PLACE / "home")
     for file in sorted(store.get(parse(target.name)).files, key=lambda one: one.path == KEPT[0]):
         if file.path in KEPT:
@@ -120,12 +146,17 @@ def judged(kind: str, home: Path) -> Iterator[tuple[str, ...]]:
         here = PLACE / f"{kind}-{change}"
         if not (here / "finetune.json").is_file():
             continue  # asked for with --made
-        pairs = {name: (recorded / name, here / name) for name in KEPT
-                 if (recorded / name).is_file() and not name.startswith("peft/")}  # fmt: skip
+        pairs = {
+            name: (recorded / name, here / name)
+            for name in KEPT
+            if (recorded / name).is_file() and not name.startswith("peft/")
+        }
         pairs = {name: two for name, two in pairs.items() if not filecmp.cmp(*two, shallow=False)}
         found = agreement.of_files(pairs, base, precision(kind), loss(kind))
-        numbers = [f"{one.largest:.2g}" if math.isfinite(one.largest) else "not comparable"
-                   for one in found]  # fmt: skip
+        numbers = [
+            f"{one.largest:.2g}" if math.isfinite(one.largest) else "not comparable"
+            for one in found
+        ]
         verdict = "within" if all(one.holds for one in found) else "different"
         yield (kind.replace("-", ", "), said, *numbers, verdict)
 

@@ -45,8 +45,20 @@ def main() -> None:
 def audited(show: Show, home: Path, given: argparse.Namespace) -> None:
     """Ask both models, and write the table and the page."""
     show.run("unused", "quantize", BEFORE, AFTER, "-q", "q2_k", "--no-measure")
-    words = ["audit", "model", AFTER, "--against", BEFORE, "--data", os.environ["OVERT_TEST_DATA"],
-             "--limit", str(given.limit), "--max-tokens", "64", "--json"]  # fmt: skip
+    words = [
+        "audit",
+        "model",
+        AFTER,
+        "--against",
+        BEFORE,
+        "--data",
+        os.environ["OVERT_TEST_DATA"],
+        "--limit",
+        str(given.limit),
+        "--max-tokens",
+        "64",
+        "--json",
+    ]
     for name in given.probes.split(","):
         words += ["--probe", name]
     show.run("unused", *words)
@@ -83,10 +95,17 @@ def changes(compared: Mapping[str, Any]) -> str:
             low, high = pair["interval"]
             off = low > 0 or high < 0
             test = "" if pair["mcnemar_p"] is None else f"{pair['mcnemar_p']:.2g}"
-            rows.append((name, f"`{pair['measure']}`", f"{pair['before']:.3f}",
-                         f"{pair['after']:.3f}",
-                         f"{pair['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-                         + " *" * off, test, str(pair["n"])))  # fmt: skip
+            rows.append(
+                (
+                    name,
+                    f"`{pair['measure']}`",
+                    f"{pair['before']:.3f}",
+                    f"{pair['after']:.3f}",
+                    f"{pair['difference']:+.3f} ({low:+.3f} to {high:+.3f})" + " *" * off,
+                    test,
+                    str(pair["n"]),
+                )
+            )
     head = ("probe", "figure", BEFORE, AFTER, "difference (95 %)", "McNemar p", "n")
     return table(head, rows)
 

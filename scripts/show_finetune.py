@@ -75,21 +75,43 @@ def wrong(show: Show) -> None:
 
 def learn(show: Show, given: argparse.Namespace) -> None:
     """The fine-tune, the lines it printed, and its table."""
-    learnt(show, "finetune", "maths", "train.jsonl", "MIT", "--steps", str(given.steps),
-           "--threads", str(given.threads), "--plot", "loss.png")  # fmt: skip
+    learnt(
+        show,
+        "finetune",
+        "maths",
+        "train.jsonl",
+        "MIT",
+        "--steps",
+        str(given.steps),
+        "--threads",
+        str(given.threads),
+        "--plot",
+        "loss.png",
+    )
     show.run("history", "history", "maths")
 
 
 def compare(show: Show, asked: int) -> None:
     """Whether answers are right, and how long they are: what the loss does not tell."""
-    show.run("eval", "eval", "maths.yaml", "-m", "smollm2", "-m", "maths", "--deterministic",
-             "--limit", str(asked))  # fmt: skip
+    show.run(
+        "eval",
+        "eval",
+        "maths.yaml",
+        "-m",
+        "smollm2",
+        "-m",
+        "maths",
+        "--deterministic",
+        "--limit",
+        str(asked),
+    )
     rows = []
     for path in sorted((Path(show.environ["OVERT_HOME"]) / "evaluations").glob("*.json")):
         one = json.loads(path.read_text())
         mean = one["totals"]["tokens_out"] / one["n"]
-        rows.append((one["model"]["ref"], f"{one['score']:.2f}", f"{mean:.0f}",
-                     str(one["totals"]["cut"])))  # fmt: skip
+        rows.append(
+            (one["model"]["ref"], f"{one['score']:.2f}", f"{mean:.0f}", str(one["totals"]["cut"]))
+        )
     head = ("model", "right", "tokens of an answer, mean", "cut at 200 tokens")
     show.add("answers", table(head, rows))
 

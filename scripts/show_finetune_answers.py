@@ -47,10 +47,20 @@ def main() -> None:
         religion = items(data / "Religion.jsonl")
         rows(religion[-HELD:], show.folder / "held.jsonl")
         asked(religion[: given.items], show.folder)
-        learnt(show, "reading", "reader", "age.jsonl", "CC-BY-4.0", "--steps", str(given.steps),
-               "--threads", str(given.threads))  # fmt: skip
-        show.run("read", "eval", "religion.yaml", "-m", "smollm2", "-m", "reader",
-                 "--deterministic")  # fmt: skip
+        learnt(
+            show,
+            "reading",
+            "reader",
+            "age.jsonl",
+            "CC-BY-4.0",
+            "--steps",
+            str(given.steps),
+            "--threads",
+            str(given.threads),
+        )
+        show.run(
+            "read", "eval", "religion.yaml", "-m", "smollm2", "-m", "reader", "--deterministic"
+        )
         if not given.dry:
             show.put(PAGE)
 

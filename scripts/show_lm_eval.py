@@ -66,8 +66,14 @@ def main() -> None:
         del show.blocks["unused"]
         head = ("model", "engine", "score", "95 % interval", "items")
         show.add("engines", table(head, scores))
-        head = ("model", "same score", "same choice", "choices",
-                "largest difference of a log-probability", "mean")  # fmt: skip
+        head = (
+            "model",
+            "same score",
+            "same choice",
+            "choices",
+            "largest difference of a log-probability",
+            "mean",
+        )
         show.add("agreement", table(head, agreement))
         print(show.blocks["engines"], show.blocks["agreement"], sep="\n")
         if not given.dry:
@@ -92,9 +98,21 @@ def task(folder: Path) -> None:
 def evaluated(show: Show, ref: str, engine: str, limit: int) -> dict[str, Any]:
     """The receipt of the task on one engine."""
     said = show.run(
-        "unused", "eval", ref, "--lm-eval", "marketing_texts", "--include", "tasks",
-        "--limit", str(limit), "--engine", engine, "--threads", "1", "--json",
-    )  # fmt: skip
+        "unused",
+        "eval",
+        ref,
+        "--lm-eval",
+        "marketing_texts",
+        "--include",
+        "tasks",
+        "--limit",
+        str(limit),
+        "--engine",
+        engine,
+        "--threads",
+        "1",
+        "--json",
+    )
     found: dict[str, Any] = json.loads(Path(json.loads(said)["receipt"]).read_text())
     return found
 
@@ -102,8 +120,13 @@ def evaluated(show: Show, ref: str, engine: str, limit: int) -> dict[str, Any]:
 def score(one: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = one["interval"]
     model = one["model"]
-    return (model["ref"], model["build"] or model["engine"], f"{one['score']:.3f}",
-            f"{low:.3f} to {high:.3f}", str(one["n"]))  # fmt: skip
+    return (
+        model["ref"],
+        model["build"] or model["engine"],
+        f"{one['score']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        str(one["n"]),
+    )
 
 
 def agreed(ref: str, fast: Mapping[str, Any], exact: Mapping[str, Any]) -> tuple[str, ...]:
@@ -114,13 +137,17 @@ def agreed(ref: str, fast: Mapping[str, Any], exact: Mapping[str, Any]) -> tuple
     apart = [
         abs(a - b)
         for id in one
-        for a, b in zip(
-            one[id]["detail"]["logprobs"], other[id]["detail"]["logprobs"], strict=True
-        )
-    ]  # fmt: skip
+        for a, b in zip(one[id]["detail"]["logprobs"], other[id]["detail"]["logprobs"], strict=True)
+    ]
     of = len(one)
-    return (ref, f"{same} of {of}", f"{chosen} of {of}", str(len(apart)), f"{max(apart):.3f}",
-            f"{sum(apart) / len(apart):.3f}")  # fmt: skip
+    return (
+        ref,
+        f"{same} of {of}",
+        f"{chosen} of {of}",
+        str(len(apart)),
+        f"{max(apart):.3f}",
+        f"{sum(apart) / len(apart):.3f}",
+    )
 
 
 if __name__ == "__main__":

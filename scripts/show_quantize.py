@@ -42,14 +42,35 @@ def main() -> None:
     for ref, name in MODELS.items():
         plot = asked.out / f"quantize-{ref}.png"
         table = quantized(
-            home, ref, "-q", asked.types, "--imatrix", "auto", "--calibrate", str(calibration),
-            "--text", str(measured), "--windows", str(asked.windows), "--runs", str(asked.runs),
-            "--plot", str(plot),
-        )  # fmt: skip
+            home,
+            ref,
+            "-q",
+            asked.types,
+            "--imatrix",
+            "auto",
+            "--calibrate",
+            str(calibration),
+            "--text",
+            str(measured),
+            "--windows",
+            str(asked.windows),
+            "--runs",
+            str(asked.runs),
+            "--plot",
+            str(plot),
+        )
         plain = quantized(
-            home, ref, "-q", asked.helped, "--text", str(measured), "--windows",
-            str(asked.windows), "--runs", "0",
-        )  # fmt: skip
+            home,
+            ref,
+            "-q",
+            asked.helped,
+            "--text",
+            str(measured),
+            "--windows",
+            str(asked.windows),
+            "--runs",
+            "0",
+        )
         parts.append(section(ref, name, table, plain))
     (asked.out / "quantize.md").write_text(page(parts, asked))
 

@@ -62,9 +62,22 @@ def make(show: Show) -> None:
     show.run("made", "convert", "smollm2-st", "smollm2-f16")
     show.run("made", "quantize", "smollm2-f16", "small", "-q", "q4_0", "--no-measure")
     show.run(
-        "made", "finetune", "smollm2", "tuned", "--data", "some.jsonl", "--length", "256",
-        "--steps", "8", "--threads", "1", "--held", "0", "--quiet",
-    )  # fmt: skip
+        "made",
+        "finetune",
+        "smollm2",
+        "tuned",
+        "--data",
+        "some.jsonl",
+        "--length",
+        "256",
+        "--steps",
+        "8",
+        "--threads",
+        "1",
+        "--held",
+        "0",
+        "--quiet",
+    )
     show.run("made", "merge", "smollm2", "merged", "--adapter", "tuned")
 
 
@@ -118,8 +131,9 @@ def elsewhere(show: Show, source: Path) -> None:
     show.run("elsewhere", "history", "tuned", "--recipe", into="tuned.json")
     show.run("elsewhere", "history", "tuned", "--receipt", into="tuned.receipt.json")
     show.run("elsewhere", "replay", "tuned.json", before=there, fails=True)
-    show.run("elsewhere", "replay", "tuned.json", "--data", "some.jsonl", "--keep", "mine",
-             before=there)  # fmt: skip
+    show.run(
+        "elsewhere", "replay", "tuned.json", "--data", "some.jsonl", "--keep", "mine", before=there
+    )
     show.run("elsewhere", "replay", "tuned.receipt.json", before=there)
 
 
@@ -147,8 +161,11 @@ def judged(show: Show, name: str, before: Mapping[str, str]) -> Iterator[str]:
     yield "-" if largest is None else f"{largest:.2g}"
     first = found["first_difference"]
     yield "0" if first is None else str(first.get("tensors", "-"))
-    measures = [f"{one['what']}: {off(one['largest'])}, {one['allowed']:g}"
-                for one in found["tolerances"] if one["files"][:1] != [PEFT]]  # fmt: skip
+    measures = [
+        f"{one['what']}: {off(one['largest'])}, {one['allowed']:g}"
+        for one in found["tolerances"]
+        if one["files"][:1] != [PEFT]
+    ]
     yield "; ".join(measures) or "-"
 
 

@@ -46,8 +46,13 @@ PAGE = ROOT / "docs/switching.md"
 REPORT = ROOT / "docs/compare-example.html"
 FILES = ROOT / "scripts/switch"  # what a person would have written
 LIKE = "openai:gpt-6.1-sol"  # whose list price the mock is given
-PRICED = (LIKE, "openai:gpt-6-luna", "anthropic:claude-opus-5-5", "anthropic:claude-haiku-5-5",
-          "gemini:gemini-3.8-flash")  # fmt: skip
+PRICED = (
+    LIKE,
+    "openai:gpt-6-luna",
+    "anthropic:claude-opus-5-5",
+    "anthropic:claude-haiku-5-5",
+    "gemini:gemini-3.8-flash",
+)
 CLIENTS, EACH = 50, 4
 WIDEST = 176
 
@@ -83,10 +88,15 @@ class Show:
         said = ""
         for command in commands:
             done = subprocess.run(
-                ["bash", "-c", command], cwd=self.folder, env={**self.environ, **environ},
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, timeout=400,
-            )  # fmt: skip
+                ["bash", "-c", command],
+                cwd=self.folder,
+                env={**self.environ, **environ},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=400,
+            )
             print(f"$ {command}\n{done.stdout}", flush=True)
             if done.returncode:
                 raise SystemExit(f"`{command}` ended with {done.returncode}")
@@ -96,16 +106,22 @@ class Show:
     def json(self, command: str) -> Any:
         """What a command prints with --json."""
         done = subprocess.run(
-            ["bash", "-c", f"{command} --json"], cwd=self.folder, env=self.environ, check=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=400,
-        )  # fmt: skip
+            ["bash", "-c", f"{command} --json"],
+            cwd=self.folder,
+            env=self.environ,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=400,
+        )
         return json.loads(done.stdout)
 
     def short(self, text: str) -> str:
         """Without this run's folder, and no line wider than the page."""
         text = text.replace(f"{self.folder}/", "").rstrip("\n")
-        lines = (line if len(line) <= WIDEST else f"{line[: WIDEST - 1]}…"
-                 for line in text.splitlines())  # fmt: skip
+        lines = (
+            line if len(line) <= WIDEST else f"{line[: WIDEST - 1]}…" for line in text.splitlines()
+        )
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -166,8 +182,11 @@ def _fixtures() -> list[dict[str, Any]]:
 
 def _environ(home: Path, closed: Aimock) -> dict[str, str]:
     """Without any key or address of a provider but the mock's."""
-    ours = {name: value for name, value in os.environ.items()
-            if not re.match(r"(OPENAI|ANTHROPIC|GEMINI|GOOGLE|OVERT)_", name)}  # fmt: skip
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not re.match(r"(OPENAI|ANTHROPIC|GEMINI|GOOGLE|OVERT)_", name)
+    }
     return {
         **ours,
         "PATH": f"{Path(sys.executable).parent}:{ours['PATH']}",
@@ -264,17 +283,29 @@ def decide(show: Show) -> None:
         ("question", "measured by", *models),
         ("right answers", "`overt eval`, `score`", *(f"{one['score']:.2f}" for one in receipts)),
         ("… 95 % interval", "`interval`", *(_span(one["interval"]) for one in receipts)),
-        ("cost of the 20 mails", "`overt eval`, `totals.cost`",
-         *(compare_page.dollars(one["totals"]["cost"]) for one in receipts)),
-        ("first token", "`overt compare`, `seconds_to_first_token`",
-         *(compare_page.seconds(one["seconds_to_first_token"]) for one in lines)),
-        ("tokens a second", "`overt compare`, `tokens_per_second`",
-         *(f"{one['tokens_per_second']:.0f}" for one in lines)),
-        ("bytes that left this program", "`overt compare`, `bytes_out`",
-         *(f"{one['bytes_out']:,}" for one in lines)),
+        (
+            "cost of the 20 mails",
+            "`overt eval`, `totals.cost`",
+            *(compare_page.dollars(one["totals"]["cost"]) for one in receipts),
+        ),
+        (
+            "first token",
+            "`overt compare`, `seconds_to_first_token`",
+            *(compare_page.seconds(one["seconds_to_first_token"]) for one in lines),
+        ),
+        (
+            "tokens a second",
+            "`overt compare`, `tokens_per_second`",
+            *(f"{one['tokens_per_second']:.0f}" for one in lines),
+        ),
+        (
+            "bytes that left this program",
+            "`overt compare`, `bytes_out`",
+            *(f"{one['bytes_out']:,}" for one in lines),
+        ),
         ("openness", "`overt dossier`, `step`", *(compare_page.step(one["step"]) for one in lines)),
         ("licence, for running it", "`overt may`", *(compare_page.licence(one) for one in lines)),
-    ]  # fmt: skip
+    ]
     show.blocks["decide"] = _table(rows)
 
 
@@ -319,9 +350,12 @@ def conversations(show: Show) -> None:
 def serving(show: Show) -> Iterator[None]:
     with show.log.open("w") as log:
         process = subprocess.Popen(
-            ["overt", "serve", "--port", str(show.port)], env=show.environ,
-            stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
+            ["overt", "serve", "--port", str(show.port)],
+            env=show.environ,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         assert process.stdout
         if not process.stdout.readline():
@@ -377,9 +411,11 @@ async def _swapped(show: Show) -> str:
         for turn in range(EACH):
             try:
                 answer = await client.chat.completions.create(
-                    model="writer", stream=True, max_tokens=16,
+                    model="writer",
+                    stream=True,
+                    max_tokens=16,
                     messages=[{"role": "user", "content": f"Write line {turn} of poem {number}."}],
-                )  # fmt: skip
+                )
                 whole = ""
                 async for piece in answer:
                     if piece.choices and piece.choices[0].finish_reason:
@@ -393,9 +429,14 @@ async def _swapped(show: Show) -> str:
         while not over.is_set():
             for target in ("smollm2", "openai:mock"):
                 process = await asyncio.create_subprocess_exec(
-                    "overt", "alias", "set", "writer", target, env=show.environ,
+                    "overt",
+                    "alias",
+                    "set",
+                    "writer",
+                    target,
+                    env=show.environ,
                     stdout=asyncio.subprocess.DEVNULL,
-                )  # fmt: skip
+                )
                 swaps += await process.wait() == 0
 
     begun = time.monotonic()
@@ -405,8 +446,10 @@ async def _swapped(show: Show) -> str:
     over.set()
     await task
     lines = [f"{count:4} {what}" for what, count in sorted(ended.items(), reverse=True)]
-    head = (f"{CLIENTS} clients, {EACH} answers each, streamed; meanwhile the name was set "
-            f"{swaps} times, in {took:.0f} s\n")  # fmt: skip
+    head = (
+        f"{CLIENTS} clients, {EACH} answers each, streamed; meanwhile the name was set "
+        f"{swaps} times, in {took:.0f} s\n"
+    )
     print(head + "\n".join(lines))
     return head + "\n".join(lines) + "\n"
 
@@ -418,28 +461,74 @@ _PART = [{"role": "user", "parts": [{"text": "Say A, B, C."}]}]
 ASKED: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("stop sequences", "openai", "chat/completions", {"messages": _SAY, "stop": ["C"]}),
     ("log-probabilities", "openai", "chat/completions", {"messages": _SAY, "logprobs": True}),
-    ("seed, penalties", "openai", "chat/completions",
-     {"messages": _SAY, "seed": 1, "presence_penalty": 0.5}),
-    ("a stored response", "openai", "responses",
-     {"input": "Go on.", "previous_response_id": "resp_kept_by_the_provider"}),
+    (
+        "seed, penalties",
+        "openai",
+        "chat/completions",
+        {"messages": _SAY, "seed": 1, "presence_penalty": 0.5},
+    ),
+    (
+        "a stored response",
+        "openai",
+        "responses",
+        {"input": "Go on.", "previous_response_id": "resp_kept_by_the_provider"},
+    ),
     ("web search", "openai", "responses", {"input": "News?", "tools": [{"type": "web_search"}]}),
-    ("an uploaded file", "openai", "responses",
-     {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]}),
+    (
+        "an uploaded file",
+        "openai",
+        "responses",
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]},
+    ),
     ("stop sequences", "anthropic", "messages", {"messages": _SAY, "stop_sequences": ["C"]}),
-    ("marks for the cache", "anthropic", "messages",
-     {"messages": _SAY, "system": [{"type": "text", "text": "Be brief.",
-                                    "cache_control": {"type": "ephemeral"}}]}),
-    ("signed thoughts", "anthropic", "messages",
-     {"messages": [*_SAY, {"role": "assistant", "content": [
-         {"type": "thinking", "thinking": "Letters.", "signature": "c2lnbmVk"},
-         {"type": "text", "text": "A, B"}]}, {"role": "user", "content": "Go on."}]}),
-    ("web search", "anthropic", "messages",
-     {"messages": _SAY, "tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
-    ("a cached prompt", "gemini", "generateContent",
-     {"contents": _PART, "cachedContent": "cachedContents/1"}),
-    ("Google Search", "gemini", "generateContent",
-     {"contents": _PART, "tools": [{"googleSearch": {}}]}),
-)  # fmt: skip
+    (
+        "marks for the cache",
+        "anthropic",
+        "messages",
+        {
+            "messages": _SAY,
+            "system": [
+                {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
+            ],
+        },
+    ),
+    (
+        "signed thoughts",
+        "anthropic",
+        "messages",
+        {
+            "messages": [
+                *_SAY,
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "Letters.", "signature": "c2lnbmVk"},
+                        {"type": "text", "text": "A, B"},
+                    ],
+                },
+                {"role": "user", "content": "Go on."},
+            ]
+        },
+    ),
+    (
+        "web search",
+        "anthropic",
+        "messages",
+        {"messages": _SAY, "tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    ),
+    (
+        "a cached prompt",
+        "gemini",
+        "generateContent",
+        {"contents": _PART, "cachedContent": "cachedContents/1"},
+    ),
+    (
+        "Google Search",
+        "gemini",
+        "generateContent",
+        {"contents": _PART, "tools": [{"googleSearch": {}}]},
+    ),
+)
 
 
 def lost(show: Show) -> None:
@@ -464,8 +553,11 @@ def _outcome(show: Show, protocol: str, path: str, body: dict[str, Any], model: 
     before = len(show.log.read_text())
     try:
         with urllib.request.urlopen(asked, timeout=120):
-            told = [line for line in show.log.read_text()[before:].splitlines()
-                    if not line.startswith("POST ")]  # fmt: skip
+            told = [
+                line
+                for line in show.log.read_text()[before:].splitlines()
+                if not line.startswith("POST ")
+            ]
             return "; ".join(["answered", *(f"the log: {line}" for line in told)])
     except urllib.error.HTTPError as error:
         told = json.loads(error.read())["error"]["message"]

@@ -61,17 +61,23 @@ class Show:
         print(f"$ {typed}", flush=True)
         done = subprocess.run(
             [sys.executable, "-m", "overt", *words],
-            env={**self.environ, **(before or {})}, cwd=self.folder, text=True,
-            stdout=subprocess.PIPE, stderr=None if "--json" in words else subprocess.STDOUT,
-        )  # fmt: skip
+            env={**self.environ, **(before or {})},
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=None if "--json" in words else subprocess.STDOUT,
+        )
         if done.returncode and not fails:
             raise SystemExit(f"exit code {done.returncode}: {done.stdout}")
         text = done.stdout
         if into:
             (self.folder / into).write_text(text)
             text = ""
-        lines = [line[:_WIDEST] + " …" * (len(line) > _WIDEST)
-                 for line in text.splitlines() if not _PROGRESS.match(line)]  # fmt: skip
+        lines = [
+            line[:_WIDEST] + " …" * (len(line) > _WIDEST)
+            for line in text.splitlines()
+            if not _PROGRESS.match(line)
+        ]
         lines = folded(lines, fold) if fold else lines
         if done.returncode:
             lines.append(f"(exit code {done.returncode})")
@@ -109,8 +115,10 @@ def folded(lines: Sequence[str], expression: str) -> list[str]:
     """The lines, with only the first and the last of those that follow each other and match."""
     kept: list[str] = []
     for number, line in enumerate(lines):
-        same = [0 <= at < len(lines) and re.search(expression, lines[at]) is not None
-                for at in (number - 1, number, number + 1)]  # fmt: skip
+        same = [
+            0 <= at < len(lines) and re.search(expression, lines[at]) is not None
+            for at in (number - 1, number, number + 1)
+        ]
         if not all(same):
             kept.append(line)
         elif kept[-1] != "…":
@@ -143,9 +151,21 @@ def fresh(home: Path, threads: int) -> Iterator[Show]:
 def learnt(show: Show, block: str, name: str, data: str, licence: str, *more: str) -> None:
     """SmolLM2 learns `data`, some of which is in held.jsonl, and becomes the model `name`."""
     said = show.run(
-        block, "finetune", "smollm2", name, "--data", data, "--held-file", "held.jsonl",
-        "--data-licence", licence, "--length", "512", *more, fold=r"^step \d+ of",
-    )  # fmt: skip
+        block,
+        "finetune",
+        "smollm2",
+        name,
+        "--data",
+        data,
+        "--held-file",
+        "held.jsonl",
+        "--data-licence",
+        licence,
+        "--length",
+        "512",
+        *more,
+        fold=r"^step \d+ of",
+    )
     assert f"{name} is in the store" in said
 
 

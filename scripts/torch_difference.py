@@ -61,9 +61,11 @@ def compared(ref: str, settings: Settings, ids: tuple[int, ...]) -> dict[str, fl
     apart = [abs((a.logprob or 0) - (b.logprob or 0)) for a, b in zip(*by, strict=True)]
     same = sum(a.top[0][0] == b.top[0][0] for a, b in zip(*by, strict=True))
     return {
-        "tokens": len(apart), "max": max(apart), "mean": sum(apart) / len(apart),
+        "tokens": len(apart),
+        "max": max(apart),
+        "mean": sum(apart) / len(apart),
         "same_likeliest": same / len(apart),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -80,12 +82,14 @@ def main() -> None:
         for type in ("f32", "f16"):
             path = Path(folder) / f"{type}.gguf"
             write(
-                path, source, type,
+                path,
+                source,
+                type,
                 lambda one, type=type: encoded(
                     source.read(one.name), stored(one, source.header, type), one.name
                 ),
                 lambda *_: None,
-            )  # fmt: skip
+            )
             files[type] = str(path)
         for label, ref in files.items():
             found = compared(ref, settings, ids)

@@ -395,39 +395,39 @@ class Answer:
     @property
     def mean_logprob(self) -> float | None:
         """Natural; None where none is told, or no number. Receipts keep it, routes go by it."""
-        told = [one.logprob for one in self.logprobs if one.logprob is not None]
-        if not told or any(map(isnan, told)):
+        logprobs = [token.logprob for token in self.logprobs if token.logprob is not None]
+        if not logprobs or any(map(isnan, logprobs)):
             return None
-        return sum(told) / len(told)
+        return sum(logprobs) / len(logprobs)
 
     @property
     def text(self) -> str:
-        return "".join(one.text for one in self._open if one.kind == "text")
+        return "".join(part.text for part in self._open if part.kind == "text")
 
     @text.setter
     def text(self, text: str) -> None:
-        self._open = [one for one in self._open if one.kind != "text"]
+        self._open = [part for part in self._open if part.kind != "text"]
         self._last("text").pieces.append(text)
 
     @property
     def thought(self) -> str:
         """All reasoning, blocks joined."""
-        return "".join(one.text for one in self._open if one.kind == "thought")
+        return "".join(part.text for part in self._open if part.kind == "thought")
 
     @property
     def tool_calls(self) -> list[ToolCallPart]:
-        return [one.call() for one in self._calls]
+        return [call.call() for call in self._calls]
 
     def message(self) -> Message:
         """The answer as the assistant's message of the next request, in the order it came."""
         parts: list[Part] = []
-        for one in self._open:
-            if one.kind == "thought":
-                parts.append(ThoughtPart(one.text, one.signature, one.sealed, one.origin))
-            elif one.kind == "call":
-                parts.append(one.call())
-            elif one.text:
-                parts.append(TextPart(one.text))
+        for span in self._open:
+            if span.kind == "thought":
+                parts.append(ThoughtPart(span.text, span.signature, span.sealed, span.origin))
+            elif span.kind == "call":
+                parts.append(span.call())
+            elif span.text:
+                parts.append(TextPart(span.text))
         if not any(isinstance(part, TextPart | ToolCallPart) for part in parts):
             parts.append(TextPart(""))
         return Message("assistant", tuple(parts))
@@ -442,9 +442,14 @@ class Answer:
 
     def _all(self) -> tuple[object, ...]:
         return (
-            self.message(), self.logprobs, self.usage, self.finish, self.stop, self.failed,
+            self.message(),
+            self.logprobs,
+            self.usage,
+            self.finish,
+            self.stop,
+            self.failed,
             self.routed,
-        )  # fmt: skip
+        )
 
     def _last(self, kind: str) -> "_Piece":
         """The piece that is being written, a new one where that is of another kind or closed."""

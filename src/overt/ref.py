@@ -42,9 +42,19 @@ from typing import Final, Literal, NamedTuple, get_args
 from overt.errors import BadRef
 
 Scheme = Literal[
-    "name", "path", "http", "hf", "ollama", "pypi", "oci",
-    "openai", "anthropic", "gemini", "echo", "sha256",
-]  # fmt: skip
+    "name",
+    "path",
+    "http",
+    "hf",
+    "ollama",
+    "pypi",
+    "oci",
+    "openai",
+    "anthropic",
+    "gemini",
+    "echo",
+    "sha256",
+]
 PROVIDERS = ("openai", "anthropic", "gemini")
 ELSEWHERE = ("http://", "https://", *(f"{name}:" for name in PROVIDERS))
 """How the text of a ref begins that is `Ref.remote`, for who asks too often to parse it."""
@@ -76,7 +86,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         rf"(?P<url>(?P<scheme>https?)://{_HOST}(?:/[^\s#{_NEVER}]{{0,512}})?)(?:\#(?P<file>{_FILE}))?"
     ),
     "name": re.compile(rf"(?P<name>{_WORD})(?::(?P<tag>{_WORD}))?"),
-}  # fmt: skip
+}
 _PATH = re.compile(rf"(?:\./|\.\./|/|~/|\.\Z|\.\.\Z|\.\\|[A-Za-z]:[\\/])[^{_NEVER}]{{0,4096}}\Z")
 
 
@@ -124,10 +134,10 @@ def parse(text: str) -> Ref:
         form = scheme
     else:
         form = "name"
-    found = _PATTERNS[form].fullmatch(text)
-    if not found:
+    match = _PATTERNS[form].fullmatch(text)
+    if not match:
         raise BadRef(f"{_shown(text)} is not a model name", _hint(form, text))
-    return _ref(form, found.groupdict())
+    return _ref(form, match.groupdict())
 
 
 def format(ref: Ref) -> str:
@@ -201,12 +211,12 @@ class Part(NamedTuple):
 
 def part_of(path: str) -> Part | None:
     """The part of a split model that a file's path names; None for a whole file's."""
-    found = _PART.fullmatch(path)
-    if not found:
+    match = _PART.fullmatch(path)
+    if not match:
         return None
-    number, total = int(found["number"]), int(found["total"])
+    number, total = int(match["number"]), int(match["total"])
     possible = 1 <= number <= total <= MAX_PARTS
-    return Part(found["stem"], number, total, found["end"]) if possible else None
+    return Part(match["stem"], number, total, match["end"]) if possible else None
 
 
 def _ref(form: str, got: dict[str, str | None]) -> Ref:

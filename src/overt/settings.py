@@ -82,10 +82,10 @@ def load(
         BadSetting: a value of the wrong kind, or a key the file should not have.
     """
     environ = os.environ if environ is None else environ
-    found = _from_environment(environ)
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    home = _home(given.get("home") or found.get("home") or "~/.overt")
-    merged = {**_from_file(home / "overt.toml"), **found, **given, "home": home}
+    from_environment = _from_environment(environ)
+    from_flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    home = _home(from_flags.get("home") or from_environment.get("home") or "~/.overt")
+    merged = {**_from_file(home / "overt.toml"), **from_environment, **from_flags, "home": home}
     settings = replace(
         Settings(), **{name: _as_kind(name, value) for name, value in merged.items()}
     )
@@ -159,18 +159,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise BadSetting(f"{path} cannot be read: {error}", "correct it or delete it") from None
-    unknown = sorted(set(found) - {f.name for f in fields(Settings)} | ({"home"} & set(found)))
+    unknown = sorted(
+        set(document) - {f.name for f in fields(Settings)} | ({"home"} & set(document))
+    )
     if unknown:
         raise BadSetting(
             f"{path} has the unknown key {unknown[0]!r}",
             f"known keys: {', '.join(f.name for f in fields(Settings) if f.name != 'home')}",
         )
-    return found
+    return document
 
 
 def _as_kind(name: str, value: Any) -> Any:

@@ -30,31 +30,31 @@ def command(out: Output, settings: Settings, what: str | None, dry_run: bool) ->
     dry_run = dry_run or what is None
     with progress(out) as step:
         looked = adopt(what, settings, step, dry_run)
-    for one in looked.adopted if not dry_run else ():
-        gate.prepare(str(one.name), settings)
+    for model in looked.adopted if not dry_run else ():
+        gate.prepare(str(model.name), settings)
     value = {
         "dry_run": dry_run,
         "places": [{"program": p.key, "path": str(p.path)} for p in looked.places],
         "adopted": [
             {
-                "program": one.program,
-                "found": one.shown,
-                "model": str(one.name),
-                "digest": one.digest or None,
-                "size": one.size,
-                "how": one.how,
+                "program": model.program,
+                "found": model.shown,
+                "model": str(model.name),
+                "digest": model.digest or None,
+                "size": model.size,
+                "how": model.how,
             }
-            for one in looked.adopted
+            for model in looked.adopted
         ],
         "skipped": [
-            {"program": one.program, "found": one.shown, "reason": one.reason}
-            for one in looked.skipped
+            {"program": skip.program, "found": skip.shown, "reason": skip.reason}
+            for skip in looked.skipped
         ],
     }
     out.result(
         value,
         lambda: _human(looked, dry_run, what),
-        lambda: "\n".join(str(one.name) for one in looked.adopted),
+        lambda: "\n".join(str(model.name) for model in looked.adopted),
     )
     return 0
 
@@ -65,12 +65,12 @@ def _human(looked: "Looked", dry_run: bool, what: str | None) -> str:
         lines.append("no program that Overt knows keeps models on this machine")
     if looked.adopted:
         rows = [
-            (one.name, size(one.size), one.how, f"{one.shown} of {one.program}")
-            for one in looked.adopted
+            (model.name, size(model.size), model.how, f"{model.shown} of {model.program}")
+            for model in looked.adopted
         ]
         lines.append(table(("name", "size", "how", "from"), rows))
-    for one in looked.skipped:
-        lines.append(f"not {one.shown} of {one.program}: {one.reason}")
+    for skip in looked.skipped:
+        lines.append(f"not {skip.shown} of {skip.program}: {skip.reason}")
     if looked.places and not looked.adopted and not looked.skipped:
         lines.append(f"no models in {', '.join(str(place.path) for place in looked.places)}")
     if dry_run and looked.adopted:

@@ -53,10 +53,14 @@ def as_value(proof: "Proof") -> dict[str, object]:
 
 def _attempts(proof: "Proof") -> str:
     rows = [
-        ("denied" if one["denied"] else "GOT THROUGH", one["what"], _clipped(one["how"]))
-        for one in proof.attempts
+        (
+            "denied" if attempt["denied"] else "GOT THROUGH",
+            attempt["what"],
+            _clipped(attempt["how"]),
+        )
+        for attempt in proof.attempts
     ]
-    through = sum(not one["denied"] for one in proof.attempts)
+    through = sum(not attempt["denied"] for attempt in proof.attempts)
     verdict = (
         f"Nothing gets out: all {len(rows)} attempts were denied."
         if proof.ok

@@ -69,18 +69,18 @@ def list_(out: Output, settings: Settings) -> None:
     """Every alias and what it stands for."""
     from overt.gateway import routing
 
-    found = routing.aliases(settings.home).all()
+    aliases = routing.aliases(settings.home).all()
 
     def human() -> str:
-        if not found:
+        if not aliases:
             return "there are no aliases; `overt alias set NAME REF` makes one"
-        rows = [(one.name, _short(one.target), one.time[:10]) for one in found]
+        rows = [(alias.name, _short(alias.target), alias.time[:10]) for alias in aliases]
         return table(("name", "stands for", "since"), rows)
 
     out.result(
-        {"aliases": [as_json(one) for one in found]},
+        {"aliases": [as_json(alias) for alias in aliases]},
         human,
-        lambda: "\n".join(one.name for one in found),
+        lambda: "\n".join(alias.name for alias in aliases),
     )
 
 
@@ -94,18 +94,18 @@ def show(out: Output, settings: Settings, *, name: str) -> None:
     alias = routing.aliases(settings.home).get(name)
 
     def human() -> str:
-        said = [pairs({"name": alias.name, "since": alias.time})]
+        lines = [pairs({"name": alias.name, "since": alias.time})]
         if isinstance(alias.target, str):
-            said.append(pairs({"model": alias.target}))
+            lines.append(pairs({"model": alias.target}))
         else:
             from overt.formats import yamltext
 
-            said += [f"learnt {text}" for text in _statements(alias.target)]
-            said += ["", yamltext.dump(alias.target).rstrip()]
+            lines += [f"learnt {text}" for text in _statements(alias.target)]
+            lines += ["", yamltext.dump(alias.target).rstrip()]
         if alias.before:
-            said += ["", "before, the latest last:"]
-            said += [f"  {_short(target)}" for target in alias.before]
-        return "\n".join(said)
+            lines += ["", "before, the latest last:"]
+            lines += [f"  {_short(target)}" for target in alias.before]
+        return "\n".join(lines)
 
     out.result(as_json(alias), human, lambda: _short(alias.target))
 
@@ -221,7 +221,7 @@ def read_rows(path: Path, least: float) -> tuple[list["Row"], int]:
         BadRequest: it cannot be read, or a row is of another shape; with its number.
     """
     text = decode(read_bytes(path, "--good", _MOST_ROWS), str(path))
-    found: list[Row] = []
+    rows: list[Row] = []
     skipped = 0
     for number, row in enumerate(_rows_of(text, path), 1):
         signal = row.get("signal")
@@ -234,8 +234,8 @@ def read_rows(path: Path, least: float) -> tuple[list["Row"], int]:
                 f"row {number} of {path} is not a signal and whether it was good",
                 'write {"signal": -0.31, "good": true} on each line',
             )
-        found.append((float(signal), good if isinstance(good, bool) else good >= least))
-    return found, skipped
+        rows.append((float(signal), good if isinstance(good, bool) else good >= least))
+    return rows, skipped
 
 
 def read_outcomes(path: Path) -> list["Outcome"]:
@@ -247,7 +247,7 @@ def read_outcomes(path: Path) -> list["Outcome"]:
     from overt.evaluation.router import Outcome
 
     text = decode(read_bytes(path, "--good", _MOST_ROWS), str(path))
-    found = []
+    outcomes = []
     for number, row in enumerate(_rows_of(text, path), 1):
         prompt, answer, good = row.get("prompt"), row.get("answer"), row.get("good")
         if not (isinstance(prompt, str) and isinstance(answer, str) and isinstance(good, bool)):
@@ -255,8 +255,8 @@ def read_outcomes(path: Path) -> list["Outcome"]:
                 f"row {number} of {path} is not a prompt, an answer and whether it was good",
                 'write {"prompt": "…", "answer": "…", "good": true} on each line',
             )
-        found.append(Outcome(prompt, answer, good, True))
-    return found
+        outcomes.append(Outcome(prompt, answer, good, True))
+    return outcomes
 
 
 def _rows_of(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
@@ -297,8 +297,10 @@ def with_threshold(
     Raises:
         BadRequest: no such model, or it is the last, whose answer is never judged.
     """
-    models = [one if isinstance(one, dict) else {"model": one} for one in route.get("models", [])]
-    names = [one["model"] for one in models]
+    models = [
+        model if isinstance(model, dict) else {"model": model} for model in route.get("models", [])
+    ]
+    names = [model["model"] for model in models]
     at = 0 if model is None else names.index(model) if model in names else -1
     if at < 0 or at >= len(models) - 1:
         raise BadRequest(
@@ -398,8 +400,8 @@ def _short(target: "Target") -> str:
 
 
 def _statements(route: Mapping[str, Any]) -> Iterator[str]:
-    for one in route.get("models", []):
-        threshold = one.get("threshold") if isinstance(one, dict) else None
+    for model in route.get("models", []):
+        threshold = model.get("threshold") if isinstance(model, dict) else None
         learnt = threshold.get("learnt") if isinstance(threshold, dict) else None
-        if isinstance(learnt, dict) and isinstance(said := learnt.get("statement"), str):
-            yield f"{one.get('model')}: {said}"
+        if isinstance(learnt, dict) and isinstance(statement := learnt.get("statement"), str):
+            yield f"{model.get('model')}: {statement}"

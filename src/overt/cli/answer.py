@@ -60,13 +60,13 @@ def _show(event: object, out: Output, *, show_thinking: bool) -> None:
 
 
 def record(
-    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, told: "Account"
+    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, account: "Account"
 ) -> dict[str, object]:
     """The object `overt run --json` prints. The first nine keys are a contract."""
     answer, usage = timed.answer, timed.answer.usage
     first = None if seconds_to_first_token is None else round(seconds_to_first_token, 3)
-    counted = told.routed is None or is_counted(answer)  # a model of this machine always counts
-    found: dict[str, object] = {
+    counted = account.routed is None or is_counted(answer)  # a model of this machine always counts
+    value: dict[str, object] = {
         "model": facts.ref,
         "digest": facts.digest,
         "text": answer.text,
@@ -84,18 +84,18 @@ def record(
         "isolation_missing": list(facts.missing),
         "tokens_cached": usage.tokens_cached,
         "tokens_thought": usage.tokens_thought,
-        **told.as_json(),
+        **account.as_json(),
     }
     if answer.thought:
-        found["thinking"] = answer.thought
+        value["thinking"] = answer.thought
     if answer.tool_calls:
-        found["tool_calls"] = [
+        value["tool_calls"] = [
             {"id": call.id, "name": call.name, "arguments": call.arguments}
             for call in answer.tool_calls
         ]
     if answer.logprobs:
-        found["logprobs"] = logprobs(answer)
-    return found
+        value["logprobs"] = logprobs(answer)
+    return value
 
 
 def logprobs(answer: Answer) -> list[dict[str, object]]:
@@ -111,7 +111,7 @@ def logprobs(answer: Answer) -> list[dict[str, object]]:
 
 
 def figures(
-    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, told: "Account"
+    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, account: "Account"
 ) -> str:
     """The line of --stats."""
     usage = timed.answer.usage
@@ -123,7 +123,7 @@ def figures(
         f"{usage.tokens_out} out ({timed.answer.finish or 'stopped'})"
         + (f", {usage.tokens_thought} of them reasoning" if usage.tokens_thought else ""),
     ]
-    if told.routed is not None and not is_counted(timed.answer):
+    if account.routed is not None and not is_counted(timed.answer):
         parts = [f"{UNCOUNTED} ({timed.answer.finish or 'stopped'})"]
     if seconds_to_first_token is not None:
         parts.append(f"first token after {duration(seconds_to_first_token)}")
@@ -131,7 +131,7 @@ def figures(
         parts.append(f"prompt {read / usage.prompt_seconds:.0f} tokens/s")
     if speed is not None:
         parts.append(f"answer {speed:.1f} tokens/s")
-    return "; ".join([*parts, where(facts), *told.figures()])
+    return "; ".join([*parts, where(facts), *account.figures()])
 
 
 def where(facts: "Facts") -> str:

@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     from overt.evaluation.audit.run import Prepared, Progress
 
 _PATH: Any = click.Path(path_type=Path)
-_OF_MODEL: Final = frozenset({
-    "probes", "data", "limit", "against", "documents", "control", "items", "budget",
-    "allow_unknown", "no_cache", "concurrency",
-})  # fmt: skip
+_OF_MODEL: Final = frozenset(
+    {
+        "probes",
+        "data",
+        "limit",
+        "against",
+        "documents",
+        "control",
+        "items",
+        "budget",
+        "allow_unknown",
+        "no_cache",
+        "concurrency",
+    }
+)
 _OF_GARAK: Final = frozenset({"program", "spec", "generations", "cap"})
 _OF_BOTH: Final = frozenset({"seed", "max_tokens"})
 """Options by what heeds them; what a command would not heed is refused (`_only`)."""
@@ -28,39 +39,77 @@ _OF_BOTH: Final = frozenset({"seed", "max_tokens"})
 
 @click.command("audit", short_help="bias, refusals, robustness and memorisation of a model")
 @click.argument("words", nargs=-1, metavar="model REF | garak REF|FILE")
-@click.option("--probe", "probes", multiple=True, metavar="NAME",
-              help="One probe; repeat it. All that have their data, unless given.")  # fmt: skip
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="NAME",
+    help="One probe; repeat it. All that have their data, unless given.",
+)
 @click.option("--data", type=_PATH, metavar="DIR", help="Folder of the data sets.")
-@click.option("--limit", type=click.IntRange(0), default=300, show_default=True, metavar="N",
-              help="Items of each probe, drawn by the seed; 0 for all.")  # fmt: skip
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    metavar="N",
+    help="Items of each probe, drawn by the seed; 0 for all.",
+)
 @click.option("--against", metavar="REF|RECEIPT", help="Compare with this model, item by item.")
 @click.option("--documents", type=_PATH, metavar="PATH", help="Texts to look for in the model.")
 @click.option("--control", type=_PATH, metavar="PATH", help="Text of the same kind, unpublished.")
 @click.option("--items", type=_PATH, metavar="FILE", help="Questions of yours, for robustness.")
-@click.option("--seed", type=SEED, default=0, show_default=True,
-              metavar="N", help="For all draws.")  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(1, 4096), default=128, show_default=True,
-              metavar="N", help="Of an answer to a chat.")  # fmt: skip
-@click.option("--concurrency", type=click.IntRange(1, 256), default=1, show_default=True,
-              metavar="N", help="Items asked at once, for models elsewhere.")  # fmt: skip
-@click.option("--budget", type=click.FloatRange(0), metavar="USD",
-              help="Stop before this is spent.")  # fmt: skip
+@click.option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="For all draws.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 4096),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Of an answer to a chat.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Items asked at once, for models elsewhere.",
+)
+@click.option(
+    "--budget", type=click.FloatRange(0), metavar="USD", help="Stop before this is spent."
+)
 @click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known.")
 @click.option("--no-cache", is_flag=True, help="Ask again what was answered before.")
 @click.option("--html", metavar="FILE", help="Write one page that shows everything.")
 @click.option("--show", metavar="RECEIPT", help="Show a receipt.")
 @click.option("--garak", "program", metavar="PATH", help="The garak to run, or its Python.")
 @click.option("--probes", "spec", metavar="SPEC", help="garak's own probes: probes.dan,…")
-@click.option("--generations", type=click.IntRange(1, 100), default=1, show_default=True,
-              metavar="N", help="garak's answers to each prompt.")  # fmt: skip
-@click.option("--cap", type=click.IntRange(1, 10_000), metavar="N",
-              help="Prompts of each of garak's probes; some do not heed it.")  # fmt: skip
+@click.option(
+    "--generations",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="garak's answers to each prompt.",
+)
+@click.option(
+    "--cap",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Prompts of each of garak's probes; some do not heed it.",
+)
 @engine_options
 @verb
 def command(
-    out: Output, settings: Settings, words: tuple[str, ...], probes: tuple[str, ...],
-    show: str | None, html: str | None, **given: Any,
-) -> int:  # fmt: skip
+    out: Output,
+    settings: Settings,
+    words: tuple[str, ...],
+    probes: tuple[str, ...],
+    show: str | None,
+    html: str | None,
+    **options: Any,
+) -> int:
     """Look at what scores on tasks do not show, each figure with n and a 95 % interval.
 
     \b
@@ -82,8 +131,8 @@ def command(
         return _tell(out, [read(show, settings.home)], None, html)
     what, target = words
     if what == "garak":
-        return _garak(out, settings, target, given)
-    return _model(out, settings, target, probes, html, given)
+        return _garak(out, settings, target, options)
+    return _model(out, settings, target, probes, html, options)
 
 
 def _check(words: tuple[str, ...], html: str | None, show: str | None) -> None:
@@ -134,27 +183,36 @@ def _is_given(name: str) -> bool:
 
 
 def _model(
-    out: Output, settings: Settings, ref: str, probes: tuple[str, ...], html: str | None,
-    given: dict[str, Any],
-) -> int:  # fmt: skip
+    out: Output,
+    settings: Settings,
+    ref: str,
+    probes: tuple[str, ...],
+    html: str | None,
+    options: dict[str, Any],
+) -> int:
     from overt.evaluation.audit import record, run
     from overt.evaluation.audit.probe import Plan
 
-    against = given["against"]
+    against = options["against"]
     before = None
     if against is not None and record.is_receipt(against, settings.home):
         before = record.read(against, settings.home)
         probes = probes or tuple(before["probes"])
         # What it was asked with, but for what was typed.
-        told = record.asked_with(before)
-        given |= {name: value for name, value in told.items() if not _is_given(name)}
+        earlier = record.asked_with(before)
+        options |= {name: value for name, value in earlier.items() if not _is_given(name)}
     if against == ref:
         raise UsageError(f"{ref[:60]} would be compared with itself", "name another model")
     plan = Plan(
-        data=given["data"], limit=given["limit"], seed=given["seed"],
-        documents=given["documents"], control=given["control"], items=given["items"],
-        max_tokens=given["max_tokens"], concurrency=given["concurrency"],
-    )  # fmt: skip
+        data=options["data"],
+        limit=options["limit"],
+        seed=options["seed"],
+        documents=options["documents"],
+        control=options["control"],
+        items=options["items"],
+        max_tokens=options["max_tokens"],
+        concurrency=options["concurrency"],
+    )
     prepared = run.prepare(probes, plan)
     if before is not None:
         for name, why in run.like(before, prepared, plan).items():
@@ -162,96 +220,119 @@ def _model(
                 out.note(f"note: {name} will not be compared: {why}")
     models = [ref] if against is None or before is not None else [ref, against]
     try:
-        found = _asked(out, settings, prepared, models, plan, given)
+        receipts = _asked(out, settings, prepared, models, plan, options)
     except KeyboardInterrupt:
         raise Stopped(
             "stopped; the answers so far are kept", "the same command goes on from there"
         ) from None
     compared = None
     if against is not None:
-        other = before if before is not None else found[1]
-        compared = record.compare(found[0], other, plan.seed)
-        found = [found[0], other]
-    return _tell(out, found, compared, html)
+        other = before if before is not None else receipts[1]
+        compared = record.compare(receipts[0], other, plan.seed)
+        receipts = [receipts[0], other]
+    return _tell(out, receipts, compared, html)
 
 
 def _asked(
-    out: Output, settings: Settings, prepared: "Prepared", models: list[str], plan: "Plan",
-    given: dict[str, Any],
-) -> list[dict[str, Any]]:  # fmt: skip
+    out: Output,
+    settings: Settings,
+    prepared: "Prepared",
+    models: list[str],
+    plan: "Plan",
+    options: dict[str, Any],
+) -> list[dict[str, Any]]:
     from overt.cli.exchanges import each
     from overt.evaluation.audit.run import audit
     from overt.evaluation.suites.budget import Purse
 
-    purse = Purse(settings, given["budget"], given["allow_unknown"])
-    return each(models, settings, out, lambda model, exchange: audit(
-        prepared, model, exchange, settings, plan, purse,
-        lambda progress: out.status(_moving(progress)), out.note, fresh=given["no_cache"],
-    ))  # fmt: skip
+    purse = Purse(settings, options["budget"], options["allow_unknown"])
+    return each(
+        models,
+        settings,
+        out,
+        lambda model, exchange: audit(
+            prepared,
+            model,
+            exchange,
+            settings,
+            plan,
+            purse,
+            lambda progress: out.status(_moving(progress)),
+            out.note,
+            fresh=options["no_cache"],
+        ),
+    )
 
 
-def _moving(one: "Progress") -> str:
-    parts = [f"{one.model}: {one.probe}: {one.done} of {one.total}"]
-    if one.failed:
-        parts.append(f"{one.failed} failed")
-    if one.left is not None:
-        parts.append(f"{duration(one.left)} left")
+def _moving(progress: "Progress") -> str:
+    parts = [f"{progress.model}: {progress.probe}: {progress.done} of {progress.total}"]
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    if progress.left is not None:
+        parts.append(f"{duration(progress.left)} left")
     return ", ".join(parts)
 
 
 def _tell(
-    out: Output, found: list[dict[str, Any]], compared: dict[str, Any] | None, html: str | None
+    out: Output, receipts: list[dict[str, Any]], compared: dict[str, Any] | None, html: str | None
 ) -> int:
     if html is not None:
         from overt.cli import dossier
         from overt.evaluation.audit import page
 
-        dossier.write(out, page.render(found, compared), html)
-    value = _value(found[0])
+        dossier.write(out, page.render(receipts, compared), html)
+    value = _value(receipts[0])
     if compared is not None:
-        value |= {"against": _value(found[1]), "compared": compared}
-    out.result(value, lambda: _report(found, compared), lambda: str(found[0].get("path", "")))
-    for note in _notes(found):
+        value |= {"against": _value(receipts[1]), "compared": compared}
+    out.result(value, lambda: _report(receipts, compared), lambda: str(receipts[0].get("path", "")))
+    for note in _notes(receipts):
         out.note(f"note: {note}")
     return 0
 
 
-def _value(one: dict[str, Any]) -> dict[str, Any]:
+def _value(receipt: dict[str, Any]) -> dict[str, Any]:
     """What --json prints of a model: the receipt without its items, which are in the file."""
     probes = {
         name: {key: value for key, value in probe.items() if key != "items"}
-        for name, probe in one["probes"].items()
+        for name, probe in receipt["probes"].items()
     }
     return {
-        "model": one["model"], "made": one["made"], "seed": one["seed"], "probes": probes,
-        "skipped": one["skipped"], "receipt": one.get("path"), "sha256": one["sha256"],
-    }  # fmt: skip
+        "model": receipt["model"],
+        "made": receipt["made"],
+        "seed": receipt["seed"],
+        "probes": probes,
+        "skipped": receipt["skipped"],
+        "receipt": receipt.get("path"),
+        "sha256": receipt["sha256"],
+    }
 
 
-def _notes(found: list[dict[str, Any]]) -> list[str]:
+def _notes(receipts: list[dict[str, Any]]) -> list[str]:
     seen: dict[str, None] = {}
-    for one in found:
-        for name, probe in one["probes"].items():
+    for receipt in receipts:
+        for name, probe in receipt["probes"].items():
             seen |= {f"{name}: {note}": None for note in probe["notes"]}
     return list(seen)
 
 
-def _report(found: list[dict[str, Any]], compared: dict[str, Any] | None) -> str:
-    parts = [_figures(one) for one in found]
+def _report(receipts: list[dict[str, Any]], compared: dict[str, Any] | None) -> str:
+    parts = [_figures(receipt) for receipt in receipts]
     if compared is not None:
         parts.append(_pairs(compared))
-    for one in found:
-        for skip in one["skipped"]:
+    for receipt in receipts:
+        for skip in receipt["skipped"]:
             hint = f"; {skip['hint']}" if skip.get("hint") else ""
-            parts.append(f"{one['model']['ref']}: {skip['probe']} was not asked: "
-                         f"{skip.get('why', '')}{hint}")  # fmt: skip
-    paths = [f"receipt: {one['path']}" for one in found if one.get("path")]
+            parts.append(
+                f"{receipt['model']['ref']}: {skip['probe']} was not asked: "
+                f"{skip.get('why', '')}{hint}"
+            )
+    paths = [f"receipt: {receipt['path']}" for receipt in receipts if receipt.get("path")]
     return "\n\n".join([*parts, *(["\n".join(paths)] if paths else [])])
 
 
-def _figures(one: dict[str, Any]) -> str:
+def _figures(receipt: dict[str, Any]) -> str:
     rows = []
-    for name, probe in one["probes"].items():
+    for name, probe in receipt["probes"].items():
         for figure in probe["figures"]:
             if figure["group"]:
                 continue
@@ -262,22 +343,30 @@ def _figures(one: dict[str, Any]) -> str:
                 (name, figure["measure"], value, f"{low:.3f} to {high:.3f}", figure["n"], neutral)
             )
     head = ("probe", "figure", "value", "95 % interval", "n", "no bias")
-    return f"{one['model']['ref']}\n{table(head, rows)}"
+    return f"{receipt['model']['ref']}\n{table(head, rows)}"
 
 
 def _pairs(compared: dict[str, Any]) -> str:
     rows, lines = [], []
-    for name, one in compared["probes"].items():
-        if "why" in one:
-            lines.append(f"{name} is not compared: {one['why']}")
+    for name, probe in compared["probes"].items():
+        if "why" in probe:
+            lines.append(f"{name} is not compared: {probe['why']}")
             continue
-        for pair in one["pairs"]:
+        for pair in probe["pairs"]:
             if pair["group"]:
                 continue
             low, high = pair["interval"]
             test = "-" if pair["mcnemar_p"] is None else f"{pair['mcnemar_p']:.3g}"
-            rows.append((name, pair["measure"], f"{pair['difference']:+.3f}",
-                         f"{low:+.3f} to {high:+.3f}", test, pair["n"]))  # fmt: skip
+            rows.append(
+                (
+                    name,
+                    pair["measure"],
+                    f"{pair['difference']:+.3f}",
+                    f"{low:+.3f} to {high:+.3f}",
+                    test,
+                    pair["n"],
+                )
+            )
     head = ("probe", "figure", "difference", "95 % interval", "mcnemar p", "n")
     title = f"{compared['after']} minus {compared['before']}, the same items"
     return "\n".join([title, table(head, rows), *lines])
@@ -286,33 +375,44 @@ def _pairs(compared: dict[str, Any]) -> str:
 # -- garak -----------------------------------------------------------------------------------------
 
 
-def _garak(out: Output, settings: Settings, target: str, given: dict[str, Any]) -> int:
+def _garak(out: Output, settings: Settings, target: str, options: dict[str, Any]) -> int:
     from overt.evaluation.audit import garak, garak_run
 
     path = Path(target).expanduser()
     if path.suffix == ".jsonl":
-        found = garak.read(path)
+        report = garak.read(path)
     else:
-        asked = garak_run.Asked(
-            target, given["program"], given["spec"], given["generations"], given["cap"],
-            given["seed"], given["max_tokens"],
-        )  # fmt: skip
+        job = garak_run.Asked(
+            target,
+            options["program"],
+            options["spec"],
+            options["generations"],
+            options["cap"],
+            options["seed"],
+            options["max_tokens"],
+        )
         try:
-            found = garak_run.run(asked, settings, out.note)
+            report = garak_run.run(job, settings, out.note)
         except KeyboardInterrupt:
             raise Stopped("stopped; garak and the server were ended", "run it again") from None
-    out.result(found, lambda: _hits(found))
-    for note in found["notes"]:
+    out.result(report, lambda: _hits(report))
+    for note in report["notes"]:
         out.note(f"note: {note}")
     return 0
 
 
-def _hits(found: dict[str, Any]) -> str:
+def _hits(report: dict[str, Any]) -> str:
     rows = [
-        (one["probe"], one["detector"], one["hits"], one["n"], f"{one['rate']:.3f}",
-         f"{one['interval'][0]:.3f} to {one['interval'][1]:.3f}")
-        for one in found["results"]
-    ]  # fmt: skip
+        (
+            result["probe"],
+            result["detector"],
+            result["hits"],
+            result["n"],
+            f"{result['rate']:.3f}",
+            f"{result['interval'][0]:.3f} to {result['interval'][1]:.3f}",
+        )
+        for result in report["results"]
+    ]
     head = ("probe", "detector", "hits", "n", "rate", "95 % interval")
-    first = f"garak {found['version']}: {found['target'] or 'target not stated'}"
-    return f"{first}\n{table(head, rows)}\n\nreport: {found['file']}"
+    first = f"garak {report['version']}: {report['target'] or 'target not stated'}"
+    return f"{first}\n{table(head, rows)}\n\nreport: {report['file']}"

@@ -31,7 +31,7 @@ def command(
     stats: bool,
     no_pull: bool,
     hide_thinking: bool,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Talk with REF (or the default model) in turns.
 
@@ -41,12 +41,12 @@ def command(
     /help lists the commands of the conversation. Ctrl-C stops an answer, Ctrl-D leaves. When stdin
     is not a terminal its lines are the questions, and --json prints one object an answer.
     """
-    request = build_request(ref or settings.model, (), given)
+    request = build_request(ref or settings.model, (), options)
     return talk(
         request,
         out,
         settings,
-        system=given.get("system"),
+        system=options.get("system"),
         stats=stats,
         pull=not no_pull,
         thoughts=not hide_thinking,
@@ -73,9 +73,15 @@ def talk(
 
         exchange = Exchange(settings, out.note)
         session = Session(
-            out, settings, request, exchange, system=system, stats=stats, thoughts=thoughts,
+            out,
+            settings,
+            request,
+            exchange,
+            system=system,
+            stats=stats,
+            thoughts=thoughts,
             person=is_terminal(sys.stdin),
-        )  # fmt: skip
+        )
         try:
             out.status(f"loading {request.model}")
             # The worker is started first and loads while the line editor is imported.

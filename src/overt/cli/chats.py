@@ -63,9 +63,13 @@ def list_(out: Output, settings: Settings) -> int:
 @click.option("--dry-run", is_flag=True, help="Say what would come, and bring nothing.")
 @verb
 def import_(
-    out: Output, settings: Settings, file: Path, source: str | None, model: str | None,
+    out: Output,
+    settings: Settings,
+    file: Path,
+    source: str | None,
+    model: str | None,
     dry_run: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Bring in the conversations of FILE: ChatGPT's or Claude's export, OpenAI or ShareGPT JSON.
 
     Each is saved under a name made of its title. One that is here already, unchanged, is not saved
@@ -75,7 +79,7 @@ def import_(
 
     lost: Lost = Counter()
     out.status(f"reading {file}")
-    format, found = base.read(file, lost, source or "")
+    format, conversations = base.read(file, lost, source or "")
     there = saved_chats.names(settings.home)
     known = {
         (chat.system, chat.messages)
@@ -83,14 +87,14 @@ def import_(
     }
     used = dict.fromkeys(map(str.lower, there), 1)  # some disks take A and a for one name
     names: list[str] = []
-    for number, one in enumerate(found, 1):
+    for number, conversation in enumerate(conversations, 1):
         if number % _EACH == 0:
-            out.status(f"{number} of {len(found)} conversations")
-        chat = _chat(one, model or settings.model)
+            out.status(f"{number} of {len(conversations)} conversations")
+        chat = _chat(conversation, model or settings.model)
         if (chat.system, chat.messages) in known:
             continue
         known.add((chat.system, chat.messages))
-        name = _free(_slug(one.title), used)
+        name = _free(_slug(conversation.title), used)
         if not dry_run:
             saved_chats.save(settings.home, name, chat, lasting=False)
         names.append(name)
@@ -98,20 +102,25 @@ def import_(
         out.status("making them last")
         saved_chats.settle(settings.home)
     out.clear()
-    same = len(found) - len(names)
-    told = +lost
+    same = len(conversations) - len(names)
+    dropped = +lost
     if out.json:
         out.object(
-            {"format": format, "imported": names, "unchanged": same, "lost": dict(told),
-             "dry_run": dry_run}
-        )  # fmt: skip
+            {
+                "format": format,
+                "imported": names,
+                "unchanged": same,
+                "lost": dict(dropped),
+                "dry_run": dry_run,
+            }
+        )
         return 0
     verb_ = "would come in" if dry_run else "came in"
-    all_ = len(found) + told[base.EMPTY]
+    all_ = len(conversations) + dropped[base.EMPTY]
     out.line(f"{len(names)} of {all_} conversations {verb_} (format: {format})")
     if same:
         out.note(f"{same} were here already, word for word")
-    _tell(out, told)
+    _tell(out, dropped)
     return 0
 
 
@@ -122,19 +131,23 @@ def import_(
 @click.option("--replace", is_flag=True, help="Let the file be replaced.")
 @verb
 def export(
-    out: Output, settings: Settings, names: tuple[str, ...], target: str, output: Path | None,
+    out: Output,
+    settings: Settings,
+    names: tuple[str, ...],
+    target: str,
+    output: Path | None,
     replace: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Write the conversations NAMES, or all of them, in another program's format."""
     from overt.conversations import base
 
     wanted = names or tuple(saved_chats.names(settings.home))
     if not wanted:
         raise NotFound("no conversation is saved", "/save NAME in `overt chat`")
-    found = [_conversation(name, saved_chats.load(settings.home, name)) for name in wanted]
+    conversations = [_conversation(name, saved_chats.load(settings.home, name)) for name in wanted]
     lost: Lost = Counter()
-    data = base.write(found, target, lost)
-    _put(out, data, output, replace=replace, count=len(found), lost=+lost)
+    data = base.write(conversations, target, lost)
+    _put(out, data, output, replace=replace, count=len(conversations), lost=+lost)
     return 0
 
 
@@ -146,16 +159,21 @@ def export(
 @click.option("--replace", is_flag=True, help="Let the file be replaced.")
 @verb
 def convert(
-    out: Output, settings: Settings, file: Path, output: Path, source: str | None, target: str,
+    out: Output,
+    settings: Settings,
+    file: Path,
+    output: Path,
+    source: str | None,
+    target: str,
     replace: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Write the conversations of FILE to OUTPUT in another format; nothing is saved here."""
     from overt.conversations import base
 
     lost: Lost = Counter()
-    _, found = base.read(file, lost, source or "")
-    data = base.write(found, target, lost)
-    _put(out, data, output, replace=replace, count=len(found), lost=+lost)
+    _, conversations = base.read(file, lost, source or "")
+    data = base.write(conversations, target, lost)
+    _put(out, data, output, replace=replace, count=len(conversations), lost=+lost)
     return 0
 
 
@@ -183,8 +201,8 @@ def _put(
             {"file": str(output), "conversations": count, "bytes": len(data), "lost": dict(lost)}
         )
         return
-    said = "1 conversation is" if count == 1 else f"{count} conversations are"
-    out.line(f"{said} in {output} ({len(data)} bytes)")
+    count_text = "1 conversation is" if count == 1 else f"{count} conversations are"
+    out.line(f"{count_text} in {output} ({len(data)} bytes)")
     _tell(out, lost)
 
 
@@ -195,9 +213,9 @@ def _tell(out: Output, lost: "Lost") -> None:
         out.note(f"left behind: {len(lost) - _MOST_TOLD} other kinds (--json shows all)")
 
 
-def _chat(one: "Conversation", model: str) -> saved_chats.Chat:
+def _chat(conversation: "Conversation", model: str) -> saved_chats.Chat:
     """As `/save` keeps it: system prompts at the beginning are the chat's own."""
-    messages = one.messages
+    messages = conversation.messages
     begin = 0
     while begin < len(messages) and messages[begin].role == "system":
         begin += 1
@@ -222,9 +240,9 @@ def _slug(title: str) -> str:
 
 def _free(name: str, used: dict[str, int]) -> str:
     """`name`, or with a number behind it, and notes it in `used`: the last number of each."""
-    found = name
-    while found in used:
+    free = name
+    while free in used:
         used[name] += 1
-        found = f"{name}-{used[name]}"
-    used[found] = 1
-    return found
+        free = f"{name}-{used[name]}"
+    used[free] = 1
+    return free

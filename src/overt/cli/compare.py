@@ -27,11 +27,20 @@ _STOPPED: Final = 130
 @click.argument("words", nargs=-1, metavar="PROMPT|FILE")
 @click.option("-m", "--model", "named", multiple=True, metavar="REF", help="A model; repeat it.")
 @click.option("--system", metavar="TEXT", help="Instructions before each request.")
-@click.option("--repeat", type=click.IntRange(1, 1000), default=1, metavar="N",
-              help="Ask N times and show medians.")  # fmt: skip
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="Ask N times and show medians.",
+)
 @click.option("--parallel", "together", is_flag=True, help="Ask models of other servers at once.")
-@click.option("--budget", type=click.FloatRange(0), metavar="USD",
-              help="Begin no request once the known costs reach it.")  # fmt: skip
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    metavar="USD",
+    help="Begin no request once the known costs reach it.",
+)
 @click.option("--blind", is_flag=True, help="Hide the names, and vote.")
 @click.option("--votes", "show_votes", is_flag=True, help="Show what all votes add up to.")
 @click.option("--html", metavar="FILE", help="Write one page that shows everything.")
@@ -51,7 +60,7 @@ def command(
     blind: bool,
     show_votes: bool,
     html: str | None,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Ask several models the same and set beside each other what they answer, how fast, what it
     costs, where the words went, how open each model is and whether its licence lets you run it.
@@ -77,9 +86,15 @@ def command(
     file.load(settings.home / "prices.toml")  # a damaged one is said before anything is paid
     asks = _asks(words, system)
     plan = Plan(
-        named, asks, take_sampling(given), given["max_tokens"], tuple(given["stop"]),
-        repeat, together, budget,
-    )  # fmt: skip
+        named,
+        asks,
+        take_sampling(options),
+        options["max_tokens"],
+        tuple(options["stop"]),
+        repeat,
+        together,
+        budget,
+    )
     ballot = None
     if blind:
         from overt.cli.voting import Ballot
@@ -98,7 +113,7 @@ def _check(words: tuple[str, ...], models: tuple[str, ...], html: str | None) ->
         raise UsageError(
             "no model is named", "name one or more: -m smollm2 (`overt list` shows what is here)"
         )
-    twice = next((one for one in models if models.count(one) > 1), None)
+    twice = next((model for model in models if models.count(model) > 1), None)
     if twice is not None:
         raise UsageError(f"{twice[:80]} is named twice", "ask a model again with --repeat N")
     if html == "-":
@@ -111,12 +126,12 @@ def _asks(words: tuple[str, ...], system: str | None) -> "tuple[Ask, ...]":
     """The requests of a prompt or a file. Raises BadRequest."""
     from overt.evaluation import prompts as asks
 
-    said = " ".join(words)
-    path = Path(said)
-    named = len(words) == 1 and len(said) < 4096 and "\n" not in said
-    if named and ((path.suffix.lower() in _FILES and " " not in said) or _is_file(path)):
+    text = " ".join(words)
+    path = Path(text)
+    named = len(words) == 1 and len(text) < 4096 and "\n" not in text
+    if named and ((path.suffix.lower() in _FILES and " " not in text) or _is_file(path)):
         return asks.of_file(path, read_bytes(path, "FILE", asks.MOST_BYTES), system)
-    return (asks.of_text(said, system),)
+    return (asks.of_text(text, system),)
 
 
 def _is_file(path: Path) -> bool:
@@ -145,14 +160,14 @@ def _compare(
     out.clear()
     document = _document(comparison)
     if ballot is not None:
-        document["votes"] = [one.as_json() for one in ballot.given]
+        document["votes"] = [vote.as_json() for vote in ballot.given]
     if stopped:
         document["ended"] = f"stopped after {len(comparison.rows)} of {comparison.count} answers"
-    kept = _keep(out, settings, document)
+    path = _keep(out, settings, document)
     if html is not None:
         _write(html, document, out)
     if trouble is not None:
-        out.note(f"the answers are kept in {kept}" if kept else "the answers could not be kept")
+        out.note(f"the answers are kept in {path}" if path else "the answers could not be kept")
         raise trouble
     for remark in held:
         out.note(remark)
@@ -160,8 +175,8 @@ def _compare(
     unknown = sum(row.cost is None for row in comparison.rows)
     if plan.budget is not None and unknown:
         out.note(f"{unknown} of {len(comparison.rows)} costs are not known and were not counted")
-    if kept is not None:
-        out.note(f"kept in {kept}")
+    if path is not None:
+        out.note(f"kept in {path}")
     if stopped:
         return _STOPPED
     return 1 if all(row.error for row in comparison.rows) else 0
@@ -307,13 +322,13 @@ def _table(out: Output, settings: Settings) -> int:
     from overt.cli import compare_view
     from overt.evaluation import votes
 
-    given, damaged = votes.read(settings.home)
+    all_votes, damaged = votes.read(settings.home)
     for line in damaged:
         out.warn(line)
-    value = votes.table(given).as_json() | {"damaged": damaged}
+    value = votes.table(all_votes).as_json() | {"damaged": damaged}
     out.result(
         value,
         lambda: compare_view.votes(value),
-        lambda: "\n".join(f"{one['elo']}\t{one['model']}" for one in value["models"]),
+        lambda: "\n".join(f"{model['elo']}\t{model['model']}" for model in value["models"]),
     )
     return 0

@@ -32,14 +32,14 @@ def page(document: Mapping[str, Any], *, answers: bool = True) -> str:
 
 
 def heading(number: int, count: int, prompt: str) -> str:
-    said = " ".join(prompt.split())
-    said = said if len(said) <= _MOST_PROMPT else said[: _MOST_PROMPT - 1] + "…"
-    return f"{number + 1} of {count}: {said}"
+    text = " ".join(prompt.split())
+    text = text if len(text) <= _MOST_PROMPT else text[: _MOST_PROMPT - 1] + "…"
+    return f"{number + 1} of {count}: {text}"
 
 
 def _answers(document: Mapping[str, Any], number: int) -> list[tuple[str, str]]:
     """(model, its first answer) to one request."""
-    found = []
+    answers = []
     for model in document["models"]:
         rows = (
             row
@@ -47,8 +47,8 @@ def _answers(document: Mapping[str, Any], number: int) -> list[tuple[str, str]]:
             if row["model"] == model and row["prompt_index"] == number
         )
         row = next(rows, None)
-        found.append((model, "(not asked)" if row is None else said(row)))
-    return found
+        answers.append((model, "(not asked)" if row is None else said(row)))
+    return answers
 
 
 def said(row: Mapping[str, Any]) -> str:
@@ -91,28 +91,28 @@ def figures(lines: Sequence[Mapping[str, Any]]) -> str:
     """The figures of each model, and under them where its words went."""
     rows = [
         (
-            one["model"],
-            seconds(one["seconds_to_first_token"]),
-            speed(one["tokens_per_second"]).removesuffix(" tokens/s"),
-            counted(one["tokens_in"]),
-            counted(one["tokens_out"]),
+            line["model"],
+            seconds(line["seconds_to_first_token"]),
+            speed(line["tokens_per_second"]).removesuffix(" tokens/s"),
+            counted(line["tokens_in"]),
+            counted(line["tokens_out"]),
             cost,
-            _openness(one),
-            licence(one),
+            _openness(line),
+            licence(line),
         )
-        for one, cost in zip(lines, column(lines), strict=True)
+        for line, cost in zip(lines, column(lines), strict=True)
     ]
     head = ("model", "first token", "tokens/s", "in", "out", "cost", "openness", "licence")
     gone = [
-        f"{plain(one['model'])}: {plain(where(one))}"
-        + (f", {one['bytes_out']} bytes" if one["bytes_out"] else "")
-        for one in lines
+        f"{plain(line['model'])}: {plain(where(line))}"
+        + (f", {line['bytes_out']} bytes" if line["bytes_out"] else "")
+        for line in lines
     ]
     return "\n".join([table(head, rows), "", *gone])
 
 
-def _openness(one: Mapping[str, Any]) -> str:
-    return f"{step(one['step'])} ({one['step_basis']})" if one["step"] else "not known"
+def _openness(row: Mapping[str, Any]) -> str:
+    return f"{step(row['step'])} ({row['step_basis']})" if row["step"] else "not known"
 
 
 # -- votes -----------------------------------------------------------------------------------------
@@ -125,22 +125,22 @@ def votes(value: Mapping[str, Any]) -> str:
         return "there are no votes yet; type `overt compare … -m A -m B --blind`"
     rows = [
         (
-            one["model"],
-            f"{one['elo']:.0f}",
-            "{:.0f} to {:.0f}".format(*one["interval"]),
-            one["votes"],
-            one["wins"],
-            one["losses"],
-            one["ties"],
+            model["model"],
+            f"{model['elo']:.0f}",
+            "{:.0f} to {:.0f}".format(*model["interval"]),
+            model["votes"],
+            model["wins"],
+            model["losses"],
+            model["ties"],
         )
-        for one in models
+        for model in models
     ]
     head = ("model", "elo", "95 %", "votes", "wins", "losses", "ties")
     parts = [table(head, rows), _matrix(value)]
     if value["groups"] > 1:
         groups: dict[int, list[str]] = {}
-        for one in models:
-            groups.setdefault(one["group"], []).append(plain(one["model"]))
+        for model in models:
+            groups.setdefault(model["group"], []).append(plain(model["model"]))
         named = "; ".join(", ".join(own) for own in groups.values())
         parts.append(f"No votes connect these, so their Elo cannot be compared: {named}")
     count = value["votes"]
@@ -150,13 +150,13 @@ def votes(value: Mapping[str, Any]) -> str:
 
 def _matrix(value: Mapping[str, Any]) -> str:
     """How often the model of the row was preferred to that of the column, ties as half."""
-    names = [one["model"] for one in value["models"]]
+    names = [model["model"] for model in value["models"]]
     short = [str(number) for number in range(1, len(names) + 1)]
     rows = [
         (
-            f"{number} {one}",
-            *("-" if one == two else f"{value['matrix'][one][two]:g}" for two in names),
+            f"{number} {first}",
+            *("-" if first == two else f"{value['matrix'][first][two]:g}" for two in names),
         )
-        for number, one in zip(short, names, strict=True)
+        for number, first in zip(short, names, strict=True)
     ]
     return table(("preferred to", *short), rows)

@@ -20,19 +20,35 @@ if TYPE_CHECKING:
 @click.command("convert", short_help="safetensors to GGUF and back")
 @click.argument("source", metavar="REF")
 @click.argument("name", required=False)
-@click.option("--to", type=click.Choice(["gguf", "safetensors"]), default="gguf",
-              show_default=True, help="The form to make.")  # fmt: skip
 @click.option(
-    "--type", "type_", type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    "--to",
+    type=click.Choice(["gguf", "safetensors"]),
+    default="gguf",
+    show_default=True,
+    help="The form to make.",
+)
+@click.option(
+    "--type",
+    "type_",
+    type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
     help="What the large matrices are stored as: f16; an adapter is always f32.",
-)  # fmt: skip
-@click.option("--pre", default="", metavar="NAME",
-              help="llama.cpp's name of the pre-tokenizer, if not recognised.")  # fmt: skip
+)
+@click.option(
+    "--pre",
+    default="",
+    metavar="NAME",
+    help="llama.cpp's name of the pre-tokenizer, if not recognised.",
+)
 @click.option("--base", metavar="REF", help="Of an adapter: the GGUF model it is for.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH",
-              help="Write a folder, or an adapter's file, in place of a model NAME.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write a folder, or an adapter's file, in place of a model NAME.",
+)
 @verb
-def command(out: Output, settings: Settings, source: str, name: str | None, **given: Any) -> int:
+def command(out: Output, settings: Settings, source: str, name: str | None, **options: Any) -> int:
     """Make the model NAME of the safetensors model REF, for the local engine.
 
     REF is a model of the store, what can be pulled, or a folder. Llama, Mistral, Qwen 2 and 3,
@@ -60,18 +76,18 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
     """
     from overt.cli.pull import progress
 
-    if (name is None) == (given["output"] is None):
+    if (name is None) == (options["output"] is None):
         raise UsageError(
             "what is made needs one place: a NAME or an --output",
             f"overt convert {source} NAME",
         )
     try:
         with progress(out) as step:
-            made = _made(source, name or "", settings, given, (step, _teller(out)))
+            made = _made(source, name or "", settings, options, (step, _teller(out)))
     except KeyboardInterrupt:
         raise Stopped("nothing was made", "the same command starts again") from None
     if made is None:
-        place = str(given["output"])
+        place = str(options["output"])
         out.result({"output": place}, lambda: f"{place} is written", lambda: place)
         return 0
     model = made
@@ -84,7 +100,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **gi
 
 
 def _made(
-    source: str, name: str, settings: Settings, given: dict[str, Any], told: tuple[Any, Any]
+    source: str, name: str, settings: Settings, options: dict[str, Any], progress: tuple[Any, Any]
 ) -> "Manifest | None":
     """The model that was made; None where files were written.
 
@@ -93,40 +109,40 @@ def _made(
     """
     from overt.lab.convert import adapter
 
-    step, tell = told
+    step, tell = progress
     path = Path(source).expanduser()
     if adapter.is_peft(path) or adapter.is_gguf(path):
-        return _adapter(path, name, settings, given, step)
-    if given["pre"] and given["to"] == "safetensors":
+        return _adapter(path, name, settings, options, step)
+    if options["pre"] and options["to"] == "safetensors":
         raise UsageError("--pre is for a GGUF model", "leave --pre out")
-    of_store = adapter.stored(source, settings) if given["base"] or given["output"] else None
-    if of_store and given["to"] == "safetensors" and given["output"] is not None:
-        _refuse_type(given)
-        adapter.write_folder_of(of_store, given["output"], given["base"], settings)
+    of_store = adapter.stored(source, settings) if options["base"] or options["output"] else None
+    if of_store and options["to"] == "safetensors" and options["output"] is not None:
+        _refuse_type(options)
+        adapter.write_folder_of(of_store, options["output"], options["base"], settings)
         return None
-    if given["base"]:
+    if options["base"]:
         raise _no_adapter(source, path, of_store)
-    if given["to"] == "safetensors":
+    if options["to"] == "safetensors":
         from overt.lab.convert import export
 
-        type = cast("to_safetensors.Type", given["type_"] or "f16")
-        if given["output"] is None:
+        type = cast("to_safetensors.Type", options["type_"] or "f16")
+        if options["output"] is None:
             return export.export(source, name, settings, type, step)
-        export.folder(source, given["output"], settings, type, step)
+        export.folder(source, options["output"], settings, type, step)
         return None
-    if given["output"] is not None:
+    if options["output"] is not None:
         raise UsageError("--output is for safetensors and adapters", f"overt convert {source} NAME")
     from overt.lab.convert.step import convert
 
-    stored = cast("to_gguf.Type", given["type_"] or "f16")
-    return convert(source, name, settings, stored, step, pre=given["pre"], tell=tell)
+    stored = cast("to_gguf.Type", options["type_"] or "f16")
+    return convert(source, name, settings, stored, step, pre=options["pre"], tell=tell)
 
 
-def _refuse_type(given: dict[str, Any]) -> None:
+def _refuse_type(options: dict[str, Any]) -> None:
     """Raises UsageError: an adapter is asked for in a type of its own."""
-    if given["type_"] not in (None, "f32"):
+    if options["type_"] not in (None, "f32"):
         raise UsageError(
-            f"an adapter is stored as f32, and --type says {given['type_']}", "leave --type out"
+            f"an adapter is stored as f32, and --type says {options['type_']}", "leave --type out"
         )
 
 
@@ -151,28 +167,28 @@ def _is_name(source: str) -> bool:
 
 
 def _adapter(
-    path: Path, name: str, settings: Settings, given: dict[str, Any], step: Any
+    path: Path, name: str, settings: Settings, options: dict[str, Any], step: Any
 ) -> "Manifest | None":
     from overt.lab.convert import adapter
 
-    base, output = given["base"], given["output"]
-    if given["pre"]:
+    base, output = options["base"], options["output"]
+    if options["pre"]:
         raise UsageError(f"{path} is an adapter, which has no pre-tokenizer", "leave --pre out")
-    _refuse_type(given)
+    _refuse_type(options)
     if not base:
         raise UsageError(
             f"{path} is an adapter, and nothing says for which model",
             f"overt convert {path} {name or 'NAME'} --base REF",
         )
-    if adapter.is_peft(path) and given["to"] == "gguf":
+    if adapter.is_peft(path) and options["to"] == "gguf":
         if output is None:
             return adapter.make_model(path, name, base, settings, step)
         adapter.write_file(path, output, base, settings, step)
-    elif adapter.is_gguf(path) and given["to"] == "safetensors" and output is not None:
+    elif adapter.is_gguf(path) and options["to"] == "safetensors" and output is not None:
         adapter.write_folder(path, output, base, settings, step)
     else:
         raise UsageError(
-            f"{path} is an adapter in the form {given['to']} already, or has no --output",
+            f"{path} is an adapter in the form {options['to']} already, or has no --output",
             "a GGUF adapter goes beside a model by `overt create` with an ADAPTER line",
         )
     return None

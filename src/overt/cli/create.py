@@ -52,8 +52,8 @@ def command(out: Output, settings: Settings, name: str, file: str) -> int:
         "licence": manifest.licence,
         "size": manifest.size,
         "files": [
-            {"role": one.role, "path": one.path, "digest": one.digest, "size": one.size}
-            for one in manifest.files
+            {"role": file.role, "path": file.path, "digest": file.digest, "size": file.size}
+            for file in manifest.files
         ],
         "notices": list(created.notices),
     }

@@ -46,7 +46,7 @@ def command(out: Output, settings: Settings) -> int:
         "providers": providers,
         "advice": advice,
     }
-    out.result(value, lambda: _human(value), lambda: "\n".join(one["do"] for one in advice))
+    out.result(value, lambda: _human(value), lambda: "\n".join(item["do"] for item in advice))
     return 0 if runs else 1
 
 
@@ -168,13 +168,13 @@ def _advice(
     store: dict[str, Any],
 ) -> list[dict[str, str]]:
     """What would be better, most useful first: why, and what to do."""
-    found: list[tuple[str, str]] = []
+    advice: list[tuple[str, str]] = []
     if not any(engine["problem"] is None for engine in engines):
-        found.append(("no engine can be loaded", "pip install --force-reinstall xllamacpp"))
+        advice.append(("no engine can be loaded", "pip install --force-reinstall xllamacpp"))
     if not store["models"]:
-        found.append(("no model is here yet", "overt pull smollm2"))
+        advice.append(("no model is here yet", "overt pull smollm2"))
     if settings.engine == "wheel":
-        found.append(("only the generic build is used (engine = wheel)", "unset OVERT_ENGINE"))
+        advice.append(("only the generic build is used (engine = wheel)", "unset OVERT_ENGINE"))
     elif not any(engine["name"] == "native" and not engine["problem"] for engine in engines):
         unused = _unused(machine["instructions"], engines)
         why = (
@@ -182,23 +182,23 @@ def _advice(
             if unused
             else ("a build for this very processor can be faster than the generic one")
         )
-        found.append((why, "overt engine build"))
+        advice.append((why, "overt engine build"))
     if machine["cores_free"] < machine["cores_usable"] / 2:
-        found.append(
+        advice.append(
             (
                 f"only {machine['cores_free']} of {machine['cores_usable']} cores are free",
                 "close what keeps the others busy (see top)",
             )
         )
     if machine["memory_free"] < _LITTLE_MEMORY:
-        found.append(
+        advice.append(
             (
                 f"only {size(machine['memory_free'])} of memory is free",
                 "close something, or overt stop --all",
             )
         )
     if machine["disk_free"] < _LITTLE_DISK:
-        found.append(
+        advice.append(
             (
                 f"only {size(machine['disk_free'])} of disk is free",
                 "overt rm, or set OVERT_HOME elsewhere",
@@ -206,10 +206,10 @@ def _advice(
         )
     if isolation["missing"] or not isolation["ok"]:
         why = isolation["problem"] or f"not in force: {'; '.join(isolation['missing'])}"
-        found.append(
+        advice.append(
             (f"workers are less shut in than they could be: {why}", "overt airgap --prove")
         )
-    return [{"why": why, "do": do} for why, do in found]
+    return [{"why": why, "do": do} for why, do in advice]
 
 
 _FAST = {  # /proc/cpuinfo's name -> llama.cpp's, for instructions that speed up its kernels
@@ -254,18 +254,22 @@ def _human(value: dict[str, Any]) -> str:
         "engines\n" + "\n".join(_engine(engine) for engine in value["engines"]),
     ]
     if value["advice"]:
-        lines = [f"  {one['why']}\n    {one['do']}" for one in value["advice"]]
+        lines = [f"  {item['why']}\n    {item['do']}" for item in value["advice"]]
         parts.append("what would make it better\n" + "\n".join(lines))
     else:
         parts.append("nothing to improve")
     return "\n\n".join(parts)
 
 
-def _about_providers(found: dict[str, Any]) -> str:
-    names = [f"{key['name']} ({key['place']})" for key in found["keys"]]
-    keys = found["problem"] or f"keys: {', '.join(names) or 'none'}"
-    where = {"any": "any server", "none": "no other machine"}.get(found["egress"], found["egress"])
-    return f"{keys}; text may go to {'no other machine (offline)' if found['offline'] else where}"
+def _about_providers(providers: dict[str, Any]) -> str:
+    names = [f"{key['name']} ({key['place']})" for key in providers["keys"]]
+    keys = providers["problem"] or f"keys: {', '.join(names) or 'none'}"
+    where = {"any": "any server", "none": "no other machine"}.get(
+        providers["egress"], providers["egress"]
+    )
+    return (
+        f"{keys}; text may go to {'no other machine (offline)' if providers['offline'] else where}"
+    )
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -97,8 +97,8 @@ def _shown(
 
     last = _last(settings, ref)
     moment = None if base else cache.moment(ref, settings, day.today())
-    if moment and not fresh and (found := cache.find(last, moment)) is not None:
-        return found
+    if moment and not fresh and (cached := cache.find(last, moment)) is not None:
+        return cached
     dossier = _make(out, settings, ref, base, fresh=fresh)
     _save(settings, dossier)
     if moment and not dossier.base:
@@ -208,25 +208,25 @@ def _saved(path: Path) -> Mapping[str, Any]:
 
     data = read_bytes(path, "--against", _MOST_SAVED)
     try:
-        found = json.loads(data)
-        if not isinstance(found, dict) or "components" not in found or "step" not in found:
+        value = json.loads(data)
+        if not isinstance(value, dict) or "components" not in value or "step" not in value:
             raise ValueError("it is no dossier")
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"{path} is no saved dossier: {str(error)[:100]}",
             "save one: overt dossier REF --json > FILE",
         ) from None
-    return found
+    return value
 
 
 # -- diff and check ------------------------------------------------------------------------------
 
 
-def _diff(out: Output, settings: Settings, one: str, two: str) -> int:
+def _diff(out: Output, settings: Settings, before: str, two: str) -> int:
     from overt.openness import diff
 
-    changes = _compared(diff.compare, _either(out, settings, one), _either(out, settings, two))
-    value = {"before": one, "after": two, "changes": [change.as_json() for change in changes]}
+    changes = _compared(diff.compare, _either(out, settings, before), _either(out, settings, two))
+    value = {"before": before, "after": two, "changes": [change.as_json() for change in changes]}
     out.result(value, lambda: _human(changes), lambda: "\n".join(c.what for c in changes))
     return 0
 
@@ -238,15 +238,17 @@ def _either(out: Output, settings: Settings, name: str) -> Mapping[str, Any]:
     return _make(out, settings, name, None).as_json()
 
 
-def _compared(compare: Any, one: Mapping[str, Any], two: Mapping[str, Any]) -> "tuple[Change, ...]":
+def _compared(
+    compare: Any, before: Mapping[str, Any], two: Mapping[str, Any]
+) -> "tuple[Change, ...]":
     try:
-        found: tuple[Change, ...] = compare(one, two)
+        changes: tuple[Change, ...] = compare(before, two)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         lacks = f"lacks {str(error)[:80]}" if isinstance(error, KeyError) else "is damaged"
         raise BadRequest(
             f"a saved dossier {lacks}", "save it again: overt dossier REF --json"
         ) from None
-    return found
+    return changes
 
 
 def _human(changes: "tuple[Change, ...]") -> str:
@@ -256,8 +258,10 @@ def _human(changes: "tuple[Change, ...]") -> str:
 
 def _line(change: Mapping[str, Any], indent: str) -> list[str]:
     """One change for people, wrapped."""
-    told = ": ".join(part for part in (change["way"], change["why"]) if part and part != "other")
-    text = f"{change['what']}: {change['before']} -> {change['after']}{f' ({told})' * bool(told)}"
+    reason = ": ".join(part for part in (change["way"], change["why"]) if part and part != "other")
+    text = (
+        f"{change['what']}: {change['before']} -> {change['after']}{f' ({reason})' * bool(reason)}"
+    )
     return spectrum.wrapped(text, spectrum.columns(), indent, indent + "  ")
 
 
@@ -266,19 +270,19 @@ def _check(
 ) -> int:
     if against and len(refs) != 1:
         raise UsageError("--against belongs to one model", "name it: overt dossier check REF")
-    found = [_checked(out, settings, ref, base, against) for ref in refs]
-    found += [] if refs else [_looked(out, settings, ref) for ref in _known(settings)]
-    worse = [line for one in found for line in one["regressions"]]
-    value = {"ok": not worse, "checked": found}
+    results = [_checked(out, settings, ref, base, against) for ref in refs]
+    results += [] if refs else [_looked(out, settings, ref) for ref in _known(settings)]
+    worse = [line for result in results for line in result["regressions"]]
+    value = {"ok": not worse, "checked": results}
 
     def human() -> str:
         lines = []
-        for one in found:
-            back, changed = len(one["regressions"]), len(one["changes"])
-            said = f"{back} step{'s' * (back > 1)} back" if back else "no step back"
-            said = f"{said}, {changed or 'no'} change{'s' * (changed > 1)}"
-            lines.append(f"{one['ref']}: {one.get('error') or said}")
-            lines += [text for line in one["regressions"] for text in _line(line, "  ")]
+        for result in results:
+            back, changed = len(result["regressions"]), len(result["changes"])
+            summary = f"{back} step{'s' * (back > 1)} back" if back else "no step back"
+            summary = f"{summary}, {changed or 'no'} change{'s' * (changed > 1)}"
+            lines.append(f"{result['ref']}: {result.get('error') or summary}")
+            lines += [text for line in result["regressions"] for text in _line(line, "  ")]
         return "\n".join(lines) or "there is no dossier yet; type `overt dossier REF`"
 
     out.result(value, human, lambda: "\n".join(line["what"] for line in worse))
@@ -292,8 +296,8 @@ def _looked(out: Output, settings: Settings, ref: str) -> dict[str, Any]:
             raise NotFound(f"it was named from another folder than {Path.cwd()}")
         return _checked(out, settings, ref, None, None)
     except OvertError as error:
-        told = f"not looked at: {error.message}"
-        return {"ref": ref, "changes": [], "regressions": [], "error": told}
+        message = f"not looked at: {error.message}"
+        return {"ref": ref, "changes": [], "regressions": [], "error": message}
 
 
 def _checked(
@@ -309,8 +313,10 @@ def _checked(
         )
     before = _saved(last)
     subject = before.get("subject")
-    told = subject.get("base") if isinstance(subject, dict) else None
-    dossier = _make(out, settings, ref, base or (told if isinstance(told, str) else None) or None)
+    base_ref = subject.get("base") if isinstance(subject, dict) else None
+    dossier = _make(
+        out, settings, ref, base or (base_ref if isinstance(base_ref, str) else None) or None
+    )
     changes = _compared(diff.compare, before, dossier.as_json())
     worse = diff.regressions(changes)
     if not worse and not against:
@@ -324,10 +330,10 @@ def _checked(
 
 def _known(settings: Settings) -> list[str]:
     """Refs of all dossiers that were made here."""
-    found = set()
+    refs = set()
     for path in sorted((settings.home / "dossiers").glob("*.last.json")):
         try:
-            found.add(str(_saved(path)["subject"]["ref"]))
+            refs.add(str(_saved(path)["subject"]["ref"]))
         except (BadRequest, KeyError, TypeError):
             continue
-    return sorted(found)
+    return sorted(refs)

@@ -56,21 +56,27 @@ def show(out: Output, settings: Settings) -> None:
     """The builds on this machine and the instructions each uses; the last usable one is taken."""
     from overt.runtime.native_build.build import builds
 
-    found = builds(settings.home)
+    all_builds = builds(settings.home)
     rows = [
         (
             each.name,
             each.version,
             size(each.size),
-            each.problem or ("not chosen" if each is not _taken(found, settings) else "in use"),
+            each.problem
+            or ("not chosen" if each is not _taken(all_builds, settings) else "in use"),
             " ".join(each.features),
         )
-        for each in found
+        for each in all_builds
     ]
     out.result(
-        {"engines": [{**as_json(each), "used": each is _taken(found, settings)} for each in found]},
+        {
+            "engines": [
+                {**as_json(each), "used": each is _taken(all_builds, settings)}
+                for each in all_builds
+            ]
+        },
         lambda: table(("build", "version", "size", "state", "instructions"), rows),
-        lambda: "\n".join(each.name for each in found if each.problem is None),
+        lambda: "\n".join(each.name for each in all_builds if each.problem is None),
     )
 
 
@@ -96,10 +102,10 @@ def as_json(build: "Build") -> dict[str, object]:
     }
 
 
-def _taken(found: "list[Build]", settings: Settings) -> "Build | None":
+def _taken(all_builds: "list[Build]", settings: Settings) -> "Build | None":
     """The build a model would run on now."""
     names = ("wheel", "native") if settings.engine == "auto" else (settings.engine,)
-    usable = [each for each in found if each.problem is None and each.name in names]
+    usable = [each for each in all_builds if each.problem is None and each.name in names]
     return usable[-1] if usable else None
 
 

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 @click.command("eval", short_help="score models on tasks, yours or known ones")
 @click.argument("suite", required=False)
 @click.option("-m", "--model", "refs", multiple=True, metavar="REF", help="A model; repeat it.")
-@click.option("--data", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="The items, in place of the suite's own file.")  # fmt: skip
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The items, in place of the suite's own file.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="N items, drawn by the seed.")
 @click.option(
     "--shots",
@@ -35,25 +40,50 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0, 100), metavar="N", help="0 unless given.")
 @click.option("--max-tokens", type=click.IntRange(1, 1_000_000), metavar="N", help="Per answer.")
 @click.option("--deterministic", is_flag=True, help="Same text whatever else is running.")
-@click.option("--concurrency", type=click.IntRange(1, 256), default=1, show_default=True,
-              metavar="N", help="Requests on their way at once.")  # fmt: skip
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Requests on their way at once.",
+)
 @click.option(
     "--budget", type=click.FloatRange(0), metavar="USD", help="Stop before this is spent."
 )
 @click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known.")
 @click.option("--judge", default="", metavar="REF", help="The model that judges.")
 @click.option("--against", default="", metavar="REF", help="A judge compares with this model.")
-@click.option("--errors", type=click.Choice(["wrong", "leave-out"]), default="wrong",
-              show_default=True, help="What a failed item counts as.")  # fmt: skip
-@click.option("--most-errors", type=click.FloatRange(0, 1), default=0.2, show_default=True,
-              metavar="SHARE", help="Stop where more items failed.")  # fmt: skip
+@click.option(
+    "--errors",
+    type=click.Choice(["wrong", "leave-out"]),
+    default="wrong",
+    show_default=True,
+    help="What a failed item counts as.",
+)
+@click.option(
+    "--most-errors",
+    type=click.FloatRange(0, 1),
+    default=0.2,
+    show_default=True,
+    metavar="SHARE",
+    help="Stop where more items failed.",
+)
 @click.option("--no-cache", is_flag=True, help="Ask again what was answered before.")
 @click.option("--texts", is_flag=True, help="Keep whole answers in the receipt.")
 @click.option("--unsafe-code", is_flag=True, help="Run models' code without a sandbox.")
-@click.option("--lm-eval", "lm_eval_tasks", metavar="TASK[,TASK]",
-              help="Tasks of lm-eval on the model named in place of SUITE.")  # fmt: skip
-@click.option("--include", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              metavar="DIR", help="lm-eval: a folder of task files.")  # fmt: skip
+@click.option(
+    "--lm-eval",
+    "lm_eval_tasks",
+    metavar="TASK[,TASK]",
+    help="Tasks of lm-eval on the model named in place of SUITE.",
+)
+@click.option(
+    "--include",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="lm-eval: a folder of task files.",
+)
 @click.option("--hub", is_flag=True, help="lm-eval: it may fetch data sets.")
 @click.option("--new", metavar="NAME", help="Write a small suite to start from.")
 @click.option("--show", metavar="RECEIPT", help="Show a receipt.")
@@ -68,7 +98,7 @@ def command(
     new: str | None,
     show: str | None,
     compare: tuple[str, str] | None,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Score each model on SUITE, a YAML file or one of gsm8k, mmlu, humaneval and ifeval.
 
@@ -82,7 +112,7 @@ def command(
     as they come: the same command goes on where it was stopped. docs/eval.md has the rest.
     """
     folder = settings.home / "evaluations"
-    if sum(one is not None for one in (suite, new, show, compare)) != 1:
+    if sum(option is not None for option in (suite, new, show, compare)) != 1:
         raise UsageError(
             "give one of SUITE, --new, --show and --compare", "overt eval --new NAME is a start"
         )
@@ -93,11 +123,11 @@ def command(
     if compare is not None:
         return _compare(out, compare, folder)
     assert suite is not None
-    if given["lm_eval_tasks"] is not None:
+    if options["lm_eval_tasks"] is not None:
         from overt.cli.eval_lm import run
 
-        return run(out, settings, (suite, *refs), given)
-    return _run(out, settings, suite, refs or (settings.model,), given)
+        return run(out, settings, (suite, *refs), options)
+    return _run(out, settings, suite, refs or (settings.model,), options)
 
 
 def _new(out: Output, name: str) -> int:
@@ -113,7 +143,7 @@ def _new(out: Output, name: str) -> int:
 
 
 def _run(
-    out: Output, settings: Settings, name: str, models: tuple[str, ...], given: dict[str, Any]
+    out: Output, settings: Settings, name: str, models: tuple[str, ...], flags: dict[str, Any]
 ) -> int:
     from overt.evaluation.suites import suite as task
     from overt.evaluation.suites.run import Options
@@ -121,18 +151,28 @@ def _run(
     if len(set(models)) < len(models):
         raise UsageError("the same model is named twice", "name each model once")
     suite = task.load(
-        name, given["data"], seed=given["seed"], shots=given["shots"],
-        max_tokens=given["max_tokens"], temperature=given["temperature"],
-    )  # fmt: skip
+        name,
+        flags["data"],
+        seed=flags["seed"],
+        shots=flags["shots"],
+        max_tokens=flags["max_tokens"],
+        temperature=flags["temperature"],
+    )
     options = Options(
-        concurrency=given["concurrency"], limit=given["limit"], errors=given["errors"],
-        most_errors=given["most_errors"], fresh=given["no_cache"], texts=given["texts"],
-        unsafe_code=given["unsafe_code"], judge=given["judge"], against=given["against"],
-        deterministic=given["deterministic"],
-    )  # fmt: skip
-    budget = given["budget"], given["allow_unknown"]
+        concurrency=flags["concurrency"],
+        limit=flags["limit"],
+        errors=flags["errors"],
+        most_errors=flags["most_errors"],
+        fresh=flags["no_cache"],
+        texts=flags["texts"],
+        unsafe_code=flags["unsafe_code"],
+        judge=flags["judge"],
+        against=flags["against"],
+        deterministic=flags["deterministic"],
+    )
+    budget = flags["budget"], flags["allow_unknown"]
     try:
-        found = _evaluate(out, settings, suite, models, options, budget)
+        receipts = _evaluate(out, settings, suite, models, options, budget)
     except KeyboardInterrupt:
         raise Stopped(
             "stopped; the answers so far are kept", "the same command goes on from there"
@@ -140,14 +180,14 @@ def _run(
     from overt.evaluation.suites.receipt import compare
 
     compared = [
-        compare(found[i], found[j], suite.seed)
-        for i in range(len(found))
-        for j in range(i + 1, len(found))
+        compare(receipts[i], receipts[j], suite.seed)
+        for i in range(len(receipts))
+        for j in range(i + 1, len(receipts))
     ]
-    rows = [_record(one) for one in found]
+    rows = [_record(receipt) for receipt in receipts]
     value = {**rows[0], "models": rows, "pairs": compared} if len(rows) > 1 else rows[0]
-    out.result(value, lambda: _report(found, compared), lambda: f"{rows[0]['score']:.4f}")
-    for note in dict.fromkeys(note for one in found for note in one["notes"]):
+    out.result(value, lambda: _report(receipts, compared), lambda: f"{rows[0]['score']:.4f}")
+    for note in dict.fromkeys(note for receipt in receipts for note in receipt["notes"]):
         out.note(f"note: {note}")
     return 0
 
@@ -171,69 +211,80 @@ def _evaluate(
         settings = replace(settings, parallel=min(options.concurrency, 4))
     purse = Purse(settings, budget[0], budget[1])
 
-    return each(models, settings, out, lambda model, exchange: evaluate(
-        suite, model, exchange, settings, options, purse,
-        lambda progress: out.status(_moving(progress)), out.note,
-    ))  # fmt: skip
+    return each(
+        models,
+        settings,
+        out,
+        lambda model, exchange: evaluate(
+            suite,
+            model,
+            exchange,
+            settings,
+            options,
+            purse,
+            lambda progress: out.status(_moving(progress)),
+            out.note,
+        ),
+    )
 
 
-def _moving(one: "Progress") -> str:
+def _moving(progress: "Progress") -> str:
     from overt.evaluation.compare_page import dollars
 
-    parts = [f"{one.model}: {one.done} of {one.total}"]
-    if one.score is not None:
-        parts.append(f"score so far {one.score:.3f}")
-    if one.errors:
-        parts.append(f"{one.errors} failed")
-    if one.left is not None:
-        parts.append(f"{duration(one.left)} left")
-    if one.spent:
-        parts.append(f"{dollars(one.spent)} spent")
+    parts = [f"{progress.model}: {progress.done} of {progress.total}"]
+    if progress.score is not None:
+        parts.append(f"score so far {progress.score:.3f}")
+    if progress.errors:
+        parts.append(f"{progress.errors} failed")
+    if progress.left is not None:
+        parts.append(f"{duration(progress.left)} left")
+    if progress.spent:
+        parts.append(f"{dollars(progress.spent)} spent")
     return ", ".join(parts)
 
 
-def _record(one: dict[str, Any]) -> dict[str, Any]:
+def _record(receipt: dict[str, Any]) -> dict[str, Any]:
     """What --json prints of a model. The first four keys are a contract."""
     return {
-        "score": one["score"],
-        "interval": one["interval"],
-        "n": one["n"],
-        "receipt": one["path"],
-        "model": one["model"]["ref"],
-        "digest": one["model"]["digest"],
-        "suite": one["suite"]["name"],
-        "method": one["suite"]["method"],
-        "interval_method": one["interval_method"],
-        "summary": one["summary"],
-        "totals": one["totals"],
-        "notes": one["notes"],
+        "score": receipt["score"],
+        "interval": receipt["interval"],
+        "n": receipt["n"],
+        "receipt": receipt["path"],
+        "model": receipt["model"]["ref"],
+        "digest": receipt["model"]["digest"],
+        "suite": receipt["suite"]["name"],
+        "method": receipt["suite"]["method"],
+        "interval_method": receipt["interval_method"],
+        "summary": receipt["summary"],
+        "totals": receipt["totals"],
+        "notes": receipt["notes"],
     }
 
 
-def _report(found: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
+def _report(receipts: list[dict[str, Any]], compared: list[dict[str, Any]]) -> str:
     from overt.evaluation.compare_page import column
 
-    costs = column([_cost(one["totals"]) for one in found])
+    costs = column([_cost(receipt["totals"]) for receipt in receipts])
     rows = [
         (
-            one["model"]["ref"],
-            f"{one['score']:.3f}",
-            f"{one['interval'][0]:.3f} to {one['interval'][1]:.3f}",
-            one["n"],
-            one["totals"]["errors"],
+            receipt["model"]["ref"],
+            f"{receipt['score']:.3f}",
+            f"{receipt['interval'][0]:.3f} to {receipt['interval'][1]:.3f}",
+            receipt["n"],
+            receipt["totals"]["errors"],
             cost,
-            duration(one["totals"]["seconds"]),
+            duration(receipt["totals"]["seconds"]),
         )
-        for one, cost in zip(found, costs, strict=True)
+        for receipt, cost in zip(receipts, costs, strict=True)
     ]
     parts = [table(("model", "score", "95 % interval", "n", "failed", "cost", "time"), rows)]
-    for one in found:
-        if lines := _extra(one):
+    for receipt in receipts:
+        if lines := _extra(receipt):
             parts.append("\n".join(lines))
     if compared:
-        parts.append("\n".join(_sentence(one) for one in compared))
-    if "path" in found[0]:
-        parts.append("\n".join(f"receipt: {one['path']}" for one in found))
+        parts.append("\n".join(_sentence(comparison) for comparison in compared))
+    if "path" in receipts[0]:
+        parts.append("\n".join(f"receipt: {receipt['path']}" for receipt in receipts))
     return "\n\n".join(parts)
 
 
@@ -246,9 +297,9 @@ def _cost(totals: dict[str, Any]) -> dict[str, Any]:
     return {"cost": least, "cost_unknown": 0 if known else totals.get("cost_unknown", "some")}
 
 
-def _extra(one: dict[str, Any]) -> list[str]:
+def _extra(receipt: dict[str, Any]) -> list[str]:
     """Lines on what the mean alone does not tell."""
-    totals, ref = one["totals"], one["model"]["ref"]
+    totals, ref = receipt["totals"], receipt["model"]["ref"]
     lines = []
     if totals.get("cut"):
         lines.append(f"{ref}: {totals['cut']} answers were cut at max_tokens")
@@ -257,57 +308,64 @@ def _extra(one: dict[str, Any]) -> list[str]:
     if totals.get("not_judged"):
         lines.append(f"{ref}: {totals['not_judged']} items are not judged and left out")
     if totals.get("errors"):
-        how = "left out" if one["parameters"]["errors"] == "leave-out" else "counted as wrong"
+        how = "left out" if receipt["parameters"]["errors"] == "leave-out" else "counted as wrong"
         lines.append(f"{ref}: {totals['errors']} items failed and are {how}")
-    if len(by := Counter(item["by"] for item in one["items"] if item.get("by"))) > 1:
-        said = ", ".join(f"{model} {count}" for model, count in by.most_common())
-        lines.append(f"{ref}: answered by {said}")
-    for name, value in one["summary"].items():
+    if len(by := Counter(item["by"] for item in receipt["items"] if item.get("by"))) > 1:
+        answered_by = ", ".join(f"{model} {count}" for model, count in by.most_common())
+        lines.append(f"{ref}: answered by {answered_by}")
+    for name, value in receipt["summary"].items():
         if isinstance(value, int | float):
             lines.append(f"{ref}: {name.replace('_', ' ')} {round(value, 4)}")
     return lines
 
 
-def _sentence(one: dict[str, Any]) -> str:
-    low, high = one["interval"]
+def _sentence(comparison: dict[str, Any]) -> str:
+    low, high = comparison["interval"]
     text = (
-        f"{one['first']} minus {one['second']}: {one['difference']:+.3f} ({low:+.3f} to"
-        f" {high:+.3f}) over {one['n']} items"
+        f"{comparison['first']} minus {comparison['second']}: {comparison['difference']:+.3f} "
+        f"({low:+.3f} to"
+        f" {high:+.3f}) over {comparison['n']} items"
     )
-    if one["mcnemar_p"] is not None:
+    if comparison["mcnemar_p"] is not None:
         text += (
-            f"; only the first is right in {one['first_only']}, only the second in"
-            f" {one['second_only']}, McNemar p = {one['mcnemar_p']:.3g}"
+            f"; only the first is right in {comparison['first_only']}, only the second in"
+            f" {comparison['second_only']}, McNemar p = {comparison['mcnemar_p']:.3g}"
         )
-    return text if one["same_suite"] else text + "; NOT asked or graded in the same way"
+    return text if comparison["same_suite"] else text + "; NOT asked or graded in the same way"
 
 
 def _show(out: Output, where: str, folder: Path) -> int:
     from overt.evaluation.suites.receipt import read
 
-    found = read(where, folder)
+    receipt = read(where, folder)
 
     def human() -> str:
-        suite, model = found["suite"], found["model"]
+        suite, model = receipt["suite"], receipt["model"]
         head = pairs(
             {
-                "receipt": found.get("id"), "made": found.get("made"), "suite": suite.get("name"),
-                "graded": suite.get("method"), "model": model.get("ref"),
-                "digest": model.get("digest") or None, "sha256": found["sha256"],
-                "interval": found.get("interval_method"),
+                "receipt": receipt.get("id"),
+                "made": receipt.get("made"),
+                "suite": suite.get("name"),
+                "graded": suite.get("method"),
+                "model": model.get("ref"),
+                "digest": model.get("digest") or None,
+                "sha256": receipt["sha256"],
+                "interval": receipt.get("interval_method"),
             }
-        )  # fmt: skip
-        notes = [f"note: {note}" for note in found.get("notes", [])]
-        return "\n\n".join([head, _report([found], []), *notes])
+        )
+        notes = [f"note: {note}" for note in receipt.get("notes", [])]
+        return "\n\n".join([head, _report([receipt], []), *notes])
 
-    out.result(found, human, lambda: f"{found['score']:.4f}")
+    out.result(receipt, human, lambda: f"{receipt['score']:.4f}")
     return 0
 
 
 def _compare(out: Output, receipts: tuple[str, str], folder: Path) -> int:
     from overt.evaluation.suites.receipt import compare, read
 
-    first, second = (read(one, folder) for one in receipts)
-    found = compare(first, second)
-    out.result(found, lambda: _sentence(found), lambda: f"{found['difference']:+.4f}")
+    first, second = (read(name, folder) for name in receipts)
+    comparison = compare(first, second)
+    out.result(
+        comparison, lambda: _sentence(comparison), lambda: f"{comparison['difference']:+.4f}"
+    )
     return 0

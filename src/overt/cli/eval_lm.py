@@ -12,7 +12,7 @@ from overt.settings import Settings
 _NOT_HERE = ("temperature", "max_tokens", "budget", "judge", "against", "texts", "no_cache")
 
 
-def run(out: Output, settings: Settings, refs: tuple[str, ...], given: dict[str, Any]) -> int:
+def run(out: Output, settings: Settings, refs: tuple[str, ...], flags: dict[str, Any]) -> int:
     """Score each of `refs` on each task; two models are compared item by item.
 
     Raises:
@@ -22,41 +22,41 @@ def run(out: Output, settings: Settings, refs: tuple[str, ...], given: dict[str,
     from overt.evaluation.suites import lm_eval, receipt
 
     for name in _NOT_HERE:
-        if given[name]:
+        if flags[name]:
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is not for tasks of lm-eval", f"leave --{option} out")
-    if given["data"]:
+    if flags["data"]:
         raise UsageError("--data is not for tasks of lm-eval", "--include DIR has task files")
-    tasks = [one.strip() for one in given["lm_eval_tasks"].split(",")]
+    tasks = [task.strip() for task in flags["lm_eval_tasks"].split(",")]
     if len(set(refs)) < len(refs) or len(set(tasks)) < len(tasks):
         raise UsageError("a model or a task is named twice", "name each once")
-    seed = given["seed"] or 0
-    options = lm_eval.Options(given["include"], given["limit"], given["shots"], given["hub"], seed)
+    seed = flags["seed"] or 0
+    options = lm_eval.Options(flags["include"], flags["limit"], flags["shots"], flags["hub"], seed)
     lm_eval.command(settings)
     if options.include is not None:
         out.note("note: what Python the task files of --include hold is run, without a sandbox")
-    found: list[list[dict[str, Any]]] = []
+    receipts: list[list[dict[str, Any]]] = []
     try:
         with _ended_whole():
             for ref in refs:
                 who = lm_eval.identify(ref, settings)
-                found.append(lm_eval.evaluate(who, tasks, options, settings, out.status))
+                receipts.append(lm_eval.evaluate(who, tasks, options, settings, out.status))
                 out.clear()
     except KeyboardInterrupt:
         raise Stopped("stopped; tasks that were done have receipts", "run the others") from None
     finally:
         out.clear()
     compared = [
-        {**receipt.compare(found[i][k], found[j][k], seed), "task": task}
+        {**receipt.compare(receipts[i][k], receipts[j][k], seed), "task": task}
         for k, task in enumerate(tasks)
-        for i in range(len(found))
-        for j in range(i + 1, len(found))
+        for i in range(len(receipts))
+        for j in range(i + 1, len(receipts))
     ]
-    flat = [one for by_model in found for one in by_model]
-    rows = [_record(one) for one in flat]
+    flat = [receipt for by_model in receipts for receipt in by_model]
+    rows = [_record(receipt) for receipt in flat]
     value = {**rows[0], "models": rows, "pairs": compared} if len(rows) > 1 else rows[0]
     out.result(value, lambda: _report(flat, compared), lambda: f"{rows[0]['score']:.4f}")
-    for note in dict.fromkeys(note for one in flat for note in one["notes"]):
+    for note in dict.fromkeys(note for record in flat for note in record["notes"]):
         out.note(f"note: {note}")
     return 0
 

@@ -25,15 +25,15 @@ def each(
     from overt.gateway.exchange import Exchange
 
     async def asked() -> list[T]:
-        found = []
+        answers = []
         for model in models:
             exchange = Exchange(settings, out.note)
             try:
-                found.append(await ask(model, exchange))
+                answers.append(await ask(model, exchange))
             finally:
                 out.clear()
                 with suppress(asyncio.CancelledError):
                     await exchange.close()
-        return found
+        return answers
 
     return asyncio.run(asked())

@@ -75,5 +75,5 @@ def check_sending(
 
     if settings.licence == "off":
         return
-    if told := gate.consult(find(ref, settings, step), ref, settings, gate.SENDING):
-        out.warn(told.text)
+    if warning := gate.consult(find(ref, settings, step), ref, settings, gate.SENDING):
+        out.warn(warning.text)

@@ -31,7 +31,7 @@ _PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 @options
 @verb
 def command(
-    out: Output, settings: Settings, ref: str, name: str | None, data: Path, **given: Any
+    out: Output, settings: Settings, ref: str, name: str | None, data: Path, **options: Any
 ) -> int:
     """Make the model NAME: REF that has learnt from FILE.
 
@@ -47,52 +47,55 @@ def command(
     from overt.lab.finetune import licence
     from overt.models.modelfile_build import named
 
-    check(given)
-    _writable(given)
+    check(options)
+    _writable(options)
     name = name or _name(ref)
     named(name)
-    said = licence.known(given["data_licence"]) if given["data_licence"] else None
+    data_licence = licence.known(options["data_licence"]) if options["data_licence"] else None
     model = _model(ref, settings, out)
     out.status(f"reading {data}")
-    _readable(data, given)
-    asked = _asked(data, settings, said, given)
-    prepared = _prepared(model, data, asked, settings, given)
+    _readable(data, options)
+    config = _asked(data, settings, data_licence, options)
+    prepared = _prepared(model, data, config, settings, options)
     out.clear()
-    estimate = _planned(prepared, asked, model)
-    judged = licence.check(ref, said, settings)
-    view.before(out, prepared, asked, estimate)
-    _tell_threads(out, asked, settings)
-    if given["dry_run"]:
+    estimate = _planned(prepared, config, model)
+    judged = licence.check(ref, data_licence, settings)
+    view.before(out, prepared, config, estimate)
+    _tell_threads(out, config, settings)
+    if options["dry_run"]:
         stated = model.manifest.licence if model.manifest else None
         about = {"model": name, "base": ref, "licence": stated, "may": judged}
-        return _dry(out, about, prepared, asked, estimate)
+        return _dry(out, about, prepared, config, estimate)
     if judged["verdict"] == "deny":
         out.warn(licence.sentence(judged))
-    _agreed(out, given)
-    recipe = _recipe(model, data, asked, settings, given)
-    _room(recipe, prepared, asked, settings)
-    return _made(out, settings, recipe, (ref, name), data, given, judged)
+    _agreed(out, options)
+    recipe = _recipe(model, data, config, settings, options)
+    _room(recipe, prepared, config, settings)
+    return _made(out, settings, recipe, (ref, name), data, options, judged)
 
 
 def _name(ref: str) -> str:
     """What the new model is called where nobody said: after the model, whatever brings it."""
     from overt.ref import parse
 
-    found = parse(ref)
-    last = found.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    short = last.removeprefix("sha256:")[:12] if found.scheme == "sha256" else last
-    kept = [one if one.isascii() and (one.isalnum() or one in "._-") else "-" for one in short]
-    return f"{''.join(kept).removesuffix('.gguf').strip('._-')[:100] or 'model'}-tuned"
+    parsed = parse(ref)
+    last = parsed.name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    short = last.removeprefix("sha256:")[:12] if parsed.scheme == "sha256" else last
+    letters = [
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-"
+        for letter in short
+    ]
+    return f"{''.join(letters).removesuffix('.gguf').strip('._-')[:100] or 'model'}-tuned"
 
 
-def _writable(given: Mapping[str, Any]) -> None:
+def _writable(options: Mapping[str, Any]) -> None:
     """Raises what would be found out when all is learnt."""
     from overt.files import atomic as whole
 
-    if given["output"]:
-        whole.check_folder(given["output"], "--output")
-    if given["plot"]:
-        whole.check_file(given["plot"], "--plot")
+    if options["output"]:
+        whole.check_folder(options["output"], "--output")
+    if options["plot"]:
+        whole.check_file(options["plot"], "--plot")
 
 
 # ---- before --------------------------------------------------------------------------------
@@ -114,23 +117,23 @@ def _model(ref: str, settings: Settings, out: Output) -> "Model":
     return model
 
 
-def _readable(data: Path, given: Mapping[str, Any]) -> None:
+def _readable(data: Path, options: Mapping[str, Any]) -> None:
     """Refuse a file that cannot be learnt from, before torch is even loaded."""
     from overt.lab.finetune import data as reader
     from overt.lab.finetune.config import ending
 
-    for path in (data, given["held_file"]):
+    for path in (data, options["held_file"]):
         if path is not None and not ending(path.name).removesuffix(".gz"):
             raise BadRequest(
                 f"{path} is not read: its name says no format",
                 "data files end in .jsonl, .json, .csv or .txt, or .gz after that",
             )
         if path is not None:
-            reader.read(path, given["format_"])
+            reader.read(path, options["format_"])
 
 
 def _asked(
-    data: Path, settings: Settings, licence: str | None, given: Mapping[str, Any]
+    data: Path, settings: Settings, licence: str | None, options: Mapping[str, Any]
 ) -> "Asked":
     """The parameters, with every default filled in.
 
@@ -138,84 +141,106 @@ def _asked(
         BadSetting: one that is none, by the name of the option.
     """
     with as_typed():
-        return _parameters(data, settings, licence, given)
+        return _parameters(data, settings, licence, options)
 
 
 def _parameters(
-    data: Path, settings: Settings, licence: str | None, given: Mapping[str, Any]
+    data: Path, settings: Settings, licence: str | None, options: Mapping[str, Any]
 ) -> "Asked":
     from overt.lab.finetune.config import RATES, Asked, ending
 
-    method = given["method"]
-    rate = RATES[method] if given["lr"] is None else given["lr"]
-    device = _device(given["device"])
-    held_file = given["held_file"]
+    method = options["method"]
+    rate = RATES[method] if options["lr"] is None else options["lr"]
+    device = _device(options["device"])
+    held_file = options["held_file"]
     return Asked(
-        method=method, file=ending(data.name),
+        method=method,
+        file=ending(data.name),
         held_file=ending(held_file.name) if held_file else "",
-        format=given["format_"], template=given["template"],
-        length=given["length"], rows=given["batch"], pack=given["pack"],
-        held=0.0 if held_file else given["held"], keep_quantized=given["keep_quantized"],
-        merge=given["merge"], type=given["type_"],
-        device=device, data_licence=licence or "",
-        training=_training(settings, rate, device, given),
-    )  # fmt: skip
+        format=options["format_"],
+        template=options["template"],
+        length=options["length"],
+        rows=options["batch"],
+        pack=options["pack"],
+        held=0.0 if held_file else options["held"],
+        keep_quantized=options["keep_quantized"],
+        merge=options["merge"],
+        type=options["type_"],
+        device=device,
+        data_licence=licence or "",
+        training=_training(settings, rate, device, options),
+    )
 
 
-def _training(settings: Settings, rate: float, device: str, given: Mapping[str, Any]) -> Any:
+def _training(settings: Settings, rate: float, device: str, options: Mapping[str, Any]) -> Any:
     from overt.lab.finetune.config import follows
     from overt.lab.finetune.loop import fast_precision
     from overt.lab.finetune.training import Training
     from overt.runtime import cpu
 
-    learn, loss = follows(given["method"])
-    precision: Any = _PRECISIONS.get(given["dtype"]) or fast_precision(device)
+    learn, loss = follows(options["method"])
+    precision: Any = _PRECISIONS.get(options["dtype"]) or fast_precision(device)
     return Training(
-        learn=learn, loss=loss, adapter=_adapter(given),
-        epochs=given["epochs"], steps=given["steps"], accumulate=given["accumulate"],
-        rate=rate, warmup=given["warmup"], schedule=given["schedule"], decay=given["decay"],
-        held_every=given["held_every"], patience=given["patience"],
-        beta=given["beta"], smoothing=given["smoothing"], checkpointing=given["checkpointing"],
-        precision=precision, seed=given["seed"], threads=threads(settings, cpu.usable()),
-    )  # fmt: skip
+        learn=learn,
+        loss=loss,
+        adapter=_adapter(options),
+        epochs=options["epochs"],
+        steps=options["steps"],
+        accumulate=options["accumulate"],
+        rate=rate,
+        warmup=options["warmup"],
+        schedule=options["schedule"],
+        decay=options["decay"],
+        held_every=options["held_every"],
+        patience=options["patience"],
+        beta=options["beta"],
+        smoothing=options["smoothing"],
+        checkpointing=options["checkpointing"],
+        precision=precision,
+        seed=options["seed"],
+        threads=threads(settings, cpu.usable()),
+    )
 
 
-def _adapter(given: Mapping[str, Any]) -> "Adapter":
+def _adapter(options: Mapping[str, Any]) -> "Adapter":
     from overt.nets.adapter import Adapter
 
-    rank, stabilised = given["rank"], given["rslora"]
+    rank, stabilised = options["rank"], options["rslora"]
     # by default as strong at rank 16 in both ways: 32 / 16 and 8 / root of 16
     usual = 8.0 if stabilised else 2.0 * rank
-    alpha = usual if given["alpha"] is None else given["alpha"]
+    alpha = usual if options["alpha"] is None else options["alpha"]
     return Adapter(
-        rank=rank, alpha=alpha, targets=_targets(given["targets"]),
-        stabilised=stabilised, dropout=given["dropout"],
-    )  # fmt: skip
+        rank=rank,
+        alpha=alpha,
+        targets=_targets(options["targets"]),
+        stabilised=stabilised,
+        dropout=options["dropout"],
+    )
 
 
-def _targets(said: str | None) -> tuple[str, ...]:
+def _targets(targets: str | None) -> tuple[str, ...]:
     from overt.nets.adapter import ATTENTION, MLP
 
     groups = {"": (*ATTENTION, *MLP), "all": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
-    if said is None or said in groups:
-        return groups[said or ""]
-    return tuple(dict.fromkeys(one.strip() for one in said.split(",") if one.strip()))
+    if targets is None or targets in groups:
+        return groups[targets or ""]
+    return tuple(dict.fromkeys(target.strip() for target in targets.split(",") if target.strip()))
 
 
-def _device(said: str) -> Any:
-    if said == "cpu":
-        return said
+def _device(name: str) -> Any:
+    if name == "cpu":
+        return name
     import torch
 
     if torch.cuda.is_available():
         return "cuda"
-    if said == "cuda":
+    if name == "cuda":
         raise Unsupported("this machine has no GPU that torch can use", "leave --device out")
     return "cpu"
 
 
 def _prepared(
-    model: "Model", data: Path, asked: "Asked", settings: Settings, given: Mapping[str, Any]
+    model: "Model", data: Path, config: "Asked", settings: Settings, options: Mapping[str, Any]
 ) -> "Prepared":
     from overt.lab.finetune import prepare
     from overt.models.store import Store
@@ -225,23 +250,23 @@ def _prepared(
     store = Store(settings.home)
     files = {file.path: store.path(file) for file in manifest.files}
     base = prepare.base_of(model.weights, manifest, files)
-    held = given["held_file"]
+    held = options["held_file"]
     return prepare.prepare(
-        base, data, held, asked, settings, (str(data), str(held) if held else "")
+        base, data, held, config, settings, (str(data), str(held) if held else "")
     )
 
 
-def _planned(prepared: "Prepared", asked: "Asked", model: "Model") -> "Estimate":
+def _planned(prepared: "Prepared", config: "Asked", model: "Model") -> "Estimate":
     """What it takes. Raises OutOfMemory: more than is free."""
     from overt.lab.finetune import plan
     from overt.models.memory import free_memory
 
-    wanted = plan.wanted(prepared, asked)
-    free = _free_on_gpu() if asked.device == "cuda" else free_memory()
+    wanted = plan.wanted(prepared, config)
+    free = _free_on_gpu() if config.device == "cuda" else free_memory()
     return plan.check(prepared.base.shape, wanted, free)
 
 
-def _room(recipe: "Recipe", prepared: "Prepared", asked: "Asked", settings: Settings) -> None:
+def _room(recipe: "Recipe", prepared: "Prepared", config: "Asked", settings: Settings) -> None:
     """Raises OutOfDisk. What was begun has its room already, or is told by its checkpoints."""
     import shutil
 
@@ -250,13 +275,15 @@ def _room(recipe: "Recipe", prepared: "Prepared", asked: "Asked", settings: Sett
 
     if jobs.folder_of(recipe, settings.home).exists():
         return
-    whole = asked.method == "full" or asked.merge
-    wanted = plan.wanted(prepared, asked)
+    whole = config.method == "full" or config.merge
+    wanted = plan.wanted(prepared, config)
     needed = plan.disk(
-        prepared.base.shape, wanted, best=bool(prepared.held),
-        whole=(4 if asked.type == "f32" else 2) if whole else 0,
-    )  # fmt: skip
-    place = next(one for one in (settings.home, *settings.home.parents) if one.exists())
+        prepared.base.shape,
+        wanted,
+        best=bool(prepared.held),
+        whole=(4 if config.type == "f32" else 2) if whole else 0,
+    )
+    place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     plan.check_disk(needed, shutil.disk_usage(place).free)
 
 
@@ -267,16 +294,19 @@ def _free_on_gpu() -> int:
 
 
 def _dry(
-    out: Output, about: Mapping[str, Any], prepared: "Prepared", asked: "Asked",
+    out: Output,
+    about: Mapping[str, Any],
+    prepared: "Prepared",
+    config: "Asked",
     estimate: "Estimate",
-) -> int:  # fmt: skip
+) -> int:
     from overt.lab.finetune.step_timing import trial
 
     out.note("measuring a step …")
-    tried = trial(prepared, asked)
+    tried = trial(prepared, config)
     value = {
         **about,
-        **view.planned(prepared, asked, estimate),
+        **view.planned(prepared, config, estimate),
         "tokens_per_second": tried.tokens_per_second,
         "steps": tried.steps,
         "seconds": tried.seconds,
@@ -285,19 +315,19 @@ def _dry(
     return 0
 
 
-def _tell_threads(out: Output, asked: "Asked", settings: Settings) -> None:
+def _tell_threads(out: Output, config: "Asked", settings: Settings) -> None:
     """Threads are part of the outcome: what is stopped goes on with as many alone."""
     from overt.runtime import cpu
 
-    found = asked.training.threads
-    if not settings.threads and found != cpu.usable():
-        out.note(f"{found} of {cpu.usable()} cores are free: to go on, type --threads {found}")
+    threads = config.training.threads
+    if not settings.threads and threads != cpu.usable():
+        out.note(f"{threads} of {cpu.usable()} cores are free: to go on, type --threads {threads}")
 
 
-def _agreed(out: Output, given: Mapping[str, Any]) -> None:
+def _agreed(out: Output, options: Mapping[str, Any]) -> None:
     import sys
 
-    if given["yes"] or out.mode != "human" or not (is_terminal(sys.stdin) and out.progress):
+    if options["yes"] or out.mode != "human" or not (is_terminal(sys.stdin) and out.progress):
         return
     sys.stderr.write("Start? Enter goes on, n ends. ")
     sys.stderr.flush()
@@ -309,7 +339,7 @@ def _agreed(out: Output, given: Mapping[str, Any]) -> None:
 
 
 def _recipe(
-    model: "Model", data: Path, asked: "Asked", settings: Settings, given: Mapping[str, Any]
+    model: "Model", data: Path, config: "Asked", settings: Settings, options: Mapping[str, Any]
 ) -> "Recipe":
     from overt.models.recipe import Input
     from overt.provenance import inputs, run_recipe
@@ -320,29 +350,34 @@ def _recipe(
         Input("from", manifest.digest, manifest.ref),
         Input("data", inputs.digest_of(data), data.name),
     ]
-    if held := given["held_file"]:
+    if held := options["held_file"]:
         read.append(Input("held", inputs.digest_of(held), held.name))
-    return run_recipe.recipe("finetune", read, asked.encode(), settings)
+    return run_recipe.recipe("finetune", read, config.encode(), settings)
 
 
 def _made(
-    out: Output, settings: Settings, recipe: "Recipe", names: tuple[str, str], data: Path,
-    given: Mapping[str, Any], judged: Mapping[str, Any],
-) -> int:  # fmt: skip
+    out: Output,
+    settings: Settings,
+    recipe: "Recipe",
+    names: tuple[str, str],
+    data: Path,
+    options: Mapping[str, Any],
+    judged: Mapping[str, Any],
+) -> int:
     from overt.provenance import jobs, run_recipe
 
     ref, name = names
-    files = [data, given["held_file"]] if given["held_file"] else [data]
-    kept = dict(zip((one.digest for one in recipe.inputs[1:]), files, strict=True))
+    files = [data, options["held_file"]] if options["held_file"] else [data]
+    paths = dict(zip((entry.digest for entry in recipe.inputs[1:]), files, strict=True))
     if jobs.folder_of(recipe, settings.home).exists():
         out.note("this was begun before: it goes on from its last checkpoint, if there is one")
     with view.progress(out) as (step, tell), _stoppable(name):
-        manifest = run_recipe.make(recipe, name, settings, step, tell, kept)
+        manifest = run_recipe.make(recipe, name, settings, step, tell, paths)
     report = _report(manifest, settings)
-    if given["output"]:
-        _copied(manifest, settings, given["output"])
-    if given["plot"]:
-        view.plot(given["plot"], report)
+    if options["output"]:
+        _copied(manifest, settings, options["output"])
+    if options["plot"]:
+        view.plot(options["plot"], report)
     value = {
         "model": name,
         "base": ref,
@@ -373,11 +408,11 @@ def _report(manifest: Any, settings: Settings) -> dict[str, Any]:
     from overt.lab.finetune import REPORT
     from overt.models.store import Store
 
-    file = next((one for one in manifest.files if one.path == REPORT), None)
+    file = next((file for file in manifest.files if file.path == REPORT), None)
     if file is None:
         return {}
-    found: dict[str, Any] = json.loads(Store(settings.home).path(file).read_bytes())
-    return found
+    report: dict[str, Any] = json.loads(Store(settings.home).path(file).read_bytes())
+    return report
 
 
 def _copied(manifest: Any, settings: Settings, folder: Path) -> None:

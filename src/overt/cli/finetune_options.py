@@ -18,8 +18,15 @@ _TYPED: Final = {"rate": "--lr", "rows": "--batch", "held_every": "--held-every"
                  "warmup", "decay", "patience", "beta", "smoothing", "seed", "threads")
 }  # fmt: skip
 _OF_ADAPTER: Final = (
-    "rank", "alpha", "targets", "dropout", "rslora", "merge", "output", "keep_quantized",
-)  # fmt: skip
+    "rank",
+    "alpha",
+    "targets",
+    "dropout",
+    "rslora",
+    "merge",
+    "output",
+    "keep_quantized",
+)
 _OF_PREFERENCE: Final = ("beta", "smoothing", "keep_quantized")
 _PATH: Final = click.Path(path_type=Path)
 
@@ -63,17 +70,25 @@ _METHOD = (
                  help="Layers with an adapter: q_proj,v_proj or attention; all by default."),
 )  # fmt: skip
 _LENGTHS = (
-    click.option("--epochs", type=int, default=3, show_default=True,
-                 help="Times all examples are seen."),
+    click.option(
+        "--epochs", type=int, default=3, show_default=True, help="Times all examples are seen."
+    ),
     click.option("--steps", type=int, default=0, help="Steps, in place of --epochs."),
-    click.option("--batch", type=int, default=1, show_default=True,
-                 help="Rows at once; a row is --length tokens of packed examples."),
-    click.option("--accumulate", type=int, default=1, show_default=True,
-                 help="Batches in one step."),
-    click.option("--length", type=int, default=1024, show_default=True,
-                 help="Most tokens of an example."),
+    click.option(
+        "--batch",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Rows at once; a row is --length tokens of packed examples.",
+    ),
+    click.option(
+        "--accumulate", type=int, default=1, show_default=True, help="Batches in one step."
+    ),
+    click.option(
+        "--length", type=int, default=1024, show_default=True, help="Most tokens of an example."
+    ),
     click.option("--pack/--no-pack", default=True, help="Several examples in a row."),
-)  # fmt: skip
+)
 _RATES = (
     click.option("--lr", type=float, help="Highest learning rate; by the method if not said."),
     click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]),
@@ -91,25 +106,39 @@ _RATES = (
 _MACHINE = (
     click.option("--threads", type=int, metavar="N", help=f"{THREADS} All cores unless given."),
     click.option("--checkpointing", is_flag=True, help="Less memory, a third slower."),
-    click.option("--dtype", type=click.Choice(["auto", "f32", "bf16"]), default="auto",
-                 show_default=True, help="Of the frozen weights' products."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
-                 show_default=True),
-)  # fmt: skip
+    click.option(
+        "--dtype",
+        type=click.Choice(["auto", "f32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Of the frozen weights' products.",
+    ),
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    ),
+)
 _RESULT = (
     click.option("--merge", is_flag=True, help="Write whole weights instead of an adapter."),
-    click.option("--type", "type_", type=click.Choice(["f16", "bf16", "f32"]), default="f16",
-                 show_default=True, help="What whole weights are stored as."),
-    click.option("-o", "--output", type=_PATH, metavar="DIR",
-                 help="Write the adapter for peft there too."),
+    click.option(
+        "--type",
+        "type_",
+        type=click.Choice(["f16", "bf16", "f32"]),
+        default="f16",
+        show_default=True,
+        help="What whole weights are stored as.",
+    ),
+    click.option(
+        "-o", "--output", type=_PATH, metavar="DIR", help="Write the adapter for peft there too."
+    ),
     click.option("--plot", type=_PATH, metavar="FILE", help="Draw the loss as PNG."),
-    click.option("--dry-run", is_flag=True,
-                 help="Read, show an example, measure a step, and stop."),
+    click.option(
+        "--dry-run", is_flag=True, help="Read, show an example, measure a step, and stop."
+    ),
     click.option("-y", "--yes", is_flag=True, help="Start without asking."),
-)  # fmt: skip
+)
 
 
-def check(given: Mapping[str, Any]) -> None:
+def check(options: Mapping[str, Any]) -> None:
     """Refuse what a person typed that would do nothing.
 
     Raises:
@@ -117,21 +146,23 @@ def check(given: Mapping[str, Any]) -> None:
     """
     context = click.get_current_context()
     typed = {
-        name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        name
+        for name in options
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    for name, why, hint in _idle(given):
+    for name, why, hint in _idle(options):
         if name in typed:
-            option = _spelled(name, given)
+            option = _spelled(name, options)
             raise UsageError(f"{option} does nothing {why}", hint or f"leave {option} out")
 
 
-def _idle(given: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _idle(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Options that do nothing with the others as they are: each, with what, and what to type."""
-    method = given["method"]
+    method = options["method"]
     with_method = f"with --method {method}"
     if method == "full":
         yield from ((name, with_method, "") for name in _OF_ADAPTER)
-    elif not given["merge"]:
+    elif not options["merge"]:
         yield "type_", "without --merge", "add --merge, or leave --type out"
     if method == "dpo":
         yield "pack", f"{with_method}: pairs are not packed", ""
@@ -139,17 +170,17 @@ def _idle(given: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "keep_quantized", with_method, "type --method qlora"
     if method != "dpo":
         yield from ((name, with_method, "") for name in _OF_PREFERENCE)
-    if given["held_file"]:
+    if options["held_file"]:
         yield "held", "beside --held-file", ""
-    elif not given["held"]:
+    elif not options["held"]:
         yield from ((name, "where nothing is held out", "") for name in ("patience", "held_every"))
-    if given["steps"]:
+    if options["steps"]:
         yield "epochs", "beside --steps", ""
 
 
-def _spelled(name: str, given: Mapping[str, Any]) -> str:
+def _spelled(name: str, options: Mapping[str, Any]) -> str:
     if name == "pack":
-        return "--pack" if given["pack"] else "--no-pack"
+        return "--pack" if options["pack"] else "--no-pack"
     return f"--{name.rstrip('_').replace('_', '-')}"
 
 
@@ -159,8 +190,8 @@ def as_typed() -> Iterator[None]:
     try:
         yield
     except BadSetting as error:
-        name, said, rest = error.message.partition(" is ")
-        if not said or name not in _TYPED:
+        name, value_text, rest = error.message.partition(" is ")
+        if not value_text or name not in _TYPED:
             raise
         option = _TYPED[name]
-        raise BadSetting(f"{option}{said}{rest}", f"give another {option}") from None
+        raise BadSetting(f"{option}{value_text}{rest}", f"give another {option}") from None

@@ -36,7 +36,7 @@ _REFERENCE: Final = "how likely the base holds each answer"
 # ---- before --------------------------------------------------------------------------------
 
 
-def before(out: Output, prepared: "Prepared", asked: "Asked", estimate: "Estimate") -> None:
+def before(out: Output, prepared: "Prepared", config: "Asked", estimate: "Estimate") -> None:
     """Show one example with what is learnt, what is known of the data, and the plan."""
     if out.mode != "human":
         return
@@ -46,12 +46,12 @@ def before(out: Output, prepared: "Prepared", asked: "Asked", estimate: "Estimat
     sys.stderr.write(_example(prepared) + "\n\n")
     for sentence in prepared.told:
         out.note(f"- {sentence}")
-    value = planned(prepared, asked, estimate)
-    told = value["data"]
+    value = planned(prepared, config, estimate)
+    data = value["data"]
     out.note(
-        f"{told['examples']} examples to learn from, {told['held']} held out; "
-        f"{number(told['tokens'])} tokens in {told['batches']} batches; {asked.method} on "
-        f"{asked.device}, {asked.training.precision}, about {size(estimate.total)} of memory"
+        f"{data['examples']} examples to learn from, {data['held']} held out; "
+        f"{number(data['tokens'])} tokens in {data['batches']} batches; {config.method} on "
+        f"{config.device}, {config.training.precision}, about {size(estimate.total)} of memory"
     )
 
 
@@ -69,7 +69,7 @@ def _example(prepared: "Prepared") -> str:
     return "".join(shown)
 
 
-def planned(prepared: "Prepared", asked: "Asked", estimate: "Estimate") -> dict[str, Any]:
+def planned(prepared: "Prepared", config: "Asked", estimate: "Estimate") -> dict[str, Any]:
     """The plan as JSON."""
     from overt.lab.finetune.prepare import counts
 
@@ -82,8 +82,8 @@ def planned(prepared: "Prepared", asked: "Asked", estimate: "Estimate") -> dict[
         },
         "example": {
             "line": prepared.line,
-            "text": "".join(one.text for one in prepared.shown),
-            "learnt": [one.text for one in prepared.shown if one.learnt],
+            "text": "".join(token.text for token in prepared.shown),
+            "learnt": [token.text for token in prepared.shown if token.learnt],
         },
         "memory": {
             "weights": estimate.weights,
@@ -92,7 +92,7 @@ def planned(prepared: "Prepared", asked: "Asked", estimate: "Estimate") -> dict[
             "logits": estimate.logits,
             "total": estimate.total,
         },
-        "parameters": asked.encode(),
+        "parameters": config.encode(),
     }
 
 
@@ -128,9 +128,9 @@ def _lines(event: Mapping[str, Any]) -> None:
 def _plain(out: Output) -> tuple[Report, Tell]:
     last = [0.0]
 
-    def step(found: "Step") -> None:
-        if not found.done:
-            out.note(found.what)
+    def step(progress: "Step") -> None:
+        if not progress.done:
+            out.note(progress.what)
 
     def tell(event: Mapping[str, Any]) -> None:
         if event["kind"] == "note":
@@ -170,21 +170,21 @@ def _bar() -> Iterator[tuple[Report, Tell]]:
     task = bar.add_task("learning", total=None, said="", start=False)
     losses: list[float] = []
 
-    def step(found: "Step") -> None:
-        if not found.done:
-            bar.console.print(plain(found.what), markup=False, highlight=False)
+    def step(progress: "Step") -> None:
+        if not progress.done:
+            bar.console.print(plain(progress.what), markup=False, highlight=False)
 
-    def show(what: str, done: int, of: int, said: str) -> None:
+    def show(what: str, done: int, of: int, text: str) -> None:
         bar.start_task(task)
-        bar.update(task, description=what, completed=done, total=of, said=said)
+        bar.update(task, description=what, completed=done, total=of, said=text)
 
     def tell(event: Mapping[str, Any]) -> None:
         if event["kind"] == "note":
             bar.console.print(plain(str(event["text"])), markup=False, highlight=False)
         if event["kind"] == "loss":
             losses.append(float(event["loss"]))
-            said = f"{_said(event)} {sparkline(losses, 12)}"
-            show("learning", event["step"], event["steps"], said)
+            text = f"{_said(event)} {sparkline(losses, 12)}"
+            show("learning", event["step"], event["steps"], text)
         if event["kind"] == "reference":
             show(_REFERENCE, event["done"], event["batches"], _left(event).removeprefix(", "))
 
@@ -203,7 +203,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
         means.append(sum(some) / len(some))
     low, high = min(means), max(means)
     spread = (high - low) or 1.0
-    return "".join(_BARS[min(7, int((one - low) / spread * 8))] for one in means)
+    return "".join(_BARS[min(7, int((mean - low) / spread * 8))] for mean in means)
 
 
 # ---- after ---------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def result(value: Mapping[str, Any]) -> str:
     """The curve, the table of before and after, the licence, and what to type next."""
     from overt.lab.finetune import licence
 
-    losses = [float(one["loss"]) for one in value.get("curve", ())]
+    losses = [float(entry["loss"]) for entry in value.get("curve", ())]
     lines = []
     if losses:
         lines.append(f"loss {losses[0]:.4f} {sparkline(losses, _WIDE)} {losses[-1]:.4f}")
@@ -248,9 +248,11 @@ def _of_which_step(value: Mapping[str, Any]) -> list[str]:
 def _table(held: Mapping[str, Any]) -> str:
     rows = []
     for name, title in (
-        ("loss", "loss"), ("perplexity", "perplexity"), ("accuracy", "tokens right"),
+        ("loss", "loss"),
+        ("perplexity", "perplexity"),
+        ("accuracy", "tokens right"),
         ("preferred", "chosen is likelier"),
-    ):  # fmt: skip
+    ):
         if name not in held["before"]:
             continue
         change = held["difference"].get(name)
@@ -285,8 +287,10 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
     figure = plots.figure(4.5)
     axes = figure.add_subplot()
     curve = report.get("curve", ())
-    axes.plot([one["step"] for one in curve], [one["loss"] for one in curve], label="loss", lw=1)
-    looks = [(one["step"], one["held"]) for one in curve if one["held"] is not None]
+    axes.plot(
+        [point["step"] for point in curve], [point["loss"] for point in curve], label="loss", lw=1
+    )
+    looks = [(point["step"], point["held"]) for point in curve if point["held"] is not None]
     if looks:
         axes.plot(*zip(*looks, strict=True), "o-", label="held out")
     axes.set_xlabel("step")

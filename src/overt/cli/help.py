@@ -71,14 +71,14 @@ def command(ctx: click.Context, out: Output, settings: Settings, words: tuple[st
     elif topic in TOPICS:
         text = TOPICS[topic]
     else:
-        found: click.Command | None = overt
+        target: click.Command | None = overt
         for word in words:
-            found = found.get_command(ctx, word) if isinstance(found, click.Group) else None
-        if found is None:
+            target = target.get_command(ctx, word) if isinstance(target, click.Group) else None
+        if target is None:
             raise UsageError(
                 f"there is no help on {topic[:80]!r}",
                 f"topics are {', '.join(TOPICS)} and every verb of `overt --help`",
             )
-        with click.Context(found, info_name=f"overt {topic}") as inner:
-            text = found.get_help(inner)
+        with click.Context(target, info_name=f"overt {topic}") as inner:
+            text = target.get_help(inner)
     out.result({"topic": topic or "overt", "text": text}, lambda: text, lambda: text)

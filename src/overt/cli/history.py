@@ -64,19 +64,19 @@ def drawn(node: "Node", first: str = "", rest: str = "") -> list[str]:
     lines = [first + _title(node)]
     inside = rest + ("│  " if node.inputs else "   ")
     lines += [inside + line for line in _facts(node)]
-    for number, one in enumerate(node.inputs, 1):
+    for number, child in enumerate(node.inputs, 1):
         last = number == len(node.inputs)
         lines.append(rest + "│")
-        lines += drawn(one, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+        lines += drawn(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
     return lines
 
 
 def digests(node: "Node") -> list[str]:
     """Every digest of the line, the newest first, each once."""
-    found = [node.digest] if node.digest else []
-    for one in node.inputs:
-        found += digests(one)
-    return list(dict.fromkeys(found))
+    found_digests = [node.digest] if node.digest else []
+    for child in node.inputs:
+        found_digests += digests(child)
+    return list(dict.fromkeys(found_digests))
 
 
 def _title(node: "Node") -> str:
@@ -123,11 +123,11 @@ def _flat(parameters: Any, before: str, depth: int) -> Iterator[tuple[str, Any]]
 
 
 def _parameters(parameters: Any) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for name, value in _flat(parameters, "", 0):
         text = json.dumps(value, ensure_ascii=False)
         if len(text) > _LONGEST:
             text = f"{text[:_LONGEST]}…"
-        found.append((name, text))
-    width = max((len(name) for name, _ in found), default=0)
-    return [(name.ljust(width), text) for name, text in found]
+        pairs.append((name, text))
+    width = max((len(name) for name, _ in pairs), default=0)
+    return [(name.ljust(width), text) for name, text in pairs]

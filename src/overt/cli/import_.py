@@ -58,8 +58,8 @@ def command(
         from overt.provenance import receipts  # what is no made model does without
 
         left = receipts.take(done.receipts, settings)
-        for one in left:
-            out.warn(one)
+        for warning in left:
+            out.warn(warning)
     for ref in done.names:
         gate.prepare(str(ref), settings)
     manifest = done.manifest
@@ -96,7 +96,7 @@ def _accept(
             "copy it whole from what `overt export` printed",
         )
 
-    def accept(signer: "Signer", found: "Archive") -> bool:
+    def accept(signer: "Signer", archive: "Archive") -> bool:
         if wanted:
             if signer.fingerprint.startswith(wanted):
                 return True
@@ -109,8 +109,8 @@ def _accept(
             return True
         if out.json or not asks or not is_terminal(sys.stdin):
             return False
-        names = ", ".join(map(str, found.names)) or found.manifest
-        out.note(f"{names}: {size(found.size)}, signed by a key you have not met")
+        names = ", ".join(map(str, archive.names)) or archive.manifest
+        out.note(f"{names}: {size(archive.size)}, signed by a key you have not met")
         out.note(f"sha256:{signer.fingerprint}")
         sys.stderr.write("compare it with what the sender says; accept this signer? [y/N] ")
         sys.stderr.flush()

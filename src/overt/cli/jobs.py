@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from overt.provenance.jobs import Job
 
 
-@click.group("jobs", short_help="work that was cut off, and how it goes on",
-             invoke_without_command=True)  # fmt: skip
+@click.group(
+    "jobs", short_help="work that was cut off, and how it goes on", invoke_without_command=True
+)
 @click.pass_context
 @verb
 def command(context: click.Context, out: Output, settings: Settings) -> int:
@@ -35,29 +36,40 @@ def command(context: click.Context, out: Output, settings: Settings) -> int:
 def _list(out: Output, settings: Settings) -> int:
     from overt.provenance import jobs
 
-    found = jobs.every(settings.home)
+    all_jobs = jobs.every(settings.home)
     if out.json:
         rows = [
             {
-                "id": job.id, "name": job.name, "step": job.step, "command": job.command,
-                "begun": job.begun, "starts": job.starts, "event": job.event, "size": job.size,
+                "id": job.id,
+                "name": job.name,
+                "step": job.step,
+                "command": job.command,
+                "begun": job.begun,
+                "starts": job.starts,
+                "event": job.event,
+                "size": job.size,
                 "pid": job.pid,
             }
-            for job in found
-        ]  # fmt: skip
+            for job in all_jobs
+        ]
         out.object({"jobs": rows})
-    elif not found:
+    elif not all_jobs:
         out.note("no work is unfinished")
     else:
         cells = [
             (
-                job.id, job.name or "-", _step(job), job.begun or "-", size(job.size),
-                "running" if job.pid is not None else "cut off", _event(job.event),
+                job.id,
+                job.name or "-",
+                _step(job),
+                job.begun or "-",
+                size(job.size),
+                "running" if job.pid is not None else "cut off",
+                _event(job.event),
             )
-            for job in found
-        ]  # fmt: skip
+            for job in all_jobs
+        ]
         out.line(table(("id", "name", "step", "begun", "size", "state", "last"), cells))
-        for job in found:
+        for job in all_jobs:
             if job.pid is None and job.step:
                 out.note(f"{job.id} goes on with: {job.command}")
     return 0
@@ -76,7 +88,7 @@ def rm(out: Output, settings: Settings, ids: tuple[str, ...], every: bool) -> in
     if every:
         chosen = [job for job in jobs.every(settings.home) if job.pid is None]
     else:
-        chosen = [jobs.find(one, settings.home) for one in ids]
+        chosen = [jobs.find(id, settings.home) for id in ids]
     if not chosen and every:
         raise NotFound("no work is unfinished", "there is nothing to delete")
     freed = 0
@@ -101,14 +113,16 @@ def _event(event: object) -> str:
     """The last news in a few words: a step of how many, and a loss where there is one."""
     if not isinstance(event, dict):
         return ""
-    said = []
+    parts = []
     if isinstance(event.get("step"), int):
-        said.append(f"step {event['step']}" + (f" of {event['steps']}" if "steps" in event else ""))
+        parts.append(
+            f"step {event['step']}" + (f" of {event['steps']}" if "steps" in event else "")
+        )
     if isinstance(event.get("batches"), int):  # the base of preferences, before the first step
-        said.append(f"the base: batch {event.get('done')} of {event['batches']}")
+        parts.append(f"the base: batch {event.get('done')} of {event['batches']}")
     if isinstance(event.get("loss"), int | float):
-        said.append(f"loss {event['loss']:.4g}")
-    if not said:
+        parts.append(f"loss {event['loss']:.4g}")
+    if not parts:
         text = event.get("text" if event.get("kind") == "note" else "kind")
-        said = [" ".join(str(text or "").split())]
-    return plain(", ".join(said))[:60]
+        parts = [" ".join(str(text or "").split())]
+    return plain(", ".join(parts))[:60]

@@ -64,10 +64,10 @@ def show(out: Output, settings: Settings) -> None:
     from overt.server.api_keys import Keys
 
     keys = Keys(settings.home)
-    found, used, now = keys.all(), keys.used(), time.time()
+    all_keys, used, now = keys.all(), keys.used(), time.time()
 
     def human() -> str:
-        if not found:
+        if not all_keys:
             return "there are no keys; `overt keys add` makes one"
         rows = [
             (
@@ -78,14 +78,14 @@ def show(out: Output, settings: Settings) -> None:
                 _date(key.expires) if key.expires else "never",
                 _date(used[key.id], to_the_minute=True) if key.id in used else "never",
             )
-            for key in found
+            for key in all_keys
         ]
         return table(("id", "name", "state", "made", "expires", "last used"), rows)
 
     out.result(
-        {"keys": [as_json(key, used) for key in found]},
+        {"keys": [as_json(key, used) for key in all_keys]},
         human,
-        lambda: "\n".join(key.id for key in found if key.works(now)),
+        lambda: "\n".join(key.id for key in all_keys if key.works(now)),
     )
 
 
@@ -112,10 +112,10 @@ def seconds(text: str) -> float:
     Raises:
         BadRequest: not a time.
     """
-    found = re.fullmatch(r"([0-9]{1,6}(?:[.][0-9]{1,3})?)\s*([mhdwy]?)", text.strip().lower())
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,6}(?:[.][0-9]{1,3})?)\s*([mhdwy]?)", text.strip().lower())
+    if match is None:
         raise BadRequest(f"{text[:40]!r} is not a time", "write it like 12h, 90d or 1y")
-    return float(found[1]) * _UNITS[found[2] or "d"]
+    return float(match[1]) * _UNITS[match[2] or "d"]
 
 
 def as_json(key: "Key", used: dict[str, float]) -> dict[str, object]:

@@ -48,8 +48,8 @@ def _store(out: Output, settings: Settings) -> None:
     names = _aliases(settings)
 
     def human() -> str:
-        said = [_models()] + ([_names(names)] if names else [])
-        return "\n\n".join(said)
+        sections = [_models()] + ([_names(names)] if names else [])
+        return "\n\n".join(sections)
 
     def _models() -> str:
         if not models:
@@ -67,7 +67,7 @@ def _store(out: Output, settings: Settings) -> None:
         return table(("name", "size", "licence", "digest", "pulled"), rows)
 
     def quiet() -> str:
-        return "\n".join(str(one) for one in (*(m["model"] for m in models), *names))
+        return "\n".join(str(name) for name in (*(m["model"] for m in models), *names))
 
     out.result({"models": models, "aliases": list(names.values())}, human, quiet)
 
@@ -78,26 +78,26 @@ def _aliases(settings: Settings) -> dict[str, dict[str, Any]]:
         return {}
     from overt.gateway.aliases import Aliases, named
 
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for alias in Aliases(settings.home, dict).all():
         is_route = not isinstance(alias.target, str)
-        found[alias.name] = {
+        rows[alias.name] = {
             "name": alias.name,
             "target": "route" if is_route else alias.target,
             "models": list(dict.fromkeys(named(alias.target))),
             "time": alias.time,
         }
-    return found
+    return rows
 
 
 def _names(names: dict[str, dict[str, Any]]) -> str:
     rows = [
         (
-            one["name"],
-            f"a route: {', '.join(one['models'])}" if one["target"] == "route" else one["target"],
-            one["time"][:10],
+            row["name"],
+            f"a route: {', '.join(row['models'])}" if row["target"] == "route" else row["target"],
+            row["time"][:10],
         )
-        for one in names.values()
+        for row in names.values()
     ]
     return table(("alias", "stands for", "since"), rows)
 

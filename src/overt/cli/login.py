@@ -152,7 +152,9 @@ def _remove(out: Output, settings: Settings, name: str) -> int:
 def _set(name: str) -> list[str]:
     from overt.security import credentials
 
-    return [one for one in credentials.variables(name) if os.environ.get(one, "").strip()]
+    return [
+        variable for variable in credentials.variables(name) if os.environ.get(variable, "").strip()
+    ]
 
 
 def _shown(place: str) -> str:
@@ -218,10 +220,10 @@ def _counted(body: bytes, label: str) -> int:
     import json
 
     try:
-        found = json.loads(body)
+        answer = json.loads(body)
     except (ValueError, RecursionError):
-        found = None
-    listed = found.get("data", found.get("models")) if isinstance(found, dict) else found
+        answer = None
+    listed = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
     if not isinstance(listed, list):
         raise ProviderFailed(
             f"what {label} answered is no list of models", "check that its address is an API's"

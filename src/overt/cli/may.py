@@ -52,14 +52,14 @@ def _hyphened(arg: str) -> str:
 
 def _fact_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """One option a fact, with its aliases."""
-    for one in reversed(FACTS):
-        flags = [f"--{name.replace('_', '-')}" for name in (one.name, *one.aliases)]
+    for fact in reversed(FACTS):
+        flags = [f"--{name.replace('_', '-')}" for name in (fact.name, *fact.aliases)]
         function = click.option(
             *flags,
-            one.name,
-            multiple=one.kind == "several_of",
-            metavar=_METAVARS[one.kind],
-            help=one.question,
+            fact.name,
+            multiple=fact.kind == "several_of",
+            metavar=_METAVARS[fact.kind],
+            help=fact.question,
         )(function)
     return function
 
@@ -79,18 +79,31 @@ class Asked:
 @click.command("may", cls=_Command, short_help="how you may use a model, by its licence")
 @click.argument("ref", required=False)
 @_fact_options
-@click.option("--profile", type=click.Path(path_type=Path), metavar="FILE",
-              help="Facts from a TOML file: commercial = true.")  # fmt: skip
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Facts from a TOML file: commercial = true.",
+)
 @click.option("--save", is_flag=True, help="Keep these facts for later questions, and for run.")
 @click.option("--facts", "show", is_flag=True, help="Only list the facts and what is kept.")
-@click.option("--licence-file", "--license-file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Ask about a bare licence text instead.")  # fmt: skip
-@click.option("--notice", type=click.Path(path_type=Path), metavar="DIR",
-              help="Write what has to go along when it is handed on.")  # fmt: skip
+@click.option(
+    "--licence-file",
+    "--license-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Ask about a bare licence text instead.",
+)
+@click.option(
+    "--notice",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write what has to go along when it is handed on.",
+)
 @click.option("--force", is_flag=True, help="With --notice: into a folder that is not empty.")
 @click.option("--ask/--no-ask", default=True, help="On a terminal: ask for what is missing.")
 @verb
-def command(out: Output, settings: Settings, ref: str | None, show: bool, **given: Any) -> int:
+def command(out: Output, settings: Settings, ref: str | None, show: bool, **options: Any) -> int:
     """Say whether REF may be used as the facts tell, by its licence and those of all it is made of.
 
     \b
@@ -108,50 +121,50 @@ def command(out: Output, settings: Settings, ref: str | None, show: bool, **give
     """
     from overt.openness.permissions import gate
 
-    known = gate.saved(settings.home) | _facts(given)
-    asked = Asked(**{name: given[name] for name in Asked.__slots__})
-    if show or (ref is None and asked.licence_file is None):
-        if asked.save:
+    known = gate.saved(settings.home) | _facts(options)
+    request = Asked(**{name: options[name] for name in Asked.__slots__})
+    if show or (ref is None and request.licence_file is None):
+        if request.save:
             _save(settings, known, out)
         elif not show:
             raise UsageError("no model is named", "write one: overt may llama3.1")
         return _listed(out, settings, known)
-    if ref is not None and asked.licence_file is not None:
+    if ref is not None and request.licence_file is not None:
         raise UsageError("a model and a bare text were both named", "ask about one of them")
-    return _answer(out, settings, ref, known, asked)
+    return _answer(out, settings, ref, known, request)
 
 
-def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(options: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of the flags over those of the profile. Raises BadRequest."""
     from overt.openness.permissions import facts
 
-    found: dict[str, Any] = {}
-    profile = given["profile"]
+    known: dict[str, Any] = {}
+    profile = options["profile"]
     if profile is not None:
         text = read_text(profile, "--profile", _MOST_PROFILE_BYTES)
-        found |= facts.read_profile(text, str(profile))
-    for one in FACTS:
-        said = given[one.name]
-        if said:
-            found[one.name] = facts.parse(
-                one.name, ",".join(said) if isinstance(said, tuple) else said
+        known |= facts.read_profile(text, str(profile))
+    for fact in FACTS:
+        typed = options[fact.name]
+        if typed:
+            known[fact.name] = facts.parse(
+                fact.name, ",".join(typed) if isinstance(typed, tuple) else typed
             )
-    return found
+    return known
 
 
 # -- the question and its answer -------------------------------------------------------------------
 
 
 def _answer(
-    out: Output, settings: Settings, ref: str | None, known: dict[str, Any], asked: Asked
+    out: Output, settings: Settings, ref: str | None, known: dict[str, Any], request: Asked
 ) -> int:
     from overt.openness.permissions import chain, gate, may
 
     subject: Subject | None = None
     more: dict[str, object] = {}
-    if asked.licence_file is not None:
-        name = str(asked.licence_file)
-        links, match = _of_text(asked.licence_file)
+    if request.licence_file is not None:
+        name = str(request.licence_file)
+        links, match = _of_text(request.licence_file)
         more["match"] = match
     else:
         from overt.openness.subject import gather
@@ -163,25 +176,25 @@ def _answer(
         links = chain.of(subject, settings)
         out.clear()
     decision = may.decide(links.links, known)
-    if asked.ask and _can_ask(out):
+    if request.ask and _can_ask(out):
         decision = _interview(out, decision, known, links)
-    if asked.save:
+    if request.save:
         _save(settings, known, out)
         gate.prepare(name, settings)
-    if asked.notice is not None:
-        more["notice"] = _bundle(out, subject, links, decision, asked)
+    if request.notice is not None:
+        more["notice"] = _bundle(out, subject, links, decision, request)
     value = {
         "model": name,
         **decision.as_json(),
         "chain": [
             {
-                "name": one.name,
-                "relation": one.relation,
-                "licence": one.licence,
-                "known": one.known,
-                "altered": one.altered,
+                "name": link.name,
+                "relation": link.relation,
+                "licence": link.licence,
+                "known": link.known,
+                "altered": link.altered,
             }
-            for one in links.links
+            for link in links.links
         ],
         "facts": {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(known.items())},
         "remarks": list(links.remarks),
@@ -199,15 +212,18 @@ def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
     from overt.openness.subject.named_licences import Said, link_of
 
     text = read_bytes(path, "--licence-file", _MOST_TEXT_BYTES).decode("utf-8-sig", "replace")
-    found = match.match(text)
+    match_result = match.match(text)
     remarks = []
-    if found.missing_version:
-        remarks.append(f"{path.name} does not say which version of {found.id} it is")
-    if found.kind == "notice_only":
-        remarks.append(f"{path.name} only names {found.id} and is not its text")
-    said = (Said(found.id, found.altered, tuple(found.riders)), *map(Said, found.others))
-    links = tuple(link_of(path.name, one, {}) for one in said)
-    return Chain(links, tuple(remarks), {path.name: found}), match_json(found)
+    if match_result.missing_version:
+        remarks.append(f"{path.name} does not say which version of {match_result.id} it is")
+    if match_result.kind == "notice_only":
+        remarks.append(f"{path.name} only names {match_result.id} and is not its text")
+    licences = (
+        Said(match_result.id, match_result.altered, tuple(match_result.riders)),
+        *map(Said, match_result.others),
+    )
+    links = tuple(link_of(path.name, licence, {}) for licence in licences)
+    return Chain(links, tuple(remarks), {path.name: match_result}), match_json(match_result)
 
 
 def _can_ask(out: Output) -> bool:
@@ -220,63 +236,63 @@ def _interview(
     """Ask for the facts that matter, one at a time, and decide again after each answer."""
     from overt.openness.permissions import chain, may
 
-    asked: set[str] = set()
+    seen: set[str] = set()
     while True:
         lacking = map(_fact, chain.strictest(decision.missing, links.links))
-        one = next((fact for fact in lacking if fact and fact.name not in asked), None)
-        if one is None:
+        next_fact = next((fact for fact in lacking if fact and fact.name not in seen), None)
+        if next_fact is None:
             return decision
-        if not asked:
+        if not seen:
             out.note("A few facts decide. Enter alone means: I do not know.")
-        asked.add(one.name)
-        said = _one_answer(out, one)
-        if said is None:
+        seen.add(next_fact.name)
+        answer = _one_answer(out, next_fact)
+        if answer is None:
             return decision
-        if said != "":
-            known[one.name] = said
+        if answer != "":
+            known[next_fact.name] = answer
             decision = may.decide(links.links, known)
 
 
-def _one_answer(out: Output, one: Fact) -> Any:
+def _one_answer(out: Output, fact: Fact) -> Any:
     """What a person answers; "" where they do not know, None where they want no more questions."""
     from overt.openness.permissions import facts
 
     for _ in range(_TRIES):
-        out.note(f"{one.question} ({_choices(one)})")
+        out.note(f"{fact.question} ({_choices(fact)})")
         line = sys.stdin.readline()
         if not line:
             return None
         if not line.strip():
             return ""
         try:
-            return facts.parse(one.name, line.strip())
+            return facts.parse(fact.name, line.strip())
         except BadRequest as error:
             out.note(str(error))
     return ""
 
 
-def _choices(one: Fact) -> str:
-    if one.kind == "yes_no":
+def _choices(fact: Fact) -> str:
+    if fact.kind == "yes_no":
         return "yes or no"
-    if one.kind == "number":
+    if fact.kind == "number":
         return "a number, such as 50k or 2M"
-    return ", ".join(one.values) or "words with commas between them"
+    return ", ".join(fact.values) or "words with commas between them"
 
 
 def _fact(name: str) -> Fact | None:
-    return next((one for one in FACTS if one.name == name), None)
+    return next((fact for fact in FACTS if fact.name == name), None)
 
 
 def _bundle(
-    out: Output, subject: "Subject | None", links: "Chain", decision: "Decision", asked: Asked
+    out: Output, subject: "Subject | None", links: "Chain", decision: "Decision", request: Asked
 ) -> Mapping[str, object]:
     from overt.openness.permissions import notice
 
-    if subject is None or asked.notice is None:
+    if subject is None or request.notice is None:
         raise UsageError("--notice is for a model, and a bare text was named", "name the model")
     made = notice.bundle(subject, links, decision)
-    notice.write(made, asked.notice.expanduser(), force=asked.force)
-    return {"folder": str(asked.notice), **made.as_json()}
+    notice.write(made, request.notice.expanduser(), force=request.force)
+    return {"folder": str(request.notice), **made.as_json()}
 
 
 # -- facts that are kept ---------------------------------------------------------------------------
@@ -311,15 +327,15 @@ def _listed(out: Output, settings: Settings, known: Mapping[str, Any]) -> int:
     """Every fact, and what is known of it."""
     rows = [
         {
-            "name": one.name,
-            "aliases": list(one.aliases),
-            "kind": one.kind,
-            "values": list(one.values),
-            "question": one.question,
-            "value": list(v) if isinstance(v := known.get(one.name), tuple) else v,
-            "presumed": one.presumed,
+            "name": fact.name,
+            "aliases": list(fact.aliases),
+            "kind": fact.kind,
+            "values": list(fact.values),
+            "question": fact.question,
+            "value": list(v) if isinstance(v := known.get(fact.name), tuple) else v,
+            "presumed": fact.presumed,
         }
-        for one in FACTS
+        for fact in FACTS
     ]
 
     def human() -> str:
@@ -354,7 +370,7 @@ def _human(name: str, value: Mapping[str, Any]) -> str:
     lines = [f"{_SAID[value['verdict']]}: {plain(name)}"]
     lines += _block("Why", _reasons(value))
     if value["verdict"] != "deny":  # nobody can earn a denied use by doing what is asked
-        asks = [_item(one["text"], one) for one in value["obligations"]]
+        asks = [_item(obligation["text"], obligation) for obligation in value["obligations"]]
         lines += _block("What it asks of you", asks)
     lines += _block("Licences", _licences(value))
     lines += _block("To know", _notes(value))
@@ -362,7 +378,7 @@ def _human(name: str, value: Mapping[str, Any]) -> str:
         lines += _block("The text", _text(value["match"]))
     if "notice" in value:
         lines += _block("Written", _written(value["notice"]))
-    lines += _block("Not known", [_question(one) for one in value["missing"]])
+    lines += _block("Not known", [_question(question) for question in value["missing"]])
     what = plain(f"--licence-file {name}" if "match" in value else name)
     if flags := _flags(value["missing"], presumed=False):
         lines += ["", f"To go on: overt may {what} {flags}"]
@@ -384,59 +400,63 @@ def _block(title: str, items: Sequence[str]) -> list[str]:
     return lines
 
 
-def _item(text: str, one: Mapping[str, Any]) -> str:
+def _item(text: str, clause: Mapping[str, Any]) -> str:
     """A clause or duty: what it says, and where that stands."""
     from overt.openness.subject.named_licences import place
 
-    when = f", {one['when']}" if one["when"] else ""
-    return f"{text}{when}\t{place(one['licence'], one['section'], one['date'])}"
+    when = f", {clause['when']}" if clause["when"] else ""
+    return f"{text}{when}\t{place(clause['licence'], clause['section'], clause['date'])}"
 
 
 def _reasons(value: Mapping[str, Any]) -> list[str]:
     """The clauses that decide, those that hold first; else why none does."""
-    deciding = [one for one in value["clauses"] if one["effect"] != "note"]
+    deciding = [clause for clause in value["clauses"] if clause["effect"] != "note"]
     if value["verdict"] == "deny":
-        deciding = [one for one in deciding if not one["when"]]
-    deciding.sort(key=lambda one: bool(one["when"]))
+        deciding = [clause for clause in deciding if not clause["when"]]
+    deciding.sort(key=lambda clause: bool(clause["when"]))
     items = [
-        _item(f"“{one['rule']}”" if one["section"] == "rider" else one["rule"], one)
-        for one in deciding
+        _item(f"“{clause['rule']}”" if clause["section"] == "rider" else clause["rule"], clause)
+        for clause in deciding
     ]
-    told = [one["licence"] for one in deciding]
-    return items + [one for one in value["reasons"] if not any(f"({k}, " in one for k in told)]
+    licences = [clause["licence"] for clause in deciding]
+    return items + [
+        reason for reason in value["reasons"] if not any(f"({k}, " in reason for k in licences)
+    ]
 
 
 def _notes(value: Mapping[str, Any]) -> list[str]:
-    noted = [_item(one["rule"], one) for one in value["clauses"] if one["effect"] == "note"]
-    unread = [f"the licence of the data set {one} is not known" for one in value["unread"]]
+    noted = [
+        _item(clause["rule"], clause) for clause in value["clauses"] if clause["effect"] == "note"
+    ]
+    unread = [f"the licence of the data set {dataset} is not known" for dataset in value["unread"]]
     return [*value["remarks"], *noted, *unread]
 
 
 def _licences(value: Mapping[str, Any]) -> list[str]:
     return [
-        one["name"]
-        + (f" ({one['relation']})" if one["relation"] != "model" else "")
-        + f": {one['licence'] or 'not known'}"
-        + (", its text altered" if one["altered"] else "")
-        for one in value["chain"]
+        link["name"]
+        + (f" ({link['relation']})" if link["relation"] != "model" else "")
+        + f": {link['licence'] or 'not known'}"
+        + (", its text altered" if link["altered"] else "")
+        for link in value["chain"]
     ]
 
 
 def _text(match: Mapping[str, Any]) -> list[str]:
-    said = {
+    texts = {
         "exact": f"is {match['id']}, word for word",
         "near": f"is {match['id']}, laid out differently",
         "altered": f"is {match['id']} with altered terms",
         "notice_only": f"only names {match['id']}",
     }
-    return [said.get(match["kind"], "is no licence that is known here")]
+    return [texts.get(match["kind"], "is no licence that is known here")]
 
 
 def _written(notice: Mapping[str, Any]) -> list[str]:
     lines = [f"{notice['folder']}/{file}" for file in notice["files"]]
-    for one in notice["missing"]:
-        where = f", see {one['url']}" if one["url"] else ""
-        lines.append(f"missing: the text of {one['title']}{where}")
+    for licence in notice["missing"]:
+        where = f", see {licence['url']}" if licence["url"] else ""
+        lines.append(f"missing: the text of {licence['title']}{where}")
     return lines
 
 
@@ -454,10 +474,12 @@ def _flags(missing: Sequence[str], *, presumed: bool) -> str:
     With `presumed` those that would say the opposite of what was taken to be so.
     """
     flags = []
-    for one in missing:
-        fact = _fact(one)
+    for name_of_fact in missing:
+        fact = _fact(name_of_fact)
         if fact is not None and (fact.presumed is not None) is presumed:
-            name = one if len(one) <= _SHORT or not fact.aliases else fact.aliases[0]
+            name = (
+                name_of_fact if len(name_of_fact) <= _SHORT or not fact.aliases else fact.aliases[0]
+            )
             say = _shown(not fact.presumed) if presumed else _SAY[fact.kind]
             flags.append(f"--{name.replace('_', '-')} {say}")
     return " ".join(flags)

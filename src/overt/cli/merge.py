@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 @click.argument("refs", nargs=-1, required=True, metavar="REF... NAME")
 @click.option("--method", type=click.Choice(METHODS), help="linear unless given.")
 @click.option("--base", metavar="REF", help="What the models were made from; for task, ties, dare.")
-@click.option("--adapter", "adapters", multiple=True, metavar="FILE",
-              help="A GGUF LoRA, a folder of peft, or a ref; repeat it.")  # fmt: skip
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="FILE",
+    help="A GGUF LoRA, a folder of peft, or a ref; repeat it.",
+)
 @click.option("--weights", metavar="N,N", help="How much of each model; 1 each unless given.")
 @click.option("--density", metavar="N[,N]", help="Share of a model's changes that is kept: 0.5.")
 @click.option(
@@ -28,12 +33,20 @@ if TYPE_CHECKING:
 )
 @click.option("--scale", type=float, metavar="N", help="Of what is added to the base, or adapters.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), metavar="N", help="dare: of its draws.")
-@click.option("--type", "type_", type=click.Choice(["f32", "f16", "bf16"]),
-              help="What matrices are stored as; f16 unless given.")  # fmt: skip
-@click.option("--file", type=click.Path(path_type=Path), metavar="FILE",
-              help="A merge file: YAML, amounts by layer.")  # fmt: skip
+@click.option(
+    "--type",
+    "type_",
+    type=click.Choice(["f32", "f16", "bf16"]),
+    help="What matrices are stored as; f16 unless given.",
+)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A merge file: YAML, amounts by layer.",
+)
 @verb
-def command(out: Output, settings: Settings, refs: tuple[str, ...], **given: Any) -> int:
+def command(out: Output, settings: Settings, refs: tuple[str, ...], **options: Any) -> int:
     """Make the model NAME of the models REF…, or of one REF and its adapters.
 
     \b
@@ -54,18 +67,22 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], **given: Any
     try:
         with progress(out) as step:
             report = step or (lambda _: None)
-            asked = _asked(tuple(models), given, settings, report)
-            made = run_recipe.make(asked.recipe, name, settings, report, _teller(out), asked.data)
+            plan = _asked(tuple(models), options, settings, report)
+            made = run_recipe.make(plan.recipe, name, settings, report, _teller(out), plan.data)
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept", "the same command goes on") from None
     gate.prepare(name, settings)
-    parents = [{"ref": p.ref, "role": p.role, "licence": p.licence} for p in asked.parents]
-    for parent in asked.parents:
+    parents = [{"ref": p.ref, "role": p.role, "licence": p.licence} for p in plan.parents]
+    for parent in plan.parents:
         out.note(f"{parent.role} {parent.ref}: {parent.licence or 'it states no licence'}")
     value = {
-        "model": name, "digest": made.digest, "size": made.size, "licence": made.licence,
-        "parents": parents, "parameters": dict(asked.recipe.parameters),
-    }  # fmt: skip
+        "model": name,
+        "digest": made.digest,
+        "size": made.size,
+        "licence": made.licence,
+        "parents": parents,
+        "parameters": dict(plan.recipe.parameters),
+    }
     out.result(
         value,
         lambda: f"{name} is in the store: {size(made.size)}, {made.digest}",
@@ -75,7 +92,7 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], **given: Any
 
 
 def _asked(
-    models: tuple[str, ...], given: dict[str, Any], settings: Settings, report: Any
+    models: tuple[str, ...], options: dict[str, Any], settings: Settings, report: Any
 ) -> "Asked":
     """The recipe that the options mean.
 
@@ -84,48 +101,53 @@ def _asked(
     """
     from overt.lab.merge import plan, recipe
 
-    if given["adapters"]:
-        clash = [f"--{k}" for k in ("method", "base", "weights", "density", "t", "file", "seed")
-                 if given[k] is not None]  # fmt: skip
+    if options["adapters"]:
+        clash = [
+            f"--{k}"
+            for k in ("method", "base", "weights", "density", "t", "file", "seed")
+            if options[k] is not None
+        ]
         if len(models) != 1 or clash:
             what = f"{len(models)} models" if len(models) != 1 else clash[0]
             raise UsageError(
                 f"--adapter goes with one model, and not with {what}",
                 "overt merge REF NAME --adapter FILE",
             )
-        scale = 1.0 if given["scale"] is None else given["scale"]
-        added = [(one, scale) for one in given["adapters"]]
-        return recipe.laid(models[0], added, given["type_"] or "f16", settings, report)
-    if given["file"] is not None:
-        said = [f"--{key}" for key in
-                ("method", "base", "weights", "density", "t", "scale", "seed", "type_")
-                if given[key] is not None]  # fmt: skip
-        if models or said:
-            what = models[0] if models else said[0].rstrip("_")
+        scale = 1.0 if options["scale"] is None else options["scale"]
+        added = [(adapter, scale) for adapter in options["adapters"]]
+        return recipe.laid(models[0], added, options["type_"] or "f16", settings, report)
+    if options["file"] is not None:
+        used = [
+            f"--{key}"
+            for key in ("method", "base", "weights", "density", "t", "scale", "seed", "type_")
+            if options[key] is not None
+        ]
+        if models or used:
+            what = models[0] if models else used[0].rstrip("_")
             raise UsageError(
                 f"the merge file names models and amounts, and {what} stands beside it",
                 "overt merge NAME --file FILE, and the rest into the file",
             )
-        merge = plan.read(given["file"])
+        merge = plan.read(options["file"])
     else:
-        merge = plan.checked(_options(models, given))
+        merge = plan.checked(_options(models, options))
     return recipe.models(merge, settings, report)
 
 
-def _options(models: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+def _options(models: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """The options as a merge file would say them."""
-    if len(models) < (1 if given["base"] else 2):
+    if len(models) < (1 if options["base"] else 2):
         raise UsageError(
             f"{len(models)} models are named to be merged", "overt merge REF REF NAME takes two"
         )
     listed: list[dict[str, Any]] = [{"ref": ref} for ref in models]
     for option, key in (("weights", "weight"), ("density", "density")):
-        numbers = _numbers(option, given[option], len(models))
-        for one, number in zip(listed, numbers, strict=False):
-            one[key] = number
-    merge: dict[str, Any] = {"method": given["method"] or "linear", "models": listed}
+        numbers = _numbers(option, options[option], len(models))
+        for entry, number in zip(listed, numbers, strict=False):
+            entry[key] = number
+    merge: dict[str, Any] = {"method": options["method"] or "linear", "models": listed}
     names = {"base": "base", "t": "t", "scale": "scale", "seed": "seed", "type_": "type"}
-    return merge | {names[key]: given[key] for key in names if given[key] is not None}
+    return merge | {names[key]: options[key] for key in names if options[key] is not None}
 
 
 def _numbers(option: str, text: str | None, count: int) -> list[float]:

@@ -54,11 +54,11 @@ def verb(function: Function) -> Function:
     """
     names = {field.name for field in fields(Settings)} - {"model", "licence"}
 
-    def wrapped(*args: Any, **given: Any) -> Any:
-        as_json, quiet = given.pop("json"), given.pop("quiet")
-        flags = {name: given.pop(name) for name in list(given) if name in names}
+    def wrapped(*args: Any, **options: Any) -> Any:
+        as_json, quiet = options.pop("json"), options.pop("quiet")
+        flags = {name: options.pop(name) for name in list(options) if name in names}
         out = Output("json" if as_json else "quiet" if quiet else "human")
-        return function(*args, out=out, settings=load(flags=flags), **given)
+        return function(*args, out=out, settings=load(flags=flags), **options)
 
     update_wrapper(wrapped, function)
     for option in (
@@ -112,12 +112,12 @@ def sampling_options(function: Function) -> Function:
     return function
 
 
-def take_sampling(given: dict[str, Any]) -> "Sampling":
+def take_sampling(options: dict[str, Any]) -> "Sampling":
     """The `Sampling` among the options `given`, which are taken out."""
     from overt.chat import Sampling
 
-    named = [field.name for field in fields(Sampling) if field.name in given]
-    return Sampling(**{name: given.pop(name) for name in named})
+    named = [field.name for field in fields(Sampling) if field.name in options]
+    return Sampling(**{name: options.pop(name) for name in named})
 
 
 def read_schema(text: str) -> Mapping[str, Any]:
@@ -131,16 +131,16 @@ def read_schema(text: str) -> Mapping[str, Any]:
     inline = text.lstrip().startswith("{")
     source = text if inline else read_text(Path(text), "--schema", MOST_SCHEMA_BYTES)
     try:
-        found = json.loads(source)
+        schema = json.loads(source)
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"the schema is not JSON: {str(error)[:120]}", "give --schema a JSON file or '{…}'"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(schema, dict):
         raise BadRequest(
-            f"the schema is a JSON {type(found).__name__}", "a JSON Schema is an object: '{…}'"
+            f"the schema is a JSON {type(schema).__name__}", "a JSON Schema is an object: '{…}'"
         )
-    return found
+    return schema
 
 
 def read_text(path: Path, option: str, most: int) -> str:

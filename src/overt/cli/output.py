@@ -153,7 +153,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def plain(text: str) -> str:
     """`text` with control characters written out (``\\x1b``), so it cannot drive a terminal."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def shown(text: str, stream: TextIO) -> str:
@@ -186,11 +186,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def pairs(values: Mapping[str, object]) -> str:
     """``name   value`` lines; a value of None is left out."""
-    kept = {name: str(value) for name, value in values.items() if value is not None}
-    width = max(map(len, kept), default=0) + 2
+    shown = {name: str(value) for name, value in values.items() if value is not None}
+    width = max(map(len, shown), default=0) + 2
     return "\n".join(
         name.ljust(width) + plain(value).replace("\n", "\n" + " " * width)
-        for name, value in kept.items()
+        for name, value in shown.items()
     )
 
 

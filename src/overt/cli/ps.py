@@ -18,7 +18,7 @@ def command(out: Output, settings: Settings) -> int:
     """
     from overt.runtime.worker.supervisor import running
 
-    found = running(settings.home / "run")
+    workers = running(settings.home / "run")
     value = {
         "running": [
             {
@@ -31,12 +31,12 @@ def command(out: Output, settings: Settings) -> int:
                 "isolation": list(worker.isolation.layers),
                 "isolation_missing": list(worker.isolation.missing),
             }
-            for worker in found
+            for worker in workers
         ]
     }
 
     def human() -> str:
-        if not found:
+        if not workers:
             return "no model is running"
         rows = [
             (
@@ -47,9 +47,9 @@ def command(out: Output, settings: Settings) -> int:
                 worker.parent,
                 ", ".join(worker.isolation.layers) or "none",
             )
-            for worker in found
+            for worker in workers
         ]
         return table(("pid", "model", "memory", "since", "for", "isolation"), rows)
 
-    out.result(value, human, lambda: "\n".join(str(worker.pid) for worker in found))
+    out.result(value, human, lambda: "\n".join(str(worker.pid) for worker in workers))
     return 0

@@ -82,7 +82,7 @@ def _list(ref: str, settings: Settings, out: Output) -> int:
         "free": offer.free,
         "context": offer.context,
         "best": offer.best.name if offer.best else None,
-        "models": [asdict(one) for one in offer.models],
+        "models": [asdict(model) for model in offer.models],
         "code": list(offer.code),
     }
     out.result(value, lambda: _offered(offer), lambda: "\n".join(m.name for m in offer.models))
@@ -92,15 +92,15 @@ def _list(ref: str, settings: Settings, out: Output) -> int:
 def _offered(offer: "Offer") -> str:
     rows = [
         (
-            "*" if offer.best and one.name == offer.best.name else "",
-            one.quantization or "-",
-            size(one.size),
-            f"{one.bits:.2f}" if one.bits else "?",
-            f"{'' if one.exact else 'about '}{size(one.need)}" if one.need else "?",
-            {True: "fits", False: "does not fit", None: "?"}[one.fits],
-            one.name + (f" and {one.files - 1} more" if one.files > 1 else ""),
+            "*" if offer.best and model.name == offer.best.name else "",
+            model.quantization or "-",
+            size(model.size),
+            f"{model.bits:.2f}" if model.bits else "?",
+            f"{'' if model.exact else 'about '}{size(model.need)}" if model.need else "?",
+            {True: "fits", False: "does not fit", None: "?"}[model.fits],
+            model.name + (f" and {model.files - 1} more" if model.files > 1 else ""),
         )
-        for one in offer.models
+        for model in offer.models
     ]
     lines = []
     if rows:
@@ -192,10 +192,10 @@ def _bar() -> Iterator["Callable[[Step], None]"]:
             return
         if step.total is not None and step.total < _SMALL:
             return
-        said = speeds.line(step)
+        speed = speeds.line(step)
         if step.what not in tasks:
-            tasks[step.what] = bar.add_task(plain(step.what)[:48], total=step.total, said=said)
-        bar.update(tasks[step.what], completed=step.done, total=step.total, said=said)
+            tasks[step.what] = bar.add_task(plain(step.what)[:48], total=step.total, said=speed)
+        bar.update(tasks[step.what], completed=step.done, total=step.total, said=speed)
 
     with bar:
         yield show

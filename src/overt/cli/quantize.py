@@ -27,25 +27,58 @@ _SHOWN = ("timing", "quantizing")  # notes of what the progress shows already
 @click.command("quantize", short_help="make a model smaller, and measure what it cost")
 @click.argument("source", metavar="REF")
 @click.argument("name", required=False)
-@click.option("-q", "--type", "type_", required=True, metavar="TYPE",
-              help="q4_k_m and the like, several with commas, all, or auto.")  # fmt: skip
+@click.option(
+    "-q",
+    "--type",
+    "type_",
+    required=True,
+    metavar="TYPE",
+    help="q4_k_m and the like, several with commas, all, or auto.",
+)
 @click.option("--imatrix", metavar="FILE|auto", help="An importance matrix; auto computes one.")
 @click.option("--calibrate", type=_PATH, metavar="FILE", help="Compute it on this text.")
-@click.option("--tensor", "tensors", multiple=True, metavar="PATTERN=TYPE",
-              help="Tensors whose name has PATTERN in it; repeat it.")  # fmt: skip
+@click.option(
+    "--tensor",
+    "tensors",
+    multiple=True,
+    metavar="PATTERN=TYPE",
+    help="Tensors whose name has PATTERN in it; repeat it.",
+)
 @click.option("--output-type", metavar="TYPE", help="For the output matrix.")
 @click.option("--embedding-type", metavar="TYPE", help="For the embedding of tokens.")
 @click.option("--keep-output", is_flag=True, help="Leave the output matrix as it is.")
 @click.option("--pure", is_flag=True, help="One type for all; no mix of better ones.")
 @click.option("--text", type=_PATH, metavar="FILE", help="Measure on this text.")
-@click.option("--windows", type=click.IntRange(1, 10_000), default=16, show_default=True,
-              metavar="N", help="The most windows of it that are read.")  # fmt: skip
-@click.option("--window", type=click.IntRange(32, 8192), default=512, show_default=True,
-              metavar="N", help="Tokens of a window.")  # fmt: skip
-@click.option("--runs", type=click.IntRange(0, 100), default=3, show_default=True, metavar="N",
-              help="Times the speed is measured.")  # fmt: skip
-@click.option("--max-kld", type=click.FloatRange(0, 100), metavar="X",
-              help="auto: the mean divergence that is good enough; 0.05 unless given.")  # fmt: skip
+@click.option(
+    "--windows",
+    type=click.IntRange(1, 10_000),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="The most windows of it that are read.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(32, 8192),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(0, 100),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Times the speed is measured.",
+)
+@click.option(
+    "--max-kld",
+    type=click.FloatRange(0, 100),
+    metavar="X",
+    help="auto: the mean divergence that is good enough; 0.05 unless given.",
+)
 @click.option("--plot", type=_PATH, metavar="FILE", help="Draw size against divergence as PNG.")
 @click.option("--task", metavar="SUITE", help="Score source and results on a suite, too.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Items of the suite.")
@@ -56,7 +89,7 @@ _SHOWN = ("timing", "quantizing")  # notes of what the progress shows already
 @click.option("--isolation", metavar="HOW", help="Sandbox: best, full, off.")
 @verb
 def command(
-    out: Output, settings: Settings, source: str, name: str | None, type_: str, **given: Any
+    out: Output, settings: Settings, source: str, name: str | None, type_: str, **options: Any
 ) -> int:
     """Quantize the GGUF model REF, and measure it against REF.
 
@@ -74,12 +107,14 @@ def command(
 
     auto = type_.strip().lower() == types.AUTO
     wanted = () if auto else types.chosen(type_)
-    _check(wanted, name, given, auto=auto)
-    given["suite"] = _suite(given["task"])
+    _check(wanted, name, options, auto=auto)
+    options["suite"] = _suite(options["task"])
     try:
         with progress(out) as step:
-            plan = _plan(source, settings, given, step)
-            value, rows = _made(out, settings, plan, wanted, name, given, step or (lambda _: None))
+            plan = _plan(source, settings, options, step)
+            value, rows = _made(
+                out, settings, plan, wanted, name, options, step or (lambda _: None)
+            )
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept", "the same command goes on") from None
     out.result(value, lambda: _told(value, rows), lambda: _bare(value))
@@ -92,7 +127,7 @@ for _option in command.params:  # -q names the type here, and --quiet has its lo
 
 
 def _check(
-    wanted: "Sequence[Type]", name: str | None, given: Mapping[str, Any], *, auto: bool
+    wanted: "Sequence[Type]", name: str | None, options: Mapping[str, Any], *, auto: bool
 ) -> None:
     """Refuse what can be refused before anything is read, pulled or computed.
 
@@ -102,7 +137,10 @@ def _check(
         NotFound, FormatError: there is no such suite.
         Unsupported: a package that is needed at the end is not installed.
     """
-    for wrong, message, hint in (*_of_options(given, auto=auto), *_of_names(wanted, name, given)):
+    for wrong, message, hint in (
+        *_of_options(options, auto=auto),
+        *_of_names(wanted, name, options),
+    ):
         if wrong:
             raise UsageError(message, hint)
     if name:
@@ -110,63 +148,99 @@ def _check(
         from overt.provenance import receipts
 
         receipts.need()
-        for one in [f"{name}-{type.name}" for type in wanted] if given["keep"] else [name]:
-            named(one)
-    if given["plot"]:
+        for model_name in [f"{name}-{type.name}" for type in wanted] if options["keep"] else [name]:
+            named(model_name)
+    if options["plot"]:
         from overt.files import atomic
 
         if not find_spec("matplotlib"):
             raise lacking("a plot", "matplotlib")
-        atomic.check_file(given["plot"], "--plot")
+        atomic.check_file(options["plot"], "--plot")
 
 
-def _of_options(given: Mapping[str, Any], *, auto: bool) -> list[tuple[bool, str, str]]:
+def _of_options(options: Mapping[str, Any], *, auto: bool) -> list[tuple[bool, str, str]]:
     """Options that do not go together: whether it is so, the message, and the hint."""
-    computed = given["imatrix"] == "auto" or bool(given["calibrate"])
-    unmeasured = [
-        f"--{option}" for option in ("text", "windows", "window", "runs", "plot", "task", "limit")
-        if _typed(option) and not (option == "window" and computed)
-    ] if given["no_measure"] else []  # fmt: skip
+    computed = options["imatrix"] == "auto" or bool(options["calibrate"])
+    unmeasured = (
+        [
+            f"--{option}"
+            for option in ("text", "windows", "window", "runs", "plot", "task", "limit")
+            if _typed(option) and not (option == "window" and computed)
+        ]
+        if options["no_measure"]
+        else []
+    )
     return [
-        (bool(unmeasured), f"{' and '.join(unmeasured)} would do nothing with --no-measure",
-         "leave one or the other out"),
-        (given["limit"] is not None and not given["task"], "--limit is for the items of a --task",
-         "--task SUITE --limit N"),
-        (_typed("memory") and not (auto or given["task"]), "--memory is for -q auto",
-         "-q auto --memory 8g"),
-        (given["max_kld"] is not None and not auto, "--max-kld is for -q auto",
-         "-q auto --max-kld 0.02"),
-        (given["imatrix"] not in (None, "auto") and bool(given["calibrate"]),
-         "--imatrix FILE and --calibrate are two matrices", "give one of them"),
-        (auto and not given["runs"], "-q auto chooses by speed", "leave --runs 0 out"),
-        (auto and given["keep"], "-q auto stores one model, which is called NAME",
-         "leave --keep out"),
-        (given["keep_output"] and bool(given["output_type"]),
-         "--keep-output leaves the output matrix as it is, and --output-type does not",
-         "give one of them"),
-    ]  # fmt: skip
+        (
+            bool(unmeasured),
+            f"{' and '.join(unmeasured)} would do nothing with --no-measure",
+            "leave one or the other out",
+        ),
+        (
+            options["limit"] is not None and not options["task"],
+            "--limit is for the items of a --task",
+            "--task SUITE --limit N",
+        ),
+        (
+            _typed("memory") and not (auto or options["task"]),
+            "--memory is for -q auto",
+            "-q auto --memory 8g",
+        ),
+        (
+            options["max_kld"] is not None and not auto,
+            "--max-kld is for -q auto",
+            "-q auto --max-kld 0.02",
+        ),
+        (
+            options["imatrix"] not in (None, "auto") and bool(options["calibrate"]),
+            "--imatrix FILE and --calibrate are two matrices",
+            "give one of them",
+        ),
+        (auto and not options["runs"], "-q auto chooses by speed", "leave --runs 0 out"),
+        (
+            auto and options["keep"],
+            "-q auto stores one model, which is called NAME",
+            "leave --keep out",
+        ),
+        (
+            options["keep_output"] and bool(options["output_type"]),
+            "--keep-output leaves the output matrix as it is, and --output-type does not",
+            "give one of them",
+        ),
+    ]
 
 
 def _of_names(
-    wanted: "Sequence[Type]", name: str | None, given: Mapping[str, Any]
+    wanted: "Sequence[Type]", name: str | None, options: Mapping[str, Any]
 ) -> list[tuple[bool, str, str]]:
     """The same of the types and NAME; no types are wanted by ``auto``."""
     from overt.lab.quantize.types import PLAIN
 
     plain = bool(wanted) and all(type.tensor in PLAIN for type in wanted)
     return [
-        (given["keep"] and not name, "--keep stores models as NAME-TYPE", "give a NAME"),
-        (bool(name) and len(wanted) > 1 and not given["keep"],
-         f"-q names {len(wanted)} types and NAME can be one model",
-         "add --keep for NAME-TYPE each, or leave NAME out"),
-        (given["no_measure"] and not (wanted and name), "--no-measure leaves nothing to tell",
-         "give types and a NAME, or measure"),
-        (bool(given["task"]) and not name, "a task is scored on models of the store",
-         "give a NAME, with --keep"),
-        (plain and bool(given["tensors"]),
-         "--tensor would do nothing: llama.cpp gives all tensors of an f16 and the like one type",
-         "-q q8_0 --tensor PATTERN=f16"),
-    ]  # fmt: skip
+        (options["keep"] and not name, "--keep stores models as NAME-TYPE", "give a NAME"),
+        (
+            bool(name) and len(wanted) > 1 and not options["keep"],
+            f"-q names {len(wanted)} types and NAME can be one model",
+            "add --keep for NAME-TYPE each, or leave NAME out",
+        ),
+        (
+            options["no_measure"] and not (wanted and name),
+            "--no-measure leaves nothing to tell",
+            "give types and a NAME, or measure",
+        ),
+        (
+            bool(options["task"]) and not name,
+            "a task is scored on models of the store",
+            "give a NAME, with --keep",
+        ),
+        (
+            plain and bool(options["tensors"]),
+            "--tensor would do nothing: llama.cpp gives all tensors of an f16 and the like one "
+            "type",
+            "-q q8_0 --tensor PATTERN=f16",
+        ),
+    ]
 
 
 def _typed(option: str) -> bool:
@@ -174,34 +248,34 @@ def _typed(option: str) -> bool:
     return source is ParameterSource.COMMANDLINE
 
 
-def _plan(source: str, settings: Settings, given: Mapping[str, Any], step: Any) -> "Plan":
+def _plan(source: str, settings: Settings, options: Mapping[str, Any], step: Any) -> "Plan":
     from overt.lab.quantize import texts, types
     from overt.lab.quantize.table import Plan
     from overt.provenance import inputs
 
     parameters: dict[str, Any] = {}
-    if given["tensors"]:
-        parameters["tensors"] = [list(types.override(one)) for one in given["tensors"]]
+    if options["tensors"]:
+        parameters["tensors"] = [list(types.override(override)) for override in options["tensors"]]
     for key, option in (("output", "output_type"), ("embedding", "embedding_type")):
-        if given[option]:
-            types.tensor_type(given[option])
-            parameters[key] = given[option].strip().lower()
+        if options[option]:
+            types.tensor_type(options[option])
+            parameters[key] = options[option].strip().lower()
     for key in ("pure", "keep_output"):
-        if given[key]:
+        if options[key]:
             parameters[key] = True
-    computed = given["imatrix"] == "auto" or given["calibrate"]
+    computed = options["imatrix"] == "auto" or options["calibrate"]
     model = inputs.model(source, settings, step)
     inputs.refuse_adapter(model.manifest, source)
     return Plan(
         model=model,
-        text=given["text"] or texts.MEASURE,
-        window=given["window"],
-        windows=given["windows"],
-        runs=given["runs"],
+        text=options["text"] or texts.MEASURE,
+        window=options["window"],
+        windows=options["windows"],
+        runs=options["runs"],
         threads=threads(settings, 1),
         parameters=parameters,
-        imatrix=None if given["imatrix"] is None or computed else Path(given["imatrix"]),
-        calibrate=(given["calibrate"] or texts.CALIBRATE) if computed else None,
+        imatrix=None if options["imatrix"] is None or computed else Path(options["imatrix"]),
+        calibrate=(options["calibrate"] or texts.CALIBRATE) if computed else None,
     )
 
 
@@ -211,7 +285,7 @@ def _made(
     plan: "Plan",
     wanted: "Sequence[Type]",
     name: str | None,
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     step: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from overt.lab.quantize import types
@@ -230,31 +304,31 @@ def _made(
                 f"{plan.model.ref} is quantized already ({types.said(types.mix_of(work.header))}): "
                 "figures tell the loss against it, not against the weights it was made from"
             )
-        each = bool(given["keep"])
-        if given["no_measure"]:
+        each = bool(options["keep"])
+        if options["no_measure"]:
             failed = work.files(wanted)
             stored = _kept(work, wanted, name, failed, each=each)
             value = _value(plan, work, [], failed, None, already) | _stored(stored)
             work.end()
             return value, []
-        choice, rows, failed = _measured(work, wanted, settings, given)
+        choice, rows, failed = _measured(work, wanted, settings, options)
         stored = _kept(work, [choice.type] if choice else wanted, name, failed, each=each)
         value = _value(plan, work, rows, failed, choice, already) | _stored(stored)
-        if given["task"]:
-            value["task"] = _scored(out, settings, plan, stored, given)
-        if given["plot"]:
+        if options["task"]:
+            value["task"] = _scored(out, settings, plan, stored, options)
+        if options["plot"]:
             from overt.lab.quantize.plot import png
 
             title = f"{plan.model.ref}: {value['scored_tokens']} tokens of {plan.text.name}"
             limit = value["max_kld"] if choice else None
-            png(given["plot"], [row for row in rows if row["type"] != "source"], title, limit)
-            value["plot"] = str(given["plot"])
+            png(options["plot"], [row for row in rows if row["type"] != "source"], title, limit)
+            value["plot"] = str(options["plot"])
         value["measurement"] = str(work.keep(value))
     return value, rows
 
 
 def _measured(
-    work: "Table", wanted: "Sequence[Type]", settings: Settings, given: Mapping[str, Any]
+    work: "Table", wanted: "Sequence[Type]", settings: Settings, options: Mapping[str, Any]
 ) -> "tuple[Choice | None, list[dict[str, Any]], dict[str, str]]":
     """The rows, the source first; with auto, what it chose."""
     from overt.lab.quantize.frontier import MAX_KLD
@@ -263,11 +337,11 @@ def _measured(
 
     if wanted:
         return None, *work.rows(wanted)
-    limit = MAX_KLD if given["max_kld"] is None else given["max_kld"]
+    limit = MAX_KLD if options["max_kld"] is None else options["max_kld"]
     choice = work.choose(limit, settings.memory or memory.free_memory())
-    ordered = [one for one in TYPES if one in choice.rows]
+    ordered = [type_name for type_name in TYPES if type_name in choice.rows]
     source = work.source_row() | work.raced([None]).get("source", {})
-    return choice, [source, *(dict(choice.rows[one]) for one in ordered)], {}
+    return choice, [source, *(dict(choice.rows[type_name]) for type_name in ordered)], {}
 
 
 def _kept(
@@ -345,24 +419,35 @@ def _scored(
     settings: Settings,
     plan: "Plan",
     stored: "Mapping[str, Manifest]",
-    given: Mapping[str, Any],
+    flags: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The source and what was stored, scored on a suite item by item."""
     from overt.cli.exchanges import each
     from overt.evaluation.suites.budget import Purse
     from overt.evaluation.suites.run import Options, evaluate
 
-    suite = given["suite"]
-    options, purse = Options(limit=given["limit"]), Purse(settings, None, False)
+    suite = flags["suite"]
+    options, purse = Options(limit=flags["limit"]), Purse(settings, None, False)
     refs = (plan.model.ref, *stored)
-    found = each(refs, settings, out, lambda ref, exchange: evaluate(
-        suite, ref, exchange, settings, options, purse, lambda _: None, out.note
-    ))  # fmt: skip
+    receipts = each(
+        refs,
+        settings,
+        out,
+        lambda ref, exchange: evaluate(
+            suite, ref, exchange, settings, options, purse, lambda _: None, out.note
+        ),
+    )
     return [
-        {"model": ref, "suite": given["task"], "score": got["score"], "interval": got["interval"],
-         "n": got["n"], "receipt": got["path"]}
-        for ref, got in zip(refs, found, strict=True)
-    ]  # fmt: skip
+        {
+            "model": ref,
+            "suite": flags["task"],
+            "score": got["score"],
+            "interval": got["interval"],
+            "n": got["n"],
+            "receipt": got["path"],
+        }
+        for ref, got in zip(refs, receipts, strict=True)
+    ]
 
 
 # ---- what people read --------------------------------------------------------------------------
@@ -390,33 +475,51 @@ def _told(value: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     if "chosen" in value:
         lines += ["", f"chosen: {value['chosen']}"]
         lines += [f"  {name}: {why}" for name, why in value["reasons"].items()]
-    for one in value.get("task", ()):
-        low, high = one["interval"]
+    for task in value.get("task", ()):
+        low, high = task["interval"]
         lines.append(
-            f"{one['suite']}: {one['model']} {one['score']:.3f} ({low:.3f} to {high:.3f}), "
-            f"n {one['n']}"
+            f"{task['suite']}: {task['model']} {task['score']:.3f} ({low:.3f} to {high:.3f}), "
+            f"n {task['n']}"
         )
     lines += [
-        f"{one['model']} is in the store: {size(one['size'])}, {one['digest']}"
-        for one in value["models"]
+        f"{model['model']} is in the store: {size(model['size'])}, {model['digest']}"
+        for model in value["models"]
     ]
     return "\n".join(lines)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ("type", "bits", "size", "memory", "kld", "95 %", "p99", "top-1", "perplexity",
-            "prompt/s", "decode/s")  # fmt: skip
+    head = (
+        "type",
+        "bits",
+        "size",
+        "memory",
+        "kld",
+        "95 %",
+        "p99",
+        "top-1",
+        "perplexity",
+        "prompt/s",
+        "decode/s",
+    )
     body = []
     for row in rows:
         low, high = row["kld_mean_interval"]
-        body.append((
-            row["type"], f"{row['bits_per_weight']:.2f}", size(row["bytes"]),
-            size(row["load_memory"]) if row.get("load_memory") else "-",
-            f"{row['kld_mean']:.5f}", f"{low:.5f}..{high:.5f}", f"{row['kld_p99']:.4f}",
-            f"{100 * row['top1']:.1f} %", f"{row['perplexity']:.2f}",
-            f"{row['prompt_tps']:.0f}" if "prompt_tps" in row else "-",
-            f"{row['decode_tps']:.1f}" if "decode_tps" in row else "-",
-        ))  # fmt: skip
+        body.append(
+            (
+                row["type"],
+                f"{row['bits_per_weight']:.2f}",
+                size(row["bytes"]),
+                size(row["load_memory"]) if row.get("load_memory") else "-",
+                f"{row['kld_mean']:.5f}",
+                f"{low:.5f}..{high:.5f}",
+                f"{row['kld_p99']:.4f}",
+                f"{100 * row['top1']:.1f} %",
+                f"{row['perplexity']:.2f}",
+                f"{row['prompt_tps']:.0f}" if "prompt_tps" in row else "-",
+                f"{row['decode_tps']:.1f}" if "decode_tps" in row else "-",
+            )
+        )
     return table(head, body)
 
 
@@ -431,5 +534,5 @@ def _about(value: Mapping[str, Any]) -> str:
 
 def _bare(value: Mapping[str, Any]) -> str:
     if value["models"]:
-        return "\n".join(one["digest"] for one in value["models"])
+        return "\n".join(model["digest"] for model in value["models"])
     return "\n".join(f"{row['type']} {row['kld_mean']:.6f}" for row in value["types"])

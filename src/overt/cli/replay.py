@@ -26,9 +26,12 @@ _SIGNED = {
 @click.command("replay", short_help="make a model again, and compare every tensor")
 @click.argument("what", metavar="REF|RECEIPT|RECIPE")
 @click.option(
-    "--data", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    "--data",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
     help="A file that the recipe reads and that is not kept here.",
-)  # fmt: skip
+)
 @click.option("--chain", is_flag=True, help="Replay what it was made of too, oldest first.")
 @click.option("--keep", metavar="NAME", default="", help="Keep what is made, under NAME.")
 @verb
@@ -59,12 +62,12 @@ def command(
         with progress(out) as step:
             if chain:
                 return _chain(replay.line(target, settings), settings, out, step, data)
-            found = replay.replay(target, settings, step, data=data, keep=keep)
+            result = replay.replay(target, settings, step, data=data, keep=keep)
     except KeyboardInterrupt:
         raise Stopped("the replay was stopped", "the same command begins it again") from None
     _say_receipt(target, out)
-    out.result(found.as_json(), lambda: _told(found), lambda: found.verdict or "")
-    return 1 if found.verdict == "different" else 0
+    out.result(result.as_json(), lambda: _told(result), lambda: result.verdict or "")
+    return 1 if result.verdict == "different" else 0
 
 
 def _chain(
@@ -79,7 +82,7 @@ def _chain(
 
     links: list[dict[str, object]] = []
     lines: list[str] = []
-    found: list[Replayed] = []
+    results: list[Replayed] = []
     failed: list[OvertError] = []
     for target in targets:
         _say_receipt(target, out)
@@ -88,20 +91,20 @@ def _chain(
             lines.append(f"{target.name}: put together by `overt create`, which computes nothing")
             continue
         try:
-            one = replay.replay(target, settings, step, data=_only(data, target))
+            result = replay.replay(target, settings, step, data=_only(data, target))
         except OvertError as error:
             failed.append(error)
             links.append({"replayed": target.name, "verdict": None, **error.as_json()})
             lines.append(f"{target.name}: not repeated: {error}")
             continue
-        found.append(one)
-        links.append(one.as_json())
-        lines.append(_told(one))
-    verdict = replay.worst([*(one.verdict for one in found), *(None for _ in failed)])
+        results.append(result)
+        links.append(result.as_json())
+        lines.append(_told(result))
+    verdict = replay.worst([*(result.verdict for result in results), *(None for _ in failed)])
     if failed:
-        count = len(found) + len(failed)
+        count = len(results) + len(failed)
         lines.append(f"{len(failed)} of {count} not repeated: of the whole line nothing is proved")
-    first = next((one for one in found if one.verdict == verdict), None)
+    first = next((result for result in results if result.verdict == verdict), None)
     value = {
         "replayed": targets[-1].name,
         "verdict": verdict,
@@ -111,7 +114,7 @@ def _chain(
         "chain": links,
     }
     out.result(value, lambda: "\n".join(lines), lambda: verdict or "")
-    if verdict == "different" or not found:
+    if verdict == "different" or not results:
         return 1
     return failed[0].exit_code if failed else 0
 
@@ -120,48 +123,48 @@ def _only(data: "tuple[Path, ...]", target: "Target") -> list[Path]:
     """Those of the files that this link of the chain reads."""
     from overt.provenance.inputs import digest_of
 
-    wanted = {one.digest for one in target.recipe.inputs}
+    wanted = {entry.digest for entry in target.recipe.inputs}
     return [file for file in data if digest_of(file) in wanted]
 
 
 def _say_receipt(target: "Target", out: Output) -> None:
     if target.receipt == "none" and target.subjects:
         out.warn(f"{target.name}: the receipt is not signed")
-    if said := _SIGNED.get(target.receipt):
-        who = ", ".join(one[:16] for one in target.signers)
-        out.warn(f"{target.name}: {said.format(who)}")
+    if warning := _SIGNED.get(target.receipt):
+        who = ", ".join(signer[:16] for signer in target.signers)
+        out.warn(f"{target.name}: {warning.format(who)}")
 
 
-def _measured(one: "Agreement") -> str:
+def _measured(agreement: "Agreement") -> str:
     """One tolerance: how far off it is, and how far it may be."""
-    files = f" ({', '.join(one.files)})" if one.files else ""
-    how = "holds" if one.holds else "does NOT hold"
-    off = f"off by {one.largest:.3g}, {one.allowed:.3g} allowed"
-    return plain(f"{how}: {one.what}: {off}{files}")
+    files = f" ({', '.join(agreement.files)})" if agreement.files else ""
+    how = "holds" if agreement.holds else "does NOT hold"
+    off = f"off by {agreement.largest:.3g}, {agreement.allowed:.3g} allowed"
+    return plain(f"{how}: {agreement.what}: {off}{files}")
 
 
-def _told(found: "Replayed") -> str:
-    name, step = found.target.name, found.target.recipe.step
-    count = sum(1 for _, old, _ in found.files if old)
+def _told(result: "Replayed") -> str:
+    name, step = result.target.name, result.target.recipe.step
+    count = sum(1 for _, old, _ in result.files if old)
     lines = []
-    if found.verdict is None:
+    if result.verdict is None:
         lines.append(f"{name}: {step} was carried out; what it made elsewhere is not known here")
-        lines += [f"  {path}  {new[:19]}" for path, _, new in found.files]
-    elif found.verdict == "identical":
+        lines += [f"  {path}  {new[:19]}" for path, _, new in result.files]
+    elif result.verdict == "identical":
         lines.append(f"{name}: identical: {step} made the same bytes again, {count} files")
-    elif found.verdict == "within_tolerance":
+    elif result.verdict == "within_tolerance":
         lines.append(f"{name}: within tolerance of {step}: {count} files were compared")
     else:
-        other = found.first is None or found.first.field != "licence"
+        other = result.first is None or result.first.field != "licence"
         what = "other bytes" if other else "the same bytes, under another licence"
         lines.append(f"{name}: different: {step} made {what}")
-    lines += [f"  {_measured(one)}" for one in found.measures]
-    if found.first:
-        lines.append(f"  first difference: {plain(found.first.sentence)}")
-    for key, (was, now) in found.differences.items():
+    lines += [f"  {_measured(agreement)}" for agreement in result.measures]
+    if result.first:
+        lines.append(f"  first difference: {plain(result.first.sentence)}")
+    for key, (was, now) in result.differences.items():
         lines.append(f"  {key} was {was or 'not there'}, and here is {now or 'not there'}")
-    if found.verdict == "different" and not found.differences:
+    if result.verdict == "different" and not result.differences:
         lines.append("  versions and instructions are those that were recorded")
-    if found.kept:
-        lines.append(f"  kept: {found.kept}")
+    if result.kept:
+        lines.append(f"  kept: {result.kept}")
     return "\n".join(lines)

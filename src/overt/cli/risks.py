@@ -24,11 +24,11 @@ def templates(model: "Model", header: "Header | None", settings: Settings) -> di
     own = defaults.read(model).template  # in place of the file's, translated if it was Go's
     if own and own not in texts.values():
         texts["in force"] = own
-    found = {}
+    report = {}
     for name, text in list(texts.items())[:8]:
         about = check(text)
-        found[name] = {"ok": about.ok, "escapes": list(about.escapes), "failed": about.failed}
-    return found
+        report[name] = {"ok": about.ok, "escapes": list(about.escapes), "failed": about.failed}
+    return report
 
 
 def code(model: "Model", settings: Settings) -> dict[str, Any]:
@@ -46,28 +46,28 @@ def code(model: "Model", settings: Settings) -> dict[str, Any]:
     return {"files": manifest.origin.get("code") if manifest else None, "auto_map": mapped}
 
 
-def about_templates(found: Mapping[str, Mapping[str, Any]]) -> str | None:
+def about_templates(templates: Mapping[str, Mapping[str, Any]]) -> str | None:
     """For people: nothing where there is no template."""
-    if not found:
+    if not templates:
         return None
-    said = []
-    for name, about in found.items():
-        mark = f"{name}: " if len(found) > 1 else ""
+    parts = []
+    for name, about in templates.items():
+        mark = f"{name}: " if len(templates) > 1 else ""
         if about["escapes"]:
             tricks = "; ".join(about["escapes"][:_SHOWN])
-            said.append(f"{mark}TRIES TO LEAVE ITS SANDBOX: {tricks}")
+            parts.append(f"{mark}TRIES TO LEAVE ITS SANDBOX: {tricks}")
         elif about["failed"]:
-            said.append(f"{mark}does not render here: {about['failed']}")
-    return "\n".join(said) or "renders in a sandbox, and tries nothing beyond it"
+            parts.append(f"{mark}does not render here: {about['failed']}")
+    return "\n".join(parts) or "renders in a sandbox, and tries nothing beyond it"
 
 
-def about_code(found: Mapping[str, Any]) -> str | None:
+def about_code(report: Mapping[str, Any]) -> str | None:
     """For people: nothing where there is no code."""
     parts = []
-    if found["files"]:
-        parts.append(f"{found['files']}: never fetched and never run")
-    if found["auto_map"]:
-        names = ", ".join(found["auto_map"].values())
+    if report["files"]:
+        parts.append(f"{report['files']}: never fetched and never run")
+    if report["auto_map"]:
+        names = ", ".join(report["auto_map"].values())
         parts.append(f"its configuration asks for {names}, which is never run")
     return "\n".join(parts) or None
 
@@ -76,9 +76,9 @@ def _files(model: "Model", settings: Settings, ends: tuple[str, ...], role: str)
     """Texts of the model's small stored files of a role, by path."""
     from overt.models.store import Store
 
-    found = {}
+    texts = {}
     store = Store(settings.home)
     for file in model.manifest.files if model.manifest else ():
         if file.role == role and file.path.endswith(ends) and file.size <= _MOST_BYTES:
-            found[file.path] = store.path(file).read_text("utf-8", "replace")
-    return found
+            texts[file.path] = store.path(file).read_text("utf-8", "replace")
+    return texts

@@ -39,11 +39,11 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], yes: bool) -
             {"model": str(ref), "names": list(gone.names), "bytes_freed": gone.bytes_freed}
         )
         if not out.json:
-            kept = "" if gone.bytes_freed else " (another name still uses its files)"
+            note = "" if gone.bytes_freed else " (another name still uses its files)"
             if gone.bytes_left:
-                kept = f"; {size(gone.bytes_left)} belongs to another program and stays there"
-            out.note(f"removed {ref}; {size(gone.bytes_freed)} freed{kept}")
-    freed = sum(int(str(one["bytes_freed"])) for one in removed)
+                note = f"; {size(gone.bytes_left)} belongs to another program and stays there"
+            out.note(f"removed {ref}; {size(gone.bytes_freed)} freed{note}")
+    freed = sum(int(str(entry["bytes_freed"])) for entry in removed)
     out.result({"removed": removed, "bytes_freed": freed, "bytes_left": left}, str)
     return 0
 

@@ -66,7 +66,7 @@ def command(
     stats: bool,
     no_pull: bool,
     hide_thinking: bool,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Ask REF one question and print its answer as it comes.
 
@@ -92,41 +92,41 @@ def command(
             raise UsageError("there is no prompt", f'write one: overt run {ref} "Hello"')
         from overt.cli.chat import talk
 
-        request = build_request(ref, (), given)
+        request = build_request(ref, (), options)
         return talk(
             request, out, settings, stats=stats, pull=not no_pull, thoughts=not hide_thinking
         )
-    if raw and (given.get("system") or images):
+    if raw and (options.get("system") or images):
         raise UsageError("--raw takes neither --system nor --image", "leave --raw out")
-    system = given.get("system")
+    system = options.get("system")
     messages: tuple[Message, ...] = (Message("user", (*map(_image, images), TextPart(text))),)
     if system:
         messages = (Message.of("system", system), *messages)
-    request = build_request(ref, () if raw else messages, given, prompt=text if raw else None)
+    request = build_request(ref, () if raw else messages, options, prompt=text if raw else None)
     timed, facts, first = ask(
         request, out, settings, pull=not no_pull, show_thinking=not hide_thinking
     )
-    told = None
+    usage = None
     if out.json or stats:
         from overt.cli.usage_report import account
 
-        told = account(ref, timed, settings)
-    _report(out, facts, timed, first, told)
+        usage = account(ref, timed, settings)
+    _report(out, facts, timed, first, usage)
     return 0
 
 
 def build_request(
-    ref: str, messages: tuple[Message, ...], given: dict[str, Any], prompt: str | None = None
+    ref: str, messages: tuple[Message, ...], options: dict[str, Any], prompt: str | None = None
 ) -> Request:
     """The request the flags describe.
 
     Raises:
         BadRequest: a schema or grammar that cannot be read, or both.
     """
-    schema, grammar = given.get("schema"), given.get("grammar")
+    schema, grammar = options.get("schema"), options.get("grammar")
     if schema and grammar:
         raise BadRequest("--schema and --grammar were both given", "give one of the two")
-    rest = dict(given)
+    rest = dict(options)
     return Request(
         ref,
         messages,
@@ -187,12 +187,12 @@ def ask(
 
 
 def _report(
-    out: Output, facts: "Facts", timed: "Timed", first: float | None, told: "Account | None"
+    out: Output, facts: "Facts", timed: "Timed", first: float | None, account: "Account | None"
 ) -> None:
     from overt.cli.answer import figures, record
 
-    if out.json and told:
-        out.object(record(facts, timed, first, told))
+    if out.json and account:
+        out.object(record(facts, timed, first, account))
         return
     if timed.answer.finish == "length":
         out.note("(ended by --max-tokens or a full context)")
@@ -208,15 +208,15 @@ def _report(
             for token in timed.answer.logprobs
         ]
         out.note(table(("token", "logprob", "likeliest"), rows))
-    if told:
-        out.note(figures(facts, timed, first, told))
+    if account:
+        out.note(figures(facts, timed, first, account))
 
 
 def _prompt(words: tuple[str, ...], out: Output) -> str | None:
     """The prompt from the command line and from a pipe; None where there is neither."""
-    said = " ".join(words)
-    piped = _piped(out, waiting=bool(said)).rstrip("\n")
-    text = "\n\n".join(part for part in (piped, said) if part.strip())
+    typed = " ".join(words)
+    piped = _piped(out, waiting=bool(typed)).rstrip("\n")
+    text = "\n\n".join(part for part in (piped, typed) if part.strip())
     if text:
         return text
     if words or not is_terminal(sys.stdin):

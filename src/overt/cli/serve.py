@@ -53,32 +53,42 @@ class Flags:
 @click.option("--port", default=11435, type=click.IntRange(0, 65535), help="0 is any free one.")
 @click.option("--name", "names", multiple=True, metavar="HOST", help="A host name it answers to.")
 @click.option(
-    "--origin", "origins", multiple=True, metavar="URL",
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
     help="Web pages of this origin may ask it too (CORS).",
-)  # fmt: skip
+)
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM file, for https.")
 @click.option("--key", type=click.Path(path_type=Path), help="The certificate's key, PEM.")
 @click.option("--require-key", is_flag=True, help="Ask for a key on this machine too.")
 @click.option(
-    "--providers", is_flag=True,
+    "--providers",
+    is_flag=True,
     help="Clients of other machines may name models of providers too, which you pay for.",
-)  # fmt: skip
+)
 @click.option("--preload", multiple=True, metavar="REF", help="Have this model in memory at once.")
 @click.option(
-    "--registry", "registries", multiple=True, metavar="HOST",
+    "--registry",
+    "registries",
+    multiple=True,
+    metavar="HOST",
     help="Clients with a key may name this registry, even if it is in a private network.",
-)  # fmt: skip
+)
 @click.option(
-    "--log", type=click.Choice(["json", "text", "off"]),
+    "--log",
+    type=click.Choice(["json", "text", "off"]),
     help="A line for each request, on stderr; json where --json is given, else text.",
-)  # fmt: skip
+)
 @click.option("--install", is_flag=True, help="Start it with this machine, as asked for here.")
 @click.option("--uninstall", is_flag=True, help="Do not start it with this machine any more.")
 @click.option("--mirror", is_flag=True, help="Offer the models of the store for pulling instead.")
 @click.option(
-    "--token", metavar="TEXT", envvar="OVERT_MIRROR_TOKEN",
+    "--token",
+    metavar="TEXT",
+    envvar="OVERT_MIRROR_TOKEN",
     help="With --mirror: what clients must send, beyond this machine (OVERT_MIRROR_TOKEN).",
-)  # fmt: skip
+)
 @engine_options
 @verb
 @click.pass_context
@@ -90,7 +100,7 @@ def command(
     *,
     install: bool,
     uninstall: bool,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Answer the protocols of OpenAI, Anthropic, Gemini, Ollama and LM Studio until SIGTERM.
 
@@ -109,7 +119,7 @@ def command(
       HF_ENDPOINT=http://127.0.0.1:11435 overt pull hf:owner/repo
       overt pull oci:127.0.0.1:11435/smollm2
     """
-    flags = Flags(**given)
+    flags = Flags(**options)
     _check(flags, install and uninstall)
     if uninstall:
         return _uninstall(out)
@@ -124,9 +134,12 @@ def _check(flags: Flags, both: bool) -> None:
     if bool(flags.certificate) != bool(flags.key):
         raise BadSetting("TLS needs a certificate and its key", "give --certificate and --key both")
     only = {
-        "--origin": flags.origins, "--require-key": flags.require_key, "--preload": flags.preload,
-        "--registry": flags.registries, "--providers": flags.providers,
-    }  # fmt: skip
+        "--origin": flags.origins,
+        "--require-key": flags.require_key,
+        "--preload": flags.preload,
+        "--registry": flags.registries,
+        "--providers": flags.providers,
+    }
     if flags.mirror and (wrong := [name for name, value in only.items() if value]):
         raise BadSetting(f"{wrong[0]} means nothing to a mirror", "leave it out, or --mirror")
     if flags.token and not flags.mirror and not os.environ.get("OVERT_MIRROR_TOKEN"):
@@ -280,21 +293,21 @@ def _uninstall(out: Output) -> int:
 
 def _words(context: click.Context) -> list[str]:
     """The options that were given on this command line, to be given again."""
-    found: list[str] = []
+    words: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if not given or name in ("install", "uninstall", "home", "json", "quiet", "debug"):
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not typed or name in ("install", "uninstall", "home", "json", "quiet", "debug"):
             continue
         option = max(parameter.opts, key=len)
         value = context.params[name]
         if isinstance(parameter, click.Option) and parameter.is_flag:
-            found += [option]
+            words += [option]
             continue
-        for one in value if isinstance(value, tuple) else (value,):
-            text = str(one.absolute()) if isinstance(one, Path) else str(one)
-            found += [option, text]
-    return found
+        for item in value if isinstance(value, tuple) else (value,):
+            text = str(item.absolute()) if isinstance(item, Path) else str(item)
+            words += [option, text]
+    return words
 
 
 # ---- the mirror ----------------------------------------------------------------------------
@@ -321,9 +334,9 @@ def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
             lambda: url,
         )
 
-    def log(asked: "Asked") -> None:
+    def log(served: "Asked") -> None:
         if out.mode == "human":
-            out.note(_line(asked))
+            out.note(_line(served))
 
     application = app.application(doors, rules, oci.refuse, log)
     app.run(application, flags.listen(), ready)
@@ -331,9 +344,9 @@ def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
     return 0
 
 
-def _line(asked: "Asked") -> str:
-    cut = "" if asked.whole else ", broken off"
+def _line(served: "Asked") -> str:
+    cut = "" if served.whole else ", broken off"
     return (
-        f"{asked.method} {asked.path[:200]} {asked.status} {size(asked.sent)} in "
-        f"{duration(asked.seconds)}{cut}"
+        f"{served.method} {served.path[:200]} {served.status} {size(served.sent)} in "
+        f"{duration(served.seconds)}{cut}"
     )

@@ -102,14 +102,14 @@ class Session:
             BadRequest: there is no question.
         """
         if self._unanswered:
-            asked, self._unanswered = self._unanswered, None
-            return asked
+            message, self._unanswered = self._unanswered, None
+            return message
         at = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=-1)
         if at < 0:
             raise BadRequest("nothing has been asked yet", "type a question")
-        asked = self.messages[at]
+        message = self.messages[at]
         del self.messages[at:]
-        return asked
+        return message
 
     def clear(self) -> None:
         """Forget every message; the system prompt and the parameters stay."""
@@ -119,12 +119,14 @@ class Session:
 
     def blind(self) -> int:
         """Leave every image out from now on, with a word in its place; returns how many."""
-        asked = [self._unanswered] if self._unanswered else []
-        told = [_blinded(message) for message in (*self.messages, *asked)]
-        shown = sum(_images(message) for message in (*self.messages, *asked)) + len(self.images)
+        unanswered = [self._unanswered] if self._unanswered else []
+        messages = [_blinded(message) for message in (*self.messages, *unanswered)]
+        shown = sum(_images(message) for message in (*self.messages, *unanswered)) + len(
+            self.images
+        )
         if self._unanswered:
-            self._unanswered = told.pop()
-        self.messages[:] = told
+            self._unanswered = messages.pop()
+        self.messages[:] = messages
         self.images.clear()
         return shown
 
@@ -171,19 +173,22 @@ class Session:
         """Say once for each server that words leave this machine for it."""
         if not self.person:
             return
-        new = [host for host in leaves_for(self.exchange, self.request.model)
-               if host not in self._told_of]  # fmt: skip
+        new = [
+            host
+            for host in leaves_for(self.exchange, self.request.model)
+            if host not in self._told_of
+        ]
         self._told_of.update(new)
         if new:
             goes = "may leave" if self.facts.engine == "route" else "leaves"
             self.out.note(f"(what is said here {goes} this machine, for {' and '.join(new)})")
 
-    async def _turn(self, asked: Message) -> None:
+    async def _turn(self, message: Message) -> None:
         head = [Message.of("system", self.system)] if self.system else []
         before = self.messages if self.request.tools else spoken(self.messages)
-        request = replace(self.request, messages=(*head, *before, asked))
+        request = replace(self.request, messages=(*head, *before, message))
         timed = Timed()
-        self._unanswered = asked
+        self._unanswered = message
         try:
             await answer(self.exchange, request, self.out, show_thinking=self.thoughts, timed=timed)
         except asyncio.CancelledError:  # by `stop`, and so the end of this turn and of nothing else
@@ -200,7 +205,7 @@ class Session:
         if timed.answer.finish == "cancelled" and not timed.answer.text:
             self.out.note("(stopped; /retry asks again)")
             return
-        self.messages += [asked, timed.answer.message()]
+        self.messages += [message, timed.answer.message()]
         self._unanswered = None
         self._report(timed)
 
@@ -208,8 +213,8 @@ class Session:
         first = None if timed.first is None else timed.first - timed.asked
         facts = answering(self.exchange, self.facts, timed)
         if self.out.json:
-            told = account(self.request.model, timed, self.settings)
-            self.out.object(record(facts, timed, first, told))
+            usage = account(self.request.model, timed, self.settings)
+            self.out.object(record(facts, timed, first, usage))
             return
         if timed.answer.finish == "cancelled":
             self.out.note("(stopped; what was said is kept, /undo forgets it, /retry asks again)")
@@ -217,8 +222,8 @@ class Session:
             self.out.note("(ended by max_tokens or a full context)")
         if self.stats:
             total = max(timed.last - timed.asked, 0)
-            told = account(self.request.model, timed, self.settings)
-            self.out.note(f"{figures(facts, timed, first, told)}; {duration(total)} in all")
+            usage = account(self.request.model, timed, self.settings)
+            self.out.note(f"{figures(facts, timed, first, usage)}; {duration(total)} in all")
 
     def _is_elsewhere(self) -> bool:
         return self.exchange.leads_away(self.request.model)

@@ -10,9 +10,18 @@ from overt.cli.output import Output, table
 from overt.settings import Settings, load
 
 FOREIGN = (
-    "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "PIP_INDEX_URL", "UV_INDEX_URL", "HTTP_PROXY",
-    "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "PIP_CERT", "NO_COLOR",
-)  # fmt: skip
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "PIP_INDEX_URL",
+    "UV_INDEX_URL",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "PIP_CERT",
+    "NO_COLOR",
+)
 _SECRET = ("HF_TOKEN",)
 
 

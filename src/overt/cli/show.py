@@ -45,10 +45,10 @@ def command(
     """
     from overt.models.pull import find
 
-    found = _file_of(ref, out, settings, asked=template or licence or modelfile or tensors)
-    if found is None:
+    resolved = _file_of(ref, out, settings, needed=template or licence or modelfile or tensors)
+    if resolved is None:
         return 0
-    ref, alias = found
+    ref, alias = resolved
     _check(ref)
     model = find(ref, settings)
     if licence:
@@ -112,7 +112,7 @@ def licence_text(ref: str, settings: Settings) -> str:
 
 
 def _file_of(
-    name: str, out: Output, settings: Settings, *, asked: bool
+    name: str, out: Output, settings: Settings, *, needed: bool
 ) -> tuple[str, str | None] | None:
     """The ref whose file is shown, and the alias it was named by.
 
@@ -124,14 +124,14 @@ def _file_of(
 
     target = routing.aliases(settings.home).find(name)
     if isinstance(target, routing.Route):
-        if asked:
+        if needed:
             raise UsageError(f"{name} is a route and has no file", f"overt alias show {name}")
         show_remote.route(name, target, out, settings)
         return None
     ref, alias = (name, None) if target is None else (target, name)
     if not parse(ref).remote:
         return ref, alias
-    if asked:
+    if needed:
         raise show_remote.refuse(ref)
     show_remote.show(ref, alias, out, settings)
     return None

@@ -57,7 +57,7 @@ def refuse(text: str) -> UsageError:
     )
 
 
-def route(name: str, found: "Route", out: Output, settings: Settings) -> None:
+def route(name: str, route: "Route", out: Output, settings: Settings) -> None:
     """Show the route that `name` stands for."""
     from overt.gateway import routing
     from overt.gateway.aliases import named
@@ -65,17 +65,21 @@ def route(name: str, found: "Route", out: Output, settings: Settings) -> None:
     alias = routing.aliases(settings.home).get(name)
     models = list(dict.fromkeys(named(alias.target)))
     value = {
-        "model": name, "alias": name, "stands_for": alias.target, "models": models,
-        "asked_first": found.first, "since": alias.time,
-    }  # fmt: skip
-    unless = f", unless one of {len(found.rules)} rules decides" if found.rules else ""
+        "model": name,
+        "alias": name,
+        "stands_for": alias.target,
+        "models": models,
+        "asked_first": route.first,
+        "since": alias.time,
+    }
+    unless = f", unless one of {len(route.rules)} rules decides" if route.rules else ""
     out.result(
         value,
         lambda: pairs(
             {
                 "alias": name,
                 "stands for": f"a route to {', '.join(models)}",
-                "asked first": found.first + unless,
+                "asked first": route.first + unless,
                 "since": alias.time,
                 "all of it": f"overt alias show {name}",
             }
@@ -103,10 +107,13 @@ def _server(ref: Ref, settings: Settings) -> dict[str, Any]:
         "this_machine": server.loopback,
         "text_may_go_there": egress.allowed(credentials.base(name, os.environ), settings),
         "key": {
-            "known": bool(place), "place": place or None, "problem": problem,
-            "needed": ref.scheme != "http", "login": f"overt login {name}",
+            "known": bool(place),
+            "place": place or None,
+            "problem": problem,
+            "needed": ref.scheme != "http",
+            "login": f"overt login {name}",
         },
-    }  # fmt: skip
+    }
 
 
 def _listed(text: str, settings: Settings) -> dict[str, Any]:
@@ -156,24 +163,28 @@ def price(text: str, settings: Settings) -> dict[str, Any]:
     """
     from overt import prices
 
-    found = prices.cost(text, _ONE_OF_EACH, settings)
+    cost = prices.cost(text, _ONE_OF_EACH, settings)
     return {
-        "known": found.known,
-        **{name: (part.price if (part := found.part(name)) else None)
-           for name in ("input", "cached", "written", "output")},
-        "source": found.source or None, "day": found.day, "why": found.why or None,
-    }  # fmt: skip
+        "known": cost.known,
+        **{
+            name: (part.price if (part := cost.part(name)) else None)
+            for name in ("input", "cached", "written", "output")
+        },
+        "source": cost.source or None,
+        "day": cost.day,
+        "why": cost.why or None,
+    }
 
 
 def _openness(text: str, settings: Settings) -> dict[str, Any]:
     from overt.evaluation import openness_summary
 
-    found = openness_summary.of(text, settings)
+    summary = openness_summary.of(text, settings)
     return {
-        "step": found.step,
-        "step_basis": found.basis,
-        "licence": found.licence,
-        "licence_verdict": found.verdict,
+        "step": summary.step,
+        "step_basis": summary.basis,
+        "licence": summary.licence,
+        "licence_verdict": summary.verdict,
     }
 
 
@@ -231,19 +242,19 @@ def _tokens(count: int | None) -> str:
 def _can(value: Mapping[str, Any]) -> str:
     if not value["stated"]:
         return "not known; its provider is the one to refuse"
-    found = [word for word in ("images", "tools", "thinking") if value[word]]
-    return ", ".join(found) or "text alone"
+    abilities = [word for word in ("images", "tools", "thinking") if value[word]]
+    return ", ".join(abilities) or "text alone"
 
 
 def _price(price: Mapping[str, Any]) -> str:
     if not price["known"]:
         return f"not known: {price['why']}"
-    said = [
+    parts = [
         f"{dollars(price[key])} {words}"
         for key, words in (("input", "read"), ("cached", "read again"), ("output", "written"))
         if price[key] is not None
     ]
-    return f"{', '.join(said)}, for a million tokens (long prompts may cost more)"
+    return f"{', '.join(parts)}, for a million tokens (long prompts may cost more)"
 
 
 def _step(value: Mapping[str, Any]) -> str:

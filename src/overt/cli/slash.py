@@ -71,8 +71,8 @@ class Commands:
             raise UsageError("/image needs a file", "/image photo.png, then ask")
         if name == "none":
             count = self.session.blind()
-            said = "1 image is" if count == 1 else f"{count} images are"
-            self.session.out.note(f"({said} left out from now on)")
+            count_text = "1 image is" if count == 1 else f"{count} images are"
+            self.session.out.note(f"({count_text} left out from now on)")
             return
         # A path dragged into a terminal arrives quoted.
         path = shlex.split(name)[0] if name[0] in "'\"" else name
@@ -233,16 +233,16 @@ class Commands:
 
     def _parameters(self) -> str:
         request = self.session.request
-        given: dict[str, object] = {
+        parameters: dict[str, object] = {
             name: getattr(request.sampling if name in _SAMPLING else request, name)
             for name in RANGES
         }
-        given |= {
+        parameters |= {
             "stop": " ".join(map(repr, request.stop)) or None,
             "think": request.thinking,
             "context": self.session.facts.context or None,
         }
-        return pairs(given) or "(all are the model's defaults)"
+        return pairs(parameters) or "(all are the model's defaults)"
 
     def _licence(self) -> str:
         from overt.cli.show import licence_text

@@ -64,9 +64,13 @@ def columns() -> int:
 def wrapped(text: str, width: int, first: str, rest: str | None = None) -> list[str]:
     """`text` in lines of `width`, the first behind `first`, the others behind `rest`."""
     return textwrap.wrap(
-        plain(text), width, initial_indent=first, subsequent_indent=first if rest is None else rest,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        plain(text),
+        width,
+        initial_indent=first,
+        subsequent_indent=first if rest is None else rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def drawn(value: Mapping[str, Any]) -> str:
@@ -85,9 +89,11 @@ def drawn(value: Mapping[str, Any]) -> str:
         line += f"{name} "
     above = " " * places[STEPS.index(step["declared"])] + "▼ as claimed"
     below = " " * places[STEPS.index(step["verified"])] + "▲ as verified"
-    if not any(one["state"] in ("verified", "contradicted") for one in value["components"]):
+    if not any(
+        component["state"] in ("verified", "contradicted") for component in value["components"]
+    ):
         below = "nothing of it was verified: these are claims"
-    return "\n".join(f"  {one.rstrip()}" for one in (above, line, below))
+    return "\n".join(f"  {row.rstrip()}" for row in (above, line, below))
 
 
 def _verdicts(value: Mapping[str, Any], width: int) -> str:
@@ -102,8 +108,8 @@ def _verdicts(value: Mapping[str, Any], width: int) -> str:
         about += f"; {licence['file']} is {_said(match['kind'])}"
 
     def both(name: str) -> str:
-        found = value[name]
-        words = [str(found[which]).replace("_", " ") for which in ("declared", "verified")]
+        verdict = value[name]
+        words = [str(verdict[which]).replace("_", " ") for which in ("declared", "verified")]
         return f"claimed {words[0]}, verified {words[1]}"
 
     return pairs(
@@ -129,11 +135,11 @@ def _said(kind: str) -> str:
 def _contradictions(value: Mapping[str, Any], width: int, *, all_: bool) -> Iterator[str]:
     yield "CONTRADICTED"
     faults = [
-        f"{one['title']}: {piece['observed']}"
+        f"{component['title']}: {piece['observed']}"
         + (f" (expected: {piece['expected']})" if piece["expected"] else "")
-        for one in value["components"]
-        if one["state"] == "contradicted"
-        for piece in one["evidence"]
+        for component in value["components"]
+        if component["state"] == "contradicted"
+        for piece in component["evidence"]
         if piece["result"] == "fail"
     ]
     shown = faults if all_ else faults[:_MOST_FAULTS]
@@ -143,22 +149,22 @@ def _contradictions(value: Mapping[str, Any], width: int, *, all_: bool) -> Iter
         yield f"  and {len(faults) - len(shown)} more; --evidence shows them"
 
 
-def _unknown(one: Mapping[str, Any]) -> bool:
-    return bool(one["state"] == "declared" and one["availability"] == "unknown")
+def _unknown(component: Mapping[str, Any]) -> bool:
+    return bool(component["state"] == "declared" and component["availability"] == "unknown")
 
 
 def _components(value: Mapping[str, Any], width: int) -> str:
     """One line each of what is known, and one for all of what is not."""
     rows = [
         (
-            f"{_MARKS[one['state']]} {one['title']}",
-            one["state"],
-            "" if one["availability"] == "unknown" else one["availability"],
-            plain(one["licence"] or ""),
-            _by(one),
+            f"{_MARKS[component['state']]} {component['title']}",
+            component["state"],
+            "" if component["availability"] == "unknown" else component["availability"],
+            plain(component["licence"] or ""),
+            _by(component),
         )
-        for one in value["components"]
-        if not _unknown(one)
+        for component in value["components"]
+        if not _unknown(component)
     ]
     head = ("component", "state", "available", "licence", "by")
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(5)]
@@ -166,7 +172,9 @@ def _components(value: Mapping[str, Any], width: int) -> str:
     licence = min(widths[3], max(left // 2, left - widths[4]))
     shown = [(*row[:3], _cut(row[3], licence), _cut(row[4], left - licence)) for row in rows]
     lines = [table(head, shown)] if rows else []
-    lacking = [one["title"].lower() for one in value["components"] if _unknown(one)]
+    lacking = [
+        component["title"].lower() for component in value["components"] if _unknown(component)
+    ]
     if lacking:
         lines += wrapped(f"not known: {', '.join(lacking)}", width, "  ", "    ")
     return "\n".join(lines)
@@ -176,29 +184,29 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _by(one: Mapping[str, Any]) -> str:
+def _by(component: Mapping[str, Any]) -> str:
     """The checks that settle the state, else who claims it."""
-    wanted = {"verified": "pass", "contradicted": "fail", "missing": "fail"}.get(one["state"])
-    names = [p["check"].replace("_", " ") for p in one["evidence"] if p["result"] == wanted]
+    wanted = {"verified": "pass", "contradicted": "fail", "missing": "fail"}.get(component["state"])
+    names = [p["check"].replace("_", " ") for p in component["evidence"] if p["result"] == wanted]
     if names:
         return ", ".join(dict.fromkeys(names))
-    claim = one["claim"]
+    claim = component["claim"]
     return re.sub(r"^https?://(?:www\.)?", "", plain(str(claim["source"]))) if claim else ""
 
 
 def _evidence(value: Mapping[str, Any], width: int) -> Iterator[str]:
     """What is claimed of each component, and every piece of evidence."""
     yield "EVIDENCE"
-    for one in value["components"]:
-        if _unknown(one) and not one["evidence"]:
+    for component in value["components"]:
+        if _unknown(component) and not component["evidence"]:
             continue
-        yield one["title"]
-        if claim := one["claim"]:
+        yield component["title"]
+        if claim := component["claim"]:
             words = (claim["availability"], claim["licence"], claim["where"], claim["note"])
-            said = "; ".join(word for word in words if word)
+            claim_text = "; ".join(word for word in words if word)
             by = ", ".join(word for word in (claim["source"], claim["date"]) if word)
-            yield from wrapped(f"claimed: {said} (by {by})", width, "  ", "    ")
-        for piece in one["evidence"]:
+            yield from wrapped(f"claimed: {claim_text} (by {by})", width, "  ", "    ")
+        for piece in component["evidence"]:
             expected = f" (expected: {piece['expected']})" if piece["expected"] else ""
             text = (
                 f"{piece['result'].replace('_', ' ')}: {piece['check'].replace('_', ' ')}, "
@@ -213,18 +221,18 @@ _BASES = {"declared": "as claimed", "verified": "as verified"}
 
 def _next(value: Mapping[str, Any], width: int, *, all_: bool) -> Iterator[str]:
     """The cheapest steps to the next grades; of claims alone only what can be claimed."""
-    found = [
-        one
-        for one in value["next"]
-        if one["steps"]
-        and (all_ or one["scheme"] in ("step", "mof"))
-        and (all_ or one["basis"] == "declared" or value["files"])
+    goals = [
+        step
+        for step in value["next"]
+        if step["steps"]
+        and (all_ or step["scheme"] in ("step", "mof"))
+        and (all_ or step["basis"] == "declared" or value["files"])
     ]
-    if found:
+    if goals:
         yield "the cheapest next steps"
-    for one in found:
-        steps: Sequence[str] = one["steps"] if all_ else one["steps"][:_MOST_STEPS]
-        more = len(one["steps"]) - len(steps)
-        told = "; ".join(steps) + (f"; and {more} more" if more else "")
-        goal = f"{_SCHEMES[one['scheme']]}{one['to'].replace('_', ' ')}, {_BASES[one['basis']]}"
-        yield from wrapped(f"{goal}: {told}", width, "  ", "    ")
+    for step in goals:
+        steps: Sequence[str] = step["steps"] if all_ else step["steps"][:_MOST_STEPS]
+        more = len(step["steps"]) - len(steps)
+        text = "; ".join(steps) + (f"; and {more} more" if more else "")
+        goal = f"{_SCHEMES[step['scheme']]}{step['to'].replace('_', ' ')}, {_BASES[step['basis']]}"
+        yield from wrapped(f"{goal}: {text}", width, "  ", "    ")

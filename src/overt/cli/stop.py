@@ -28,20 +28,22 @@ def command(out: Output, settings: Settings, which: str | None, everything: bool
     if bool(which) == everything:
         raise UsageError("stop what?", "name a model or a process number of `overt ps`, or --all")
     folder = settings.home / "run"
-    found = running(folder)
-    chosen = found if everything else [one for one in found if _matches(one, which or "")]
+    workers = running(folder)
+    chosen = (
+        workers if everything else [worker for worker in workers if _matches(worker, which or "")]
+    )
     if not chosen and not everything:
-        labels = sorted({one.label for one in found})
+        labels = sorted({worker.label for worker in workers})
         hint = f"running: {', '.join(labels)}" if labels else "nothing is running"
         raise NotFound(f"no worker of {which!r} is running", hint)
-    stopped = [one for one in chosen if _end(folder, one)]
-    value = {"stopped": [{"pid": one.pid, "model": one.label} for one in stopped]}
+    stopped = [worker for worker in chosen if _end(folder, worker)]
+    value = {"stopped": [{"pid": worker.pid, "model": worker.label} for worker in stopped]}
 
     def human() -> str:
-        lines = [f"stopped {one.label} (process {one.pid})" for one in stopped]
+        lines = [f"stopped {worker.label} (process {worker.pid})" for worker in stopped]
         return "\n".join(lines) or "nothing was running"
 
-    out.result(value, human, lambda: "\n".join(str(one.pid) for one in stopped))
+    out.result(value, human, lambda: "\n".join(str(worker.pid) for worker in stopped))
     return 0
 
 

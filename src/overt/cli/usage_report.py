@@ -55,17 +55,17 @@ class Account:
 
     def figures(self) -> list[str]:
         """For the line of --stats."""
-        found = []
+        parts = []
         if self.routed:
             why = f" ({self.routed['why']})" if self.routed["why"] else ""
             if why or self.routed["model"] != self.name:
-                found.append(f"answered by {self.routed['model']}{why}")
+                parts.append(f"answered by {self.routed['model']}{why}")
             tried = ", ".join(self.routed["tried"])
-            found += [f"asked before: {tried}"] if tried else []
+            parts += [f"asked before: {tried}"] if tried else []
             number = self.routed["request_id"]
-            found += [f"request {number}"] if number else []
+            parts += [f"request {number}"] if number else []
         price = f"cost not known ({self.why})" if self.usd is None else f"cost {dollars(self.usd)}"
-        return [*found, price, self.where]
+        return [*parts, price, self.where]
 
 
 async def prepare(exchange: "Exchange", name: str) -> "Facts":
@@ -94,7 +94,7 @@ def answering(exchange: "Exchange", facts: "Facts", timed: "Timed") -> "Facts":
             return replace(exchange.providers.open(routed.model).facts, ref=facts.ref)
     except OvertError:
         return facts
-    held = (one.facts for one in exchange.loaded() if one.ref == routed.model)
+    held = (model.facts for model in exchange.loaded() if model.ref == routed.model)
     return replace(next(held, facts), ref=facts.ref)
 
 
@@ -106,37 +106,37 @@ def account(name: str, timed: "Timed", settings: Settings) -> Account:
     usd, why, source = None, UNCOUNTED, ""
     if is_counted(timed.answer):
         usd, why, source = _cost(model, usage, settings)
-    told = None
+    timing = None
     if routed:
-        told = {
+        timing = {
             "model": routed.model,
             "why": routed.why,
             "tried": list(routed.tried),
             "request_id": routed.request_id,
             "bytes_out": routed.bytes_out,
         }
-    return Account(name, told, where, hosts, usd, why, source)
+    return Account(name, timing, where, hosts, usd, why, source)
 
 
 def went(models: Iterable[str]) -> tuple[tuple[str, ...], str]:
     """The servers that words for `models` go to, and that in a sentence."""
     from overt.providers.manager import server_of
 
-    found: dict[str, bool] = {}  # host -> whether it is this machine
+    hosts: dict[str, bool] = {}  # host -> whether it is this machine
     for model in models:
         try:
             ref = refs.parse(model)
             if ref.remote:
                 server = server_of(ref)
-                found[server.shown] = server.loopback
+                hosts[server.shown] = server.loopback
         except OvertError:
-            found[model] = False
-    if not found:
+            hosts[model] = False
+    if not hosts:
         return (), HERE
-    if all(found.values()):
-        return tuple(found), f"{HERE} ({', '.join(found)})"
-    said = " and ".join(f"{host} (this machine)" if here else host for host, here in found.items())
-    return tuple(found), f"went to {said}"
+    if all(hosts.values()):
+        return tuple(hosts), f"{HERE} ({', '.join(hosts)})"
+    text = " and ".join(f"{host} (this machine)" if here else host for host, here in hosts.items())
+    return tuple(hosts), f"went to {text}"
 
 
 def leaves_for(exchange: "Exchange", name: str) -> tuple[str, ...]:
@@ -147,21 +147,21 @@ def leaves_for(exchange: "Exchange", name: str) -> tuple[str, ...]:
     """
     from overt.providers.manager import server_of
 
-    found: dict[str, None] = {}
+    hosts: dict[str, None] = {}
     names, seen = [name], set[str]()
     while names:
-        one = names.pop(0)
-        if one in seen:
+        candidate = names.pop(0)
+        if candidate in seen:
             continue
-        seen.add(one)
-        target = exchange.resolve(one)
+        seen.add(candidate)
+        target = exchange.resolve(candidate)
         if not isinstance(target, str):
             names += target.named
             continue
         ref = refs.parse(target)
         if ref.remote and not (server := server_of(ref)).loopback:
-            found[server.shown] = None
-    return tuple(found)
+            hosts[server.shown] = None
+    return tuple(hosts)
 
 
 def dollars(usd: float) -> str:
@@ -176,7 +176,7 @@ def _cost(model: str, usage: Usage, settings: Settings) -> tuple[float | None, s
     from overt import prices
 
     try:
-        found = prices.cost(model, usage, settings)
+        cost = prices.cost(model, usage, settings)
     except OvertError as error:  # a damaged prices.toml must not cost the answer
         return None, error.message, ""
-    return found.usd, found.why, found.source
+    return cost.usd, cost.why, cost.source

@@ -71,8 +71,8 @@ class Ballot:
         """Which letter was which model, a line a request, and who failed and why."""
         lines = []
         for number, names in enumerate(self.names, 1):
-            told = ", ".join(f"{letter} was {model}" for letter, model in names.items())
-            lines.append(f"{number}: {told}" if len(self.names) > 1 else told)
+            reveal = ", ".join(f"{letter} was {model}" for letter, model in names.items())
+            lines.append(f"{number}: {reveal}" if len(self.names) > 1 else reveal)
         return "\n".join([*lines, *dict.fromkeys(self._failed)]) if lines else ""
 
     def _on(self, number: int, count: int, ask: Ask, rows: list[Row]) -> None:
@@ -87,21 +87,21 @@ class Ballot:
             shown = [(letter, compare_view.said(row.as_json())) for letter, row in letters.items()]
             self._out.line(compare_view.heading(number, count, ask.prompt))
             self._out.line("\n" + compare_view.side_by_side(shown) + "\n")
-        for (one, first), (two, second) in combinations(letters.items(), 2):
+        for (left, first), (two, second) in combinations(letters.items(), 2):
             if first.answered == second.answered:
                 continue
             if first.text == second.text:
-                self._note(f"{one} and {two} wrote the same")
+                self._note(f"{left} and {two} wrote the same")
                 continue
-            outcome = self._ask(one, two)
+            outcome = self._ask(left, two)
             if outcome is not None:
-                given = Vote(votes.now(), ask.digest, (first.answered, second.answered), outcome)
-                votes.add(self._settings.home, given)
-                self.given.append(given)
+                vote = Vote(votes.now(), ask.digest, (first.answered, second.answered), outcome)
+                votes.add(self._settings.home, vote)
+                self.given.append(vote)
 
-    def _ask(self, one: str, two: str) -> Outcome | None:
+    def _ask(self, left: str, two: str) -> Outcome | None:
         """One vote; None for none. Raises EOFError: no more are wanted."""
-        question = f"Which is better: {one}, {two}, tie, both bad, skip? (q ends)"
+        question = f"Which is better: {left}, {two}, tie, both bad, skip? (q ends)"
         while True:
             self._note(question)
             line = sys.stdin.readline() if self._typed else next(self._lines, "")
@@ -114,12 +114,12 @@ class Ballot:
                 return "tie"
             if word in _BAD:
                 return "both_bad"
-            if word in (one.lower(), two.lower()):
-                return "first" if word == one.lower() else "second"
+            if word in (left.lower(), two.lower()):
+                return "first" if word == left.lower() else "second"
             if not self._typed:
                 raise BadRequest(
                     f"line {self._number} of the votes is {line.strip()[:40]!r}",
-                    f"write {one}, {two}, tie, both bad or skip",
+                    f"write {left}, {two}, tie, both bad or skip",
                 )
 
     def _note(self, text: str) -> None:

@@ -44,9 +44,16 @@ _MOST_MEMBERS = 200_000
 _GROWS = 200  # JSON shrinks 20-fold at most; an archive that claims more is a bomb
 _MOST_MESSAGES = 1_000_000
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
-    RuntimeError, NotImplementedError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+)
 """What `zipfile` raises for a member that is none, or packed in a way it does not know."""
 
 
@@ -85,7 +92,7 @@ class Archive:
                         f"{path.name} has more than {_MOST_MEMBERS} files",
                         "give what was sent to you",
                     )
-                self._names = sorted({one.filename for one in self._zip.infolist()})
+                self._names = sorted({info.filename for info in self._zip.infolist()})
                 self._ends = sorted((name.rpartition("/")[2], name) for name in self._names)
                 self._left = min(_MOST_ALL, _GROWS * path.stat().st_size + (1 << 20))
         except FileNotFoundError:
@@ -182,7 +189,7 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
     Raises:
         NotFound, BadRequest: no such file. FormatError: none of the formats, or a damaged one.
     """
-    found: list[Conversation] = []
+    conversations: list[Conversation] = []
     known, messages = "", 0
     with Archive(path) as archive:
         for name, data in archive.texts():
@@ -191,14 +198,16 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
             if module is None:
                 continue
             known = str(module.NAME)
-            for one in module.read(value, archive, lost):
-                messages += len(one.messages)
+            for conversation in module.read(value, archive, lost):
+                messages += len(conversation.messages)
                 if messages > _MOST_MESSAGES:
                     raise FormatError(
                         f"{path.name} has more than {_MOST_MESSAGES} messages", "split it"
                     )
-                if one.messages:
-                    found.append(replace(one, messages=sound(one.messages)))
+                if conversation.messages:
+                    conversations.append(
+                        replace(conversation, messages=sound(conversation.messages))
+                    )
                 else:
                     lost[EMPTY] += 1
     if not known:
@@ -206,7 +215,7 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
             f"{path.name} holds no conversations in a format that is known here",
             f"known: {', '.join(FORMATS[:-1])}; give --from FORMAT where you know better",
         )
-    return known, found
+    return known, conversations
 
 
 def write(conversations: Iterable[Conversation], format: str, lost: Lost) -> bytes:
@@ -215,9 +224,12 @@ def write(conversations: Iterable[Conversation], format: str, lost: Lost) -> byt
     Raises:
         BadRequest: no such format.
     """
-    kept = tuple(replace(one, messages=sound(one.messages)) for one in conversations)
-    found: bytes = _named(format).write(kept, lost)
-    return found
+    cleaned = tuple(
+        replace(conversation, messages=sound(conversation.messages))
+        for conversation in conversations
+    )
+    data: bytes = _named(format).write(cleaned, lost)
+    return data
 
 
 def _named(format: str) -> ModuleType:
@@ -227,8 +239,8 @@ def _named(format: str) -> ModuleType:
 
 
 def _module(name: str, value: Any, format: str) -> ModuleType | None:
-    modules = [_named(format)] if format else [_named(one) for one in FORMATS]
-    return next((one for one in modules if one.looks(name, value)), None)
+    modules = [_named(format)] if format else [_named(name) for name in FORMATS]
+    return next((module for module in modules if module.looks(name, value)), None)
 
 
 def _decoded(name: str, data: bytes) -> Any:
@@ -294,13 +306,13 @@ def seconds(created: str) -> float | None:
     return datetime.fromisoformat(created).timestamp() if created else None
 
 
-def title_of(given: Any, messages: Iterable[Message]) -> str:
+def title_of(title: Any, messages: Iterable[Message]) -> str:
     """A title: the one that was given, else the beginning of what the person said first."""
-    said = " ".join(text(given).split())
-    if not said:
+    words = " ".join(text(title).split())
+    if not words:
         first = (message.text for message in messages if message.role == "user")
-        said = " ".join(next(first, "").split()) or "conversation"
-    return said[:80]
+        words = " ".join(next(first, "").split()) or "conversation"
+    return words[:80]
 
 
 def parts_of(content: Any, lost: Lost) -> tuple[Part, ...]:
@@ -308,17 +320,17 @@ def parts_of(content: Any, lost: Lost) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (TextPart(content),) if content else ()
     parts: list[Part] = []
-    for one in several(content):
-        kind = text(mapping(one).get("type"))
+    for part in several(content):
+        kind = text(mapping(part).get("type"))
         if kind in ("text", "input_text", "output_text"):
-            parts.append(TextPart(text(one.get("text"))))
+            parts.append(TextPart(text(part.get("text"))))
         elif kind in ("image_url", "input_image"):
-            url = one.get("image_url")
+            url = part.get("image_url")
             image = image_at(text(mapping(url).get("url") if isinstance(url, dict) else url))
             lost["image that is not in the file"] += image is None
             parts += [image] if image else []
         else:
-            lost[f"part of the kind {kind or type(one).__name__}"[:60]] += 1
+            lost[f"part of the kind {kind or type(part).__name__}"[:60]] += 1
     return tuple(parts)
 
 
@@ -330,10 +342,10 @@ def arguments_of(value: Any) -> str:
 def object_of(arguments: str) -> dict[str, Any]:
     """A call's arguments as an object; what is none is kept as text under ``text``."""
     try:
-        found = msgspec.json.decode(arguments or "{}")
+        value = msgspec.json.decode(arguments or "{}")
     except (msgspec.DecodeError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"text": arguments}
+        value = None
+    return value if isinstance(value, dict) else {"text": arguments}
 
 
 def _utc(time: datetime) -> str:

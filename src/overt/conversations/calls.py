@@ -27,8 +27,8 @@ def sound(messages: Sequence[Message]) -> tuple[Message, ...]:
     it twice changes nothing more.
     """
     pairs = _paired(messages)
-    results = {one.result for one in pairs.values() if one.result}
-    found: list[Message] = []
+    results = {pair.result for pair in pairs.values() if pair.result}
+    result: list[Message] = []
     for number, message in enumerate(messages):
         parts: list[Part] = []
         behind: list[Message] = []
@@ -44,9 +44,9 @@ def sound(messages: Sequence[Message]) -> tuple[Message, ...]:
             elif (number, place) not in results:
                 parts.append(TextPart(_returned("a tool", part)))
         if parts or not message.parts:
-            found.append(Message(_speaker(message, parts), tuple(parts)))
-        found += behind
-    return tuple(found)
+            result.append(Message(_speaker(message, parts), tuple(parts)))
+        result += behind
+    return tuple(result)
 
 
 def spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -64,7 +64,7 @@ def spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
             turns[-1][1].append(message)
         else:
             turns.append((role, [message]))
-    return tuple(_turn(role, said, names) for role, said in turns)
+    return tuple(_turn(role, messages, names) for role, messages in turns)
 
 
 @dataclass(slots=True)
@@ -86,7 +86,9 @@ def _paired(messages: Sequence[Message]) -> dict[_Place, _Pair]:
     pairs: dict[_Place, _Pair] = {}
     open_: dict[str, deque[_Pair]] = {}  # by the id they came with; those with a result may be left
     all_: deque[_Pair] = deque()
-    used = {part.id for one in messages for part in one.parts if isinstance(part, ToolCallPart)}
+    used = {
+        part.id for message in messages for part in message.parts if isinstance(part, ToolCallPart)
+    }
     taken: set[str] = set()
     last = 0  # the number of the last id that was made; it never goes back, so the search is short
     for number, message in enumerate(messages):
@@ -117,15 +119,15 @@ def _speaker(message: Message, parts: Sequence[Part]) -> Role:
     return "user" if any(isinstance(part, ImagePart) for part in parts) else "assistant"
 
 
-def _turn(role: Role, said: Sequence[Message], names: dict[str, str]) -> Message:
+def _turn(role: Role, messages: Sequence[Message], names: dict[str, str]) -> Message:
     """What one speaker says in a row, as one message; notes in `names` which call has which id.
 
     Its texts are one where they touch: providers make a message of each, or drop blank ones.
     """
-    parts = [part for message in said for part in message.parts]
-    if len(said) == 1 and not any(isinstance(p, ToolCallPart | ToolResultPart) for p in parts):
-        return said[0]
-    found: list[Part] = []
+    parts = [part for message in messages for part in message.parts]
+    if len(messages) == 1 and not any(isinstance(p, ToolCallPart | ToolResultPart) for p in parts):
+        return messages[0]
+    result: list[Part] = []
     texts: list[str] = []  # of the run of texts at the end of `found`
     begun = False
     for part in (*_told(parts, names), None):
@@ -133,10 +135,10 @@ def _turn(role: Role, said: Sequence[Message], names: dict[str, str]) -> Message
             texts += [part.text] if part.text else []
             continue
         if texts:
-            found.append(TextPart(("\n\n" if begun else "") + "\n\n".join(texts)))
+            result.append(TextPart(("\n\n" if begun else "") + "\n\n".join(texts)))
             texts, begun = [], True
-        found += [part] if part else []
-    return Message(role, tuple(found))
+        result += [part] if part else []
+    return Message(role, tuple(result))
 
 
 def _told(parts: Sequence[Part], names: dict[str, str]) -> Iterator[Part]:

@@ -41,7 +41,7 @@ _MOST_DEEP = 1_000_000
 def looks(member: str, value: Any) -> bool:
     """Whether the first conversations have a mapping of nodes."""
     rows = [value] if isinstance(value, dict) else several(value)
-    return bool(rows) and all(isinstance(mapping(one).get("mapping"), dict) for one in rows[:100])
+    return bool(rows) and all(isinstance(mapping(row).get("mapping"), dict) for row in rows[:100])
 
 
 def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
@@ -54,9 +54,9 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
         messages: list[Message] = []
         model = text(row.get("default_model_slug"))
         said_all = [mapping(mapping(node).get("message")) for node in branch.values()]
-        for said, following in zip(said_all, [*said_all[1:], {}], strict=False):
-            model = text(mapping(said.get("metadata")).get("model_slug")) or model
-            if message := _message(said, _tool(following), archive, lost):
+        for entry, following in zip(said_all, [*said_all[1:], {}], strict=False):
+            model = text(mapping(entry.get("metadata")).get("model_slug")) or model
+            if message := _message(entry, _tool(following), archive, lost):
                 messages.append(message)
         id = text(row.get("conversation_id")) or text(row.get("id"))
         yield Conversation(
@@ -73,11 +73,11 @@ def _branch(nodes: Mapping[str, Any], last: str) -> dict[str, Any]:
     if last not in nodes:
         ends = (id for id, node in nodes.items() if not several(mapping(node).get("children")))
         last = next(reversed(list(ends)), "")
-    found: dict[str, Any] = {}
-    while last in nodes and last not in found and len(found) < _MOST_DEEP:
-        found[last] = nodes[last]
+    branch: dict[str, Any] = {}
+    while last in nodes and last not in branch and len(branch) < _MOST_DEEP:
+        branch[last] = nodes[last]
         last = text(mapping(nodes[last]).get("parent"))
-    return dict(reversed(found.items()))
+    return dict(reversed(branch.items()))
 
 
 def _said(node: Any) -> bool:
@@ -89,48 +89,48 @@ def _said(node: Any) -> bool:
     )
 
 
-def _tool(said: Mapping[str, Any]) -> str:
+def _tool(entry: Mapping[str, Any]) -> str:
     """The tool that says something; "" where it is somebody else."""
-    author = mapping(said.get("author"))
+    author = mapping(entry.get("author"))
     return (text(author.get("name")) or "tool") if author.get("role") == "tool" else ""
 
 
 def _message(
-    said: Mapping[str, Any], following: str, archive: Archive, lost: Lost
+    entry: Mapping[str, Any], following: str, archive: Archive, lost: Lost
 ) -> Message | None:
     """`following` is the tool that speaks next. A call has the name of its tool for an id."""
-    author, content = mapping(said.get("author")), mapping(said.get("content"))
+    author, content = mapping(entry.get("author")), mapping(entry.get("content"))
     role, kind = text(author.get("role")), text(content.get("content_type"))
     if not content or role not in ("system", "user", "assistant", "tool"):
         return None
     if kind == "user_editable_context":
-        told = (text(content.get("user_profile")), text(content.get("user_instructions")))
-        joined = "\n\n".join(one for one in told if one)
+        profile = (text(content.get("user_profile")), text(content.get("user_instructions")))
+        joined = "\n\n".join(text_ for text_ in profile if text_)
         return Message.of("system", joined) if joined else None
     parts = tuple(_parts(kind, content, archive, lost))
     if role == "tool":
-        result = "".join(one.text for one in parts if isinstance(one, TextPart))
-        lost["image that a tool made"] += sum(isinstance(one, ImagePart) for one in parts)
-        return Message("tool", (ToolResultPart(_tool(said), result),))
-    recipient = text(said.get("recipient")) or "all"
+        result = "".join(part.text for part in parts if isinstance(part, TextPart))
+        lost["image that a tool made"] += sum(isinstance(part, ImagePart) for part in parts)
+        return Message("tool", (ToolResultPart(_tool(entry), result),))
+    recipient = text(entry.get("recipient")) or "all"
     if recipient == "all" and kind == "code" and following:
         recipient = following  # older exports leave out to whom the code went
     if role == "assistant" and recipient != "all":
-        asked = "".join(one.text for one in parts if isinstance(one, TextPart))
-        return Message("assistant", (ToolCallPart(recipient, recipient, asked),))
+        arguments = "".join(part.text for part in parts if isinstance(part, TextPart))
+        return Message("assistant", (ToolCallPart(recipient, recipient, arguments),))
     return Message(role, parts) if parts else None  # type: ignore[arg-type]
 
 
 def _parts(kind: str, content: Mapping[str, Any], archive: Archive, lost: Lost) -> Iterator[Part]:
     if kind in ("text", "multimodal_text"):
-        for one in several(content.get("parts")):
-            if isinstance(one, str):
-                yield from (TextPart(one),) if one else ()
+        for part in several(content.get("parts")):
+            if isinstance(part, str):
+                yield from (TextPart(part),) if part else ()
             else:
-                yield from _shown(mapping(one), archive, lost)
+                yield from _shown(mapping(part), archive, lost)
     elif kind in ("code", "execution_output", "tether_quote", "system_error"):
-        if said := text(content.get("text")):
-            yield TextPart(said)
+        if plain := text(content.get("text")):
+            yield TextPart(plain)
     elif kind == "thoughts":
         for thought in map(mapping, several(content.get("thoughts"))):
             yield ThoughtPart(text(thought.get("content")) or text(thought.get("summary")))
@@ -138,13 +138,13 @@ def _parts(kind: str, content: Mapping[str, Any], archive: Archive, lost: Lost) 
         lost[f"content of the kind {kind or 'nothing'}"[:60]] += 1
 
 
-def _shown(one: Mapping[str, Any], archive: Archive, lost: Lost) -> Iterator[Part]:
+def _shown(part: Mapping[str, Any], archive: Archive, lost: Lost) -> Iterator[Part]:
     """A picture, which lies beside ``conversations.json`` under the mark of its pointer."""
-    kind = text(one.get("content_type"))
+    kind = text(part.get("content_type"))
     if kind == "audio_transcription":
-        yield TextPart(text(one.get("text")))
+        yield TextPart(text(part.get("text")))
         return
-    image = archive.image(text(one.get("asset_pointer")).rpartition("//")[2])
+    image = archive.image(text(part.get("asset_pointer")).rpartition("//")[2])
     if kind == "image_asset_pointer" and image:
         yield image
     else:
@@ -157,7 +157,9 @@ def _shown(one: Mapping[str, Any], archive: Archive, lost: Lost) -> Iterator[Par
 
 def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
     """A ``conversations.json``, each conversation one branch."""
-    rows = [_row(one, str(number), lost) for number, one in enumerate(conversations)]
+    rows = [
+        _row(conversation, str(number), lost) for number, conversation in enumerate(conversations)
+    ]
     return msgspec.json.encode(rows) + b"\n"
 
 
@@ -179,21 +181,31 @@ def _row(conversation: Conversation, number: str, lost: Lost) -> dict[str, Any]:
             nodes[id] = {
                 "id": id,
                 "message": {
-                    "id": id, "author": author, "create_time": created, "update_time": None,
-                    "content": {"content_type": kind, **content}, "status": "finished_successfully",
-                    "end_turn": role == "assistant", "weight": 1.0,
+                    "id": id,
+                    "author": author,
+                    "create_time": created,
+                    "update_time": None,
+                    "content": {"content_type": kind, **content},
+                    "status": "finished_successfully",
+                    "end_turn": role == "assistant",
+                    "weight": 1.0,
                     "metadata": {"model_slug": conversation.model} if conversation.model else {},
                     "recipient": "all" if role == "tool" else recipient,
                 },
                 "parent": last,
                 "children": [],
-            }  # fmt: skip
+            }
             last = id
     return {
-        "title": conversation.title, "create_time": created, "update_time": created,
-        "mapping": nodes, "current_node": last, "default_model_slug": conversation.model or None,
-        "conversation_id": conversation.id or named("all"), "id": conversation.id or named("all"),
-    }  # fmt: skip
+        "title": conversation.title,
+        "create_time": created,
+        "update_time": created,
+        "mapping": nodes,
+        "current_node": last,
+        "default_model_slug": conversation.model or None,
+        "conversation_id": conversation.id or named("all"),
+        "id": conversation.id or named("all"),
+    }
 
 
 def _contents(
@@ -208,8 +220,8 @@ def _contents(
         yield message.role, "text", plain, "all"
     for part in message.parts:
         match part:
-            case ThoughtPart(said):
-                thoughts = {"thoughts": [{"summary": "", "content": said}]}
+            case ThoughtPart(thought):
+                thoughts = {"thoughts": [{"summary": "", "content": thought}]}
                 yield "assistant", "thoughts", thoughts, "all"
             case ToolCallPart(id, name, arguments):
                 names[id] = name

@@ -35,7 +35,7 @@ _ROLES = {"human": "user", "user": "user", "assistant": "assistant"}
 def looks(member: str, value: Any) -> bool:
     """Whether the first conversations have chat messages, or all are projects."""
     rows = [value] if isinstance(value, dict) else several(value)
-    talks = (isinstance(mapping(one).get("chat_messages"), list) for one in rows[:100])
+    talks = (isinstance(mapping(row).get("chat_messages"), list) for row in rows[:100])
     return bool(rows) and (all(talks) or all(map(_is_project, rows[:100])))
 
 
@@ -47,8 +47,8 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
             continue
         messages = [
             message
-            for said in map(mapping, several(row.get("chat_messages")))
-            for message in _messages(said, lost)
+            for entry in map(mapping, several(row.get("chat_messages")))
+            for message in _messages(entry, lost)
         ]
         yield Conversation(
             title_of(row.get("name"), messages),
@@ -70,21 +70,24 @@ def _leave(project: Mapping[str, Any], lost: Lost) -> None:
     lost[f"documents of the project {name}"] += len(several(project.get("docs")))
 
 
-def _messages(said: Mapping[str, Any], lost: Lost) -> Iterator[Message]:
+def _messages(entry: Mapping[str, Any], lost: Lost) -> Iterator[Message]:
     """One of Claude's messages; results of tools inside it become messages of their own."""
-    role = _ROLES.get(text(said.get("sender")))
+    role = _ROLES.get(text(entry.get("sender")))
     if role is None:
-        lost[f"message of {text(said.get('sender')) or 'nobody'}"[:60]] += 1
+        lost[f"message of {text(entry.get('sender')) or 'nobody'}"[:60]] += 1
         return
     parts: list[Part] = []
-    for one in map(mapping, several(said.get("attachments"))):
-        name, extracted = text(one.get("file_name")), text(one.get("extracted_content"))
+    for attachment in map(mapping, several(entry.get("attachments"))):
+        name, extracted = (
+            text(attachment.get("file_name")),
+            text(attachment.get("extracted_content")),
+        )
         if extracted:
             parts.append(TextPart(f"[{name or 'attachment'}]\n{extracted}\n"))
         else:
             lost["attachment without text"] += 1
-    lost["file that is not in the export"] += len(several(said.get("files")))
-    for block in map(mapping, several(said.get("content"))):
+    lost["file that is not in the export"] += len(several(entry.get("files")))
+    for block in map(mapping, several(entry.get("content"))):
         kind = text(block.get("type"))
         if kind == "tool_result":
             if parts:
@@ -97,8 +100,8 @@ def _messages(said: Mapping[str, Any], lost: Lost) -> Iterator[Message]:
             parts.append(part)
         else:
             lost[f"block of the kind {kind or 'nothing'}"[:60]] += 1
-    if not several(said.get("content")) and text(said.get("text")):
-        parts.append(TextPart(text(said["text"])))
+    if not several(entry.get("content")) and text(entry.get("text")):
+        parts.append(TextPart(text(entry["text"])))
     if parts:
         yield Message(role, tuple(parts))  # type: ignore[arg-type]
 
@@ -119,11 +122,11 @@ def _result(block: Mapping[str, Any], lost: Lost) -> str:
     if isinstance(content, str):
         return content
     pieces = []
-    for one in map(mapping, several(content)):
-        if one.get("type") == "text":
-            pieces.append(text(one.get("text")))
+    for entry in map(mapping, several(content)):
+        if entry.get("type") == "text":
+            pieces.append(text(entry.get("text")))
         else:
-            lost[f"result of the kind {text(one.get('type')) or 'nothing'}"[:60]] += 1
+            lost[f"result of the kind {text(entry.get('type')) or 'nothing'}"[:60]] += 1
     return "\n".join(pieces)
 
 
@@ -132,7 +135,7 @@ def _result(block: Mapping[str, Any], lost: Lost) -> str:
 
 def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
     """A ``conversations.json``."""
-    rows = [_row(one, number, lost) for number, one in enumerate(conversations)]
+    rows = [_row(conversation, number, lost) for number, conversation in enumerate(conversations)]
     return msgspec.json.encode(rows) + b"\n"
 
 
@@ -140,12 +143,12 @@ def _row(conversation: Conversation, number: int, lost: Lost) -> dict[str, Any]:
     def named(what: str) -> str:  # the same ids each time: a second export is the same file
         return str(uuid5(NAMESPACE_URL, f"overt:{number}:{conversation.id}:{what}"))
 
-    said = []
+    messages = []
     for index, message in enumerate(conversation.messages):
         lost["system prompt, which Claude's format has no place for"] += message.role == "system"
         if message.role == "system":
             continue
-        said.append(
+        messages.append(
             {
                 "uuid": named(str(index)),
                 "text": message.text,
@@ -160,20 +163,20 @@ def _row(conversation: Conversation, number: int, lost: Lost) -> dict[str, Any]:
         "uuid": conversation.id or named("all"),
         "name": conversation.title,
         "created_at": conversation.created or None,
-        "chat_messages": said,
+        "chat_messages": messages,
     }
 
 
 def _blocks(part: Part, lost: Lost) -> Iterator[dict[str, Any]]:
     match part:
-        case TextPart(said):
-            yield {"type": "text", "text": said}
-        case ThoughtPart(said):
-            yield {"type": "thinking", "thinking": said}
+        case TextPart(text):
+            yield {"type": "text", "text": text}
+        case ThoughtPart(text):
+            yield {"type": "thinking", "thinking": text}
         case ToolCallPart(id, name, arguments):
             yield {"type": "tool_use", "id": id, "name": name, "input": object_of(arguments)}
         case ToolResultPart(id, content, error):
-            told = [{"type": "text", "text": content}]
-            yield {"type": "tool_result", "tool_use_id": id, "content": told, "is_error": error}
+            blocks = [{"type": "text", "text": content}]
+            yield {"type": "tool_result", "tool_use_id": id, "content": blocks, "is_error": error}
         case _:
             lost["image"] += 1

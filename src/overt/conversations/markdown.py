@@ -23,7 +23,7 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
 
 def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
     """One document, a heading a conversation."""
-    return "\n".join(_one(one, lost) for one in conversations).encode()
+    return "\n".join(_one(conversation, lost) for conversation in conversations).encode()
 
 
 def _one(conversation: Conversation, lost: Lost) -> str:

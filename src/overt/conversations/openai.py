@@ -41,7 +41,7 @@ _ROLES = {"developer": "system", "function": "tool"}
 def looks(member: str, value: Any) -> bool:
     """Whether every line has messages."""
     rows = [value] if isinstance(value, dict) else several(value)
-    return bool(rows) and all("messages" in mapping(one) for one in rows[:100])
+    return bool(rows) and all("messages" in mapping(row) for row in rows[:100])
 
 
 def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
@@ -50,33 +50,38 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
     for row in map(mapping, rows):
         for name in sorted(row.keys() - {"messages", "title", "id", "model"}):
             lost[f"field {name}"[:60]] += 1
-        messages = tuple(_message(mapping(one), lost) for one in several(row.get("messages")))
-        kept = tuple(one for one in messages if one is not None)
+        messages = tuple(
+            _message(mapping(message), lost) for message in several(row.get("messages"))
+        )
+        sound_messages = tuple(message for message in messages if message is not None)
         yield Conversation(
-            title_of(row.get("title"), kept), kept, text(row.get("id")), text(row.get("model"))
+            title_of(row.get("title"), sound_messages),
+            sound_messages,
+            text(row.get("id")),
+            text(row.get("model")),
         )
 
 
 def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
     """One line a conversation."""
-    return b"".join(_line(one, lost) for one in conversations)
+    return b"".join(_line(conversation, lost) for conversation in conversations)
 
 
-def _message(one: Any, lost: Lost) -> Message | None:
-    role = text(one.get("role"))
+def _message(row: Any, lost: Lost) -> Message | None:
+    role = text(row.get("role"))
     role = _ROLES.get(role, role)
     if role == "tool":
-        content = "".join(p.text for p in parts_of(one.get("content"), lost) if type(p) is TextPart)
-        id = text(one.get("tool_call_id")) or text(one.get("name"))
+        content = "".join(p.text for p in parts_of(row.get("content"), lost) if type(p) is TextPart)
+        id = text(row.get("tool_call_id")) or text(row.get("name"))
         return Message("tool", (ToolResultPart(id, content),))
     if role not in ("system", "user", "assistant"):
         lost[f"message of the role {role or 'nobody'}"[:60]] += 1
         return None
     parts: list[Part] = []
-    if thought := text(one.get("reasoning_content")) or text(one.get("reasoning")):
+    if thought := text(row.get("reasoning_content")) or text(row.get("reasoning")):
         parts.append(ThoughtPart(thought))
-    parts += parts_of(one.get("content"), lost)
-    for call in map(mapping, several(one.get("tool_calls"))):
+    parts += parts_of(row.get("content"), lost)
+    for call in map(mapping, several(row.get("tool_calls"))):
         function = mapping(call.get("function"))
         arguments = arguments_of(function.get("arguments", ""))
         parts.append(ToolCallPart(text(call.get("id")), text(function.get("name")), arguments))
@@ -84,7 +89,7 @@ def _message(one: Any, lost: Lost) -> Message | None:
 
 
 def _line(conversation: Conversation, lost: Lost) -> bytes:
-    rows = [row for one in conversation.messages for row in _rows(one, lost)]
+    rows = [row for message in conversation.messages for row in _rows(message, lost)]
     return msgspec.json.encode({"messages": rows}) + b"\n"
 
 
@@ -94,14 +99,14 @@ def _rows(message: Message, lost: Lost) -> Iterator[dict[str, Any]]:
     calls = []
     for part in message.parts:
         match part:
-            case TextPart(said):
-                content.append({"type": "text", "text": said})
+            case TextPart(text):
+                content.append({"type": "text", "text": text})
             case ImagePart():
                 content.append({"type": "image_url", "image_url": {"url": part.url}})
             case ToolCallPart(id, name, arguments):
-                kept = msgspec.json.encode(object_of(arguments)).decode()
+                encoded = msgspec.json.encode(object_of(arguments)).decode()
                 named = _NOT_IN_NAMES.sub("_", name)[:64]
-                function = {"name": named, "arguments": kept}
+                function = {"name": named, "arguments": encoded}
                 calls.append({"id": id, "type": "function", "function": function})
             case ToolResultPart(id, result):
                 yield {"role": "tool", "tool_call_id": id, "content": result}
@@ -109,7 +114,7 @@ def _rows(message: Message, lost: Lost) -> Iterator[dict[str, Any]]:
                 lost["thought"] += 1
     if not content and not calls:
         return
-    plain = all(one["type"] == "text" for one in content)
-    whole: Any = "".join(one["text"] for one in content) if plain else content
+    plain = all(part["type"] == "text" for part in content)
+    whole: Any = "".join(part["text"] for part in content) if plain else content
     row: dict[str, Any] = {"role": message.role, "content": whole if content else None}
     yield {**row, "tool_calls": calls} if calls else row

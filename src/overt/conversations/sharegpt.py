@@ -25,17 +25,25 @@ from overt.conversations.base import (
 NAME = "sharegpt"
 ABOUT = "ShareGPT, JSON or JSON lines (training sets)"
 ROLES = {
-    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
-    "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "observation": "tool", "tool": "tool", "function_response": "tool",
-}  # fmt: skip
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function_response": "tool",
+}
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
 def looks(member: str, value: Any) -> bool:
     """Whether every row has conversations of speakers."""
     rows = [value] if isinstance(value, dict) else several(value)
-    return bool(rows) and all(isinstance(_turns(one), list) for one in rows[:100])
+    return bool(rows) and all(isinstance(_turns(row), list) for row in rows[:100])
 
 
 def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
@@ -43,17 +51,17 @@ def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
     for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
         for name in sorted(row.keys() - {"conversations", "conversation", "system", "id", "title"}):
             lost[f"field {name}"[:60]] += 1
-        messages = [Message.of("system", said)] if (said := text(row.get("system"))) else []
+        messages = [Message.of("system", system)] if (system := text(row.get("system"))) else []
         calls = 0
         for turn in map(mapping, several(_turns(row))):
-            speaker, said = text(turn.get("from")).lower(), text(turn.get("value"))
+            speaker, system = text(turn.get("from")).lower(), text(turn.get("value"))
             if speaker == "function_call":
                 calls += 1
-                messages.append(Message("assistant", (_call(said, calls),)))
+                messages.append(Message("assistant", (_call(system, calls),)))
             elif ROLES.get(speaker) == "tool":
-                messages.append(Message("tool", (ToolResultPart(f"call_{calls}", said),)))
+                messages.append(Message("tool", (ToolResultPart(f"call_{calls}", system),)))
             elif speaker in ROLES:
-                messages.append(Message.of(ROLES[speaker], said))  # type: ignore[arg-type]
+                messages.append(Message.of(ROLES[speaker], system))  # type: ignore[arg-type]
             else:
                 lost[f"turn of {speaker or 'nobody'}"[:60]] += 1
         yield Conversation(
@@ -65,10 +73,12 @@ def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
     """One JSON list."""
     rows = [
         {
-            "id": one.id or f"{number}",
-            "conversations": [turn for said in one.messages for turn in _written(said, lost)],
+            "id": conversation.id or f"{number}",
+            "conversations": [
+                turn for message in conversation.messages for turn in _written(message, lost)
+            ],
         }
-        for number, one in enumerate(conversations)
+        for number, conversation in enumerate(conversations)
     ]
     return msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n"
 
@@ -78,22 +88,22 @@ def _turns(row: Any) -> Any:
     return row.get("conversations", row.get("conversation"))
 
 
-def _call(said: str, number: int) -> ToolCallPart:
+def _call(source: str, number: int) -> ToolCallPart:
     """A call as LLaMA-Factory writes it: JSON with a name and arguments."""
     try:
-        found = mapping(msgspec.json.decode(said))
+        call = mapping(msgspec.json.decode(source))
     except (msgspec.DecodeError, RecursionError):
-        found = {}
-    if "name" not in found:
-        return ToolCallPart(f"call_{number}", "", said)
-    arguments = arguments_of(found.get("arguments", {}))
-    return ToolCallPart(f"call_{number}", text(found["name"]), arguments)
+        call = {}
+    if "name" not in call:
+        return ToolCallPart(f"call_{number}", "", source)
+    arguments = arguments_of(call.get("arguments", {}))
+    return ToolCallPart(f"call_{number}", text(call["name"]), arguments)
 
 
 def _written(message: Message, lost: Lost) -> Iterator[dict[str, str]]:
-    said = message.text
-    if said and message.role in _SPEAKERS:
-        yield {"from": _SPEAKERS[message.role], "value": said}
+    text = message.text
+    if text and message.role in _SPEAKERS:
+        yield {"from": _SPEAKERS[message.role], "value": text}
     for part in message.parts:
         match part:
             case ToolCallPart(_, name, arguments):

@@ -51,7 +51,7 @@ class Plan:
         count = len(self.models)
         turns = [(ask, again) for ask in range(len(self.asks)) for again in range(self.repeat)]
         return [
-            (ask, again, tuple(self.models[(turn + one) % count] for one in range(count)))
+            (ask, again, tuple(self.models[(turn + offset) % count] for offset in range(count)))
             for turn, (ask, again) in enumerate(turns)
         ]
 
@@ -134,15 +134,15 @@ class Comparison:
         for ask, again, models in self.plan.rounds():
             local, remote = models, list[str]()
             if self.plan.together:
-                remote = [one for one in models if _remote(_target(self.exchange, one))]
-                local = tuple(one for one in models if one not in remote)
+                remote = [model for model in models if _remote(_target(self.exchange, model))]
+                local = tuple(model for model in models if model not in remote)
             if remote and not self._over():
                 async with asyncio.TaskGroup() as group:
-                    for one in remote:
-                        group.create_task(self._one(one, ask, again))
-            for one in local:
+                    for model in remote:
+                        group.create_task(self._one(model, ask, again))
+            for model in local:
                 if not self._over():
-                    await self._one(one, ask, again)
+                    await self._one(model, ask, again)
             if self._over():
                 return
 
@@ -235,10 +235,10 @@ class Comparison:
         row.routed = {"model": routed.model, "why": routed.why}
         if routed.tried:
             row.routed["tried"] = ", ".join(routed.tried)
-        asked = dict.fromkeys(ref for ref in (row.answered, *routed.tried) if _remote(ref))
-        if asked or routed.bytes_out:
+        remote = dict.fromkeys(ref for ref in (row.answered, *routed.tried) if _remote(ref))
+        if remote or routed.bytes_out:
             row.bytes_out = routed.bytes_out or None
-            row.where = _where_there(asked, row)
+            row.where = _where_there(remote, row)
         elif not row.where:  # by a route, which was not looked at before it was asked
             row.where, row.bytes_out = "stayed on this machine", 0
 
@@ -249,10 +249,10 @@ def complete(rows: Sequence[Row], settings: Settings) -> None:
 
     known = {ref: openness_summary.of(ref, settings) for ref in {row.answered for row in rows}}
     for row in rows:
-        found = known[row.answered]
-        row.step, row.step_basis, row.step_declared = found.step, found.basis, found.declared
-        row.licence, row.licence_verdict = found.licence, found.verdict
-        row.licence_missing = found.missing
+        summary = known[row.answered]
+        row.step, row.step_basis, row.step_declared = summary.step, summary.basis, summary.declared
+        row.licence, row.licence_verdict = summary.licence, summary.verdict
+        row.licence_missing = summary.missing
 
 
 def summary(models: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -261,12 +261,12 @@ def summary(models: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
     `cost` adds up the known costs and is None where none is known; `cost_unknown` counts answers
     whose cost is not known.
     """
-    found = []
+    lines = []
     for model in models:
         own = [row for row in rows if row.model == model]
         good = [row for row in own if row.error is None]
         last = own[-1] if own else None
-        found.append(
+        lines.append(
             {
                 "model": model,
                 "answers": len(good),
@@ -288,7 +288,7 @@ def summary(models: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "licence_verdict": last.licence_verdict if last else None,
             }
         )
-    return found
+    return lines
 
 
 def _short(where: str) -> str:
@@ -336,19 +336,19 @@ def _where_here(facts: "Facts") -> tuple[str, int]:
     if not facts.isolation:
         return "stayed on this machine (no sandbox)", 0
     # The first layer by name: a process without a network has nowhere to send anything.
-    apart = any("network" in one for one in facts.isolation)
-    said = "no network: " if apart else "sandbox: "
-    return f"stayed on this machine ({said}{', '.join(facts.isolation)})", 0
+    apart = any("network" in limit for limit in facts.isolation)
+    place = "no network: " if apart else "sandbox: "
+    return f"stayed on this machine ({place}{', '.join(facts.isolation)})", 0
 
 
-def _where_there(asked: Iterable[str], row: Row) -> str:
+def _where_there(remote: Iterable[str], row: Row) -> str:
     """Where the words went that left this process for the models `asked`."""
-    servers = dict(_server(ref) for ref in asked) or {"another server": False}
+    servers = dict(_server(ref) for ref in remote) or {"another server": False}
     here = all(servers.values())
-    said = "went to " + " and ".join(servers)
+    text = "went to " + " and ".join(servers)
     counted = "" if row.bytes_out is None else f"; {row.bytes_out} bytes"
     number = f"; request {row.request_id}" if row.request_id else ""
-    return said + " (on this machine)" * here + counted + number
+    return text + " (on this machine)" * here + counted + number
 
 
 def _server(ref: str) -> tuple[str, bool]:
@@ -368,12 +368,12 @@ def _cost(row: Row, usage: Usage, settings: Settings) -> None:
     from overt import prices
 
     try:
-        found = prices.cost(row.answered, usage, settings)
+        cost = prices.cost(row.answered, usage, settings)
     except OvertError as error:
         row.cost_why = error.message
         return
-    row.cost, row.cost_known, row.cost_least = found.usd, found.known, found.least
-    row.cost_source, row.cost_day, row.cost_why = found.source, found.day, found.why
+    row.cost, row.cost_known, row.cost_least = cost.usd, cost.known, cost.least
+    row.cost_source, row.cost_day, row.cost_why = cost.source, cost.day, cost.why
 
 
 # -- what is kept ----------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def document(
         **about,
         "models": list(plan.models),
         "prompts": [
-            {"prompt": one.prompt, "system": one.system, "digest": one.digest} for one in plan.asks
+            {"prompt": ask.prompt, "system": ask.system, "digest": ask.digest} for ask in plan.asks
         ],
         "repeat": plan.repeat,
         "sampling": {k: v for k, v in asdict(plan.sampling).items() if v is not None},

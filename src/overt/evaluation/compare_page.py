@@ -79,13 +79,13 @@ def _named(models: Sequence[str]) -> str:
 
 def _about(document: Mapping[str, Any]) -> str:
     machine = document.get("machine") or {}
-    told = [
+    facts = [
         str(document["made"]),
         f"Overt {document.get('overt', '')}",
-        ", ".join(str(one) for one in machine.values()),
+        ", ".join(str(value) for value in machine.values()),
         f"{document['repeat']} times each, medians shown" if document["repeat"] > 1 else "",
     ]
-    return " · ".join(text(one) for one in told if one)
+    return " · ".join(text(fact) for fact in facts if fact)
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -109,8 +109,8 @@ def dollars(value: float | None, unknown: int = 0, places: int = 0) -> str:
     """
     if value is None:
         return "unknown"
-    said = f"${value:.{max(places, _places(value))}f}"
-    return f"{said} + {unknown} unknown" if unknown else said
+    text = f"${value:.{max(places, _places(value))}f}"
+    return f"{text} + {unknown} unknown" if unknown else text
 
 
 def _places(value: float) -> int:
@@ -120,8 +120,8 @@ def _places(value: float) -> int:
 
 def column(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The cost of each line of the summary, with as many places as the smallest needs."""
-    places = max((_places(one["cost"]) for one in lines if one["cost"] is not None), default=0)
-    return [dollars(one["cost"], one["cost_unknown"], places) for one in lines]
+    places = max((_places(line["cost"]) for line in lines if line["cost"] is not None), default=0)
+    return [dollars(line["cost"], line["cost_unknown"], places) for line in lines]
 
 
 def counted(value: int | None, unknown: str = "-") -> str:
@@ -140,7 +140,7 @@ def licence(row: Mapping[str, Any]) -> str:
     if not row["licence"]:
         return "not known"
     verdict = _VERDICTS.get(str(row["licence_verdict"]), "")
-    return ": ".join(one for one in (row["licence"], verdict) if one)
+    return ": ".join(part for part in (row["licence"], verdict) if part)
 
 
 def where(line: Mapping[str, Any]) -> str:
@@ -151,19 +151,23 @@ def where(line: Mapping[str, Any]) -> str:
 def _bars(lines: Sequence[Mapping[str, Any]]) -> str:
     """Three small charts: what is best is marked, what is not known has an empty bar."""
     charts: tuple[tuple[str, str, bool, list[str]], ...] = (
-        ("Time to first token", "seconds_to_first_token", True,
-         [seconds(one["seconds_to_first_token"]) for one in lines]),
-        ("Speed", "tokens_per_second", False, [speed(one["tokens_per_second"]) for one in lines]),
+        (
+            "Time to first token",
+            "seconds_to_first_token",
+            True,
+            [seconds(line["seconds_to_first_token"]) for line in lines],
+        ),
+        ("Speed", "tokens_per_second", False, [speed(line["tokens_per_second"]) for line in lines]),
         ("Cost", "cost", True, column(lines)),
-    )  # fmt: skip
+    )
     drawn = []
-    for title, key, low, said in charts:
-        known = [one[key] for one in lines if one[key] is not None]
+    for title, key, low, words_ in charts:
+        known = [line[key] for line in lines if line[key] is not None]
         best = (min if low else max)(known) if len(known) > 1 else None
         most = max(known, default=0) or 1
         rows = []
-        for one, words in zip(lines, said, strict=True):
-            value = one[key]
+        for line, words in zip(lines, words_, strict=True):
+            value = line[key]
             mark = ' class="best"' if best is not None and value == best else ""
             bar = (
                 '<rect class="none" x="1" y="1" width="198" height="12"/>'
@@ -171,7 +175,7 @@ def _bars(lines: Sequence[Mapping[str, Any]]) -> str:
                 else f'<rect width="{max(1.0, 200 * value / most):.1f}" height="14" rx="2"/>'
             )
             rows.append(
-                f'<dt>{text(one["model"], 60)}</dt><dd{mark}><svg viewBox="0 0 200 14" '
+                f'<dt>{text(line["model"], 60)}</dt><dd{mark}><svg viewBox="0 0 200 14" '
                 f'preserveAspectRatio="none" aria-hidden="true">{bar}</svg></dd>'
                 f"<dd>{escape(words)}</dd>\n"
             )
@@ -187,25 +191,25 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The figures, and below them what no clock measures."""
     figures = [
         (
-            _pair(one["tokens_in"], one["tokens_out"]),
-            seconds(one["seconds_to_first_token"]),
-            speed(one["tokens_per_second"]).removesuffix(" tokens/s"),
-            seconds(one["load_seconds"]),
+            _pair(line["tokens_in"], line["tokens_out"]),
+            seconds(line["seconds_to_first_token"]),
+            speed(line["tokens_per_second"]).removesuffix(" tokens/s"),
+            seconds(line["load_seconds"]),
             cost,
-            str(one["errors"]),
+            str(line["errors"]),
         )
-        for one, cost in zip(lines, column(lines), strict=True)
+        for line, cost in zip(lines, column(lines), strict=True)
     ]
     others = [
         (
-            _openness(one),
-            text(licence(one)),
-            text(where(one)),
-            counted(one["bytes_out"], "unknown"),
+            _openness(line),
+            text(licence(line)),
+            text(where(line)),
+            counted(line["bytes_out"], "unknown"),
         )
-        for one in lines
+        for line in lines
     ]
-    names = [text(one["model"]) for one in lines]
+    names = [text(line["model"]) for line in lines]
     head = ("Tokens in / out, in all", "First token", "Tokens/s", "Loading", "Cost", "Errors")
     about = ("Openness", "Licence, for running it", "Where the words went", "Bytes out, in all")
     return (
@@ -224,10 +228,10 @@ def _drawn(
         scope = ' scope="col"' if kind == "th" else ""
         return f"<{kind}{scope}{number}>{content}</{kind}>"
 
-    top = "".join(cell("th", place, one) for place, one in enumerate(head))
+    top = "".join(cell("th", place, column) for place, column in enumerate(head))
     body = "".join(
         f'<tr><th scope="row">{name}</th>'
-        + "".join(cell("td", place, one) for place, one in enumerate(row))
+        + "".join(cell("td", place, value) for place, value in enumerate(row))
         + "</tr>\n"
         for name, row in zip(names, rows, strict=True)
     )
@@ -237,8 +241,8 @@ def _drawn(
     )
 
 
-def _openness(one: Mapping[str, Any]) -> str:
-    value = one["step"]
+def _openness(row: Mapping[str, Any]) -> str:
+    value = row["step"]
     if value not in STEPS:
         return "not known"
     place = STEPS.index(value)
@@ -246,10 +250,10 @@ def _openness(one: Mapping[str, Any]) -> str:
         f'<circle class="{"on" if number <= place else ""}" cx="{8 + 16 * number}" cy="7" r="5.5"/>'
         for number in range(len(STEPS))
     )
-    said = f"{step(value)} ({one['step_basis']})"
-    if one["step_declared"] not in (None, value):
-        said += f"; {step(one['step_declared'])} as declared"
-    return f'<svg class="steps" viewBox="0 0 64 14" aria-hidden="true">{dots}</svg> {escape(said)}'
+    text_ = f"{step(value)} ({row['step_basis']})"
+    if row["step_declared"] not in (None, value):
+        text_ += f"; {step(row['step_declared'])} as declared"
+    return f'<svg class="steps" viewBox="0 0 64 14" aria-hidden="true">{dots}</svg> {escape(text_)}'
 
 
 # -- answers ---------------------------------------------------------------------------------------
@@ -295,8 +299,8 @@ def _said(row: Mapping[str, Any]) -> str:
         )
     if row["text"] or not row["error"]:
         plain = row["text"].strip("\r\n")
-        said = text(plain, _MOST_TEXT) if plain.strip() else '<span class="soft">nothing</span>'
-        parts.append(f'<p class="said">{said}</p>\n')
+        shown = text(plain, _MOST_TEXT) if plain.strip() else '<span class="soft">nothing</span>'
+        parts.append(f'<p class="said">{shown}</p>\n')
     if row["error"]:
         parts.append(f'<p class="bad">{text(row["error"])}</p>\n')
     elif row["finish"] == "length":
@@ -307,7 +311,7 @@ def _said(row: Mapping[str, Any]) -> str:
 def _figures(row: Mapping[str, Any]) -> str:
     out = row["tokens_out"]
     first = row["seconds_to_first_token"]
-    told = [
+    facts = [
         "" if first is None else f"first token {seconds(first)}",
         speed(row["tokens_per_second"]),
         "" if out is None else _count(out, "token"),
@@ -316,8 +320,8 @@ def _figures(row: Mapping[str, Any]) -> str:
         row["where"].partition(" (")[0] if row["bytes_out"] == 0 else row["where"],
     ]
     if row["routed"] and row["routed"]["model"] != row["model"]:
-        told.append(f"answered by {row['routed']['model']} {row['routed']['why']}".strip())
-    return " · ".join(text(one) for one in told if one and one != "-")
+        facts.append(f"answered by {row['routed']['model']} {row['routed']['why']}".strip())
+    return " · ".join(text(fact) for fact in facts if fact and fact != "-")
 
 
 def _unasked(model: str) -> str:
@@ -351,17 +355,17 @@ def _footer(document: Mapping[str, Any]) -> str:
         *_prices(document),
         f"Kept as {text(document['id'])}.",
     ]
-    return "<footer>\n" + "".join(f"<p>{one}</p>\n" for one in notes) + "</footer>\n"
+    return "<footer>\n" + "".join(f"<p>{note}</p>\n" for note in notes) + "</footer>\n"
 
 
 def _prices(document: Mapping[str, Any]) -> list[str]:
     """Where each price is from, and of which day."""
-    found = {
+    sources = {
         f"{row['cost_source']}, {row['cost_day']}": None
         for row in document["rows"]
         if row["cost"] is not None and row["cost_source"]
     }
-    return [f"Prices: {text('; '.join(found))}."] if found else []
+    return [f"Prices: {text('; '.join(sources))}."] if sources else []
 
 
 def _count(number: int, what: str) -> str:

@@ -101,25 +101,32 @@ def learn(
             f"{len(rows)} rows are too few to show that at most {most_wrong:g} are wrong",
             f"give {math.ceil(least / (1 - _ORDERING_SHARE))} or more, all of them good at best",
         )
-    found: Learnt | None = None
+    best: Learnt | None = None
     count = _tally(testing)
     for threshold in _sequence(ordering, len(testing), most_wrong):
         accepted, wrong = count(threshold)
         if accepted == 0 or at_most(wrong, accepted, most_wrong) > delta:
             break
         bound = upper_bound(wrong, accepted, delta)
-        found = Learnt(
-            "learn-then-test", threshold, most_wrong, confidence,
-            len(rows), len(testing), accepted, wrong, bound,
-        )  # fmt: skip
-    if found is None:
+        best = Learnt(
+            "learn-then-test",
+            threshold,
+            most_wrong,
+            confidence,
+            len(rows),
+            len(testing),
+            accepted,
+            wrong,
+            bound,
+        )
+    if best is None:
         bad = sum(not good for _, good in rows)
         raise BadRequest(
             f"no threshold can be shown to let at most {most_wrong:g} through that are wrong "
             f"({bad} of {len(rows)} rows are)",
             "give more rows, allow more wrong ones, or choose another signal",
         )
-    return found
+    return best
 
 
 def learn_marginal(rows: Sequence[Row], *, most_wrong: float) -> Learnt:
@@ -139,9 +146,16 @@ def learn_marginal(rows: Sequence[Row], *, most_wrong: float) -> Learnt:
             break
         if last:
             best = Learnt(
-                "conformal-risk-control", signal, most_wrong, None,
-                count, count, at + 1, wrong, (wrong + 1) / (count + 1),
-            )  # fmt: skip
+                "conformal-risk-control",
+                signal,
+                most_wrong,
+                None,
+                count,
+                count,
+                at + 1,
+                wrong,
+                (wrong + 1) / (count + 1),
+            )
     if best is None:
         raise BadRequest(
             f"{count} rows do not allow any threshold at {most_wrong:g}", "give more rows"
@@ -160,9 +174,12 @@ def at_most(wrong: int, count: int, share: float) -> float:
         return 0.0
     # The sum of wrong + 1 terms, each from the one after it, from the largest down.
     log_top = (
-        math.lgamma(count + 1) - math.lgamma(wrong + 1) - math.lgamma(count - wrong + 1)
-        + wrong * math.log(share) + (count - wrong) * math.log1p(-share)
-    )  # fmt: skip
+        math.lgamma(count + 1)
+        - math.lgamma(wrong + 1)
+        - math.lgamma(count - wrong + 1)
+        + wrong * math.log(share)
+        + (count - wrong) * math.log1p(-share)
+    )
     odds, mode = (1 - share) / share, (count + 1) * share
     if wrong < mode:
         total = term = 1.0

@@ -36,13 +36,25 @@ def server(settings: Settings) -> Iterator[str]:
         text = str(value).lower() if isinstance(value, bool) else str(value)
         environ[f"OVERT_{field.name.upper()}"] = text
     command = [
-        sys.executable, "-m", "overt", "serve", "--json", "--host", "127.0.0.1", "--port", "0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "overt",
+        "serve",
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environ,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environ,
             preexec_fn=dying_with_us(),
-        )  # fmt: skip
+        )
         assert process.stdout is not None
         try:
             url = _url(process.stdout.readline(_MOST_LINE))
@@ -88,14 +100,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def last(said: bytes) -> str:
+def last(output: bytes) -> str:
     """The end of what a program said, on one line."""
-    return " ".join(said.decode("utf-8", "replace")[-_SHOWN:].split()) or "it said nothing"
+    return " ".join(output.decode("utf-8", "replace")[-_SHOWN:].split()) or "it said nothing"
 
 
 def _url(line: bytes) -> str | None:
     try:
-        found: Mapping[str, Any] = json.loads(line)
-        return str(found["url"])
+        value: Mapping[str, Any] = json.loads(line)
+        return str(value["url"])
     except (ValueError, KeyError, TypeError):
         return None

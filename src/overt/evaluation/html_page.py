@@ -74,6 +74,6 @@ def head(title: str, style: str) -> str:
 
 def text(content: object, most: int = 2000) -> str:
     """Text of anybody, escaped, in an element that isolates its direction."""
-    said = str(content)
-    cut = said if len(said) <= most else f"{said[:most]}… ({len(said) - most} characters more)"
+    full = str(content)
+    cut = full if len(full) <= most else f"{full[:most]}… ({len(full) - most} characters more)"
     return f"<bdi>{escape(visible(cut))}</bdi>"

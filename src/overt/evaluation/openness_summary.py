@@ -54,15 +54,15 @@ def _graded(ref: str, parsed: Ref, settings: Settings) -> Standing:
     subject = gather.subject(ref, settings)
     links = chain.of(subject, settings).links
     decision = may.decide(links, gate.saved(settings.home))
-    own = dict.fromkeys(one.licence for one in links if one.relation == "model" and one.licence)
+    own = dict.fromkeys(link.licence for link in links if link.relation == "model" and link.licence)
     licence = " + ".join(own) or None
-    said = Standing(licence=licence, verdict=decision.verdict, missing=decision.missing)
+    summary = Standing(licence=licence, verdict=decision.verdict, missing=decision.missing)
     if parsed.remote and families.lookup(parsed) is None:
-        return said  # a server of somebody's: what it runs cannot be seen, nor whose it is
+        return summary  # a server of somebody's: what it runs cannot be seen, nor whose it is
     claims = assemble.assemble(replace(subject, files=()), settings.home, day.today())
     declared = claims.verdicts.step.declared
-    said = replace(said, step=declared, basis="declared", declared=declared)
+    summary = replace(summary, step=declared, basis="declared", declared=declared)
     if not subject.files or not Log(settings.home, subject.digest_all).runs():
-        return said
+        return summary
     made = assemble.assemble(subject, settings.home, day.today()).verdicts.step
-    return replace(said, step=made.verified, basis="verified", declared=made.declared)
+    return replace(summary, step=made.verified, basis="verified", declared=made.declared)

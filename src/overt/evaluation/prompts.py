@@ -32,20 +32,20 @@ class Ask:
 
     @property
     def system(self) -> str:
-        return "\n\n".join(one.text for one in self.messages if one.role == "system")
+        return "\n\n".join(message.text for message in self.messages if message.role == "system")
 
     @property
     def prompt(self) -> str:
         """What is asked, for people: the last message, or all with their roles."""
-        said = [one for one in self.messages if one.role != "system"]
-        if len(said) == 1:
-            return said[0].text
-        return "\n\n".join(f"{one.role}: {one.text}" for one in said)
+        turns = [message for message in self.messages if message.role != "system"]
+        if len(turns) == 1:
+            return turns[0].text
+        return "\n\n".join(f"{message.role}: {message.text}" for message in turns)
 
     @property
     def digest(self) -> str:
         """``sha256:…`` of the messages: the same question has the same digest everywhere."""
-        content = json.dumps([[one.role, one.text] for one in self.messages])
+        content = json.dumps([[message.role, message.text] for message in self.messages])
         return "sha256:" + sha256(content.encode()).hexdigest()
 
 
@@ -72,14 +72,14 @@ def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[Ask, ..
     if path.suffix.lower() not in (".jsonl", ".csv"):
         return (of_text(text.rstrip("\r\n"), system),)
     read = _json_lines if path.suffix.lower() == ".jsonl" else _csv_rows
-    found: list[Ask] = []
+    asks: list[Ask] = []
     for ask in read(path.name, text, system):
-        if len(found) == MOST_ASKS:
+        if len(asks) == MOST_ASKS:
             raise BadRequest(f"{path.name} has more than {MOST_ASKS} requests", "split it")
-        found.append(ask)
-    if not found:
+        asks.append(ask)
+    if not asks:
         raise BadRequest(f"{path.name} has no request in it", _HINT)
-    return tuple(found)
+    return tuple(asks)
 
 
 def _json_lines(name: str, text: str, system: str | None) -> Iterator[Ask]:
@@ -108,7 +108,7 @@ def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> As
     listed = content["messages"]
     if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MESSAGES:
         raise BadRequest(f"the messages in {where} are no list of 1 to {_MOST_MESSAGES}", _HINT)
-    messages = [_message(one, where) for one in listed]
+    messages = [_message(message, where) for message in listed]
     if messages[-1].role != "user":
         raise BadRequest(f"the last message in {where} is not the user's", _HINT)
     if system and messages[0].role != "system":
@@ -122,13 +122,13 @@ def _message(content: Any, where: str) -> Message:
         role = "system"
     if role not in get_args(Role) or role == "tool":
         raise BadRequest(f"a message in {where} is not of system, user or assistant", _HINT)
-    said = content.get("content")
-    if isinstance(said, list) and all(isinstance(one, dict) for one in said):
-        parts = [one.get("text") if one.get("type") == "text" else None for one in said]
+    value = content.get("content")
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        parts = [part.get("text") if part.get("type") == "text" else None for part in value]
         if None in parts:
             raise BadRequest(f"a message in {where} has parts that are no text", "leave them out")
-        said = "".join(_text(one, f"a message in {where}") for one in parts)
-    return Message.of(cast("Role", role), _text(said, f"a message in {where}"))
+        value = "".join(_text(part, f"a message in {where}") for part in parts)
+    return Message.of(cast("Role", role), _text(value, f"a message in {where}"))
 
 
 def _text(value: Any, what: str) -> str:
@@ -150,9 +150,9 @@ def _csv_rows(name: str, text: str, system: str | None) -> Iterator[Ask]:
         if "prompt" not in (rows.fieldnames or ()):
             raise BadRequest(f"{name} has no column named prompt", hint)
         for row in rows:
-            said = row.get("prompt") or ""
-            if said.strip():
-                yield of_text(said, row.get("system") or system)
+            prompt = row.get("prompt") or ""
+            if prompt.strip():
+                yield of_text(prompt, row.get("system") or system)
             elif any(value for key, value in row.items() if key is not None):
                 raise BadRequest(f"line {rows.line_num} of {name} has an empty prompt", hint)
     except csv.Error as error:

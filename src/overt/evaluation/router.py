@@ -20,9 +20,16 @@ from overt.evaluation.conformal import Learnt, learn, learn_marginal
 from overt.gateway.routing.confidence import Router, Sees, features
 
 __all__ = [
-    "Curve", "Outcome", "Router", "apgr_samples", "curve", "features", "fit", "out_of_fold",
+    "Curve",
+    "Outcome",
+    "Router",
+    "apgr_samples",
+    "curve",
+    "features",
+    "fit",
+    "out_of_fold",
     "with_threshold",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,9 @@ def fit(rows: Sequence[Outcome], sees: Sees = "both", *, ridge: float = 3.0) -> 
             f"{len(rows)} rows of which {good} are good teach no router",
             "give 20 or more, good ones and others",
         )
-    found = [features(row.prompt, row.answer, sees) for row in rows]
-    names = tuple(found[0])
-    x = np.array([[one[name] for name in names] for one in found])
+    samples = [features(row.prompt, row.answer, sees) for row in rows]
+    names = tuple(samples[0])
+    x = np.array([[sample[name] for name in names] for sample in samples])
     means, scales = x.mean(0), x.std(0)
     scales[scales < 1e-9] = 1.0
     x = np.hstack([(x - means) / scales, np.ones((len(rows), 1))])
@@ -101,9 +108,13 @@ def fit(rows: Sequence[Outcome], sees: Sees = "both", *, ridge: float = 3.0) -> 
         if np.abs(step).max() < 1e-8:
             break
     return Router(
-        sees, names, tuple(map(float, means)), tuple(map(float, scales)),
-        tuple(map(float, weights[:-1])), float(weights[-1]),
-    )  # fmt: skip
+        sees,
+        names,
+        tuple(map(float, means)),
+        tuple(map(float, scales)),
+        tuple(map(float, weights[:-1])),
+        float(weights[-1]),
+    )
 
 
 def out_of_fold(
@@ -204,13 +215,15 @@ def apgr_samples(
     gain = np.array([row.strong - row.weak for row in rows], float)
     count = len(rows)
     dice = np.random.default_rng(seed)
-    orders: dict[str, Any] = {name: np.argsort(one, kind="stable") for name, one in scores.items()}
-    found: dict[str, list[float]] = {name: [] for name in scores}
+    orders: dict[str, Any] = {
+        name: np.argsort(values, kind="stable") for name, values in scores.items()
+    }
+    areas: dict[str, list[float]] = {name: [] for name in scores}
     for _ in range(draws):
         times = np.bincount(dice.integers(0, count, count), minlength=count)
         gap = float((times * gain).sum())
         for name, order in orders.items():
             drawn = np.repeat(gain[order], times[order])
             won = np.concatenate([[0.0], np.cumsum(drawn)])
-            found[name].append(float((won[:-1] + won[1:]).sum() / 2 / count / gap))
-    return found
+            areas[name].append(float((won[:-1] + won[1:]).sum() / 2 / count / gap))
+    return areas

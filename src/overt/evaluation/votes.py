@@ -151,8 +151,8 @@ def _vote(line: bytes) -> Vote:
         raise ValueError("it names one model twice")
     if not isinstance(outcome, str) or outcome not in get_args(Outcome):
         raise ValueError("it does not say which was better")
-    told = [content.get("time"), content.get("prompt")]
-    when, prompt = (one if isinstance(one, str) else "" for one in told)
+    texts = [content.get("time"), content.get("prompt")]
+    when, prompt = (value if isinstance(value, str) else "" for value in texts)
     return Vote(when, prompt, (shown[0], shown[1]), cast("Outcome", outcome))
 
 
@@ -204,26 +204,26 @@ class Table:
 
     @property
     def groups(self) -> int:
-        return max((one.group for one in self.standings), default=0)
+        return max((standing.group for standing in self.standings), default=0)
 
     def as_json(self) -> dict[str, Any]:
-        names = [one.model for one in self.standings]
+        names = [standing.model for standing in self.standings]
         return {
             "votes": self.votes,
             "groups": self.groups,
             "models": [
                 {
-                    "model": one.model,
-                    "elo": round(one.elo, 1),
-                    "interval": [round(one.low, 1), round(one.high, 1)],
-                    "strength": round(one.strength, 6),
-                    "votes": one.votes,
-                    "wins": one.wins,
-                    "losses": one.losses,
-                    "ties": one.ties,
-                    "group": one.group,
+                    "model": standing.model,
+                    "elo": round(standing.elo, 1),
+                    "interval": [round(standing.low, 1), round(standing.high, 1)],
+                    "strength": round(standing.strength, 6),
+                    "votes": standing.votes,
+                    "wins": standing.wins,
+                    "losses": standing.losses,
+                    "ties": standing.ties,
+                    "group": standing.group,
                 }
-                for one in self.standings
+                for standing in self.standings
             ],
             "matrix": {
                 a: {b: self.points.get((a, b), 0.0) for b in names if b != a} for a in names
@@ -248,21 +248,29 @@ def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> Table
             "move votes.jsonl of the home away to begin anew",
         )
     points = _points({key: float(count) for key, count in outcomes.items()})
-    given = _given(points, groups)
-    found = strengths(_with(points, given), groups)
-    spread = _bootstrap(outcomes, given, groups, found, draws, Random(seed))  # noqa: S311 - no secret
-    found = _centred(found, groups)
+    prior = _given(points, groups)
+    estimates = strengths(_with(points, prior), groups)
+    spread = _bootstrap(outcomes, prior, groups, estimates, draws, Random(seed))  # noqa: S311 - no secret
+    estimates = _centred(estimates, groups)
     places = []
     for model, group in groups.items():
         wins, losses, ties = _record(model, outcomes)
         low, high = spread[model]
         places.append(
             Standing(
-                model, elo(found[model]), low, high, found[model],
-                wins + losses + ties, wins, losses, ties, group,
+                model,
+                elo(estimates[model]),
+                low,
+                high,
+                estimates[model],
+                wins + losses + ties,
+                wins,
+                losses,
+                ties,
+                group,
             )
-        )  # fmt: skip
-    places.sort(key=lambda one: (one.group, -one.strength, one.model))
+        )
+    places.sort(key=lambda standing: (standing.group, -standing.strength, standing.model))
     return Table(tuple(places), points, len(votes))
 
 
@@ -277,10 +285,10 @@ def strengths(points: Points, models: Iterable[str]) -> dict[str, float]:
     """
     met: dict[str, dict[str, float]] = {model: {} for model in models}
     won = dict.fromkeys(met, 0.0)
-    for (one, other), count in points.items():
-        won[one] += count
-        met[one][other] = met[one].get(other, 0.0) + count
-        met[other][one] = met[other].get(one, 0.0) + count
+    for (first, other), count in points.items():
+        won[first] += count
+        met[first][other] = met[first].get(other, 0.0) + count
+        met[other][first] = met[other].get(first, 0.0) + count
     now = dict.fromkeys(met, 1.0)
     for _ in range(_ROUNDS):
         moved = 0.0
@@ -298,16 +306,16 @@ _Key = tuple[tuple[str, str], float]  # a pair in order of name, and points of t
 
 def _outcome(vote: Vote) -> _Key:
     score = {"first": 1.0, "second": 0.0}.get(vote.outcome, 0.5)
-    one, other = vote.shown
-    return ((one, other), score) if one < other else ((other, one), 1.0 - score)
+    first, other = vote.shown
+    return ((first, other), score) if first < other else ((other, first), 1.0 - score)
 
 
 def _points(outcomes: Mapping[_Key, float]) -> dict[tuple[str, str], float]:
-    found: dict[tuple[str, str], float] = {}
-    for ((one, other), score), count in outcomes.items():
-        found[one, other] = found.get((one, other), 0.0) + score * count
-        found[other, one] = found.get((other, one), 0.0) + (1.0 - score) * count
-    return found
+    totals: dict[tuple[str, str], float] = {}
+    for ((first, other), score), count in outcomes.items():
+        totals[first, other] = totals.get((first, other), 0.0) + score * count
+        totals[other, first] = totals.get((other, first), 0.0) + (1.0 - score) * count
+    return totals
 
 
 def _given(points: Points, groups: Mapping[str, int]) -> dict[tuple[str, str], float]:
@@ -316,8 +324,8 @@ def _given(points: Points, groups: Mapping[str, int]) -> dict[tuple[str, str], f
     return {pair: 0.5 / (size[groups[pair[0]]] - 1) for pair in points}
 
 
-def _with(points: Points, given: Points) -> dict[tuple[str, str], float]:
-    return {pair: count + given[pair] for pair, count in points.items()}
+def _with(points: Points, prior: Points) -> dict[tuple[str, str], float]:
+    return {pair: count + prior[pair] for pair, count in points.items()}
 
 
 def _record(model: str, outcomes: Mapping[_Key, int]) -> tuple[int, int, int]:
@@ -334,7 +342,7 @@ def _record(model: str, outcomes: Mapping[_Key, int]) -> tuple[int, int, int]:
 
 def _bootstrap(
     outcomes: Mapping[_Key, int],
-    given: Points,
+    prior: Points,
     groups: Mapping[str, int],
     start: Mapping[str, float],
     draws: int,
@@ -346,11 +354,11 @@ def _bootstrap(
         # The weights of n votes, each exponential, add up to one Gamma(n).
         points = _points({key: random.gammavariate(n, 1.0) for key, n in sorted(outcomes.items())})
         share = {
-            pair: max(random.gammavariate(n, 1.0), _LEAST) for pair, n in sorted(given.items())
+            pair: max(random.gammavariate(n, 1.0), _LEAST) for pair, n in sorted(prior.items())
         }
-        found = _centred(_near(_with(points, share), groups, start), groups)
+        resampled = _centred(_near(_with(points, share), groups, start), groups)
         for model in groups:
-            seen[model].append(elo(found[model]))
+            seen[model].append(elo(resampled[model]))
     return {model: interval(sorted(drawn)) for model, drawn in seen.items()}
 
 
@@ -366,27 +374,29 @@ def _near(
     at = {model: place for place, model in enumerate(names)}
     first = {group: at[model] for model, group in reversed(list(groups.items()))}
     pairs = [
-        (at[one], at[other], count, points[other, one])
-        for (one, other), count in points.items()
-        if one < other
+        (at[first], at[other], count, points[other, first])
+        for (first, other), count in points.items()
+        if first < other
     ]
     now = [math.log(start[model]) for model in names]
     for _ in range(_STEPS):
         slope = [0.0] * len(names)
         curve = [[0.0] * len(names) for _ in names]
-        for one, other, won, lost in pairs:
-            share = 1.0 / (1.0 + math.exp(now[other] - now[one]))
+        for left, other, won, lost in pairs:
+            share = 1.0 / (1.0 + math.exp(now[other] - now[left]))
             gain = won - (won + lost) * share
             bend = (won + lost) * share * (1.0 - share)
-            slope[one] += gain
+            slope[left] += gain
             slope[other] -= gain
-            curve[one][one] += bend
+            curve[left][left] += bend
             curve[other][other] += bend
-            curve[one][other] = curve[other][one] = -bend
+            curve[left][other] = curve[other][left] = -bend
         for place in first.values():  # only differences count: one of each group stays
             curve[place][place] += 1.0 + curve[place][place]
         step = _solved(curve, slope)
-        now = [own + max(-_LONGEST, min(_LONGEST, one)) for own, one in zip(now, step, strict=True)]
+        now = [
+            own + max(-_LONGEST, min(_LONGEST, delta)) for own, delta in zip(now, step, strict=True)
+        ]
         if max(map(abs, step)) < _CLOSE_DRAW:
             return {model: math.exp(now[at[model]]) for model in names}
     return strengths(points, groups)
@@ -402,20 +412,20 @@ def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
             rest = matrix[i][j] - sum(low[i][k] * low[j][k] for k in range(j))
             low[i][j] = math.sqrt(max(rest, _LEAST**2)) if i == j else rest / low[j][j]
         half[i] = (right[i] - sum(low[i][k] * half[k] for k in range(i))) / low[i][i]
-    found = [0.0] * size
+    solution = [0.0] * size
     for i in reversed(range(size)):
-        known = sum(low[k][i] * found[k] for k in range(i + 1, size))
-        found[i] = (half[i] - known) / low[i][i]
-    return found
+        known = sum(low[k][i] * solution[k] for k in range(i + 1, size))
+        solution[i] = (half[i] - known) / low[i][i]
+    return solution
 
 
-def _centred(found: Mapping[str, float], groups: Mapping[str, int]) -> dict[str, float]:
+def _centred(strengths_: Mapping[str, float], groups: Mapping[str, int]) -> dict[str, float]:
     """Strengths whose geometric mean is 1 in each group: votes only say how models differ."""
     logs: dict[int, list[float]] = {}
-    for model, strength in found.items():
+    for model, strength in strengths_.items():
         logs.setdefault(groups[model], []).append(math.log(strength))
     middle = {group: math.exp(sum(own) / len(own)) for group, own in logs.items()}
-    return {model: strength / middle[groups[model]] for model, strength in found.items()}
+    return {model: strength / middle[groups[model]] for model, strength in strengths_.items()}
 
 
 def _groups(models: Iterable[str], outcomes: Iterable[_Key]) -> dict[str, int]:
@@ -428,9 +438,13 @@ def _groups(models: Iterable[str], outcomes: Iterable[_Key]) -> dict[str, int]:
             model = parent[model]
         return model
 
-    for (one, other), _ in outcomes:
-        parent[root(one)] = root(other)
+    for (first, other), _ in outcomes:
+        parent[root(first)] = root(other)
     size = Counter(root(model) for model in parent)
-    order = {one: number for number, (one, _) in enumerate(
-        sorted(size.items(), key=lambda item: (-item[1], item[0])), 1)}  # fmt: skip
+    order = {
+        model: number
+        for number, (model, _) in enumerate(
+            sorted(size.items(), key=lambda item: (-item[1], item[0])), 1
+        )
+    }
     return {model: order[root(model)] for model in parent}

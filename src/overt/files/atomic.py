@@ -93,7 +93,7 @@ def check_folder(folder: Path, option: str) -> None:
         OutOfDisk, Failure: none can; `option` is what the person named it with.
     """
     path = folder.expanduser().absolute()
-    place = next(one for one in (path, *path.parents) if one.exists())
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -44,11 +44,23 @@ _EAGER = 4096  # arrays up to this long are read at once: per-layer values, tags
 _EAGER_BYTES = 1 << 20
 _SCALARS: Final[Mapping[int, struct.Struct]] = {
     number: struct.Struct("<" + code) for number, code in enumerate("BbHhIif?")
-} | {10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d")}  # fmt: skip
+} | {10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d")}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _KIND_NAMES = (
-    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64",
-)  # fmt: skip
+    "u8",
+    "i8",
+    "u16",
+    "i16",
+    "u32",
+    "i32",
+    "f32",
+    "bool",
+    "string",
+    "array",
+    "u64",
+    "i64",
+    "f64",
+)
 _U64 = _SCALARS[10]
 
 
@@ -80,7 +92,7 @@ class Array:
         kind = _KIND_NAMES.index(self.type)
         if kind != _STRING:
             return _elements(data, 0, kind, self.length)
-        found: list[str] = []
+        strings: list[str] = []
         position = 0
         for _ in range(self.length):
             start = position + 8
@@ -88,8 +100,8 @@ class Array:
             position = start + length
             if position > self.size:
                 raise FormatError(f"{shown(self.path.name)} changed while in use", DAMAGED)
-            found.append(data[start:position].decode("utf-8", "replace"))
-        return tuple(found)
+            strings.append(data[start:position].decode("utf-8", "replace"))
+        return tuple(strings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,9 +366,14 @@ class _Reader(Cursor):
         infos = [self._info() for _ in range(tensors)]
         start = -(-self.position // alignment) * alignment
         return Header(
-            self.path, version, metadata, self._placed(infos, start, alignment), start,
-            alignment, self.size,
-        )  # fmt: skip
+            self.path,
+            version,
+            metadata,
+            self._placed(infos, start, alignment),
+            start,
+            alignment,
+            self.size,
+        )
 
     def _preamble(self) -> int:
         magic = self.take(4) if self.size >= 4 else b""

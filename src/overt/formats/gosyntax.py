@@ -119,17 +119,17 @@ def _pieces(text: str) -> Iterator[str | list[Token]]:
     """Text (a str) and the tokens of actions (a list), with the trimming done."""
     at, trim, count = 0, False, 0
     while True:
-        found = _OPEN.search(text, at)
-        before = text[at : found.start() if found else len(text)]
+        match = _OPEN.search(text, at)
+        before = text[at : match.start() if match else len(text)]
         if trim:
             before = before.lstrip(_SPACE)
-        if found and found[1]:
+        if match and match[1]:
             before = before.rstrip(_SPACE)
         if before:
             yield before
-        if not found:
+        if not match:
             return
-        tokens, at, trim = _action(text, found.end())
+        tokens, at, trim = _action(text, match.end())
         count += len(tokens) + 1
         if count > _MOST_TOKENS:
             _fail(f"more than {_MOST_TOKENS} words")
@@ -148,13 +148,13 @@ def _action(text: str, at: int) -> tuple[list[Token], int, bool]:
     while True:
         if close := _CLOSE.match(text, at):
             return tokens, close.end(), bool(close[1])
-        found = _TOKEN.match(text, at)
-        if not found:
+        match = _TOKEN.match(text, at)
+        if not match:
             _fail(
                 f"{text[at : at + 20]!r} inside {{{{ }}}}" if at < len(text) else "no }} at its end"
             )
-        at = found.end()
-        tokens.append((found.lastgroup or "", found[0]))
+        at = match.end()
+        tokens.append((match.lastgroup or "", match[0]))
 
 
 # ---- the tree ------------------------------------------------------------------------------
@@ -230,8 +230,18 @@ class _Tokens:
 
     def keyword(self) -> str:
         """The first word where it is one of the language; then it is consumed."""
-        words = ("if", "range", "with", "else", "end", "break", "continue",
-                 "define", "template", "block")  # fmt: skip
+        words = (
+            "if",
+            "range",
+            "with",
+            "else",
+            "end",
+            "break",
+            "continue",
+            "define",
+            "template",
+            "block",
+        )
         kind, text = self._next()
         if kind == "word" and text in words:
             self._step()
@@ -321,8 +331,18 @@ class _Tokens:
             self._at += 1
 
 
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v",
-            "\\": "\\", '"': '"', "'": "'"}  # fmt: skip
+_ESCAPES = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+    "\\": "\\",
+    '"': '"',
+    "'": "'",
+}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))")
 
 
@@ -343,18 +363,18 @@ def _literal(kind: str, text: str) -> Value:
 
 
 def _unescaped(text: str) -> str:
-    def one(found: re.Match[str]) -> str:
-        if found[5] is not None:
-            if found[5] not in _ESCAPES:
-                _fail(f"the escape {found[0]!r}")
-            return _ESCAPES[found[5]]
-        number = int(found[4], 8) if found[4] else int(found[1] or found[2] or found[3], 16)
+    def one(match: re.Match[str]) -> str:
+        if match[5] is not None:
+            if match[5] not in _ESCAPES:
+                _fail(f"the escape {match[0]!r}")
+            return _ESCAPES[match[5]]
+        number = int(match[4], 8) if match[4] else int(match[1] or match[2] or match[3], 16)
         if (
             number > 0x10FFFF
             or 0xD800 <= number <= 0xDFFF
-            or (number > 127 and not found[2] and not found[3])
+            or (number > 127 and not match[2] and not match[3])
         ):
-            _fail(f"the escape {found[0]!r}")
+            _fail(f"the escape {match[0]!r}")
         return chr(number)
 
     return _ESCAPE.sub(one, text)

@@ -68,23 +68,23 @@ def to_jinja(text: str) -> str:
 
 def _names(nodes: Sequence[Node]) -> set[str]:
     """Every field and variable named anywhere, in lower case."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in nodes:
         if isinstance(node, Action | Branch):
-            found |= _names_of(node.pipe)
+            names |= _names_of(node.pipe)
         if isinstance(node, Branch):
-            found |= _names(node.body) | _names(node.otherwise)
-    return found
+            names |= _names(node.body) | _names(node.otherwise)
+    return names
 
 
 def _names_of(pipe: Pipe) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for command in pipe.commands:
         for operand in command:
-            found |= {name.lower() for name in operand.fields}
+            names |= {name.lower() for name in operand.fields}
             if isinstance(operand.of, Pipe):
-                found |= _names_of(operand.of)
-    return found
+                names |= _names_of(operand.of)
+    return names
 
 
 def _jumps(node: Node) -> bool:
@@ -96,7 +96,7 @@ def _jumps(node: Node) -> bool:
 
 def _cut(nodes: Sequence[Node], cut: bool = False) -> tuple[tuple[Node, ...], bool]:
     """The nodes up to the first action that prints ``.Response``; what comes later is dropped."""
-    kept: list[Node] = []
+    remaining: list[Node] = []
     for node in nodes:
         if cut:
             break
@@ -106,8 +106,8 @@ def _cut(nodes: Sequence[Node], cut: bool = False) -> tuple[tuple[Node, ...], bo
             node = replace(node, body=body, otherwise=otherwise)
         elif isinstance(node, Action):
             cut = "response" in _names_of(node.pipe)
-        kept.append(node)
-    return tuple(kept), cut
+        remaining.append(node)
+    return tuple(remaining), cut
 
 
 # ---- the tree as Jinja ---------------------------------------------------------------------
@@ -263,8 +263,8 @@ class _Writer:
     def _command(self, command: Sequence[Operand], dot: _Expr, piped: _Expr | None) -> _Expr:
         first, rest = command[0], command[1:]
         if first.root == "function":
-            given = [self._operand(operand, dot) for operand in rest]
-            return _call(str(first.of), given + ([piped] if piped else []))
+            arguments = [self._operand(operand, dot) for operand in rest]
+            return _call(str(first.of), arguments + ([piped] if piped else []))
         if rest or piped:
             raise _not_understood("a value with arguments, as if it were a function")
         return self._operand(first, dot)
@@ -313,58 +313,58 @@ def _literal(value: object) -> _Expr:
 # ---- functions -----------------------------------------------------------------------------
 
 
-def _call(name: str, given: list[_Expr]) -> _Expr:
+def _call(name: str, arguments: list[_Expr]) -> _Expr:
     """A function of Go's or Ollama's."""
     function = _FUNCTIONS.get(name)
     if function is None:
         raise _not_understood(f"the function {name[:40]}")
     least, most, write = function
-    if not least <= len(given) <= most:
-        raise FormatError(f"the template calls {name} with {len(given)} values")
-    value = write(given)
+    if not least <= len(arguments) <= most:
+        raise FormatError(f"the template calls {name} with {len(arguments)} values")
+    value = write(arguments)
     if len(value.code) > _LONGEST:  # some values are written twice, and those inside them again
         raise _not_understood("an expression that nests too deep")
     return value
 
 
 def _joined(word: str) -> "_Function":
-    def write(given: list[_Expr]) -> _Expr:
-        kinds = {value.kind for value in given}
-        code = f" {word} ".join(value.code for value in given)
+    def write(arguments: list[_Expr]) -> _Expr:
+        kinds = {value.kind for value in arguments}
+        code = f" {word} ".join(value.code for value in arguments)
         return _Expr(f"({code})", kinds.pop() if len(kinds) == 1 else "any")
 
     return write
 
 
 def _compared(sign: str) -> "_Function":
-    return lambda given: _Expr(f"({given[0].code} {sign} {given[1].code})", "bool")
+    return lambda arguments: _Expr(f"({arguments[0].code} {sign} {arguments[1].code})", "bool")
 
 
-def _equal(given: list[_Expr]) -> _Expr:
+def _equal(arguments: list[_Expr]) -> _Expr:
     """The first is one of the others."""
-    pairs = (f"{given[0].code} == {other.code}" for other in given[1:])
+    pairs = (f"{arguments[0].code} == {other.code}" for other in arguments[1:])
     return _Expr(f"({' or '.join(pairs)})", "bool")
 
 
-def _slice(given: list[_Expr]) -> _Expr:
-    low, high = (*(value.code for value in given[1:]), "", "")[:2]
-    return _Expr(f"{given[0].code}[{low}:{high}]", given[0].kind)
+def _slice(arguments: list[_Expr]) -> _Expr:
+    low, high = (*(value.code for value in arguments[1:]), "", "")[:2]
+    return _Expr(f"{arguments[0].code}[{low}:{high}]", arguments[0].kind)
 
 
-def _index(given: list[_Expr]) -> _Expr:
-    value = given[0]
-    for key in given[1:]:
+def _index(arguments: list[_Expr]) -> _Expr:
+    value = arguments[0]
+    for key in arguments[1:]:
         if value.kind.partition(" ")[0] not in ("list", "map"):
             raise _not_understood(f"an index of {value.kind}")
         value = _Expr(f"{value.code}[{key.code}]", value.inner)
     return value
 
 
-def _print(given: list[_Expr], *, line: bool = False) -> _Expr:
+def _print(arguments: list[_Expr], *, line: bool = False) -> _Expr:
     """Go sets a blank between two values of which neither is a text; println between all."""
     parts: list[str] = []
-    for place, value in enumerate(given):
-        if place and (line or "str" not in (value.kind, given[place - 1].kind)):
+    for place, value in enumerate(arguments):
+        if place and (line or "str" not in (value.kind, arguments[place - 1].kind)):
             parts.append('" "')
         parts.append(_printed(value))
     if line:
@@ -372,11 +372,11 @@ def _print(given: list[_Expr], *, line: bool = False) -> _Expr:
     return _Expr(f"({' ~ '.join(parts)})" if parts else '""', "str")
 
 
-def _printf(given: list[_Expr]) -> _Expr:
-    form = given[0].code
+def _printf(arguments: list[_Expr]) -> _Expr:
+    form = arguments[0].code
     if not form.startswith('"'):
         raise _not_understood("a printf whose form is no plain text")
-    values = iter(given[1:])
+    values = iter(arguments[1:])
     parts: list[str] = []
     pieces = form[1:-1].split("%")
     parts.append(f'"{pieces[0]}"')
@@ -402,19 +402,19 @@ _ANY = 1000
 _FUNCTIONS: dict[str, tuple[int, int, _Function]] = {
     "and": (1, _ANY, _joined("and")),
     "or": (1, _ANY, _joined("or")),
-    "not": (1, 1, lambda given: _Expr(f"(not {given[0].code})", "bool")),
+    "not": (1, 1, lambda arguments: _Expr(f"(not {arguments[0].code})", "bool")),
     "eq": (2, _ANY, _equal),
     "ne": (2, 2, _compared("!=")),
     "lt": (2, 2, _compared("<")),
     "le": (2, 2, _compared("<=")),
     "gt": (2, 2, _compared(">")),
     "ge": (2, 2, _compared(">=")),
-    "len": (1, 1, lambda given: _Expr(f"({given[0].code}|length)", "int")),
+    "len": (1, 1, lambda arguments: _Expr(f"({arguments[0].code}|length)", "int")),
     "index": (1, _ANY, _index),
     "slice": (1, 3, _slice),
-    "json": (1, 1, lambda given: _Expr(_json(given[0].code), "str")),
+    "json": (1, 1, lambda arguments: _Expr(_json(arguments[0].code), "str")),
     "print": (0, _ANY, _print),
-    "println": (0, _ANY, lambda given: _print(given, line=True)),
+    "println": (0, _ANY, lambda arguments: _print(arguments, line=True)),
     "printf": (1, _ANY, _printf),
     "currentDate": (0, _ANY, lambda _: _Expr('strftime_now("%Y-%m-%d")', "str")),
 }

@@ -27,10 +27,10 @@ class Counted(Protocol):
 
 def mix(tensors: Iterable[Counted]) -> dict[str, Share]:
     """Tensors, parameters and bytes of each type, the largest share of bytes first."""
-    found: dict[str, Share] = {}
+    shares: dict[str, Share] = {}
     for tensor in tensors:
-        old = found.get(tensor.type, Share(0, 0, 0))
-        found[tensor.type] = Share(
+        old = shares.get(tensor.type, Share(0, 0, 0))
+        shares[tensor.type] = Share(
             old.tensors + 1, old.parameters + tensor.parameters, old.bytes + tensor.size
         )
-    return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
+    return dict(sorted(shares.items(), key=lambda item: -item[1].bytes))

@@ -28,9 +28,18 @@ MOST_BYTES = 8 << 20
 _MOST_COMMANDS = 10_000
 
 WORDS = (
-    "from", "adapter", "draft", "template", "system", "license", "renderer", "parser", "requires",
-    "parameter", "message",
-)  # fmt: skip
+    "from",
+    "adapter",
+    "draft",
+    "template",
+    "system",
+    "license",
+    "renderer",
+    "parser",
+    "requires",
+    "parameter",
+    "message",
+)
 ROLES = ("system", "user", "assistant")
 
 PARAMETERS: Mapping[str, type[int] | type[float] | type[bool] | type[str]] = {
@@ -43,9 +52,18 @@ PARAMETERS: Mapping[str, type[int] | type[float] | type[bool] | type[str]] = {
 """Every parameter Ollama knows, and its kind; ``stop`` is the one that makes a list."""
 
 DEPRECATED = (
-    "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
-    "mirostat", "mirostat_tau", "mirostat_eta", "numa", "tfs_z",
-)  # fmt: skip
+    "penalize_newline",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "numa",
+    "tfs_z",
+)
 
 _SEMVER = re.compile(
     r"v?(0|[1-9]\d*)(\.(0|[1-9]\d*)(\.(0|[1-9]\d*)"
@@ -78,8 +96,8 @@ class Modelfile:
 
     def last(self, word: str) -> str | None:
         """The value that counts where a later command replaces an earlier one."""
-        found = self.values(word)
-        return found[-1] if found else None
+        values = self.values(word)
+        return values[-1] if values else None
 
     def parameters(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The parameters by name, typed, and those left out because Ollama gave them up.
@@ -87,7 +105,7 @@ class Modelfile:
         Raises:
             FormatError: an unknown parameter, or a value of another kind.
         """
-        found: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         dropped: list[str] = []
         for command in self.commands:
             if command.word != "parameter":
@@ -95,10 +113,10 @@ class Modelfile:
             if command.key in DEPRECATED:
                 dropped.append(command.key)
             elif command.key == "stop":
-                found.setdefault("stop", []).append(command.value)
+                parameters.setdefault("stop", []).append(command.value)
             else:
-                found[command.key] = _typed(command.key, command.value)
-        return found, tuple(dict.fromkeys(dropped))
+                parameters[command.key] = _typed(command.key, command.value)
+        return parameters, tuple(dict.fromkeys(dropped))
 
 
 def read(data: bytes, name: str = "the Modelfile") -> Modelfile:
@@ -168,8 +186,8 @@ def _commands(text: str, name: str) -> Iterator[tuple[int, Command]]:
 
 
 def _word(text: str) -> tuple[str, str]:
-    found = re.match(r"[A-Za-z0-9_]*", text)
-    end = found.end() if found else 0
+    match = re.match(r"[A-Za-z0-9_]*", text)
+    end = match.end() if match else 0
     return text[:end], text[end:]
 
 
@@ -185,9 +203,11 @@ def _value(rest: str, lines: list[str], at: int, name: str) -> tuple[str, int]:
     while not closed:
         if at >= len(lines):
             raise _bad(
-                name, first, f"the text that opens with {quote} has no end",
+                name,
+                first,
+                f"the text that opens with {quote} has no end",
                 f"end its last line with {quote}",
-            )  # fmt: skip
+            )
         pieces += [lines[at - 1], lines[at]]
         closed = lines[at].rstrip(_EDGES).endswith(quote)
         at += 2
@@ -275,7 +295,7 @@ def _line(command: Command) -> str:
             continue
         # A second command after it: a quote left open would swallow it.
         try:
-            back = [found for _, found in _commands(f"{head} {text}\nFROM x\n", "")]
+            back = [value for _, value in _commands(f"{head} {text}\nFROM x\n", "")]
         except FormatError:
             continue
         if back == [command, Command("from", "x")]:

@@ -20,8 +20,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 PICKLED_SUFFIXES = (
-    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".th", ".pt2",
-)  # fmt: skip
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".dill",
+    ".th",
+    ".pt2",
+)
 """Names by which pickled checkpoints go. A name alone proves nothing: see `looks_pickled`."""
 
 _PICKLED_MEMBERS = (".pkl", ".pickle", ".joblib", ".ckpt", ".pt", ".pth")

@@ -109,9 +109,9 @@ def read(path: Path, most: int = MAX_HEADER) -> Header:
         length = cursor.u64()
         cursor.limit("bytes of header", length, min(most, cursor.size - 8))
         start = 8 + length
-        found = _json(cursor.take(length), cursor)
-    metadata = _metadata(found.pop("__metadata__", None), cursor)
-    tensors = [_tensor(name, entry, start, cursor) for name, entry in found.items()]
+        header = _json(cursor.take(length), cursor)
+    metadata = _metadata(header.pop("__metadata__", None), cursor)
+    tensors = [_tensor(name, entry, start, cursor) for name, entry in header.items()]
     _check_cover(tensors, start, cursor)
     return Header(path, metadata, tuple(tensors), start, cursor.size)
 
@@ -125,8 +125,8 @@ def read_index(path: Path) -> Index:
     """
     with opened(path) as file:
         cursor = Cursor(path, file, MAX_INDEX)
-        found = _json(cursor.take(cursor.size), cursor)
-    weights = found.get("weight_map")
+        index = _json(cursor.take(cursor.size), cursor)
+    weights = index.get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise cursor.bad("has no 'weight_map'")
     for name, member in weights.items():
@@ -137,7 +137,7 @@ def read_index(path: Path) -> Index:
             raise cursor.bad(
                 f"names the file {shown(member)}, which is not a safetensors file beside it"
             )
-    about = found.get("metadata")
+    about = index.get("metadata")
     total = about.get("total_size") if isinstance(about, dict) else None
     return Index(
         path, weights, tuple(sorted(set(weights.values()))), total if _is_count(total) else None
@@ -160,14 +160,14 @@ def _json(raw: bytes, cursor: Cursor) -> dict[str, Any]:
     if not raw.lstrip(b" \t\r\n").startswith(b"{"):
         raise cursor.bad(f"has no JSON object where its header should be but {shown(raw[:16])}")
     try:
-        found = json.loads(
+        document = json.loads(
             raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
     except RecursionError:
         raise cursor.bad("nests its JSON too deeply") from None
     except ValueError as error:
         raise cursor.bad(f"has a header that is not JSON: {_line(error)}") from None
-    return dict(found)
+    return dict(document)
 
 
 def _line(error: ValueError) -> str:
@@ -175,24 +175,26 @@ def _line(error: ValueError) -> str:
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in members:
             raise ValueError(f"the name {shown(name)} comes twice")
-        found[name] = value
-    return found
+        members[name] = value
+    return members
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _metadata(found: object, cursor: Cursor) -> dict[str, str]:
-    if found is None:
+def _metadata(value_in: object, cursor: Cursor) -> dict[str, str]:
+    if value_in is None:
         return {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    if not isinstance(value_in, dict) or not all(
+        isinstance(value, str) for value in value_in.values()
+    ):
         raise cursor.bad("has a '__metadata__' that is not text by name")
-    return found
+    return value_in
 
 
 def _tensor(name: str, entry: object, start: int, cursor: Cursor) -> TensorInfo:

@@ -22,10 +22,10 @@ def runs(path: Path) -> tuple[str, ...]:
     Empty where it names nothing beyond what plain weights need, or where it cannot be told.
     """
     try:
-        found = subprocess_reader.ask(__name__, str(path.absolute()), _SECONDS)
+        imports = subprocess_reader.ask(__name__, str(path.absolute()), _SECONDS)
     except subprocess_reader.Exceeded:
         return ()
-    rows = [row for row in found if isinstance(row, list) and len(row) == 3]
+    rows = [row for row in imports if isinstance(row, list) and len(row) == 3]
     return tuple(f"{module}.{name}" for level, module, name in rows if level in _LEVELS)
 
 
@@ -36,10 +36,10 @@ def _scan(path: Any) -> list[list[str]]:
 
     logging.disable()
     try:
-        found = scan_file_path(str(path)).globals
+        imports = scan_file_path(str(path)).globals
     except (GenOpsError, OSError, ValueError, EOFError, KeyError, IndexError):
         return []
-    rows = {(one.safety.value, one.module[:100], one.name[:100]) for one in found}
+    rows = {(item.safety.value, item.module[:100], item.name[:100]) for item in imports}
     order = {level: place for place, level in enumerate(_LEVELS)}
     ordered = sorted(rows, key=lambda row: (order.get(row[0], len(order)), row))
     return [list(row) for row in ordered[:_NAMES]]

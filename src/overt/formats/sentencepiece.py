@@ -79,17 +79,22 @@ def _read(data: memoryview) -> Pieces:
             if len(texts) > MOST_PIECES:
                 raise ValueError(f"it has more than {MOST_PIECES} pieces")
         elif number in (2, 3):
-            found = trainer if number == 2 else normalizer
+            message = trainer if number == 2 else normalizer
             for inner, part in _fields(_message(value)):
-                found[inner] = part if isinstance(part, int) else len(part)
+                message[inner] = part if isinstance(part, int) else len(part)
     if not texts:
         raise ValueError("it has no pieces")
     if (algorithm := trainer.get(3, 1)) not in ALGORITHMS:
         raise ValueError(f"its algorithm is number {algorithm}")
     return Pieces(
-        tuple(texts), tuple(scores), tuple(kinds), ALGORITHMS[algorithm], bool(normalizer.get(2)),
-        bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1)),
-    )  # fmt: skip
+        tuple(texts),
+        tuple(scores),
+        tuple(kinds),
+        ALGORITHMS[algorithm],
+        bool(normalizer.get(2)),
+        bool(normalizer.get(3, 1)),
+        bool(normalizer.get(4, 1)),
+    )
 
 
 def _piece(data: memoryview) -> tuple[str, float, int]:

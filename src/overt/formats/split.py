@@ -63,10 +63,11 @@ def join(first: "Header") -> "Header":
         )
     headers = [first, *(read(path, whole=False) for path in paths[1:])]
     for number, header in enumerate(headers):
-        said = (header.number("split.no"), header.split_count)
-        if said != (number, count):
+        position = (header.number("split.no"), header.split_count)
+        if position != (number, count):
             raise FormatError(
-                f"{shown(header.path.name)} says it is file {(said[0] or 0) + 1} of {said[1]}, "
+                f"{shown(header.path.name)} says it is file {(position[0] or 0) + 1} of "
+                f"{position[1]}, "
                 f"and its name says {number + 1} of {count}",
                 "get the files of this model again",
             )

@@ -79,12 +79,12 @@ def _exchange(process: "subprocess.Popen[bytes]", question: bytes) -> bytes:
 
 def _answer(answer: bytes, code: int, seconds: int, late: bool) -> Any:
     try:
-        found = json.loads(answer)
+        reply = json.loads(answer)
     except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict) and "answer" in found:
-        return found["answer"]
-    if isinstance(found, dict) and found.get("memory"):
+        reply = None
+    if isinstance(reply, dict) and "answer" in reply:
+        return reply["answer"]
+    if isinstance(reply, dict) and reply.get("memory"):
         raise Exceeded(f"it took more than {MEMORY >> 20} MiB of memory")
     if late or (not answer and code in (-24, -9)):  # SIGXCPU, or SIGKILL behind it
         raise Exceeded(f"it took more than {seconds} s")

@@ -60,10 +60,10 @@ def check(text: str) -> Check:
     if len(text) > MAX_TEMPLATE:
         return Check((), f"it has {len(text)} characters, more than {MAX_TEMPLATE}")
     try:
-        found = subprocess_reader.ask(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
+        reply = subprocess_reader.ask(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
     except subprocess_reader.Exceeded as error:
         return Check((f"a trial run was stopped: {error.message}",), error.message)
-    return Check(tuple(found["escapes"]), found["failed"])
+    return Check(tuple(reply["escapes"]), reply["failed"])
 
 
 def render(text: str, values: Mapping[str, Any]) -> str:
@@ -75,12 +75,12 @@ def render(text: str, values: Mapping[str, Any]) -> str:
     if len(text) > MAX_TEMPLATE:
         raise FormatError(f"the template has {len(text)} characters", "use a shorter one")
     try:
-        found = subprocess_reader.ask(__name__, {"text": text, "samples": [dict(values)]}, _SECONDS)
+        reply = subprocess_reader.ask(__name__, {"text": text, "samples": [dict(values)]}, _SECONDS)
     except subprocess_reader.Exceeded as error:
         raise FormatError(f"the template was stopped: {error.message}") from None
-    if found["failed"] is not None:
-        raise FormatError(f"the template cannot be rendered: {found['failed']}")
-    return str(found["rendered"])
+    if reply["failed"] is not None:
+        raise FormatError(f"the template cannot be rendered: {reply['failed']}")
+    return str(reply["rendered"])
 
 
 # ---- inside the process ----------------------------------------------------------------------
@@ -146,13 +146,13 @@ def _reply(question: Any) -> dict[str, Any]:
 
 
 def _bounded(pieces: Iterator[str], most: int = _OUTPUT) -> str:
-    found, length = [], 0
+    chunks, length = [], 0
     for piece in pieces:
         length += len(piece)
         if length > most:
             raise ValueError(f"it writes more than {most >> 20} MiB")
-        found.append(piece)
-    return "".join(found)
+        chunks.append(piece)
+    return "".join(chunks)
 
 
 def _environment() -> "Environment":

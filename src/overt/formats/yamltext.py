@@ -67,9 +67,9 @@ def dump(value: Any) -> str:
     class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
         pass
 
-    def text(dumper: Any, found: str) -> Any:
-        style = "'" if _INT.fullmatch(found) or _FLOAT.fullmatch(found) else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", found, style=style)
+    def text(dumper: Any, value: str) -> Any:
+        style = "'" if _INT.fullmatch(value) or _FLOAT.fullmatch(value) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
     return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
@@ -123,8 +123,8 @@ def _document(events: Any, what: str) -> Any:
             open_[-1].put(done.value, where)
         elif isinstance(event, kinds.DocumentEndEvent):
             break
-    found = open_[0].value
-    return found[0] if found else None
+    pair = open_[0].value
+    return pair[0] if pair else None
 
 
 def _scalar(event: Any) -> Any:

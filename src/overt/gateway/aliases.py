@@ -91,16 +91,16 @@ class Aliases(Generic[T]):
         self._follow()
         # In this order, and taken once: another thread may see that the file has changed, and
         # what was found in the old one must not be kept for the new one.
-        kept = self._found
+        cache = self._found
         entries = self._entries
         name = plain_name(name)
-        found = kept.get(name)
-        if found is None:
+        target = cache.get(name)
+        if target is None:
             entry = entries.get(name)
             if entry is None or entry.target is None:
                 return None
-            found = kept[name] = self._end(name, entries)
-        return found
+            target = cache[name] = self._end(name, entries)
+        return target
 
     def _end(self, name: str, entries: Mapping[str, _Entry]) -> str | T:
         _check_circle(name, entries)
@@ -163,19 +163,19 @@ class Aliases(Generic[T]):
             Busy, OutOfDisk, Failure: not written.
         """
         name = checked_name(name)
-        kept = _checked_target(target, self._read)
+        checked = _checked_target(target, self._read)
         with self._changing() as entries:
             already = _in_circles(entries)
             entry = entries.get(name) or _Entry(None, "")
             if entry.target is not None:
                 entry.before.append({"target": entry.target, "time": entry.time})
                 del entry.before[:-_HISTORY]
-            entry.target, entry.time = kept, _now()
+            entry.target, entry.time = checked, _now()
             entries[name] = entry
             if len(entries) > _MOST:
                 raise BadRequest(f"there are {_MOST} aliases", "remove some: overt alias remove")
             _check_new_circles(entries, already)
-        return Alias(name, kept, entry.time, tuple(_targets(entry.before)))
+        return Alias(name, checked, entry.time, tuple(_targets(entry.before)))
 
     def remove(self, name: str) -> Alias:
         """Take an alias away; `undo` brings it back.
@@ -259,9 +259,9 @@ def named(target: Target | None) -> list[str]:
     if not isinstance(target, Mapping):
         return []
     rules, models = target.get("rules"), target.get("models")
-    found = [one.get("use") for one in _list(rules) if isinstance(one, Mapping)]
-    found += [one.get("model") if isinstance(one, Mapping) else one for one in _list(models)]
-    return [one for one in found if isinstance(one, str)]
+    refs = [rule.get("use") for rule in _list(rules) if isinstance(rule, Mapping)]
+    refs += [entry.get("model") if isinstance(entry, Mapping) else entry for entry in _list(models)]
+    return [ref for ref in refs if isinstance(ref, str)]
 
 
 # ---- the file ------------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def _load(path: Path) -> dict[str, _Entry]:
     try:
         if len(data) > _MOST_BYTES:
             raise ValueError("too large")
-        found = json.loads(data)
-        version, rows = found["version"], found["aliases"]
+        document = json.loads(data)
+        version, rows = document["version"], document["aliases"]
         if version != 1 and isinstance(version, int):
             raise Failure(f"{path} was written by a later Overt (version {version})", "update")
         if version != 1 or len(rows) > _MOST:
@@ -317,13 +317,13 @@ def _entry(name: str, row: Any) -> _Entry:
     """
     if refs.parse(name).scheme != "name" or name != plain_name(name):
         raise ValueError(name)
-    before = [{"target": one["target"], "time": str(one["time"])} for one in row["before"]]
-    for target in (row["target"], *(one["target"] for one in before)):
+    before = [{"target": entry["target"], "time": str(entry["time"])} for entry in row["before"]]
+    for target in (row["target"], *(entry["target"] for entry in before)):
         if isinstance(target, str):
             refs.parse(target)
         elif not isinstance(target, dict | None):
             raise TypeError(name)
-    if len(before) > _HISTORY or any(one["target"] is None for one in before):
+    if len(before) > _HISTORY or any(entry["target"] is None for entry in before):
         raise ValueError(name)
     return _Entry(row["target"], str(row["time"]), before)
 
@@ -357,8 +357,8 @@ def _checked_target(target: Target, read: Callable[[Mapping[str, Any]], object])
         raise BadRequest(
             f"the route is {len(data)} bytes and the most is {_ROUTE_BYTES}", "make it shorter"
         )
-    kept: dict[str, Any] = json.loads(data)  # a copy that nobody else can change
-    return kept
+    copy: dict[str, Any] = json.loads(data)  # a copy that nobody else can change
+    return copy
 
 
 def _check_circle(name: str, entries: Mapping[str, _Entry]) -> None:
@@ -380,21 +380,21 @@ def _check_circle(name: str, entries: Mapping[str, _Entry]) -> None:
         if entry is None or entry.target is None or (at, len(way)) in done:
             return
         done.add((at, len(way)))
-        for one in named(entry.target):
-            walk(plain_name(one), (*way, at))
+        for ref in named(entry.target):
+            walk(plain_name(ref), (*way, at))
 
     walk(name, ())
 
 
 def _in_circles(entries: Mapping[str, _Entry]) -> set[str]:
     """The names that `find` would refuse, by somebody's own hand."""
-    found = set()
+    members = set()
     for name in entries:
         try:
             _check_circle(name, entries)
         except BadRequest:
-            found.add(name)
-    return found
+            members.add(name)
+    return members
 
 
 def _check_new_circles(entries: Mapping[str, _Entry], already: Container[str]) -> None:
@@ -404,7 +404,7 @@ def _check_new_circles(entries: Mapping[str, _Entry], already: Container[str]) -
 
 
 def _targets(before: list[dict[str, Any]]) -> list[Target]:
-    return [one["target"] for one in before]
+    return [entry["target"] for entry in before]
 
 
 def _list(value: Any) -> list[Any]:

@@ -271,8 +271,8 @@ class Exchange:
             NoIsolation, EngineFailed: the worker could not start.
             Refused: its licence does not allow the use, where that is enforced.
         """
-        found = self.first(ref)
-        with await self._seat(found, "answer", "", None, None, guest=True) as opened:
+        first_ref = self.first(ref)
+        with await self._seat(first_ref, "answer", "", None, None, guest=True) as opened:
             self._facts[ref] = replace(opened.facts, ref=ref)
             return opened.engine
 
@@ -327,7 +327,10 @@ class Exchange:
     def stats(self) -> Stats:
         """Figures for metrics. Reads a file of the system for each worker."""
         seen = self._scheduler.stats()
-        held = [(self._name(one.key), one.memory, one.it.worker) for one in self._residents()]
+        held = [
+            (self._name(resident.key), resident.memory, resident.it.worker)
+            for resident in self._residents()
+        ]
         return Stats(
             waiting={self._name(key): count for key, count in seen.waiting.items()},
             busy={self._name(key): count for key, count in seen.busy.items()},
@@ -403,19 +406,19 @@ class Exchange:
         digest, purpose = key
         return self._names.get(digest, digest), purpose
 
-    def _held(self, one: Resident[Opened]) -> Held:
-        facts = one.it.facts
+    def _held(self, resident: Resident[Opened]) -> Held:
+        facts = resident.it.facts
         return Held(
             ref=facts.ref,
             digest=facts.digest,
-            purpose=one.it.purpose,
-            memory=one.memory,
-            context=one.size,
-            parallel=one.seats,
-            busy=one.busy,
-            waiting=one.waiting,
-            used=one.used,
-            expires=one.expires,
+            purpose=resident.it.purpose,
+            memory=resident.memory,
+            context=resident.size,
+            parallel=resident.seats,
+            busy=resident.busy,
+            waiting=resident.waiting,
+            used=resident.used,
+            expires=resident.expires,
             facts=facts,
         )
 
@@ -455,7 +458,7 @@ class Exchange:
         try:
             target = self.resolve(name)
             if isinstance(target, Route):
-                return any(self.first(one).startswith(refs.ELSEWHERE) for one in target.named)
+                return any(self.first(ref).startswith(refs.ELSEWHERE) for ref in target.named)
             return target.startswith(refs.ELSEWHERE)
         except OvertError:
             return False
@@ -469,28 +472,28 @@ class Exchange:
         return None
 
     def _echo(self, ref: str) -> Opened:
-        found = self._echoes.get(ref)
-        if found is None:
+        echo = self._echoes.get(ref)
+        if echo is None:
             from overt.runtime.echo import Echo
 
             if len(self._echoes) >= _MOST_ECHOES:
                 self._echoes.clear()
             engine = Echo(refs.parse(ref).name)
-            found = self._echoes[ref] = Opened(engine, Facts(ref, "", "echo"))
-        return found
+            echo = self._echoes[ref] = Opened(engine, Facts(ref, "", "echo"))
+        return echo
 
     def _budget(self) -> int:
         """Bytes for all models together: what they hold already and what is free."""
         if self._settings.memory:
             return self._settings.memory
-        workers = [one.it.worker for one in self._residents()]
+        workers = [resident.it.worker for resident in self._residents()]
         held = sum(worker.memory()[1] for worker in workers if worker)
         return free_memory(mapped=self._shared) + held
 
     def _admit(self, place: Place) -> None:
         """Raises Refused: its licence, by the policy in force."""
-        if told := self._gate(place.model, place.header):
-            self._notice(told.text)
+        if notice := self._gate(place.model, place.header):
+            self._notice(notice.text)
 
     def _notice(self, text: str) -> None:
         if text not in self._told:

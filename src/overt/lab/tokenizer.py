@@ -116,14 +116,14 @@ class Words:
             special: control tokens written in a text are one token each.
             begin: put before each what the model puts before a prompt.
         """
-        found: list[list[int]] = []
+        all_ids: list[list[int]] = []
         for batch in _batches(texts):
-            found += self._call("encode", _json({"texts": batch, "special": special}))
-        if len(found) != len(texts) or not all(map(self._sound, found)):
+            all_ids += self._call("encode", _json({"texts": batch, "special": special}))
+        if len(all_ids) != len(texts) or not all(map(self._sound, all_ids)):
             raise EngineFailed("the worker of the vocabulary broke its own protocol")
         if begin and self.begins and self.bos is not None:
-            return [[self.bos, *ids] for ids in found]
-        return found
+            return [[self.bos, *ids] for ids in all_ids]
+        return all_ids
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each token, control tokens as they are written.
@@ -135,8 +135,8 @@ class Words:
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.size:
             raise BadRequest(f"{wanted[-1]} is no token: this model has {self.size}, from 0")
         if wanted:
-            said = self._call("pieces", _json({"ids": wanted}))
-            raw = [base64.b64decode(one) for one in said]
+            encoded = self._call("pieces", _json({"ids": wanted}))
+            raw = [base64.b64decode(piece) for piece in encoded]
             self._pieces.update(zip(wanted, raw, strict=True))
         return [self._pieces[id] for id in ids]
 
@@ -154,18 +154,18 @@ class Words:
 
     def render(self, template: str, values: Sequence[Mapping[str, Any]]) -> list[str | FormatError]:
         """What a Jinja chat template makes of each of `values`, or why it does not."""
-        found: list[str | FormatError] = []
-        for batch in _batches([_json(dict(one)) for one in values]):
+        rendered: list[str | FormatError] = []
+        for batch in _batches([_json(dict(value)) for value in values]):
             body = f'{{"template": {_json(template)}, "values": [{", ".join(batch)}]}}'
-            for said in self._call("render", body):
-                if isinstance(said, dict) and isinstance(said.get("text"), str):
-                    found.append(said["text"])
+            for reply in self._call("render", body):
+                if isinstance(reply, dict) and isinstance(reply.get("text"), str):
+                    rendered.append(reply["text"])
                 else:
-                    why = said.get("failed") if isinstance(said, dict) else None
-                    found.append(FormatError(f"the chat template says: {str(why)[:200]}"))
-        if len(found) != len(values):
+                    why = reply.get("failed") if isinstance(reply, dict) else None
+                    rendered.append(FormatError(f"the chat template says: {str(why)[:200]}"))
+        if len(rendered) != len(values):
             raise EngineFailed("the worker of the vocabulary broke its own protocol")
-        return found
+        return rendered
 
     # ---- inside ----------------------------------------------------------------------------
 
@@ -178,18 +178,18 @@ class Words:
         self.begins = info.get("begins") is True
         self.ends = frozenset(id for id in ends if self._id(id) is not None)
 
-    def _id(self, found: object) -> int | None:
-        return found if isinstance(found, int) and 0 <= found < self.size else None
+    def _id(self, value: object) -> int | None:
+        return value if isinstance(value, int) and 0 <= value < self.size else None
 
     def _sound(self, ids: object) -> bool:
         return isinstance(ids, list) and all(self._id(id) is not None for id in ids)
 
-    def _call(self, kind: str, asked: str) -> list[Any]:
+    def _call(self, kind: str, request: str) -> list[Any]:
         if self._runner is None:
             raise EngineFailed("the worker of the vocabulary is not running", "use it in `with`")
         patience = _PATIENCE if kind == "render" else None
         try:
-            body = asked.encode("utf-8", "surrogatepass")
+            body = request.encode("utf-8", "surrogatepass")
             return self._runner.run(self._asked(kind, body, patience))
         except TimeoutError:
             raise FormatError(
@@ -199,7 +199,7 @@ class Words:
 
     async def _asked(self, kind: str, body: bytes, patience: float | None) -> list[Any]:
         assert self._worker is not None
-        found = []
+        replies = []
         async with aclosing(self._worker.call(kind, body)) as chunks:
             while True:
                 async with asyncio.timeout(patience):
@@ -207,12 +207,12 @@ class Words:
                 if chunk is None:
                     break
                 try:
-                    found.append(json.loads(chunk))
+                    replies.append(json.loads(chunk))
                 except (ValueError, RecursionError):
                     raise EngineFailed(
                         "the worker of the vocabulary broke its own protocol"
                     ) from None
-        return found
+        return replies
 
 
 def _json(value: Any) -> str:

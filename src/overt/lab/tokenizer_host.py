@@ -52,21 +52,21 @@ class Host:
         encode {texts, special} gives ids; pieces {ids} gives base64 of bytes; render {template,
         values} gives ``{"text"}`` or ``{"failed"}`` for each of the values.
         """
-        asked = json.loads(body)
+        request = json.loads(body)
         if kind == "encode":
-            found: Iterator[Any] = (
-                self._words.ids(text, special=asked["special"], around=False)
-                for text in asked["texts"]
+            answers: Iterator[Any] = (
+                self._words.ids(text, special=request["special"], around=False)
+                for text in request["texts"]
             )
         elif kind == "pieces":
-            found = (
+            answers = (
                 base64.b64encode(self._words.piece(id)).decode()
-                for id in self._checked(asked["ids"])
+                for id in self._checked(request["ids"])
             )
         else:
-            found = _rendered(asked["template"], asked["values"])
-        for one in found:
-            if emit(json.dumps(one).encode()):
+            answers = _rendered(request["template"], request["values"])
+        for answer in answers:
+            if emit(json.dumps(answer).encode()):
                 return
 
     def _checked(self, ids: list[int]) -> list[int]:
@@ -82,8 +82,8 @@ def _rendered(template: str, values: list[dict[str, Any]]) -> Iterator[dict[str,
     except ValueError as error:
         yield from ({"failed": str(error)} for _ in values)
         return
-    for one in values:
+    for value in values:
         try:
-            yield {"text": made.render(one, _MOST)}
+            yield {"text": made.render(value, _MOST)}
         except ValueError as error:
             yield {"failed": str(error)}

@@ -80,23 +80,23 @@ def adopt(
         ModelNotFound: that program keeps no models on this machine.
         Busy, OutOfDisk, Failure: the store cannot be written.
     """
-    found = _places(what, dict(os.environ) if environ is None else environ)
+    all_places = _places(what, dict(os.environ) if environ is None else environ)
     job = _Job(settings, progress or (lambda _: None), dry_run)
-    for place in found:
-        for one in place.look():
-            if isinstance(one, Found):
-                job.take(place, one)
+    for place in all_places:
+        for item in place.look():
+            if isinstance(item, Found):
+                job.take(place, item)
             else:
-                job.skipped.append(Skipped(place.program, one.shown, one.reason))
-    return Looked(tuple(found), tuple(job.adopted), tuple(job.skipped))
+                job.skipped.append(Skipped(place.program, item.shown, item.reason))
+    return Looked(tuple(all_places), tuple(job.adopted), tuple(job.skipped))
 
 
 def _places(what: str | None, environ: dict[str, str]) -> list[Place]:
     if what is None:
         return [place for key in PROGRAMS for place in places(key, environ)]
     if what in PROGRAMS:
-        if found := places(what, environ):
-            return found
+        if matching := places(what, environ):
+            return matching
         raise ModelNotFound(
             f"{PROGRAMS[what][0]} keeps no models on this machine",
             "name the folder that holds them: overt adopt FOLDER",
@@ -119,42 +119,44 @@ class _Job:
         self.adopted: list[Adopted] = []
         self.skipped: list[Skipped] = []
 
-    def take(self, place: Place, found: Found) -> None:
+    def take(self, place: Place, model: Found) -> None:
         """Adopt one model, or say why not."""
         try:
             self.adopted.append(
-                self._dry(place, found) if self.dry_run else self._one(place, found)
+                self._dry(place, model) if self.dry_run else self._one(place, model)
             )
         except OvertError as error:
-            self.skipped.append(Skipped(place.program, found.shown, error.message))
+            self.skipped.append(Skipped(place.program, model.shown, error.message))
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}"
-            self.skipped.append(Skipped(place.program, found.shown, reason))
+            self.skipped.append(Skipped(place.program, model.shown, reason))
         except UnicodeEncodeError:
             reason = "its path holds bytes that are no text"
-            self.skipped.append(Skipped(place.program, found.shown, reason))
+            self.skipped.append(Skipped(place.program, model.shown, reason))
 
-    def _one(self, place: Place, found: Found) -> Adopted:
+    def _one(self, place: Place, model: Found) -> Adopted:
         files: list[File] = []
         links: dict[str, Link] = {}
-        for part in found.parts:
+        for part in model.parts:
             safe_member(part.path)
             link = Link.of(part.file.resolve(strict=True), place.key)
             if part.role in ("weights", "projector", "adapter", "draft"):
-                _check(part, found.shown)
-            hexes = self._digest(part, found.shown)
+                _check(part, model.shown)
+            hexes = self._digest(part, model.shown)
             links[f"sha256:{hexes}"] = link
             files.append(File(part.role, part.path, f"sha256:{hexes}", link.size))
-        manifest = _proper(Manifest(tuple(files), str(found.ref), found.origin, found.licence))
-        name = self._name(found, manifest)
-        if kept := self._kept(name, manifest):
-            return Adopted(place.program, found.shown, name, kept.digest, kept.size, "here already")
+        manifest = _proper(Manifest(tuple(files), str(model.ref), model.origin, model.licence))
+        name = self._name(model, manifest)
+        if existing := self._kept(name, manifest):
+            return Adopted(
+                place.program, model.shown, name, existing.digest, existing.size, "here already"
+            )
         here = self._here(manifest.weights)
         self.store.commit(manifest, {}, [name], links)
         blob = self.store.blob(manifest.weights.digest)
         how: How = "reference" if blob and blob.is_symlink() else "hard link"
         how = "here already" if here else how
-        return Adopted(place.program, found.shown, name, manifest.digest, manifest.size, how)
+        return Adopted(place.program, model.shown, name, manifest.digest, manifest.size, how)
 
     def _here(self, file: File) -> bool:
         try:
@@ -162,20 +164,20 @@ class _Job:
         except IntegrityError:
             return False
 
-    def _dry(self, place: Place, found: Found) -> Adopted:
+    def _dry(self, place: Place, model: Found) -> Adopted:
         from overt.models.sources.folder import check_magic
 
         size = 0
-        for part in found.parts:
+        for part in model.parts:
             size += part.file.stat().st_size
             if part.role in ("weights", "projector"):
                 check_magic(part.file, part.path)
         disk = next(p for p in (self.settings.home, *self.settings.home.parents) if p.exists())
-        weights = next(part for part in found.parts if part.role == "weights").file
+        weights = next(part for part in model.parts if part.role == "weights").file
         same = weights.stat().st_dev == disk.stat().st_dev
-        name = found.name or found.ref
+        name = model.name or model.ref
         return Adopted(
-            place.program, found.shown, name, "", size, "hard link" if same else "reference"
+            place.program, model.shown, name, "", size, "hard link" if same else "reference"
         )
 
     def _digest(self, part: Part, shown: str) -> str:
@@ -187,25 +189,25 @@ class _Job:
         from overt.models.sources.folder import digest
 
         file = part.file.resolve(strict=True)
-        found = digest(file, self.settings.home / "digests", self.report)
-        if part.sha256 not in (None, found):
+        actual = digest(file, self.settings.home / "digests", self.report)
+        if part.sha256 not in (None, actual):
             raise IntegrityError(
-                f"its {part.path} is damaged: it has the digest {found[:12]} where "
+                f"its {part.path} is damaged: it has the digest {actual[:12]} where "
                 f"{(part.sha256 or '')[:12]} is stated"
             )
         if part.git_sha1 and part.git_sha1 != _git_sha1(file):
             raise IntegrityError(f"its {part.path} is damaged: its git id is not the one stated")
-        return found
+        return actual
 
-    def _name(self, found: Found, manifest: Manifest) -> Ref:
+    def _name(self, model: Found, manifest: Manifest) -> Ref:
         """What to call it: a name that another model already has, or that the catalogue has, gets
         the beginning of this model's digest as its tag, so that nothing is called two things.
         """
-        if found.name:
-            return found.name
-        if found.ref.scheme != "name" or self._free(found.ref, manifest):
-            return found.ref
-        return Ref("name", found.ref.name, tag=manifest.weights.digest[7:15])
+        if model.name:
+            return model.name
+        if model.ref.scheme != "name" or self._free(model.ref, manifest):
+            return model.ref
+        return Ref("name", model.ref.name, tag=manifest.weights.digest[7:15])
 
     def _kept(self, name: Ref, manifest: Manifest) -> Manifest | None:
         """A model that was pulled under this name and has the same weights: it stays as it is.

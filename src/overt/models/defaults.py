@@ -107,13 +107,13 @@ def apply(overlay: Overlay, request: Request) -> Request:
         if not first and overlay.system:
             first = (Message.of("system", overlay.system),)
         messages = (*first, *overlay.messages, *messages[own:])
-    given = {
+    chosen = {
         name: value for name in _SAMPLING if (value := getattr(request.sampling, name)) is not None
     }
     return replace(
         request,
         messages=messages,
-        sampling=replace(overlay.sampling, **given),
+        sampling=replace(overlay.sampling, **chosen),
         stop=tuple(dict.fromkeys((*request.stop, *overlay.stop))),
         max_tokens=overlay.max_tokens if request.max_tokens is None else request.max_tokens,
     )
@@ -150,18 +150,18 @@ def decoded(data: bytes, role: str) -> str:
 # ---- inside --------------------------------------------------------------------------------
 
 
-def _with_parameters(overlay: Overlay, found: Any) -> Overlay:
+def _with_parameters(overlay: Overlay, parameters: Any) -> Overlay:
     from overt.formats.modelfile import DEPRECATED  # here and below: most models bring none of it
 
-    if not isinstance(found, dict) or len(found) > 1000:
+    if not isinstance(parameters, dict) or len(parameters) > 1000:
         raise FormatError("the model's parameters are no JSON object", "pull the model again")
-    for name, value in found.items():
+    for name, value in parameters.items():
         _check(name, value)
-    unused = [name for name in found if name not in (*_USED, *_OWN, *DEPRECATED)]
-    predict, context = found.get("num_predict", -1), found.get("num_ctx", 0)
-    threads = found.get("num_thread", 0)
-    stop = found.get("stop", [])
-    drawn = {name: found[name] for name in _SAMPLING if name in found}
+    unused = [name for name in parameters if name not in (*_USED, *_OWN, *DEPRECATED)]
+    predict, context = parameters.get("num_predict", -1), parameters.get("num_ctx", 0)
+    threads = parameters.get("num_thread", 0)
+    stop = parameters.get("stop", [])
+    drawn = {name: parameters[name] for name in _SAMPLING if name in parameters}
     if not 0 <= drawn.get("seed", 0) < 2**32 - 1:
         del drawn["seed"]  # -1 is another one each time
     if "top_k" in drawn:
@@ -205,22 +205,22 @@ def _check(name: str, value: object) -> None:
         )
 
 
-def _messages(found: Any) -> tuple[Message, ...]:
+def _messages(listed: Any) -> tuple[Message, ...]:
     from overt.formats.modelfile import ROLES
 
-    if not isinstance(found, list):
+    if not isinstance(listed, list):
         raise FormatError("the model's messages are no list", "pull the model again")
-    if len(found) > _MOST_MESSAGES:
+    if len(listed) > _MOST_MESSAGES:
         raise FormatError(
-            f"the model brings {len(found)} messages", f"{_MOST_MESSAGES} are the most"
+            f"the model brings {len(listed)} messages", f"{_MOST_MESSAGES} are the most"
         )
     messages = []
-    for one in found:
-        role = one.get("role") if isinstance(one, dict) else None
-        content = one.get("content", "") if isinstance(one, dict) else None
+    for message in listed:
+        role = message.get("role") if isinstance(message, dict) else None
+        content = message.get("content", "") if isinstance(message, dict) else None
         if role not in ROLES or not isinstance(content, str):
             raise FormatError(
-                f"one of the model's messages is {str(one)[:40]!r}", "pull the model again"
+                f"one of the model's messages is {str(message)[:40]!r}", "pull the model again"
             )
         messages.append(Message.of(role, content))
     return tuple(messages)

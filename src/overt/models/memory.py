@@ -46,12 +46,22 @@ _UNSTATED_CONTEXT: Final = 4096
 # Windowed layers where the file does not list them: of each `period` layers one sees everything,
 # the first or the last; and the window where the file does not state it. From src/models/*.cpp.
 _WINDOWS: Final[dict[str, tuple[int, bool, int]]] = {
-    "afmoe": (4, False, 0), "cohere2": (4, False, 0), "cohere2moe": (4, True, 0),
-    "exaone-moe": (4, False, 128), "gemma2": (2, False, 4096), "gemma3": (6, False, 0),
-    "gemma3n": (5, False, 0), "gpt-oss": (2, False, 0), "laguna": (4, True, 0),
-    "llama4": (4, False, 8192), "mellum": (4, False, 0), "muse-glimmer": (4, False, 0),
-    "olmo2": (4, False, 0), "plamo3": (8, False, 0), "smallthinker": (4, True, 0),
-}  # fmt: skip
+    "afmoe": (4, False, 0),
+    "cohere2": (4, False, 0),
+    "cohere2moe": (4, True, 0),
+    "exaone-moe": (4, False, 128),
+    "gemma2": (2, False, 4096),
+    "gemma3": (6, False, 0),
+    "gemma3n": (5, False, 0),
+    "gpt-oss": (2, False, 0),
+    "laguna": (4, True, 0),
+    "llama4": (4, False, 8192),
+    "mellum": (4, False, 0),
+    "muse-glimmer": (4, False, 0),
+    "olmo2": (4, False, 0),
+    "plamo3": (8, False, 0),
+    "smallthinker": (4, True, 0),
+}
 _HYBRIDS: Final = ("qwen3next", "qwen35", "qwen35moe")  # every fourth layer is attention
 
 
@@ -118,7 +128,7 @@ def need(
     )
 
 
-def of_size(found: Need, header: Header, size: int, quantization: str, projector: int = 0) -> Need:
+def of_size(need: Need, header: Header, size: int, quantization: str, projector: int = 0) -> Need:
     """About what another quantization of the same model needs: a file (or files) of `size` bytes.
 
     `found` is the need of `header`, the quantization that was read. How much of the other file the
@@ -132,7 +142,7 @@ def of_size(found: Need, header: Header, size: int, quantization: str, projector
         embedding = header.tensor("token_embd.weight") if untied else None
         if embedding and header.parameters:
             twice *= 1 - embedding.parameters / header.parameters
-    return replace(found, weights=int(size * (1 + twice)) + projector)
+    return replace(need, weights=int(size * (1 + twice)) + projector)
 
 
 def _cells(header: Header, context: int, batch: int) -> tuple[int, int]:
@@ -366,10 +376,10 @@ def choose(
         return need(header, tokens, slots, batch, kv_type, projector=projector, native=native)
 
     if context:
-        found = takes(context)
-        if found.total <= free:
-            return Fit(context, found)
-        raise _too_big(found, free, takes, label)
+        taken = takes(context)
+        if taken.total <= free:
+            return Fit(context, taken)
+        raise _too_big(taken, free, takes, label)
     own = header.context_length or _UNSTATED_CONTEXT
     spared = int(free * _SPARE)
     for most in (spared, free):
@@ -395,43 +405,43 @@ def _largest(limit: int, free: int, takes: Callable[[int], Need]) -> int:
     return low * STEP
 
 
-def _too_big(found: Need, free: int, takes: Callable[[int, int], Need], label: str) -> OutOfMemory:
-    slots = f" for each of {found.parallel} requests at once" if found.parallel > 1 else ""
+def _too_big(need: Need, free: int, takes: Callable[[int, int], Need], label: str) -> OutOfMemory:
+    slots = f" for each of {need.parallel} requests at once" if need.parallel > 1 else ""
     message = (
-        f"{label} needs {human(found.total)} of memory with a context of {found.context} "
+        f"{label} needs {human(need.total)} of memory with a context of {need.context} "
         f"tokens{slots} and {human(free)} is free"
     )
-    choices = _choices(found, free, takes)
-    file = _largest_file(found, free)
+    choices = _choices(need, free, takes)
+    file = _largest_file(need, free)
     if choices:
         return OutOfMemory(message, "use " + ", or ".join(choices + ([file] if file else [])))
-    file = _largest_file(takes(min(SMALLEST_CONTEXT, found.context), 1), free)
-    hint = f"its weights alone take {human(found.weights)}: free some memory"
+    file = _largest_file(takes(min(SMALLEST_CONTEXT, need.context), 1), free)
+    hint = f"its weights alone take {human(need.weights)}: free some memory"
     return OutOfMemory(message, f"{hint}, or use {file}" if file else hint)
 
 
-def _choices(found: Need, free: int, takes: Callable[[int, int], Need]) -> list[str]:
+def _choices(need: Need, free: int, takes: Callable[[int, int], Need]) -> list[str]:
     """A smaller context, or fewer slots, or else both; each with what it would take."""
-    slots = found.parallel
+    slots = need.parallel
     choices = []
-    context = _largest(found.context - 1, free, lambda tokens: takes(tokens, slots))
+    context = _largest(need.context - 1, free, lambda tokens: takes(tokens, slots))
     if context:
         choices.append(f"--context {context} ({human(takes(context, slots).total)})")
-    fewer = next((n for n in range(slots - 1, 0, -1) if takes(found.context, n).total <= free), 0)
+    fewer = next((n for n in range(slots - 1, 0, -1) if takes(need.context, n).total <= free), 0)
     if fewer:
-        choices.append(f"--parallel {fewer} ({human(takes(found.context, fewer).total)})")
+        choices.append(f"--parallel {fewer} ({human(takes(need.context, fewer).total)})")
     if not choices and slots > 1:
-        context = _largest(found.context - 1, free, lambda tokens: takes(tokens, 1))
+        context = _largest(need.context - 1, free, lambda tokens: takes(tokens, 1))
         if context:
             size = human(takes(context, 1).total)
             choices.append(f"--parallel 1 --context {context} ({size})")
     return choices
 
 
-def _largest_file(found: Need, free: int) -> str:
+def _largest_file(need: Need, free: int) -> str:
     """The file that would fit in place of this one, where a smaller one could help."""
-    room = free - (found.total - found.weights)
-    return f"a file of at most {human(room)}" if 0 < room < found.weights else ""
+    room = free - (need.total - need.weights)
+    return f"a file of at most {human(room)}" if 0 < room < need.weights else ""
 
 
 def human(size: int) -> str:

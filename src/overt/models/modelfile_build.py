@@ -26,9 +26,11 @@ __all__ = ["Created", "create", "modelfile_of", "named"]
 
 _SAID = ("renderer", "parser", "requires")
 _PATHS: dict[Role, str] = {
-    "adapter": "adapter.gguf", "draft": "draft.gguf", "licence": "LICENSE",
+    "adapter": "adapter.gguf",
+    "draft": "draft.gguf",
+    "licence": "LICENSE",
     "projector": "projector.gguf",
-}  # fmt: skip
+}
 _WHATS = {"adapter": "adapter", "mmproj": "projector"}
 Report = Callable[[Step], None]
 
@@ -58,9 +60,9 @@ class _Draft:
 
     def add(self, file: File) -> None:
         """One more file; what is listed for the same purpose already is not listed twice."""
-        if any((file.role, file.digest) == (one.role, one.digest) for one in self.files):
+        if any((file.role, file.digest) == (other.role, other.digest) for other in self.files):
             return
-        taken = {one.path for one in self.files}
+        taken = {file.path for file in self.files}
         path, number = file.path, 1
         while path in taken:
             number += 1
@@ -122,8 +124,8 @@ def create(
 def _moved(draft: _Draft, folder: Path) -> dict[str, Path]:
     """The files below `folder` by digest, which are no links any more."""
     root = folder.resolve()
-    found = {digest: Path(link.path) for digest, link in draft.links.items()}
-    inside = {digest: path for digest, path in found.items() if path.is_relative_to(root)}
+    paths = {digest: Path(link.path) for digest, link in draft.links.items()}
+    inside = {digest: path for digest, path in paths.items() if path.is_relative_to(root)}
     for digest in inside:
         del draft.links[digest]
     return inside
@@ -174,8 +176,8 @@ def _add_base(draft: _Draft, value: str, folder: Path, settings: Settings, repor
             draft.links[file.digest] = paths[file.digest]
     draft.licence = draft.licence or manifest.licence
     if not path:
-        said = {key: manifest.origin[key] for key in _SAID if key in manifest.origin}
-        draft.origin |= {"base": draft.origin.get("base", manifest.ref), **said}
+        kept_facts = {key: manifest.origin[key] for key in _SAID if key in manifest.origin}
+        draft.origin |= {"base": draft.origin.get("base", manifest.ref), **kept_facts}
 
 
 def _resolved(
@@ -301,13 +303,13 @@ def _check_architecture(draft: _Draft, store: Store) -> None:
 
 def _check_texts(draft: _Draft) -> None:
     """Raises FormatError: texts that nobody could read again when the model is to be run."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for file in draft.files:
         if file.digest in draft.texts and file.role in defaults.ROLES:
             data = draft.texts[file.digest]
-            found[file.role] = defaults.decoded(data, file.role)
-    found.pop("template", None)  # one that cannot be used is said, and the file's own is
-    draft.notices += defaults.build(found).notices
+            texts[file.role] = defaults.decoded(data, file.role)
+    texts.pop("template", None)  # one that cannot be used is said, and the file's own is
+    draft.notices += defaults.build(texts).notices
 
 
 def _add_texts(draft: _Draft, modelfile: Modelfile, store: Store) -> None:
@@ -344,11 +346,11 @@ def _add_texts(draft: _Draft, modelfile: Modelfile, store: Store) -> None:
 
 def _add_parameters(draft: _Draft, modelfile: Modelfile, store: Store) -> None:
     """PARAMETER: over those of the model it builds on, name by name."""
-    found, dropped = modelfile.parameters()
-    if found:
-        found = {**_old_parameters(draft, store), **found}
+    parameters, dropped = modelfile.parameters()
+    if parameters:
+        parameters = {**_old_parameters(draft, store), **parameters}
         draft.drop("parameters")
-        draft.text("parameters", "params.json", _canonical(found))
+        draft.text("parameters", "params.json", _canonical(parameters))
     if dropped:
         draft.notices.append(f"left out, as Ollama does: {', '.join(dropped)}")
 
@@ -361,11 +363,11 @@ def _say_template(draft: _Draft, template: str) -> None:
     except FormatError as error:
         draft.notices.append(f"{error.message}, so the template of the model's file is used")
         return
-    found = check(jinja)
-    if found.escapes:
-        draft.notices.append(f"TEMPLATE tries to leave its sandbox: {found.escapes[0]}")
-    elif found.failed:
-        draft.notices.append(f"TEMPLATE does not render here: {found.failed}")
+    report = check(jinja)
+    if report.escapes:
+        draft.notices.append(f"TEMPLATE tries to leave its sandbox: {report.escapes[0]}")
+    elif report.failed:
+        draft.notices.append(f"TEMPLATE does not render here: {report.failed}")
 
 
 def _old_parameters(draft: _Draft, store: Store) -> dict[str, Any]:
@@ -385,13 +387,18 @@ def _add_recipe(draft: _Draft, modelfile: Modelfile) -> None:
     """The recipe first, then those of the models it builds on, newest first."""
     from importlib.metadata import version
 
-    inputs = {role: iter([i.digest for i in draft.inputs if i.role == role])
-              for role in ("from", "adapter", "draft")}  # fmt: skip
+    inputs = {
+        role: iter([i.digest for i in draft.inputs if i.role == role])
+        for role in ("from", "adapter", "draft")
+    }
     commands = [
-        [command.word, command.key, next(inputs[command.word])
-         if command.word in inputs else command.value]
+        [
+            command.word,
+            command.key,
+            next(inputs[command.word]) if command.word in inputs else command.value,
+        ]
         for command in modelfile.commands
-    ]  # fmt: skip
+    ]
     older = [file for file in draft.files if file.role == "recipe"]
     draft.drop("recipe")
     recipe = Recipe(
@@ -427,8 +434,8 @@ def modelfile_of(ref: str, settings: Settings) -> str:
     commands += [Command(role, texts[role]) for role in ("template", "system") if role in texts]
     parameters = json.loads(texts.get("parameters", "{}"))
     for name, value in parameters.items() if isinstance(parameters, dict) else ():
-        for one in value if isinstance(value, list) else [value]:
-            shown = str(one).lower() if isinstance(one, bool) else str(one)
+        for item in value if isinstance(value, list) else [value]:
+            shown = str(item).lower() if isinstance(item, bool) else str(item)
             commands.append(Command("parameter", shown, name))
     over = defaults.build({k: v for k, v in texts.items() if k == "messages"})
     commands += [Command("message", message.text, message.role) for message in over.messages]
@@ -450,9 +457,9 @@ def _bases(model: pull.Model, store: Store) -> Iterable[str]:
         return [model.manifest.ref]
     recipe = Recipe.decode(recipes[0].read_bytes())
     named = []
-    for one in recipe.inputs:
-        if one.role == "from":
-            if not (value := _base(one, store)):
+    for entry in recipe.inputs:
+        if entry.role == "from":
+            if not (value := _base(entry, store)):
                 return files
             named.append(value)
     return named or files
@@ -463,9 +470,9 @@ def _own_licences(model: pull.Model, store: Store) -> list[File]:
     if model.manifest is None or not (recipes := model.parts.get("recipe")):
         return []
     brought: set[str] = set()
-    for one in Recipe.decode(recipes[0].read_bytes()).inputs:
+    for entry in Recipe.decode(recipes[0].read_bytes()).inputs:
         try:
-            brought |= {file.digest for file in store.manifest(one.digest).files}
+            brought |= {file.digest for file in store.manifest(entry.digest).files}
         except OvertError:
             continue
     return [
@@ -475,16 +482,16 @@ def _own_licences(model: pull.Model, store: Store) -> list[File]:
     ]
 
 
-def _base(one: Input, store: Store) -> str | None:
+def _base(entry: Input, store: Store) -> str | None:
     """A base by its name where that still means the same, else by its digest."""
-    if one.ref and parse(one.ref).scheme != "name":
-        return one.ref
+    if entry.ref and parse(entry.ref).scheme != "name":
+        return entry.ref
     try:
-        if one.ref and store.get(parse(one.ref)).digest == one.digest:
-            return one.ref
+        if entry.ref and store.get(parse(entry.ref)).digest == entry.digest:
+            return entry.ref
     except OvertError:
         pass
     try:
-        return one.digest if store.whole(store.manifest(one.digest)) else None
+        return entry.digest if store.whole(store.manifest(entry.digest)) else None
     except OvertError:
         return None

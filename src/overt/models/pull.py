@@ -36,8 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Step", "find", "pull"]
 
 _PARTS: tuple[Role, ...] = (
-    "system", "parameters", "messages", "template", "adapter", "draft", "recipe",
-)  # fmt: skip
+    "system",
+    "parameters",
+    "messages",
+    "template",
+    "adapter",
+    "draft",
+    "recipe",
+)
 _ELSEWHERE = (SourceFailed, NotFound, NeedsAccess, Offline, Busy)  # another ref may still do
 
 
@@ -218,12 +224,12 @@ def _pinned(ref: Ref) -> bool:
     return ref.scheme == "pypi" and bool(tag)
 
 
-def _means(asked: Ref, came: Ref) -> bool:
+def _means(wanted: Ref, came: Ref) -> bool:
     """Whether a pinned ref is what `asked` names, as far as `asked` says."""
     return (
-        (asked.scheme, asked.host, asked.name) == (came.scheme, came.host, came.name)
-        and asked.tag in (None, came.tag)
-        and asked.file in (None, came.file)
+        (wanted.scheme, wanted.host, wanted.name) == (came.scheme, came.host, came.name)
+        and wanted.tag in (None, came.tag)
+        and wanted.file in (None, came.file)
     )
 
 
@@ -328,8 +334,8 @@ def _before(store: Store, wanted: Ref) -> Ref | None:
         return parse(store.get(wanted).ref)
     for note in sorted((store.home / "partial").glob("*/refs.json")):  # as `_sign` wrote it
         with suppress(OSError, ValueError, TypeError, OvertError):
-            asked, meant = json.loads(note.read_bytes())
-            if asked == str(wanted):
+            wanted_before, meant = json.loads(note.read_bytes())
+            if wanted_before == str(wanted):
                 return parse(meant)
     return None
 
@@ -351,18 +357,18 @@ def _plain(wanted: Ref, settings: Settings, report: Report) -> tuple[Model, Mani
     from overt.models.sources import folder
 
     path = Path(wanted.name).expanduser().absolute()
-    found = folder.read(path, scan.runs)
+    locals_ = folder.read(path, scan.runs)
     cache = settings.home / "digests"
     files = []
-    for local in found:
+    for local in locals_:
         if local.role in ("weights", "projector"):
             _check(local.file, local.path, str(path))
         hexes = folder.digest(local.file, cache, report)
         files.append(File(local.role, local.path, f"sha256:{hexes}", local.file.stat().st_size))
     manifest = Manifest(tuple(files), str(wanted), {"source": "folder"})
     digest = files[0].digest if len(files) == 1 else _list_digest(files)
-    projectors = [local.file for local in found if local.role == "projector"]
-    model = Model(str(wanted), digest, found[0].file, projectors[0] if projectors else None, None)
+    projectors = [local.file for local in locals_ if local.role == "projector"]
+    model = Model(str(wanted), digest, locals_[0].file, projectors[0] if projectors else None, None)
     return model, manifest
 
 

@@ -59,9 +59,9 @@ def _pieces(ref: str, settings: Settings) -> tuple[Manifest, list[Piece]]:
         manifest = pull(ref, settings)
         places = {local.path: local.file for local in read(Path(wanted.name))}
     else:
-        found = find(ref, settings).manifest
-        assert found
-        manifest = found
+        manifest_found = find(ref, settings).manifest
+        assert manifest_found
+        manifest = manifest_found
         store = Store(settings.home)
         places = {file.path: store.path(file) for file in manifest.files}
     return manifest, [

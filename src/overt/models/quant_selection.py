@@ -119,7 +119,7 @@ def settle(
     offer = _look(listing, settings)
     best = offer.best
     if best is None:
-        least = min(offer.models, key=lambda one: one.need or 0)
+        least = min(offer.models, key=lambda model: model.need or 0)
         raise OutOfMemory(
             f"none of the {len(offer.models)} models of hf:{ref.name} fits: the least, "
             f"{least.name}, needs {memory.human(least.need or 0)} and "
@@ -135,18 +135,18 @@ def _look(listing: hub.Listing, settings: Settings, *, tables: bool = False) -> 
     paths = sorted(listing.sizes)
     code = tuple(path for path in paths if path.lower().endswith(".py"))
     free = settings.memory or memory.free_memory()
-    found = sorted(variants(paths), key=rank)
-    if not found:
+    variants_found = sorted(variants(paths), key=rank)
+    if not variants_found:
         choose(paths, None, f"hf:{listing.ref.name}")  # says why there are none
         return Offer(listing.ref, (), None, free, 0, code)
     judge = _Judge(listing, settings, free)
-    judge.read(found[0])
+    judge.read(variants_found[0])
     if tables:
-        judge.read_tables(found)
-    best = next(judge.fitting(found), None)
+        judge.read_tables(variants_found)
+    best = next(judge.fitting(variants_found), None)
     return Offer(
         listing.ref,
-        tuple(judge.offered(variant) for variant in found),
+        tuple(judge.offered(variant) for variant in variants_found),
         judge.offered(best) if best else None,
         free,
         judge.context,
@@ -174,10 +174,12 @@ class _Judge:
                 own = header.context_length or _CONTEXT
                 self.context = self._settings.context or min(own, _CONTEXT)
 
-    def read_tables(self, found: list[Variant]) -> None:
+    def read_tables(self, candidates: list[Variant]) -> None:
         """Read the tensor tables of all files that are like the one whose header is known."""
         like = self._common
-        left = [v for v in found if v.name not in self._headers and len(v.parts) == 1][:_TABLES]
+        left = [v for v in candidates if v.name not in self._headers and len(v.parts) == 1][
+            :_TABLES
+        ]
         if like is None or like.split_count > 1 or not like.tensors or not left:
             return
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -186,9 +188,9 @@ class _Judge:
                 if header:
                     self._headers[variant.name] = header
 
-    def fitting(self, found: list[Variant]) -> Iterator[Variant]:
+    def fitting(self, candidates: list[Variant]) -> Iterator[Variant]:
         """Those that fit, or may, by their own headers as far as these can be read."""
-        for variant in found:
+        for variant in candidates:
             if self.offered(variant).fits is not False:
                 self.read(variant)
                 if self.offered(variant).fits is not False:
@@ -303,13 +305,13 @@ def _table(listing: hub.Listing, path: str, like: Header) -> Header | None:
             with copy.open("wb") as file:
                 file.write(head + read[at:])
                 file.truncate(size)
-            found = gguf.read(copy, whole=False)
+            header = gguf.read(copy, whole=False)
     except (OvertError, OSError):
         return None
-    if [(t.name, t.shape) for t in found.tensors] != [(t.name, t.shape) for t in like.tensors]:
+    if [(t.name, t.shape) for t in header.tensors] != [(t.name, t.shape) for t in like.tensors]:
         return None
     start = -(-(begin + at + length) // like.alignment) * like.alignment
-    return replace(like, tensors=found.tensors, data_offset=start, file_size=size)
+    return replace(like, tensors=header.tensors, data_offset=start, file_size=size)
 
 
 def _length(header: Header) -> int:

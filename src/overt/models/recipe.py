@@ -63,7 +63,7 @@ class Recipe:
         content = {
             "step": self.step,
             "version": self.version,
-            "inputs": [asdict(one) for one in self.inputs],
+            "inputs": [asdict(entry) for entry in self.inputs],
             "parameters": dict(self.parameters),
             "environment": dict(self.environment),
         }
@@ -88,26 +88,28 @@ class Recipe:
                 raise ValueError("its inputs are no list, or too many")
             if not isinstance(parameters, dict) or not isinstance(environment, dict):
                 raise ValueError("its parameters or its environment are no object")
-            found = cls(
+            recipe = cls(
                 step=_text(content["step"], _WORD),
                 version=_text(content["version"]),
-                inputs=tuple(_input(one) for one in inputs),
+                inputs=tuple(_input(entry) for entry in inputs),
                 parameters=parameters,
                 environment={_text(k): _text(v) for k, v in environment.items()},
             )
-            found.encode()  # NaN and half a surrogate are read, and cannot be written
+            recipe.encode()  # NaN and half a surrogate are read, and cannot be written
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"a recipe cannot be read: {str(error)[:200]}") from None
-        return found
+        return recipe
 
 
-def _input(found: Mapping[str, object]) -> Input:
+def _input(content: Mapping[str, object]) -> Input:
     return Input(
-        _text(found["role"], _WORD), _text(found["digest"], _DIGEST), _text(found.get("ref", ""))
+        _text(content["role"], _WORD),
+        _text(content["digest"], _DIGEST),
+        _text(content.get("ref", "")),
     )
 
 
-def _text(found: object, pattern: re.Pattern[str] | None = None) -> str:
-    if not isinstance(found, str) or (pattern and not pattern.fullmatch(found)):
-        raise ValueError(f"{str(found)[:80]!r} is not in its place")
-    return found
+def _text(value: object, pattern: re.Pattern[str] | None = None) -> str:
+    if not isinstance(value, str) or (pattern and not pattern.fullmatch(value)):
+        raise ValueError(f"{str(value)[:80]!r} is not in its place")
+    return value

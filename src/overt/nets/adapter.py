@@ -152,15 +152,15 @@ def _read(content: Mapping[str, Any], patterns: bool) -> Adapter:
 
 def _alphas(content: Mapping[str, Any]) -> dict[str, float]:
     """Of peft's ``alpha_pattern``. Its keys may be regular expressions: those are refused."""
-    found = content.get("alpha_pattern") or {}
-    if not isinstance(found, dict):
+    pattern = content.get("alpha_pattern") or {}
+    if not isinstance(pattern, dict):
         raise TypeError("alpha_pattern is no object")
-    for key in found:
+    for key in pattern:
         if not all(letter.isalnum() or letter in "._^" for letter in key):
             raise Unsupported(
                 f"alpha_pattern has the expression {shown(key)}", "merge it with peft"
             )
-    return {key: _alpha(value) for key, value in found.items()}
+    return {key: _alpha(value) for key, value in pattern.items()}
 
 
 def _alpha(value: object) -> float:

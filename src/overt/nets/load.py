@@ -113,7 +113,7 @@ def _filled(
             _keep(net, weight, place, dtype)
         else:
             _fill(net, weight, place)
-    missing = [name for name, one in net.named_parameters() if one.is_meta]
+    missing = [name for name, parameter in net.named_parameters() if parameter.is_meta]
     assert not missing, f"nothing was loaded into {missing[0]}"
     return net
 

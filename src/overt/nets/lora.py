@@ -21,9 +21,19 @@ from overt.nets.adapter import CONFIG, PREFIX, WEIGHTS, Adapter
 from overt.nets.transformer import Transformer
 
 __all__ = [
-    "CONFIG", "WEIGHTS", "Adapted", "Frozen", "adapted", "add", "draw", "load", "off", "place",
-    "save", "state",
-]  # fmt: skip
+    "CONFIG",
+    "WEIGHTS",
+    "Adapted",
+    "Frozen",
+    "adapted",
+    "add",
+    "draw",
+    "load",
+    "off",
+    "place",
+    "save",
+    "state",
+]
 
 
 class Frozen(Protocol):
@@ -69,16 +79,16 @@ class Adapted(nn.Module):
 
     def together(self, x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         """The outputs of several layers for one input (..., inputs)."""
-        if not all(isinstance(one, Adapted) and one.active for one in layers):
-            return tuple(one(x) for one in layers)
+        if not all(isinstance(layer, Adapted) and layer.active for layer in layers):
+            return tuple(layer(x) for layer in layers)
         adapted = cast("Sequence[Adapted]", layers)
         flat = x.reshape(-1, x.shape[-1]).to(self.dtype())
         keep = None
         if self.dropout and self.training:
             chance = torch.Generator().manual_seed(self.draw)
-            kept = torch.rand(flat.shape, generator=chance) >= self.dropout
-            keep = kept.to(flat) / (1 - self.dropout)
-        pairs = [part for one in adapted for part in (one.lora_A, one.lora_B)]
+            mask = torch.rand(flat.shape, generator=chance) >= self.dropout
+            keep = mask.to(flat) / (1 - self.dropout)
+        pairs = [part for layer in adapted for part in (layer.lora_A, layer.lora_B)]
         outputs = _Adapted.apply(flat, keep, adapted, *pairs)
         return tuple(part.view(*x.shape[:-1], -1) for part in outputs)
 
@@ -152,18 +162,18 @@ def add(net: Transformer, adapter: Adapter, seed: int) -> None:
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     chance = torch.Generator().manual_seed(seed)
-    found = set()
+    names = set()
     for path, layer in list(net.named_modules()):
         name = path.rpartition(".")[2]
         if name not in adapter.targets or not hasattr(layer, "in_features"):
             continue
-        found.add(name)
+        names.add(name)
         adapted = Adapted(layer, adapter, net.device)
         bound = cast("int", layer.in_features) ** -0.5
         drawn = torch.rand(adapted.lora_A.shape, generator=chance) * 2 * bound - bound
         adapted.lora_A.data.copy_(drawn)
         _put(net, path, adapted)
-    if missing := sorted(set(adapter.targets) - found):
+    if missing := sorted(set(adapter.targets) - names):
         raise Unsupported(
             f"this net has no layer called {missing[0][:60]!r}",
             "layers are called q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",

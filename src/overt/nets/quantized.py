@@ -125,18 +125,27 @@ def _by_gguf(kind: str) -> Callable[[Tensor], Tensor]:
         from gguf.quants import dequantize
 
         with np.errstate(all="ignore"):  # infinite numbers are a matter of the loss, as elsewhere
-            found = dequantize(blocks.cpu().numpy(), GGMLQuantizationType[kind])
-        return torch.from_numpy(found).to(blocks.device)
+            values = dequantize(blocks.cpu().numpy(), GGMLQuantizationType[kind])
+        return torch.from_numpy(values).to(blocks.device)
 
     return numbers
 
 
 _OTHERS = {
-    "IQ1_S": (256, 50), "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74),
-    "IQ2_S": (256, 82), "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18),
-    "IQ4_XS": (256, 136), "TQ1_0": (256, 54), "TQ2_0": (256, 66), "MXFP4": (32, 17),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "MXFP4": (32, 17),
     "NVFP4": (64, 36),
-}  # fmt: skip
+}
 
 KINDS: Mapping[str, tuple[int, int, Callable[[Tensor], Tensor]]] = {
     "F32": (1, 4, lambda blocks: blocks.contiguous().view(torch.float32)),
@@ -161,12 +170,12 @@ def unpack(rows: Tensor, kind: str, dtype: Any = torch.float32) -> Tensor:
     """The numbers of rows of blocks: (n, bytes of a row) uint8 to (n, numbers of a row)."""
     numbers, size, function = KINDS[kind]
     count, width = rows.shape[0], rows.shape[1] // size * numbers
-    found = torch.empty(count, width, dtype=dtype, device=rows.device)
+    result = torch.empty(count, width, dtype=dtype, device=rows.device)
     step = max(1, _AT_ONCE // max(width, 1))
     for first in range(0, count, step):
         some = rows[first : first + step]
-        found[first : first + step] = function(some.reshape(-1, size)).view(some.shape[0], width)
-    return found
+        result[first : first + step] = function(some.reshape(-1, size)).view(some.shape[0], width)
+    return result
 
 
 class Quantized(nn.Module):

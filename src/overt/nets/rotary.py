@@ -33,11 +33,11 @@ class _Rotated(torch.autograd.Function):
 def _turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     half = cosine.shape[-1]
     first, second = x[..., :half].float(), x[..., half : 2 * half].float()
-    found = torch.empty_like(x, memory_format=torch.contiguous_format)
-    found[..., :half] = (first * cosine).sub_(second * sine)
-    found[..., half : 2 * half] = (second * cosine).add_(first * sine)
-    found[..., 2 * half :] = x[..., 2 * half :]
-    return found
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    result[..., :half] = (first * cosine).sub_(second * sine)
+    result[..., half : 2 * half] = (second * cosine).add_(first * sine)
+    result[..., 2 * half :] = x[..., 2 * half :]
+    return result
 
 
 def turns(rope: Rope, head: int, positions: Tensor) -> tuple[Tensor, Tensor]:

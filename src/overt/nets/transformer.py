@@ -92,16 +92,16 @@ class Cache:
     def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put (B, kv_heads, T, head) behind what is there; all of it comes back."""
         end = self.length + keys.shape[2]
-        kept = self._kept[layer]
-        if kept is None or kept[0].shape[2] < end:
+        cached = self._kept[layer]
+        if cached is None or cached[0].shape[2] < end:
             room = -(-end // _BLOCK) * _BLOCK
             grown = [keys.new_empty(*keys.shape[:2], room, keys.shape[3]) for _ in range(2)]
-            for new, old in zip(grown, kept or (), strict=False):
+            for new, old in zip(grown, cached or (), strict=False):
                 new[:, :, : self.length] = old[:, :, : self.length]
-            kept = self._kept[layer] = (grown[0], grown[1])
-        for all_of_it, some in zip(kept, (keys, values), strict=True):
+            cached = self._kept[layer] = (grown[0], grown[1])
+        for all_of_it, some in zip(cached, (keys, values), strict=True):
             all_of_it[:, :, self.length : end] = some
-        return kept[0][:, :, :end], kept[1][:, :, :end]
+        return cached[0][:, :, :end], cached[1][:, :, :end]
 
     def cut(self, length: int) -> None:
         """Forget what comes after the first `length` tokens."""
@@ -356,11 +356,11 @@ class Transformer(nn.Module):
         """(..., width) to (..., vocabulary), with the final cap applied."""
         head = self.head()
         if hasattr(head, "logits"):
-            found = head.logits(hidden)
+            result = head.logits(hidden)
         else:
-            found = functional.linear(hidden, cast("Tensor", head.weight))
+            result = functional.linear(hidden, cast("Tensor", head.weight))
         cap = self.shape.final_cap
-        return torch.tanh(found / cap) * cap if cap else found
+        return torch.tanh(result / cap) * cap if cap else result
 
     def _turns(self, positions: Tensor) -> dict[bool, tuple[Tensor, Tensor]]:
         """Cosines and sines for the layers that see everything, and for the local ones."""

@@ -118,23 +118,23 @@ def of_release(
         FormatError: tensors are missing, unknown, there twice, or of another shape.
     """
     shapes = {weight.name: weight.shape for weight in wanted}
-    found: dict[str, Stored] = {}
+    by_name: dict[str, Stored] = {}
     for path in files:
         for tensor in safetensors.read(path).tensors:
             name = plain(tensor.name)
             if name is None:
                 continue
-            if name not in shapes or name in found:
-                what = "is there twice" if name in found else "has no place in this architecture"
+            if name not in shapes or name in by_name:
+                what = "is there twice" if name in by_name else "has no place in this architecture"
                 raise FormatError(f"the tensor {shown(tensor.name)} {what}")
             _fits(tensor.name, tensor.shape, shapes[name])
             if tensor.type not in PLAIN:
                 raise FormatError(
                     f"{shown(tensor.name)} is {tensor.type}, where {', '.join(PLAIN)} are read"
                 )
-            found[name] = Stored(path, tensor.offset, tensor.type, tensor.shape, "release")
-    _complete(shapes, found)
-    return found
+            by_name[name] = Stored(path, tensor.offset, tensor.type, tensor.shape, "release")
+    _complete(shapes, by_name)
+    return by_name
 
 
 def of_gguf(header: gguf_file.Header, wanted: Sequence[Weight]) -> dict[str, Stored]:
@@ -145,7 +145,7 @@ def of_gguf(header: gguf_file.Header, wanted: Sequence[Weight]) -> dict[str, Sto
         Unsupported: it has tensors that `wanted` knows nothing of.
     """
     names = {weight.gguf: weight for weight in wanted}
-    found: dict[str, Stored] = {}
+    by_name: dict[str, Stored] = {}
     for tensor in header.tensors:
         if tensor.name == architectures.ROPE_FREQS:
             continue
@@ -158,9 +158,9 @@ def of_gguf(header: gguf_file.Header, wanted: Sequence[Weight]) -> dict[str, Sto
         shape = tensor.shape[::-1]
         _fits(tensor.name, shape, weight.shape)
         path = header.parts[tensor.part] if header.parts else header.path
-        found[weight.name] = Stored(path, tensor.offset, tensor.type, shape, "gguf")
-    _complete({weight.name: weight.shape for weight in wanted}, found)
-    return found
+        by_name[weight.name] = Stored(path, tensor.offset, tensor.type, shape, "gguf")
+    _complete({weight.name: weight.shape for weight in wanted}, by_name)
+    return by_name
 
 
 def _fits(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
@@ -168,8 +168,8 @@ def _fits(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         raise FormatError(f"{shown(name)} has the shape {shape}, where {wanted} is expected")
 
 
-def _complete(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    missing = [name for name in wanted if name not in found]
+def _complete(wanted: Mapping[str, Any], by_name: Mapping[str, Any]) -> None:
+    missing = [name for name in wanted if name not in by_name]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FormatError(f"the weights lack {missing[0]}{more}")
@@ -184,7 +184,7 @@ def shape_and_tensors(path: Path) -> tuple[Shape, tuple[Weight, ...], dict[str, 
     header = gguf_file.read(path)
     known = architectures.of_gguf(header)
     shape = architectures.shape_of_gguf(header)
-    extra = [one for one in header.tensors if one.name == architectures.ROPE_FREQS]
+    extra = [tensor for tensor in header.tensors if tensor.name == architectures.ROPE_FREQS]
     if extra:
         _fits(extra[0].name, extra[0].shape, (shape.head // 2,))
         place = header.parts[extra[0].part] if header.parts else header.path

@@ -43,7 +43,7 @@ def assemble(
             finish(
                 component,
                 subject.record.claim(component.name),
-                [one for one in evidence if one.component == component.name],
+                [piece for piece in evidence if piece.component == component.name],
                 day,
             )
         )
@@ -51,7 +51,7 @@ def assemble(
     )
     licence = licence_of(subject)
     verdicts = rules.judge(components, subject.record, licence=licence.id, altered=licence.altered)
-    days = [one.at for one in evidence if one.at]
+    days = [piece.at for piece in evidence if piece.at]
     return Dossier(
         ref=subject.ref,
         record=subject.record,
@@ -78,29 +78,31 @@ def _evidence(
     if not subject.files:
         return []
     log = Log(home, subject.digest_all)
-    kept = {} if fresh else log.runs()
+    runs = {} if fresh else log.runs()
     base = subject.base.digest_all if subject.base else ""
     # What is claimed, and what the checks can look with.
     claimed = " ".join((record_digest(subject.record), *program.extras()))
-    found: list[Evidence] = []
+    collected: list[Evidence] = []
     new: list[Run] = []
     for name in checks.names():
         key = key_of(name, checks.version(name), subject.digest_all, base, claimed)
-        run = kept.get(key)
-        if run is None or any(one.expired(day) for one in run.evidence):
+        run = runs.get(key)
+        if run is None or any(piece.expired(day) for piece in run.evidence):
             if report:
                 report(name)
             run = Run(key, name, day.isoformat(), checks.run(name, subject, day))
             new.append(run)
-        found += run.evidence
+        collected += run.evidence
     if new:
         log.add(new)
-    return found
+    return collected
 
 
-def _named(one: Finished) -> Finished:
+def _named(result: Finished) -> Finished:
     """With its licence by the one name that the project has for it, where it has one."""
-    return replace(one, licence=(one.licence and names.canonical(one.licence)) or one.licence)
+    return replace(
+        result, licence=(result.licence and names.canonical(result.licence)) or result.licence
+    )
 
 
 def record_digest(record: Record) -> str:
@@ -113,18 +115,18 @@ def licence_of(subject: Subject) -> LicenceFinding:
     """The licence of the weights: what is claimed, and what the texts that lie with them are."""
     record = subject.record
     claim = record.claim("weights")
-    told = record.licence or (claim.licence if claim else None) or ""
-    declared = names.canonical(told) if told else None
-    found = best_text(subject, declared)
-    concluded = found[1].id if found and found[1].kind != "unknown" else None
+    licence_text = record.licence or (claim.licence if claim else None) or ""
+    declared = names.canonical(licence_text) if licence_text else None
+    best = best_text(subject, declared)
+    concluded = best[1].id if best and best[1].kind != "unknown" else None
     facts = names.facts(concluded or declared or "")
     return LicenceFinding(
         declared=declared,
-        declared_text=told,
+        declared_text=licence_text,
         concluded=concluded,
         kind=facts.kind if facts else "unknown",
-        match=found[1] if found else None,
-        file=found[0] if found else "",
+        match=best[1] if best else None,
+        file=best[0] if best else "",
     )
 
 
@@ -137,11 +139,11 @@ def best_text(subject: Subject, declared: str | None) -> "tuple[str, Match] | No
     ordered = sorted(texts, key=lambda name: (name.count("/"), name))
     matched = [(name, subject.licence_match(name)) for name in ordered[:8]]
     return _first(
-        [one for one in matched if declared and one[1].id == declared],
-        [one for one in matched if one[1].kind in ("exact", "near", "altered")],
+        [pair for pair in matched if declared and pair[1].id == declared],
+        [pair for pair in matched if pair[1].kind in ("exact", "near", "altered")],
         matched,
     )
 
 
 def _first(*lists: "Sequence[tuple[str, Match]]") -> "tuple[str, Match] | None":
-    return next((found[0] for found in lists if found), None)
+    return next((items[0] for items in lists if items), None)

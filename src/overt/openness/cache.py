@@ -57,12 +57,12 @@ def find(last: Path, moment: str) -> Mapping[str, Any] | None:
         data = last.read_bytes()
         if note["dossier"] != sha256(data).hexdigest():
             return None
-        found: Mapping[str, Any] = json.loads(data)
-        if not isinstance(found, dict) or not found.keys() >= _PARTS:
+        document: Mapping[str, Any] = json.loads(data)
+        if not isinstance(document, dict) or not document.keys() >= _PARTS:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found
+    return document
 
 
 def note(last: Path, moment: str, log: Path) -> None:
@@ -87,8 +87,8 @@ def _beside(last: Path) -> Path:
 
 def _state(path: Path) -> list[int]:
     """What changes with the content of a file, and with the file."""
-    found = path.stat()
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    stat = path.stat()
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _listed(folder: Path) -> list[tuple[str, int, int, int]]:

@@ -60,38 +60,38 @@ def regressions(changes: tuple[Change, ...]) -> tuple[Change, ...]:
     declared; that alone is no step back.
     """
     return tuple(
-        one
-        for one in changes
-        if one.way == "worse"
-        and not (one.what.endswith(".state") and one.after in ("declared", "not known"))
-        and not (one.what.endswith(".verified") and not _caused(changes))
+        change
+        for change in changes
+        if change.way == "worse"
+        and not (change.what.endswith(".state") and change.after in ("declared", "not known"))
+        and not (change.what.endswith(".verified") and not _caused(changes))
     )
 
 
 def _caused(changes: tuple[Change, ...]) -> bool:
     """Whether some component was really found wanting, and not only left unchecked."""
     return any(
-        one.way == "worse"
-        and one.what.endswith(".state")
-        and one.after not in ("declared", "not known")
-        for one in changes
+        change.way == "worse"
+        and change.what.endswith(".state")
+        and change.after not in ("declared", "not known")
+        for change in changes
     )
 
 
 def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
     for name, order in _ORDERS.items():
         for which in ("declared", "verified"):
-            one, two = str(before[name][which]), str(after[name][which])
-            if one != two:
-                yield Change(f"{name}.{which}", one, two, _way(one, two, order))
+            first, two = str(before[name][which]), str(after[name][which])
+            if first != two:
+                yield Change(f"{name}.{which}", first, two, _way(first, two, order))
 
 
 def _licence(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    one, two = before["licence"], after["licence"]
+    old, two = before["licence"], after["licence"]
     for key in ("declared", "concluded", "kind"):
-        if one[key] != two[key]:
-            yield Change(f"licence.{key}", _text(one[key]), _text(two[key]), "other")
-    altered = [bool(found["match"] and found["match"]["altered"]) for found in (one, two)]
+        if old[key] != two[key]:
+            yield Change(f"licence.{key}", _text(old[key]), _text(two[key]), "other")
+    altered = [bool(licence["match"] and licence["match"]["altered"]) for licence in (old, two)]
     if altered[0] != altered[1]:
         why = "; ".join(two["match"]["riders"]) if altered[1] else ""
         yield Change(
@@ -104,19 +104,19 @@ def _licence(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Ch
 
 
 def _components(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    first = {one["name"]: one for one in before["components"]}
+    first = {component["name"]: component for component in before["components"]}
     for two in after["components"]:
-        one = first.get(two["name"])
-        if one is None:
+        old = first.get(two["name"])
+        if old is None:
             continue
         what = f"components.{two['name']}"
-        first_state, second_state = _state(one), _state(two)
+        first_state, second_state = _state(old), _state(two)
         if first_state != second_state:
             way = _way(first_state, second_state, _STATES)
             yield Change(f"{what}.state", first_state, second_state, way, _why(two))
         for key in ("availability", "licence"):
-            if one[key] != two[key]:
-                yield Change(f"{what}.{key}", _text(one[key]), _text(two[key]), "other")
+            if old[key] != two[key]:
+                yield Change(f"{what}.{key}", _text(old[key]), _text(two[key]), "other")
 
 
 def _state(component: Mapping[str, Any]) -> str:
@@ -129,8 +129,8 @@ def _why(component: Mapping[str, Any]) -> str:
     for result in ("fail", "not_run", "inconclusive"):
         for piece in component["evidence"]:
             if piece["result"] == result:
-                said = piece["observed"] or piece["reason"]
-                return f"{piece['check']}: {said}"
+                text = piece["observed"] or piece["reason"]
+                return f"{piece['check']}: {text}"
     return ""
 
 

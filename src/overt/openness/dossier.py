@@ -81,7 +81,7 @@ class Dossier:
     rules_version: int
 
     def component(self, name: str) -> Finished:
-        return next(one for one in self.components if one.component.name == name)
+        return next(component for component in self.components if component.component.name == name)
 
     def as_json(self) -> dict[str, Any]:
         record = self.record
@@ -97,8 +97,8 @@ class Dossier:
             },
             **self.verdicts.as_json(),
             "licence": self.licence.as_json(),
-            "components": [_component(one) for one in self.components],
-            "parents": [asdict(one) for one in record.parents],
+            "components": [_component(component) for component in self.components],
+            "parents": [asdict(parent) for parent in record.parents],
             "facts": dict(sorted(record.facts.items())),
             "said": dict(sorted(record.said.items())),
             "files": [
@@ -109,16 +109,16 @@ class Dossier:
         }
 
 
-def _component(one: Finished) -> dict[str, Any]:
+def _component(result: Finished) -> dict[str, Any]:
     return {
-        "name": one.component.name,
-        "title": one.component.title,
-        "mof": one.component.mof,
-        "state": one.state,
-        "availability": one.availability.word,
-        "licence": one.licence,
-        "claim": _claim(one.claim) if one.claim else None,
-        "evidence": [piece.as_json(with_id=True) for piece in one.evidence],
+        "name": result.component.name,
+        "title": result.component.title,
+        "mof": result.component.mof,
+        "state": result.state,
+        "availability": result.availability.word,
+        "licence": result.licence,
+        "claim": _claim(result.claim) if result.claim else None,
+        "evidence": [piece.as_json(with_id=True) for piece in result.evidence],
     }
 
 

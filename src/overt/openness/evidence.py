@@ -84,8 +84,8 @@ class Evidence:
         return "sha256:" + sha256(_canonical(content)).hexdigest()
 
     def as_json(self, *, with_id: bool = False) -> dict[str, Any]:
-        found: dict[str, Any] = {"id": self.id} if with_id else {}
-        return found | {
+        value: dict[str, Any] = {"id": self.id} if with_id else {}
+        return value | {
             "check": self.check,
             "version": self.version,
             "component": self.component,
@@ -145,10 +145,10 @@ def state_of(component: Component, claim: Claim | None, evidence: Iterable[Evide
     component to be there: then it is missing. A pass at the component's bar verifies it, an open
     question (not run, inconclusive, expired) never moves it.
     """
-    found = tuple(evidence)
+    pieces = tuple(evidence)
     claimed = claim is not None and claim.availability > Availability.UNKNOWN
-    fails = [one for one in found if one.result == "fail"]
-    if any(not one.absent for one in fails):
+    fails = [piece for piece in pieces if piece.result == "fail"]
+    if any(not piece.absent for piece in fails):
         return "contradicted"
     if fails:
         # Searched for and not there: a claim that it is elsewhere stays a claim, one that it is
@@ -156,7 +156,7 @@ def state_of(component: Component, claim: Claim | None, evidence: Iterable[Evide
         if not claimed:
             return "missing"
         return "declared" if claim and _elsewhere(claim) else "contradicted"
-    if any(one.result == "pass" and one.strength >= component.bar for one in found):
+    if any(piece.result == "pass" and piece.strength >= component.bar for piece in pieces):
         return "verified"
     if claim is not None and claim.availability == Availability.ABSENT:
         return "missing"
@@ -171,11 +171,11 @@ def finish(
     component: Component, claim: Claim | None, evidence: Iterable[Evidence], today: date
 ) -> Finished:
     """Claims and evidence of one component brought together; expired evidence settles nothing."""
-    found = tuple(evidence)
-    current = [one for one in found if not one.expired(today)]
-    there = state_of(component, claim, [one for one in current if one.axis == "availability"])
+    pieces = tuple(evidence)
+    current = [piece for piece in pieces if not piece.expired(today)]
+    there = state_of(component, claim, [piece for piece in current if piece.axis == "availability"])
     licence_fails = any(
-        one.axis == "licence" and one.result == "fail" and not one.absent for one in current
+        piece.axis == "licence" and piece.result == "fail" and not piece.absent for piece in current
     )
     state: State = "contradicted" if licence_fails else there
     availability = claim.availability if claim else Availability.UNKNOWN
@@ -183,9 +183,9 @@ def finish(
         availability = Availability.ABSENT
     elif there == "verified" and availability <= Availability.UNKNOWN:
         availability = Availability.FULL
-    concluded = next((one.licence for one in found if one.licence), None)
+    concluded = next((piece.licence for piece in pieces if piece.licence), None)
     licence = concluded or (claim.licence if claim else None)
-    return Finished(component, state, availability, licence, claim, found, there)
+    return Finished(component, state, availability, licence, claim, pieces, there)
 
 
 def read(content: Mapping[str, Any]) -> Evidence:
@@ -211,7 +211,7 @@ def read(content: Mapping[str, Any]) -> Evidence:
         reason=str(content["reason"]),
         absent=bool(content["absent"]),
         licence=None if licence is None else str(licence),
-        inputs=tuple((str(one["name"]), str(one["digest"])) for one in content["inputs"]),
+        inputs=tuple((str(entry["name"]), str(entry["digest"])) for entry in content["inputs"]),
         at=at,
         ttl=int(content["ttl_days"]),
         axis=axis,

@@ -49,7 +49,7 @@ class Log:
                 data = file.read(_MOST_BYTES)
         except OSError:
             return {}
-        found = {}
+        runs = {}
         for line in data.split(b"\n"):
             try:
                 content = json.loads(line)
@@ -57,12 +57,12 @@ class Log:
                     str(content["key"]),
                     str(content["check"]),
                     date.fromisoformat(content["at"]).isoformat(),
-                    tuple(evidence.read(one) for one in content["evidence"]),
+                    tuple(evidence.read(piece) for piece in content["evidence"]),
                 )
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            found[run.key] = run
-        return found
+            runs[run.key] = run
+        return runs
 
     def add(self, runs: "list[Run]") -> None:
         """Append; one write a call, so that two programs at once do not mix their lines.
@@ -75,7 +75,7 @@ class Log:
                     "key": run.key,
                     "check": run.check,
                     "at": run.at,
-                    "evidence": [one.as_json() for one in run.evidence],
+                    "evidence": [piece.as_json() for piece in run.evidence],
                 },
                 separators=(",", ":"),
                 ensure_ascii=False,

@@ -19,9 +19,9 @@ PACK: Final = DATA / "packed.tsv"
 def toml(name: str) -> dict[str, Any]:
     """The content of `data/NAME.toml`. Raises OSError: there is no such file."""
     data = (DATA / f"{name}.toml").read_bytes()
-    found = kept(name, data)
-    if isinstance(found, dict):
-        return found
+    document = kept(name, data)
+    if isinstance(document, dict):
+        return document
     import tomllib
 
     return tomllib.loads(data.decode("utf-8"))

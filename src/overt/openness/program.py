@@ -24,10 +24,10 @@ def stamp(folders: Iterable[Path]) -> str:
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name != "__pycache__":
-                    found = entry.stat()
+                    stat = entry.stat()
                     # The time of change too: nobody sets it, and builds set the other one.
-                    times = found.st_mtime_ns, found.st_ctime_ns
-                    stamps.append((entry.path, found.st_size, times))
+                    times = stat.st_mtime_ns, stat.st_ctime_ns
+                    stamps.append((entry.path, stat.st_size, times))
     return sha256(repr(sorted(stamps)).encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -79,7 +79,7 @@ class Cost:
         """US dollars that are known to be owed, where the whole may not be."""
         if self.usd is not None:
             return self.usd
-        return sum(part.usd for part in self.parts) + sum(one.least for _, one in self.before)
+        return sum(part.usd for part in self.parts) + sum(cost_.least for _, cost_ in self.before)
 
     def part(self, name: str) -> Part | None:
         return next((part for part in self.parts if part.name == name), None)
@@ -143,11 +143,11 @@ def _with_before(ref: Ref | str, usage: Usage, ask: _Ask, depth: int) -> Cost:
     if depth >= _MOST_DEEP:
         return ask.unknown(f"routes lead to routes more than {_MOST_DEEP} times")
     before = tuple((name, _with_before(name, used, ask, depth + 1)) for name, used in usage.before)
-    missing = next(((name, one) for name, one in before if not one.known), None)
+    missing = next(((name, cost_) for name, cost_ in before if not cost_.known), None)
     if own.usd is None or missing is not None:
         why = own.why or (f"{missing[0]}: {missing[1].why}" if missing else "")
         return replace(own, usd=None, known=False, why=why, before=before)
-    total = own.usd + sum(one.usd or 0.0 for _, one in before)
+    total = own.usd + sum(cost_.usd or 0.0 for _, cost_ in before)
     return replace(own, usd=total, before=before)
 
 
@@ -170,9 +170,12 @@ def _alone(ref: Ref | str, usage: Usage, ask: _Ask) -> Cost:
 
 def _miscounted(usage: Usage) -> str:
     counts = (
-        usage.tokens_in, usage.tokens_out, usage.tokens_cached, usage.tokens_written,
+        usage.tokens_in,
+        usage.tokens_out,
+        usage.tokens_cached,
+        usage.tokens_written,
         usage.tokens_written_hour,
-    )  # fmt: skip
+    )
     if not all(0 <= count <= _MOST_TOKENS for count in counts):
         return "the tokens were not counted"
     if usage.tokens_cached + usage.tokens_written > usage.tokens_in:
@@ -248,16 +251,16 @@ def _by_list(ref: Ref, usage: Usage, ask: _Ask) -> Cost:
     provider = _provider(ref, snapshot.providers)
     if provider is None:
         return ask.unknown(f"no list of prices for {_host(ref)}")
-    found = provider.find_model(model.lower(), all_providers=snapshot.providers)
-    if found is None:
+    model_ = provider.find_model(model.lower(), all_providers=snapshot.providers)
+    if model_ is None:
         return ask.unknown(f"no list price of {model} at {provider.id}")
-    source = f"genai-prices {genai_prices.__version__}: {provider.id}, {found.id}"
-    return _at_list(usage, provider, found, ask, source)
+    source = f"genai-prices {genai_prices.__version__}: {provider.id}, {model_.id}"
+    return _at_list(usage, provider, model_, ask, source)
 
 
 def _provider(ref: Ref, providers: "list[Provider]") -> "Provider | None":
     if ref.scheme in _LISTS:
-        return next((one for one in providers if one.id == _LISTS[ref.scheme]), None)
+        return next((provider for provider in providers if provider.id == _LISTS[ref.scheme]), None)
     import re
 
     try:
@@ -266,9 +269,9 @@ def _provider(ref: Ref, providers: "list[Provider]") -> "Provider | None":
         return None
     url = to.origin + to.path
     for provider in providers:
-        found = re.match(provider.api_pattern, url)
+        match = re.match(provider.api_pattern, url)
         # The patterns have no end: api.openai.com.example.org is somebody else's.
-        if found and (found.end() == len(url) or url[found.end()] in "/:?" or found[0][-1] in "/."):
+        if match and (match.end() == len(url) or url[match.end()] in "/:?" or match[0][-1] in "/."):
             return provider
     return None
 
@@ -330,10 +333,10 @@ def _rate(price: "ModelPrice", name: str, tokens_in: int) -> Decimal | None:
     from genai_prices.types import TieredPrices
 
     for key in _KEYS[name]:
-        found = price.__dict__.get(key)
-        if isinstance(found, TieredPrices):
-            over = [tier.price for tier in found.tiers if tokens_in > tier.start]
-            return over[-1] if over else found.base
-        if isinstance(found, Decimal):
-            return found
+        rates = price.__dict__.get(key)
+        if isinstance(rates, TieredPrices):
+            over = [tier.price for tier in rates.tiers if tokens_in > tier.start]
+            return over[-1] if over else rates.base
+        if isinstance(rates, Decimal):
+            return rates
     return None

@@ -70,11 +70,11 @@ def _zones(root: Path) -> list[Path]:
     ``mmio`` twin of a package is the same counter.
     """
     try:
-        found = sorted(root.iterdir())[:_MOST_ZONES]
+        folders = sorted(root.iterdir())[:_MOST_ZONES]
     except OSError:
         return []
     zones = []
-    for zone in found:
+    for zone in folders:
         if "mmio" in zone.name:
             continue
         try:

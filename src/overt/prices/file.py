@@ -92,12 +92,16 @@ class File:
 
     def rates(self, ref: str, day: dt.date) -> Rates | None:
         """What holds for `ref` on `day`; None where nothing does."""
-        found: Rates | None = None
+        newest: Rates | None = None
         for entry in self.entries:
-            newer = found is None or entry.day >= found.day
-            if entry.day <= day and newer and any(fnmatchcase(ref, one) for one in entry.models):
-                found = entry
-        return found
+            newer = newest is None or entry.day >= newest.day
+            if (
+                entry.day <= day
+                and newer
+                and any(fnmatchcase(ref, pattern) for pattern in entry.models)
+            ):
+                newest = entry
+        return newest
 
 
 def load(path: Path) -> File:
@@ -107,12 +111,12 @@ def load(path: Path) -> File:
         BadSetting: it cannot be read; names the line.
     """
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return File()
     except OSError as error:
         raise _unreadable(path, error) from None
-    return _loaded(path, found.st_mtime_ns, found.st_size, found.st_ino)
+    return _loaded(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 @lru_cache(maxsize=8)
@@ -140,22 +144,22 @@ def parse(data: bytes, name: str = "prices.toml") -> File:
     try:
         text = data.decode("utf-8-sig")
         # Decimal("NaN") of "nan" is refused with the other prices that are none.
-        found = tomllib.loads(text, parse_float=Decimal)
+        document = tomllib.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError) as error:
         raise BadSetting(f"{name}: {str(error)[:200]}", "correct it, or delete it") from None
     where = _Where(name, text)
-    for key in found:
+    for key in document:
         if key not in ("price", "local"):
             raise where.error(
                 "", 0, key, f"{key[:40]!r} is not known", "write [[price]] or [local]"
             )
-    listed = found.get("price", [])
-    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+    listed = document.get("price", [])
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise where.error("price", 0, "", "this is not a list of prices", "begin it with [[price]]")
     if len(listed) > MOST_ENTRIES:
         raise BadSetting(f"{name} has {len(listed)} prices", f"{MOST_ENTRIES} is the most")
-    entries = tuple(_entry(_Table(where, "price", at, one)) for at, one in enumerate(listed))
-    local = found.get("local")
+    entries = tuple(_entry(_Table(where, "price", at, entry)) for at, entry in enumerate(listed))
+    local = document.get("local")
     if local is not None and not isinstance(local, dict):
         raise where.error("local", 0, "", "this is not a table", "begin it with [local]")
     return File(entries, None if local is None else _local(_Table(where, "local", 0, local)))
@@ -200,8 +204,8 @@ class _Where:
 
 def _still_quoted(line: str, quoted: str) -> str:
     """Which long quotation is open behind `line`."""
-    for found in re.findall(r'"""|\'\'\'', line):
-        quoted = "" if quoted == found else quoted or found
+    for quote in re.findall(r'"""|\'\'\'', line):
+        quoted = "" if quoted == quote else quoted or quote
     return quoted
 
 
@@ -267,7 +271,7 @@ def _entry(table: _Table) -> Rates:
     if (
         not isinstance(models, list)
         or not 0 < len(models) <= MOST_PATTERNS
-        or not all(isinstance(one, str) and 0 < len(one) <= 600 for one in models)
+        or not all(isinstance(pattern, str) and 0 < len(pattern) <= 600 for pattern in models)
     ):
         raise table.error(
             "models", f"models is {_shown(models)}", 'write a list of refs: ["openai:gpt-6*"]'
@@ -319,9 +323,9 @@ def _local(table: _Table) -> Local:
     table.known("watts", "price_per_kwh", "hardware", "hours", "source")
     if "source" in table.values:
         table.text("source")
-    for one, other in (("watts", "price_per_kwh"), ("hardware", "hours")):
-        if (one in table.values) != (other in table.values):
-            there, missing = (one, other) if one in table.values else (other, one)
+    for key, other in (("watts", "price_per_kwh"), ("hardware", "hours")):
+        if (key in table.values) != (other in table.values):
+            there, missing = (key, other) if key in table.values else (other, key)
             raise table.error(
                 there, f"{there} stands without {missing}", f"write both, or neither: {missing} = …"
             )

@@ -273,10 +273,10 @@ def object_of(text: str) -> dict[str, Any] | None:
     if not text.strip():
         return {}
     try:
-        found = msgspec.json.decode(text)
+        value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def bad_body(error: msgspec.ValidationError, at: str = "") -> BadBody:

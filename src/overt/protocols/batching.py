@@ -97,7 +97,7 @@ class Outcomes:
         self._path = path
 
     def __iter__(self) -> Iterator[Outcome]:
-        return (one for one in _read(self._path, Outcome) if one.reason != "asked")
+        return (outcome for outcome in _read(self._path, Outcome) if outcome.reason != "asked")
 
 
 Finish = Callable[[Services, Caller, Job, Outcomes], Awaitable[None]]
@@ -169,10 +169,10 @@ class Runner:
 
         It may be anybody's: the protocol's own record says who may see it.
         """
-        found = await services.records.get(self._name + "_job", id, _KEEPER)
-        if found is None:
+        body = await services.records.get(self._name + "_job", id, _KEEPER)
+        if body is None:
             return None
-        job = msgspec.json.decode(found, type=Job)
+        job = msgspec.json.decode(body, type=Job)
         return msgspec.structs.replace(job, cancelled=await self._cancelled(services, id))
 
     async def cancel(self, services: Services, id: str) -> Job | None:
@@ -188,10 +188,10 @@ class Runner:
     async def resume(self, services: Services) -> None:
         """Go on with what a server that ended had not finished. Call it once, at the start."""
         known = set()
-        for found in await services.records.list(
+        for body in await services.records.list(
             self._name + "_job", _KEEPER, limit=1_000_000, newest_first=False
         ):
-            job = msgspec.json.decode(found, type=Job)
+            job = msgspec.json.decode(body, type=Job)
             known.add(job.id)
             self.start(services, job)
         await anyio.to_thread.run_sync(self._sweep, _folder(services), known)
@@ -212,8 +212,8 @@ class Runner:
             job = _counted(job, outcome) if outcome.status else job
         await self._save(services, job)
         waiting = (item for item in _read(items, Item) if item.custom_id not in done)
-        with _Kept(outcomes) as kept:
-            run = _Run(job, waiting, kept)
+        with _Kept(outcomes) as writer:
+            run = _Run(job, waiting, writer)
             for outcome in done.values():
                 if outcome.reason == "asked":
                     run.keep(_interrupted(outcome.custom_id))
@@ -269,8 +269,8 @@ class Runner:
 
     async def _cancelled(self, services: Services, id: str) -> float | None:
         # A record of its own: the job's is written by whoever runs it, and would be overwritten.
-        found = await services.records.get(self._name + "_cancel", id, _KEEPER)
-        return None if found is None else msgspec.json.decode(found, type=float)
+        body = await services.records.get(self._name + "_cancel", id, _KEEPER)
+        return None if body is None else msgspec.json.decode(body, type=float)
 
     async def _save(self, services: Services, job: Job) -> None:
         await services.records.put(self._name + "_job", job.id, _KEEPER, encode(job))
@@ -307,11 +307,11 @@ def _model(item: Item) -> str:
 
 def _interrupted(custom_id: str) -> Outcome:
     """Of an item that a provider was asked when the server ended."""
-    told = (
+    message = (
         "the server ended while the provider was asked, so that this may be billed and is not "
         "asked again; send it in another batch if you want it"
     )
-    body = encode({"type": "error", "error": {"type": "provider_failed", "message": told}})
+    body = encode({"type": "error", "error": {"type": "provider_failed", "message": message}})
     return Outcome(custom_id, 502, msgspec.Raw(body))
 
 

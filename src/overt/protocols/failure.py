@@ -30,12 +30,12 @@ def failed_of(error: OvertError) -> Failed:
 
 def headers(error: OvertError) -> dict[str, str]:
     """What HTTP itself has to say with an error: how to prove who asks, and when to ask again."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     if error.status == 401:
-        found["www-authenticate"] = "Bearer"
+        fields["www-authenticate"] = "Bearer"
     if isinstance(error, Busy) and error.retry_after is not None:
-        found["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    return found
+        fields["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    return fields
 
 
 def advice(error: OvertError) -> dict[str, str]:
@@ -44,23 +44,23 @@ def advice(error: OvertError) -> dict[str, str]:
     Their official clients try again by themselves after 429 and any 5xx; this tells them where
     that is useless and where it is not.
     """
-    found = headers(error)
+    fields = headers(error)
     if error.status == 429 or error.status >= 500:
         useful = isinstance(error, Busy | WorkerDied)
         if isinstance(error, Busy) and error.asked_again:
             useful = False  # three tries of theirs for each three of ours would be nine
-        found["x-should-retry"] = "true" if useful else "false"
-    return found
+        fields["x-should-retry"] = "true" if useful else "false"
+    return fields
 
 
 @cache
 def _kinds() -> dict[str, type[OvertError]]:
     """Every class of errors.py by its code."""
-    found: dict[str, type[OvertError]] = {}
+    kinds: dict[str, type[OvertError]] = {}
     waiting: list[type[OvertError]] = [OvertError]
     while waiting:
         kind = waiting.pop()
         waiting += kind.__subclasses__()
         if kind.__module__ == OvertError.__module__:
-            found[kind.__new__(kind).code] = kind
-    return found
+            kinds[kind.__new__(kind).code] = kind
+    return kinds

@@ -52,10 +52,10 @@ def boundary(content_type: str) -> bytes:
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise BadBody(f"the body is {kind or 'of no kind'} and must be multipart/form-data")
-    found = _BOUNDARY.search(content_type)
-    if found is None:
+    match = _BOUNDARY.search(content_type)
+    if match is None:
         raise BadBody("the content-type names no boundary of 1 to 70 characters")
-    return (found[1] or found[2]).encode("latin-1", "replace")
+    return (match[1] or match[2]).encode("latin-1", "replace")
 
 
 class Form:
@@ -158,14 +158,14 @@ def _disposition(value: str) -> Part:
     kind, _, rest = value.partition(";")
     if kind.strip().lower() != "form-data":
         raise BadBody("a part of the form is not form-data")
-    found = {
+    parameters = {
         name.lower(): _text(text)
         for name, star, text in _PARAMETER.findall(";" + rest)
         if not star  # forbidden in forms (RFC 7578, 4.2)
     }
-    if not found.get("name"):
+    if not parameters.get("name"):
         raise BadBody("a part of the form has no name")
-    return Part(found["name"], found.get("filename"))
+    return Part(parameters["name"], parameters.get("filename"))
 
 
 def _text(value: str) -> str:

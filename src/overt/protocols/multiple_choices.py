@@ -25,7 +25,7 @@ async def merge(
         return
     queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue(_AHEAD)
     turn = asyncio.Semaphore(at_once)
-    tasks = [asyncio.create_task(_feed(queue, turn, i, one)) for i, one in enumerate(streams)]
+    tasks = [asyncio.create_task(_feed(queue, turn, i, stream)) for i, stream in enumerate(streams)]
     try:
         open_streams = len(streams)
         while open_streams:

@@ -16,5 +16,5 @@ def written(signature: str, origin: str | None, own: str) -> str:
 
 def split(text: str, own: str) -> tuple[str, str]:
     """The signature and its origin, which is `own` where nothing else is written."""
-    found = _FOREIGN.fullmatch(text)
-    return (found[2], found[1]) if found else (text, own)
+    match = _FOREIGN.fullmatch(text)
+    return (match[2], match[1]) if match else (text, own)

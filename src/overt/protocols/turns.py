@@ -17,7 +17,7 @@ def joined(parts: Iterable[Part], between: str = "\n") -> tuple[Part, ...]:
     out: list[Part] = []
     for kind, several in groupby(parts, type):
         if kind is TextPart:
-            out.append(TextPart(between.join(cast(TextPart, one).text for one in several)))
+            out.append(TextPart(between.join(cast(TextPart, part).text for part in several)))
         else:
             out += several
     return tuple(out)

@@ -28,7 +28,7 @@ def intact(path: Path) -> bool:
             return True
     except (FileNotFoundError, UnicodeDecodeError):
         pass
-    for one in (path, place(path)):
+    for file_ in (path, place(path)):
         with suppress(FileNotFoundError):
-            one.unlink()
+            file_.unlink()
     return False

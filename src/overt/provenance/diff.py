@@ -22,9 +22,19 @@ if TYPE_CHECKING:
 _AT_ONCE = 1 << 22  # elements in memory
 _MOST_JSON = 64 << 20
 _PLAIN = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1",
-}  # fmt: skip
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "<u1",
+    "BOOL": "<u1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,10 @@ class Difference:
     tensors: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        found = {name: value for name, value in asdict(self).items() if value not in (None, "", ())}
-        return {name: _said(value) for name, value in found.items()}
+        fields_ = {
+            name: value for name, value in asdict(self).items() if value not in (None, "", ())
+        }
+        return {name: _said(value) for name, value in fields_.items()}
 
     @property
     def sentence(self) -> str:
@@ -87,14 +99,19 @@ def differ(name: str, recorded: Path, here: Path) -> Difference | None:
         return None
     for compare in (_gguf, _safetensors, _json):
         try:
-            found = compare(name, recorded, here)
+            difference = compare(name, recorded, here)
         except (
-            OvertError, ValueError, KeyError, TypeError, NotImplementedError, RecursionError,
+            OvertError,
+            ValueError,
+            KeyError,
+            TypeError,
+            NotImplementedError,
+            RecursionError,
             OverflowError,
-        ):  # fmt: skip
+        ):
             continue  # not of this format, or of a type that nobody here reads
         # The same numbers in other bytes: a zero's sign, or the order of the file.
-        return found or _at_byte(name, recorded, here, byte, largest=0.0)
+        return difference or _at_byte(name, recorded, here, byte, largest=0.0)
     return _at_byte(name, recorded, here, byte)
 
 
@@ -131,8 +148,8 @@ class Tensor:
 
 def _gguf(name: str, recorded: Path, here: Path) -> Difference | None:
     old, new = gguf.read(recorded), gguf.read(here)
-    if (found := _fields(name, _loaded(old.metadata), _loaded(new.metadata))) is not None:
-        return found
+    if (difference := _fields(name, _loaded(old.metadata), _loaded(new.metadata))) is not None:
+        return difference
     return _tensors(name, _of_gguf(old), _of_gguf(new))
 
 
@@ -169,8 +186,8 @@ def _of_gguf(header: gguf.Header) -> dict[str, Tensor]:
 
 def _safetensors(name: str, recorded: Path, here: Path) -> Difference | None:
     old, new = safetensors.read(recorded), safetensors.read(here)
-    if (found := _fields(name, old.metadata, new.metadata)) is not None:
-        return found
+    if (difference := _fields(name, old.metadata, new.metadata)) is not None:
+        return difference
     return _tensors(name, _of_safetensors(old), _of_safetensors(new))
 
 
@@ -211,14 +228,14 @@ def _tensors(name: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) ->
     for key in dict.fromkeys((*old, *new)):
         was, now = old.get(key), new.get(key)
         if was is None or now is None or (was.shape, was.type) != (now.shape, now.type):
-            found = Difference(name, key, recorded=_form(was), here=_form(now))
+            difference = Difference(name, key, recorded=_form(was), here=_form(now))
         else:
             compared = _tensor(name, key, was, now)
             if compared is None:
                 continue
-            found = compared
-        first, count = first or found, count + 1
-        largest = max(largest, math.inf if found.relative is None else found.relative)
+            difference = compared
+        first, count = first or difference, count + 1
+        largest = max(largest, math.inf if difference.relative is None else difference.relative)
     if first is None:
         return None
     values = {field: getattr(first, field) for field in first.__slots__}
@@ -233,7 +250,9 @@ def _tensor(name: str, key: str, old: Tensor, new: Tensor) -> Difference | None:
     step = max(1, _AT_ONCE // old.row)
     for first in range(0, old.count, step):
         count = min(step, old.count - first)
-        a, b = (np.asarray(one.rows(first, count), np.float64).reshape(-1) for one in (old, new))
+        a, b = (
+            np.asarray(tensor.rows(first, count), np.float64).reshape(-1) for tensor in (old, new)
+        )
         magnitude = max(magnitude, float(np.nanmax(np.abs(a), initial=0.0)))
         unequal = ~((a == b) | (np.isnan(a) & np.isnan(b)))
         if not unequal.any():
@@ -268,7 +287,7 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
     """
     if max(recorded.stat().st_size, here.stat().st_size) > _MOST_JSON:
         raise ValueError("too long to be compared as JSON")
-    old, new = (dict(leaves(json.loads(one.read_bytes()))) for one in (recorded, here))
+    old, new = (dict(leaves(json.loads(file_.read_bytes()))) for file_ in (recorded, here))
     first: Difference | None = None
     gaps: dict[str, float] = {}
     sizes: dict[str, float] = {}
@@ -285,8 +304,9 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
             gaps[group] = max(gaps.get(group, 0.0), math.inf if math.isnan(gap) else gap)
     if first is None:
         return None
-    largest = max(gap / sizes[group] if sizes.get(group) else math.inf
-                  for group, gap in gaps.items())  # fmt: skip
+    largest = max(
+        gap / sizes[group] if sizes.get(group) else math.inf for group, gap in gaps.items()
+    )
     return Difference(
         name, field=first.field, recorded=first.recorded, here=first.here, largest=largest
     )
@@ -294,13 +314,13 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
-        for key, one in value.items():
+        for key, item in value.items():
             # as JSON Pointer has it: a key with a slash is no two keys
             part = key.replace("~", "~0").replace("/", "~1")
-            yield from leaves(one, f"{place}/{part}")
+            yield from leaves(item, f"{place}/{part}")
     elif isinstance(value, list) and value:
-        for number, one in enumerate(value):
-            yield from leaves(one, f"{place}/{number}")
+        for number, item in enumerate(value):
+            yield from leaves(item, f"{place}/{number}")
     else:
         yield place, value
 
@@ -327,8 +347,8 @@ def _at_byte(
     for path in (recorded, here):
         with path.open("rb") as file:
             file.seek(byte)
-            found = file.read(1)
-        values.append(found[0] if found else None)
+            byte_read = file.read(1)
+        values.append(byte_read[0] if byte_read else None)
     return Difference(name, byte=byte, recorded=values[0], here=values[1], largest=largest)
 
 

@@ -12,14 +12,33 @@ from overt.settings import Settings
 
 _COMPUTING = ("torch", "llama-cpp-py-sync", "xllamacpp")  # packages that choose kernels by the CPU
 _WIDE = (
-    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile",
-    "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
 CHOOSING = (
-    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_CBWR", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "GLIBC_TUNABLES",
-    "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG",
-)  # fmt: skip
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "GLIBC_TUNABLES",
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 """Variables that other programs choose their kernels by."""
 
 
@@ -32,18 +51,18 @@ def here(step: Step, settings: Settings, device: str = "cpu") -> dict[str, str]:
     Raises:
         Unsupported: a package that the step needs is not installed.
     """
-    found = {name: _version(name, step.name) for name in step.packages}
-    found["python"] = ".".join(platform.python_version_tuple()[:2])
-    found["system"] = f"{platform.system()} {platform.machine()}"
+    versions = {name: _version(name, step.name) for name in step.packages}
+    versions["python"] = ".".join(platform.python_version_tuple()[:2])
+    versions["system"] = f"{platform.system()} {platform.machine()}"
     if set(step.packages) & set(_COMPUTING):
-        found["instructions"] = instructions(torch="torch" in step.packages)
-        found |= {name.lower(): os.environ[name] for name in CHOOSING if os.environ.get(name)}
+        versions["instructions"] = instructions(torch="torch" in step.packages)
+        versions |= {name.lower(): os.environ[name] for name in CHOOSING if os.environ.get(name)}
     if "xllamacpp" in step.packages:
         native = native_path(settings.home) is not None
-        found["llama.cpp"] = f"native {cpu_fingerprint()}" if native else "wheel"
+        versions["llama.cpp"] = f"native {cpu_fingerprint()}" if native else "wheel"
     if device.startswith("cuda"):
-        found |= _gpu()
-    return found
+        versions |= _gpu()
+    return versions
 
 
 def instructions(*, torch: bool) -> str:

@@ -40,25 +40,30 @@ class Parent(NamedTuple):
     licence: str = ""
 
 
-def combined(said: Sequence[str | None]) -> str | None:
+def combined(licences: Sequence[str | None]) -> str | None:
     """The licence of what is made of parents with these: all of them hold, as an SPDX expression.
 
     None as soon as one of them states none, or where there is none.
     """
     different: dict[str, str] = {}
-    for one in said:
-        if not one:
+    for licence in licences:
+        if not licence:
             return None
-        different.setdefault(one.lower(), one)
+        different.setdefault(licence.lower(), licence)
     if len(different) == 1:
         return next(iter(different.values()))
-    return " AND ".join(f"({one})" if " " in one else one for one in different.values()) or None
+    return (
+        " AND ".join(
+            f"({licence})" if " " in licence else licence for licence in different.values()
+        )
+        or None
+    )
 
 
 # ---- what is made of other models ----------------------------------------------------------
 
 
-def derived(inputs: Sequence[Input], given: Sequence[Given]) -> list[Pair]:
+def derived(inputs: Sequence[Input], sources: Sequence[Given]) -> list[Pair]:
     """The keys of a model that is made of others: the licence of all, and each parent once.
 
     Args:
@@ -68,51 +73,53 @@ def derived(inputs: Sequence[Input], given: Sequence[Given]) -> list[Pair]:
         FormatError: a GGUF parent that cannot be read.
     """
     parents: dict[str, Parent] = {}
-    for input, one in zip(inputs, given, strict=True):
+    for input, source in zip(inputs, sources, strict=True):
         if input.role in MODELS and input.digest not in parents:
-            parents[input.digest] = parent(input, one)
-    licence = combined([one.licence for one in parents.values()])
-    found: list[Pair] = [("general.license", licence)] if licence else []
-    return [*found, *_listed(list(parents.values()))]
+            parents[input.digest] = parent(input, source)
+    licence = combined([parent_.licence for parent_ in parents.values()])
+    pairs: list[Pair] = [("general.license", licence)] if licence else []
+    return [*pairs, *_listed(list(parents.values()))]
 
 
-def parent(input: Input, given: Given) -> Parent:
+def parent(input: Input, source: Given) -> Parent:
     """What is known of one input: by the hub's repository it comes from, by its own header, by
     the name that its manifest has for it; by its digest where it has none.
     """
-    manifest = given.manifest
+    manifest = source.manifest
     # what lies at the path of a stored model with an adapter is its base, whose name is another
-    header = None if manifest and input.role == "adapter" else _header(given)
-    told = _of_ref(manifest.ref) if manifest else Parent("")
-    if header is not None and not told.repo_url:
-        told = Parent(
-            _text(header, "name") or told.name,
-            _text(header, "organization") or told.organization,
+    header = None if manifest and input.role == "adapter" else _header(source)
+    parent_ = _of_ref(manifest.ref) if manifest else Parent("")
+    if header is not None and not parent_.repo_url:
+        parent_ = Parent(
+            _text(header, "name") or parent_.name,
+            _text(header, "organization") or parent_.organization,
             _text(header, "source.repo_url") or _text(header, "repo_url"),
         )
     own = manifest.ref if manifest and parse(manifest.ref).scheme == "name" else ""
     licence = _stated(manifest.licence if manifest else None)
     if not licence and header is not None:
         licence = _stated(header.licence) or _stated(header.licence_name)
-    return told._replace(name=told.name or own or input.digest, licence=licence)
+    return parent_._replace(name=parent_.name or own or input.digest, licence=licence)
 
 
-def _header(given: Given) -> gguf.Header | None:
+def _header(source: Given) -> gguf.Header | None:
     """Of what is GGUF: an adapter of peft is not."""
-    with given.path.open("rb") as file:
+    with source.path.open("rb") as file:
         if file.read(4) != b"GGUF":
             return None
-    return gguf.read(given.path)
+    return gguf.read(source.path)
 
 
 def _listed(parents: Sequence[Parent]) -> Iterator[Pair]:
     if parents:
         yield "general.base_model.count", len(parents)
-    for number, one in enumerate(parents):
+    for number, parent_ in enumerate(parents):
         for key, value in (
-            ("name", one.name), ("organization", one.organization), ("repo_url", one.repo_url),
-            ("license", one.licence),
-        ):  # fmt: skip
+            ("name", parent_.name),
+            ("organization", parent_.organization),
+            ("repo_url", parent_.repo_url),
+            ("license", parent_.licence),
+        ):
             if value:
                 yield f"general.base_model.{number}.{key}", value
 
@@ -120,40 +127,40 @@ def _listed(parents: Sequence[Parent]) -> Iterator[Pair]:
 # ---- the same model in another form --------------------------------------------------------
 
 
-def release(given: Given, card: str) -> list[Pair]:
+def release(source: Given, card: str) -> list[Pair]:
     """The keys of a release that becomes GGUF: its name, its licence, and what its card says it
     was made from.
 
     Args:
         card: the text of its README.md, or "".
     """
-    manifest = given.manifest
-    told = _of_ref(manifest.ref) if manifest else Parent("")
+    manifest = source.manifest
+    release_ = _of_ref(manifest.ref) if manifest else Parent("")
     fields: Mapping[str, Any] = {}
     bases: tuple[str, ...] = ()
     with suppress(FormatError):  # a card that cannot be read says nothing
         read = cards.read("README.md", card)
         fields, bases = read.fields, read.words("base_model")
-    found: list[Pair] = []
-    if told.name:
-        found.append(("general.name", told.name))
+    pairs: list[Pair] = []
+    if release_.name:
+        pairs.append(("general.name", release_.name))
         if manifest and (basename := _basename(parse(manifest.ref).name)):
-            found.append(("general.basename", basename))
-    if told.organization:
-        found.append(("general.organization", told.organization))
+            pairs.append(("general.basename", basename))
+    if release_.organization:
+        pairs.append(("general.organization", release_.organization))
     licence = _stated(manifest.licence if manifest else None) or _of_card(fields)
     if licence:
-        found.append(("general.license", licence))
-    if told.repo_url:
-        found.append(("general.source.repo_url", told.repo_url))
-    return [*found, *_listed([_of_id(one) for one in bases[:16] if _is_said(one)])]
+        pairs.append(("general.license", licence))
+    if release_.repo_url:
+        pairs.append(("general.source.repo_url", release_.repo_url))
+    return [*pairs, *_listed([_of_id(id_) for id_ in bases[:16] if _is_said(id_)])]
 
 
 def _of_card(fields: Mapping[str, Any]) -> str:
     """The licence that a card states; several hold together."""
-    said = fields.get("license")
-    several = said if isinstance(said, list) else [said]
-    words = [_stated(one) or _stated(fields.get("license_name")) for one in several[:8]]
+    licence = fields.get("license")
+    several = licence if isinstance(licence, list) else [licence]
+    words = [_stated(licence_) or _stated(fields.get("license_name")) for licence_ in several[:8]]
     return combined(words) or ""
 
 
@@ -167,13 +174,13 @@ def _is_said(text: str) -> bool:
 def _of_ref(ref: str) -> Parent:
     """What a pinned ref tells; nothing, where it is a name of a person's own, or a place."""
     try:
-        found = parse(ref)
+        parsed = parse(ref)
     except BadRef:
         return Parent("")
-    if found.scheme == "hf":
-        return _of_id(found.name)
-    if found.scheme in ("pypi", "ollama", "oci"):
-        return Parent(_title(found.name.rpartition("/")[2]))
+    if parsed.scheme == "hf":
+        return _of_id(parsed.name)
+    if parsed.scheme in ("pypi", "ollama", "oci"):
+        return Parent(_title(parsed.name.rpartition("/")[2]))
     return Parent("")
 
 
@@ -199,13 +206,13 @@ def _basename(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    stored = next((one for one in _STORED.finditer(name) if one.end() == len(name)), None)
+    stored = next((match for match in _STORED.finditer(name) if match.end() == len(name)), None)
     return name[: stored.start()] if stored and stored.start() else name
 
 
 def _text(header: gguf.Header, key: str) -> str:
-    found = header.text(f"general.{key}") or ""
-    return found if _is_said(found) else ""
+    text = header.text(f"general.{key}") or ""
+    return text if _is_said(text) else ""
 
 
 def _stated(words: object) -> str:

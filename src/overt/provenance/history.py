@@ -71,7 +71,7 @@ class Node:
             "licence": self.licence,
             "signature": self.signature,
             "origin": dict(self.origin),
-            "inputs": [one.as_json() for one in self.inputs],
+            "inputs": [child.as_json() for child in self.inputs],
         }
 
 
@@ -97,10 +97,10 @@ def recipe(ref: str, settings: Settings) -> Recipe:
         ModelNotFound, IntegrityError: it is not here, or damaged.
         NotFound: it was not made by a recipe.
     """
-    told = history(ref, settings).recipe
-    if told is None:
+    recipe_ = history(ref, settings).recipe
+    if recipe_ is None:
         raise NotFound(f"{ref} was not made by a recipe", f"`overt history {ref}` shows its origin")
-    return told
+    return recipe_
 
 
 def receipt(ref: str, settings: Settings) -> bytes:
@@ -129,76 +129,101 @@ class _Walk:
         self._count += 1
         store, digest = self._store, manifest.digest
         recipes = inputs.recipes(manifest, store)
-        told = recipes[0] if recipes else None
-        date, signature = self._signed(manifest, told)
+        recipe = recipes[0] if recipes else None
+        date, signature = self._signed(manifest, recipe)
         below: tuple[Node, ...] = ()
-        if told is not None:
-            below = self._inputs(told, recipes[1:])
+        if recipe is not None:
+            below = self._inputs(recipe, recipes[1:])
         return Node(
-            role, name, digest, "model", store.whole(manifest), told,
-            date or self._dates.get(digest, "") if told else manifest.created,
-            manifest.licence, signature, {} if told else _origin(manifest), below,
-        )  # fmt: skip
+            role,
+            name,
+            digest,
+            "model",
+            store.whole(manifest),
+            recipe,
+            date or self._dates.get(digest, "") if recipe else manifest.created,
+            manifest.licence,
+            signature,
+            {} if recipe else _origin(manifest),
+            below,
+        )
 
-    def _inputs(self, told: Recipe, older: list[Recipe]) -> tuple[Node, ...]:
+    def _inputs(self, newest: Recipe, older: list[Recipe]) -> tuple[Node, ...]:
         """`older` are the recipes of all its inputs, and of theirs."""
-        found: list[Node] = []
+        nodes: list[Node] = []
         if self._depth >= _DEEPEST:
             return ()
         self._depth += 1
-        bases = {one.digest: inputs.manifest(one.digest, self._store) for one in told.inputs}
-        of_those = {recipe.digest for base in bases.values() if base
-                    for recipe in inputs.recipes(base, self._store)}  # fmt: skip
-        older = [one for one in older if one.digest not in of_those]
-        gone = {one.digest for one in told.inputs if self._may_be_model(one, bases[one.digest])}
+        bases = {
+            entry.digest: inputs.manifest(entry.digest, self._store) for entry in newest.inputs
+        }
+        of_those = {
+            recipe.digest
+            for base in bases.values()
+            if base
+            for recipe in inputs.recipes(base, self._store)
+        }
+        older = [older_recipe for older_recipe in older if older_recipe.digest not in of_those]
+        gone = {
+            entry.digest
+            for entry in newest.inputs
+            if self._may_be_model(entry, bases[entry.digest])
+        }
         if len(older) == 1:  # it did not make what it read
-            gone -= {one.digest for one in older[0].inputs}
+            gone -= {entry.digest for entry in older[0].inputs}
         known = len(gone) == 1  # of several nobody can say which was made by them
-        for one in told.inputs:
+        for entry in newest.inputs:
             if self._count >= _MOST:
                 break
-            base = bases[one.digest]
+            base = bases[entry.digest]
             if base is not None:
-                found.append(self.model(one.role, one.ref or base.ref, base))
+                nodes.append(self.model(entry.role, entry.ref or base.ref, base))
             else:
-                mine = known and one.digest in gone
-                found.append(self._other(one, older if mine else []))
+                mine = known and entry.digest in gone
+                nodes.append(self._other(entry, older if mine else []))
         if not known:
-            found += [self._step(one) for one in older[: max(0, _MOST - self._count)]]
+            nodes += [
+                self._step(older_recipe) for older_recipe in older[: max(0, _MOST - self._count)]
+            ]
         self._depth -= 1
-        return tuple(found)
+        return tuple(nodes)
 
-    def _may_be_model(self, one: Input, base: Manifest | None) -> bool:
+    def _may_be_model(self, entry: Input, base: Manifest | None) -> bool:
         """Whether an input can be a model whose manifest is not here."""
-        return base is None and one.role in _MODELS and not self._is_here(one)
+        return base is None and entry.role in _MODELS and not self._is_here(entry)
 
-    def _is_here(self, one: Input) -> bool:
-        kept = inputs.data_path(one.digest, self._store.home).is_file()
-        return kept or self._store.blob(one.digest) is not None
+    def _is_here(self, entry: Input) -> bool:
+        is_kept = inputs.data_path(entry.digest, self._store.home).is_file()
+        return is_kept or self._store.blob(entry.digest) is not None
 
     def _step(self, older: Recipe) -> Node:
         self._count += 1
         return Node("earlier step", "", "", "step", False, older)
 
-    def _other(self, one: Input, older: list[Recipe]) -> Node:
+    def _other(self, entry: Input, older: list[Recipe]) -> Node:
         """A plain file, or a model whose manifest is not here."""
         self._count += 1
-        here = self._is_here(one)
+        here = self._is_here(entry)
         if not older or self._count >= _MOST:
-            kind = "unknown" if one.role in _MODELS and not here else "file"
-            return Node(one.role, one.ref, one.digest, kind, here)
+            kind = "unknown" if entry.role in _MODELS and not here else "file"
+            return Node(entry.role, entry.ref, entry.digest, kind, here)
         return Node(
-            one.role, one.ref, one.digest, "model", here, older[0],
+            entry.role,
+            entry.ref,
+            entry.digest,
+            "model",
+            here,
+            older[0],
             inputs=self._inputs(older[0], older[1:]),
-        )  # fmt: skip
+        )
 
-    def _signed(self, manifest: Manifest, told: Recipe | None) -> tuple[str, receipts.State]:
+    def _signed(self, manifest: Manifest, recipe: Recipe | None) -> tuple[str, receipts.State]:
         data = receipts.of(manifest.digest, self._store.home)
-        if data is None or told is None:
+        if data is None or recipe is None:
             return "", "none"
         try:
-            found = receipts.check(data, manifest, told, self._keys)
-            return found.ran.finished, receipts.state(data, self._keys)
+            receipt = receipts.check(data, manifest, recipe, self._keys)
+            return receipt.ran.finished, receipts.state(data, self._keys)
         except OvertError:
             return "", "broken"
 

@@ -49,17 +49,17 @@ def found(
     """
     store = Store(settings.home)
     missing: list[Input] = []
-    given = []
-    for one in recipe.inputs:
-        if data and one.digest in data:
-            given.append(Given(data[one.digest], None, {}))
-        elif here := _given(one, store, settings.home):
-            given.append(here)
+    sources = []
+    for entry in recipe.inputs:
+        if data and entry.digest in data:
+            sources.append(Given(data[entry.digest], None, {}))
+        elif here := _given(entry, store, settings.home):
+            sources.append(here)
         else:
-            missing.append(one)
+            missing.append(entry)
     if missing:
         raise _missing(missing)
-    return tuple(given)
+    return tuple(sources)
 
 
 def model(ref: str, settings: Settings, report: Report | None = None) -> pull.Model:
@@ -100,20 +100,20 @@ def refuse_adapter(manifest: Manifest | None, ref: str) -> None:
         )
 
 
-def gguf_of(found: pull.Model) -> Path:
+def gguf_of(model: pull.Model) -> Path:
     """The weights of a model that is GGUF.
 
     Raises:
         FormatError: they are safetensors.
     """
-    name = found.manifest.weights.path if found.manifest else found.weights.name
+    name = model.manifest.weights.path if model.manifest else model.weights.name
     if name.lower().endswith(".safetensors"):
-        plain = found.ref.rpartition("/")[2].partition(":")[0] or "model"
+        plain = model.ref.rpartition("/")[2].partition(":")[0] or "model"
         raise FormatError(
-            f"{found.ref} is in safetensors form, and a GGUF model is needed",
-            f"overt convert {found.ref} {plain}-f16",
+            f"{model.ref} is in safetensors form, and a GGUF model is needed",
+            f"overt convert {model.ref} {plain}-f16",
         )
-    return found.weights
+    return model.weights
 
 
 def keep(data: Mapping[str, Path], recipe: Recipe, home: Path) -> None:
@@ -126,9 +126,9 @@ def keep(data: Mapping[str, Path], recipe: Recipe, home: Path) -> None:
         IntegrityError: a file has other bytes than its digest says.
         OutOfDisk, Failure: the folder cannot be written.
     """
-    for one in recipe.inputs:
-        if file := data.get(one.digest):
-            _keep(one.digest, file, home)
+    for entry in recipe.inputs:
+        if file := data.get(entry.digest):
+            _keep(entry.digest, file, home)
 
 
 def digest_of(file: Path) -> str:
@@ -151,21 +151,21 @@ def manifest(digest: str, store: Store) -> Manifest | None:
 
 def recipes(manifest: Manifest, store: Store) -> list[Recipe]:
     """The recipes that a model carries, newest first, up to the first that cannot be read."""
-    found = []
+    recipes_ = []
     for file in manifest.files:
         if file.role != "recipe":
             continue
         try:
             if file.size > MOST_BYTES:
                 break
-            found.append(Recipe.decode(store.path(file).read_bytes()))
+            recipes_.append(Recipe.decode(store.path(file).read_bytes()))
         except (OvertError, OSError):
             break
-    return found
+    return recipes_
 
 
-def _given(one: Input, store: Store, home: Path) -> Given | None:
-    made = manifest(one.digest, store)
+def _given(entry: Input, store: Store, home: Path) -> Given | None:
+    made = manifest(entry.digest, store)
     if made is not None and store.whole(made):
         files = {file.path: store.path(file) for file in made.files}
         for file in made.files:
@@ -173,17 +173,17 @@ def _given(one: Input, store: Store, home: Path) -> Given | None:
         return Given(view.weights(store, made), made, files)
     if made is not None:
         return None
-    path = data_path(one.digest, home)
+    path = data_path(entry.digest, home)
     if path.is_file():
-        if digest_of(path) != one.digest:
+        if digest_of(path) != entry.digest:
             raise IntegrityError(
                 f"{path} has other bytes than its name says", "delete it, and give --data again"
             )
         return Given(path, None, {})
-    blob = store.blob(one.digest)
+    blob = store.blob(entry.digest)
     if blob is None:
         return None
-    _prove(blob, one.digest, one.ref or "the file")
+    _prove(blob, entry.digest, entry.ref or "the file")
     return Given(blob, None, {})
 
 
@@ -208,20 +208,23 @@ def data_path(digest: str, home: Path) -> Path:
 
 
 def _missing(missing: list[Input]) -> NotFound:
-    named = ", ".join(f"{one.role} {one.ref or one.digest[:19]}" for one in missing[:5])
+    named = ", ".join(f"{entry.role} {entry.ref or entry.digest[:19]}" for entry in missing[:5])
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     pulled, brought, files = [], [], []
-    for one in missing:
-        if one.ref and _can_be_pulled(one.ref):
-            pulled.append(f"type `overt pull {one.ref}`")
-        elif one.role not in (*MODELS, "base") or not one.ref:  # what had a path has no ref
-            files.append(f"name the file: --data FILE, whose SHA-256 is {hex_of(one.digest)[:12]}…")
-        elif _is_ref(one.ref):
+    for entry in missing:
+        if entry.ref and _can_be_pulled(entry.ref):
+            pulled.append(f"type `overt pull {entry.ref}`")
+        elif entry.role not in (*MODELS, "base") or not entry.ref:  # what had a path has no ref
+            files.append(
+                f"name the file: --data FILE, whose SHA-256 is {hex_of(entry.digest)[:12]}…"
+            )
+        elif _is_ref(entry.ref):
             brought.append(
-                f"whoever has {one.ref} types `overt export {one.ref}`, and you `overt import` it"
+                f"whoever has {entry.ref} types `overt export {entry.ref}`, and you `overt "
+                "import` it"
             )
         else:
-            brought.append(f"import or make the model {one.digest[:19]}")
+            brought.append(f"import or make the model {entry.digest[:19]}")
     hints = [kind[0] for kind in (pulled, brought, files) if kind]
     return NotFound(f"not on this machine: {named}{more}", "; ".join(hints))
 

@@ -119,11 +119,11 @@ def begin(folder: Path, recipe: Recipe, name: str) -> dict[str, Any]:
         noted |= {
             "command": typed,
             "folder": _folder(),
-            "variables": {one: os.environ[one] for one in _VARIABLES if os.environ.get(one)},
+            "variables": {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
         }
     noted = {
         "name": name,
-        **{one: noted[one] for one in ("command", "folder", "variables") if one in noted},
+        **{name: noted[name] for name in ("command", "folder", "variables") if name in noted},
         "begun": str(noted.get("begun") or now()),
         "starts": _count(noted.get("starts")) + 1,
     }
@@ -147,16 +147,16 @@ def hand_on(source: Path, folder: Path) -> None:
 def noted_in(folder: Path) -> dict[str, Any]:
     """``job.json``; empty where it cannot be read."""
     try:
-        found = json.loads(_text(folder / "job.json") or "{}")
+        notes = json.loads(_text(folder / "job.json") or "{}")
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def idle(folder: Path) -> bool:
     """Whether the step has left nothing to go on from."""
     try:
-        left = [one.name for one in (folder / "work").iterdir()]
+        left = [entry.name for entry in (folder / "work").iterdir()]
     except OSError:
         left = []
     return not set(left) - {"events.jsonl"} and not (folder / "result.json").exists()
@@ -171,10 +171,10 @@ def drop(folder: Path) -> None:
 def every(home: Path) -> list[Job]:
     """Every unfinished job, the oldest first."""
     try:
-        folders = sorted(one for one in (home / "jobs").iterdir() if one.is_dir())
+        folders = sorted(folder_ for folder_ in (home / "jobs").iterdir() if folder_.is_dir())
     except OSError:
         return []
-    return sorted((_job(one, home) for one in folders), key=lambda job: (job.begun, job.id))
+    return sorted((_job(folder_, home) for folder_ in folders), key=lambda job: (job.begun, job.id))
 
 
 def find(id: str, home: Path) -> Job:
@@ -233,9 +233,12 @@ def _with(variables: object) -> str:
     """What stands before a command so that it has these of `_VARIABLES` and no others."""
     if not isinstance(variables, dict):  # noted by an Overt of before
         return ""
-    gone = [f"-u {one}" for one in _VARIABLES if os.environ.get(one) and one not in variables]
-    other = [f"{one}={shlex.quote(str(variables[one]))}" for one in _VARIABLES
-             if one in variables and os.environ.get(one) != str(variables[one])]  # fmt: skip
+    gone = [f"-u {name}" for name in _VARIABLES if os.environ.get(name) and name not in variables]
+    other = [
+        f"{name}={shlex.quote(str(variables[name]))}"
+        for name in _VARIABLES
+        if name in variables and os.environ.get(name) != str(variables[name])
+    ]
     words = [*(["env", *gone] if gone else []), *other]
     return " ".join([*words, ""]) if words else ""
 
@@ -251,10 +254,17 @@ def _job(folder: Path, home: Path) -> Job:
     with suppress(OvertError, OSError):
         step = Recipe.decode((folder / "recipe.json").read_bytes()).step
     return Job(
-        folder.name[:_ID], str(noted.get("name", "")), step, going_on(folder, noted, step),
-        str(noted.get("begun", "")), _count(noted.get("starts")), _last(folder),
-        _size(folder), _holder(folder, home), folder,
-    )  # fmt: skip
+        folder.name[:_ID],
+        str(noted.get("name", "")),
+        step,
+        going_on(folder, noted, step),
+        str(noted.get("begun", "")),
+        _count(noted.get("starts")),
+        _last(folder),
+        _size(folder),
+        _holder(folder, home),
+        folder,
+    )
 
 
 def _folder() -> str:
@@ -276,8 +286,8 @@ def _holder(folder: Path, home: Path) -> int | None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        said = _text(folder / "pid") or ""
-        return int(said) if said.isdecimal() else 0
+        pid = _text(folder / "pid") or ""
+        return int(pid) if pid.isdecimal() else 0
     except OSError:
         return None
     lock.release()
@@ -294,17 +304,17 @@ def _last(folder: Path) -> Mapping[str, Any] | None:
         return None
     for line in reversed(lines):
         with suppress(ValueError, RecursionError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
+            event = json.loads(line)
+            if isinstance(event, dict):
+                return event
     return None  # killed within its first line
 
 
 def _size(folder: Path) -> int:
     total = 0
-    for one in folder.rglob("*"):
+    for path in folder.rglob("*"):
         with suppress(OSError):
-            total += one.lstat().st_size if not one.is_dir() else 0
+            total += path.lstat().st_size if not path.is_dir() else 0
     return total
 
 
@@ -316,5 +326,5 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _count(found: object) -> int:
-    return found if isinstance(found, int) and not isinstance(found, bool) else 0
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

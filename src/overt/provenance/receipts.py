@@ -36,9 +36,22 @@ _MOST_SUBJECTS = 10_000
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 __all__ = [
-    "MOST_BYTES", "PREDICATE_TYPE", "Ran", "Receipt", "State", "check", "need", "of", "own", "path",
-    "read", "state", "statement", "take", "write",
-]  # fmt: skip
+    "MOST_BYTES",
+    "PREDICATE_TYPE",
+    "Ran",
+    "Receipt",
+    "State",
+    "check",
+    "need",
+    "of",
+    "own",
+    "path",
+    "read",
+    "state",
+    "statement",
+    "take",
+    "write",
+]
 
 State = Literal["verified", "not ours", "broken", "none"]
 """Of a signature: by a key that is our own or was accepted; by one that is not known here; not of
@@ -138,11 +151,11 @@ def statement(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran) -> d
                 },
                 "resolvedDependencies": [
                     {
-                        "name": one.ref,
-                        "digest": {"sha256": hex_of(one.digest)},
-                        "annotations": {"role": one.role},
+                        "name": entry.ref,
+                        "digest": {"sha256": hex_of(entry.digest)},
+                        "annotations": {"role": entry.role},
                     }
-                    for one in recipe.inputs
+                    for entry in recipe.inputs
                 ],
             },
             "runDetails": {
@@ -180,9 +193,12 @@ def read(data: bytes) -> Receipt:
         inner = definition["internalParameters"]
         recipe = _recipe(definition)
         receipt = Receipt(
-            f"sha256:{_sha256(inner['manifest'])}", recipe, _subjects(content["subject"]),
-            *_run(content["predicate"]["runDetails"]), tuple(keyid for keyid, _ in signatures),
-        )  # fmt: skip
+            f"sha256:{_sha256(inner['manifest'])}",
+            recipe,
+            _subjects(content["subject"]),
+            *_run(content["predicate"]["runDetails"]),
+            tuple(keyid for keyid, _ in signatures),
+        )
         stated = f"sha256:{_sha256(inner['recipe'])}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"a receipt cannot be read: {str(error)[:200]}") from None
@@ -201,16 +217,16 @@ def state(data: bytes, keys: Keys) -> State:
         payload, signatures = _opened(data)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "broken"
-    found: State = "none"
+    result: State = "none"
     for keyid, signature in signatures:
         signer = keys.of(keyid)
         if signer is None:
-            found = "not ours"
+            result = "not ours"
         elif not _signed(payload, signature, signer.pem):
             return "broken"
         else:
             return "verified"
-    return found
+    return result
 
 
 def check(data: bytes, manifest: Manifest, recipe: Recipe, keys: Keys) -> Receipt:
@@ -308,7 +324,7 @@ def _opened(data: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
     if not isinstance(signatures, list) or len(signatures) > 100:
         raise ValueError("its signatures are no list, or too many")
     return _bytes(envelope["payload"]), [
-        (_text(one.get("keyid", "")), _bytes(one["sig"])) for one in signatures
+        (_text(signature.get("keyid", "")), _bytes(signature["sig"])) for signature in signatures
     ]
 
 
@@ -318,42 +334,47 @@ def _recipe(definition: Mapping[str, Any]) -> Recipe:
     if not isinstance(dependencies, list):
         raise TypeError("its dependencies are no list")
     inputs = tuple(
-        Input(_text(one["annotations"]["role"]), f"sha256:{_sha256(one)}", _text(one["name"]))
-        for one in dependencies
+        Input(_text(entry["annotations"]["role"]), f"sha256:{_sha256(entry)}", _text(entry["name"]))
+        for entry in dependencies
     )
     if not isinstance(outer["parameters"], dict) or not isinstance(inner["environment"], dict):
         raise TypeError("its parameters are no object")
     built = Recipe(
-        _text(outer["step"]), _text(outer["version"]), inputs, outer["parameters"],
+        _text(outer["step"]),
+        _text(outer["version"]),
+        inputs,
+        outer["parameters"],
         inner["environment"],
-    )  # fmt: skip
+    )
     try:
         return Recipe.decode(built.encode())  # which checks every field
     except OvertError as error:
         raise ValueError(error.message) from None
 
 
-def _run(found: Mapping[str, Any]) -> tuple[Ran, int, dict[str, str]]:
-    when = found["metadata"]
-    versions = found["builder"]["version"]
+def _run(details: Mapping[str, Any]) -> tuple[Ran, int, dict[str, str]]:
+    when = details["metadata"]
+    versions = details["builder"]["version"]
     if not isinstance(versions, dict):
         raise TypeError("its versions are no object")
     ran = Ran(
-        _text(when["startedOn"]), _text(when["finishedOn"]), _count(found.get("overt_starts")),
-        _text(found.get("overt_instructions", "")),
-    )  # fmt: skip
+        _text(when["startedOn"]),
+        _text(when["finishedOn"]),
+        _count(details.get("overt_starts")),
+        _text(details.get("overt_instructions", "")),
+    )
     return (
         ran,
-        _count(found.get("overt_threads")),
+        _count(details.get("overt_threads")),
         {_text(name): _text(value) for name, value in versions.items()},
     )
 
 
-def _subjects(found: Any) -> dict[str, str]:
-    if not isinstance(found, list) or not 0 < len(found) <= _MOST_SUBJECTS:
+def _subjects(entries: Any) -> dict[str, str]:
+    if not isinstance(entries, list) or not 0 < len(entries) <= _MOST_SUBJECTS:
         raise ValueError("its subjects are no list, none, or too many")
-    named = {_text(one["name"]): _sha256(one) for one in found}
-    if len(named) != len(found):
+    named = {_text(entry["name"]): _sha256(entry) for entry in entries}
+    if len(named) != len(entries):
         raise ValueError("two of its subjects have one name")
     return named
 
@@ -371,25 +392,25 @@ def _signed(payload: bytes, signature: bytes, pem: bytes) -> bool:
     return True
 
 
-def _sha256(found: Mapping[str, Any]) -> str:
-    value = found["digest"]["sha256"]
+def _sha256(entry: Mapping[str, Any]) -> str:
+    value = entry["digest"]["sha256"]
     if not isinstance(value, str) or not _HEX.fullmatch(value):
         raise ValueError(f"{str(value)[:80]!r} is no SHA-256")
     return value
 
 
-def _text(found: object) -> str:
-    if not isinstance(found, str):
-        raise TypeError(f"{str(found)[:80]!r} is no text")
-    return found
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:80]!r} is no text")
+    return value
 
 
-def _bytes(found: object) -> bytes:
+def _bytes(value: object) -> bytes:
     try:
-        return base64.b64decode(_text(found), validate=True)
+        return base64.b64decode(_text(value), validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from None
 
 
-def _count(found: object) -> int:
-    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 0
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

@@ -94,13 +94,13 @@ class Replayed:
             "tolerance": self.tolerance,
             "tolerances": [
                 {
-                    "what": one.what,
-                    "largest": one.largest if isfinite(one.largest) else None,
-                    "allowed": one.allowed,
-                    "holds": one.holds,
-                    "files": list(one.files),
+                    "what": measure.what,
+                    "largest": measure.largest if isfinite(measure.largest) else None,
+                    "allowed": measure.allowed,
+                    "holds": measure.holds,
+                    "files": list(measure.files),
                 }
-                for one in self.measures
+                for measure in self.measures
             ],
             "environment": {
                 "recorded": dict(recipe.environment),
@@ -143,26 +143,26 @@ def target(what: str, settings: Settings) -> Target:
     return Target(what, recipe, next(run_recipe.made_by(recipe, store), None))
 
 
-def line(one: Target, settings: Settings) -> list[Target]:
+def line(target: Target, settings: Settings) -> list[Target]:
     """What was made on the way to `one`, oldest first, and `one` at the end."""
     store = Store(settings.home)
-    found: dict[str, Target] = {}
+    targets: dict[str, Target] = {}
 
     def walk(recipe: Recipe, depth: int) -> None:
-        for given in recipe.inputs if depth < 100 else ():
-            base = inputs.manifest(given.digest, store)
-            if base is None or base.digest in found:
+        for entry in recipe.inputs if depth < 100 else ():
+            base = inputs.manifest(entry.digest, store)
+            if base is None or base.digest in targets:
                 continue
             if recipes := inputs.recipes(base, store):
                 walk(recipes[0], depth + 1)
-                found[base.digest] = _known(base.ref, recipes[0], base, settings)
+                targets[base.digest] = _known(base.ref, recipes[0], base, settings)
 
-    walk(one.recipe, 0)
-    return [*found.values(), one]
+    walk(target.recipe, 0)
+    return [*targets.values(), target]
 
 
 def replay(
-    one: Target,
+    target: Target,
     settings: Settings,
     report: Callable[[Step], None] | None = None,
     tell: Callable[[Mapping[str, Any]], None] | None = None,
@@ -181,51 +181,54 @@ def replay(
         UsageError: a file of `data` is not an input, or `keep` is no name.
         And whatever the step raises.
     """
-    recipe, store = one.recipe, Store(settings.home)
+    recipe, store = target.recipe, Store(settings.home)
     if recipe.step == "create":
         raise NotFound(
-            f"{one.name} was put together by `overt create`, which computes nothing",
-            f"replay what it was made of: overt history {one.name}",
+            f"{target.name} was put together by `overt create`, which computes nothing",
+            f"replay what it was made of: overt history {target.name}",
         )
     ref = named(keep) if keep else None
     now = run_recipe.as_here(recipe, settings)
     given_data = _data(recipe, data)
     report = report or (lambda _: None)
-    if ref and one.manifest is None:  # somebody else's recipe: made here as anything is
+    if ref and target.manifest is None:  # somebody else's recipe: made here as anything is
         with _fitting(recipe):
             made = run_recipe.make(recipe, keep, settings, report, tell, given_data, again=True)
         files = {file.path: store.path(file) for file in made.files}
         ours = _made(made, recipe, store)
-        given = inputs.found(recipe, settings, given_data)
-        return _kept(_compared(one, now, given, made, files, store, ours), made.digest)
-    given = inputs.found(recipe, settings, given_data)
+        sources = inputs.found(recipe, settings, given_data)
+        return _kept(_compared(target, now, sources, made, files, store, ours), made.digest)
+    sources = inputs.found(recipe, settings, given_data)
     with _folder(settings.home) as place:
         (place / "work").mkdir()
         with _fitting(recipe):
-            outcome = run_recipe.run(recipe, given, place / "work", settings, report, tell)
-        name = one.manifest.ref if one.manifest else "replayed"
-        result = run_recipe.listed(recipe, given, outcome, name)
-        files = {file.path: result.files[file.digest] for file in result.manifest.files
-                 if file.digest in result.files}  # fmt: skip
+            outcome = run_recipe.run(recipe, sources, place / "work", settings, report, tell)
+        name = target.manifest.ref if target.manifest else "replayed"
+        result = run_recipe.listed(recipe, sources, outcome, name)
+        files = {
+            file.path: result.files[file.digest]
+            for file in result.manifest.files
+            if file.digest in result.files
+        }
         ours = set(result.files)
-        found = _compared(one, now, given, result.manifest, files, store, ours)
+        replayed = _compared(target, now, sources, result.manifest, files, store, ours)
         if ref is None:
-            return found
+            return replayed
         inputs.keep(given_data, recipe, settings.home)
-        if found.verdict == "identical" and one.manifest and store.whole(one.manifest):
-            store.name(ref, one.manifest)
-            return _kept(found, one.manifest.digest)
+        if replayed.verdict == "identical" and target.manifest and store.whole(target.manifest):
+            store.name(ref, target.manifest)
+            return _kept(replayed, target.manifest.digest)
         begun = jobs.now()
-        result = run_recipe.ready(run_recipe.listed(now, given, outcome, str(ref)), now, place)
+        result = run_recipe.ready(run_recipe.listed(now, sources, outcome, str(ref)), now, place)
         ran = receipts.Ran(begun, result.finished, 1, environment.instructions(torch=False))
         run_recipe.keep(result, now, ref, ran, settings)
-        return _kept(found, result.manifest.digest)
+        return _kept(replayed, result.manifest.digest)
 
 
 def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
     """The verdict on a whole chain: None as soon as one link has none, unless one is different."""
     known = (*_WORST[:1], None, *_WORST[1:]) if verdicts else ()
-    return next((one for one in known if one in verdicts), None)
+    return next((verdict for verdict in known if verdict in verdicts), None)
 
 
 # ---- what is meant -------------------------------------------------------------------------
@@ -275,60 +278,72 @@ def _of_receipt(what: str, data: bytes, store: Store) -> Target:
 
 
 def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
-    wanted = {one.digest for one in recipe.inputs}
-    found = {}
+    wanted = {entry.digest for entry in recipe.inputs}
+    by_digest = {}
     for file in files:
         digest = inputs.digest_of(file)
         if digest not in wanted:
-            needed = ", ".join(one.digest[:19] for one in recipe.inputs if one.role == "data")
+            needed = ", ".join(entry.digest[:19] for entry in recipe.inputs if entry.role == "data")
             raise NotFound(
                 f"{file} ({digest[:19]}) is no input of the recipe",
                 f"it reads {needed}" if needed else "it reads no files",
             )
-        found[digest] = file.absolute()
-    return found
+        by_digest[digest] = file.absolute()
+    return by_digest
 
 
 # ---- comparing -----------------------------------------------------------------------------
 
 
 def _compared(
-    one: Target,
+    target: Target,
     now: Recipe,
-    given: Sequence[Given],
+    sources: Sequence[Given],
     made: Manifest,
     files: Mapping[str, Path],
     store: Store,
     ours: Set[str],
 ) -> Replayed:
     """`files` are those made now, by path; `ours` the digests of those that the step made."""
-    differences = environment.differences(one.recipe.environment, now.environment)
-    recorded = _recorded(one, made)
-    found = _differences(one, recorded, made, files, store, ours)
-    measures = _measures(one, given, found, recorded, files, store) if differences else ()
+    differences = environment.differences(target.recipe.environment, now.environment)
+    recorded = _recorded(target, made)
+    differences_found = _differences(target, recorded, made, files, store, ours)
+    measures = (
+        _measures(target, sources, differences_found, recorded, files, store) if differences else ()
+    )
     verdict: Verdict | None = "identical"
     if not recorded:
         verdict = None
-    elif found:
+    elif differences_found:
         within = differences and all(measure.holds for measure in measures)
         verdict = "within_tolerance" if within else "different"
-    tolerance: float | None = find(now.step).tolerance(one.recipe) if differences else 0.0
+    tolerance: float | None = find(now.step).tolerance(target.recipe) if differences else 0.0
     if any(measure.what != _ELEMENT for measure in measures):
         tolerance = None
     news = {file.path: file.digest for file in made.files}
     known = {path for path, _, _ in recorded}
     pairs = [(path, digest, news.get(path, "")) for path, digest, _ in recorded]
-    own = made.files if not recorded else [file for file in made.files if file.path in found]
+    own = (
+        made.files
+        if not recorded
+        else [file for file in made.files if file.path in differences_found]
+    )
     pairs += [(file.path, "", file.digest) for file in own if file.path not in known]
     return Replayed(
-        one, verdict, next(iter(found.values()), None),
-        max((each.largest for each in found.values()), default=0.0),
-        tolerance, now.environment, differences, tuple(pairs), measures,
-    )  # fmt: skip
+        target,
+        verdict,
+        next(iter(differences_found.values()), None),
+        max((each.largest for each in differences_found.values()), default=0.0),
+        tolerance,
+        now.environment,
+        differences,
+        tuple(pairs),
+        measures,
+    )
 
 
 def _differences(
-    one: Target,
+    target: Target,
     recorded: Sequence[tuple[str, str, File | None]],
     made: Manifest,
     files: Mapping[str, Path],
@@ -336,50 +351,59 @@ def _differences(
     ours: Set[str],
 ) -> dict[str, diff.Difference]:
     """Where each file differs, by its path; of none where nothing is known to compare with."""
-    found = {}
+    differences = {}
     for path, digest, old in recorded:
         new = next((file for file in made.files if file.path == path), None)
         if difference := _difference(path, digest, old, new, files, store):
-            found[path] = difference
+            differences[path] = difference
     known = {path for path, _, _ in recorded}
     # A receipt lists what the step made, a manifest what the model has of its base too.
-    own = made.files if one.manifest else [file for file in made.files if file.digest in ours]
+    own = made.files if target.manifest else [file for file in made.files if file.digest in ours]
     for file in own if recorded else ():
         if file.path not in known and file.role != "recipe":
-            found[file.path] = diff.Difference(file.path, recorded="nothing", here="a file")
-    if one.manifest and one.manifest.licence != made.licence:
-        found[""] = diff.Difference("the model", field="licence", recorded=one.manifest.licence,
-                                      here=made.licence)  # fmt: skip
-    return found
+            differences[file.path] = diff.Difference(file.path, recorded="nothing", here="a file")
+    if target.manifest and target.manifest.licence != made.licence:
+        differences[""] = diff.Difference(
+            "the model", field="licence", recorded=target.manifest.licence, here=made.licence
+        )
+    return differences
 
 
 def _measures(
-    one: Target,
-    given: Sequence[Given],
-    found: Mapping[str, diff.Difference],
+    target: Target,
+    sources: Sequence[Given],
+    differences_found: Mapping[str, diff.Difference],
     recorded: Sequence[tuple[str, str, File | None]],
     files: Mapping[str, Path],
     store: Store,
 ) -> tuple[Agreement, ...]:
     """What the step asks of all that differs, where it ran on something else."""
-    if not found:
+    if not differences_found:
         return ()
-    step = find(one.recipe.step)
+    step = find(target.recipe.step)
     measures: tuple[Agreement, ...] = ()
     before = {path: _before(digest, old, store) for path, digest, old in recorded}
-    pairs = {path: (there, files[path]) for path in found
-             if path in files and (there := before.get(path))}  # fmt: skip
+    pairs = {
+        path: (there, files[path])
+        for path in differences_found
+        if path in files and (there := before.get(path))
+    }
     judges = judging(step)
     if judges:
-        with _fitting(one.recipe):
-            measures = tuple(judges.agreement(one.recipe, given, pairs)) if pairs else ()
+        with _fitting(target.recipe):
+            measures = tuple(judges.agreement(target.recipe, sources, pairs)) if pairs else ()
     judged = {path for measure in measures for path in measure.files}
     # A report may tell something else, and must be there: twice, whole and in the same role.
-    reports = {path for path, digest, _ in recorded if path in step.reports and path in pairs
-               and found[path].field != "role"
-               and f"sha256:{sha256_of(pairs[path][0])}" == digest}  # fmt: skip
+    reports = {
+        path
+        for path, digest, _ in recorded
+        if path in step.reports
+        and path in pairs
+        and differences_found[path].field != "role"
+        and f"sha256:{sha256_of(pairs[path][0])}" == digest
+    }
     rest = []
-    for path, difference in found.items():
+    for path, difference in differences_found.items():
         form = difference.largest == inf  # another tensor, header or text: no matter of numbers
         if path in reports and (path in judged or not judges):
             continue
@@ -389,26 +413,32 @@ def _measures(
         return measures
     largest = max((largest for _, largest in rest), default=0.0)
     elements = Agreement(
-        _ELEMENT, largest, step.tolerance(one.recipe), tuple(path for path, _ in rest)
+        _ELEMENT, largest, step.tolerance(target.recipe), tuple(path for path, _ in rest)
     )
     return (elements, *measures)
 
 
 def _made(made: Manifest, recipe: Recipe, store: Store) -> set[str]:
     """The digests of what the step itself made: what none of its inputs has."""
-    bases = (inputs.manifest(given.digest, store) for given in recipe.inputs)
+    bases = (inputs.manifest(entry.digest, store) for entry in recipe.inputs)
     taken = {file.digest for base in bases if base for file in base.files}
     return {file.digest for file in made.files} - taken
 
 
-def _recorded(one: Target, made: Manifest) -> list[tuple[str, str, File | None]]:
+def _recorded(target: Target, made: Manifest) -> list[tuple[str, str, File | None]]:
     """Path, digest and file of all that came out then; recipes tell of the environment itself."""
-    if one.manifest:
-        return [(file.path, file.digest, file) for file in one.manifest.files
-                if file.role != "recipe"]  # fmt: skip
+    if target.manifest:
+        return [
+            (file.path, file.digest, file)
+            for file in target.manifest.files
+            if file.role != "recipe"
+        ]
     recipes = {file.path for file in made.files if file.role == "recipe"}
-    return [(path, f"sha256:{hexes}", None) for path, hexes in one.subjects.items()
-            if path not in recipes]  # fmt: skip
+    return [
+        (path, f"sha256:{hexes}", None)
+        for path, hexes in target.subjects.items()
+        if path not in recipes
+    ]
 
 
 def _difference(
@@ -426,8 +456,8 @@ def _difference(
     if new is None or path not in files:
         return diff.Difference(path, recorded="a file", here="nothing" if new is None else "other")
     before = _before(digest, old, store)
-    if before is not None and (found := diff.differ(path, before, files[path])):
-        return found
+    if before is not None and (difference := diff.differ(path, before, files[path])):
+        return difference
     return diff.Difference(path, recorded=digest, here=new.digest)
 
 
@@ -449,13 +479,13 @@ def _damage(
             return None
     except (OvertError, OSError):
         return None  # gone: what was made is the same
-    if path in files and (found := diff.differ(path, stored, files[path])):
-        return replace(found, largest=inf)
+    if path in files and (difference := diff.differ(path, stored, files[path])):
+        return replace(difference, largest=inf)
     return diff.Difference(path, recorded="damaged in the store", here=old.digest)
 
 
-def _kept(found: Replayed, digest: str) -> Replayed:
-    return replace(found, kept=digest)
+def _kept(report: Replayed, digest: str) -> Replayed:
+    return replace(report, kept=digest)
 
 
 @contextmanager

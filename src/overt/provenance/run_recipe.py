@@ -60,12 +60,15 @@ def recipe(
     """
     known = find(step)
     device = str(parameters.get("device", "cpu"))
-    found = Recipe(
-        step, known.version, tuple(inputs), dict(parameters),
+    recipe_ = Recipe(
+        step,
+        known.version,
+        tuple(inputs),
+        dict(parameters),
         environment.here(known, settings, device),
-    )  # fmt: skip
+    )
     try:
-        return Recipe.decode(found.encode())
+        return Recipe.decode(recipe_.encode())
     except (TypeError, ValueError) as error:
         raise FormatError(f"the parameters of {step} are no JSON: {error}") from None
 
@@ -165,12 +168,12 @@ def made_by(recipe: Recipe, store: Store) -> Iterator[Manifest]:
     """What this very recipe made, by the manifests that can be read."""
     with suppress(OSError):
         for path in sorted((store.home / "manifests").glob("*.json")):
-            found = inputs.manifest(f"sha256:{path.stem}", store)
-            if found is None:
+            manifest = inputs.manifest(f"sha256:{path.stem}", store)
+            if manifest is None:
                 continue
-            newest = next((one for one in found.files if one.role == "recipe"), None)
+            newest = next((file for file in manifest.files if file.role == "recipe"), None)
             if newest and newest.digest == recipe.digest:
-                yield found
+                yield manifest
 
 
 # ---- the step ------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ def made_by(recipe: Recipe, store: Store) -> Iterator[Manifest]:
 
 def run(
     recipe: Recipe,
-    given: Sequence[Given],
+    sources: Sequence[Given],
     place: Path,
     settings: Settings,
     report: Report,
@@ -191,36 +194,43 @@ def run(
     """
     with (place / "events.jsonl").open("a", encoding="utf-8") as events:
         telling = _telling(events, tell)
-        made = find(recipe.step).run(Work(recipe, tuple(given), place, report, settings, telling))
-    if not made or not all(one.file.is_file() for one in made):
+        made = find(recipe.step).run(Work(recipe, tuple(sources), place, report, settings, telling))
+    if not made or not all(output.file.is_file() for output in made):
         raise FormatError(f"the step {recipe.step} did not make its files", "run it again")
     return made
 
 
-def listed(recipe: Recipe, given: Sequence[Given], made: Sequence[Made], ref: str) -> Result:
+def listed(recipe: Recipe, sources: Sequence[Given], made: Sequence[Made], ref: str) -> Result:
     """The manifest of what was made, with the recipes and texts of what it was made of.
 
     It follows from its arguments alone: the same files by the same recipe are the same model.
     """
-    stored = {path: (one.manifest, name) for one in given if one.manifest
-              for name, path in one.files.items()}  # fmt: skip
+    stored = {
+        path: (source.manifest, name)
+        for source in sources
+        if source.manifest
+        for name, path in source.files.items()
+    }
     files: list[File] = []
     outside: dict[str, Path] = {}
-    for one in made:
-        base, name = stored.get(one.file, (None, ""))
+    for output in made:
+        base, name = stored.get(output.file, (None, ""))
         if base:  # a file of an input, as it is
             old = next(file for file in base.files if file.path == name)
-            file = replace(old, role=one.role, path=one.path)
+            file = replace(old, role=output.role, path=output.path)
         else:
             file = File(
-                one.role, one.path, f"sha256:{sha256_of(one.file)}", one.file.stat().st_size
+                output.role,
+                output.path,
+                f"sha256:{sha256_of(output.file)}",
+                output.file.stat().st_size,
             )
-            outside[file.digest] = one.file
+            outside[file.digest] = output.file
         _add(files, file)
     own = {file.role for file in files}
-    told = recipe.encode()
-    _add(files, File("recipe", "recipe.json", recipe.digest, len(told)))
-    bases = [one.manifest for one in given if one.manifest]
+    recipe_bytes = recipe.encode()
+    _add(files, File("recipe", "recipe.json", recipe.digest, len(recipe_bytes)))
+    bases = [source.manifest for source in sources if source.manifest]
     for base in bases:
         for file in base.files:
             if file.role == "recipe":
@@ -238,9 +248,9 @@ def listed(recipe: Recipe, given: Sequence[Given], made: Sequence[Made], ref: st
 
 def ready(result: Result, recipe: Recipe, folder: Path) -> Result:
     """The same with its recipe as a file in `folder`, and everything on the disk to last."""
-    told = folder / "recipe.json"
-    write(told, recipe.encode())
-    files = {**result.files, recipe.digest: told}
+    recipe_file = folder / "recipe.json"
+    write(recipe_file, recipe.encode())
+    files = {**result.files, recipe.digest: recipe_file}
     for path in files.values():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -258,12 +268,12 @@ def _done(
 ) -> Result:
     """Run the step, and note in the folder that it is done before anything is moved."""
     inputs.keep(data, recipe, settings.home)
-    given = inputs.found(recipe, settings)
-    made = run(recipe, given, folder / "work", settings, report, tell)
-    result = ready(listed(recipe, given, made, ref), recipe, folder)
+    sources = inputs.found(recipe, settings)
+    made = run(recipe, sources, folder / "work", settings, report, tell)
+    result = ready(listed(recipe, sources, made, ref), recipe, folder)
     noted: dict[str, Any] = {
         "manifest": result.manifest.encode().decode(),
-        "files": {one: os.path.relpath(path, folder) for one, path in result.files.items()},
+        "files": {digest: os.path.relpath(path, folder) for digest, path in result.files.items()},
         "finished": result.finished,
     }
     write(folder / "result.json", json.dumps(noted).encode())
@@ -275,7 +285,7 @@ def _kept(folder: Path, store: Store) -> Result | None:
     try:
         noted = json.loads((folder / "result.json").read_bytes())
         manifest = Manifest.decode(noted["manifest"].encode())
-        files = {str(one): folder / path for one, path in noted["files"].items()}
+        files = {str(digest): folder / path for digest, path in noted["files"].items()}
         for file in manifest.files:
             if file.digest not in files or not files[file.digest].is_file():
                 store.path(file)
@@ -302,9 +312,9 @@ def _telling(events: IO[str], tell: Tell | None) -> Tell:
 
 def _add(files: list[File], file: File) -> None:
     """List one more file, under a path that is free; the same one for the same role only once."""
-    if any((file.role, file.digest) == (one.role, one.digest) for one in files):
+    if any((file.role, file.digest) == (other.role, other.digest) for other in files):
         return
-    taken = {one.path for one in files}
+    taken = {other.path for other in files}
     path, number = file.path, 1
     while path in taken:
         number += 1

@@ -87,7 +87,7 @@ class Work:
     def given(self, role: str) -> list[Given]:
         """The inputs of that role."""
         pairs = zip(self.recipe.inputs, self.inputs, strict=True)
-        return [given for input, given in pairs if input.role == role]
+        return [source for input, source in pairs if input.role == role]
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class Reader(Protocol):
         """Nothing more is to come: reading can end although the connection stays open."""
         ...
 
-    def feed(self, said: Said) -> Iterable[Event]:
+    def feed(self, server_event: Said) -> Iterable[Event]:
         """The events that one server-sent event makes.
 
         Raises:
@@ -206,11 +206,11 @@ class Provider(Partial):
         reader = self.dialect.reader(request)
         try:
             async with aclosing(self._wire.stream(self.to, post, self.dialect.failure)) as answer:
-                async for one in answer:
-                    if isinstance(one, Begun):
-                        yield Routed(self.ref, request_id=one.request_id, bytes_out=one.bytes_out)
+                async for item in answer:
+                    if isinstance(item, Begun):
+                        yield Routed(self.ref, request_id=item.request_id, bytes_out=item.bytes_out)
                         continue
-                    for event in reader.feed(one):
+                    for event in reader.feed(item):
                         yield event
                     if reader.done:
                         break

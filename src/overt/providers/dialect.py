@@ -33,25 +33,25 @@ def encode(body: Mapping[str, Any]) -> bytes:
         ) from None
 
 
-def sentence(said: str, most: int = _MOST_SHOWN) -> str:
+def sentence(text_in: str, most: int = _MOST_SHOWN) -> str:
     """Somebody else's words on one line of at most `most` characters, without a stop at the end."""
-    text = "".join(c if c.isprintable() else " " for c in said[: 4 * most])
+    text = "".join(c if c.isprintable() else " " for c in text_in[: 4 * most])
     line = " ".join(text.split())
     if len(line) > most:
         line = line[: most - 1].rstrip() + "…"
     return line.rstrip(". ")
 
 
-def count(told: object) -> int:
+def count(value: object) -> int:
     """A number of tokens that somebody else counted; 0 for what is no number.
 
     It comes last: a whole answer that is paid for must not be thrown away for it.
     """
-    if isinstance(told, float) and told.is_integer():
-        told = int(told)
-    if not isinstance(told, int) or isinstance(told, bool):
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
         return 0
-    return min(max(told, 0), MOST_TOKENS)
+    return min(max(value, 0), MOST_TOKENS)
 
 
 def told_wait(headers: Mapping[str, str]) -> float | None:

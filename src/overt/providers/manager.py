@@ -84,9 +84,9 @@ class Providers:
             BadSetting, Refused: a key or an address that cannot be used as it is.
         """
         stamp = self._stamp()
-        found = self._open.get(ref)
-        if found is not None and found[1] == stamp:
-            return found[0]
+        cached = self._open.get(ref)
+        if cached is not None and cached[1] == stamp:
+            return cached[0]
         parsed = refs.parse(ref)
         spoken = registry.dialect(parsed)
         name = registry.login_name(parsed)
@@ -111,9 +111,9 @@ class Providers:
 
         Not for each model: clients may write any name, and a keyring may take seconds.
         """
-        found = self._logins.get(name)
-        if found is not None and found[1] == stamp:
-            return found[0]
+        cached = self._logins.get(name)
+        if cached is not None and cached[1] == stamp:
+            return cached[0]
         login = credentials.find(name, self._settings, self._environ)
         if login.secret:
             if len(self._logins) >= _MOST:
@@ -155,12 +155,12 @@ class Providers:
             raise BadRef(f"{without}; asked for a list: {error.message}", _write(ref)) from None
         if len(names) != 1:
             raise BadRef(without if names else f"{ref} lists no models", _write(ref, names))
-        found = f"{ref}#{names[0]}"
-        refs.parse(found)
+        sole_ref = f"{ref}#{names[0]}"
+        refs.parse(sole_ref)
         if len(self._sole) >= _MOST:
             self._sole.clear()
-        self._sole[ref] = found, time.monotonic() + _FRESH
-        return found
+        self._sole[ref] = sole_ref, time.monotonic() + _FRESH
+        return sole_ref
 
     async def models(self, ref: str) -> tuple[str, ...]:
         """The models that a server lists, asked within the setting `connect_timeout`.
@@ -176,8 +176,8 @@ class Providers:
         to = registry.destination(parsed, spoken, login.base, login.secret, bearer=login.bearer)
         patience = seconds_of(self._settings.connect_timeout)
         try:
-            asked = self.upstream.ask(to, spoken.listing, spoken.failure)
-            return compatible.listed(await asyncio.wait_for(asked, patience), to.label)
+            answer = self.upstream.ask(to, spoken.listing, spoken.failure)
+            return compatible.listed(await asyncio.wait_for(answer, patience), to.label)
         except TimeoutError:
             raise TimedOut(
                 f"{to.label} did not list its models within {patience:g} s", _write(ref)

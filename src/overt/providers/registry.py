@@ -20,8 +20,8 @@ _DIALECTS = {
 def dialect(ref: Ref) -> Dialect:
     """What `ref` is spoken to in."""
     module, name = _DIALECTS[ref.scheme]
-    found: Dialect = getattr(import_module(module), name)()
-    return found
+    made: Dialect = getattr(import_module(module), name)()
+    return made
 
 
 def base(ref: Ref) -> str:

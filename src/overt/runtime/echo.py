@@ -72,18 +72,18 @@ class Echo:
             ContextExceeded: more than a million words.
             EngineFailed: the mode is ``fail``.
         """
-        asked = _asked(request)
-        tokens_in = sum(len(_words(text)) for text in asked)
+        texts = _asked(request)
+        tokens_in = sum(len(_words(text)) for text in texts)
         _fits(tokens_in)
         yield Progress(tokens_in, tokens_in)
         if self._mode == "think" and request.thinking is not False:
-            yield Thought(f"The message has {len(asked[-1])} characters.")
+            yield Thought(f"The message has {len(texts[-1])} characters.")
         if tool := self._tool(request):
-            yield ToolCall(0, "call_0", tool.name, json.dumps({"text": asked[-1]}))
+            yield ToolCall(0, "call_0", tool.name, json.dumps({"text": texts[-1]}))
             yield Usage(tokens_in, 1)
             yield Done("tool_calls")
             return
-        text = asked[-1]
+        text = texts[-1]
         if request.json_schema is not None:
             text = json.dumps(example(request.json_schema, request.json_schema))
         words, done = _cut(text, request)
@@ -108,7 +108,7 @@ class Echo:
         size = _DIMENSIONS if request.dimensions is None else request.dimensions
         if not 1 <= size <= _DIMENSIONS:
             raise BadRequest(f"dimensions is {size}", f"it goes from 1 to {_DIMENSIONS}")
-        texts = [_words(_text(given)) for given in request.inputs]
+        texts = [_words(_text(item)) for item in request.inputs]
         for words in texts:
             if not request.truncate:
                 _fits(len(words))
@@ -126,9 +126,9 @@ class Echo:
         """Every word is as likely as the next."""
         words = _words(_text(request.prompt))
         _fits(len(words))
-        told = [_logprob(word, -1.0, request.top) for word in words[1:]]
+        rest = [_logprob(word, -1.0, request.top) for word in words[1:]]
         first = [TokenLogprob(word, None, (), _token(word)) for word in words[:1]]
-        return (*first, *told)
+        return (*first, *rest)
 
     async def tokenize(
         self, text: str, *, special: bool = True, around: bool = False
@@ -208,10 +208,10 @@ def _of_kind(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any], dept
 
 
 def _referred(reference: str, root: Mapping[str, Any]) -> Any:
-    found: Any = root
+    target: Any = root
     for name in reference.removeprefix("#").split("/")[1:]:
-        found = found.get(name.replace("~1", "/").replace("~0", "~"), {})
-    return found
+        target = target.get(name.replace("~1", "/").replace("~0", "~"), {})
+    return target
 
 
 # ---- words ---------------------------------------------------------------------------------
@@ -232,11 +232,11 @@ def _token(word: str) -> int:
     return id
 
 
-def _text(given: str | tuple[int, ...]) -> str:
+def _text(value: str | tuple[int, ...]) -> str:
     """What `given` says; an id of no word that was seen here is its number."""
-    if isinstance(given, str):
-        return given
-    return "".join(_known.get(id, f"{id} ") for id in given).rstrip(" ")
+    if isinstance(value, str):
+        return value
+    return "".join(_known.get(id, f"{id} ") for id in value).rstrip(" ")
 
 
 def _asked(request: Request) -> list[str]:
@@ -270,8 +270,8 @@ def _logprob(word: str, value: float, top: int) -> TokenLogprob:
 
 def _cut(text: str, request: Request) -> tuple[list[str], Done]:
     """Apply stop sequences, then the token limit."""
-    found = [(at, stop) for stop in request.stop if (at := text.find(stop)) >= 0]
-    at, stop = min(found, key=lambda one: one[0]) if found else (len(text), None)
+    cuts = [(at, stop) for stop in request.stop if (at := text.find(stop)) >= 0]
+    at, stop = min(cuts, key=lambda cut: cut[0]) if cuts else (len(text), None)
     words = _words(text[:at])
     if request.max_tokens is not None and len(words) > request.max_tokens:
         return words[: request.max_tokens], Done("length")

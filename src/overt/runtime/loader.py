@@ -42,9 +42,18 @@ _MOST_KNOWN = 1024  # refs
 _SETTLED = 50_000_000  # ns after which a folder's time stamp can be relied on
 
 ENCODERS = frozenset(
-    ("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2",
-     "jina-bert-v3", "gemma-embedding", "eurobert")
-)  # fmt: skip
+    (
+        "bert",
+        "modern-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "neo-bert",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "gemma-embedding",
+        "eurobert",
+    )
+)
 """Architectures of llama.cpp that give vectors only."""
 _ELSEWHERE = (*refs.PROVIDERS, "http")  # engines
 _RANK = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
@@ -158,10 +167,10 @@ class Places:
 
     def known(self, ref: str) -> Place | None:
         """What `ref` meant and still means; reads two time stamps and nothing else."""
-        found = self._known.get(ref)
-        if found is None or found[1] != self._stamp(found[0].model):
+        cached = self._known.get(ref)
+        if cached is None or cached[1] != self._stamp(cached[0].model):
             return None
-        return found[0]
+        return cached[0]
 
     def get(self, ref: str) -> Place:
         """What `ref` means now. May take a while: a plain file is hashed.
@@ -209,10 +218,10 @@ def _changed(path: str) -> int:
 
 def _file_stamp(path: Path) -> tuple[int, ...]:
     try:
-        found = path.expanduser().stat()
+        stat = path.expanduser().stat()
     except (OSError, RuntimeError):
         return (0,)
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _header(model: pull.Model) -> gguf.Header:
@@ -273,11 +282,11 @@ class Loader:
 
     def _chosen(self) -> Settings:
         """The settings, with what the model itself says where they leave it open."""
-        own, asked = self.place.header.context_length, self.settings.context
-        if own and asked > own:
+        own, wanted = self.place.header.context_length, self.settings.context
+        if own and wanted > own:
             if not self.shared and self.purpose == "answer":
                 raise BadSetting(
-                    f"{self.place.model.ref} holds {own} tokens at most, and {asked} were "
+                    f"{self.place.model.ref} holds {own} tokens at most, and {wanted} were "
                     f"asked for",
                     f"--context {own}",
                 )

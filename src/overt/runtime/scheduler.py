@@ -220,8 +220,8 @@ class Scheduler(Generic[E]):
 
     def loaded(self) -> list[Resident[E]]:
         """The residents that are there, the one used last first."""
-        found = [self._seen(room) for room in self._rooms.values() if room.it is not None]
-        return sorted(found, key=lambda one: -one.used)
+        views = [self._seen(room) for room in self._rooms.values() if room.it is not None]
+        return sorted(views, key=lambda view: -view.used)
 
     def holds(self, key: Hashable) -> bool:
         """Whether it is there, or being loaded."""
@@ -273,8 +273,8 @@ class Scheduler(Generic[E]):
         if not caller:
             return
         rooms = self._rooms.values()
-        mine = sum(len(one.queues[caller]) for one in rooms if caller in one.queues)
-        others = {name for one in rooms for name in one.queues} - {caller}
+        mine = sum(len(room.queues[caller]) for room in rooms if caller in room.queues)
+        others = {name for room in rooms for name in room.queues} - {caller}
         if mine >= max(1, self._queue // (len(others) + 2)):  # always room for one more like it
             self._refused += 1
             raise TooMany(

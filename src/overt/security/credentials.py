@@ -147,12 +147,16 @@ def clean(secret: str, where: str) -> str:
     """
     secret = secret.strip()
     wrong = (
-        f"is longer than {_MOST_KEY} characters" if len(secret) > _MOST_KEY
-        else "holds a character that is not ASCII" if not secret.isascii()
-        else "holds a blank or control character" if re.search(r"[^!-~]", secret)
-        else "stands in quotation marks" if secret[:1] in ("'", '"')
+        f"is longer than {_MOST_KEY} characters"
+        if len(secret) > _MOST_KEY
+        else "holds a character that is not ASCII"
+        if not secret.isascii()
+        else "holds a blank or control character"
+        if re.search(r"[^!-~]", secret)
+        else "stands in quotation marks"
+        if secret[:1] in ("'", '"')
         else ""
-    )  # fmt: skip
+    )
     if wrong:
         raise BadSetting(f"the key in {where} {wrong}", "copy it again, and nothing else with it")
     return secret
@@ -177,8 +181,10 @@ def save(
     if not secret:
         raise BadSetting("there is no key in what was typed", f"overt login {name}")
     with _alone(settings.home):
-        kept = _read(settings.home)  # before the keyring: it must not hold what cannot be listed
-        if len(kept.keys | dict.fromkeys(kept.keyring)) >= _MOST_LOGINS and not kept.has(name):
+        stored = _read(settings.home)  # before the keyring: it must not hold what cannot be listed
+        if len(stored.keys | dict.fromkeys(stored.keyring)) >= _MOST_LOGINS and not stored.has(
+            name
+        ):
             raise Failure(f"there are {_MOST_LOGINS} keys already", "overt login NAME --remove")
         in_keyring = keep != "file" and _into_keyring(name, secret, environ)
         if keep == "keyring" and not in_keyring:
@@ -186,13 +192,13 @@ def save(
                 "this machine has no keyring that takes keys", f"overt login {name} --to file"
             )
         if in_keyring:
-            kept.keys.pop(name, None)
-            kept.keyring.add(name)
+            stored.keys.pop(name, None)
+            stored.keyring.add(name)
         else:
-            kept.keys[name] = secret
-            if name in kept.keyring and _out_of_keyring(name, environ):
-                kept.keyring.discard(name)
-        _write(settings.home, kept)
+            stored.keys[name] = secret
+            if name in stored.keyring and _out_of_keyring(name, environ):
+                stored.keyring.discard(name)
+        _write(settings.home, stored)
     return "keyring" if in_keyring else str(_path(settings.home))
 
 
@@ -210,17 +216,17 @@ def forget(
     environ = os.environ if environ is None else environ
     places = []
     with _alone(settings.home):
-        kept = _read(settings.home)
-        listed = name in kept.keyring
-        if kept.keys.pop(name, None) is not None:
+        stored = _read(settings.home)
+        listed = name in stored.keyring
+        if stored.keys.pop(name, None) is not None:
             places.append(str(_path(settings.home)))
         gone = _out_of_keyring(name, environ) if listed or name in VARIABLES else False
         if gone is not None:
-            kept.keyring.discard(name)
+            stored.keyring.discard(name)
         if gone:
             places.append("keyring")
-        if places or (name in kept.keyring) != listed:
-            _write(settings.home, kept)
+        if places or (name in stored.keyring) != listed:
+            _write(settings.home, stored)
     if gone is None and listed:
         raise Failure(f"the keyring did not let the key of {name} go", "unlock it and try again")
     if not places:
@@ -234,24 +240,23 @@ def known(settings: Settings, environ: Mapping[str, str]) -> list[tuple[str, str
     A key that a variable holds for a server is listed under the variable's name, since that does
     not tell the URL. Raises as `find`.
     """
-    kept = _read(settings.home)
+    stored = _read(settings.home)
     rows = []
-    for name in (*VARIABLES, *sorted((kept.keyring | set(kept.keys)) - set(VARIABLES))):
+    for name in (*VARIABLES, *sorted((stored.keyring | set(stored.keys)) - set(VARIABLES))):
         for variable in variables(name):
             if environ.get(variable, "").strip():
                 rows.append((name, variable, _end(clean(environ[variable], variable))))
-        if name in kept.keys:
-            rows.append((name, str(_path(settings.home)), _end(kept.keys[name])))
-        secret = _from_keyring(name, kept, environ)
+        if name in stored.keys:
+            rows.append((name, str(_path(settings.home)), _end(stored.keys[name])))
+        secret = _from_keyring(name, stored, environ)
         if secret:
             rows.append((name, "keyring", _end(secret)))
     named = {place for _, place, _ in rows}
     rows += [
         (variable, variable, _end(clean(environ[variable], variable)))
         for variable in sorted(environ)
-        if variable.startswith("OVERT_KEY_") and variable not in named
-        and environ[variable].strip()
-    ]  # fmt: skip
+        if variable.startswith("OVERT_KEY_") and variable not in named and environ[variable].strip()
+    ]
     return rows
 
 
@@ -268,10 +273,10 @@ def _look(name: str, settings: Settings, environ: Mapping[str, str]) -> tuple[st
         secret = clean(environ.get(variable, ""), variable)
         if secret:
             return secret, variable
-    kept = _read(settings.home)
-    if name in kept.keys:
-        return kept.keys[name], str(_path(settings.home))
-    secret = _from_keyring(name, kept, environ)
+    stored = _read(settings.home)
+    if name in stored.keys:
+        return stored.keys[name], str(_path(settings.home))
+    secret = _from_keyring(name, stored, environ)
     return (secret, "keyring") if secret else ("", "")
 
 
@@ -279,11 +284,11 @@ def _base(name: str, environ: Mapping[str, str]) -> str:
     if name not in VARIABLES:
         return name
     variable, official = _BASES[name]
-    given = environ.get(variable, "").strip()
-    if not given:
+    value = environ.get(variable, "").strip()
+    if not value:
         return official
     try:
-        return _url(given)
+        return _url(value)
     except BadRef as error:
         raise BadSetting(
             f"{variable}: {error.message}", f"write it like {official}, or unset it"
@@ -329,50 +334,50 @@ def _read(home: Path) -> _Kept:
         return _Kept()
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}", "check the file") from None
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):
+    stat_ = os.fstat(handle)
+    if not stat.S_ISREG(stat_.st_mode):
         os.close(handle)
         raise Failure(f"{path} is not a file", "move it away and type `overt login` again")
     with os.fdopen(handle, "rb") as file:
-        if os.name == "posix" and found.st_mode & 0o077:
+        if os.name == "posix" and stat_.st_mode & 0o077:
             raise Refused(
-                f"{path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o})",
+                f"{path} can be read by others (mode {stat.S_IMODE(stat_.st_mode):04o})",
                 f"chmod 600 {path}",
             )
         data = file.read(_MOST_FILE + 1)
-    kept = _parsed(data)
-    if kept is None:
+    stored = _parsed(data)
+    if stored is None:
         raise Failure(
             f"{path} is not a file of keys as Overt writes it",
             "move it away and type `overt login` again",
         )
-    return kept
+    return stored
 
 
 def _parsed(data: bytes) -> _Kept | None:
     if len(data) > _MOST_FILE:
         return None
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         return None
-    keys, ring = found.get("keys"), found.get("keyring")
+    keys, ring = document.get("keys"), document.get("keyring")
     if not isinstance(keys, dict) or not isinstance(ring, list):
         return None
     try:
-        kept = _Kept(
+        stored = _Kept(
             {name_of(name): clean(secret, "it") for name, secret in keys.items()},
             {name_of(name) for name in ring},
         )
     except (BadRef, BadSetting, AttributeError, TypeError):
         return None
-    return kept if all(kept.keys.values()) else None
+    return stored if all(stored.keys.values()) else None
 
 
-def _write(home: Path, kept: _Kept) -> None:
-    value = {"keys": dict(sorted(kept.keys.items())), "keyring": sorted(kept.keyring)}
+def _write(home: Path, stored: _Kept) -> None:
+    value = {"keys": dict(sorted(stored.keys.items())), "keyring": sorted(stored.keyring)}
     try:
         atomic.write(_path(home), (json.dumps(value, indent=1) + "\n").encode())
     except OSError as error:
@@ -389,16 +394,16 @@ _silent = threading.Event()  # there is none, or it never answers: it is not ask
 _NO_KEYRING = ("keyring.backends.fail", "keyring.backends.null")
 
 
-def _from_keyring(name: str, kept: _Kept, environ: Mapping[str, str]) -> str:
+def _from_keyring(name: str, stored: _Kept, environ: Mapping[str, str]) -> str:
     """ "" where there is none, or no keyring.
 
     Servers are looked up where `save` put them alone: most local ones need no key, and asking the
     keyring takes longer than they do.
     """
-    if name not in VARIABLES and name not in kept.keyring:
+    if name not in VARIABLES and name not in stored.keyring:
         return ""
-    found = _keyring(lambda ring: ring.get_password(_SERVICE, name), environ)
-    return clean(found, "the keyring") if isinstance(found, str) else ""
+    secret = _keyring(lambda ring: ring.get_password(_SERVICE, name), environ)
+    return clean(secret, "the keyring") if isinstance(secret, str) else ""
 
 
 def _into_keyring(name: str, secret: str, environ: Mapping[str, str]) -> bool:
@@ -429,7 +434,7 @@ def _keyring(ask: Callable[[Any], _T], environ: Mapping[str, str], seconds: floa
     """
     if _silent.is_set() or environ.get("OVERT_KEYRING", "").strip().lower() in ("off", "0", "no"):
         return None
-    found: list[_T] = []
+    answers: list[_T] = []
 
     def work() -> None:
         try:
@@ -439,7 +444,7 @@ def _keyring(ask: Callable[[Any], _T], environ: Mapping[str, str], seconds: floa
             if type(backend).__module__ in _NO_KEYRING:
                 _silent.set()
             else:
-                found.append(ask(backend))
+                answers.append(ask(backend))
         except BaseException:  # noqa: BLE001 - third-party backends; no key is the answer to all
             return
 
@@ -449,4 +454,4 @@ def _keyring(ask: Callable[[Any], _T], environ: Mapping[str, str], seconds: floa
     if thread.is_alive():
         _silent.set()
         return None
-    return found[0] if found else None
+    return answers[0] if answers else None

@@ -123,15 +123,15 @@ def _network(host: str, entry: str) -> _Network | None:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     address, slash, _ = bare.partition("/")
     try:
-        found = ip_address(address)
+        ip = ip_address(address)
     except ValueError:
         if slash or ":" in bare:
             raise _bad(entry) from None
         return None
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         if slash:
             raise _bad(entry)
-        bare = str(found.ipv4_mapped)  # as addresses in URLs are read
+        bare = str(ip.ipv4_mapped)  # as addresses in URLs are read
     try:
         return ip_network(bare)
     except ValueError:
@@ -150,12 +150,12 @@ def _meant(bare: str) -> str:
 
 def _name(host: str, entry: str) -> str:
     try:
-        found = host_of(host)
+        name = host_of(host)
     except BadRef:
         raise _bad(entry) from None
-    if found in ("any", "none") or _is_ip(found):
+    if name in ("any", "none") or _is_ip(name):
         raise _bad(entry)
-    return found
+    return name
 
 
 def _is_ip(text: str) -> bool:

@@ -175,16 +175,16 @@ def sign(members: Sequence[Member], title: str, keys: Keys) -> bytes:
     """
     need()
     listed = "\n".join((title, *(f"{m.sha256} {m.name}" for m in members)))
-    kept = keys.signatures / f"{sha256(listed.encode()).hexdigest()}.json"
+    signature_file = keys.signatures / f"{sha256(listed.encode()).hexdigest()}.json"
     with suppress(OSError, IntegrityError):
-        signature = kept.read_bytes()
+        signature = signature_file.read_bytes()
         verify(members, keys.public(), signature)
         return signature
     signature = _signed(members, title, keys)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    new = kept.with_name(f".{kept.name}.{os.getpid()}")
+    signature_file.parent.mkdir(parents=True, exist_ok=True)
+    new = signature_file.with_name(f".{signature_file.name}.{os.getpid()}")
     new.write_bytes(signature)
-    new.replace(kept)
+    new.replace(signature_file)
     return signature
 
 
@@ -221,9 +221,9 @@ def verify(members: Sequence[Member], pem: bytes, signature: bytes) -> None:
             config.set_hashing_config(_hashed(members, ""))
             config.verify("", file)
         except Exception as error:  # noqa: BLE001 - a hostile file makes the package raise anything
-            said = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise IntegrityError(
-                f"the signature of the archive is not valid: {said}",
+                f"the signature of the archive is not valid: {reason}",
                 "get the archive again, from whom you trust",
             ) from None
 

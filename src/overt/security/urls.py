@@ -73,17 +73,17 @@ def read(url: str) -> Address:
             "the address holds a user name or password",
             "write it without, and keep the key with `overt login`",
         )
-    found = _URL.fullmatch(url.partition("#")[0]) if len(url) <= MOST else None
-    if not found or "\\" in url:
+    match = _URL.fullmatch(url.partition("#")[0]) if len(url) <= MOST else None
+    if not match or "\\" in url:
         raise BadRef(f"{_shown(url)} is not an address", "write it like http://host:port/v1")
-    scheme, port = found["scheme"].lower(), int(found["port"] or 0)
-    if found["port"] and not 0 < port < 65536:
-        raise BadRef(f"{found['port']} is not a port", "ports are 1 to 65535")
-    typed = found["host"].lower()
+    scheme, port = match["scheme"].lower(), int(match["port"] or 0)
+    if match["port"] and not 0 < port < 65536:
+        raise BadRef(f"{match['port']} is not a port", "ports are 1 to 65535")
+    typed = match["host"].lower()
     host = host_of(typed)
     ip = _ip(host)
     here = ip.is_loopback if ip else typed == "localhost"  # a resolver may ask others for the rest
-    return Address(scheme, host, port or PORTS[scheme], found["path"] or "", here)
+    return Address(scheme, host, port or PORTS[scheme], match["path"] or "", here)
 
 
 def host_of(text: str) -> str:
@@ -95,11 +95,11 @@ def host_of(text: str) -> str:
     host = text.lower()
     if host.startswith("[") or ":" in host:
         try:
-            found = ip_address(host.removeprefix("[").removesuffix("]"))
+            ip = ip_address(host.removeprefix("[").removesuffix("]"))
         except ValueError:
             raise BadRef(f"{_shown(text)} is not an address", "IPv6 is written [::1]") from None
-        mapped = getattr(found, "ipv4_mapped", None)
-        return str(mapped or found)
+        mapped = getattr(ip, "ipv4_mapped", None)
+        return str(mapped or ip)
     name = host.removesuffix(".")
     labels = name.split(".")
     if _NUMBER.fullmatch(labels[-1]):

@@ -106,8 +106,8 @@ class Api:
         method: str = scope["method"]
         headers, path = _headers(scope), _raw_path(scope)
         answer = _Answer(send, new_id("req_"), self._gate.cors(scope))
-        found = self.table.find(method, path, headers)
-        owner = found.protocol if found else self.table.owner(path, headers)
+        matched = self.table.find(method, path, headers)
+        owner = matched.protocol if matched else self.table.owner(path, headers)
         seen: Seen | None = None
         error_code = ""
         try:
@@ -119,13 +119,13 @@ class Api:
                     answer.id,
                     protocol=owner.name,
                     method=method,
-                    route=found.route.path if found else "",
+                    route=matched.route.path if matched else "",
                     path=path,
                     traceparent=headers.get("traceparent"),
                 )
                 answer.seen = seen
             _count_hops(headers.get(HOPS_HEADER, ""))
-            await self._admitted(scope, path, receive, headers, found, answer, seen)
+            await self._admitted(scope, path, receive, headers, matched, answer, seen)
         except OvertError as error:
             error_code = error.code
             await answer.refuse(owner, error)
@@ -153,7 +153,7 @@ class Api:
         path: str,
         receive: Receive,
         headers: Mapping[str, str],
-        found: Found | None,
+        matched: Found | None,
         answer: "_Answer",
         seen: Seen | None,
     ) -> None:
@@ -165,16 +165,16 @@ class Api:
             body, extra = self._pages[path](headers)
             await answer.send(Reply(body, 200, extra, extra.pop("content-type")))
             return
-        if found is None:
+        if matched is None:
             raise self._nothing(method, path)
-        await self._handled(scope, receive, headers, found, caller, answer)
+        await self._handled(scope, receive, headers, matched, caller, answer)
 
     async def _handled(
         self,
         scope: Scope,
         receive: Receive,
         headers: Mapping[str, str],
-        found: Found,
+        matched: Found,
         caller: Caller,
         answer: "_Answer",
     ) -> None:
@@ -185,21 +185,21 @@ class Api:
             answer.id,
             scope["method"],
             scope["path"],
-            found.params,
+            matched.params,
             dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {},
             headers,
         )
-        if found.route.upload:
-            call.chunks = _chunks(receive, found.route.limit)
-            await answer.send(await found.route.handler(call), found.protocol)
+        if matched.route.upload:
+            call.chunks = _chunks(receive, matched.route.limit)
+            await answer.send(await matched.route.handler(call), matched.protocol)
             return
-        call.body = await _body(receive, headers, found.route.limit)
+        call.body = await _body(receive, headers, matched.route.limit)
         task = asyncio.current_task()
         assert task is not None
         leaving = asyncio.get_running_loop().create_task(_leaving(receive, answer, task))
         try:
-            result = await passed(call, found, self._services)
-            await answer.send(result or await found.route.handler(call), found.protocol)
+            result = await passed(call, matched, self._services)
+            await answer.send(result or await matched.route.handler(call), matched.protocol)
         finally:
             leaving.cancel()
 
@@ -218,35 +218,35 @@ class Api:
         self, caller: Caller, method: str, path: str, body: bytes
     ) -> tuple[int, bytes]:
         """What a request of `caller` would be answered, for batches."""
-        found = self.table.find(method, path, {})
-        if found is None or found.route.upload:
+        matched = self.table.find(method, path, {})
+        if matched is None or matched.route.upload:
             refused = self.table.owner(path, {}).refuse(self._nothing(method, path), "")
             return refused.status, refused.body()
         id = new_id("req_")
-        call = Call(self._services, caller, id, method, path, found.params, {}, {}, body)
+        call = Call(self._services, caller, id, method, path, matched.params, {}, {}, body)
         try:
-            result = await found.route.handler(call)
+            result = await matched.route.handler(call)
             if isinstance(result, Reply):
                 return result.status, result.body()
             async with aclosing(result.chunks) as chunks:
                 return 200, b"".join([chunk async for chunk in chunks])
         except OvertError as error:
-            refused = found.protocol.refuse(error, id)
+            refused = matched.protocol.refuse(error, id)
             return refused.status, refused.body()
 
     # ---- the other kinds of ASGI scope -----------------------------------------------------
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self.table.find("WEBSOCKET", _raw_path(scope), _headers(scope))
+        matched = self.table.find("WEBSOCKET", _raw_path(scope), _headers(scope))
         socket = WebSocket(scope, receive, send)
         try:
             self._gate.admit(scope)
         except OvertError:
-            found = None
-        if found is None:
+            matched = None
+        if matched is None:
             await socket.close(1008)  # before it was accepted: the client sees 403
             return
-        await found.route.handler(self._services, socket)
+        await matched.route.handler(self._services, socket)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -339,13 +339,13 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-def _count_hops(given: str) -> None:
+def _count_hops(header: str) -> None:
     """Note how many servers a request came through.
 
     Raises:
         Refused: it goes round in a circle of aliases that lead from server to server.
     """
-    hops = int(given) if given.isascii() and given.isdigit() and len(given) < 4 else 0
+    hops = int(header) if header.isascii() and header.isdigit() and len(header) < 4 else 0
     if hops > MOST_HOPS:
         raise Refused(
             f"the request came through {hops} servers, one name leading to the next",
@@ -414,12 +414,12 @@ def _too_long(length: int, limit: int) -> TooLarge:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         # One that is sent twice is a list (RFC 9110, section 5.3); betas come like that.
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _raw_path(scope: Scope) -> str:

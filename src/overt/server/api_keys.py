@@ -84,15 +84,15 @@ class Keys:
 
         Keeps up with the file within a second. Where the file cannot be read, nobody is known.
         """
-        found = _FORM.fullmatch(secret)
-        if found is None:
+        match = _FORM.fullmatch(secret)
+        if match is None:
             return None
         self._follow()
-        key = self._by_id.get(found[1] or found[2])
+        key = self._by_id.get(match[1] or match[2])
         # Compared also where there is no such id, so that time does not tell which ids exist.
         wanted = key.sha256 if key else _NONE
-        given = _digest(found[1] or found[2], found[3])
-        if not hmac.compare_digest(given, wanted) or key is None:
+        digest = _digest(match[1] or match[2], match[3])
+        if not hmac.compare_digest(digest, wanted) or key is None:
             return None
         now = time.time()
         if not key.works(now):
@@ -159,7 +159,9 @@ class Keys:
             if len(keys) >= _MOST:
                 raise BadRequest(f"there are {len(keys)} keys", "revoke some: overt keys revoke ID")
             taken = {key.id for key in keys}
-            id = next(one for one in iter(lambda: _random(_ID), "") if one not in taken)
+            id = next(
+                candidate for candidate in iter(lambda: _random(_ID), "") if candidate not in taken
+            )
             secret, now = _random(_SECRET), time.time()
             expires = None if seconds is None else now + seconds
             key = Key(id, name, _digest(id, secret), now, expires)
@@ -172,8 +174,8 @@ class Keys:
         Raises:
             NotFound: no such key, or it was revoked before. Busy, OutOfDisk, Failure: not written.
         """
-        found = _FORM.fullmatch(id)
-        id = (found[1] or found[2]) if found else id
+        match = _FORM.fullmatch(id)
+        id = (match[1] or match[2]) if match else id
         with self._changing() as keys:
             for at, key in enumerate(keys):
                 if key.id == id and key.revoked is None:
@@ -201,15 +203,15 @@ class Keys:
     def used(self) -> dict[str, float]:
         """When each key was last used, to about a minute; those never used are left out."""
         try:
-            found = json.loads(self._used_path.read_bytes())
-            return {str(id): float(when) for id, when in found.items()}
+            document = json.loads(self._used_path.read_bytes())
+            return {str(id): float(when) for id, when in document.items()}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
     def _read(self) -> list[Key]:
         try:
-            found = json.loads(self._path.read_bytes())
-            return [_key(row) for row in found["keys"]]
+            document = json.loads(self._path.read_bytes())
+            return [_key(row) for row in document["keys"]]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise Failure(
                 f"{self._path} is damaged", "restore it, or delete it and make new keys"

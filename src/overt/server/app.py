@@ -75,12 +75,12 @@ def address_of(host: str) -> str:
         BadSetting: it means none.
     """
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise BadSetting(
             f"{host!r} is no address of this machine: {error}", "leave out --host for 127.0.0.1"
         ) from None
-    return str(found[0][4][0])
+    return str(addresses[0][4][0])
 
 
 def application(

@@ -92,14 +92,17 @@ def details_of(card: Card, model: pull.Model, settings: Settings, *, verbose: bo
         template=template,
         system=over.system,
         parameters=json.loads(texts.get("parameters", "{}")),
-        messages=tuple((one.role, one.text) for one in over.messages),
+        messages=tuple((message.role, message.text) for message in over.messages),
         licence=_licence(manifest, Store(settings.home)),
         metadata=_metadata(header, verbose=verbose) if header else {},
         projector=_projector(model, verbose=verbose),
         tensors=_tensors(header, model) if verbose else (),
-        said={k: manifest.origin[k] for k in ("renderer", "parser", "requires")
-              if k in manifest.origin},
-    )  # fmt: skip
+        said={
+            k: manifest.origin[k]
+            for k in ("renderer", "parser", "requires")
+            if k in manifest.origin
+        },
+    )
 
 
 # ---- inside --------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
         "kind": kind,
         "format": "gguf",
         "architecture": header.architecture,
-        "families": tuple(one for one in families if one),
+        "families": tuple(family for family in families if family),
         "parameters": header.parameters,
         "quantization": _quantization(header),
         "context": header.context_length,
@@ -137,14 +140,14 @@ def _capabilities(kind: str, header: Header, template: str) -> tuple[str, ...]:
     if kind == "rerank":
         return ()
     special = header.special_tokens
-    found = {
+    abilities = {
         "completion": True,
         "vision": kind == "vlm",
         "tools": "tools" in template,
         "insert": any(name in special for name in _FILL),
         "thinking": "think" in template,
     }
-    return tuple(name for name, has in found.items() if has)
+    return tuple(name for name, has in abilities.items() if has)
 
 
 def _template(manifest: Manifest, store: Store, header: Header) -> str:
@@ -174,12 +177,12 @@ def _is_gguf(manifest: Manifest) -> bool:
 
 def _metadata(header: Header, *, verbose: bool) -> dict[str, Any]:
     """The pairs of a header; the chat template is told elsewhere."""
-    found = {
+    values = {
         key: _plain(value, verbose=verbose)
         for key, value in header.metadata.items()
         if not key.startswith("tokenizer.chat_template")
     }
-    return {**found, "general.parameter_count": header.parameters}
+    return {**values, "general.parameter_count": header.parameters}
 
 
 def _plain(value: Any, *, verbose: bool) -> Any:
@@ -198,7 +201,7 @@ def _tensors(
     header: Header | None, model: pull.Model
 ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     read = header or safetensors.read(model.weights)
-    return tuple((one.name, one.type, tuple(one.shape)) for one in read.tensors)
+    return tuple((tensor.name, tensor.type, tuple(tensor.shape)) for tensor in read.tensors)
 
 
 def _licence(manifest: Manifest, store: Store) -> str:

@@ -75,11 +75,11 @@ class Rules:
         """Whether the Authorization headers of a request carry the token."""
         if self.token is None:
             return True
-        given = [_secret(value) for value in authorization]
-        if len(given) != 1 or given[0] is None:
+        secrets_given = [_secret(value) for value in authorization]
+        if len(secrets_given) != 1 or secrets_given[0] is None:
             return False
         wanted = sha256(self.token.encode()).digest()
-        return hmac.compare_digest(sha256(given[0]).digest(), wanted)
+        return hmac.compare_digest(sha256(secrets_given[0]).digest(), wanted)
 
     def trusts(self, origin: str) -> bool:
         """Whether --origin names the origin of a page. ``null`` names none and is never trusted."""
@@ -130,15 +130,15 @@ def gate(
         if not loopback:
             why = f"{address} can be reached by other machines"
         raise BadSetting(f"{why} and there is no key that works", "make one with `overt keys add`")
-    found = set()
+    origins_allowed = set()
     for origin in origins:
-        found.add(_checked_origin(origin))
+        origins_allowed.add(_checked_origin(origin))
         if origin == "*" and not needed:
             raise BadSetting(
                 "--origin '*' would let every web page use the models without a key",
                 "name the origin, or add --require-key",
             )
-    return Gate(Rules(loopback, ours, None, frozenset(found), needed), keys)
+    return Gate(Rules(loopback, ours, None, frozenset(origins_allowed), needed), keys)
 
 
 # ---- the API -------------------------------------------------------------------------------
@@ -176,13 +176,13 @@ class Gate:
             Refused: it comes from a page of another origin.
             NoKey: the key is missing, wrong or over, or there are two.
         """
-        given = self._come(scope)
+        secrets_given = self._come(scope)
         query: bytes = scope["query_string"]
         if b"key" in query or b"%" in query:
-            given.update(_keys_in(query))
-        if not given and scope["type"] == "websocket":
+            secrets_given.update(_keys_in(query))
+        if not secrets_given and scope["type"] == "websocket":
             return NOBODY
-        return self._caller(given)
+        return self._caller(secrets_given)
 
     def identify(self, secret: str | None) -> Caller:
         """Who has `secret`, for protocols that carry it in a message.
@@ -221,37 +221,39 @@ class Gate:
         ):
             return None
         self._come(scope)
-        found = [*self.cors(scope), (b"access-control-allow-methods", _METHODS)]
+        response_headers = [*self.cors(scope), (b"access-control-allow-methods", _METHODS)]
         wanted = _value(headers, b"access-control-request-headers") or b""
         if _WANTED.fullmatch(wanted):
-            found.append((b"access-control-allow-headers", wanted))
-        found.append((b"access-control-max-age", b"600"))
+            response_headers.append((b"access-control-allow-headers", wanted))
+        response_headers.append((b"access-control-max-age", b"600"))
         if _value(headers, b"access-control-request-private-network") == b"true":
-            found.append((b"access-control-allow-private-network", b"true"))
-        return found
+            response_headers.append((b"access-control-allow-private-network", b"true"))
+        return response_headers
 
     def _come(self, scope: "Scope") -> set[str]:
         """Check where a request was sent and where it is from; returns the keys in its headers."""
-        host, origin, given = _read(scope["headers"])
+        host, origin, secrets_given = _read(scope["headers"])
         if host is None or not self._answers_to(host):
             raise _wrong_host(host)
         if origin is not None and not self._from_here(scope, origin, host):
             raise Refused(
                 f"pages of {origin[:80]!r} may not use this server", "start it with --origin"
             )
-        return given
+        return secrets_given
 
-    def _caller(self, given: set[str]) -> Caller:
-        if not given:
+    def _caller(self, secrets_given: set[str]) -> Caller:
+        if not secrets_given:
             if self._rules.require_key:
                 raise NoKey("a key is needed", "make one with `overt keys add` on the server")
             return NOBODY
-        ours = [secret for secret in given if looks_ours(secret)]
+        ours = [secret for secret in secrets_given if looks_ours(secret)]
         if not ours and not self._rules.require_key:
             return NOBODY
-        if len(given) > 1:
-            raise NoKey(f"the request carries {len(given)} different keys", "send one of them")
-        caller = self._keys.find(next(iter(given)))
+        if len(secrets_given) > 1:
+            raise NoKey(
+                f"the request carries {len(secrets_given)} different keys", "send one of them"
+            )
+        caller = self._keys.find(next(iter(secrets_given)))
         if caller is None:
             raise NoKey(
                 "the key is not one of this server, or it is over",
@@ -283,28 +285,28 @@ def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | Non
     """Host, Origin and the secrets of a request. Two Hosts are none."""
     hosts: list[bytes] = []
     origins: list[bytes] = []
-    given: set[str] = set()
+    secrets_given: set[str] = set()
     for name, value in headers:
         name = name.lower()
         if name == b"host":
             hosts.append(value)
         elif name == b"authorization":
             if secret := _secret(value.decode("latin-1")):
-                given.add(secret.decode("latin-1"))
+                secrets_given.add(secret.decode("latin-1"))
         elif name in (b"x-api-key", b"x-goog-api-key"):
             if text := value.strip():
-                given.add(text.decode("latin-1"))
+                secrets_given.add(text.decode("latin-1"))
         elif name == b"origin":
             origins.append(value)
     host = hosts[0].decode("latin-1") if len(hosts) == 1 else None
     origin = b", ".join(origins).decode("latin-1") if origins else None
-    return host, origin, given
+    return host, origin, secrets_given
 
 
 def _value(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """The one value of a header; None also where it comes twice."""
-    found = [value for name, value in headers if name.lower() == wanted]
-    return found[0] if len(found) == 1 else None
+    values = [value for name, value in headers if name.lower() == wanted]
+    return values[0] if len(values) == 1 else None
 
 
 def _keys_in(query: bytes) -> list[str]:
@@ -352,9 +354,9 @@ class Guard:
         if len(hosts) != 1 or not self._rules.answers_to(hosts[0]):
             error = _wrong_host(hosts[0] if len(hosts) == 1 else None)
             return self._refuse(path, error.status, str(error))
-        given = _values(headers, b"authorization")
-        if not self._rules.knows(given):
-            message = "the token is not the one of this server" if given else "a token is needed"
+        tokens = _values(headers, b"authorization")
+        if not self._rules.knows(tokens):
+            message = "the token is not the one of this server" if tokens else "a token is needed"
             return self._refuse(path, 401, message)
         return None
 
@@ -368,11 +370,11 @@ def _is_loopback(address: str) -> bool:
 
 
 def _checked_names(names: Iterable[str]) -> frozenset[str]:
-    found = [*names]
-    for name in found:
+    allowed = [*names]
+    for name in allowed:
         if not _NAME.fullmatch(name):
             raise BadSetting(f"{name!r} is not a host name", "write it without scheme and port")
-    return frozenset(name.lower().removesuffix(".") for name in found)
+    return frozenset(name.lower().removesuffix(".") for name in allowed)
 
 
 def _checked_origin(origin: str) -> str:
@@ -390,9 +392,9 @@ def _checked_origin(origin: str) -> str:
 
 def _without_port(host: str) -> str | None:
     """The name or address in a Host header; None where it is neither."""
-    found = re.fullmatch(r"\[([0-9A-Fa-f:.]{2,45})\](?::\d{1,5})?", host)
-    found = found or re.fullmatch(rf"({_NAME.pattern})(?::\d{{1,5}})?", host)
-    return found[1] if found else None
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]{2,45})\](?::\d{1,5})?", host)
+    match = match or re.fullmatch(rf"({_NAME.pattern})(?::\d{{1,5}})?", host)
+    return match[1] if match else None
 
 
 def _secret(authorization: str) -> bytes | None:

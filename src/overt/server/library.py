@@ -286,17 +286,17 @@ class Library:
     # ---- inside ----------------------------------------------------------------------------
 
     def _cards(self) -> list[Card]:
-        found: dict[tuple[str, str], Card] = {}
+        by_key: dict[tuple[str, str], Card] = {}
         for entry in self._store.names():
             known = catalogue.lookup(entry.ref)
             # Names of the catalogue that mean the same are one; any other name is its own.
             same = str(known.ref) if known else str(entry.ref)
             key = (entry.manifest.digest, same)
-            if key not in found or len(str(entry.ref)) < len(found[key].id):
-                found[key] = self._made(entry.ref, entry.manifest)
+            if key not in by_key or len(str(entry.ref)) < len(by_key[key].id):
+                by_key[key] = self._made(entry.ref, entry.manifest)
         aliases = self._own.cards()
         hidden = {card.id for card in aliases}
-        cards = [*aliases, *(card for card in found.values() if card.id not in hidden)]
+        cards = [*aliases, *(card for card in by_key.values() if card.id not in hidden)]
         return sorted(cards, key=lambda card: (-card.modified, card.id))
 
     def _card(self, *refs: str) -> Card:
@@ -355,9 +355,9 @@ class Library:
         """
         wanted = _check(ref)
         bare = replace(wanted, tag=None) if is_latest(wanted) else None
-        for one in (wanted, bare) if bare else (wanted,):
-            entry = catalogue.lookup(one)
-            for name in (one, *(catalogue.names_of(entry) if entry else ())):
+        for candidate in (wanted, bare) if bare else (wanted,):
+            entry = catalogue.lookup(candidate)
+            for name in (candidate, *(catalogue.names_of(entry) if entry else ())):
                 try:
                     return name, self._store.get(name)
                 except ModelNotFound:

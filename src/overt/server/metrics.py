@@ -102,12 +102,12 @@ class Metrics(Collector):
         model.gaps.total += work.gap_seconds
 
     def _model(self, name: str) -> _Model:
-        found = self._models.get(name)
-        if found is None:
+        model = self._models.get(name)
+        if model is None:
             if len(self._models) >= _MOST_MODELS:
                 name = _OTHER
-            found = self._models.setdefault(name, _Model())
-        return found
+            model = self._models.setdefault(name, _Model())
+        return model
 
     # ---- rendered --------------------------------------------------------------------------
 
@@ -142,16 +142,28 @@ class Metrics(Collector):
     def _counters(self) -> Iterator[Metric]:
         rows: tuple[tuple[str, str, Callable[[_Model], int]], ...] = (
             ("overt_generations", "Calls of a model.", lambda model: model.calls),
-            ("overt_generations_failed", "Those that went wrong or were cancelled.",
-             lambda model: model.failed),
-            ("overt_tokens_in", "Tokens of prompts, cached ones included.",
-             lambda model: model.tokens_in),
+            (
+                "overt_generations_failed",
+                "Those that went wrong or were cancelled.",
+                lambda model: model.failed,
+            ),
+            (
+                "overt_tokens_in",
+                "Tokens of prompts, cached ones included.",
+                lambda model: model.tokens_in,
+            ),
             ("overt_tokens_out", "Tokens of answers.", lambda model: model.tokens_out),
-            ("overt_tokens_cached", "Tokens of prompts that were reused and not read again.",
-             lambda model: model.cached),
-            ("overt_prompt_cache_hits", "Calls that reused some of an earlier prompt.",
-             lambda model: model.hits),
-        )  # fmt: skip
+            (
+                "overt_tokens_cached",
+                "Tokens of prompts that were reused and not read again.",
+                lambda model: model.cached,
+            ),
+            (
+                "overt_prompt_cache_hits",
+                "Calls that reused some of an earlier prompt.",
+                lambda model: model.hits,
+            ),
+        )
         for name, about, of in rows:
             family = CounterMetricFamily(name, about, labels=("model",))
             for model, counted in self._models.items():

@@ -26,8 +26,11 @@ class Named:
 
     def cards(self) -> list[Card]:
         """One for each alias; those that lead nowhere are left out."""
-        return [self._made(alias, ref) for alias in self._aliases.all()
-                if (ref := self.ref(alias.name)) is not None]  # fmt: skip
+        return [
+            self._made(alias, ref)
+            for alias in self._aliases.all()
+            if (ref := self.ref(alias.name)) is not None
+        ]
 
     def ref(self, name: str) -> str | None:
         """The ref that answers for an alias first; None where `name` is none, or is a mistake."""

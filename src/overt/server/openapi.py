@@ -131,7 +131,7 @@ def _error_schema(protocol: Protocol) -> dict[str, Any]:
 
 def _shape(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
-        inside = {name: _shape(one) for name, one in value.items()}
+        inside = {name: _shape(item) for name, item in value.items()}
         return {"type": "object", "properties": inside}
     if isinstance(value, list):
         return {"type": "array"}
@@ -217,7 +217,7 @@ def _section(made: Mapping[str, Any], path: str, method: str, operation: Mapping
 def _curl(
     made: Mapping[str, Any], path: str, method: str, kind: str, schema: Mapping[str, Any] | None
 ) -> str:
-    where = _PARAMETER.sub(lambda found: _PLACES.get(found[1], "ID"), path)
+    where = _PARAMETER.sub(lambda match: _PLACES.get(match[1], "ID"), path)
     if path.endswith("/models/{id}"):  # Gemini's verbs stand behind the name
         where = f"{path.removesuffix('{id}')}smollm2{':generateContent' if kind else ''}"
     words = ["curl", *(["-X", method.upper()] if method not in ("get", "post") else [])]
@@ -234,10 +234,10 @@ def _curl(
 
 
 def _fields(schema: Mapping[str, Any]) -> Iterable[str]:
-    for one in (schema, *schema.get("anyOf", ())):
-        if "properties" in one:
-            found: Iterable[str] = one["properties"]
-            return found
+    for branch in (schema, *schema.get("anyOf", ())):
+        if "properties" in branch:
+            names: Iterable[str] = branch["properties"]
+            return names
     return ()
 
 
@@ -245,10 +245,10 @@ def _resolved(made: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
     """A schema with what it refers to itself put in its place; deeper references stay names."""
     ref = schema.get("$ref")
     if isinstance(ref, str):
-        found: Mapping[str, Any] = made["components"]["schemas"][ref.rpartition("/")[2]]
-        return found
+        target: Mapping[str, Any] = made["components"]["schemas"][ref.rpartition("/")[2]]
+        return target
     if "anyOf" in schema:
-        return {**schema, "anyOf": [_resolved(made, one) for one in schema["anyOf"]]}
+        return {**schema, "anyOf": [_resolved(made, branch) for branch in schema["anyOf"]]}
     return schema
 
 

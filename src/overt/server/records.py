@@ -157,10 +157,10 @@ class Records:
         def work(connection: sql.Connection) -> Sequence[bytes]:
             def place(id: str) -> int:
                 at = sql.select(_records.c.seq).where(*self._seen(kind, owner), _records.c.id == id)
-                found = connection.execute(at).scalar()
-                if found is None:
+                rowid = connection.execute(at).scalar()
+                if rowid is None:
                     raise NotFound(f"there is no {kind} {id!r} to list from")
-                return int(found)
+                return int(rowid)
 
             seq = _records.c.seq
             query = sql.select(_records.c.body).where(*self._seen(kind, owner))
@@ -171,8 +171,8 @@ class Records:
             backwards = before is not None and after is None
             down = newest_first != backwards
             query = query.order_by(seq.desc() if down else seq.asc()).limit(max(limit, 0))
-            found = list(connection.execute(query).scalars())
-            return found[::-1] if backwards else found
+            rows = list(connection.execute(query).scalars())
+            return rows[::-1] if backwards else rows
 
         return await self._run(work)
 

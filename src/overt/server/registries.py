@@ -78,10 +78,10 @@ def _name(host: str) -> str:
 def _is_public(name: str) -> bool:
     """Whether all addresses of a host are public ones, and there are any."""
     try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return False
-    addresses = {str(one[4][0]).partition("%")[0] for one in found}
+    addresses = {str(entry[4][0]).partition("%")[0] for entry in infos}
     return bool(addresses) and all(_global(ip_address(address)) for address in addresses)
 
 

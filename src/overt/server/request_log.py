@@ -34,10 +34,25 @@ class Generation:
     """
 
     __slots__ = (
-        "_begun", "_last", "_seen", "answered", "began", "error", "finish", "first", "gap_seconds",
-        "gaps", "model", "operation", "over", "pieces", "seconds", "tokens_cached", "tokens_in",
+        "_begun",
+        "_last",
+        "_seen",
+        "answered",
+        "began",
+        "error",
+        "finish",
+        "first",
+        "gap_seconds",
+        "gaps",
+        "model",
+        "operation",
+        "over",
+        "pieces",
+        "seconds",
+        "tokens_cached",
+        "tokens_in",
         "tokens_out",
-    )  # fmt: skip
+    )
 
     def __init__(self, operation: str, model: str, seen: "Seen | None" = None) -> None:
         self.operation = operation
@@ -118,10 +133,28 @@ class Seen:
     """
 
     __slots__ = (
-        "_begun", "_watch", "error", "first", "id", "key", "method", "model", "path", "protocol",
-        "route", "routed", "seconds", "sent", "status", "time", "tokens_cached", "tokens_in",
-        "tokens_out", "traceparent", "whole",
-    )  # fmt: skip
+        "_begun",
+        "_watch",
+        "error",
+        "first",
+        "id",
+        "key",
+        "method",
+        "model",
+        "path",
+        "protocol",
+        "route",
+        "routed",
+        "seconds",
+        "sent",
+        "status",
+        "time",
+        "tokens_cached",
+        "tokens_in",
+        "tokens_out",
+        "traceparent",
+        "whole",
+    )
 
     def __init__(self, watch: "Watch", id: str) -> None:
         self.id = id

@@ -46,8 +46,8 @@ class Table:
                     self._plain.setdefault(route.path, _Address()).add(protocol, route)
                     continue
                 pattern = compile_path(route.path)[0]
-                kept = self._patterns.setdefault(pattern.pattern, (pattern, _Address()))
-                kept[1].add(protocol, route)
+                entry = self._patterns.setdefault(pattern.pattern, (pattern, _Address()))
+                entry[1].add(protocol, route)
 
     def find(self, method: str, path: str, headers: Mapping[str, str]) -> Found | None:
         """The route for a request; `path` still has its percent escapes."""
@@ -72,11 +72,11 @@ class Table:
 
     def methods(self, path: str) -> list[str]:
         """The methods that some protocol has at `path`."""
-        found = set(self._plain[path].methods) if path in self._plain else set()
+        methods = set(self._plain[path].methods) if path in self._plain else set()
         for pattern, there in self._patterns.values():
             if pattern.match(path):
-                found |= set(there.methods)
-        return sorted(found - {"WEBSOCKET"})
+                methods |= set(there.methods)
+        return sorted(methods - {"WEBSOCKET"})
 
     def owner(self, path: str, headers: Mapping[str, str]) -> Protocol:
         """The protocol in whose words an error at `path` is told."""
@@ -93,7 +93,7 @@ class Table:
         if len(several) == 1:
             return several[0]
         spoken = _spoken(headers)
-        return next((one for one in several if one[0].name == spoken), several[0])
+        return next((pair for pair in several if pair[0].name == spoken), several[0])
 
 
 _BEGINNINGS = (

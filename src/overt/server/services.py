@@ -155,21 +155,21 @@ class Services:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("embeddings", request.model) as work:
-            found = await self._exchange.embed(
+            embeddings = await self._exchange.embed(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
             )
-            work.count(found.tokens)
-            return found
+            work.count(embeddings.tokens)
+            return embeddings
 
     async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("rerank", request.model) as work:
-            found = await self._exchange.rerank(
+            ranking = await self._exchange.rerank(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
             )
-            work.count(found.tokens)
-            return found
+            work.count(ranking.tokens)
+            return ranking
 
     async def score(
         self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
@@ -177,11 +177,11 @@ class Services:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("score", request.model) as work:
-            found = await self._exchange.score(
+            tokens = await self._exchange.score(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
             )
-            work.count(len(found))
-            return found
+            work.count(len(tokens))
+            return tokens
 
     async def count(self, caller: Caller, request: Request) -> int:
         _may_ask(request, self._providers)

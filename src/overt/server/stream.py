@@ -29,7 +29,7 @@ class Part:
     size: int
 
 
-def part(asked: str | None, guard: str | None, etag: str, size: int) -> Part:
+def part(range_header: str | None, guard: str | None, etag: str, size: int) -> Part:
     """What to send for a ``Range`` header.
 
     Args:
@@ -41,10 +41,10 @@ def part(asked: str | None, guard: str | None, etag: str, size: int) -> Part:
     Returns:
         Status 200 (all), 206 (a part) or 416 (nothing of the file is in the range).
     """
-    found = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", (asked or "").replace(" ", ""))
-    if not found or found[0] == "bytes=-" or (guard is not None and guard != etag):
+    match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", (range_header or "").replace(" ", ""))
+    if not match or match[0] == "bytes=-" or (guard is not None and guard != etag):
         return Part(200, 0, size, size)
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:  # the last N bytes
         start, end = max(0, size - int(last)), size
     else:

@@ -33,19 +33,21 @@ def exporters(environ: Mapping[str, str] = os.environ) -> list[str]:
     named = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if not named:
         return ["otlp"] if any(environ.get(name) for name in _ENDPOINTS) else []
-    found = list(dict.fromkeys(one.strip() for one in named.split(",")))
-    if "none" in found:
+    names = list(dict.fromkeys(name.strip() for name in named.split(",")))
+    if "none" in names:
         return []
-    for one in found:
-        if one not in ("otlp", "console"):
-            raise BadSetting(f"OTEL_TRACES_EXPORTER is {one!r}", "set it to otlp, console or none")
+    for exporter_name in names:
+        if exporter_name not in ("otlp", "console"):
+            raise BadSetting(
+                f"OTEL_TRACES_EXPORTER is {exporter_name!r}", "set it to otlp, console or none"
+            )
     protocol = next((environ[name] for name in _PROTOCOLS if environ.get(name)), "http/protobuf")
-    if "otlp" in found and protocol.strip() != "http/protobuf":
+    if "otlp" in names and protocol.strip() != "http/protobuf":
         raise BadSetting(
             f"spans cannot be sent by {protocol[:40]!r}",
             "set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf",
         )
-    return found
+    return names
 
 
 def spans(environ: Mapping[str, str] = os.environ) -> "Spans | None":
@@ -54,15 +56,15 @@ def spans(environ: Mapping[str, str] = os.environ) -> "Spans | None":
     Raises:
         BadSetting: a variable asks for what is not here, or packages are missing.
     """
-    found = exporters(environ)
-    if not found:
+    names = exporters(environ)
+    if not names:
         return None
     try:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
-        made = [(one, _exporter(one)) for one in found]
+        made = [(name, _exporter(name)) for name in names]
     except ImportError:
         raise BadSetting(
             "the variables of OpenTelemetry are set and its packages are not installed",
@@ -74,8 +76,8 @@ def spans(environ: Mapping[str, str] = os.environ) -> "Spans | None":
     ):
         about["service.name"] = "overt"
     provider = TracerProvider(resource=Resource.create(about))
-    for one, exporter in made:
-        processor = SimpleSpanProcessor if one == "console" else BatchSpanProcessor
+    for name, exporter in made:
+        processor = SimpleSpanProcessor if name == "console" else BatchSpanProcessor
         provider.add_span_processor(processor(exporter))
     return Spans(provider)
 
@@ -96,8 +98,8 @@ class Spans:
 
     def serving_at(self, url: str) -> None:
         """The address that spans are to name; a port is known only once it is bound."""
-        found = urlsplit(url)
-        self._server = {"server.address": found.hostname or "", "server.port": found.port or 0}
+        parts = urlsplit(url)
+        self._server = {"server.address": parts.hostname or "", "server.port": parts.port or 0}
 
     def request(self, seen: Seen) -> None:
         pass
@@ -121,7 +123,7 @@ class Spans:
 
 
 def _attributes(work: Generation, seen: Seen) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "gen_ai.operation.name": work.operation,
         "gen_ai.provider.name": "overt",
         "gen_ai.request.model": work.model,
@@ -129,17 +131,17 @@ def _attributes(work: Generation, seen: Seen) -> dict[str, Any]:
         "overt.request.id": seen.id,
     }
     if work.tokens_in:
-        found["gen_ai.usage.input_tokens"] = work.tokens_in
-        found["gen_ai.usage.cache_read.input_tokens"] = work.tokens_cached
+        attributes["gen_ai.usage.input_tokens"] = work.tokens_in
+        attributes["gen_ai.usage.cache_read.input_tokens"] = work.tokens_cached
     if work.tokens_out:
-        found["gen_ai.usage.output_tokens"] = work.tokens_out
+        attributes["gen_ai.usage.output_tokens"] = work.tokens_out
     if work.finish:
-        found["gen_ai.response.finish_reasons"] = [work.finish]
+        attributes["gen_ai.response.finish_reasons"] = [work.finish]
     if work.first is not None:
-        found["gen_ai.response.time_to_first_chunk"] = work.first
+        attributes["gen_ai.response.time_to_first_chunk"] = work.first
     if work.error:
-        found["error.type"] = work.error
-    return found
+        attributes["error.type"] = work.error
+    return attributes
 
 
 def _exporter(name: str) -> "SpanExporter":

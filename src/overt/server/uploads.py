@@ -66,7 +66,7 @@ class Incoming:
             OutOfDisk, Failure: it does not fit, or the disk refuses.
         """
         hexes = hex_of(digest)
-        found, size, looked = hashlib.sha256(), 0, -disk.LOOK
+        hasher, size, looked = hashlib.sha256(), 0, -disk.LOOK
         new = self._folder / f"new-{token_hex(8)}"
         block = bytearray()
         try:
@@ -78,14 +78,14 @@ class Incoming:
                         if size - looked >= disk.LOOK:
                             disk.room(self._folder)
                             looked = size
-                        await anyio.to_thread.run_sync(_write, file, block, found)
+                        await anyio.to_thread.run_sync(_write, file, block, hasher)
                         size += len(block)
                         block = bytearray()
-                await anyio.to_thread.run_sync(_write, file, block, found)
+                await anyio.to_thread.run_sync(_write, file, block, hasher)
                 await anyio.to_thread.run_sync(_sync, file)
-            if found.hexdigest() != hexes:
+            if hasher.hexdigest() != hexes:
                 raise WrongDigest(
-                    f"digest mismatch, expected sha256:{hexes}, got sha256:{found.hexdigest()}",
+                    f"digest mismatch, expected sha256:{hexes}, got sha256:{hasher.hexdigest()}",
                     "send the file again",
                 )
             new.replace(self._folder / hexes)
@@ -175,9 +175,9 @@ class _File:
         os.close(self.handle)
 
 
-def _write(file: _File, block: bytearray, found: "hashlib._Hash") -> None:
+def _write(file: _File, block: bytearray, hasher: "hashlib._Hash") -> None:
     view = memoryview(block)
-    found.update(view)
+    hasher.update(view)
     while view:
         view = view[os.write(file.handle, view) :]
 
@@ -199,10 +199,10 @@ def hex_of(digest: str) -> str:
     Raises:
         BadRequest: not such a digest.
     """
-    found = _DIGEST.fullmatch(digest)
-    if not found:
+    match = _DIGEST.fullmatch(digest)
+    if not match:
         raise BadRequest(f"{digest[:80]!r} is not a digest", "write sha256: and 64 hex digits")
-    return found[1].lower()
+    return match[1].lower()
 
 
 def _as_error(error: OSError, home: Path) -> OutOfDisk | Failure:

@@ -27,29 +27,29 @@ Entry = Mapping[str, Any]
 
 def of_probe(probe: Probe, entries: Sequence[Entry], seed: int) -> list[dict[str, Any]]:
     """The figures of all measures: of everything, then of each group."""
-    found = []
+    figures = []
     for measure in probe.measures:
         groups = [""] + (_groups(entries) if measure.split else [])
         for group in groups:
             values = list(valued(entries, measure.value, group).values())
             if values or not group:
-                found.append(_figure(measure, group, values, seed))
-    found += [one for each in probe.contrasts if (one := _contrast(each, entries, seed))]
-    return found
+                figures.append(_figure(measure, group, values, seed))
+    figures += [figure for each in probe.contrasts if (figure := _contrast(each, entries, seed))]
+    return figures
 
 
 def valued(
     entries: Iterable[Entry], value: Callable[[Outcome], float | None], group: str = ""
 ) -> dict[str, float]:
     """The number of each item that has one, by id."""
-    found = {}
+    numbers = {}
     for entry in entries:
         if entry["outcome"] is None or (group and group not in entry["groups"]):
             continue
         number = value(entry["outcome"])
         if number is not None:
-            found[str(entry["id"])] = float(number)
-    return found
+            numbers[str(entry["id"])] = float(number)
+    return numbers
 
 
 def mean_interval(
@@ -106,16 +106,16 @@ def pairs(
     probe: Probe, after: Sequence[Entry], before: Sequence[Entry], seed: int
 ) -> list[dict[str, Any]]:
     """Each measure after minus before, over the items that have a number in both."""
-    found = []
+    rows = []
     for measure in probe.measures:
         groups = [""] + (_groups(after) if measure.split else [])
         for group in groups:
-            one, other = (valued(side, measure.value, group) for side in (after, before))
-            ids = [id for id in one if id in other]
+            new, other = (valued(side, measure.value, group) for side in (after, before))
+            ids = [id for id in new if id in other]
             if ids:
-                sides = [one[id] for id in ids], [other[id] for id in ids]
-                found.append(_pair(measure, group, *sides, len(one) + len(other), seed))
-    return found
+                sides = [new[id] for id in ids], [other[id] for id in ids]
+                rows.append(_pair(measure, group, *sides, len(new) + len(other), seed))
+    return rows
 
 
 def _pair(
@@ -132,37 +132,50 @@ def _pair(
     plain = {*after, *before} <= {0.0, 1.0}
     test = intervals.mcnemar([x == 1 for x in after], [x == 1 for x in before])
     return {
-        "measure": measure.name, "group": group, "n": len(changes),
+        "measure": measure.name,
+        "group": group,
+        "n": len(changes),
         "only_one_has": seen - 2 * len(changes),
-        "after": intervals.mean(after), "before": intervals.mean(before),
-        "difference": intervals.mean(changes), "interval": [low, high], "method": method,
+        "after": intervals.mean(after),
+        "before": intervals.mean(before),
+        "difference": intervals.mean(changes),
+        "interval": [low, high],
+        "method": method,
         "after_only": test.first_only if plain else None,
         "before_only": test.second_only if plain else None,
         "mcnemar_p": test.p if plain else None,
-    }  # fmt: skip
+    }
 
 
 def _figure(measure: Measure, group: str, values: list[float], seed: int) -> dict[str, Any]:
     (low, high), method = mean_interval(values, measure.least, measure.most, seed)
     return {
-        "measure": measure.name, "group": group, "n": len(values),
-        "value": intervals.mean(values) if values else None, "interval": [low, high],
-        "method": method, "range": [measure.least, measure.most], "neutral": measure.neutral,
+        "measure": measure.name,
+        "group": group,
+        "n": len(values),
+        "value": intervals.mean(values) if values else None,
+        "interval": [low, high],
+        "method": method,
+        "range": [measure.least, measure.most],
+        "neutral": measure.neutral,
         "means": measure.means,
-    }  # fmt: skip
+    }
 
 
-def _contrast(one: Contrast, entries: Sequence[Entry], seed: int) -> dict[str, Any] | None:
-    first = list(valued(entries, one.value, one.first).values())
-    second = list(valued(entries, one.value, one.second).values())
+def _contrast(contrast: Contrast, entries: Sequence[Entry], seed: int) -> dict[str, Any] | None:
+    first = list(valued(entries, contrast.value, contrast.first).values())
+    second = list(valued(entries, contrast.value, contrast.second).values())
     if not first or not second:
         return None
-    statistic = _STATISTICS[one.kind]
+    statistic = _STATISTICS[contrast.kind]
     value = statistic(first, second)
-    least = -1.0 if one.kind == "difference" else 0.0
-    if one.kind != "auc" and {*first, *second} <= {0.0, 1.0}:
+    least = -1.0 if contrast.kind == "difference" else 0.0
+    if contrast.kind != "auc" and {*first, *second} <= {0.0, 1.0}:
         sides = [(round(sum(values)), len(values)) for values in (first, second)]
-        (low, high), method = (newcombe if one.kind == "difference" else middle)(*sides), NEWCOMBE
+        (low, high), method = (
+            (newcombe if contrast.kind == "difference" else middle)(*sides),
+            NEWCOMBE,
+        )
     else:
         low, high = _drawn(statistic, first, second, seed)
         method = TWO
@@ -170,23 +183,32 @@ def _contrast(one: Contrast, entries: Sequence[Entry], seed: int) -> dict[str, A
             low, high = intervals.alike(value, min(len(first), len(second)), least, 1.0)
             method = intervals.ALIKE
     return {
-        "measure": one.name, "group": "", "n": len(first) + len(second),
-        "ns": [len(first), len(second)], "value": value, "interval": [low, high],
-        "method": method, "range": [least, 1.0],
-        "neutral": one.reference, "means": one.means, "contrast": [one.first, one.second],
-    }  # fmt: skip
+        "measure": contrast.name,
+        "group": "",
+        "n": len(first) + len(second),
+        "ns": [len(first), len(second)],
+        "value": value,
+        "interval": [low, high],
+        "method": method,
+        "range": [least, 1.0],
+        "neutral": contrast.reference,
+        "means": contrast.means,
+        "contrast": [contrast.first, contrast.second],
+    }
 
 
 def _drawn(
     statistic: Callable[[Sequence[float], Sequence[float]], float],
-    first: list[float], second: list[float], seed: int,
-) -> Interval:  # fmt: skip
+    first: list[float],
+    second: list[float],
+    seed: int,
+) -> Interval:
     draw = Random(seed)  # noqa: S311 - statistics, not secrets
-    found = sorted(
+    draws = sorted(
         statistic(draw.choices(first, k=len(first)), draw.choices(second, k=len(second)))
         for _ in range(intervals.DRAWS)
     )
-    return intervals.interval(found)
+    return intervals.interval(draws)
 
 
 _STATISTICS: Final[Mapping[str, Callable[[Sequence[float], Sequence[float]], float]]] = {

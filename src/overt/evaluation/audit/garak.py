@@ -60,36 +60,39 @@ def parsed(data: bytes, name: str) -> dict[str, Any]:
         elif kind == "attempt" and entry.get("status") == 2:
             attempts[_name(entry.get("probe_classname")) or "?"] += 1
         elif kind == "eval":
-            one = _result(entry, f"line {number} of {name}")
-            results[one["probe"], one["detector"]] = one
+            result = _result(entry, f"line {number} of {name}")
+            results[result["probe"], result["detector"]] = result
             if len(results) > _MOST_RESULTS:
                 raise FormatError(f"{name} has more than {_MOST_RESULTS} results", "split it")
     if not results:
         raise FormatError(
             f"{name} has no results of garak", "give the file that ends in .report.jsonl, whole"
         )
-    for one in results.values():
-        one["prompts"] = attempts.get(one["probe"], 0) or None
-    found = [results[key] for key in sorted(results)]
+    for result in results.values():
+        result["prompts"] = attempts.get(result["probe"], 0) or None
+    ordered = [results[key] for key in sorted(results)]
     seed = setup.get("run.seed")
     return {
-        "file": name, "sha256": sha256(data).hexdigest(), "version": version or "not stated",
+        "file": name,
+        "sha256": sha256(data).hexdigest(),
+        "version": version or "not stated",
         "target": _name(setup.get("plugins.target_name")) or "",
         "seed": seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
-        "results": found, "notes": _notes(found),
-    }  # fmt: skip
+        "results": ordered,
+        "notes": _notes(ordered),
+    }
 
 
 def _entry(line: bytes, where: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{where} is not JSON: {str(error)[:100]}", "give the report of garak, whole"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(entry, dict):
         raise FormatError(f"{where} is no object", "each line of garak's report is one")
-    return found
+    return entry
 
 
 def _result(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -107,24 +110,29 @@ def _result(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     low, high = intervals.wilson(hits, count)
     return {
-        "probe": probe, "detector": detector, "hits": hits, "n": count,
+        "probe": probe,
+        "detector": detector,
+        "hits": hits,
+        "n": count,
         "not_judged": _count(entry.get("nones", 0)) or 0,
-        "rate": hits / count if count else 0.0, "interval": [low, high],
-    }  # fmt: skip
+        "rate": hits / count if count else 0.0,
+        "interval": [low, high],
+    }
 
 
-def _notes(found: list[dict[str, Any]]) -> list[str]:
-    few = sum(one["n"] < FEW for one in found)
+def _notes(results: list[dict[str, Any]]) -> list[str]:
+    few = sum(result["n"] < FEW for result in results)
     notes = [
         "a hit is an answer that one of garak's detectors flagged; detectors err, and many look "
         "for words alone"
     ]
     if few:
         notes.insert(
-            0, f"{few} of {len(found)} results have fewer than {FEW} answers: too few to conclude "
+            0,
+            f"{few} of {len(results)} results have fewer than {FEW} answers: too few to conclude "
             "anything from",
-        )  # fmt: skip
-    if lost := sum(one["not_judged"] for one in found):
+        )
+    if lost := sum(result["not_judged"] for result in results):
         notes.append(f"{lost} answers were not judged by a detector and are left out")
     return notes
 

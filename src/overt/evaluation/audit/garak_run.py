@@ -21,9 +21,17 @@ from overt.evaluation.audit import garak
 from overt.settings import Settings
 
 _KEPT: Final = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "XDG_DATA_HOME", "OMP_NUM_THREADS",
-)  # fmt: skip
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "OMP_NUM_THREADS",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Asked:
     max_tokens: int = 128
 
 
-def run(asked: Asked, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+def run(job: Asked, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """Run garak on a model of this machine and read its report.
 
     Raises:
@@ -55,8 +63,8 @@ def run(asked: Asked, settings: Settings, say: Callable[[str], None]) -> dict[st
         UsageError: no probes were named.
         EngineFailed, Failure: the server or garak failed.
     """
-    command = find(asked.program)
-    if not asked.spec:
+    command = find(job.program)
+    if not job.spec:
         raise UsageError(
             "no probes of garak were named", "name some: --probes probes.dan,probes.encoding"
         )
@@ -64,8 +72,8 @@ def run(asked: Asked, settings: Settings, say: Callable[[str], None]) -> dict[st
     place = settings.home / "audits" / "garak" / name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     with external_tool.server(settings) as url:
-        say(f"garak asks {asked.ref} at {url}; its report comes to {place}")
-        _ask(command, asked, url, place)
+        say(f"garak asks {job.ref} at {url}; its report comes to {place}")
+        _ask(command, job, url, place)
     reports = sorted(place.glob("*.report.jsonl"))
     if not reports:
         raise Failure("garak left no report", f"see {place / 'garak.log'}")
@@ -86,44 +94,59 @@ def find(program: str | None) -> list[str]:
             "put it into an environment of its own: python -m venv garak && garak/bin/pip install "
             "garak, then --garak garak/bin/garak",
         )
-    found = str(path.absolute())
-    return [found, "-m", "garak"] if path.name.startswith("python") else [found]
+    executable = str(path.absolute())
+    return [executable, "-m", "garak"] if path.name.startswith("python") else [executable]
 
 
-def arguments(asked: Asked, url: str, place: Path) -> list[str]:
+def arguments(job: Asked, url: str, place: Path) -> list[str]:
     """What garak is called with; its options of the model are in a file beside its report."""
     generator = place / "generator.json"
     # temperature 0, no stop: its own default stops at # and ;
-    told = {"uri": f"{url}/v1/", "temperature": 0.0, "stop": [], "max_tokens": asked.max_tokens}
-    generator.write_text(json.dumps({"openai": {"OpenAICompatible": told}}))
-    found = [
-        "--target_type", "openai.OpenAICompatible", "--target_name", asked.ref,
-        "--generator_option_file", str(generator), "--spec", str(asked.spec),
-        "--generations", str(asked.generations), "--seed", str(asked.seed),
-        "--report_prefix", str(place / "overt"), "--narrow_output",
-    ]  # fmt: skip
-    if asked.cap is not None:
+    options = {"uri": f"{url}/v1/", "temperature": 0.0, "stop": [], "max_tokens": job.max_tokens}
+    generator.write_text(json.dumps({"openai": {"OpenAICompatible": options}}))
+    args = [
+        "--target_type",
+        "openai.OpenAICompatible",
+        "--target_name",
+        job.ref,
+        "--generator_option_file",
+        str(generator),
+        "--spec",
+        str(job.spec),
+        "--generations",
+        str(job.generations),
+        "--seed",
+        str(job.seed),
+        "--report_prefix",
+        str(place / "overt"),
+        "--narrow_output",
+    ]
+    if job.cap is not None:
         config = place / "run.json"
-        config.write_text(json.dumps({"run": {"soft_probe_prompt_cap": asked.cap}}))
-        found += ["--config", str(config)]
-    return found
+        config.write_text(json.dumps({"run": {"soft_probe_prompt_cap": job.cap}}))
+        args += ["--config", str(config)]
+    return args
 
 
-def _ask(command: list[str], asked: Asked, url: str, place: Path) -> None:
+def _ask(command: list[str], job: Asked, url: str, place: Path) -> None:
     environ = {key: os.environ[key] for key in _KEPT if key in os.environ}
     environ |= {"OPENAICOMPATIBLE_API_KEY": "none", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
     log = place / "garak.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *arguments(asked, url, place)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ,
-            cwd=place, preexec_fn=external_tool.dying_with_us(),
-        )  # fmt: skip
+            [*command, *arguments(job, url, place)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            cwd=place,
+            preexec_fn=external_tool.dying_with_us(),
+        )
         try:
             code = process.wait()
         except BaseException:
             external_tool.end(process)
             raise
     if code:
-        said = external_tool.last(log.read_bytes())
-        raise Failure(f"garak ended with {code}: {said}", f"its output is in {log}")
+        last_words = external_tool.last(log.read_bytes())
+        raise Failure(f"garak ended with {code}: {last_words}", f"its output is in {log}")

@@ -26,14 +26,14 @@ class Asked:
     """One model. `scores` and `why_not` are known after `look_around`."""
 
     def __init__(
-        self, exchange: Exchange, who: Who, asker: Asker, kept: Answers, seed: int
+        self, exchange: Exchange, who: Who, asker: Asker, answers: Answers, seed: int
     ) -> None:
         self.who = who
         self.scores = False
         self.why_not = ""
         self.new = 0
         """Requests that were not kept from before."""
-        self._exchange, self._asker, self._kept, self._seed = exchange, asker, kept, seed
+        self._exchange, self._asker, self._kept, self._seed = exchange, asker, answers, seed
 
     async def look_around(self) -> None:
         """Find out whether it tells how likely a text is."""
@@ -60,7 +60,7 @@ class Asked:
         is the same number as when it is scored on its own.
         """
         known: dict[str, float] = {}
-        found = []
+        chosen = []
         for option in options:
             if option not in known:
                 tokens = await self._scored(context + option, _ALTERNATIVES)
@@ -68,21 +68,27 @@ class Asked:
                 known[option] = sum(value for _, value in _values(own))
                 if len(own) == 1:
                     known = dict(own[0].top) | known
-            found.append(known[option])
-        return found
+            chosen.append(known[option])
+        return chosen
 
     async def answer(self, prompt: str, max_tokens: int) -> str:
         request = Request(
-            self._ref, (Message.of("user", prompt),), max_tokens=max_tokens,
-            sampling=Sampling(temperature=0.0, seed=self._seed), deterministic=self._local,
-        )  # fmt: skip
+            self._ref,
+            (Message.of("user", prompt),),
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=0.0, seed=self._seed),
+            deterministic=self._local,
+        )
         return await self._said(request)
 
     async def go_on(self, text: str, max_tokens: int) -> str:
         request = Request(
-            self._ref, prompt=text, sampling=Sampling(temperature=0.0, seed=self._seed),
-            max_tokens=max_tokens, deterministic=self._local,
-        )  # fmt: skip
+            self._ref,
+            prompt=text,
+            sampling=Sampling(temperature=0.0, seed=self._seed),
+            max_tokens=max_tokens,
+            deterministic=self._local,
+        )
         return await self._said(request)
 
     @property
@@ -105,17 +111,17 @@ class Asked:
         tokens = None if reply is None else _read(reply.text)
         if tokens is None:
             begun = time.monotonic()
-            found = await self._exchange.score(ScoreRequest(self._ref, text, top))
+            scored = await self._exchange.score(ScoreRequest(self._ref, text, top))
             # Of the alternatives only those of the last token are looked at.
             tokens = [
-                [one.utf8.hex(), one.logprob, dict(one.top) if at == len(found) - 1 else {}]
-                for at, one in enumerate(found)
+                [token.utf8.hex(), token.logprob, dict(token.top) if at == len(scored) - 1 else {}]
+                for at, token in enumerate(scored)
             ]
             seconds = round(time.monotonic() - begun, 4)
-            told = Reply(
-                json.dumps(tokens), "score", len(found), 0, seconds, None, self.who.resolved
+            stored = Reply(
+                json.dumps(tokens), "score", len(scored), 0, seconds, None, self.who.resolved
             )
-            self._kept.put(key, told)
+            self._kept.put(key, stored)
             self.new += 1
         pieces = tuple(
             TokenLogprob(raw.decode("utf-8", "replace"), value, tuple(others.items()), None, raw)
@@ -130,15 +136,15 @@ def _after(tokens: Sequence[TokenLogprob], context: str, text: str) -> list[tupl
 
 def _values(tokens: Sequence[TokenLogprob]) -> list[tuple[bytes, float]]:
     """Raises EngineFailed: a token without a finite log-probability."""
-    found = []
-    for one in tokens:
-        if one.logprob is None or not math.isfinite(one.logprob):
+    values = []
+    for token in tokens:
+        if token.logprob is None or not math.isfinite(token.logprob):
             raise EngineFailed(
-                f"the engine told no log-probability of {one.token!r}",
+                f"the engine told no log-probability of {token.token!r}",
                 "the probe cannot be run on this model",
             )
-        found.append((one.utf8, one.logprob))
-    return found
+        values.append((token.utf8, token.logprob))
+    return values
 
 
 def _after_tokens(
@@ -151,16 +157,16 @@ def _after_tokens(
     """
     before = len(context.encode("utf-8", "replace"))
     wanted = (context + text).encode("utf-8", "replace")
-    said = b"".join(one.utf8 for one in tokens)
-    if said == b" " + wanted:  # SentencePiece begins every text with a space
+    joined = b"".join(token.utf8 for token in tokens)
+    if joined == b" " + wanted:  # SentencePiece begins every text with a space
         before += 1
-    elif said != wanted:
+    elif joined != wanted:
         raise EngineFailed(
             "the tokens of a text do not read as the text", "the probe cannot be run on this model"
         )
     end = 0
-    for at, one in enumerate(tokens):
-        end += len(one.utf8)
+    for at, token in enumerate(tokens):
+        end += len(token.utf8)
         if end > before:
             return tokens[at:]
     return ()
@@ -169,14 +175,14 @@ def _after_tokens(
 def _read(text: str) -> list[list[Any]] | None:
     """Kept tokens; None where a file was damaged."""
     try:
-        found = json.loads(text)
-        for raw, value, others in found:
+        rows = json.loads(text)
+        for raw, value, others in rows:
             bytes.fromhex(raw)
             if not isinstance(value, float | int | None) or not isinstance(others, dict):
                 return None
     except (ValueError, TypeError, RecursionError):
         return None
-    return list(found)
+    return list(rows)
 
 
 def failed(error: OvertError) -> dict[str, str]:

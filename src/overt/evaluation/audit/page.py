@@ -30,7 +30,7 @@ svg circle { fill: var(--bar); }
 
 def render(receipts: Sequence[Mapping[str, Any]], compared: Mapping[str, Any] | None = None) -> str:
     """The page of one audit, or of two models with their comparison (`record.compare`)."""
-    names = " and ".join(str(one["model"]["ref"])[:60] for one in receipts)
+    names = " and ".join(str(receipt["model"]["ref"])[:60] for receipt in receipts)
     parts = [
         head(f"{names}, audited", _STYLE),
         f'<header>\n<p class="over">Audit</p>\n<h1>{text(names)}</h1>\n</header>\n',
@@ -39,7 +39,7 @@ def render(receipts: Sequence[Mapping[str, Any]], compared: Mapping[str, Any] | 
         "interval of 95 %. The interval tells how far the figure may be off for want of items; it "
         "does not tell whether the items are the right ones.</p>\n",
         _changes(compared) if compared else "",
-        *(_audit(one, several=len(receipts) > 1) for one in receipts),
+        *(_audit(receipt, several=len(receipts) > 1) for receipt in receipts),
         "</main>\n",
         _footer(receipts),
         "</body>\n</html>\n",
@@ -49,28 +49,28 @@ def render(receipts: Sequence[Mapping[str, Any]], compared: Mapping[str, Any] | 
 
 def _models(receipts: Sequence[Mapping[str, Any]]) -> str:
     rows = []
-    for one in receipts:
-        model = one["model"]
+    for receipt in receipts:
+        model = receipt["model"]
         rows.append(
             [
                 text(model["ref"]),
                 f"<code>{text(str(model['digest'])[:23] or 'not known')}</code>",
                 text(f"{model['engine']} {model['build']}"),
-                text(one["made"]),
+                text(receipt["made"]),
             ]
         )
     return _table(("Model", "Digest", "Engine", "Made"), rows)
 
 
-def _audit(one: Mapping[str, Any], *, several: bool) -> str:
-    heading = f"<h2>{text(one['model']['ref'])}</h2>\n" if several else ""
+def _audit(receipt: Mapping[str, Any], *, several: bool) -> str:
+    heading = f"<h2>{text(receipt['model']['ref'])}</h2>\n" if several else ""
     parts = [heading]
-    for name, probe in one["probes"].items():
+    for name, probe in receipt["probes"].items():
         parts.append(_probe(name, probe))
-    if one["skipped"]:
+    if receipt["skipped"]:
         rows = [
             [text(skip["probe"]), text(skip.get("why", "")), text(skip.get("hint", ""))]
-            for skip in one["skipped"]
+            for skip in receipt["skipped"]
         ]
         parts.append(f"<h2>Not asked</h2>\n{_table(('Probe', 'Why', 'What would help'), rows)}")
     return "".join(parts)
@@ -78,8 +78,8 @@ def _audit(one: Mapping[str, Any], *, several: bool) -> str:
 
 def _probe(name: str, probe: Mapping[str, Any]) -> str:
     shown = probe["figures"][:_MOST_FIGURES]
-    whole = [one for one in shown if not one["group"]]
-    groups = [one for one in shown if one["group"]]
+    whole = [row for row in shown if not row["group"]]
+    groups = [row for row in shown if row["group"]]
     failed = f", {probe['failed']} failed" if probe["failed"] else ""
     parts = [
         f"<section>\n<h2>{text(probe.get('title') or name)}</h2>\n"
@@ -96,18 +96,20 @@ def _probe(name: str, probe: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _figures(found: Sequence[Mapping[str, Any]]) -> str:
+def _figures(figures_shown: Sequence[Mapping[str, Any]]) -> str:
     rows = []
-    for one in found:
-        about = f"<b>{text(one['measure'])}</b>"
-        if one["group"]:
-            about = f'<span class="group">{about} · {text(one["group"])}</span>'
-        elif one.get("means"):
-            about += f'<br><span class="small soft">{text(one["means"])}</span>'
-        few = ' <span class="soft">few</span>' if one["n"] < figures.FEW else ""
-        value = "-" if one["value"] is None else f"{one['value']:.3f}"
-        low, high = one["interval"]
-        rows.append([about, value, f"{low:.3f} to {high:.3f}", f"{one['n']}{few}", _interval(one)])
+    for figure in figures_shown:
+        about = f"<b>{text(figure['measure'])}</b>"
+        if figure["group"]:
+            about = f'<span class="group">{about} · {text(figure["group"])}</span>'
+        elif figure.get("means"):
+            about += f'<br><span class="small soft">{text(figure["means"])}</span>'
+        few = ' <span class="soft">few</span>' if figure["n"] < figures.FEW else ""
+        value = "-" if figure["value"] is None else f"{figure['value']:.3f}"
+        low, high = figure["interval"]
+        rows.append(
+            [about, value, f"{low:.3f} to {high:.3f}", f"{figure['n']}{few}", _interval(figure)]
+        )
     return _table(("Figure", "Value", "95 % interval", "n", ""), rows, numbers=(1, 2, 3), wide=4)
 
 
@@ -120,42 +122,53 @@ def _changes(compared: Mapping[str, Any]) -> str:
     ]
     if compared.get("same_model"):
         parts.append('<p class="alarm">Both are the same file.</p>\n')
-    for name, one in compared["probes"].items():
+    for name, probe in compared["probes"].items():
         parts.append(f"<h3>{text(name)}</h3>\n")
-        if "why" in one:
-            parts.append(f"<p>Not compared: {text(one['why'])}.</p>\n")
+        if "why" in probe:
+            parts.append(f"<p>Not compared: {text(probe['why'])}.</p>\n")
             continue
         rows = []
-        for pair in one["pairs"]:
+        for pair in probe["pairs"]:
             if pair["group"]:
                 continue
             low, high = pair["interval"]
             test = "-" if pair["mcnemar_p"] is None else f"{pair['mcnemar_p']:.3g}"
-            drawn = {"range": [-1.0, 1.0], "neutral": 0.0, "value": pair["difference"],
-                     "interval": [max(-1.0, low), min(1.0, high)]}  # fmt: skip
+            drawn = {
+                "range": [-1.0, 1.0],
+                "neutral": 0.0,
+                "value": pair["difference"],
+                "interval": [max(-1.0, low), min(1.0, high)],
+            }
             rows.append(
-                [f"<b>{text(pair['measure'])}</b>", f"{pair['before']:.3f}",
-                 f"{pair['after']:.3f}", f"{pair['difference']:+.3f}",
-                 f"{low:+.3f} to {high:+.3f}", test, str(pair["n"]), _interval(drawn)]
-            )  # fmt: skip
+                [
+                    f"<b>{text(pair['measure'])}</b>",
+                    f"{pair['before']:.3f}",
+                    f"{pair['after']:.3f}",
+                    f"{pair['difference']:+.3f}",
+                    f"{low:+.3f} to {high:+.3f}",
+                    test,
+                    str(pair["n"]),
+                    _interval(drawn),
+                ]
+            )
         head = ("Figure", "Before", "After", "Difference", "95 % interval", "McNemar p", "n", "")
         parts.append(_table(head, rows, numbers=(1, 2, 3, 4, 5, 6), wide=7))
     return "".join(parts) + "</section>\n"
 
 
-def _interval(one: Mapping[str, Any]) -> str:
+def _interval(figure: Mapping[str, Any]) -> str:
     """A line over the figure's range, with the interval, the value, and where no bias would be."""
-    least, most = (float(value) for value in one["range"])
+    least, most = (float(value) for value in figure["range"])
 
     def at(value: float) -> float:
         return round(4.0 + 192 * (min(max(value, least), most) - least) / ((most - least) or 1), 1)
 
-    low, high = (at(value) for value in one["interval"])
+    low, high = (at(value) for value in figure["interval"])
     neutral = ""
-    if one["neutral"] is not None:
-        place = at(one["neutral"])
+    if figure["neutral"] is not None:
+        place = at(figure["neutral"])
         neutral = f'<line class="neutral" x1="{place}" x2="{place}" y1="1" y2="15"/>'
-    dot = "" if one["value"] is None else f'<circle cx="{at(one["value"])}" cy="8" r="3.5"/>'
+    dot = "" if figure["value"] is None else f'<circle cx="{at(figure["value"])}" cy="8" r="3.5"/>'
     return (
         '<svg viewBox="0 0 200 16" aria-hidden="true"><line class="axis" x1="4" x2="196" y1="8" '
         f'y2="8"/>{neutral}<line class="span" x1="{low}" x2="{high}" y1="8" y2="8"/>{dot}</svg>'
@@ -172,13 +185,14 @@ def _sources(probe: Mapping[str, Any]) -> str:
         )
         seen.setdefault(key, []).append(
             f"{file.get('file', '')} ({str(file['sha256'])[:12]}…"
-            + ("" if file.get("as_published") else ", not a file known here") + ")"
-        )  # fmt: skip
+            + ("" if file.get("as_published") else ", not a file known here")
+            + ")"
+        )
     rows = [
         [text(name), text(licence or "yours"), text(upstream or "-"), text(", ".join(files), 4000)]
         for (name, licence, upstream), files in seen.items()
     ]
-    cited = "".join(f"<li>{text(one)}</li>\n" for one in probe.get("cite", []))
+    cited = "".join(f"<li>{text(citation)}</li>\n" for citation in probe.get("cite", []))
     return (
         f"<details><summary>data, licence and literature</summary>\n"
         f"{_table(('Data', 'Licence', 'From', 'Files'), rows)}<ul>\n{cited}</ul></details>\n"
@@ -189,15 +203,21 @@ def _examples(probe: Mapping[str, Any]) -> str:
     """Prompts that were judged, folded: some of them ask for harm."""
     shown = [entry["outcome"] for entry in probe["items"] if entry["outcome"] is not None]
     wrong = [
-        one for one in shown if (one.get("label") == "safe") == (one.get("kind") != "compliance")
+        example
+        for example in shown
+        if (example.get("label") == "safe") == (example.get("kind") != "compliance")
     ][:_MOST_EXAMPLES]
     if not wrong:
         return ""
     rows = [
-        [text(one.get("label")), text(one.get("kind")), text(one.get("prompt", ""), 300),
-         f'<p class="said">{text(one.get("answer", ""), 300)}</p>']
-        for one in wrong
-    ]  # fmt: skip
+        [
+            text(example.get("label")),
+            text(example.get("kind")),
+            text(example.get("prompt", ""), 300),
+            f'<p class="said">{text(example.get("answer", ""), 300)}</p>',
+        ]
+        for example in wrong
+    ]
     return (
         f"<details><summary>{len(rows)} safe prompts refused or unsafe prompts answered, as the "
         "rules judged them. Some prompts ask for harm.</summary>\n"
@@ -215,12 +235,14 @@ def _table(
             return ' class="number"'
         return ' class="figure"' if place == wide else ""
 
-    top = "".join(f'<th scope="col"{kind(at)}>{escape(one)}</th>' for at, one in enumerate(head))
+    top = "".join(
+        f'<th scope="col"{kind(at)}>{escape(column)}</th>' for at, column in enumerate(head)
+    )
     body = "".join(
         "<tr>"
         + "".join(
-            f"<td{kind(at)}>{one}</td>" if at else f'<th scope="row">{one}</th>'
-            for at, one in enumerate(row)
+            f"<td{kind(at)}>{value}</td>" if at else f'<th scope="row">{value}</th>'
+            for at, value in enumerate(row)
         )
         + "</tr>\n"
         for row in rows
@@ -232,15 +254,16 @@ def _table(
 
 
 def _list(lines: Sequence[Any]) -> str:
-    return "<ul>\n" + "".join(f"<li>{text(one)}</li>\n" for one in lines) + "</ul>\n"
+    return "<ul>\n" + "".join(f"<li>{text(line)}</li>\n" for line in lines) + "</ul>\n"
 
 
 def _footer(receipts: Sequence[Mapping[str, Any]]) -> str:
-    told = []
-    for one in receipts:
-        environment = ", ".join(f"{name} {value}" for name, value in one["environment"].items())
-        told.append(
-            f"<p>Receipt {text(one['id'])}, sha256 <code>{text(one['sha256'])}</code>; seed "
-            f"{text(one['seed'])}; {text(environment)}</p>\n"
+    parts = []
+    for receipt in receipts:
+        environment = ", ".join(f"{name} {value}" for name, value in receipt["environment"].items())
+        parts.append(
+            f"<p>Receipt {text(receipt['id'])}, sha256 <code>{text(receipt['sha256'])}</code>; "
+            "seed "
+            f"{text(receipt['seed'])}; {text(environment)}</p>\n"
         )
-    return "<footer>\n" + "".join(told) + "</footer>\n"
+    return "<footer>\n" + "".join(parts) + "</footer>\n"

@@ -50,9 +50,8 @@ def typos(text: str, seed: str, rate: float = RATE) -> str:
     """
     draw = Random(seed)  # noqa: S311 - a sample, not a secret
     places = [
-        at for at, letter in enumerate(text)
-        if letter in _NEIGHBOURS and not _near_sign(text, at)
-    ]  # fmt: skip
+        at for at, letter in enumerate(text) if letter in _NEIGHBOURS and not _near_sign(text, at)
+    ]
     if not places:
         return text
     count = max(1, round(rate * len(places)))
@@ -75,7 +74,7 @@ def typos(text: str, seed: str, rate: float = RATE) -> str:
 def _near_sign(text: str, at: int) -> bool:
     """Whether the letter stands beside a digit or underscore: part of a formula or a name."""
     beside = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
-    return any(one.isdigit() or one == "_" for one in beside)
+    return any(letter.isdigit() or letter == "_" for letter in beside)
 
 
 def paraphrase(text: str, seed: str) -> str:
@@ -85,8 +84,8 @@ def paraphrase(text: str, seed: str) -> str:
     if len(sentences) > 2:  # the last one is the question
         first, second = sorted(draw.sample(range(len(sentences) - 1), 2))
         sentences[first], sentences[second] = sentences[second], sentences[first]
-    said = _WORD.sub(lambda found: _synonym(found[0], draw), " ".join(sentences))
-    return draw.choice(_FRAMES).format("{}").replace("{}", said, 1)
+    changed = _WORD.sub(lambda match: _synonym(match[0], draw), " ".join(sentences))
+    return draw.choice(_FRAMES).format("{}").replace("{}", changed, 1)
 
 
 def _synonym(word: str, draw: Random) -> str:

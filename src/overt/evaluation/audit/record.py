@@ -59,40 +59,43 @@ def read(where: str, home: Path) -> dict[str, Any]:
 def parsed(data: bytes, path: Path) -> dict[str, Any]:
     """The receipt that `data` holds; raises as `read`."""
     try:
-        found = json.loads(data)
+        receipt = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _none(path, str(error)[:120]) from None
-    if wrong := _wrong(found):
+    if wrong := _wrong(receipt):
         raise _none(path, wrong)
-    unchanged(found, path, "run the audit again: its answers are kept")
-    _check_figures(found, path)
-    for name, one in found["probes"].items():
-        found["probes"][name] = one | _made_again(name, one, found["seed"])
-    return dict(found)
+    unchanged(receipt, path, "run the audit again: its answers are kept")
+    _check_figures(receipt, path)
+    for name, probe in receipt["probes"].items():
+        receipt["probes"][name] = probe | _made_again(name, probe, receipt["seed"])
+    return dict(receipt)
 
 
-def _made_again(name: str, one: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _made_again(name: str, record: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What follows from the items and the probe: it is not taken from the file."""
-    probe, items = find(name), one["items"]
+    probe, items = find(name), record["items"]
     counted = sum(item["outcome"] is not None for item in items)
     return {
-        "title": probe.title, "limits": list(probe.limits), "cite": list(probe.cite),
-        "n": counted, "failed": len(items) - counted,
+        "title": probe.title,
+        "limits": list(probe.limits),
+        "cite": list(probe.cite),
+        "n": counted,
+        "failed": len(items) - counted,
         "figures": figures.of_probe(probe, items, seed),
-    }  # fmt: skip
+    }
 
 
-def asked_with(one: Mapping[str, Any]) -> dict[str, int]:
+def asked_with(receipt: Mapping[str, Any]) -> dict[str, int]:
     """Seed, limit and max_tokens of the plan that a receipt was made by, where it has them."""
-    told = [one, *(probe["parameters"] for probe in one["probes"].values())]
-    found = {}
+    sources = [receipt, *(probe["parameters"] for probe in receipt["probes"].values())]
+    parameters = {}
     for name, (least, most) in _PLAN.items():
-        for each in told:
+        for each in sources:
             value = each.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-                found[name] = value
+                parameters[name] = value
                 break
-    return found
+    return parameters
 
 
 def compare(after: Mapping[str, Any], before: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -104,99 +107,100 @@ def compare(after: Mapping[str, Any], before: Mapping[str, Any], seed: int = 0) 
     Raises:
         FormatError: no probe is in both.
     """
-    found: dict[str, Any] = {}
-    for name, one in after["probes"].items():
+    changes: dict[str, Any] = {}
+    for name, probe in after["probes"].items():
         other = before["probes"].get(name)
         if other is None:
             continue
-        if why := unlike(find(name), one, other) or _otherwise(one, other):
-            found[name] = {"why": why}
+        if why := unlike(find(name), probe, other) or _otherwise(probe, other):
+            changes[name] = {"why": why}
             continue
-        pairs = figures.pairs(find(name), one["items"], other["items"], seed)
-        found[name] = {"pairs": pairs} if pairs else {"why": "no item is in both"}
-    if not found:
+        pairs = figures.pairs(find(name), probe["items"], other["items"], seed)
+        changes[name] = {"pairs": pairs} if pairs else {"why": "no item is in both"}
+    if not changes:
         raise FormatError(
             "the two audits have no probe in common", "run the same probes on both models"
         )
     return {
-        "after": after["model"]["ref"], "before": before["model"]["ref"],
+        "after": after["model"]["ref"],
+        "before": before["model"]["ref"],
         "same_model": after["model"]["digest"] == before["model"]["digest"] != "",
-        "probes": found,
-    }  # fmt: skip
+        "probes": changes,
+    }
 
 
-def unlike(probe: Probe, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def unlike(probe: Probe, new: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Why two results of a probe cannot be compared, by what is known before asking; "" for none.
 
     Each has ``version``, ``data`` and ``parameters``.
     """
-    if one["version"] != other["version"]:
-        return f"measured by version {one['version']} and version {other['version']} of the probe"
-    sides = ({str(file["sha256"]) for file in each["data"]} for each in (one, other))
+    if new["version"] != other["version"]:
+        return f"measured by version {new['version']} and version {other['version']} of the probe"
+    sides = ({str(file["sha256"]) for file in each["data"]} for each in (new, other))
     first, second = sides
     if first != second:
         return "the data files differ"
     for name in probe.uses:
-        values = [each["parameters"].get(name) for each in (one, other)]
+        values = [each["parameters"].get(name) for each in (new, other)]
         if values[0] != values[1]:
             return f"{name} is {values[0]} in one and {values[1]} in the other"
     return ""
 
 
-def _otherwise(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _otherwise(new: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Whether the one was asked by likelihood and the other by chat, as words."""
-    if one["by"] != other["by"]:
-        return f"one was asked by {one['by']}, the other by {other['by']}"
+    if new["by"] != other["by"]:
+        return f"one was asked by {new['by']}, the other by {other['by']}"
     return ""
 
 
-def _wrong(found: Any) -> str:
+def _wrong(receipt: Any) -> str:
     """What is wrong with the form of a receipt; "" for nothing."""
-    if not isinstance(found, dict) or found.get("form") != FORM:
+    if not isinstance(receipt, dict) or receipt.get("form") != FORM:
         return f"it has no form {FORM!r}"
-    if not isinstance(found.get("sha256"), str):
+    if not isinstance(receipt.get("sha256"), str):
         return "it has no sha256"
-    model = found.get("model")
+    model = receipt.get("model")
     if not isinstance(model, dict) or not all(
         isinstance(model.get(key), str) for key in ("ref", "digest", "engine", "build")
     ):
         return "model is an object with ref, digest, engine and build"
-    if not isinstance(found.get("environment"), dict) or not isinstance(found.get("made"), str):
+    if not isinstance(receipt.get("environment"), dict) or not isinstance(receipt.get("made"), str):
         return "environment is an object and made a text"
-    if not isinstance(found.get("id"), str) or not isinstance(found.get("seed"), int):
+    if not isinstance(receipt.get("id"), str) or not isinstance(receipt.get("seed"), int):
         return "id is a text and seed a number"
-    skipped = found.get("skipped")
+    skipped = receipt.get("skipped")
     if not isinstance(skipped, list) or not all(
-        isinstance(one, dict) and isinstance(one.get("probe"), str) for one in skipped
+        isinstance(skip, dict) and isinstance(skip.get("probe"), str) for skip in skipped
     ):
         return "skipped is a list of probes"
-    probes = found.get("probes")
+    probes = receipt.get("probes")
     if not isinstance(probes, dict):
         return "probes is an object"
-    for name, one in probes.items():
+    for name, probe in probes.items():
         if name not in PROBES:
             return f"this Overt has no probe {str(name)[:60]!r}"
-        if wrong := _wrong_probe(one):
+        if wrong := _wrong_probe(probe):
             return f"probe {name}: {wrong}"
     return ""
 
 
-def _wrong_probe(one: Any) -> str:
-    if not isinstance(one, dict):
+def _wrong_probe(probe: Any) -> str:
+    if not isinstance(probe, dict):
         return "it is not an object"
     texts = ("version", "by", "method")
-    if not all(isinstance(one.get(key), str) for key in texts):
+    if not all(isinstance(probe.get(key), str) for key in texts):
         return f"{', '.join(texts)} are texts"
-    if not isinstance(one.get("parameters"), dict):
+    if not isinstance(probe.get("parameters"), dict):
         return "parameters is an object"
-    data = one.get("data")
+    data = probe.get("data")
     if not isinstance(data, list) or not all(
         isinstance(file, dict) and isinstance(file.get("sha256"), str) for file in data
     ):
         return "data is a list of files with sha256"
-    if not isinstance(one.get("notes"), list):
+    if not isinstance(probe.get("notes"), list):
         return "notes is a list"
-    items = one.get("items")
+    items = probe.get("items")
     if not isinstance(items, list) or len(items) > _MOST_ITEMS:
         return f"items is a list of at most {_MOST_ITEMS}"
     seen = set()
@@ -215,15 +219,15 @@ def _wrong_probe(one: Any) -> str:
     return ""
 
 
-def _check_figures(found: Mapping[str, Any], path: Path) -> None:
+def _check_figures(receipt: Mapping[str, Any], path: Path) -> None:
     """Every measure must take every outcome: nothing later has to expect less.
 
     Raises:
         FormatError: an outcome is not one of its probe.
     """
-    for name, one in found["probes"].items():
+    for name, record in receipt["probes"].items():
         probe = find(name)
-        for item in one["items"]:
+        for item in record["items"]:
             if item["outcome"] is None:
                 continue
             measures: list[Measure | Contrast] = [*probe.measures, *probe.contrasts]

@@ -75,7 +75,7 @@ def prepare(names: Sequence[str], plan: Plan) -> Prepared:
         NotFound, BadRequest: a probe was named and its data are not here.
         FormatError: a data file is not what it should be.
     """
-    found, skipped = [], []
+    usable, skipped = [], []
     for name in names or PROBES:
         probe = find(name)
         try:
@@ -86,13 +86,13 @@ def prepare(names: Sequence[str], plan: Plan) -> Prepared:
             skipped.append({"probe": name, "why": error.message, "hint": error.hint or ""})
             continue
         _check(probe, material)
-        found.append((probe, _sample(material, plan)))
-    if not found:
+        usable.append((probe, _sample(material, plan)))
+    if not usable:
         raise NotFound(
-            "no probe has its data here: " + "; ".join(one["why"] for one in skipped)[:600],
+            "no probe has its data here: " + "; ".join(skip["why"] for skip in skipped)[:600],
             "give --data DIR, or --documents for memorisation (docs/audit.md)",
         )
-    return Prepared(tuple(found), tuple(skipped))
+    return Prepared(tuple(usable), tuple(skipped))
 
 
 def _check(probe: Probe, material: Material) -> None:
@@ -107,9 +107,17 @@ def _check(probe: Probe, material: Material) -> None:
 
 
 async def audit(
-    prepared: Prepared, ref: str, exchange: Exchange, settings: Settings, plan: Plan, purse: Purse,
-    told: Told = lambda _: None, say: Say = lambda _: None, *, fresh: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    prepared: Prepared,
+    ref: str,
+    exchange: Exchange,
+    settings: Settings,
+    plan: Plan,
+    purse: Purse,
+    on_progress: Told = lambda _: None,
+    say: Say = lambda _: None,
+    *,
+    fresh: bool = False,
+) -> dict[str, Any]:
     """Ask `ref` everything that was prepared; returns the receipt, and its file under `path`.
 
     Raises:
@@ -125,26 +133,26 @@ async def audit(
     purse.check(resolved)
     key = sha256(canonical(["audit", who.key]).encode()).hexdigest()[:32]
     path = settings.home / "evaluations" / "answers" / f"{key}.jsonl"
-    begun, probes, skipped = time.time(), {}, [dict(one) for one in prepared.skipped]
+    begun, probes, skipped = time.time(), {}, [dict(skip) for skip in prepared.skipped]
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alone(path, who.ref, say))
-        kept = Answers(path, fresh=fresh)
-        stack.callback(kept.close)
+        answers = Answers(path, fresh=fresh)
+        stack.callback(answers.close)
         model = Asked(
-            exchange, who, Asker(exchange, who, purse, kept, signal=False), kept, plan.seed
+            exchange, who, Asker(exchange, who, purse, answers, signal=False), answers, plan.seed
         )
         await model.look_around()
         for probe, material in prepared.probes:
             why = _impossible(probe, model)
             if not why:
-                entries, why = await _Run(probe, material, model, plan, told).all(purse.end)
+                entries, why = await _Run(probe, material, model, plan, on_progress).all(purse.end)
                 if not why:
                     probes[probe.name] = _probe_record(probe, material, model, plan, entries)
             if why:
                 skipped.append({"probe": probe.name, "why": why, "hint": ""})
     if not probes:
         raise Failure(
-            f"no probe could be run on {ref}: {'; '.join(one['why'] for one in skipped)[:600]}",
+            f"no probe could be run on {ref}: {'; '.join(skip['why'] for skip in skipped)[:600]}",
             "see docs/audit.md for what each needs",
         )
     value = _receipt(who, probes, skipped, plan, begun)
@@ -162,10 +170,10 @@ class _Run:
     """One probe on one model."""
 
     def __init__(
-        self, probe: Probe, material: Material, model: Asked, plan: Plan, told: Told
+        self, probe: Probe, material: Material, model: Asked, plan: Plan, on_progress: Told
     ) -> None:
         self._probe, self._items, self._model = probe, material.items, model
-        self._plan, self._told = plan, told
+        self._plan, self._told = plan, on_progress
         self._entries: list[dict[str, Any]] = [
             {"id": item.id, "groups": list(item.groups), "outcome": None} for item in self._items
         ]
@@ -220,18 +228,25 @@ def _probe_record(
     by = "score" if probe.need != "answer" and model.scores else "chat"
     counted = [entry for entry in entries if entry["outcome"] is not None]
     notes = list(material.notes)
-    if probe.sets and any(one["set"] in probe.sets for one in material.data):
+    if probe.sets and any(data["set"] in probe.sets for data in material.data):
         notes.append("the set is public: a model may have been trained on it")
     if 0 < len(counted) < figures.FEW:
         notes.append(f"{len(counted)} items: too few to conclude anything from")
     return {
-        "title": probe.title, "version": probe.version, "method": probe.method, "by": by,
-        "limits": list(probe.limits), "cite": list(probe.cite),
-        "data": [dict(one) for one in material.data],
+        "title": probe.title,
+        "version": probe.version,
+        "method": probe.method,
+        "by": by,
+        "limits": list(probe.limits),
+        "cite": list(probe.cite),
+        "data": [dict(data) for data in material.data],
         "parameters": parameters(probe, plan),
-        "n": len(counted), "failed": len(entries) - len(counted), "notes": notes,
-        "figures": figures.of_probe(probe, entries, plan.seed), "items": entries,
-    }  # fmt: skip
+        "n": len(counted),
+        "failed": len(entries) - len(counted),
+        "notes": notes,
+        "figures": figures.of_probe(probe, entries, plan.seed),
+        "items": entries,
+    }
 
 
 def parameters(probe: Probe, plan: Plan) -> dict[str, Any]:
@@ -245,23 +260,24 @@ def like(before: Mapping[str, Any], prepared: Prepared, plan: Plan) -> dict[str,
     Raises:
         UsageError: not one could be, with the first reason: nobody need be asked to know it.
     """
-    found = {}
+    sides = {}
     for probe, material in prepared.probes:
-        told = {
-            "version": probe.version, "data": material.data,
+        record_ = {
+            "version": probe.version,
+            "data": material.data,
             "parameters": parameters(probe, plan),
-        }  # fmt: skip
+        }
         other = before["probes"].get(probe.name)
-        found[probe.name] = (
-            "it is not in the receipt" if other is None else record.unlike(probe, told, other)
+        sides[probe.name] = (
+            "it is not in the receipt" if other is None else record.unlike(probe, record_, other)
         )
-    if all(found.values()):
-        name, why = next(iter(found.items()))
+    if all(sides.values()):
+        name, why = next(iter(sides.items()))
         raise UsageError(
             f"nothing could be compared with the receipt: {name}: {why}",
             "give the same probes, data and options as it has, or leave --against out",
         )
-    return found
+    return sides
 
 
 def _sample(material: Material, plan: Plan) -> Material:
@@ -293,11 +309,15 @@ def _receipt(
 ) -> dict[str, Any]:
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
     value: dict[str, Any] = {
-        "form": record.FORM, "made": made, "seed": plan.seed, "limit": plan.limit,
+        "form": record.FORM,
+        "made": made,
+        "seed": plan.seed,
+        "limit": plan.limit,
         "model": who.told(),
         "environment": receipt.environment(),
         "seconds": round(time.time() - begun, 3),
-        "probes": probes, "skipped": skipped,
-    }  # fmt: skip
+        "probes": probes,
+        "skipped": skipped,
+    }
     id = receipt.name_of(made, "audit", who.ref, f"{begun} {canonical(value)}")
     return value | {"id": id}

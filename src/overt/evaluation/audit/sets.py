@@ -71,15 +71,16 @@ def read(name: str, data: Path | None) -> list[Read]:
         NotFound: they are not there; says where they are from and under which licence.
         FormatError: too large.
     """
-    one = known()[name]
-    for folder in _places(one, data):
-        found = sorted(path for path in folder.glob(one.files) if path.is_file())
-        if found:
-            return [_read(one, path) for path in found[:MOST_FILES]]
-    where = f"no {one.files} in {data}" if data else "no folder of data was named"
+    data_set = known()[name]
+    for folder in _places(data_set, data):
+        paths = sorted(path for path in folder.glob(data_set.files) if path.is_file())
+        if paths:
+            return [_read(data_set, path) for path in paths[:MOST_FILES]]
+    where = f"no {data_set.files} in {data}" if data else "no folder of data was named"
     raise NotFound(
-        f"the data set {name} is not here ({where}); it is {one.licence}, from {one.upstream}",
-        f"put its files into DIR/{one.folder} and give --data DIR",
+        f"the data set {name} is not here ({where}); it is {data_set.licence}, from "
+        f"{data_set.upstream}",
+        f"put its files into DIR/{data_set.folder} and give --data DIR",
     )
 
 
@@ -98,22 +99,27 @@ def beside(file: Read, name: str) -> Read | None:
     return _read(known()[str(file.told["set"])], path) if path.is_file() else None
 
 
-def _places(one: DataSet, data: Path | None) -> list[Path]:
+def _places(data_set: DataSet, data: Path | None) -> list[Path]:
     if data is None:
         return []
     data = data.expanduser()
-    return [data / one.folder, data / "eval" / one.folder, data]
+    return [data / data_set.folder, data / "eval" / data_set.folder, data]
 
 
-def _read(one: DataSet, path: Path) -> Read:
+def _read(data_set: DataSet, path: Path) -> Read:
     data = bounded(path, MOST_BYTES)
     digest = sha256(data).hexdigest()
-    told = {
-        "file": path.name, "sha256": digest, "set": one.name, "licence": one.licence,
-        "upstream": one.upstream, "revision": one.revision, "cite": one.cite,
-        "as_published": one.sha256.get(path.name) == digest,
-    }  # fmt: skip
-    return Read(path, data, told)
+    facts = {
+        "file": path.name,
+        "sha256": digest,
+        "set": data_set.name,
+        "licence": data_set.licence,
+        "upstream": data_set.upstream,
+        "revision": data_set.revision,
+        "cite": data_set.cite,
+        "as_published": data_set.sha256.get(path.name) == digest,
+    }
+    return Read(path, data, facts)
 
 
 def table(file: Read, columns: set[str], what: str, most: int) -> Iterator[dict[str, str]]:
@@ -138,7 +144,7 @@ def table(file: Read, columns: set[str], what: str, most: int) -> Iterator[dict[
         for number, row in enumerate(reader, 1):
             if number > most:
                 raise FormatError(f"{file.name} has more than {most} rows", "split it")
-            if not all(row.get(one) for one in columns):
+            if not all(row.get(column) for column in columns):
                 raise FormatError(f"row {number} of {file.name} is cut", "get the file again")
             yield row
     except csv.Error as error:
@@ -150,9 +156,15 @@ def table(file: Read, columns: set[str], what: str, most: int) -> Iterator[dict[
 def own(file: str, digest: str, name: str) -> dict[str, Any]:
     """What a receipt says of a file of the person's own; `digest` is its sha256."""
     return {
-        "file": file, "sha256": digest, "set": name, "licence": "", "upstream": "",
-        "revision": "", "cite": "", "as_published": False,
-    }  # fmt: skip
+        "file": file,
+        "sha256": digest,
+        "set": name,
+        "licence": "",
+        "upstream": "",
+        "revision": "",
+        "cite": "",
+        "as_published": False,
+    }
 
 
 def bounded(path: Path, most: int) -> bytes:
@@ -171,7 +183,7 @@ def bounded(path: Path, most: int) -> bytes:
 
 def notes(files: list[Read]) -> list[str]:
     """A sentence for files that are not the published ones."""
-    other = [one.name for one in files if not one.told["as_published"]]
+    other = [file.name for file in files if not file.told["as_published"]]
     if not other:
         return []
     return [

@@ -53,11 +53,15 @@ class Reply:
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "text": (str,), "finish": (str,), "tokens_in": (int, type(None)),
+    "text": (str,),
+    "finish": (str,),
+    "tokens_in": (int, type(None)),
     "tokens_out": (int, type(None)),
-    "seconds": (int, float), "cost": (int, float, type(None)), "model": (str,),
+    "seconds": (int, float),
+    "cost": (int, float, type(None)),
+    "model": (str,),
     "signal": (int, float, type(None)),
-}  # fmt: skip
+}
 
 
 def key_of(request: Request) -> str:
@@ -76,7 +80,7 @@ async def alone(path: Path, who: str, say: Callable[[str], None]) -> AsyncGenera
     from filelock import FileLock, Timeout
 
     lock = path.with_suffix(".lock")
-    said = False
+    warned = False
     try:
         lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = FileLock(lock, mode=0o600)
@@ -84,9 +88,9 @@ async def alone(path: Path, who: str, say: Callable[[str], None]) -> AsyncGenera
             try:
                 held.acquire(blocking=False)
             except Timeout:
-                if not said:
+                if not warned:
                     say(f"another process is asking {who} the same: waiting for its answers")
-                said = True
+                warned = True
                 await asyncio.sleep(_POLL)
     except OSError as error:
         raise atomic.unwritable(lock, error) from None
@@ -131,10 +135,10 @@ class Answers:
             self._write(line)
         except OSError as error:
             self._torn = True
-            found = atomic.unwritable(self._path, error)
-            if isinstance(found, OutOfDisk):
-                raise found from None
-            raise NotKept(found.message, found.hint) from None
+            problem = atomic.unwritable(self._path, error)
+            if isinstance(problem, OutOfDisk):
+                raise problem from None
+            raise NotKept(problem.message, problem.hint) from None
         self._known[key] = reply
 
     def _write(self, line: str) -> None:
@@ -162,12 +166,12 @@ class Answers:
             return False
         for line in data.splitlines():
             try:
-                found = json.loads(line)
+                row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            reply = _reply(found)
+            reply = _reply(row)
             if reply is not None:
-                self._known[found["key"]] = reply
+                self._known[row["key"]] = reply
         return not data.endswith(b"\n") and bool(data)
 
 
@@ -177,15 +181,15 @@ def _kept(reply: Reply) -> dict[str, Any]:
     return value
 
 
-def _reply(found: Any) -> Reply | None:
-    if not isinstance(found, dict) or not isinstance(found.get("key"), str):
+def _reply(row: Any) -> Reply | None:
+    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
         return None
     for name, kinds in _TYPES.items():
-        value = found.get(name)
+        value = row.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             return None
-    names = {one.name for one in fields(Reply)} - {"cached"}
-    return Reply(**{name: found[name] for name in names}, cached=True)
+    names = {field.name for field in fields(Reply)} - {"cached"}
+    return Reply(**{name: row[name] for name in names}, cached=True)
 
 
 def _jsonable(value: Any) -> Any:

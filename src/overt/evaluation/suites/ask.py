@@ -37,18 +37,22 @@ class Who:
     def told(self) -> dict[str, Any]:
         """The model as receipts have it."""
         return {
-            "ref": self.ref, "resolved": self.resolved, "digest": self.digest,
-            "engine": self.engine, "build": self.build, "away": is_away(self.resolved),
-        }  # fmt: skip
+            "ref": self.ref,
+            "resolved": self.resolved,
+            "digest": self.digest,
+            "engine": self.engine,
+            "build": self.build,
+            "away": is_away(self.resolved),
+        }
 
 
 class Asker:
     """Asks one model, and keeps what it answered."""
 
     def __init__(
-        self, exchange: Exchange, who: Who, purse: Purse, kept: Answers, *, signal: bool
+        self, exchange: Exchange, who: Who, purse: Purse, answers: Answers, *, signal: bool
     ) -> None:
-        self._exchange, self._who, self._purse, self._kept = exchange, who, purse, kept
+        self._exchange, self._who, self._purse, self._kept = exchange, who, purse, answers
         self._signal = signal and who.logprobs
         self._owed: set[str] = set()  # keys of requests that failed and may be billed
 

@@ -80,7 +80,7 @@ class Purse:
         self._moved.set()
 
     def _most(self, ref: str, request: Request) -> float:
-        size = sum(len(one.text.encode()) for one in request.messages)
+        size = sum(len(message.text.encode()) for message in request.messages)
         size += len(request.prompt.encode()) if isinstance(request.prompt, str) else 0
         return self.price(ref, Usage(size // 2 + 16, request.max_tokens or 4096)) or 0.0
 
@@ -114,10 +114,10 @@ class Purse:
         """
         self.release(held)
         before, costs = self.spent, []
-        for one, used in _apart(ref, usage):
-            taken = self.price(one, used)
+        for model, used in _apart(ref, usage):
+            taken = self.price(model, used)
             self.spent += taken or 0.0
-            costs.append(taken if is_away(one) else self._listed(one, used))
+            costs.append(taken if is_away(model) else self._listed(model, used))
         known = [cost for cost in costs if cost is not None]
         if not counted:
             more = max(0.0, held - (self.spent - before))
@@ -135,15 +135,15 @@ class Purse:
     def _listed(self, ref: str, usage: Usage) -> float | None:
         from overt import prices
 
-        found = prices.cost(ref, usage, self.settings)
-        return found.usd if found.known else None
+        cost = prices.cost(ref, usage, self.settings)
+        return cost.usd if cost.known else None
 
 
 def _apart(ref: str, usage: Usage) -> Iterator[tuple[str, Usage]]:
     """Each model that was asked, and what it alone used."""
     yield ref, replace(usage, before=())
-    for one, used in usage.before:
-        yield from _apart(one, used)
+    for model, used in usage.before:
+        yield from _apart(model, used)
 
 
 def is_away(ref: str) -> bool:

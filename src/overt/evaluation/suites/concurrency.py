@@ -37,11 +37,11 @@ async def _work(
     errors: list[BaseException],
     ended: Callable[[], None],
 ) -> None:
-    for one in waiting:
+    for item in waiting:
         if errors:
             break
         try:
-            await do(one)
+            await do(item)
         except BaseException as error:
             errors.append(error)  # before the others ask for their next item
             ended()

@@ -7,10 +7,10 @@ from overt.formats import subprocess_reader
 
 
 def find(question: Any) -> str:
-    found = ""
+    group = ""
     for match in re.finditer(question["pattern"], question["text"], re.MULTILINE):
-        found = match[1] if match.re.groups else match[0]
-    return found or ""
+        group = match[1] if match.re.groups else match[0]
+    return group or ""
 
 
 if __name__ == "__main__":

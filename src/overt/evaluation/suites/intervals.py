@@ -80,8 +80,8 @@ def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> tu
 
     The two are scores from 0 to 1 of the same items.
     """
-    found, method = _drawn([a - b for a, b in zip(first, second, strict=True)], -1.0, seed)
-    return found, f"paired {method}"
+    bounds, method = _drawn([a - b for a, b in zip(first, second, strict=True)], -1.0, seed)
+    return bounds, f"paired {method}"
 
 
 def alike(value: float, count: int, least: float, most: float) -> Interval:
@@ -101,15 +101,15 @@ def _drawn(values: Sequence[float], least: float, seed: int) -> tuple[Interval, 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """Whether two models differ in what they get right, of the same items in the same order."""
-    one = sum(a and not b for a, b in zip(first, second, strict=True))
+    first_only = sum(a and not b for a, b in zip(first, second, strict=True))
     other = sum(b and not a for a, b in zip(first, second, strict=True))
-    count, least = one + other, min(one, other)
+    count, least = first_only + other, min(first_only, other)
     tail = term = 1
     for i in range(1, least + 1):
         term = term * (count - i + 1) // i
         tail += term
     # Whole numbers until the last step: 2 ** count is beyond a float from 1024 pairs on.
-    return McNemar(one, other, min(1.0, 2 * tail / (1 << count)) if count else 1.0)
+    return McNemar(first_only, other, min(1.0, 2 * tail / (1 << count)) if count else 1.0)
 
 
 def interval(ordered: Sequence[float]) -> Interval:

@@ -41,8 +41,18 @@ _PASSED: Final = (
     "HF_HOME",
     "XDG_CACHE_HOME",
 )
-_ONLINE: Final = ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy",
-                  "all_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "HF_ENDPOINT")  # fmt: skip
+_ONLINE: Final = (
+    "HF_TOKEN",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "HF_ENDPOINT",
+)
 _PATIENCE: Final = 86400
 """Seconds that one request may take: the first loads the model, and torch reads a prompt slowly."""
 _WRITTEN: Final = "generate_until"
@@ -107,12 +117,12 @@ def command(settings: Settings) -> list[str]:
         Unsupported: it is not here; with what to install.
     """
     if settings.lm_eval:
-        found = shutil.which(str(Path(settings.lm_eval).expanduser()))
-        if found is None:
+        program = shutil.which(str(Path(settings.lm_eval).expanduser()))
+        if program is None:
             raise Unsupported(f"lm_eval is {settings.lm_eval!r}, which is no program", INSTALL)
-        return [found]
-    if found := shutil.which("lm_eval") or shutil.which("lm-eval"):
-        return [found]
+        return [program]
+    if program := shutil.which("lm_eval") or shutil.which("lm-eval"):
+        return [program]
     if find_spec("lm_eval"):
         return [sys.executable, "-m", "lm_eval"]
     raise Unsupported("these tasks need lm-eval, which is not here", INSTALL)
@@ -141,11 +151,15 @@ def identify(ref: str, settings: Settings) -> Who:
     is_native = settings.engine != "wheel" and native_path(settings.home) is not None
     answers = _build("torch" if is_torch else "xllamacpp")
     return Who(
-        ref, target, place.model.digest, "torch" if is_torch else "llamacpp",
-        _build("torch" if is_torch else "llama-cpp-py-sync"), away=False,
+        ref,
+        target,
+        place.model.digest,
+        "torch" if is_torch else "llamacpp",
+        _build("torch" if is_torch else "llama-cpp-py-sync"),
+        away=False,
         context=place.header.context_length or 0,
         writes=f"{answers}, native" if is_native and not is_torch else answers,
-    )  # fmt: skip
+    )
 
 
 def _away() -> tuple[str, ...]:
@@ -194,7 +208,7 @@ def evaluate(
         raise UsageError(
             "lm-eval may fetch data sets, and the network is off", "leave out --hub or --offline"
         )
-    found = []
+    paths = []
     with external_tool.server(settings) as url:
         if not who.away:
             say(f"lm-eval: loading {who.ref}")
@@ -205,17 +219,25 @@ def evaluate(
             begun = time.time()
             with tempfile.TemporaryDirectory(prefix="overt-lm-eval-") as folder:
                 _run(
-                    [*program, *_arguments(who, task, options, url)], Path(folder), who, options,
+                    [*program, *_arguments(who, task, options, url)],
+                    Path(folder),
+                    who,
+                    options,
                     partial(_say, say, what),
-                )  # fmt: skip
+                )
                 output = lm_eval_output.read(Path(folder) / "out")
             value = lm_eval_output.receipt_of(
-                output, task, _model(who, output), _parameters(who, options), options.seed,
-                begun, time.time() - begun,
-            )  # fmt: skip
+                output,
+                task,
+                _model(who, output),
+                _parameters(who, options),
+                options.seed,
+                begun,
+                time.time() - begun,
+            )
             path = receipt.write(settings.home / "evaluations", value)
-            found.append(value | {"path": str(path)})
-    return found
+            paths.append(value | {"path": str(path)})
+    return paths
 
 
 def begins(url: str, ref: str) -> bool:
@@ -254,21 +276,26 @@ def _say(say: Say, what: str, far: str) -> None:
 
 def _model(who: Who, output: lm_eval_output.Output) -> dict[str, Any]:
     """The model as the receipt has it: `build` is what answered, both where both did."""
-    kinds = {str(one.get("output_type")) == _WRITTEN for one in output.configs.values()}
+    kinds = {str(config.get("output_type")) == _WRITTEN for config in output.configs.values()}
     builds = {True: who.writes, False: who.build}
     return {
-        "ref": who.ref, "resolved": who.resolved, "digest": who.digest, "engine": who.engine,
-        "build": "; ".join(dict.fromkeys(builds[one] for one in sorted(kinds or {False}))),
+        "ref": who.ref,
+        "resolved": who.resolved,
+        "digest": who.digest,
+        "engine": who.engine,
+        "build": "; ".join(dict.fromkeys(builds[kind] for kind in sorted(kinds or {False}))),
         "away": who.away,
-    }  # fmt: skip
+    }
 
 
 def _parameters(who: Who, options: Options) -> dict[str, Any]:
     return {
-        "limit": options.limit, "shots": options.shots, "seed": options.seed,
+        "limit": options.limit,
+        "shots": options.shots,
+        "seed": options.seed,
         "begin_token": who.begins,
         "through": "local-chat-completions" if who.away else "local-completions",
-    }  # fmt: skip
+    }
 
 
 def _arguments(who: Who, task: str, options: Options, url: str) -> list[str]:
@@ -280,20 +307,28 @@ def _arguments(who: Who, task: str, options: Options, url: str) -> list[str]:
         more = ",max_retries=1,tokenizer_backend=remote,tokenized_requests=True"
         # lm-eval does not know of the begin token, which takes a place.
         more += f",max_length={who.context - bool(who.begins)}" if who.context else ""
-    given = [
-        "run", "--model", kind, "--tasks", task, "--log_samples", "--output_path", "out",
-        "--model_args", f"model={who.ref},base_url={base},timeout={_PATIENCE}{more}",
-    ]  # fmt: skip
+    args = [
+        "run",
+        "--model",
+        kind,
+        "--tasks",
+        task,
+        "--log_samples",
+        "--output_path",
+        "out",
+        "--model_args",
+        f"model={who.ref},base_url={base},timeout={_PATIENCE}{more}",
+    ]
     if who.away:
-        given.append("--apply_chat_template")
+        args.append("--apply_chat_template")
     for flag, value in (
         ("--include_path", options.include.absolute() if options.include else None),
         ("--limit", options.limit),
         ("--num_fewshot", options.shots),
     ):
         if value is not None:
-            given += [flag, str(value)]
-    return given
+            args += [flag, str(value)]
+    return args
 
 
 def _run(
@@ -307,9 +342,14 @@ def _run(
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=folder, env=_environ(folder, options), stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, preexec_fn=external_tool.dying_with_us(),
-        )  # fmt: skip
+            command,
+            cwd=folder,
+            env=_environ(folder, options),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=external_tool.dying_with_us(),
+        )
         try:
             while (code := _ended(process)) is None:
                 if far := how_far(_last(log, _MOST_BAR)):
@@ -335,27 +375,29 @@ def _last(log: Path, most: int) -> str:
         return file.read(most).decode("utf-8", "replace")
 
 
-def how_far(said: str) -> str:
+def how_far(output: str) -> str:
     """What the last progress bar (tqdm's) in `said` tells of requests; "" for none."""
-    bars = _BAR.findall(said)
+    bars = _BAR.findall(output)
     if not bars:
         return ""
     done, total, left = bars[-1]
     return f"{done} of {total} requests" + (f", {left} left" if left else "")
 
 
-def _failed(code: int, said: str, who: Who) -> None:
+def _failed(code: int, output: str, who: Who) -> None:
     """Raises Failure, Refused: why it ended with `code`, by what it said last."""
-    if who.away and _NO_LOGPROBS in said:
+    if who.away and _NO_LOGPROBS in output:
         raise Refused(
             f"this task goes by the log-probabilities of a prompt, and {who.resolved} tells none: "
             f"closed chat APIs do not",
             "choose a task whose answers are written (generate_until), or a model that runs here",
         )
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing"]
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["nothing"]
     reasons = [line for pattern in _REASONS for line in lines if pattern.match(line)]
     last = (reasons or lines[-1:])[0].rpartition("error message: ")[2]
-    if any(word in said for word in ("OfflineModeIsEnabled", "offline mode", "LocalEntryNotFound")):
+    if any(
+        word in output for word in ("OfflineModeIsEnabled", "offline mode", "LocalEntryNotFound")
+    ):
         raise Failure(
             f"lm-eval lacks a data set: {last[:300]}", "--hub lets it fetch what it needs"
         )
@@ -364,16 +406,20 @@ def _failed(code: int, said: str, who: Who) -> None:
 
 def _environ(folder: Path, options: Options) -> dict[str, str]:
     """What lm-eval sees of this process: no keys of providers, and no network but our server."""
-    kept = (*_PASSED, *(_ONLINE if options.hub else ()))
-    found = {name: os.environ[name] for name in kept if name in os.environ}
-    found |= {
+    names = (*_PASSED, *(_ONLINE if options.hub else ()))
+    environ = {name: os.environ[name] for name in names if name in os.environ}
+    environ |= {
         "TQDM_MININTERVAL": "1",
         "OPENAI_API_KEY": "none",
         "NO_PROXY": "127.0.0.1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if not options.hub:
-        offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE",
-                   "TRANSFORMERS_OFFLINE")  # fmt: skip
-        found |= dict.fromkeys(offline, "1")
-    return found
+        offline = (
+            "HF_HUB_OFFLINE",
+            "HF_DATASETS_OFFLINE",
+            "HF_EVALUATE_OFFLINE",
+            "TRANSFORMERS_OFFLINE",
+        )
+        environ |= dict.fromkeys(offline, "1")
+    return environ

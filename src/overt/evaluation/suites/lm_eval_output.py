@@ -85,7 +85,7 @@ def parsed(results: bytes, samples: Mapping[str, bytes]) -> Output:
     Raises:
         FormatError: as `read`.
     """
-    told = _json(results, "lm-eval's results")
+    report = _json(results, "lm-eval's results")
     items: list[Item] = []
     for name, data in sorted(samples.items()):
         task = name.removeprefix("samples_").rpartition("_")[0] or name
@@ -93,91 +93,95 @@ def parsed(results: bytes, samples: Mapping[str, bytes]) -> Output:
         if len(items) > MOST_ITEMS:
             raise FormatError(f"lm-eval wrote more than {MOST_ITEMS} items")
     return Output(
-        {task: _object(one) for task, one in _object(told.get("results")).items()},
-        {task: _object(one) for task, one in _object(told.get("configs")).items()},
-        {task: str(one)[:40] for task, one in _object(told.get("versions")).items()},
-        str(told.get("lm_eval_version") or "")[:40],
+        {task: _object(value) for task, value in _object(report.get("results")).items()},
+        {task: _object(value) for task, value in _object(report.get("configs")).items()},
+        {task: str(value)[:40] for task, value in _object(report.get("versions")).items()},
+        str(report.get("lm_eval_version") or "")[:40],
         tuple(items),
     )
 
 
 def _items(task: str, data: bytes, name: str) -> Iterator[Item]:
     """One for each item; of several filters the first is what it answered and its score."""
-    found: dict[str, Item] = {}
+    items: dict[str, Item] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         if len(line) > _MOST_LINE:
             raise FormatError(f"line {number} of {name} has {len(line)} bytes")
         item = _item(task, _json(line, f"line {number} of {name}"), f"line {number} of {name}")
-        before = found.get(item.number)
+        before = items.get(item.number)
         if before is not None:
             if before.seal != item.seal:
                 raise FormatError(f"line {number} of {name} is item {item.number} once more")
-            new = {key: one for key, one in item.values.items() if key not in before.values}
+            new = {key: value for key, value in item.values.items() if key not in before.values}
             item = replace(before, values={**before.values, **new})
-        found[item.number] = item
-    yield from found.values()
+        items[item.number] = item
+    yield from items.values()
 
 
-def _item(task: str, told: Mapping[str, Any], where: str) -> Item:
-    number = told.get("doc_id")
+def _item(task: str, row: Mapping[str, Any], where: str) -> Item:
+    number = row.get("doc_id")
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise FormatError(f"{where} has no doc_id", "it is what lm-eval wrote")
-    names = told.get("metrics")
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+    names = row.get("metrics")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FormatError(f"{where} names no metrics", "run lm-eval 0.4.8 or newer")
-    which = str(told.get("filter", "none"))
+    which = str(row.get("filter", "none"))
     values: dict[str, float] = {}
     for metric in names:
-        value = _number(told.get(metric))
+        value = _number(row.get(metric))
         if value is not None:
             values[metric] = value
             values[f"{metric},{which}"] = value
-    hashes = [str(told.get(key))[:128] for key in ("doc_hash", "target_hash")]
-    answers = told.get("resps")
+    hashes = [str(row.get(key))[:128] for key in ("doc_hash", "target_hash")]
+    answers = row.get("resps")
     logprobs = _logprobs(answers)
     return Item(
-        task, str(number), sha256(canonical(hashes).encode()).hexdigest(),
-        str(told.get("prompt_hash"))[:128], values, logprobs,
-        _answer(told.get("filtered_resps"), logprobs),
-    )  # fmt: skip
+        task,
+        str(number),
+        sha256(canonical(hashes).encode()).hexdigest(),
+        str(row.get("prompt_hash"))[:128],
+        values,
+        logprobs,
+        _answer(row.get("filtered_resps"), logprobs),
+    )
 
 
-def _logprobs(found: Any) -> tuple[float, ...] | None:
+def _logprobs(choices: Any) -> tuple[float, ...] | None:
     """Of ``[[[logprob, is_greedy]], …]``, one for each choice."""
-    if not isinstance(found, list) or not 0 < len(found) <= 1000:
+    if not isinstance(choices, list) or not 0 < len(choices) <= 1000:
         return None
     values = []
-    for one in found:
-        while isinstance(one, list) and len(one) == 1:
-            one = one[0]
-        value = _number(one[0]) if isinstance(one, list) and len(one) == 2 else None
-        if value is None or str(one[1]) not in ("True", "False"):
+    for entry in choices:
+        while isinstance(entry, list) and len(entry) == 1:
+            entry = entry[0]
+        value = _number(entry[0]) if isinstance(entry, list) and len(entry) == 2 else None
+        if value is None or str(entry[1]) not in ("True", "False"):
             return None
         values.append(value)
     return tuple(values)
 
 
-def _answer(found: Any, logprobs: tuple[float, ...] | None) -> str:
+def _answer(value: Any, logprobs: tuple[float, ...] | None) -> str:
     if logprobs is not None:
         return str(max(range(len(logprobs)), key=logprobs.__getitem__))
-    while isinstance(found, list) and found:
-        found = found[0]
-    return found if isinstance(found, str) else ""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value if isinstance(value, str) else ""
 
 
-def _number(found: Any) -> float | None:
+def _number(text_value: Any) -> float | None:
     """lm-eval writes numbers of its own as text; what is no finite number is None."""
-    if isinstance(found, str) and len(found) <= 40:
+    if isinstance(text_value, str) and len(text_value) <= 40:
         try:
-            found = float(found)
+            text_value = float(text_value)
         except ValueError:
             return None
-    if isinstance(found, bool):
-        return float(found)
+    if isinstance(text_value, bool):
+        return float(text_value)
     try:
-        value = float(found) if isinstance(found, int | float) else math.nan
+        value = float(text_value) if isinstance(text_value, int | float) else math.nan
     except OverflowError:
         return None
     return value if math.isfinite(value) else None
@@ -185,16 +189,16 @@ def _number(found: Any) -> float | None:
 
 def _json(data: bytes, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not JSON: {str(error)[:120]}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise FormatError(f"{what} is no object")
-    return found
+    return value
 
 
-def _object(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {}
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 # ---- the receipt ---------------------------------------------------------------------------
@@ -215,8 +219,8 @@ def receipt_of(
         FormatError: the task gives no score for each item.
     """
     metric = _metric(output)
-    items = [_entry(one, metric) for one in output.items]
-    scores = [one["score"] for one in items if one["score"] is not None]
+    items = [_entry(item, metric) for item in output.items]
+    scores = [item["score"] for item in items if item["score"] is not None]
     if not scores:
         raise FormatError(f"none of {len(items)} items of {task} has a {metric}")
     interval, method = intervals.of_scores(scores, seed)
@@ -224,17 +228,22 @@ def receipt_of(
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
     # Receipts that do not say how prompts began may be of prompts without the begin token.
     begun_so = ["begin_token"] if parameters.get("begin_token") is not None else []
-    kinds = sorted({str(one.get("output_type")) for one in output.configs.values()})
-    asked = sorted((one.task, one.number, one.prompt) for one in output.items)
-    data = sorted((one.task, one.number, one.seal) for one in output.items)
+    kinds = sorted({str(config.get("output_type")) for config in output.configs.values()})
+    prompts = sorted((item.task, item.number, item.prompt) for item in output.items)
+    data = sorted((item.task, item.number, item.seal) for item in output.items)
     value: dict[str, Any] = {
         "form": receipt.FORM,
         "made": made,
         "suite": {
-            "name": task, "kind": "lm-eval", "digest": _seal([metric, asked, kinds, *begun_so]),
+            "name": task,
+            "kind": "lm-eval",
+            "digest": _seal([metric, prompts, kinds, *begun_so]),
             "version": ", ".join(sorted(set(output.versions.values()))),
             "method": f"lm-eval {output.version}: {metric} of {', '.join(kinds)}",
-            "items": len(items), "asked": len(items), "public": True, "licence": None,
+            "items": len(items),
+            "asked": len(items),
+            "public": True,
+            "licence": None,
         },
         "data": [{"file": task, "sha256": _seal(data)}],
         "model": dict(model),
@@ -250,7 +259,7 @@ def receipt_of(
         "totals": _totals(len(items), seconds, away=bool(model.get("away"))),
         "notes": _notes(output, metric, score),
         "items": items,
-    }  # fmt: skip
+    }
     name = receipt.name_of(made, task, str(model.get("ref")), f"{begun} {canonical(value)}")
     return value | {"id": name}
 
@@ -258,8 +267,8 @@ def receipt_of(
 def _metric(output: Output) -> str:
     """The one that is the score: the best known that every item has, else the first of all."""
     shared: set[str] | None = None
-    for one in output.items:
-        shared = set(one.values) if shared is None else shared & set(one.values)
+    for item in output.items:
+        shared = set(item.values) if shared is None else shared & set(item.values)
     plain = sorted(name for name in shared or () if "," not in name)
     if not plain:
         raise FormatError(
@@ -269,44 +278,58 @@ def _metric(output: Output) -> str:
     return next((name for name in _FIRST if name in plain), plain[0])
 
 
-def _entry(one: Item, metric: str) -> dict[str, Any]:
+def _entry(item: Item, metric: str) -> dict[str, Any]:
     detail: dict[str, Any] = {
-        name: value for name, value in one.values.items() if "," not in name and name != metric
+        name: value for name, value in item.values.items() if "," not in name and name != metric
     }
-    if one.logprobs is not None:
-        detail["logprobs"] = list(one.logprobs)
+    if item.logprobs is not None:
+        detail["logprobs"] = list(item.logprobs)
     return {
-        "id": f"{one.task}/{one.number}",
-        "score": one.values.get(metric),
-        "answer": one.answer[:_SHOWN],
-        "answer_sha256": sha256(one.answer.encode("utf-8", "replace")).hexdigest(),
-        "signal": max(one.logprobs) if one.logprobs else None,
-        "finish": "", "tokens_in": None, "tokens_out": None, "seconds": 0.0, "cost": None,
+        "id": f"{item.task}/{item.number}",
+        "score": item.values.get(metric),
+        "answer": item.answer[:_SHOWN],
+        "answer_sha256": sha256(item.answer.encode("utf-8", "replace")).hexdigest(),
+        "signal": max(item.logprobs) if item.logprobs else None,
+        "finish": "",
+        "tokens_in": None,
+        "tokens_out": None,
+        "seconds": 0.0,
+        "cost": None,
         "error": None,
         "detail": detail,
-    }  # fmt: skip
+    }
 
 
 def _summary(output: Output) -> dict[str, Any]:
     """lm-eval's own figures: those that are numbers."""
-    told = {
+    values = {
         task: {
             name: value
-            for name, found in figures.items()
-            if "," in name and (value := _number(found)) is not None
+            for name, value_ in figures.items()
+            if "," in name and (value := _number(value_)) is not None
         }
         for task, figures in output.results.items()
     }
-    return next(iter(told.values())) if len(told) == 1 else told
+    return next(iter(values.values())) if len(values) == 1 else values
 
 
 def _totals(count: int, seconds: float, *, away: bool) -> dict[str, Any]:
     return {
-        "errors": 0, "judge_unparsed": 0, "not_judged": 0, "cut": 0, "refused": 0, "cached": 0,
-        "tokens_in": 0, "tokens_out": 0, "uncounted": count, "seconds": round(seconds, 3),
-        "cost": None if away else 0.0, "cost_known": not away,
-        "cost_unknown": count if away else 0, "cost_least": 0.0,
-    }  # fmt: skip
+        "errors": 0,
+        "judge_unparsed": 0,
+        "not_judged": 0,
+        "cut": 0,
+        "refused": 0,
+        "cached": 0,
+        "tokens_in": 0,
+        "tokens_out": 0,
+        "uncounted": count,
+        "seconds": round(seconds, 3),
+        "cost": None if away else 0.0,
+        "cost_known": not away,
+        "cost_unknown": count if away else 0,
+        "cost_least": 0.0,
+    }
 
 
 def _notes(output: Output, metric: str, score: float) -> list[str]:
@@ -314,8 +337,8 @@ def _notes(output: Output, metric: str, score: float) -> list[str]:
     own = [
         value
         for figures in output.results.values()
-        for name, found in figures.items()
-        if name.partition(",")[0] == metric and (value := _number(found)) is not None
+        for name, value_ in figures.items()
+        if name.partition(",")[0] == metric and (value := _number(value_)) is not None
     ]
     if len(output.results) == 1 and own and all(abs(value - score) > 1e-6 for value in own):
         notes.append(f"lm-eval gives {own[0]:.4f}, which is not the mean of its items")

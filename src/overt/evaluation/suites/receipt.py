@@ -31,7 +31,7 @@ def contamination(digests: Mapping[str, str], public: bool) -> list[str]:
         digests: sha256 of each file, and its name.
         public: the suite says so itself.
     """
-    known = sorted({known_sets()[one] for one in digests if one in known_sets()})
+    known = sorted({known_sets()[digest] for digest in digests if digest in known_sets()})
     if known:
         return [
             f"{', '.join(known)} is public: a model may have been trained on its items, and its"
@@ -104,14 +104,14 @@ def read(where: str, folder: Path) -> dict[str, Any]:
     path = place(where, folder)
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(_MOST_BYTES))
+            receipt = json.loads(file.read(_MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no receipt {where!r}", f"they are in {folder}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise _no_receipt(path, str(error)[:120]) from None
-    _check(found, path)
-    unchanged(found, path, "run the suite again: its answers are kept")
-    return dict(found)
+    _check(receipt, path)
+    unchanged(receipt, path, "run the suite again: its answers are kept")
+    return dict(receipt)
 
 
 def place(where: str, folder: Path) -> Path:
@@ -122,39 +122,39 @@ def place(where: str, folder: Path) -> Path:
     return path
 
 
-def unchanged(found: Mapping[str, Any], path: Path, hint: str) -> None:
+def unchanged(receipt: Mapping[str, Any], path: Path, hint: str) -> None:
     """Prove the sha256 that a receipt states of itself, which is a text.
 
     Raises:
         IntegrityError: it was changed since it was written.
     """
     try:
-        seal = sealed(found)["sha256"]
+        seal = sealed(receipt)["sha256"]
     except (ValueError, TypeError, RecursionError):
         seal = ""
-    if seal != found["sha256"]:
+    if seal != receipt["sha256"]:
         raise IntegrityError(
-            f"{path} was changed after it was written: its sha256 is not {found['sha256'][:12]}…",
+            f"{path} was changed after it was written: its sha256 is not {receipt['sha256'][:12]}…",
             hint,
         )
 
 
-def _check(found: Any, path: Path) -> None:
+def _check(receipt: Any, path: Path) -> None:
     wrong = ""
-    if not isinstance(found, dict) or found.get("form") != FORM:
+    if not isinstance(receipt, dict) or receipt.get("form") != FORM:
         wrong = f"it has no form {FORM!r}"
-    elif not isinstance(found.get("sha256"), str):
+    elif not isinstance(receipt.get("sha256"), str):
         wrong = "it has no sha256"
-    elif not all(isinstance(found.get(key), dict) for key in ("suite", "model", "totals")):
+    elif not all(isinstance(receipt.get(key), dict) for key in ("suite", "model", "totals")):
         wrong = "suite, model and totals are objects"
-    elif not isinstance(found.get("score"), int | float) or not isinstance(found.get("n"), int):
+    elif not isinstance(receipt.get("score"), int | float) or not isinstance(receipt.get("n"), int):
         wrong = "score and n are numbers"
-    elif not _is_interval(found.get("interval")):
+    elif not _is_interval(receipt.get("interval")):
         wrong = "interval is two numbers"
-    elif not isinstance(found.get("items"), list):
+    elif not isinstance(receipt.get("items"), list):
         wrong = "items is a list"
     else:
-        for number, item in enumerate(found["items"], 1):
+        for number, item in enumerate(receipt["items"], 1):
             if not (
                 isinstance(item, dict)
                 and isinstance(item.get("id"), str)
@@ -174,7 +174,9 @@ def _is_interval(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 2
-        and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+        and all(
+            isinstance(number, int | float) and not isinstance(number, bool) for number in value
+        )
     )
 
 
@@ -188,17 +190,17 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) 
     Raises:
         FormatError: no item is in both.
     """
-    one = {item["id"]: item for item in first["items"] if item["score"] is not None}
+    one_side = {item["id"]: item for item in first["items"] if item["score"] is not None}
     other = {item["id"]: item for item in second["items"] if item["score"] is not None}
-    ids = [id for id in one if id in other]
+    ids = [id for id in one_side if id in other]
     if not ids or _data(first) != _data(second):
         raise FormatError(
             "the two receipts are of different items", "compare runs of one suite and its data"
         )
-    a, b = ([float(side[id]["score"]) for id in ids] for side in (one, other))
+    a, b = ([float(side[id]["score"]) for id in ids] for side in (one_side, other))
     (low, high), method = intervals.paired(a, b, seed)
     plain = all(value in (0.0, 1.0) for value in (*a, *b))
-    found = intervals.mcnemar([x == 1 for x in a], [x == 1 for x in b])
+    result = intervals.mcnemar([x == 1 for x in a], [x == 1 for x in b])
     return {
         "first": first["model"].get("ref"),
         "second": second["model"].get("ref"),
@@ -206,14 +208,14 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int = 0) 
         "difference": intervals.mean(a) - intervals.mean(b),
         "interval": [low, high],
         "method": method,
-        "first_only": found.first_only if plain else None,
-        "second_only": found.second_only if plain else None,
-        "mcnemar_p": found.p if plain else None,
+        "first_only": result.first_only if plain else None,
+        "second_only": result.second_only if plain else None,
+        "mcnemar_p": result.p if plain else None,
         "same_suite": first["suite"].get("digest") == second["suite"].get("digest"),
     }
 
 
-def _data(one: Mapping[str, Any]) -> list[str]:
-    told = one.get("data")
-    told = told if isinstance(told, list) else []
-    return sorted(str(file.get("sha256")) for file in told if isinstance(file, dict))
+def _data(receipt: Mapping[str, Any]) -> list[str]:
+    files = receipt.get("data")
+    files = files if isinstance(files, list) else []
+    return sorted(str(file.get("sha256")) for file in files if isinstance(file, dict))

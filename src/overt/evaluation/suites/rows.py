@@ -65,8 +65,8 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
     stem = _SPLIT.sub("", path.name.partition(".")[0])
     own = {"stem": stem, "topic": stem.replace("_", " ")}
     rows = [
-        Row(one.where, own | {key: as_text(value) for key, value in one.raw.items()}, one.raw)
-        for one in objects(text, name, path, columns)
+        Row(row.where, own | {key: as_text(value) for key, value in row.raw.items()}, row.raw)
+        for row in objects(text, name, path, columns)
     ]
     if not rows:
         raise FormatError(f"{path} has no rows", "give a file with items in it")
@@ -106,15 +106,15 @@ def objects(
         FormatError: not what its name says, too many rows, or one with the wrong columns.
     """
     if name.endswith(".csv"):
-        found = _csv(text, path, columns)
+        rows_found = _csv(text, path, columns)
     elif name.endswith((".jsonl", ".ndjson", ".json")):
-        found = _json(text, path, hint, lines=not name.endswith(".json"))
+        rows_found = _json(text, path, hint, lines=not name.endswith(".json"))
     else:
         raise FormatError(f"{path} is not read", "data files end in .csv, .jsonl or .json")
-    for count, one in enumerate(found):
+    for count, row in enumerate(rows_found):
         if count >= MOST_ROWS:
             raise FormatError(f"{path} has more than {MOST_ROWS} rows", "split it")
-        yield one
+        yield row
 
 
 def as_text(value: Any) -> str:
@@ -140,14 +140,14 @@ def _bytes(path: Path) -> bytes:
 def _unzipped(data: bytes, path: Path) -> bytes:
     try:
         with gzip.open(io.BytesIO(data)) as file:
-            found = file.read(MOST_BYTES + 1)
+            content = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise FormatError(
             f"{path} is not gzip: {str(error)[:120]}", "get it again, or give it unpacked"
         ) from None
-    if len(found) > MOST_BYTES:
+    if len(content) > MOST_BYTES:
         raise FormatError(f"{path} unpacks to more than {MOST_BYTES >> 20} MiB", "split it")
-    return found
+    return content
 
 
 def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[Object]:
@@ -194,12 +194,12 @@ def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[Object]:
                 where = f"line {number} of {path}"
                 yield Object(number, where, _object(_parsed(line, where, hint), where, hint))
         return
-    found = _parsed(text, str(path), hint)
-    if not isinstance(found, list):
+    rows_read = _parsed(text, str(path), hint)
+    if not isinstance(rows_read, list):
         raise FormatError(
-            f"{path} holds a JSON {_kind(found)} and a list of objects is expected", hint
+            f"{path} holds a JSON {_kind(rows_read)} and a list of objects is expected", hint
         )
-    for number, item in enumerate(found, 1):
+    for number, item in enumerate(rows_read, 1):
         where = f"item {number} of {path}"
         yield Object(number, where, _object(item, where, hint))
 

@@ -42,9 +42,17 @@ from overt.openness.export.text import canonical
 from overt.settings import Settings
 
 _FATAL = (
-    BadRef, BadSetting, DoesNotFit, FormatError, NotFound, NotKept, Offline, Refused, Stopped,
+    BadRef,
+    BadSetting,
+    DoesNotFit,
+    FormatError,
+    NotFound,
+    NotKept,
+    Offline,
+    Refused,
+    Stopped,
     Unsupported,
-)  # fmt: skip
+)
 _FEW = 3  # failed items that are never too many
 _SHOWN = 200  # characters of an extracted answer in a receipt
 
@@ -116,7 +124,7 @@ async def evaluate(
     settings: Settings,
     options: Options,
     purse: Purse,
-    told: Told = lambda _: None,
+    on_progress: Told = lambda _: None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Score `model` on `suite`; returns the receipt, and its file under `path`.
@@ -133,29 +141,29 @@ async def evaluate(
     sample = suite.sample(options.limit, suite.seed)
     sample = _constrained(sample)
     who = await identify(exchange, model, settings)
-    asked = {"": who}
+    identities = {"": who}
     for role in ("judge", "against"):
         if suite.kind == "judge" and (ref := getattr(options, role)):
-            asked[role] = await identify(exchange, ref, settings)
+            identities[role] = await identify(exchange, ref, settings)
     folder, assumed = settings.home / "evaluations", purse.assumed
     async with AsyncExitStack() as stack:
         # A rival's answers are those it has when it is scored itself; a judge's are its own.
         files = {
-            role: _file(folder, suite, "judge " * (role == "judge") + one.key)
-            for role, one in asked.items()
+            role: _file(folder, suite, "judge " * (role == "judge") + identity.key)
+            for role, identity in identities.items()
         }
         askers: dict[Path, Asker] = {}  # one for a model that is set beside itself
         # In one order everywhere, or two runs could wait for each other.
         for path, role in sorted({path: role for role, path in reversed(files.items())}.items()):
-            await stack.enter_async_context(alone(path, asked[role].ref, say))
-            kept = Answers(path, fresh=options.fresh)
-            stack.callback(kept.close)
-            askers[path] = Asker(exchange, asked[role], purse, kept, signal=role != "judge")
+            await stack.enter_async_context(alone(path, identities[role].ref, say))
+            answers = Answers(path, fresh=options.fresh)
+            stack.callback(answers.close)
+            askers[path] = Asker(exchange, identities[role], purse, answers, signal=role != "judge")
         others = {role: askers[path] for role, path in files.items() if role}
         tools = _tools(sample, options, others)
         runner = await asyncio.to_thread(runners.make, sample, tools)
         _check_prices(purse, exchange, [model, *(getattr(options, role) for role in others)])
-        run = _Run(sample, model, askers[files[""]], runner, options, purse, told)
+        run = _Run(sample, model, askers[files[""]], runner, options, purse, on_progress)
         begun = time.time()
         rows = await run.all()
     notes = _uncounted(rows, purse.assumed - assumed)
@@ -185,11 +193,17 @@ def _tools(suite: Suite, options: Options, others: dict[str, Asker]) -> Tools:
 
 class _Run:
     def __init__(
-        self, suite: Suite, model: str, asker: Asker, runner: Runner, options: Options,
-        purse: Purse, told: Told,
-    ) -> None:  # fmt: skip
+        self,
+        suite: Suite,
+        model: str,
+        asker: Asker,
+        runner: Runner,
+        options: Options,
+        purse: Purse,
+        on_progress: Told,
+    ) -> None:
         self._suite, self._model, self._asker, self._runner = suite, model, asker, runner
-        self._options, self._purse, self._told = options, purse, told
+        self._options, self._purse, self._told = options, purse, on_progress
         self._rows = [_Row(item) for item in suite.items]
         self._done = self._errors = self._new = 0
         self._sum, self._graded = 0.0, 0
@@ -273,11 +287,17 @@ def _file(folder: Path, suite: Suite, who: str) -> Path:
 
 
 def _receipt(
-    suite: Suite, whole: Suite, who: Who, runner: Runner, rows: list[_Row], options: Options,
-    begun: float, notes: list[str],
-) -> dict[str, Any]:  # fmt: skip
+    suite: Suite,
+    whole: Suite,
+    who: Who,
+    runner: Runner,
+    rows: list[_Row],
+    options: Options,
+    begun: float,
+    notes: list[str],
+) -> dict[str, Any]:
     items = [_entry(row, options) for row in rows]
-    scores = [float(one["score"]) for one in items if one["score"] is not None]
+    scores = [float(item["score"]) for item in items if item["score"] is not None]
     if not scores:
         raise Failure(
             f"none of {len(rows)} items could be judged", "see docs/eval.md for what is not judged"
@@ -295,9 +315,15 @@ def _receipt(
         "judge": options.judge if suite.kind == "judge" else None,
         "against": options.against or None if suite.kind == "judge" else None,
         "parameters": {
-            "temperature": suite.temperature, "seed": suite.seed, "max_tokens": suite.max_tokens,
-            "stop": list(suite.stop), "think": suite.think, "shots": suite.shots,
-            "limit": options.limit, "concurrency": options.concurrency, "errors": options.errors,
+            "temperature": suite.temperature,
+            "seed": suite.seed,
+            "max_tokens": suite.max_tokens,
+            "stop": list(suite.stop),
+            "think": suite.think,
+            "shots": suite.shots,
+            "limit": options.limit,
+            "concurrency": options.concurrency,
+            "errors": options.errors,
             "deterministic": options.deterministic,
         },
         "environment": receipt.environment(),
@@ -309,23 +335,28 @@ def _receipt(
         "totals": _totals(rows, time.time() - begun),
         "notes": [*receipt.contamination(digests, suite.public), *notes],
         "items": items,
-    }  # fmt: skip
+    }
     return value | {"id": receipt.name_of(made, suite.name, who.ref, f"{begun} {canonical(value)}")}
 
 
 def _suite(suite: Suite, whole: Suite, runner: Runner) -> dict[str, Any]:
     return {
-        "name": suite.name, "kind": suite.kind, "digest": suite.digest,
-        "version": str(suite.told.get("version", "")), "method": runner.method,
-        "items": len(whole.items), "asked": len(suite.items), "public": suite.public,
+        "name": suite.name,
+        "kind": suite.kind,
+        "digest": suite.digest,
+        "version": str(suite.told.get("version", "")),
+        "method": runner.method,
+        "items": len(whole.items),
+        "asked": len(suite.items),
+        "public": suite.public,
         "licence": suite.licence,
-    }  # fmt: skip
+    }
 
 
 def _entry(row: _Row, options: Options) -> dict[str, Any]:
     reply, grade = row.reply, row.grade
     score = grade.score if grade else 0.0 if options.errors == "wrong" else None
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "id": row.item.id,
         "score": score,
         "answer": (grade.answer[:_SHOWN] if grade else ""),
@@ -340,10 +371,10 @@ def _entry(row: _Row, options: Options) -> dict[str, Any]:
         "detail": dict(grade.detail) if grade else {},
     }
     if options.texts and reply:
-        found["text"] = reply.text
+        entry["text"] = reply.text
     if reply and reply.model:
-        found["by"] = reply.model
-    return found
+        entry["by"] = reply.model
+    return entry
 
 
 def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:

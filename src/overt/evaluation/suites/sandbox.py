@@ -85,8 +85,8 @@ def check(unsafe: bool) -> tuple[str, ...]:
 def _walls() -> tuple[tuple[str, ...], tuple[str, ...]]:
     if sys.platform != "linux":
         return (), ("sandbox on this system",)
-    ran, said = _start("pass", Limits(), unsafe=False)
-    missing = tuple(str(one) for one in said.get("missing", [])) or (ran.why or "sandbox",)
+    ran, report = _start("pass", Limits(), unsafe=False)
+    missing = tuple(str(layer) for layer in report.get("missing", [])) or (ran.why or "sandbox",)
     return ran.layers, missing
 
 
@@ -109,30 +109,40 @@ def _start(code: str, limits: Limits, *, unsafe: bool) -> tuple[Ran, dict[str, A
         os.fdopen(reader, "rb") as report,
     ):
         task = {
-            "code": code[:_CODE], "word": word, "report": writer, "folder": folder,
-            "parent": os.getpid(), "seconds": limits.seconds, "memory": limits.memory,
+            "code": code[:_CODE],
+            "word": word,
+            "report": writer,
+            "folder": folder,
+            "parent": os.getpid(),
+            "seconds": limits.seconds,
+            "memory": limits.memory,
             "unsafe": unsafe,
-        }  # fmt: skip
+        }
         begun = time.monotonic()
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", __name__],
-                stdin=subprocess.PIPE, stdout=printed, stderr=printed, cwd=folder,
-                env={}, pass_fds=(writer,), start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=printed,
+                stderr=printed,
+                cwd=folder,
+                env={},
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
         finally:
             os.close(writer)
         late = _finish(process, json.dumps(task).encode(), 2 * limits.seconds + 5)
         seconds = time.monotonic() - begun
         os.set_blocking(report.fileno(), False)
-        said = _said(report.read(1 << 16) or b"")
+        result = _said(report.read(1 << 16) or b"")
         printed.seek(0, os.SEEK_END)
         printed.seek(max(0, printed.tell() - 2000))
         output = printed.read(2000).decode("utf-8", "replace")
-    layers = tuple(str(one) for one in said.get("layers", []))
-    passed = process.returncode == 0 and not late and said.get("word") == word
-    why = "" if passed else _why(process.returncode, late, said, output, limits)
-    return Ran(passed, why, output, seconds, layers), said
+    layers = tuple(str(layer) for layer in result.get("layers", []))
+    passed = process.returncode == 0 and not late and result.get("word") == word
+    why = "" if passed else _why(process.returncode, late, result, output, limits)
+    return Ran(passed, why, output, seconds, layers), result
 
 
 def _finish(process: "subprocess.Popen[bytes]", task: bytes, patience: float) -> bool:
@@ -152,18 +162,18 @@ def _finish(process: "subprocess.Popen[bytes]", task: bytes, patience: float) ->
 
 def _said(data: bytes) -> dict[str, Any]:
     """What the process reported, line by line; the program may have written there as well."""
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for line in data.splitlines():
         with suppress(ValueError, RecursionError):
-            one = json.loads(line)
-            if isinstance(one, dict):
+            message = json.loads(line)
+            if isinstance(message, dict):
                 # What came first was written before the program ran.
-                found = {**one, **found}
-    return found
+                merged = {**message, **merged}
+    return merged
 
 
-def _why(code: int | None, late: bool, said: dict[str, Any], output: str, limits: Limits) -> str:
-    if "layers" not in said:
+def _why(code: int | None, late: bool, report: dict[str, Any], output: str, limits: Limits) -> str:
+    if "layers" not in report:
         return f"did not start: {output.strip()[-200:]}"
     if late or code in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"too slow: it took more than {limits.seconds} s"

@@ -45,11 +45,22 @@ _OF_KIND: dict[str, dict[str, tuple[type, ...]]] = {
     "judge": {"rubric": (str,), "against": (str,), "scale": (int,)},
 }
 _NEEDED = {
-    "exact": ("answer",), "numeric": ("answer",), "choice": ("choices", "answer"),
-    "code": ("program",), "schema": ("schema",), "ifeval": (), "judge": ("rubric",),
-}  # fmt: skip
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false",
-          list: "a list", dict: "a mapping"}  # fmt: skip
+    "exact": ("answer",),
+    "numeric": ("answer",),
+    "choice": ("choices", "answer"),
+    "code": ("program",),
+    "schema": ("schema",),
+    "ifeval": (),
+    "judge": ("rubric",),
+}
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +133,8 @@ class Suite:
         if limit is None or limit >= len(self.items):
             return self
         draw = random.Random(seed)  # noqa: S311 - a sample, not a secret
-        kept = sorted(draw.sample(range(len(self.items)), limit))
-        return replace(self, items=tuple(self.items[i] for i in kept))
+        indices = sorted(draw.sample(range(len(self.items)), limit))
+        return replace(self, items=tuple(self.items[i] for i in indices))
 
 
 def load(
@@ -153,17 +164,19 @@ def load(
         source, written = f"the suite {name}", text.read_text("utf-8")
     else:
         source, written = str(path), _text(path)
-    told = _checked(yamltext.load(written, source), source)
+    definition = _checked(yamltext.load(written, source), source)
     for key, value in {
-        "seed": seed, "max_tokens": max_tokens, "temperature": temperature,
-    }.items():  # fmt: skip
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+    }.items():
         if value is not None:
-            told[key] = value
+            definition[key] = value
     if shots is not None:
-        told["shots"] = {**told.get("shots", {}), "count": shots}
+        definition["shots"] = {**definition.get("shots", {}), "count": shots}
     folder = None if built_in else path.absolute().parent
-    files = _data_files(told, data, folder, source)
-    return _Reader(told, source, folder, files).suite()
+    files = _data_files(definition, data, folder, source)
+    return _Reader(definition, source, folder, files).suite()
 
 
 def _text(path: Path) -> str:
@@ -180,17 +193,17 @@ def _text(path: Path) -> str:
         raise FormatError(f"{path} cannot be read: {why}", "check the file") from None
 
 
-def _checked(told: Any, source: str) -> dict[str, Any]:
-    if not isinstance(told, dict):
+def _checked(definition: Any, source: str) -> dict[str, Any]:
+    if not isinstance(definition, dict):
         raise FormatError(
             f"{source} is not a suite", "it holds `name:`, `kind:`, `data:` and `prompt:`"
         )
-    kind = told.get("kind")
+    kind = definition.get("kind")
     if kind not in KINDS:
         what = "has no `kind:`" if kind is None else f"has the kind {str(kind)[:60]!r}"
         raise FormatError(f"{source} {what}", f"kinds are {', '.join(KINDS)}")
     known = {**_COMMON, **_OF_KIND[kind]}
-    for key, value in told.items():
+    for key, value in definition.items():
         if key not in known:
             raise FormatError(
                 f"{source} has the unknown key {key[:60]!r}",
@@ -200,54 +213,63 @@ def _checked(told: Any, source: str) -> dict[str, Any]:
             bool in known[key] or not isinstance(value, bool)
         )
         if not right:
-            names = " or ".join(_NAMES[one] for one in known[key])
+            names = " or ".join(_NAMES[kind_name] for kind_name in known[key])
             raise FormatError(f"{source}: `{key}:` is {value!r:.80} and {names} is expected")
     for key in ("prompt", *_NEEDED[kind]):
-        if key not in told:
+        if key not in definition:
             raise FormatError(f"{source} has no `{key}:`, which the kind {kind} needs")
-    _check_values(told, source)
-    return dict(told)
+    _check_values(definition, source)
+    return dict(definition)
 
 
-def _check_values(told: dict[str, Any], source: str) -> None:
+def _check_values(definition: dict[str, Any], source: str) -> None:
     """Numbers within their ranges, lists of texts; numbers in such a list become texts."""
     for key, low, high in (
-        ("max_tokens", 1, 1_000_000), ("temperature", 0, 100), ("seed", 0, 2**32 - 2),
-        ("seconds", 1, 600), ("memory", 16, 65536), ("scale", 2, 100), ("tolerance", 0, 1e308),
+        ("max_tokens", 1, 1_000_000),
+        ("temperature", 0, 100),
+        ("seed", 0, 2**32 - 2),
+        ("seconds", 1, 600),
+        ("memory", 16, 65536),
+        ("scale", 2, 100),
+        ("tolerance", 0, 1e308),
         ("relative", 0, 1),
-    ):  # fmt: skip
-        if key in told and not low <= told[key] <= high:
-            raise FormatError(f"{source}: `{key}:` is {told[key]} and goes from {low} to {high}")
+    ):
+        if key in definition and not low <= definition[key] <= high:
+            raise FormatError(
+                f"{source}: `{key}:` is {definition[key]} and goes from {low} to {high}"
+            )
     for key in ("columns", "choices", "normalise", "also", "stop"):
-        if isinstance(told.get(key), list):
-            for one in told[key]:
-                if not isinstance(one, str | int | float) or isinstance(one, bool):
+        if isinstance(definition.get(key), list):
+            for value in definition[key]:
+                if not isinstance(value, str | int | float) or isinstance(value, bool):
                     raise FormatError(f"{source}: `{key}:` is a list of texts")
-            told[key] = [str(one) for one in told[key]]
+            definition[key] = [str(item) for item in definition[key]]
 
 
 def _data_files(
-    told: Mapping[str, Any], given: Sequence[Path], folder: Path | None, source: str
+    definition: Mapping[str, Any], paths: Sequence[Path], folder: Path | None, source: str
 ) -> list[Path]:
-    if given:
+    if paths:
         files: list[Path] = []
-        for one in given:
-            path = one.expanduser()
+        for given_path in paths:
+            path = given_path.expanduser()
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
             endings = (".csv", ".jsonl", ".json", ".jsonl.gz", ".csv.gz")
-            found = [file for file in inside if file.name.endswith(endings)]
-            files += found if path.is_dir() else inside
+            matching = [file for file in inside if file.name.endswith(endings)]
+            files += matching if path.is_dir() else inside
         if not files:
-            raise NotFound(f"no data file is in {given[0]}", "give .csv or .jsonl files")
+            raise NotFound(f"no data file is in {paths[0]}", "give .csv or .jsonl files")
         return files
     if folder is None:
         raise NotFound(
             f"{source} comes without its data",
-            "get the files from " + str(told.get("source", "its source")) + " and give --data FILE",
+            "get the files from "
+            + str(definition.get("source", "its source"))
+            + " and give --data FILE",
         )
-    if "data" not in told:
+    if "data" not in definition:
         raise FormatError(f"{source} has no `data:`", "name the file of the items, or give --data")
-    return [beside(folder, str(told["data"]), source)]
+    return [beside(folder, str(definition["data"]), source)]
 
 
 def beside(folder: Path, name: str, source: str) -> Path:
@@ -269,17 +291,20 @@ class _Reader:
     """Makes a suite of what its file says."""
 
     def __init__(
-        self, told: dict[str, Any], source: str, folder: Path | None, files: list[Path]
+        self, definition: dict[str, Any], source: str, folder: Path | None, files: list[Path]
     ) -> None:
-        self._told, self._source, self._folder, self._files = told, source, folder, files
+        self._told, self._source, self._folder, self._files = definition, source, folder, files
         self._prompt = self._template("prompt")
         self._answer = self._template("answer")
         self._system = self._template("system")
         self._shot = Template(
-            str(told.get("shot_answer", told.get("answer", ""))), self._what("shot_answer")
+            str(definition.get("shot_answer", definition.get("answer", ""))),
+            self._what("shot_answer"),
         )
-        self._choices = [Template(one, self._what("choices")) for one in told.get("choices", ())]
-        if len(self._choices) > 26 or (told["kind"] == "choice" and len(self._choices) < 2):
+        self._choices = [
+            Template(choice, self._what("choices")) for choice in definition.get("choices", ())
+        ]
+        if len(self._choices) > 26 or (definition["kind"] == "choice" and len(self._choices) < 2):
             raise FormatError(
                 f"{source}: `choices:` has {len(self._choices)} and 2 to 26 are read",
                 "list one template a choice",
@@ -287,16 +312,16 @@ class _Reader:
         self._shots_digests: list[str] = []
 
     def suite(self) -> Suite:
-        told, items = self._told, list[Item]()
+        definition, items = self._told, list[Item]()
         digests = []
         used: dict[str, str] = {}
         most = 0
         for path in self._files:
-            found, digest = rows.read(path, told.get("columns", ()))
+            data_rows, digest = rows.read(path, definition.get("columns", ()))
             digests.append((str(path), digest))
-            shots = self._shots(path, found[0])
+            shots = self._shots(path, data_rows[0])
             most = max(most, len(shots))
-            for number, row in enumerate(found, 1):
+            for number, row in enumerate(data_rows, 1):
                 item = self._item(row, f"{path.name.partition('.')[0]}/{number}", shots)
                 if item.id in used:
                     raise FormatError(
@@ -305,25 +330,29 @@ class _Reader:
                     )
                 used[item.id] = row.where
                 items.append(item)
-        said = {key: value for key, value in told.items() if key not in ("data", "about", "source")}
-        stop = told.get("stop", [])
+        hashed = {
+            key: value
+            for key, value in definition.items()
+            if key not in ("data", "about", "source")
+        }
+        stop = definition.get("stop", [])
         return Suite(
-            name=str(told.get("name") or Path(self._source).stem),
-            kind=told["kind"],
-            told=told,
+            name=str(definition.get("name") or Path(self._source).stem),
+            kind=definition["kind"],
+            told=definition,
             items=tuple(items),
-            digest=sha256(canonical([said, self._shots_digests]).encode()).hexdigest(),
+            digest=sha256(canonical([hashed, self._shots_digests]).encode()).hexdigest(),
             data=tuple(digests),
             folder=self._folder,
-            max_tokens=told.get("max_tokens", MOST_TOKENS),
-            temperature=float(told.get("temperature", 0)),
-            seed=told.get("seed", 0),
+            max_tokens=definition.get("max_tokens", MOST_TOKENS),
+            temperature=float(definition.get("temperature", 0)),
+            seed=definition.get("seed", 0),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            raw=told.get("raw", False),
+            raw=definition.get("raw", False),
             shots=most,
-            think=told.get("think"),
-            public=told.get("public", False),
-            licence=told.get("licence", ""),
+            think=definition.get("think"),
+            public=definition.get("public", False),
+            licence=definition.get("licence", ""),
         )
 
     def _item(self, row: rows.Row, id: str, shots: Sequence[tuple[str, str]]) -> Item:
@@ -334,25 +363,27 @@ class _Reader:
         if choices:
             answer = self._letter(answer, choices, order, row.where)
         values = {**row.text, "choices": _listed(choices)} if choices else row.text
-        asked = self._prompt.fill(values, row.where) if self._prompt else ""
+        prompt = self._prompt.fill(values, row.where) if self._prompt else ""
         system = self._system.fill(row.text, row.where) if self._system else ""
         if self._told.get("raw"):
             text = "".join(f"{before}{after}\n\n" for before, after in shots)
             messages: tuple[Message, ...] = ()
-            asked = f"{system}\n\n{text}{asked}" if system else text + asked
+            prompt = f"{system}\n\n{text}{prompt}" if system else text + prompt
         else:
             turns = [Message.of("system", system)] if system else []
             for before, after in shots:
                 turns += [Message.of("user", before), Message.of("assistant", after)]
-            messages = (*turns, Message.of("user", asked))
-        if len(asked) > _MOST_PROMPT:
-            raise FormatError(f"{row.where} makes a prompt of {len(asked)} characters",
-                              f"the most is {_MOST_PROMPT}")  # fmt: skip
-        return Item(id[:200], asked, messages, answer, row, choices, order)
+            messages = (*turns, Message.of("user", prompt))
+        if len(prompt) > _MOST_PROMPT:
+            raise FormatError(
+                f"{row.where} makes a prompt of {len(prompt)} characters",
+                f"the most is {_MOST_PROMPT}",
+            )
+        return Item(id[:200], prompt, messages, answer, row, choices, order)
 
     def _order(self, row: rows.Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The choices of a row as shown, and for each the number it has in the data."""
-        choices = [one.fill(row.text, row.where) for one in self._choices]
+        choices = [template.fill(row.text, row.where) for template in self._choices]
         order = list(range(len(choices)))
         if self._told.get("shuffle"):
             # By the row as well as the seed: the same whatever else is in the sample.
@@ -362,44 +393,45 @@ class _Reader:
 
     def _letter(self, answer: str, choices: Sequence[str], order: Sequence[int], where: str) -> str:
         """The letter shown for the right choice, which the data name by letter or text."""
-        said = answer.strip()
-        letter = said.upper()
+        stripped = answer.strip()
+        letter = stripped.upper()
         if len(letter) == 1 and 0 <= ord(letter) - 65 < len(choices):
             return chr(65 + list(order).index(ord(letter) - 65))
-        if choices.count(said) == 1:
-            return chr(65 + choices.index(said))
+        if choices.count(stripped) == 1:
+            return chr(65 + choices.index(stripped))
         raise FormatError(
-            f"{where} has the answer {said[:60]!r}",
+            f"{where} has the answer {stripped[:60]!r}",
             f"it is a letter from A to {chr(64 + len(choices))}, or the text of one choice",
         )
 
     def _shots(self, path: Path, first: rows.Row) -> list[tuple[str, str]]:
         """Worked examples: prompts and their answers."""
-        told = self._told.get("shots") or {}
-        unknown = sorted(set(told) - {"file", "count"})
-        count = told.get("count", 5)
+        options = self._told.get("shots") or {}
+        unknown = sorted(set(options) - {"file", "count"})
+        count = options.get("count", 5)
         if unknown or not isinstance(count, int) or not 0 <= count <= _MOST_SHOTS:
             raise FormatError(
-                f"{self._source}: `shots:` is {told!r:.80}",
+                f"{self._source}: `shots:` is {options!r:.80}",
                 f"write `shots: {{file: examples.jsonl, count: 5}}`, count up to {_MOST_SHOTS}",
             )
-        if not told or not count:
+        if not options or not count:
             return []
-        if "file" not in told:
+        if "file" not in options:
             raise FormatError(f"{self._source}: `shots:` has no `file`", "name the examples' file")
-        name = Template(str(told["file"]), self._what("shots")).fill(first.text)
+        name = Template(str(options["file"]), self._what("shots")).fill(first.text)
         if self._folder is None:  # a suite of Overt's own: beside it, or where its data lie
             file = Path(str(resources.files("overt.evaluation.suites").joinpath(f"builtin/{name}")))
             file = file if file.is_file() and "/" not in name else path.absolute().parent / name
         else:
             file = beside(self._folder, name, self._source)
-        found, digest = rows.read(file, self._told.get("columns", ()))
-        if len(found) < count:
+        examples, digest = rows.read(file, self._told.get("columns", ()))
+        if len(examples) < count:
             raise FormatError(
-                f"{file} has {len(found)} examples and {count} are wanted", f"--shots {len(found)}"
+                f"{file} has {len(examples)} examples and {count} are wanted",
+                f"--shots {len(examples)}",
             )
         self._shots_digests.append(digest)
-        return [self._worked(row) for row in found[:count]]
+        return [self._worked(row) for row in examples[:count]]
 
     def _worked(self, row: rows.Row) -> tuple[str, str]:
         choices, order = self._order(row)
@@ -407,8 +439,8 @@ class _Reader:
         if choices and self._answer:
             right = self._answer.fill(row.text, row.where)
             values["letter"] = self._letter(right, choices, order, row.where)
-        asked = self._prompt.fill(values, row.where) if self._prompt else ""
-        return asked, self._shot.fill(values, row.where)
+        prompt = self._prompt.fill(values, row.where) if self._prompt else ""
+        return prompt, self._shot.fill(values, row.where)
 
     def _template(self, key: str) -> Template | None:
         return Template(str(self._told[key]), self._what(key)) if key in self._told else None

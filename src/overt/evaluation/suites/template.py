@@ -27,16 +27,16 @@ class Template:
         self.text, self._what = text, what
         self._pieces: list[tuple[bool, str]] = []  # (is a field, name or text)
         at = 0
-        for found in _PIECE.finditer(text):
-            self._pieces.append((False, text[at : found.start()]))
-            at = found.end()
-            if found[0] in ("{{", "}}"):
-                self._pieces.append((False, found[0][0]))
-            elif found[1] is not None:
-                self._pieces.append((True, found[1].strip()))
+        for match in _PIECE.finditer(text):
+            self._pieces.append((False, text[at : match.start()]))
+            at = match.end()
+            if match[0] in ("{{", "}}"):
+                self._pieces.append((False, match[0][0]))
+            elif match[1] is not None:
+                self._pieces.append((True, match[1].strip()))
             else:
                 raise FormatError(
-                    f"{what} has a lone {found[0]!r} at character {found.start() + 1}",
+                    f"{what} has a lone {match[0]!r} at character {match.start() + 1}",
                     "write {{ or }} for a brace, {column} for a field",
                 )
         self._pieces.append((False, text[at:]))

@@ -55,8 +55,8 @@ def sums(text: str) -> Iterator[tuple[float, bool, str]]:
             _, _, digits = result[1].partition(".")
             half = 0.5001 * 10.0 ** -len(digits)
             right = any(
-                isclose(one, claimed, rel_tol=0.01) or abs(one - claimed) <= half
-                for one, _ in readings
+                isclose(value, claimed, rel_tol=0.01) or abs(value - claimed) <= half
+                for value, _ in readings
             )
             shown = text[readings[0][1] : result.end()]
             yield claimed, right, " ".join(shown.split())
@@ -69,24 +69,24 @@ def _readings(text: str, end: int) -> list[tuple[float, int]]:
     begin = max(begin, text.rfind("=", begin, end))
     tokens: list[_Token] = []
     before: _Token | None = None
-    for found in _TOKEN.finditer(text, begin, end):
-        kind = found.lastgroup or "stop"
+    for match in _TOKEN.finditer(text, begin, end):
+        kind = match.lastgroup or "stop"
         if kind == "stop":
-            tokens, before = [], (kind, found[0], found.start())
+            tokens, before = [], (kind, match[0], match.start())
         elif kind != "blank":
-            tokens.append((kind, found[0], found.start()))
+            tokens.append((kind, match[0], match.start()))
     if not tokens or (before is None and begin > 0):
         return []  # or it begins further back than is looked
     touches = before is not None and before[2] + 1 == tokens[0][2]
     if before is not None and touches and re.match(r"[\w.,^%]", before[1]):
         return []
     fresh = before is None or before[1] == "\n"
-    return [value for one in _begins(tokens, fresh) if (value := _sum(one)) is not None]
+    return [value for start in _begins(tokens, fresh) if (value := _sum(start)) is not None]
 
 
 def _begins(tokens: list[_Token], fresh: bool) -> Iterator[list[_Token]]:
     """Where the sum may begin; `fresh` where a line does."""
-    opened = sum(one[1] == "(" for one in tokens) - sum(one[1] == ")" for one in tokens)
+    opened = sum(token[1] == "(" for token in tokens) - sum(token[1] == ")" for token in tokens)
     while opened > 0 and tokens and tokens[0][1] == "(":
         tokens, opened = tokens[1:], opened - 1
     if len(tokens) < 3 or opened:

@@ -104,18 +104,18 @@ class Ladder:
         for rung in held:
             if self._too_dear(rung.model):
                 continue
-            one = await self._hold(rung)
-            objection = await self._object(rung, one)
+            attempt = await self._hold(rung)
+            objection = await self._object(rung, attempt)
             if objection is None:
-                for event in self._deliver(one, self._why(self._passed(rung, one))):
+                for event in self._deliver(attempt, self._why(self._passed(rung, attempt))):
                     yield event
                 return
-            if one.error is not None and not self._route.escalate.error:
-                raise self._ended(one.error)
-            self._attempts.append(one)
-            self._reasons.append(f"{one.model}: {objection.reason}")
+            if attempt.error is not None and not self._route.escalate.error:
+                raise self._ended(attempt.error)
+            self._attempts.append(attempt)
+            self._reasons.append(f"{attempt.model}: {objection.reason}")
             if objection.soft:
-                self._spare = one
+                self._spare = attempt
         if self._too_dear(last.model):
             for event in self._settle(self._nothing_within_cap()):
                 yield event
@@ -126,7 +126,7 @@ class Ladder:
 
     async def straight(self, model: str, why: str) -> AsyncGenerator[Event, None]:
         """Deliver a model's answer as it comes. Raises what its engine raises."""
-        begun, told = False, not self._spent()
+        begun, usage_sent = False, not self._spent()
         inner: Routed | None = None
         request = replace(self._request, model=model)
         try:
@@ -139,11 +139,11 @@ class Ladder:
                     if not begun:
                         begun = True
                         yield self._routed(model, inner, why)
-                    for one in self._told(event, told):
-                        told = told or isinstance(one, Usage)
-                        yield one
+                    for out in self._told(event, usage_sent):
+                        usage_sent = usage_sent or isinstance(out, Usage)
+                        yield out
         except OvertError:
-            if begun and not told:
+            if begun and not usage_sent:
                 yield self._with_before(Usage(0, 0))
             raise
 
@@ -178,9 +178,9 @@ class Ladder:
         """`error`, which is all there is to say, with what went before."""
         if self._facts.lost is not None and (spent := self._spent()):
             self._facts.lost(spent)
-        asked = [reason for reason in self._reasons if not reason.endswith(_failed(error))]
-        if asked and not isinstance(error, Refused):
-            error.message = f"{error.message} (before it, {'; '.join(asked)[:_MOST_WHY]})"
+        objections = [reason for reason in self._reasons if not reason.endswith(_failed(error))]
+        if objections and not isinstance(error, Refused):
+            error.message = f"{error.message} (before it, {'; '.join(objections)[:_MOST_WHY]})"
         return error
 
     async def _hold(self, rung: Rung) -> _Held:
@@ -221,8 +221,8 @@ class Ladder:
         rules = self._route.escalate
         if held.reason:
             return checks.Objection(held.reason)
-        found = await _checked(self._request, held.answer, rules)
-        if found is None and rung.threshold is not None:
+        objection = await _checked(self._request, held.answer, rules)
+        if objection is None and rung.threshold is not None:
             at = rung.threshold
             held.surety = (
                 held.answer.mean_logprob
@@ -231,12 +231,12 @@ class Ladder:
                     at.router.score, command.asked(self._request), held.answer.text
                 )
             )
-            found = _below(at, held.surety)
+            objection = _below(at, held.surety)
         text = held.answer.text
-        if found is None and rules.check is not None and text.strip():
-            said = await command.judge(rules.check, self._request, rung.model, text)
-            found = checks.Objection(said) if said is not None else None
-        return found
+        if objection is None and rules.check is not None and text.strip():
+            reason = await command.judge(rules.check, self._request, rung.model, text)
+            objection = checks.Objection(reason) if reason is not None else None
+        return objection
 
     def _too_dear(self, model: str) -> bool:
         """Whether a model is passed over for what it may cost, with what was spent already."""
@@ -251,7 +251,7 @@ class Ladder:
         if most is None or None in spent:
             self._reasons.append(f"{model}: passed over, its price is not known")
             return True
-        total = most + sum(one or 0.0 for one in spent)
+        total = most + sum(cost or 0.0 for cost in spent)
         if total > cap:
             self._reasons.append(f"{model}: passed over, may come to ${total:.2g} of ${cap:g}")
         return total > cap
@@ -265,25 +265,25 @@ class Ladder:
     # ---- telling ---------------------------------------------------------------------------
 
     def _why(self, last: str) -> str:
-        said = "; ".join([*self._reasons, last])
-        return said if len(said) <= _MOST_WHY else f"{said[: _MOST_WHY - 1]}…"
+        why = "; ".join([*self._reasons, last])
+        return why if len(why) <= _MOST_WHY else f"{why[: _MOST_WHY - 1]}…"
 
     def _passed(self, rung: Rung, held: _Held) -> str:
-        said = f"asked {rung.model}" if self._reasons else "asked first, and nothing against it"
+        why = f"asked {rung.model}" if self._reasons else "asked first, and nothing against it"
         at = rung.threshold
         if at is not None and held.surety is not None:
-            said += f" ({_SIGNALS[at.signal]} {held.surety:.3f}, at least {at.at_least:g})"
-        return said
+            why += f" ({_SIGNALS[at.signal]} {held.surety:.3f}, at least {at.at_least:g})"
+        return why
 
     def _routed(
         self, model: str, inner: Routed | None, why: str, own: _Held | None = None
     ) -> Routed:
-        others = [one for one in self._attempts if one is not own]
+        others = [attempt for attempt in self._attempts if attempt is not own]
         tried: list[str] = []
         out = 0
-        for one in others:
-            before = one.answer.routed
-            tried += [*(before.tried if before else ()), one.model]
+        for attempt in others:
+            before = attempt.answer.routed
+            tried += [*(before.tried if before else ()), attempt.model]
             out += before.bytes_out if before else 0
         if inner is None:
             return Routed(model, why, "", out, tuple(tried))
@@ -297,32 +297,32 @@ class Ladder:
 
     def _spent(self, own: _Held | None = None) -> Spent:
         """What the answers used that are not delivered."""
-        found: list[tuple[str, Usage]] = []
-        for one in self._attempts:
-            usage = one.answer.usage
-            if one is not own and usage != Usage(0, 0):
-                found += [*usage.before, (one.model, replace(usage, before=()))]
-        return tuple(found)
+        usages: list[tuple[str, Usage]] = []
+        for attempt in self._attempts:
+            usage = attempt.answer.usage
+            if attempt is not own and usage != Usage(0, 0):
+                usages += [*usage.before, (attempt.model, replace(usage, before=()))]
+        return tuple(usages)
 
     def _with_before(self, usage: Usage, own: _Held | None = None) -> Usage:
         spent = self._spent(own)
         return replace(usage, before=(*spent, *usage.before)) if spent else usage
 
-    def _told(self, event: Event, told: bool, own: _Held | None = None) -> list[Event]:
+    def _told(self, event: Event, usage_sent: bool, own: _Held | None = None) -> list[Event]:
         """An event with what was used before: in `Usage`, or one put before the end."""
         if isinstance(event, Usage):
             return [self._with_before(event, own)]
-        if isinstance(event, Done | Failed) and not told:
+        if isinstance(event, Done | Failed) and not usage_sent:
             return [self._with_before(Usage(0, 0), own), event]
         return [event]
 
     def _deliver(self, held: _Held, why: str) -> list[Event]:
-        found: list[Event] = [self._routed(held.model, held.answer.routed, why, held)]
-        told = not self._spent(held)
+        events: list[Event] = [self._routed(held.model, held.answer.routed, why, held)]
+        usage_sent = not self._spent(held)
         for event in held.events:
-            found += self._told(event, told, held)
-            told = told or isinstance(event, Usage)
-        return found
+            events += self._told(event, usage_sent, held)
+            usage_sent = usage_sent or isinstance(event, Usage)
+        return events
 
 
 async def _checked(request: Request, answer: Answer, rules: Escalate) -> checks.Objection | None:
@@ -356,6 +356,6 @@ def _size(event: Event) -> int:
         case ToolCall():
             return len(event.arguments) + len(event.signature or "") + 50
         case Logprobs(tokens):
-            return sum(50 + 50 * len(one.top) for one in tokens)
+            return sum(50 + 50 * len(token.top) for token in tokens)
         case _:
             return 50

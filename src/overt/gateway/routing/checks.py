@@ -38,9 +38,9 @@ def failure(request: Request, answer: Answer, rules: Escalate) -> Objection | No
 
     Works for as long as the answer and the schema are large: call it in a thread.
     """
-    found = _hard(request, answer, rules)
-    if found is not None:
-        return Objection(found)
+    reason = _hard(request, answer, rules)
+    if reason is not None:
+        return Objection(reason)
     if rules.refusal and answer.finish == "refusal":
         return Objection("refused to answer", soft=True)
     if rules.length and answer.finish == "length":
@@ -56,13 +56,13 @@ def _hard(request: Request, answer: Answer, rules: Escalate) -> str | None:
         return None if text.strip() else "refused to answer" if rules.refusal else None
     if rules.empty and not text.strip() and not calls:
         return "empty answer"
-    if rules.tools and (found := _wrong_call(request, answer)):
-        return found
+    if rules.tools and (reason := _wrong_call(request, answer)):
+        return reason
     if rules.schema and request.json_schema is not None and not calls:
         if answer.finish == "length" and _json(text)[1]:
             return "cut off before its JSON ended"
-        if found := _not_the_schema(text, request.json_schema):
-            return found
+        if reason := _not_the_schema(text, request.json_schema):
+            return reason
     if rules.arithmetic and (shown := wrong_sum(text[:MOST_BYTES])):
         return f"wrong arithmetic: {shown}"
     return None
@@ -98,8 +98,8 @@ def _wrong_call(request: Request, answer: Answer) -> str | None:
     tools = {tool.name: tool for tool in request.tools}
     calls = answer.tool_calls
     if not calls and tools and request.tool_choice not in ("auto", "none"):
-        asked = "a tool" if request.tool_choice == "required" else request.tool_choice
-        return f"did not call {asked[:80]}, as it had to"
+        required = "a tool" if request.tool_choice == "required" else request.tool_choice
+        return f"did not call {required[:80]}, as it had to"
     for call in calls:
         if call.name not in tools:
             return f"called {call.name[:80]!r}, which is no tool it was given"
@@ -223,7 +223,7 @@ def _safe_kind(kind: Any) -> Any:
             # jsonschema joins all patterns to one expression and searches with that.
             keys = value if isinstance(value, dict) else ()
             patterns = schema.get("patternProperties", {})
-            if all(_quick(one, key) for one in patterns for key in keys):
+            if all(_quick(pattern, key) for pattern in patterns for key in keys):
                 yield from usual(judge, wanted, value, schema) or ()
 
         checks["additionalProperties"] = additional
@@ -240,9 +240,9 @@ def _quick(expression: str, text: str) -> bool:
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", expression, flags=re.DOTALL)
     bare = re.sub(r"\(\?(?:[:=!]|<[=!]|P?<\w*>)", "(", bare)
     if re.search(r"\)(?:[*+]|\{)", bare):
-        inner = [found[1] for found in re.finditer(r"\(([^()]*)\)(?:[*+]|\{)", bare)]
+        inner = [match[1] for match in re.finditer(r"\(([^()]*)\)(?:[*+]|\{)", bare)]
         nested = len(inner) < len(re.findall(r"\)(?:[*+]|\{)", bare))
-        if nested or any(re.search(r"[*+?{|]", one) for one in inner):
+        if nested or any(re.search(r"[*+?{|]", group) for group in inner):
             return False
     wide = len(re.findall(r"[*+]|\{", bare))
     narrow = bare.count("?") + bare.count("|")

@@ -46,7 +46,7 @@ async def judge(check: Check, request: Request, model: str, text: str) -> str | 
         return f"the check could not run: {getattr(error, 'strerror', None) or error}"
     try:
         async with asyncio.timeout(check.timeout):
-            said = await _talk(process, text.encode("utf-8", "replace"))
+            output = await _talk(process, text.encode("utf-8", "replace"))
             status = await process.wait()
     except TimeoutError:
         return f"the check took longer than {check.timeout:g} s"
@@ -54,7 +54,7 @@ async def judge(check: Check, request: Request, model: str, text: str) -> str | 
         await _end(process)
     if status == 0:
         return None
-    line = " ".join(said.decode("utf-8", "replace").strip().partition("\n")[0].split())
+    line = " ".join(output.decode("utf-8", "replace").strip().partition("\n")[0].split())
     return f"the check says: {line[:120]}" if line else f"the check ended with status {status}"
 
 
@@ -74,25 +74,25 @@ def check_owner(path: Path) -> None:
         raise Refused(f"others may write to {path}", f"chmod go-w {path}")
 
 
-async def _talk(process: asyncio.subprocess.Process, given: bytes) -> bytes:
+async def _talk(process: asyncio.subprocess.Process, stdin: bytes) -> bytes:
     """Give it the answer and take the beginning of what it prints; the rest is read and dropped."""
 
     async def write() -> None:
         assert process.stdin is not None
         with suppress(ConnectionError, BrokenPipeError):  # it need not read all, or any
-            process.stdin.write(given)
+            process.stdin.write(stdin)
             await process.stdin.drain()
         process.stdin.close()
 
     async def read() -> bytes:
         assert process.stdout is not None
-        kept = b""
+        collected = b""
         while piece := await process.stdout.read(1 << 16):
-            kept = (kept + piece)[:_MOST_READ]
-        return kept
+            collected = (collected + piece)[:_MOST_READ]
+        return collected
 
-    _, said = await asyncio.gather(write(), read())
-    return said
+    _, output = await asyncio.gather(write(), read())
+    return output
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -119,14 +119,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def asked(request: Request) -> str:
     """The last thing the person said, or the prompt; "" for token ids."""
-    said = [message.text for message in request.messages if message.role == "user"]
-    if said:
-        return said[-1]
+    user_texts = [message.text for message in request.messages if message.role == "user"]
+    if user_texts:
+        return user_texts[-1]
     return request.prompt if isinstance(request.prompt, str) else ""
 
 
 def _environment(request: Request, model: str) -> dict[str, str]:
     prompt = asked(request).replace("\0", "\ufffd")
     clipped = prompt.encode("utf-8", "replace")[:_MOST_PROMPT].decode("utf-8", "ignore")
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return {**kept, "OVERT_PROMPT": clipped, "OVERT_MODEL": model}
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {**passed, "OVERT_PROMPT": clipped, "OVERT_MODEL": model}

@@ -46,18 +46,18 @@ class Router:
     def as_json(self) -> dict[str, Any]:
         """What a route keeps of it; `Router.of` reads it back."""
         columns = (self.means, self.scales, self.weights)
-        terms = {name: [*one] for name, *one in zip(self.names, *columns, strict=True)}
+        terms = {name: [*column] for name, *column in zip(self.names, *columns, strict=True)}
         return {"sees": self.sees, "bias": self.bias, "terms": terms}
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "Router":
+    def of(cls, document: Mapping[str, Any]) -> "Router":
         """A router from its JSON.
 
         Raises:
             ValueError: it is not one; one clause.
         """
-        sees, bias, terms = found.get("sees"), found.get("bias"), found.get("terms")
-        if sees not in ("prompt", "answer", "both") or set(found) != {"sees", "bias", "terms"}:
+        sees, bias, terms = document.get("sees"), document.get("bias"), document.get("terms")
+        if sees not in ("prompt", "answer", "both") or set(document) != {"sees", "bias", "terms"}:
             raise ValueError("sees (prompt, answer or both), bias and terms")
         known = features("", "", sees).keys()
         if not isinstance(terms, Mapping) or not terms or not terms.keys() <= known:
@@ -69,29 +69,29 @@ class Router:
             raise ValueError("finite numbers")
         if not all(row[1] > 0 for row in rows):
             raise ValueError("scales above 0")
-        means, scales, weights = (tuple(map(float, one)) for one in zip(*rows, strict=True))
+        means, scales, weights = (tuple(map(float, column)) for column in zip(*rows, strict=True))
         return cls(sees, tuple(terms), means, scales, weights, float(bias or 0))
 
     def score(self, prompt: str, answer: str = "") -> float:
         """0 to 1, larger is surer. `answer` is not read by a router that sees the prompt alone."""
-        found = features(prompt, answer, self.sees)
+        values = features(prompt, answer, self.sees)
         total = self.bias
         for name, mean, scale, weight in zip(
             self.names, self.means, self.scales, self.weights, strict=True
         ):
-            total += weight * (found[name] - mean) / scale
+            total += weight * (values[name] - mean) / scale
         return 1 / (1 + math.exp(-min(max(total, -500.0), 500.0)))
 
 
 def features(prompt: str, answer: str, sees: Sees = "both") -> dict[str, float]:
     """What a router sees of a prompt, of an answer, or of both; all finite."""
     prompt, answer = prompt[:_MOST_CHARACTERS], answer[:_MOST_CHARACTERS]
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     if sees != "answer":
-        found |= _of_prompt(prompt)
+        values |= _of_prompt(prompt)
     if sees != "prompt":
-        found |= _of_answer(prompt, answer)
-    return found
+        values |= _of_answer(prompt, answer)
+    return values
 
 
 def _of_prompt(text: str) -> dict[str, float]:
@@ -116,10 +116,10 @@ def _of_prompt(text: str) -> dict[str, float]:
 def _of_answer(prompt: str, answer: str) -> dict[str, float]:
     done = list(sums(answer))
     final = _FINAL.search(answer)
-    said = _number(final[1]) if final else None
-    stated = said if said is not None else next(iter(_numbers(answer)[-1:]), 0.0)
-    given = set(_numbers(prompt))
-    used = {number for number in _numbers(answer) if number in given}
+    stated_number = _number(final[1]) if final else None
+    stated = stated_number if stated_number is not None else next(iter(_numbers(answer)[-1:]), 0.0)
+    prompt_numbers = set(_numbers(prompt))
+    used = {number for number in _numbers(answer) if number in prompt_numbers}
     hard = len(re.findall(_HARD_WORDS["conditions"], prompt, re.IGNORECASE))
     return {
         "answer_length": math.log1p(len(answer)),
@@ -132,16 +132,20 @@ def _of_answer(prompt: str, answer: str) -> dict[str, float]:
         "answer_whole": float(stated == int(stated)),
         "answer_negative": float(stated < 0),
         "answer_size": math.log1p(abs(stated)),
-        "answer_uses": len(used) / max(len(given), 1),
-        "answer_repeats_given": float(stated in given),
-        "answer_sums_a_number": len(done) / (1 + len(given)),
+        "answer_uses": len(used) / max(len(prompt_numbers), 1),
+        "answer_repeats_given": float(stated in prompt_numbers),
+        "answer_sums_a_number": len(done) / (1 + len(prompt_numbers)),
         "answer_ends": float(bool(re.search(r"[0-9.!)]\s*$", answer))),
         "answer_conditions": hard / (1 + len(done)),
     }
 
 
 def _numbers(text: str) -> list[float]:
-    return [number for one in _NUMBER.findall(text) if (number := _number(one)) is not None]
+    return [
+        number
+        for text_number in _NUMBER.findall(text)
+        if (number := _number(text_number)) is not None
+    ]
 
 
 def _number(text: str) -> float | None:

@@ -149,11 +149,22 @@ class Route:
 
 
 REFUSAL_WORDS = (
-    "i'm sorry, but i can't", "i’m sorry, but i can’t", "i'm sorry, but i cannot",
-    "i am sorry, but i cannot", "i can't help with", "i can’t help with", "i cannot help with",
-    "i can't assist", "i can’t assist", "i cannot assist", "i'm unable to", "i’m unable to",
-    "i am unable to", "as an ai language model", "as an ai, i",
-)  # fmt: skip
+    "i'm sorry, but i can't",
+    "i’m sorry, but i can’t",
+    "i'm sorry, but i cannot",
+    "i am sorry, but i cannot",
+    "i can't help with",
+    "i can’t help with",
+    "i cannot help with",
+    "i can't assist",
+    "i can’t assist",
+    "i cannot assist",
+    "i'm unable to",
+    "i’m unable to",
+    "i am unable to",
+    "as an ai language model",
+    "as an ai, i",
+)
 """How refusals of chat models in English begin; what `refusal_words: true` looks for."""
 
 
@@ -166,9 +177,9 @@ def read(text: str, what: str = "the route") -> tuple[Route, dict[str, Any]]:
     return read_mapping(mapping := _parsed(text, what), what), mapping
 
 
-def read_mapping(found: Mapping[str, Any], what: str = "the route") -> Route:
+def read_mapping(document: Mapping[str, Any], what: str = "the route") -> Route:
     """A route from its mapping. Raises BadRequest as `read`."""
-    node = _Node(found, what)
+    node = _Node(document, what)
     node.known("version", "rules", "models", "escalate", "price_cap")
     if (version := node.get("version", 1)) != 1 or version is True:
         raise node.at("version").wrong("1, the only version there is")
@@ -191,18 +202,18 @@ def _parsed(text: str, what: str) -> dict[str, Any]:
             f"{what} is {len(text)} characters and the most that is read is {MOST_BYTES}",
             "make it shorter",
         )
-    found: Any
+    value: Any
     try:
-        found = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        value = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except (ValueError, RecursionError):
         try:
-            found = yamltext.load(text, what)
+            value = yamltext.load(text, what)
         except (FormatError, RecursionError) as error:
             message = error.message if isinstance(error, FormatError) else f"{what} is too deep"
             raise BadRequest(message, "write the route as YAML, TOML or JSON") from None
-    if not isinstance(found, dict):
-        raise BadRequest(f"{what} is {_kind(found)}", "a route begins with `models:` or `rules:`")
-    return found
+    if not isinstance(value, dict):
+        raise BadRequest(f"{what} is {_kind(value)}", "a route begins with `models:` or `rules:`")
+    return value
 
 
 def _rule(node: "_Node") -> Rule:
@@ -269,9 +280,9 @@ def _escalate(node: "_Node") -> Escalate:
         words = REFUSAL_WORDS if chosen else ()
     else:
         words = node.texts("refusal_words")
-    given = {name: value for name in flags if (value := node.flag(name)) is not None}
+    flags_set = {name: value for name in flags if (value := node.flag(name)) is not None}
     lower = tuple(word.lower() for word in words or ())
-    return Escalate(**given, refusal_words=lower, check=_check(node))
+    return Escalate(**flags_set, refusal_words=lower, check=_check(node))
 
 
 def _check(node: "_Node") -> Check | None:
@@ -354,25 +365,25 @@ class _Node:
         if not isinstance(node.value, list) or len(node.value) > most:
             raise node.wrong(f"a list of at most {most}")
         path = node._path
-        return [_Node(one, self._what, f"{path}[{i}]") for i, one in enumerate(node.value)]
+        return [_Node(item, self._what, f"{path}[{i}]") for i, item in enumerate(node.value)]
 
     def text(self, key: str) -> str | None:
-        found = self._of(key, lambda value: _is_text(value) and value != "", "text")
-        return found if isinstance(found, str) else None
+        string = self._of(key, lambda value: _is_text(value) and value != "", "text")
+        return string if isinstance(string, str) else None
 
     def flag(self, key: str) -> bool | None:
-        found = self._of(key, lambda value: isinstance(value, bool), "true or false")
-        return found if isinstance(found, bool) else None
+        boolean = self._of(key, lambda value: isinstance(value, bool), "true or false")
+        return boolean if isinstance(boolean, bool) else None
 
     def texts(self, key: str) -> tuple[str, ...] | None:
         node = self.at(key)
         if node.value is None:
             return None
-        found = [node.value] if isinstance(node.value, str) else node.value
-        fits = isinstance(found, list) and 0 < len(found) <= _MOST_WORDS
-        if not fits or not all(map(_is_text, found)):
+        value = [node.value] if isinstance(node.value, str) else node.value
+        fits = isinstance(value, list) and 0 < len(value) <= _MOST_WORDS
+        if not fits or not all(map(_is_text, value)):
             raise node.wrong(f"a list of 1 to {_MOST_WORDS} texts")
-        return tuple(found)
+        return tuple(value)
 
     def number(self, key: str, least: float | None = None) -> float | None:
         def fits(value: Any) -> bool:
@@ -384,8 +395,10 @@ class _Node:
                 and value >= (-1e18 if least is None else least)
             )
 
-        found = self._of(key, fits, "a number" if least is None else f"a number from {least:g}")
-        return None if found is None else float(found)
+        number_value = self._of(
+            key, fits, "a number" if least is None else f"a number from {least:g}"
+        )
+        return None if number_value is None else float(number_value)
 
     def _of(self, key: str, fits: Callable[[Any], bool], expected: str) -> Any:
         node = self.at(key)

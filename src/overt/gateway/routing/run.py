@@ -85,7 +85,9 @@ def _fits(when: When, route: Route, request: Request, facts: Facts, tokens: int)
         "schema": request.json_schema is not None,
         "thinking": bool(request.thinking),
     }
-    if any(getattr(when, name) not in (None, found) for name, found in has.items()):
+    if any(
+        getattr(when, name) not in (None, features_found) for name, features_found in has.items()
+    ):
         return False
     if when.egress not in (None, facts.egress):
         return False
@@ -101,17 +103,17 @@ def _fits(when: When, route: Route, request: Request, facts: Facts, tokens: int)
 
 def _words(when: When) -> str:
     """The conditions of a rule as people read them."""
-    said = []
+    conditions = []
     for name in When.__slots__:
         value = getattr(when, name)
         if value is None:
             continue
         if isinstance(value, bool):
-            said.append(name if value else f"no {name}")
+            conditions.append(name if value else f"no {name}")
         elif name == "context_over":
-            said.append(f"context over {value} tokens")
+            conditions.append(f"context over {value} tokens")
         elif name == "usd_over":
-            said.append(f"may cost over ${value:g}")
+            conditions.append(f"may cost over ${value:g}")
         else:
-            said.append(f"{name} {value if isinstance(value, str) else 'as named'}")
-    return ", ".join(said) or "always"
+            conditions.append(f"{name} {value if isinstance(value, str) else 'as named'}")
+    return ", ".join(conditions) or "always"

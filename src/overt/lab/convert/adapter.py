@@ -127,10 +127,12 @@ def make_model(
         "adapter",
         [
             Input("from", manifest.digest, manifest.ref),
-            Input("adapter", digests[0]), Input("adapter-config", digests[1]),
+            Input("adapter", digests[0]),
+            Input("adapter-config", digests[1]),
         ],
-        {}, settings,
-    )  # fmt: skip
+        {},
+        settings,
+    )
     data = dict(zip(digests, (file, config), strict=True))
     return run_recipe.make(recipe, name, settings, report, data=data)
 
@@ -205,16 +207,16 @@ def write_folder_of(manifest: Manifest, target: Path, base: str | None, settings
                 "leave --base out",
             )
     store = Store(settings.home)
-    kept = {file.path: store.path(file) for file in manifest.files}
-    if {f"peft/{CONFIG}", f"peft/{WEIGHTS}"} <= kept.keys():
+    paths = {file.path: store.path(file) for file in manifest.files}
+    if {f"peft/{CONFIG}", f"peft/{WEIGHTS}"} <= paths.keys():
         with _new_folder(target) as place:
             for name in (CONFIG, WEIGHTS):
-                shutil.copyfile(kept[f"peft/{name}"], place / name)
+                shutil.copyfile(paths[f"peft/{name}"], place / name)
         return
     file = next(file for file in manifest.files if file.role == "adapter")
     made = next(iter(inputs.recipes(manifest, store)), None)
-    known = next((one.ref for one in made.inputs if one.role == "from"), "") if made else ""
-    to_peft(kept[file.path], kept[manifest.weights.path], target, base or known)
+    known = next((entry.ref for entry in made.inputs if entry.role == "from"), "") if made else ""
+    to_peft(paths[file.path], paths[manifest.weights.path], target, base or known)
 
 
 # ---- peft to GGUF --------------------------------------------------------------------------
@@ -245,8 +247,8 @@ def to_gguf(file: Path, config: Path, base: Path, target: Path) -> None:
         root = math.sqrt(adapter.rank) if adapter.stabilised else 1.0
         writer.add_float32("adapter.lora.alpha", adapter.alpha * root)
         for pair in pairs:
-            for half, found in zip("ab", numbers(pair, "gguf"), strict=True):
-                writer.add_tensor(f"{pair.weight.gguf}.lora_{half}", found)
+            for half, factor in zip("ab", numbers(pair, "gguf"), strict=True):
+                writer.add_tensor(f"{pair.weight.gguf}.lora_{half}", factor)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -277,10 +279,10 @@ def peft_pairs(file: Path, base: Base, rank: int | None = None) -> list[Pair]:
             )
         if tensor.type not in weights.PLAIN:
             raise FormatError(f"{shown(tensor.name)} is {tensor.type}, not F32, F16 or BF16")
-        found = halves.setdefault(name, {})
-        if half in found:
+        half_of = halves.setdefault(name, {})
+        if half in half_of:
             raise FormatError(f"the adapter has two halves {half} of {name}")
-        found[half] = Stored(file, tensor.offset, tensor.type, tensor.shape, "release")
+        half_of[half] = Stored(file, tensor.offset, tensor.type, tensor.shape, "release")
     pairs = []
     for name, weight in places.items():
         if name in halves:
@@ -363,12 +365,12 @@ def numbers(pair: Pair, form: weights.Form) -> "tuple[Array, Array]":
     """Both halves, float32, with the rows of B in the order of `form`."""
     import numpy as np
 
-    found = []
+    factors = []
     for half, stored, heads in (("A", pair.a, 0), ("B", pair.b, pair.weight.heads)):
         part = Weight(f"{half} of {pair.weight.name}", "", stored.shape, heads)
         blocks = [block for _, block in weights.rows(part, stored, form)]
-        found.append(np.ascontiguousarray(np.concatenate(blocks), np.float32))
-    a, b = found
+        factors.append(np.ascontiguousarray(np.concatenate(blocks), np.float32))
+    a, b = factors
     return (np.ascontiguousarray(a.T) if _stands(pair.weight, pair.a, form) else a), b
 
 
@@ -421,19 +423,19 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _gguf_pairs(file: Path, to: Base, base: str) -> tuple[float, list[Pair]]:
-    found = gguf_adapter.read(file, file.name, to.architecture.name, base)
+    adapter = gguf_adapter.read(file, file.name, to.architecture.name, base)
     places = {weight.gguf: weight for weight in to.wanted}
-    if unknown := sorted(found.pairs.keys() - places.keys()):
+    if unknown := sorted(adapter.pairs.keys() - places.keys()):
         raise FormatError(
             f"the adapter changes {shown(unknown[0])}, which the model has not",
             "name the model it was trained on",
         )
     pairs = []
     for name, weight in places.items():
-        if name in found.pairs:
-            halves = dict(zip("AB", found.pairs[name], strict=True))
+        if name in adapter.pairs:
+            halves = dict(zip("AB", adapter.pairs[name], strict=True))
             pairs.append(_pair(weight, halves, None, to))
-    return found.alpha, pairs
+    return adapter.alpha, pairs
 
 
 def _targets(pairs: Sequence[Pair], wanted: Sequence[Weight]) -> tuple[str, ...]:

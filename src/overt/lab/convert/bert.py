@@ -16,8 +16,11 @@ from overt.errors import FormatError
 
 ARCHITECTURE = "BertModel"
 POOLING = {
-    "pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "mean": 1, "cls": 2,
-}  # fmt: skip
+    "pooling_mode_mean_tokens": 1,
+    "pooling_mode_cls_token": 2,
+    "mean": 1,
+    "cls": 2,
+}
 """What sentence-transformers' pooling file says: llama.cpp's number for it. Until 5.3 it has a
 field for each way, of which one is true; later ``pooling_mode`` names the way.
 """
@@ -94,8 +97,8 @@ def rename(name: str) -> str | None:
         return None
     if short in _PLAIN:
         return _PLAIN[short]
-    if found := _IN_LAYER.fullmatch(short):
-        number, part, end = found.groups()
+    if match := _IN_LAYER.fullmatch(short):
+        number, part, end = match.groups()
         if part in _LAYER:
             return f"blk.{int(number)}.{_LAYER[part]}.{end}"
     raise FormatError(f"{name} is a tensor that a BERT does not have")
@@ -113,7 +116,7 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         FormatError: a number of `config` is missing or cannot be.
     """
     width, inner = _size(config, "hidden_size"), _size(config, "intermediate_size")
-    found: dict[str, tuple[int, ...]] = {
+    expected: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (_size(config, "vocab_size"), width),
         "position_embd.weight": (_size(config, "max_position_embeddings"), width),
         "token_types.weight": (_size(config, "type_vocab_size"), width),
@@ -124,10 +127,10 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         for part in _LAYER.values():
             rows = inner if part == "ffn_up" else width
             columns = inner if part == "ffn_down" else width
-            found[f"blk.{layer}.{part}.bias"] = (rows,)
+            expected[f"blk.{layer}.{part}.bias"] = (rows,)
             matrix = (rows, columns) if not part.endswith("_norm") else (rows,)
-            found[f"blk.{layer}.{part}.weight"] = matrix
-    return found
+            expected[f"blk.{layer}.{part}.weight"] = matrix
+    return expected
 
 
 def metadata(
@@ -163,11 +166,11 @@ def _pooling(pooling: Mapping[str, Any] | None) -> int:
         raise FormatError("1_Pooling/config.json holds no object")
     if pooling is None:
         return POOLING["pooling_mode_mean_tokens"]
-    said = pooling.get("pooling_mode")
-    if said is None or isinstance(said, bool):
+    mode = pooling.get("pooling_mode")
+    if mode is None or isinstance(mode, bool):
         used = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on]
     else:
-        used = list(map(str, said)) if isinstance(said, list) else [str(said)]
+        used = list(map(str, mode)) if isinstance(mode, list) else [str(mode)]
     if len(used) != 1 or used[0] not in POOLING:
         raise FormatError(f"the pooling {', '.join(used)[:80] or 'none'} is not known")
     return POOLING[used[0]]
@@ -176,15 +179,20 @@ def _pooling(pooling: Mapping[str, Any] | None) -> int:
 def _vocabulary(
     config: Mapping[str, Any], tokenizer: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
-    found = _read(dict(tokenizer), _Tokenizer, "tokenizer.json")
-    if found.model.type != "WordPiece" or found.model.continuing_subword_prefix != "##":
-        raise FormatError(f"the tokenizer is {found.model.type!r}, and only WordPiece is known")
-    if not found.normalizer.lowercase:
+    tokenizer_file = _read(dict(tokenizer), _Tokenizer, "tokenizer.json")
+    if (
+        tokenizer_file.model.type != "WordPiece"
+        or tokenizer_file.model.continuing_subword_prefix != "##"
+    ):
+        raise FormatError(
+            f"the tokenizer is {tokenizer_file.model.type!r}, and only WordPiece is known"
+        )
+    if not tokenizer_file.normalizer.lowercase:
         raise FormatError("the tokenizer keeps capitals, and llama.cpp's WordPiece does not")
-    vocabulary, size = found.model.vocab, _size(config, "vocab_size")
+    vocabulary, size = tokenizer_file.model.vocab, _size(config, "vocab_size")
     if sorted(vocabulary.values()) != list(range(size)):
         raise FormatError(f"the tokenizer does not number {size} tokens from 0")
-    special = {one.id for one in found.added_tokens}
+    special = {token.id for token in tokenizer_file.added_tokens}
     tokens, kinds = [""] * size, [1] * size
     for token, id in vocabulary.items():
         tokens[id] = token if id in special else _written(token)
@@ -200,10 +208,14 @@ def _vocabulary(
 
 
 _SPECIAL = {
-    "bos_token_id": "[CLS]", "cls_token_id": "[CLS]", "seperator_token_id": "[SEP]",
-    "eos_token_id": "[SEP]", "unknown_token_id": "[UNK]", "padding_token_id": "[PAD]",
+    "bos_token_id": "[CLS]",
+    "cls_token_id": "[CLS]",
+    "seperator_token_id": "[SEP]",
+    "eos_token_id": "[SEP]",
+    "unknown_token_id": "[UNK]",
+    "padding_token_id": "[PAD]",
     "mask_token_id": "[MASK]",
-}  # fmt: skip
+}
 
 
 def _written(token: str) -> str:

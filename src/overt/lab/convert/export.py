@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 Type = Literal["f32", "f16", "bf16"]
 TYPES: tuple[str, ...] = get_args(Type)
 _NAMES = {
-    "f32": ("F32", "float32", 4), "f16": ("F16", "float16", 2), "bf16": ("BF16", "bfloat16", 2),
-}  # fmt: skip
+    "f32": ("F32", "float32", 4),
+    "f16": ("F16", "float16", 2),
+    "bf16": ("BF16", "bfloat16", 2),
+}
 Report = Callable[[Step], None]
 
 
@@ -183,8 +185,10 @@ def safetensors_head(shapes: Mapping[str, tuple[int, ...]], type: Type) -> bytes
     for name, shape in shapes.items():
         end = start + _size(shape, type)
         content[name] = {
-            "dtype": _NAMES[type][0], "shape": list(shape), "data_offsets": [start, end],
-        }  # fmt: skip
+            "dtype": _NAMES[type][0],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
         start = end
     raw = json.dumps(content, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)

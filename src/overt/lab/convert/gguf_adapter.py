@@ -68,7 +68,9 @@ def read(file: Path, name: str, architecture: str, base: str) -> Lora:
         )
     if not halves:
         raise FormatError(f"{name} changes nothing: it holds no tensors", _AGAIN)
-    for stem, found in halves.items():
-        if len(found) < 2:
+    for stem, factors in halves.items():
+        if len(factors) < 2:
             raise FormatError(f"{name} has only one half of {shown(stem)}", _AGAIN)
-    return Lora(float(alpha), {stem: (one["a"], one["b"]) for stem, one in halves.items()})
+    return Lora(
+        float(alpha), {stem: (factors["a"], factors["b"]) for stem, factors in halves.items()}
+    )

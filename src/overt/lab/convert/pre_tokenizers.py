@@ -38,14 +38,14 @@ def table() -> tuple[PreTokenizer, ...]:
     text = (files("overt.lab.convert") / "pre_tokenizers.toml").read_text("utf-8")
     return tuple(
         PreTokenizer(
-            one["name"],
-            one["what"],
-            tuple(one.get("also", ())),
-            tuple(tuple(steps) for steps in one["steps"]),
-            one.get("ignore_merges"),
-            tuple(one.get("architectures", ())),
+            entry["name"],
+            entry["what"],
+            tuple(entry.get("also", ())),
+            tuple(tuple(steps) for steps in entry["steps"]),
+            entry.get("ignore_merges"),
+            tuple(entry.get("architectures", ())),
         )
-        for one in tomllib.loads(text)["pre"]
+        for entry in tomllib.loads(text)["pre"]
     )
 
 
@@ -59,22 +59,22 @@ def recognise(pre_tokenizer: object, ignores: bool, architecture: str) -> str:
         FormatError: it is no pre-tokenizer.
         Unsupported: it is none of the table.
     """
-    found = steps(pre_tokenizer)
+    found_steps = steps(pre_tokenizer)
     fitting = [
-        one
-        for one in table()
-        if found in one.spellings
-        and one.ignores in (ignores, None)
-        and (not one.architectures or architecture in one.architectures)
+        entry
+        for entry in table()
+        if found_steps in entry.spellings
+        and entry.ignores in (ignores, None)
+        and (not entry.architectures or architecture in entry.architectures)
     ]
     if not fitting:
-        shown = ", ".join(found)[:200]
+        shown = ", ".join(found_steps)[:200]
         raise Unsupported(
             f"the tokenizer cuts words in a way that has no name in llama.cpp: {shown}"
             f"{', known words unmerged' if ignores else ''}",
             "choose a GGUF version of the model, or name it as llama.cpp does: --pre NAME",
         )
-    return max(fitting, key=lambda one: bool(one.architectures)).name
+    return max(fitting, key=lambda entry: bool(entry.architectures)).name
 
 
 def spelled(name: str) -> tuple[dict[str, Any], bool]:
@@ -83,16 +83,16 @@ def spelled(name: str) -> tuple[dict[str, Any], bool]:
     Raises:
         Unsupported: a name that is not in the table.
     """
-    for one in table():
-        if name == one.name or name in one.also:
-            steps = one.spellings[0]
+    for entry in table():
+        if name == entry.name or name in entry.also:
+            steps = entry.spellings[0]
             words = steps[-1] == "words"
             parts = [_written(step) for step in (steps[:-1] if words else steps)]
             whole = {"type": "Sequence", "pretokenizers": [*parts, _bytes(words)]}
-            return whole if parts else _bytes(words), bool(one.ignores)
+            return whole if parts else _bytes(words), bool(entry.ignores)
     raise Unsupported(
         f"Overt cannot write the pre-tokenizer {name[:80]!r} in the form of a tokenizer.json",
-        f"it knows {', '.join(one.name for one in table())}",
+        f"it knows {', '.join(entry.name for entry in table())}",
     )
 
 
@@ -103,12 +103,12 @@ def steps(pre_tokenizer: object) -> tuple[str, ...]:
         FormatError: it is no pre-tokenizer.
         Unsupported: it holds a step that llama.cpp has in none of its own, or is not byte-level.
     """
-    found = list(_steps(pre_tokenizer, 0))
-    if not found or found.pop() != "bytes":
+    found_steps = list(_steps(pre_tokenizer, 0))
+    if not found_steps or found_steps.pop() != "bytes":
         raise Unsupported("the tokenizer's BPE is not over bytes in the end")
-    if "bytes" in found or len(found) > _MOST_STEPS:
-        raise Unsupported(f"the tokenizer's pre-tokenizer has {len(found)} odd steps")
-    return tuple(found)
+    if "bytes" in found_steps or len(found_steps) > _MOST_STEPS:
+        raise Unsupported(f"the tokenizer's pre-tokenizer has {len(found_steps)} odd steps")
+    return tuple(found_steps)
 
 
 def is_bytes(pre_tokenizer: object) -> bool:
@@ -138,7 +138,7 @@ def _steps(part: object, depth: int) -> list[str]:
             parts = part.get("pretokenizers")
             if not isinstance(parts, list) or len(parts) > _MOST_STEPS:
                 raise FormatError("tokenizer.json has a sequence of pre-tokenizers that is none")
-            return [step for one in parts for step in _steps(one, depth + 1)]
+            return [step for part in parts for step in _steps(part, depth + 1)]
         case "ByteLevel":
             if part.get("add_prefix_space"):
                 raise Unsupported(
@@ -166,12 +166,13 @@ def _written(step: str) -> dict[str, Any]:
     """A step as tokenizer.json has it."""
     if step == "digits":
         return {"type": "Digits", "individual_digits": True}
-    return {
-        "type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False
-    }  # fmt: skip
+    return {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}
 
 
 def _bytes(words: bool) -> dict[str, Any]:
     return {
-        "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": words
-    }  # fmt: skip
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": words,
+    }

@@ -10,15 +10,29 @@ from typing import Any
 from overt.errors import FormatError, Unsupported
 
 ROLES = {
-    "bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id",
-    "sep": "seperator_token_id", "pad": "padding_token_id", "cls": "cls_token_id",
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "sep": "seperator_token_id",
+    "pad": "padding_token_id",
+    "cls": "cls_token_id",
     "mask": "mask_token_id",
-}  # fmt: skip
+}
 """A role in the files of a release, and the end of its key in GGUF (spelt as llama.cpp does)."""
 _MOST_PROCESSORS = 16
 _MOST_TEMPLATE = 1 << 20
-_PARTED = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>",
-           "<|eom_id|>", "<EOT>", "<|end_of_text|>", "<eos>")  # fmt: skip
+_PARTED = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "<|end_of_text|>",
+    "<eos>",
+)
 """Tokens that llama.cpp ends an answer at by their names alone."""
 
 
@@ -40,7 +54,7 @@ def keys(
         FormatError: a file is not what it should be.
         Unsupported: more is put around a text than llama.cpp can.
     """
-    said = _object(texts, "tokenizer_config.json")
+    tokenizer_config = _object(texts, "tokenizer_config.json")
     ids = {token: id for id, token in enumerate(tokens)}
     roles = dict(_roles(texts, config, ids))
     before, after, silent = _around(processor)
@@ -53,14 +67,14 @@ def keys(
                     f"the tokenizer ends texts with {token[:40]!r}, which is not its EOS token"
                 )
             roles[role] = ids[token]
-        add = said.get(f"add_{role}_token")
+        add = tokenizer_config.get(f"add_{role}_token")
         known = not silent and isinstance(add, bool)
         yield f"tokenizer.ggml.add_{role}_token", bool(token) or (add if known else default)
     for role, id in roles.items():
         yield f"tokenizer.ggml.{ROLES[role]}", id
     if (turn := _turn(texts, roles.get("eos"), tokens)) is not None:
         yield "tokenizer.ggml.eot_token_id", turn
-    yield from _templates(texts, said)
+    yield from _templates(texts, tokenizer_config)
 
 
 def _roles(
@@ -72,8 +86,8 @@ def _roles(
     for role in ROLES:
         named = (_content(file.get(f"{role}_token")) for file in files)
         id = next((ids[token] for token in named if token is not None and token in ids), None)
-        for one in configs:
-            stated = one.get(f"{role}_token_id")
+        for config_ in configs:
+            stated = config_.get(f"{role}_token_id")
             if isinstance(stated, list) and stated:
                 stated = stated[0]
             if id is None and type(stated) is int and 0 <= stated < len(ids):
@@ -82,10 +96,10 @@ def _roles(
             yield role, id
 
 
-def _content(found: object) -> str | None:
-    if isinstance(found, dict):
-        found = found.get("content")
-    return found if isinstance(found, str) else None
+def _content(value: object) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
 
 
 def _around(processor: object) -> tuple[str, str, bool]:
@@ -137,24 +151,25 @@ def _turn(texts: Mapping[str, Any], eos: int | None, tokens: Sequence[str]) -> i
     """A second token that ends an answer, where llama.cpp would not know it by its name."""
     ends = _object(texts, "generation_config.json").get("eos_token_id")
     others = [
-        id for id in (ends if isinstance(ends, list) else ())
+        id
+        for id in (ends if isinstance(ends, list) else ())
         if type(id) is int and id != eos and 0 <= id < len(tokens) and tokens[id] not in _PARTED
-    ]  # fmt: skip
+    ]
     return others[0] if len(others) == 1 else None
 
 
-def _templates(texts: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    found = texts.get("chat_template.jinja") or said.get("chat_template")
-    if found is None:
-        found = _object(texts, "chat_template.json").get("chat_template")
-    if isinstance(found, str):
-        found = [{"name": "default", "template": found}]
-    if not isinstance(found, list) or len(found) > 64:
+def _templates(texts: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    template = texts.get("chat_template.jinja") or config.get("chat_template")
+    if template is None:
+        template = _object(texts, "chat_template.json").get("chat_template")
+    if isinstance(template, str):
+        template = [{"name": "default", "template": template}]
+    if not isinstance(template, list) or len(template) > 64:
         return
     names = []
-    for one in found:
-        name = one.get("name") if isinstance(one, dict) else None
-        text = one.get("template") if isinstance(one, dict) else None
+    for entry in template:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        text = entry.get("template") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not isinstance(text, str) or len(text) > _MOST_TEMPLATE:
             raise FormatError("tokenizer_config.json has a chat template that is none")
         if name == "default":
@@ -171,7 +186,7 @@ def _templates(texts: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tu
 
 
 def _object(texts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = texts.get(name, {})
-    if not isinstance(found, dict):
+    value = texts.get(name, {})
+    if not isinstance(value, dict):
         raise FormatError(f"{name} holds no object")
-    return found
+    return value

@@ -34,10 +34,18 @@ _FILE_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """``general.file_type``, as llama.h numbers it."""
 _MOST_TEXT = 64 << 20
 _BESIDE = (
-    "tokenizer.model", "chat_template.jinja", "config.json", "tokenizer.json",
-    "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
-    "generation_config.json", "chat_template.json", "model.safetensors.index.json", "README.md",
-)  # fmt: skip
+    "tokenizer.model",
+    "chat_template.jinja",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.json",
+    "model.safetensors.index.json",
+    "README.md",
+)
 """The small files that say something: others are not read."""
 _ALIGNMENT = 32
 _PRE = re.compile(r"[a-z0-9._-]{0,64}")
@@ -120,8 +128,8 @@ class _Step:
             )
         made = work.place / "model.gguf"
         source = work.given("from")[0]
-        found = parts(source)
-        if count := _images(found):
+        source_parts = parts(source)
+        if count := _images(source_parts):
             work.tell(
                 {
                     "kind": "note",
@@ -129,8 +137,8 @@ class _Step:
                     "text alone",
                 }
             )
-        told = gguf_keys.release(source, found.texts.get("README.md", ""))
-        write(found, made, type, work.report, pre, told)
+        metadata = gguf_keys.release(source, source_parts.texts.get("README.md", ""))
+        write(source_parts, made, type, work.report, pre, metadata)
         return [Made("weights", f"model-{type}.gguf", made)]
 
     def tolerance(self, recipe: Recipe) -> float:
@@ -159,29 +167,31 @@ class Parts:
 
     @property
     def config(self) -> dict[str, Any]:
-        found = self.texts.get("config.json")
-        if not isinstance(found, dict):
-            what = "has no config.json" if found is None else "has a config.json that is no object"
+        config = self.texts.get("config.json")
+        if not isinstance(config, dict):
+            what = "has no config.json" if config is None else "has a config.json that is no object"
             raise FormatError(f"this model {what}", "choose one that has it")
-        return found
+        return config
 
 
-def parts(given: Given) -> Parts:
+def parts(source: Given) -> Parts:
     """The files of a release that decide what it computes.
 
     Raises:
         FormatError: no weights, weights that are missing, or text that is no JSON.
     """
-    names = sorted(name for name in given.files if name.endswith(".safetensors"))
-    if given.manifest is not None:
-        roles = {file.path: file.role for file in given.manifest.files}
+    names = sorted(name for name in source.files if name.endswith(".safetensors"))
+    if source.manifest is not None:
+        roles = {file.path: file.role for file in source.manifest.files}
         names = [name for name in names if roles.get(name) == "weights"]
     if not names:
         raise FormatError("this model has no safetensors weights", "it needs no converting")
-    folder = min((name.rpartition("/")[0] for name in names), key=lambda one: one.count("/"))
+    folder = min(
+        (name.rpartition("/")[0] for name in names), key=lambda folder_name: folder_name.count("/")
+    )
     base = f"{folder}/" if folder else ""
     texts: dict[str, Any] = {}
-    for name, path in given.files.items():
+    for name, path in source.files.items():
         inner = name.removeprefix(base)
         if not name.startswith(base) or path.stat().st_size > _MOST_TEXT:
             continue
@@ -190,12 +200,12 @@ def parts(given: Given) -> Parts:
         elif inner in _BESIDE:
             texts[inner] = _text(path, inner)
     if "model.safetensors.index.json" in texts:
-        index = safetensors.read_index(given.files[f"{base}model.safetensors.index.json"])
+        index = safetensors.read_index(source.files[f"{base}model.safetensors.index.json"])
         names = [f"{base}{member}" for member in index.files]
-        missing = [name for name in names if name not in given.files]
+        missing = [name for name in names if name not in source.files]
         if missing:
             raise FormatError(f"the weights lack the file {missing[0]}", "pull the model again")
-    return Parts(tuple(given.files[name] for name in names), texts)
+    return Parts(tuple(source.files[name] for name in names), texts)
 
 
 def _text(path: Path, name: str) -> Any:
@@ -205,10 +215,10 @@ def _text(path: Path, name: str) -> Any:
     return data.decode("utf-8", "replace") if name.endswith((".jinja", ".md")) else data
 
 
-def _images(found: Parts) -> int:
+def _images(source_parts: Parts) -> int:
     """How many tensors are of another part than the language model."""
-    tensors = (one for file in found.files for one in safetensors.read(file).tensors)
-    return sum(architectures.sees_images(one.name) for one in tensors)
+    tensors = (tensor for file in source_parts.files for tensor in safetensors.read(file).tensors)
+    return sum(architectures.sees_images(tensor.name) for tensor in tensors)
 
 
 def _json(path: Path, name: str) -> Any:
@@ -239,25 +249,25 @@ class Plan:
     divisors: Sequence[float] = ()
 
 
-def plan(found: Parts, pre: str = "") -> Plan:
+def plan(source_parts: Parts, pre: str = "") -> Plan:
     """What a release becomes; `pre` names its pre-tokenizer, where that is not to be recognised.
 
     Raises:
         FormatError, Unsupported: as the architecture's file and `vocabulary` do.
     """
-    config = found.config
-    said = config.get("architectures")
-    if isinstance(said, list) and bert.ARCHITECTURE in said:
-        return _encoder(found)
+    config = source_parts.config
+    names = config.get("architectures")
+    if isinstance(names, list) and bert.ARCHITECTURE in names:
+        return _encoder(source_parts)
     from overt.lab.convert import vocabulary
 
     known = architectures.of_config(config)
     shape = known.shape_of_config(config)
     keys = known.metadata(shape)
     inner = config.get("text_config")
-    told = {**(inner if isinstance(inner, dict) else {}), **config}
-    told["vocab_size"] = shape.vocabulary
-    keys += vocabulary.metadata(found.texts, told, known.name, pre)
+    merged = {**(inner if isinstance(inner, dict) else {}), **config}
+    merged["vocab_size"] = shape.vocabulary
+    keys += vocabulary.metadata(source_parts.texts, merged, known.name, pre)
     wanted = list(known.weights(shape))
     if shape.tied and known.own_output:
         wanted.append(Weight(wanted[0].name, "output.weight", wanted[0].shape))
@@ -266,12 +276,12 @@ def plan(found: Parts, pre: str = "") -> Plan:
     return Plan(known.name, keys, wanted, known.placed(shape), halves, divisors)
 
 
-def _encoder(found: Parts) -> Plan:
-    tokenizer = found.texts.get("tokenizer.json")
+def _encoder(source_parts: Parts) -> Plan:
+    tokenizer = source_parts.texts.get("tokenizer.json")
     if not isinstance(tokenizer, dict):
         raise FormatError("this model has no tokenizer.json", "choose one that has it")
-    keys = list(bert.metadata(found.config, tokenizer, found.texts.get("pooling")))
-    wanted = [Weight(name, name, shape) for name, shape in bert.shapes(found.config).items()]
+    keys = list(bert.metadata(source_parts.config, tokenizer, source_parts.texts.get("pooling")))
+    wanted = [Weight(name, name, shape) for name, shape in bert.shapes(source_parts.config).items()]
     return Plan("bert", keys, wanted, bert.rename, lambda weight: bert.is_half(weight.gguf))
 
 
@@ -279,12 +289,12 @@ def _encoder(found: Parts) -> Plan:
 
 
 def write(
-    found: Parts,
+    source_parts: Parts,
     target: Path,
     type: Type,
     report: Callable[[Step], None],
     pre: str = "",
-    told: Sequence[gguf_keys.Pair] = (),
+    metadata: Sequence[gguf_keys.Pair] = (),
 ) -> None:
     """Write the GGUF file of a release; `pre` as in `plan`, `told` as `provenance` gives it.
 
@@ -292,10 +302,10 @@ def write(
         FormatError: the release contradicts itself, or a number does not fit into `type`.
         Unsupported: an architecture or a choice that is not known.
     """
-    what = plan(found, pre)
-    stored = weights.of_release(found.files, what.weights, what.place)
+    what = plan(source_parts, pre)
+    stored = weights.of_release(source_parts.files, what.weights, what.place)
     kinds = {weight.gguf: _kind(weight, what, type) for weight in what.weights}
-    _write_header(replace(what, keys=[*told, *what.keys]), kinds, target, type)
+    _write_header(replace(what, keys=[*metadata, *what.keys]), kinds, target, type)
     done, total = 0, sum(tensor.rows * tensor.row_bytes for tensor in stored.values())
     with target.open("ab") as file:
         if what.divisors:
@@ -342,9 +352,12 @@ def _write_header(what: Plan, kinds: Mapping[str, str], target: Path, type: Type
             for extent in weight.shape:
                 elements *= extent
             writer.add_tensor_info(
-                weight.gguf, weight.shape, float32, elements // block * size,
+                weight.gguf,
+                weight.shape,
+                float32,
+                elements // block * size,
                 GGMLQuantizationType[kinds[weight.gguf]],
-            )  # fmt: skip
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

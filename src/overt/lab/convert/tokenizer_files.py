@@ -49,11 +49,17 @@ def files(header: gguf.Header) -> dict[str, bytes]:
             )
     content["added_tokens"] = [
         {
-            "id": id, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": False, "special": kinds[id] != USER_DEFINED,
+            "id": id,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kinds[id] != USER_DEFINED,
         }
-        for id, token in enumerate(tokens) if kinds[id] in (CONTROL, USER_DEFINED, UNKNOWN)
-    ]  # fmt: skip
+        for id, token in enumerate(tokens)
+        if kinds[id] in (CONTROL, USER_DEFINED, UNKNOWN)
+    ]
     content["post_processor"] = _processor(header, tokens, content["post_processor"])
     made = {
         "tokenizer.json": _json({"version": "1.0", "truncation": None, "padding": None} | content),
@@ -80,9 +86,12 @@ def _over_bytes(header: gguf.Header, tokens: Sequence[str], kinds: Sequence[int]
     model = _bpe(vocab, merges) | {"ignore_merges": ignores}
     same = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     return {
-        "model": model, "normalizer": None, "pre_tokenizer": cutter, "decoder": same,
+        "model": model,
+        "normalizer": None,
+        "pre_tokenizer": cutter,
+        "decoder": same,
         "post_processor": same | {"add_prefix_space": False, "trim_offsets": False},
-    }  # fmt: skip
+    }
 
 
 def _over_characters(
@@ -96,16 +105,19 @@ def _over_characters(
     prepend = {"type": "Prepend", "prepend": SPACE}
     decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-        {"type": "ByteFallback"}, {"type": "Fuse"},
-    ]  # fmt: skip
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
     if first:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     unknown = _ids(header, len(tokens)).get("unknown")
     vocab = _vocab(tokens, kinds)
     model = _bpe(vocab, _merges(vocab, kinds, scores)) | {
         "unk_token": None if unknown is None else tokens[unknown],
-        "byte_fallback": True, "fuse_unk": True, "ignore_merges": False,
-    }  # fmt: skip
+        "byte_fallback": True,
+        "fuse_unk": True,
+        "ignore_merges": False,
+    }
     return {
         "model": model,
         "normalizer": {"type": "Sequence", "normalizers": [prepend, escape]} if first else escape,
@@ -137,10 +149,16 @@ def _merges(
 
 def _bpe(vocab: Mapping[str, int], merges: list[list[str]]) -> dict[str, Any]:
     return {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-        "vocab": vocab, "merges": merges,
-    }  # fmt: skip
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "vocab": vocab,
+        "merges": merges,
+    }
 
 
 def _vocab(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
@@ -154,8 +172,8 @@ def _processor(header: gguf.Header, tokens: Sequence[str], plain: Any) -> Any:
     """What is put around a text."""
     ids, around = _ids(header, len(tokens)), dict[str, str]()
     for role, default in (("bos", header.tokenizer == "llama"), ("eos", False)):
-        said = header.metadata.get(f"tokenizer.ggml.add_{role}_token", default)
-        if said is True and role in ids:
+        flag = header.metadata.get(f"tokenizer.ggml.add_{role}_token", default)
+        if flag is True and role in ids:
             around[role] = tokens[ids[role]]
     if not around:
         return plain
@@ -170,53 +188,55 @@ def _processor(header: gguf.Header, tokens: Sequence[str], plain: Any) -> Any:
 
     special = {token: ids[role] for role, token in sorted(around.items())}
     template = {
-        "type": "TemplateProcessing", "single": put("A", 0), "pair": put("A", 0) + put("B", 1),
+        "type": "TemplateProcessing",
+        "single": put("A", 0),
+        "pair": put("A", 0) + put("B", 1),
         "special_tokens": {
             token: {"id": token, "ids": [id], "tokens": [token]} for token, id in special.items()
         },
-    }  # fmt: skip
+    }
     return template if plain is None else {"type": "Sequence", "processors": [plain, template]}
 
 
 def _config(header: gguf.Header, tokens: Sequence[str]) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
     }
     if header.context_length:
-        said["model_max_length"] = header.context_length
+        config["model_max_length"] = header.context_length
     ids = _ids(header, len(tokens))
     for role, key in ROLES.items():
         if (id := ids.get(key.removesuffix("_token_id"))) is not None:
-            said[f"{role}_token"] = tokens[id]
-    return said
+            config[f"{role}_token"] = tokens[id]
+    return config
 
 
 def _ids(header: gguf.Header, count: int) -> dict[str, int]:
     """Ids by role, in GGUF's words; one beyond the last token is none."""
-    found = {**_DEFAULTS.get(header.tokenizer or "", {}), **header.special_tokens}
-    return {role: id for role, id in found.items() if id < count}
+    ids = {**_DEFAULTS.get(header.tokenizer or "", {}), **header.special_tokens}
+    return {role: id for role, id in ids.items() if id < count}
 
 
-def _generation(found: Mapping[str, int]) -> dict[str, Any]:
-    said: dict[str, Any] = {"_from_model_config": True}
-    if "bos" in found:
-        said["bos_token_id"] = found["bos"]
-    ends = [found[role] for role in ("eos", "eot") if role in found]
+def _generation(ids: Mapping[str, int]) -> dict[str, Any]:
+    config: dict[str, Any] = {"_from_model_config": True}
+    if "bos" in ids:
+        config["bos_token_id"] = ids["bos"]
+    ends = [ids[role] for role in ("eos", "eot") if role in ids]
     if ends:
-        said["eos_token_id"] = ends[0] if len(set(ends)) == 1 else ends
-    if "padding" in found:
-        said["pad_token_id"] = found["padding"]
-    return said
+        config["eos_token_id"] = ends[0] if len(set(ends)) == 1 else ends
+    if "padding" in ids:
+        config["pad_token_id"] = ids["padding"]
+    return config
 
 
 def _column(header: gguf.Header, key: str, kind: type) -> tuple[Any, ...]:
-    found = header.metadata.get(f"tokenizer.ggml.{key}", ())
-    if isinstance(found, gguf.Array):
-        found = found.load()
-    if not isinstance(found, tuple) or not all(isinstance(one, kind) for one in found):
+    value = header.metadata.get(f"tokenizer.ggml.{key}", ())
+    if isinstance(value, gguf.Array):
+        value = value.load()
+    if not isinstance(value, tuple) or not all(isinstance(item, kind) for item in value):
         raise FormatError(f"the model's tokenizer.ggml.{key} is no list of the right kind")
-    return found
+    return value
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -98,8 +98,9 @@ def metadata(
             file.pre_tokenizer, bool(file.model.ignore_merges), architecture
         )
         keys: list[tuple[str, Any]] = [
-            ("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", name),
-        ]  # fmt: skip
+            ("tokenizer.ggml.model", "gpt2"),
+            ("tokenizer.ggml.pre", name),
+        ]
     else:
         if pre:
             raise Unsupported(
@@ -108,9 +109,10 @@ def metadata(
             )
         made, space_first = _over_characters(file, texts, size)
         keys = [
-            ("tokenizer.ggml.model", "llama"), ("tokenizer.ggml.pre", "default"),
+            ("tokenizer.ggml.model", "llama"),
+            ("tokenizer.ggml.pre", "default"),
             ("tokenizer.ggml.add_space_prefix", space_first),
-        ]  # fmt: skip
+        ]
     _add_tokens(made, _added(file, texts), scored=not over_bytes)
     _check(made)
     keys.append(("tokenizer.ggml.tokens", made.tokens))
@@ -132,15 +134,15 @@ def _size(config: Mapping[str, Any]) -> int:
     return size
 
 
-def _read(found: object) -> _Tokenizer:
-    model = found.get("model") if isinstance(found, dict) else None
+def _read(document: object) -> _Tokenizer:
+    model = document.get("model") if isinstance(document, dict) else None
     kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"
     if kind != "BPE":
         raise Unsupported(
             f"the tokenizer is of the kind {str(kind)[:80]!r}, and BPE alone is known here",
             "choose a GGUF version of the model",
         )
-    file = _convert(found, _Tokenizer, "tokenizer.json")
+    file = _convert(document, _Tokenizer, "tokenizer.json")
     if file.model.continuing_subword_prefix or file.model.end_of_word_suffix:
         raise Unsupported("the tokenizer marks the parts of words, which llama.cpp's BPE does not")
     if len(file.model.merges) > _MOST_MERGES or len(file.model.vocab) > MOST_TOKENS:
@@ -158,7 +160,7 @@ def _convert(value: object, kind: type[T], name: str) -> T:
 def _refuse_normalizer(normalizer: Mapping[str, Any] | None) -> None:
     """Raises Unsupported: one that changes more than the form of Unicode."""
     parts = _parts(normalizer, "normalizers")
-    if all(one.get("type") in _TAKEN_AS_IS for one in parts) or normalizer is None:
+    if all(part.get("type") in _TAKEN_AS_IS for part in parts) or normalizer is None:
         return
     raise Unsupported(
         f"the tokenizer normalizes by {str(normalizer.get('type'))[:80]!r}, and llama.cpp does not"
@@ -219,9 +221,10 @@ def _over_characters(
     pieces = sentencepiece.read(data)
     if pieces.algorithm != "bpe" or pieces.rewrites or pieces.squeezes:
         what = (
-            f"of the kind {pieces.algorithm!r}" if pieces.algorithm != "bpe" else "one that "
-            f"{'rewrites characters' if pieces.rewrites else 'removes spaces'}"
-        )  # fmt: skip
+            f"of the kind {pieces.algorithm!r}"
+            if pieces.algorithm != "bpe"
+            else f"one that {'rewrites characters' if pieces.rewrites else 'removes spaces'}"
+        )
         raise Unsupported(
             f"tokenizer.model is {what}, and llama.cpp's SentencePiece is plain BPE",
             "choose a GGUF version of the model",
@@ -230,8 +233,8 @@ def _over_characters(
     if file is not None:
         _agree(file, made)
         return made, _space_first(file)
-    said = texts.get("tokenizer_config.json")
-    prefix = said.get("add_prefix_space") if isinstance(said, dict) else None
+    config = texts.get("tokenizer_config.json")
+    prefix = config.get("add_prefix_space") if isinstance(config, dict) else None
     return made, prefix if isinstance(prefix, bool) else pieces.space_first
 
 
@@ -317,11 +320,11 @@ def _space_first(file: _Tokenizer) -> bool:
     return first
 
 
-def _parts(found: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
-    if found is None:
+def _parts(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
+    if step is None:
         return []
-    parts = found.get(name) if found.get("type") == "Sequence" else [found]
-    if not isinstance(parts, list) or not all(isinstance(one, dict) for one in parts):
+    parts = step.get(name) if step.get("type") == "Sequence" else [step]
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise FormatError(f"tokenizer.json has {name} that are none")
     return parts
 
@@ -331,27 +334,29 @@ def _parts(found: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]
 
 def _added(file: _Tokenizer | None, texts: Mapping[str, Any]) -> dict[int, _Added]:
     """By id; what tokenizer_config.json says of a token stands over what the others say."""
-    found: dict[int, _Added] = {}
+    tokens: dict[int, _Added] = {}
     plain = texts.get("added_tokens.json")
     for token, id in _convert(plain or {}, dict[str, int], "added_tokens.json").items():
-        found[id] = _Added(token, id)
-    for one in file.added_tokens if file else ():
-        found[one.id] = one
+        tokens[id] = _Added(token, id)
+    for added_token in file.added_tokens if file else ():
+        tokens[added_token.id] = added_token
     config = texts.get("tokenizer_config.json")
-    said = config.get("added_tokens_decoder") if isinstance(config, dict) else None
-    for key, one in _convert(said or {}, dict[int, _Added], "tokenizer_config.json").items():
-        found[key] = one
-    return found
+    decoder = config.get("added_tokens_decoder") if isinstance(config, dict) else None
+    for key, added_token in _convert(
+        decoder or {}, dict[int, _Added], "tokenizer_config.json"
+    ).items():
+        tokens[key] = added_token
+    return tokens
 
 
 def _add_tokens(made: _Vocabulary, added: Mapping[int, _Added], *, scored: bool) -> None:
     """Mark them; one whose number the model has no row for can never be met, and is left out."""
-    for id, one in sorted(added.items()):
+    for id, token in sorted(added.items()):
         if not 0 <= id < len(made.tokens):
             continue
-        control = one.special or _looks_special(one.content)
+        control = token.special or _looks_special(token.content)
         # a control token is matched as it is written, one of a user after spaces are spaces again
-        made.tokens[id] = one.content if control else one.content.replace(SPACE, " ")
+        made.tokens[id] = token.content if control else token.content.replace(SPACE, " ")
         made.kinds[id] = CONTROL if control else USER_DEFINED
         if scored:
             made.scores[id] = _ADDED_SCORE

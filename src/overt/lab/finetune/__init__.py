@@ -44,24 +44,24 @@ class _Step:
 
     def run(self, work: Work) -> list[Made]:
         """Raises as `prepare.prepare` and `loop.train` do, and FormatError as `_base` does."""
-        asked = Asked.decode(work.recipe.parameters)
-        given = _base(work.recipe, work.inputs)
-        prepared = _prepared(work, given, asked)
-        if asked.device == "cpu":  # a recipe may be anybody's: the verb has looked already
-            wanted = plan.wanted(prepared, asked)
+        config = Asked.decode(work.recipe.parameters)
+        base = _base(work.recipe, work.inputs)
+        prepared = _prepared(work, base, config)
+        if config.device == "cpu":  # a recipe may be anybody's: the verb has looked already
+            wanted = plan.wanted(prepared, config)
             plan.check(prepared.base.shape, wanted, free_memory())
         work.tell(_example(prepared))
-        with fixed(asked.training.threads):
-            net = load(prepared.base.weights, asked)
-            before = _before(work, net, prepared, asked)
-            trained = _trained(work, net, prepared, asked, before)
-            after = judge(net, prepared.held_examples, asked)
-        report = _report(asked, prepared, trained, before, after)
+        with fixed(config.training.threads):
+            net = load(prepared.base.weights, config)
+            before = _before(work, net, prepared, config)
+            trained = _trained(work, net, prepared, config, before)
+            after = judge(net, prepared.held_examples, config)
+        report = _report(config, prepared, trained, before, after)
         work.tell({"kind": "result", **report})
-        made = _files(work, net, prepared, asked, given)
-        told = work.place / REPORT
-        told.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
-        return [*made, Made("other", REPORT, told)]
+        made = _files(work, net, prepared, config, base)
+        report_path = work.place / REPORT
+        report_path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
+        return [*made, Made("other", REPORT, report_path)]
 
     def tolerance(self, recipe: Recipe) -> float:
         """None of an element: what was learnt is judged as a whole."""
@@ -81,7 +81,7 @@ class _Step:
 STEP = _Step()
 
 
-def load(weights: Path, asked: Asked) -> "Transformer":
+def load(weights: Path, config: Asked) -> "Transformer":
     """The net to train, on the device that was asked for, with its adapter.
 
     Raises:
@@ -95,17 +95,19 @@ def load(weights: Path, asked: Asked) -> "Transformer":
         from overt.lab.finetune import loop
     except ImportError as error:
         raise lacking("fine-tuning", str(error.name)) from None
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported("this machine has no GPU that torch can use", "type --device cpu")
-    frozen = getattr(torch, asked.training.precision) if asked.training.learn == "adapter" else None
-    net = from_gguf(weights, frozen=frozen, keep_quantized=asked.quantized)
-    net = net.to(asked.device) if asked.device == "cuda" else net
-    loop.ready(net, asked.training)
+    frozen = (
+        getattr(torch, config.training.precision) if config.training.learn == "adapter" else None
+    )
+    net = from_gguf(weights, frozen=frozen, keep_quantized=config.quantized)
+    net = net.to(config.device) if config.device == "cuda" else net
+    loop.ready(net, config.training)
     return net
 
 
 def judge(
-    net: "Transformer", examples: Sequence[Example] | Sequence[Pair], asked: Asked
+    net: "Transformer", examples: Sequence[Example] | Sequence[Pair], config: Asked
 ) -> "list[Judged]":
     """How the net does on each held-out example, in the precision that it is trained in.
 
@@ -115,12 +117,14 @@ def judge(
 
     from overt.lab.finetune import measure
 
-    dtype = torch.bfloat16 if asked.training.precision == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if config.training.precision == "bfloat16" else torch.float32
     net.eval()
-    pairs = [one for one in examples if isinstance(one, Pair)]
+    pairs = [example for example in examples if isinstance(example, Pair)]
     if pairs:
         return measure.pairs(net, pairs, dtype=dtype)
-    return measure.answers(net, [one for one in examples if isinstance(one, Example)], dtype=dtype)
+    return measure.answers(
+        net, [example for example in examples if isinstance(example, Example)], dtype=dtype
+    )
 
 
 def _base(recipe: Recipe, inputs: Sequence[Given]) -> Given:
@@ -129,27 +133,29 @@ def _base(recipe: Recipe, inputs: Sequence[Given]) -> Given:
     Raises:
         FormatError: the recipe, which may be anybody's, has none or several.
     """
-    found = [given for one, given in zip(recipe.inputs, inputs, strict=True) if one.role == "from"]
-    if len(found) != 1:
+    bases = [
+        input_ for entry, input_ in zip(recipe.inputs, inputs, strict=True) if entry.role == "from"
+    ]
+    if len(bases) != 1:
         raise FormatError(
-            f"the recipe of the fine-tune has {len(found)} models to learn on, not 1",
+            f"the recipe of the fine-tune has {len(bases)} models to learn on, not 1",
             "get a recipe that `overt finetune` wrote: overt history REF --recipe",
         )
-    return found[0]
+    return bases[0]
 
 
-def _prepared(work: Work, given: Given, asked: Asked) -> "Prepared":
+def _prepared(work: Work, source: Given, config: Asked) -> "Prepared":
     from overt.lab.finetune import prepare
 
-    base = prepare.base_of(given.path, given.manifest, given.files)
+    base = prepare.base_of(source.path, source.manifest, source.files)
     held = work.given("held")
     return prepare.prepare(
         base,
         work.given("data")[0].path,
         held[0].path if held else None,
-        asked,
+        config,
         work.settings,
-        (f"data{asked.file}", f"held{asked.held_file}"),
+        (f"data{config.file}", f"held{config.held_file}"),
     )
 
 
@@ -157,40 +163,44 @@ def _example(prepared: "Prepared") -> Mapping[str, Any]:
     return {
         "kind": "example",
         "line": prepared.line,
-        "text": "".join(one.text for one in prepared.shown),
-        "learnt": [one.text for one in prepared.shown if one.learnt],
+        "text": "".join(token.text for token in prepared.shown),
+        "learnt": [token.text for token in prepared.shown if token.learnt],
     }
 
 
-def _before(work: Work, net: "Transformer", prepared: "Prepared", asked: Asked) -> "list[Judged]":
+def _before(work: Work, net: "Transformer", prepared: "Prepared", config: Asked) -> "list[Judged]":
     """How the base does; looked up where an interrupted run has found out already."""
     from overt.lab.finetune.measure import Judged
 
     if not prepared.held_examples:
         return []
-    kept = work.place / "before.json"
-    if checksummed.intact(kept):
-        found = [Judged(*one) for one in json.loads(kept.read_bytes())]
-        if len(found) == len(prepared.held_examples):
-            return found
+    cache = work.place / "before.json"
+    if checksummed.intact(cache):
+        cached = [Judged(*row) for row in json.loads(cache.read_bytes())]
+        if len(cached) == len(prepared.held_examples):
+            return cached
     work.report(Progress("measuring the base on what is held out", 0, None))
-    judged = judge(net, prepared.held_examples, asked)
-    new = kept.with_suffix(".new")
-    new.write_text(json.dumps([list(asdict(one).values()) for one in judged]), "utf-8")
-    new.replace(kept)
-    checksummed.seal(kept)
+    judged = judge(net, prepared.held_examples, config)
+    new = cache.with_suffix(".new")
+    new.write_text(
+        json.dumps([list(asdict(judged_one).values()) for judged_one in judged]), "utf-8"
+    )
+    new.replace(cache)
+    checksummed.seal(cache)
     return judged
 
 
 def _trained(
-    work: Work, net: "Transformer", prepared: "Prepared", asked: Asked, before: "list[Judged]"
+    work: Work, net: "Transformer", prepared: "Prepared", config: Asked, before: "list[Judged]"
 ) -> Any:
     from overt.lab.finetune import loop
 
-    job = asked.training
+    job = config.training
     first: float | None = None  # the loop looks itself, in 16 bits as it will look later
     if job.learn == "adapter" or job.precision == "float32":
-        first = sum(one.surprise for one in before) / max(1, sum(one.tokens for one in before))
+        first = sum(judged.surprise for judged in before) / max(
+            1, sum(judged.tokens for judged in before)
+        )
     if job.loss == "preference":
         first = math.log(2)  # of an adapter that is still zero, whatever the pairs are
     place = work.place / "training"
@@ -199,7 +209,7 @@ def _trained(
 
 
 def _report(
-    asked: Asked,
+    config: Asked,
     prepared: "Prepared",
     trained: Any,
     before: "list[Judged]",
@@ -208,16 +218,18 @@ def _report(
     from overt.lab.finetune import measure
     from overt.lab.finetune.prepare import counts
 
-    found: dict[str, Any] = {
-        "method": asked.method,
+    report: dict[str, Any] = {
+        "method": config.method,
         "data": {**counts(prepared), "format": prepared.about, "left_out": dict(prepared.left)},
         "steps": trained.steps,
         "best": trained.best,
         "stopped_early": trained.stopped,
-        "curve": [{"step": one.step, "loss": one.loss, "held": one.held} for one in trained.curve],
+        "curve": [
+            {"step": point.step, "loss": point.loss, "held": point.held} for point in trained.curve
+        ],
         "held": measure.table(before, after) if before else None,
     }
-    rounded: dict[str, Any] = _rounded(found)
+    rounded: dict[str, Any] = _rounded(report)
     return rounded
 
 
@@ -226,12 +238,12 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list) else value
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _files(
-    work: Work, net: "Transformer", prepared: "Prepared", asked: Asked, given: Given
+    work: Work, net: "Transformer", prepared: "Prepared", config: Asked, base: Given
 ) -> list[Made]:
     """What the new model is made of, beside what it takes over from its base."""
     from overt.lab.convert import adapter
@@ -239,21 +251,24 @@ def _files(
     from overt.nets import lora
 
     made: list[Made] = []
-    if asked.method == "full" or asked.merge:
+    if config.method == "full" or config.merge:
         target = work.place / "model.gguf"
         save.whole(
-            net, given.path, asked.type, target,
+            net,
+            base.path,
+            config.type,
+            target,
             lambda done, total: work.report(Progress("writing", done, total)),
             gguf_keys.derived(work.recipe.inputs, work.inputs),
-        )  # fmt: skip
-        made.append(Made("weights", f"finetuned-{asked.type}.gguf", target))
-    if asked.method != "full":
+        )
+        made.append(Made("weights", f"finetuned-{config.type}.gguf", target))
+    if config.method != "full":
         folder = work.place / "peft"
-        lora.save(net, asked.training.adapter, folder, given.manifest.ref if given.manifest else "")
-        if not asked.merge:
+        lora.save(net, config.training.adapter, folder, base.manifest.ref if base.manifest else "")
+        if not config.merge:
             target = work.place / "adapter.gguf"
-            adapter.to_gguf(folder / lora.WEIGHTS, folder / lora.CONFIG, given.path, target)
-            made += [*_of_base(given), Made("adapter", "adapter.gguf", target)]
+            adapter.to_gguf(folder / lora.WEIGHTS, folder / lora.CONFIG, base.path, target)
+            made += [*_of_base(base), Made("adapter", "adapter.gguf", target)]
         for name in (lora.CONFIG, lora.WEIGHTS):
             made.append(Made("other", f"peft/{name}", folder / name))
     if not prepared.template.own:
@@ -263,8 +278,8 @@ def _files(
     return made
 
 
-def _of_base(given: Given) -> list[Made]:
+def _of_base(base: Given) -> list[Made]:
     """The base's weights, which the new model lists as its own."""
-    if given.manifest is None:
+    if base.manifest is None:
         raise FormatError("the base is no model of the store", "pull it, or make a model of it")
-    return given.weights()
+    return base.weights()

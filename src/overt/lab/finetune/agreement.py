@@ -57,8 +57,14 @@ _EXACT: Final = 1e-13  # of the sums of products, in 64 bits, over up to some th
 _MOST_JSON: Final = 64 << 20
 _AT_ONCE: Final = 1 << 22  # elements in memory
 _BROKEN = (
-    OvertError, OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError,
-)  # fmt: skip
+    OvertError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 class Change(NamedTuple):
@@ -104,12 +110,16 @@ def of_files(
     """
     allowed = BOUNDS.get(precision, BOUNDS["float32"])
     nats = allowed.loss * (PREFERENCE if loss == "preference" else 1)
-    found: list[Agreement] = []
+    agreements: list[Agreement] = []
     for path, (recorded, here) in files.items():
         if path == REPORT:
-            told = of_report(recorded, here)
-            found.append(Agreement("the losses of the report, in nats", told.loss, nats, (path,)))
-            found.append(Agreement("the shares of the report", told.share, allowed.share, (path,)))
+            differences = of_report(recorded, here)
+            agreements.append(
+                Agreement("the losses of the report, in nats", differences.loss, nats, (path,))
+            )
+            agreements.append(
+                Agreement("the shares of the report", differences.share, allowed.share, (path,))
+            )
             continue
         if path.startswith("finetuned-") and path.endswith(".gguf"):
             changes = of_weights(recorded, here, base)
@@ -118,10 +128,12 @@ def of_files(
         else:
             continue
         off = learnt(changes)
-        found.append(Agreement("what was learnt, of its size", off.off, allowed.off, (path,)))
-        found.append(Agreement("the same, of one tensor", off.worst, allowed.worst, (path,)))
-        found.append(Agreement("the size of what was learnt", off.longer, allowed.longer, (path,)))
-    return found
+        agreements.append(Agreement("what was learnt, of its size", off.off, allowed.off, (path,)))
+        agreements.append(Agreement("the same, of one tensor", off.worst, allowed.worst, (path,)))
+        agreements.append(
+            Agreement("the size of what was learnt", off.longer, allowed.longer, (path,))
+        )
+    return agreements
 
 
 def learnt(changes: Iterator[Change]) -> Learnt:
@@ -131,10 +143,14 @@ def learnt(changes: Iterator[Change]) -> Learnt:
     gap = recorded = here = worst = 0.0
     try:
         with np.errstate(all="ignore"):  # numbers of strangers; what is none is told below
-            for one in changes:
-                gap, recorded, here = gap + one.gap, recorded + one.recorded, here + one.here
-                if one.gap:
-                    off = one.gap / one.recorded if one.recorded else math.inf
+            for change in changes:
+                gap, recorded, here = (
+                    gap + change.gap,
+                    recorded + change.recorded,
+                    here + change.here,
+                )
+                if change.gap:
+                    off = change.gap / change.recorded if change.recorded else math.inf
                     worst = max(worst, math.sqrt(off))
     except _BROKEN:
         return _NOT
@@ -159,9 +175,11 @@ def of_adapter(recorded: Path, here: Path) -> Iterator[Change]:
     if old.keys() != new.keys():
         raise ValueError("the adapters are for other layers")
     for layer, halves in old.items():
-        if any(one.shape != new[layer][half].shape for half, one in halves.items()):
+        if any(factor.shape != new[layer][half].shape for half, factor in halves.items()):
             raise ValueError(f"the halves of {layer[:80]!r} have another shape")  # before any work
-        (a, b), (c, d) = ((_all(one["a"]), _all(one["b"])) for one in (halves, new[layer]))
+        (a, b), (c, d) = (
+            (_all(factors["a"]), _all(factors["b"])) for factors in (halves, new[layer])
+        )
         was, now = _trace(b, a, b, a), _trace(d, c, d, c)
         both = _trace(b, a, d, c)
         # what was rounded away counts against them: halves that nearly cancel hide nothing
@@ -170,13 +188,13 @@ def of_adapter(recorded: Path, here: Path) -> Iterator[Change]:
 
 
 def _halves(path: Path) -> dict[str, dict[str, diff.Tensor]]:
-    found: dict[str, dict[str, diff.Tensor]] = {}
+    layers: dict[str, dict[str, diff.Tensor]] = {}
     for name, tensor in diff.tensors(path).items():
         match = _HALF.fullmatch(name)
         if match is None:
             raise ValueError(f"{name[:80]!r} is no half of an adapter")
-        found.setdefault(match["layer"], {})[match["half"].lower()] = tensor
-    return found
+        layers.setdefault(match["layer"], {})[match["half"].lower()] = tensor
+    return layers
 
 
 def _all(tensor: diff.Tensor) -> "Array":
@@ -205,18 +223,20 @@ def of_weights(recorded: Path, here: Path, base: Path) -> Iterator[Change]:
         KeyError, ValueError: the files have not the same tensors.
     """
     first, old, new = gguf.read(base), gguf.read(recorded), gguf.read(here)
-    tensors = [{one.name: one for one in header.tensors} for header in (first, old, new)]
+    tensors = [{tensor.name: tensor for tensor in header.tensors} for header in (first, old, new)]
     if not tensors[0].keys() == tensors[1].keys() == tensors[2].keys():
         raise ValueError("the models have other tensors")
-    for name, one in tensors[1].items():
-        three = [_stored(header, known[name])
-                 for header, known in zip((first, old, new), tensors, strict=True)]  # fmt: skip
-        yield _change(name, one.type, *three)
+    for name, tensor in tensors[1].items():
+        three = [
+            _stored(header, known[name])
+            for header, known in zip((first, old, new), tensors, strict=True)
+        ]
+        yield _change(name, tensor.type, *three)
 
 
-def _stored(header: gguf.Header, one: gguf.TensorInfo) -> Stored:
+def _stored(header: gguf.Header, tensor: gguf.TensorInfo) -> Stored:
     files = header.parts or (header.path,)
-    return Stored(files[one.part], one.offset, one.type, one.shape[::-1], "gguf")
+    return Stored(files[tensor.part], tensor.offset, tensor.type, tensor.shape[::-1], "gguf")
 
 
 def _change(name: str, type: str, base: Stored, old: Stored, new: Stored) -> Change:
@@ -229,7 +249,7 @@ def _change(name: str, type: str, base: Stored, old: Stored, new: Stored) -> Cha
     sums = np.zeros(4)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        a, b = (np.asarray(one.read(first, count), np.float64) for one in (old, new))
+        a, b = (np.asarray(weights.read(first, count), np.float64) for weights in (old, new))
         if np.array_equal(a, b) and old.type == base.type:
             before = np.asarray(base.read(first, count), np.float64)
         else:
@@ -270,7 +290,7 @@ def of_report(recorded: Path, here: Path) -> Told:
     Counts and names must be the same: infinite where they are not.
     """
     try:
-        old, new = (dict(diff.leaves(_read(one))) for one in (recorded, here))
+        old, new = (dict(diff.leaves(_read(report))) for report in (recorded, here))
         return _told(old, new)
     except _BROKEN:
         return Told(math.inf, math.inf)
@@ -281,7 +301,7 @@ def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> Told:
         return Told(math.inf, math.inf)
     loss = share = 0.0
     held = old.get("/held/tokens"), old.get("/held/examples")
-    tokens, examples = (one if isinstance(one, int) and one > 0 else 0 for one in held)
+    tokens, examples = (value if isinstance(value, int) and value > 0 else 0 for value in held)
     for place, was in old.items():
         now = new[place]
         if repr(was) == repr(now) or place == "/best":  # judged by the weights that are kept

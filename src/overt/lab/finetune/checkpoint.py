@@ -47,7 +47,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Any], state: Mapping[str
         if getattr(error, "errno", 0) == errno.ENOSPC or "os error 28" in str(error).lower():
             raise OutOfDisk(
                 f"the disk of {folder} is too full for a checkpoint of "
-                f"{sum(one.nbytes for one in tensors.values()):,} bytes",
+                f"{sum(tensor.nbytes for tensor in tensors.values()):,} bytes",
                 "free some space; the same command goes on from the checkpoint before",
             ) from None
         raise
@@ -92,8 +92,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _steps(folder: Path) -> list[int]:
     """Steps with a complete pair of files, newest first."""
-    found = [path.stem.rpartition("-")[2] for path in folder.glob("checkpoint-*.json")]
-    return sorted((int(one) for one in found if one.isdigit()), reverse=True)
+    names = [path.stem.rpartition("-")[2] for path in folder.glob("checkpoint-*.json")]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def _write(path: Path, data: bytes) -> None:

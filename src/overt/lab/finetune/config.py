@@ -65,8 +65,9 @@ class Asked:
                 raise BadSetting(f"{name} is {value[:40]!r}", "it is an ending such as .jsonl")
         learn, loss = follows(self.method)
         for name, value, wanted in (
-            ("learn", self.training.learn, learn), ("loss", self.training.loss, loss),
-        ):  # fmt: skip
+            ("learn", self.training.learn, learn),
+            ("loss", self.training.loss, loss),
+        ):
             if value != wanted:
                 raise BadSetting(
                     f"{name} is {value!r}, and the method {self.method} makes it {wanted!r}",
@@ -85,26 +86,26 @@ class Asked:
 
     def encode(self) -> dict[str, Any]:
         """JSON values, for a recipe."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**found, "training": self.training.encode()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "training": self.training.encode()}
 
     @classmethod
-    def decode(cls, found: Mapping[str, Any]) -> "Asked":
+    def decode(cls, values: Mapping[str, Any]) -> "Asked":
         """Read what `encode` wrote.
 
         Raises:
             FormatError: a name or value that is none: a recipe may be anybody's.
         """
-        known = {one.name for one in fields(cls)}
-        if strange := sorted(set(found) - known):
+        known = {field.name for field in fields(cls)}
+        if strange := sorted(set(values) - known):
             raise FormatError(f"{strange[0][:60]!r} is no parameter of a fine-tune", "leave it out")
-        training = found.get("training", {})
+        training = values.get("training", {})
         if not isinstance(training, dict):
             raise FormatError(
                 f"the parameter training is {str(training)[:40]!r}", "it is a table of settings"
             )
         try:
-            return cls(**{**found, "training": Training.decode(training)})
+            return cls(**{**values, "training": Training.decode(training)})
         except BadSetting as error:
             raise FormatError(error.message, error.hint) from None
 
@@ -122,4 +123,4 @@ def ending(name: str) -> str:
     lower = name.lower()
     packed = ".gz" if lower.endswith(".gz") else ""
     plain = lower.removesuffix(".gz")
-    return next((one for one in _KINDS if plain.endswith(one)), "") + packed
+    return next((kind for kind in _KINDS if plain.endswith(kind)), "") + packed

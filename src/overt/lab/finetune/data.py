@@ -21,7 +21,7 @@ from overt.lab.finetune.formats import Format
 from overt.lab.finetune.row import Bad, Choice, Item, Kind, Prose, Row
 
 E = TypeVar("E", Example, Pair)
-_KINDS: Final = "write rows such as " + " or ".join(one.EXAMPLE for one in formats.every())
+_KINDS: Final = "write rows such as " + " or ".join(format.EXAMPLE for format in formats.every())
 _MOST_HELD: Final = 256
 """Held-out examples, at most: more cost time at every look and narrow the interval little."""
 
@@ -87,20 +87,26 @@ def read(path: Path, format: str = "", name: str = "") -> Data:
         line = text.count("\n", 0, at) + 1
         raise FormatError(f"line {line} of {shown} has a NUL character", "is it a text file?")
     if called.endswith(".txt"):
-        found = iter([rows.Object(1, f"{shown}", {"text": text.replace("\r\n", "\n")})])
+        objects = iter([rows.Object(1, f"{shown}", {"text": text.replace("\r\n", "\n")})])
     else:
         hint = f"write {formats.named(format).EXAMPLE}" if format else _KINDS
         called = f"{called}l" if called.endswith(".json") and _is_lines(text) else called
-        found = rows.objects(text, called, shown, hint=hint)
+        objects = rows.objects(text, called, shown, hint=hint)
     lines: list[Line] = []
     unread: Counter[str] = Counter()
-    wanted, doubled = _lines(found, formats.named(format) if format else None, lines, unread)
+    wanted, doubled = _lines(objects, formats.named(format) if format else None, lines, unread)
     if wanted is None or not lines:
         raise FormatError(f"{shown} has no rows", "give a file with examples in it")
     return Data(
-        f"sha256:{digest}", wanted.NAME, wanted.ABOUT, wanted.KIND, tuple(lines), doubled,
-        f"{shown}", dict(sorted(unread.items())),
-    )  # fmt: skip
+        f"sha256:{digest}",
+        wanted.NAME,
+        wanted.ABOUT,
+        wanted.KIND,
+        tuple(lines),
+        doubled,
+        f"{shown}",
+        dict(sorted(unread.items())),
+    )
 
 
 def _is_lines(text: str) -> bool:
@@ -112,20 +118,20 @@ def _is_lines(text: str) -> bool:
 
 
 def _lines(
-    found: Iterable[rows.Object], wanted: Format | None, lines: list[Line], unread: Counter[str]
+    objects: Iterable[rows.Object], wanted: Format | None, lines: list[Line], unread: Counter[str]
 ) -> tuple[Format | None, int]:
     """Judge the rows into `lines`; the format, and how many are the same as an earlier one."""
     seen: set[bytes] = set()
     try:
-        for line, where, raw in found:
+        for line, where, raw in objects:
             if wanted is None:
                 wanted = _first(raw, where)
-            item, told = _item(raw, where, wanted, lines)
+            item, unread_columns = _item(raw, where, wanted, lines)
             packed = json.dumps(raw, sort_keys=True, ensure_ascii=False)
             seen.add(sha256(packed.encode("utf-8", "surrogatepass")).digest())
             size = 0 if isinstance(item, Prose) else len(packed)
             lines.append(Line(line, where, item, size))
-            unread.update(told)
+            unread.update(unread_columns)
     except FormatError as error:
         if wanted is None or error.hint != _KINDS:
             raise
@@ -139,42 +145,42 @@ def split(examples: Sequence[E], share: float, seed: int) -> tuple[list[E], list
     Examples with the same tokens stay together, so that none that is held out is learnt as well.
     """
     groups: dict[tuple[int, ...], list[E]] = {}
-    for one in examples:
-        groups.setdefault(_tokens(one), []).append(one)
+    for example in examples:
+        groups.setdefault(_tokens(example), []).append(example)
     order = list(groups.values())
     Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
     count = min(_MOST_HELD, round(share * len(order)))
     if share > 0 and len(order) > 1:
         count = min(max(1, count), len(order) - 1)
-    held = [one for group in order[:count] for one in group[:1]]
-    train = [one for group in order[count:] for one in group]
+    held = [example for group in order[:count] for example in group[:1]]
+    train = [example for group in order[count:] for example in group]
     return sorted(train, key=_line), sorted(held, key=_line)
 
 
 def apart(train: Sequence[E], held: Sequence[E]) -> tuple[list[E], int]:
     """What of `train` is not in `held` too, and how many were."""
-    out = {_tokens(one) for one in held}
-    kept = [one for one in train if _tokens(one) not in out]
-    return kept, len(train) - len(kept)
+    out = {_tokens(example) for example in held}
+    remaining = [example for example in train if _tokens(example) not in out]
+    return remaining, len(train) - len(remaining)
 
 
-def _tokens(one: Example | Pair) -> tuple[int, ...]:
-    if isinstance(one, Example):
-        return tuple(one.ids)
-    return (*one.prompt, -1, *one.chosen, -1, *one.rejected)
+def _tokens(example: Example | Pair) -> tuple[int, ...]:
+    if isinstance(example, Example):
+        return tuple(example.ids)
+    return (*example.prompt, -1, *example.chosen, -1, *example.rejected)
 
 
-def _line(one: Example | Pair) -> int:
-    return one.line
+def _line(example: Example | Pair) -> int:
+    return example.line
 
 
 def _first(raw: Mapping[str, Any], where: str) -> Format:
     """The format of the first row. Raises FormatError: it looks like none."""
-    found = formats.of(raw)
-    if found is None:
+    format_ = formats.of(raw)
+    if format_ is None:
         named = ", ".join(sorted(raw))[:200] or "nothing"
         raise FormatError(f"{where} has the columns {named}, which are of no format", _KINDS)
-    return found
+    return format_
 
 
 def _item(
@@ -221,5 +227,5 @@ def _unread(item: Item) -> frozenset[str]:
 
 def words(examples: Sequence[Example | Pair]) -> Iterator[int]:
     """Tokens of each example."""
-    for one in examples:
-        yield len(one) if isinstance(one, Pair) else len(one.ids)
+    for example in examples:
+        yield len(example) if isinstance(example, Pair) else len(example.ids)

@@ -17,13 +17,13 @@ def known(words: str) -> str:
     Raises:
         BadRequest: nobody knows a licence of that name.
     """
-    found = names.canonical(words)
-    if found is None:
+    licence = names.canonical(words)
+    if licence is None:
         raise BadRequest(
             f"--data-licence {words[:60]!r} is no licence known here",
             "write its SPDX id, such as MIT or CC-BY-4.0, or leave it out",
         )
-    return found
+    return licence
 
 
 def check(base: str, licence: str | None, settings: Settings) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def check(base: str, licence: str | None, settings: Settings) -> dict[str, Any]:
         "base": base,
         "data_licence": licence,
         "chain": [
-            {"name": one.name, "relation": one.relation, "licence": one.licence} for one in links
+            {"name": link.name, "relation": link.relation, "licence": link.licence}
+            for link in links
         ],
     }
 

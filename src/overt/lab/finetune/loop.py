@@ -126,8 +126,8 @@ class _Run:
         head = Head(self.net, self.dtype)
         learn, check = self._losses(head, base)
         if self.held and self.at.first_held is None:
-            found = self._look(check) if first is None else first
-            self.at.first_held = self.at.best_held = found
+            held_loss = self._look(check) if first is None else first
+            self.at.first_held = self.at.best_held = held_loss
             self._keep()
         saved, started, behind = time.monotonic(), time.monotonic(), self.at.tokens
         self.began = len(self.at.curve)
@@ -185,7 +185,7 @@ class _Run:
         numbers = self._numbers(at.step)
         packs = [loss.pack(self.train[number], self.device) for _, number in numbers]
         # the mean over the whole step: each part is divided by what all of them count
-        count = sum(self._counted(one) for one in packs)
+        count = sum(self._counted(pack) for pack in packs)
         for (draw, number), packed in zip(numbers, packs, strict=True):
             lora.draw(self.net, (job.seed * 1_000_003 + draw) % 2**40)
             with self._autocast():
@@ -212,13 +212,13 @@ class _Run:
         last = first + self.job.accumulate
         if not self.job.steps:
             last = min(last, self.job.epochs * len(self.train))
-        found = []
+        pairs = []
         for draw in range(first, last):
             epoch, index = divmod(draw, len(self.train))
             if self.job.shuffle:
                 index = _order(self.job.seed, epoch, len(self.train))[index]
-            found.append((draw, index))
-        return found
+            pairs.append((draw, index))
+        return pairs
 
     def _counted(self, packed: Packed) -> int:
         return packed.sequences // 2 if self.job.loss == "preference" else packed.learnt
@@ -277,8 +277,8 @@ class _Run:
     def _losses(self, head: Head, base: tuple[list[Tensor], list[Tensor]]) -> tuple[Loss, Loss]:
         job, net = self.job, self.net
         if job.loss == "answers":
-            one = loss.answers(net, head)
-            return one, one
+            total = loss.answers(net, head)
+            return total, total
         return (
             loss.preferences(net, head, base[0], job.beta, job.smoothing),
             loss.preferences(net, head, base[1], job.beta, job.smoothing),
@@ -293,22 +293,22 @@ class _Run:
             return [], []
         folder, numbers = self.place / _REFERENCE, self._visited()
         units = [*(self.train[number] for number in numbers), *self.held]
-        found = checkpoint.load(folder)
-        done = [] if found is None else [*found[0]["logs"].split(found[0]["sizes"].tolist())]
-        kept = len(done)
+        loaded = checkpoint.load(folder)
+        done = [] if loaded is None else [*loaded[0]["logs"].split(loaded[0]["sizes"].tolist())]
+        count = len(done)
 
         def keep() -> None:
-            if len(done) == kept:
+            if len(done) == count:
                 return
-            sizes = torch.tensor([len(one) for one in done])
+            sizes = torch.tensor([len(logs) for logs in done])
             checkpoint.save(folder, len(done), {"logs": torch.cat(done), "sizes": sizes}, {})
 
         saved = started = time.monotonic()
         try:
-            for logs in self._logs(units[kept:]):
+            for logs in self._logs(units[count:]):
                 done.append(logs)
                 now = time.monotonic()
-                per_batch = (now - started) / (len(done) - kept)
+                per_batch = (now - started) / (len(done) - count)
                 self.tell(
                     {
                         "kind": "reference",
@@ -357,10 +357,10 @@ class _Run:
         checkpoint.save(self.place, self.at.step, cpu, asdict(self.at))
 
     def _resume(self) -> None:
-        found = checkpoint.load(self.place)
-        if found is None:
+        loaded = checkpoint.load(self.place)
+        if loaded is None:
             return
-        tensors, state, wrong = found
+        tensors, state, wrong = loaded
         for sentence in wrong:
             self.tell({"kind": "note", "text": f"{sentence}; the one before it is used"})
         self.at = _Standing(**state)
@@ -459,9 +459,9 @@ def _round_frozen(net: Transformer) -> None:
             layer.out = torch.bfloat16
 
 
-def _in_its_type(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _in_its_type(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A layer without a norm before it (OLMo 2) gets the stream itself, in float32."""
-    return (given[0].to(cast("Tensor", layer.weight).dtype),)
+    return (inputs[0].to(cast("Tensor", layer.weight).dtype),)
 
 
 def _optimizer(job: Training, learnt: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:

@@ -90,12 +90,12 @@ def _sequences(unit: Unit) -> Iterator[tuple[list[int], list[bool]]]:
                     yield list(ids[first:index]), list(labels[first:index])
                 first = index
         return
-    for one in unit:
-        if isinstance(one, Pair):
-            for answer in (one.chosen, one.rejected):
-                yield one.prompt + answer, [False] * len(one.prompt) + [True] * len(answer)
+    for example in unit:
+        if isinstance(example, Pair):
+            for answer in (example.chosen, example.rejected):
+                yield example.prompt + answer, [False] * len(example.prompt) + [True] * len(answer)
         else:
-            yield one.ids, one.labels
+            yield example.ids, example.labels
 
 
 class Head:
@@ -147,18 +147,18 @@ class _Surprise(torch.autograd.Function):
         context: Any, hidden: Tensor, targets: Tensor, head: Head, weight: Tensor | None
     ) -> Tensor:
         low = hidden.to(head.dtype)
-        found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         wanted = context.needs_input_grad[0]
         grad = torch.empty_like(hidden, dtype=torch.float32) if wanted else None
         for some in _chunks(hidden.shape[0], head.words):
             logs, capped = head.log_shares(low[some])
-            found[some] = -logs.gather(1, targets[some, None])[:, 0]
+            losses[some] = -logs.gather(1, targets[some, None])[:, 0]
             if grad is not None:
                 down = _downwards(logs, capped, targets[some], head.cap).to(head.dtype)
                 grad[some] = sum(down[:, first:last] @ rows for first, last, rows in head.parts())
         context.save_for_backward(low if weight is not None else None, targets, grad)
         context.head, context.dtype = head, hidden.dtype
-        return found
+        return losses
 
     @staticmethod
     def backward(context: Any, *up: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
@@ -235,7 +235,7 @@ def preferences(
 
     def loss(packed: Packed, number: int) -> tuple[Tensor, int]:
         logs = -per_sequence(surprises(net, head, packed), packed)
-        found = preference(logs, base[number].to(logs.device), beta, smoothing)
-        return found.sum(), len(found)
+        losses = preference(logs, base[number].to(logs.device), beta, smoothing)
+        return losses.sum(), len(losses)
 
     return loss

@@ -34,20 +34,20 @@ class Judged:
 
 def answers(net: "Transformer", examples: Sequence[Example], *, dtype: Any = None) -> list[Judged]:
     """How a net does on each example."""
-    return [Judged(*one) for one in _texts(net, examples, dtype)]
+    return [Judged(*text) for text in _texts(net, examples, dtype)]
 
 
 def pairs(net: "Transformer", examples: Sequence[Pair], *, dtype: Any = None) -> list[Judged]:
     """The same of preference pairs; tokens are those of the chosen answers."""
     texts = [
-        Example(one.prompt + answer, [False] * len(one.prompt) + [True] * len(answer), one.line)
-        for one in examples
-        for answer in (one.chosen, one.rejected)
+        Example(pair.prompt + answer, [False] * len(pair.prompt) + [True] * len(answer), pair.line)
+        for pair in examples
+        for answer in (pair.chosen, pair.rejected)
     ]
-    found = _texts(net, texts, dtype)
+    texts_judged = _texts(net, texts, dtype)
     return [
         Judged(*chosen, preferred=chosen[0] < rejected[0])
-        for chosen, rejected in zip(found[::2], found[1::2], strict=True)
+        for chosen, rejected in zip(texts_judged[::2], texts_judged[1::2], strict=True)
     ]
 
 
@@ -58,11 +58,11 @@ def _texts(
 
     from overt.lab.finetune import loss
 
-    found = []
+    results = []
     head = loss.Head(net, dtype or torch.float32)  # once: a frozen output matrix is converted
     with torch.no_grad():
-        for one in examples:
-            packed = loss.pack([one], net.device)
+        for example in examples:
+            packed = loss.pack([example], net.device)
             hidden = net(packed.ids, segments=packed.segments)[0].index_select(0, packed.at)
             surprise, right = 0.0, 0
             step = max(1, (1 << 24) // net.shape.vocabulary)
@@ -72,15 +72,15 @@ def _texts(
                 picked = logs.gather(1, targets[:, None]).double()
                 surprise -= float(picked.sum())
                 right += int((logs.argmax(-1) == targets).sum())
-            found.append((surprise, packed.learnt, right))
-    return found
+            results.append((surprise, packed.learnt, right))
+    return results
 
 
 def table(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, Any]:
     """Both sides and the difference, as JSON."""
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "examples": len(before),
-        "tokens": sum(one.tokens for one in before),
+        "tokens": sum(judged.tokens for judged in before),
         "before": _side(before),
         "after": _side(after),
         "difference": {
@@ -90,26 +90,26 @@ def table(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, Any]:
         "method": METHOD,
     }
     if before and before[0].preferred is not None:
-        first = [float(bool(one.preferred)) for one in after]
-        second = [float(bool(one.preferred)) for one in before]
+        first = [float(bool(judged.preferred)) for judged in after]
+        second = [float(bool(judged.preferred)) for judged in before]
         interval, method = intervals.paired(first, second)
         mean = intervals.mean(first) - intervals.mean(second)
         wide = list(interval) if len(before) >= LEAST else None
-        found["difference"]["preferred"] = {"mean": mean, "interval": wide, "method": method}
-    return found
+        report["difference"]["preferred"] = {"mean": mean, "interval": wide, "method": method}
+    return report
 
 
 def _side(judged: Sequence[Judged]) -> dict[str, Any]:
-    tokens = sum(one.tokens for one in judged)
-    loss = sum(one.surprise for one in judged) / tokens if tokens else math.nan
-    found = {
+    tokens = sum(example.tokens for example in judged)
+    loss = sum(example.surprise for example in judged) / tokens if tokens else math.nan
+    report = {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": sum(one.right for one in judged) / tokens if tokens else math.nan,
+        "accuracy": sum(example.right for example in judged) / tokens if tokens else math.nan,
     }
     if judged and judged[0].preferred is not None:
-        found["preferred"] = sum(bool(one.preferred) for one in judged) / len(judged)
-    return found
+        report["preferred"] = sum(bool(example.preferred) for example in judged) / len(judged)
+    return report
 
 
 def _difference(
@@ -117,7 +117,7 @@ def _difference(
 ) -> dict[str, Any]:
     """After minus before, a token; the interval by drawing examples with all their tokens."""
     change = [a - b for a, b in zip(after, before, strict=True)]
-    tokens = [one.tokens for one in judged]
+    tokens = [example.tokens for example in judged]
     count = len(change)
     mean = sum(change) / sum(tokens)
     if count < LEAST:

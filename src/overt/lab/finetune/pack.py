@@ -59,12 +59,12 @@ def _first_fit(examples: Sequence[Example], order: Sequence[int], length: int) -
 
 
 def _batch(rows: Sequence[Sequence[Example]]) -> Batch:
-    longest = max(sum(len(one.ids) for one in row) for row in rows)
+    longest = max(sum(len(example.ids) for example in row) for row in rows)
     ids, labels, positions, segments = [], [], [], []
     for row in rows:
-        empty = longest - sum(len(one.ids) for one in row)
-        ids.append([id for one in row for id in one.ids] + [0] * empty)
-        labels.append([label for one in row for label in one.labels] + [False] * empty)
-        positions.append([at for one in row for at in range(len(one.ids))] + [0] * empty)
-        segments.append([n for n, one in enumerate(row) for _ in one.ids] + [-1] * empty)
+        empty = longest - sum(len(example.ids) for example in row)
+        ids.append([id for example in row for id in example.ids] + [0] * empty)
+        labels.append([label for example in row for label in example.labels] + [False] * empty)
+        positions.append([at for example in row for at in range(len(example.ids))] + [0] * empty)
+        segments.append([n for n, example in enumerate(row) for _ in example.ids] + [-1] * empty)
     return Batch(ids, labels, positions, segments)

@@ -126,22 +126,31 @@ def _copies(shape: Shape, wanted: Wanted) -> int:
     return low + (table * 4 if shape.tied else 0)
 
 
-def wanted(prepared: "Prepared", asked: "Asked") -> Wanted:
+def wanted(prepared: "Prepared", config: "Asked") -> Wanted:
     """What decides the memory of a fine-tune whose data are read."""
-    job = asked.training
+    job = config.training
     number = 2 if job.precision == "bfloat16" else 4
     sizes = {"token_embd.weight": 0, "output.weight": 0, "": 0}
-    for one in prepared.base.header.tensors:
-        name = one.name if one.name in sizes else ""
-        if name or len(one.shape) > 1:
-            plain = one.type == "F32" and not name  # those are converted as they are loaded
-            sizes[name] += one.parameters * number if plain else one.size
+    for tensor in prepared.base.header.tensors:
+        name = tensor.name if tensor.name in sizes else ""
+        if name or len(tensor.shape) > 1:
+            plain = tensor.type == "F32" and not name  # those are converted as they are loaded
+            sizes[name] += tensor.parameters * number if plain else tensor.size
     return Wanted(
-        asked.method, job.adapter.rank, job.adapter.targets, prepared.rows, prepared.longest,
-        job.checkpointing, number, sizes[""], asked.keep_quantized,
-        sizes["token_embd.weight"], sizes["output.weight"],
-        min(prepared.longest, max(data.words(prepared.train_examples))), bool(prepared.held),
-    )  # fmt: skip
+        config.method,
+        job.adapter.rank,
+        job.adapter.targets,
+        prepared.rows,
+        prepared.longest,
+        job.checkpointing,
+        number,
+        sizes[""],
+        config.keep_quantized,
+        sizes["token_embd.weight"],
+        sizes["output.weight"],
+        min(prepared.longest, max(data.words(prepared.train_examples))),
+        bool(prepared.held),
+    )
 
 
 def check(shape: Shape, wanted: Wanted, free: int) -> Estimate:
@@ -150,13 +159,14 @@ def check(shape: Shape, wanted: Wanted, free: int) -> Estimate:
     Raises:
         OutOfMemory: with both numbers, and the first change that would make it fit.
     """
-    found = estimate(shape, wanted)
-    if found.total <= free:
-        return found
+    result = estimate(shape, wanted)
+    if result.total <= free:
+        return result
     fits = [how for how, other in _smaller(wanted) if estimate(shape, other).total <= free]
     hint = f"type {fits[0]}" if fits else "choose a smaller model"
     raise OutOfMemory(
-        f"the fine-tune takes {human(found.total)} ({_largest(found)}), and {human(free)} is free",
+        f"the fine-tune takes {human(result.total)} ({_largest(result)}), and {human(free)} is "
+        "free",
         hint,
     )
 
@@ -196,44 +206,44 @@ def _parameters(shape: Shape) -> int:
 
 def _smaller(wanted: Wanted) -> Iterator[tuple[str, Wanted]]:
     """Changes that save memory, the one that costs least first."""
-    told: list[str] = []
+    flags: list[str] = []
     if not wanted.checkpointing:
         wanted = replace(wanted, checkpointing=True)
-        told.append("--checkpointing")
-        yield " ".join(told), wanted
+        flags.append("--checkpointing")
+        yield " ".join(flags), wanted
     while wanted.rows > 1:
         wanted = replace(wanted, rows=wanted.rows // 2)
-        yield " ".join([*told, f"--batch {wanted.rows}"]), wanted
+        yield " ".join([*flags, f"--batch {wanted.rows}"]), wanted
         if wanted.rows == 1:
-            told.append("--batch 1")
+            flags.append("--batch 1")
     if wanted.method == "lora":
         wanted = replace(wanted, method="qlora")
-        told.append("--method qlora")
-        yield " ".join(told), wanted
+        flags.append("--method qlora")
+        yield " ".join(flags), wanted
     if wanted.method == "dpo" and not wanted.kept:
         wanted = replace(wanted, kept=True)
-        told.append("--keep-quantized")
-        yield " ".join(told), wanted
+        flags.append("--keep-quantized")
+        yield " ".join(flags), wanted
     if wanted.method == "full":
         lora = replace(wanted, method="lora")
-        yield " ".join([*told, "--method lora"]), lora
+        yield " ".join([*flags, "--method lora"]), lora
         wanted = replace(wanted, method="qlora")
-        told.append("--method qlora")
-        yield " ".join(told), wanted
+        flags.append("--method qlora")
+        yield " ".join(flags), wanted
     while wanted.length > 128:
         length = wanted.length // 2
         wanted = replace(wanted, length=length, sight=min(wanted.sight, length))
-        yield " ".join([*told, f"--length {wanted.length}"]), wanted
+        yield " ".join([*flags, f"--length {wanted.length}"]), wanted
 
 
-def _largest(found: Estimate) -> str:
+def _largest(estimate_: Estimate) -> str:
     parts = {
-        "the weights": found.weights,
-        "what learns": found.learning,
-        "what a batch leaves for the backward pass": found.activations,
-        "the logits": found.logits,
+        "the weights": estimate_.weights,
+        "what learns": estimate_.learning,
+        "what a batch leaves for the backward pass": estimate_.activations,
+        "the logits": estimate_.logits,
     }
-    name = max(parts, key=lambda one: parts[one])
+    name = max(parts, key=lambda part: parts[part])
     return f"{human(parts[name])} of it are {name}"
 
 
@@ -279,15 +289,15 @@ def _layer(shape: Shape, wanted: Wanted) -> int:
     norms = 4 if shape.norms == "both" else 2
     # what goes into a norm, which is the stream in 32 bits or what is added to it; and what
     # comes out of it, or what was made of that
-    kept = 2 * 4 * width + (norms - 2) * number * width + 2 * number * width
+    bytes_kept = 2 * 4 * width + (norms - 2) * number * width + 2 * number * width
     if learns:  # and that before the weight, and the stream again in 16 bits
-        kept += norms * 4 * width + (3 * number * width if number == 2 else 0)
+        bytes_kept += norms * 4 * width + (3 * number * width if number == 2 else 0)
     # attention's three inputs and its result in 32 bits, which is laid out anew
-    kept += (number if learns else 4) * 2 * (queries + pairs) + number * queries
+    bytes_kept += (number if learns else 4) * 2 * (queries + pairs) + number * queries
     if shape.qk_norm:
-        kept += (4 if learns else number) * (queries + pairs)
+        bytes_kept += (4 if learns else number) * (queries + pairs)
     if shape.clip:
-        kept += number * (queries + 2 * pairs)
+        bytes_kept += number * (queries + 2 * pairs)
     # the gate before its activation, the other half, the product
-    kept += 3 * number * shape.inner
-    return kept if learns else kept + 7 * number * wanted.rank
+    bytes_kept += 3 * number * shape.inner
+    return bytes_kept if learns else bytes_kept + 7 * number * wanted.rank

@@ -113,9 +113,13 @@ def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path])
 
 
 def prepare(
-    base: Base, file: Path, held_file: Path | None, asked: Asked, settings: Settings,
+    base: Base,
+    file: Path,
+    held_file: Path | None,
+    config: Asked,
+    settings: Settings,
     names: tuple[str, str] = ("", ""),
-) -> Prepared:  # fmt: skip
+) -> Prepared:
     """Read, render, split and pack.
 
     Args:
@@ -125,60 +129,68 @@ def prepare(
         FormatError: a file, or a row of one; the line is named.
         UsageError: data of one kind for a method of another, or too few.
     """
-    read = data.read(file, asked.format, names[0])
-    held_read = data.read(held_file, asked.format or read.format, names[1]) if held_file else None
-    _check_kind(read, asked)
+    read = data.read(file, config.format, names[0])
+    held_read = data.read(held_file, config.format or read.format, names[1]) if held_file else None
+    _check_kind(read, config)
     if held_read and held_read.kind != read.kind:
         raise UsageError(
             f"the data are {read.about} and what is held out is {held_read.about}",
             "give both in one format",
         )
-    length = min(asked.length, base.shape.context)
-    told = []
-    if length < asked.length:
-        told.append(f"sequences have {length} tokens: the model was made for no more")
+    length = min(config.length, base.shape.context)
+    notes = []
+    if length < config.length:
+        notes.append(f"sequences have {length} tokens: the model was made for no more")
     with Words(base.weights, settings) as words:
-        template = templates.choose(base.overlay, base.header, words, asked.template)
+        template = templates.choose(base.overlay, base.header, words, config.template)
         most = base.shape.context
         made = render.render(read, words, template, length, most)
         other = render.render(held_read, words, template, length, most) if held_read else None
         first = render.of_pair(made.pairs[0]) if made.pairs else made.examples[0]
         shown = render.shown(first, words)
-    told += _told(read, made)
+    notes += _told(read, made)
     if held_read and other:
-        told += [f"held out: {one}" for one in _told(held_read, other)]
-    told += _of_template(read, template)
-    train, held, more = _parts(made, other, asked)
-    told += more
+        notes += [f"held out: {note}" for note in _told(held_read, other)]
+    notes += _of_template(read, template)
+    train, held, more = _parts(made, other, config)
+    notes += more
     if not train:
         raise UsageError("everything is held out, and nothing is left to learn", "give more rows")
     return Prepared(
-        base, template, read.about,
-        _batches(train, length, asked), _batches(held, length, asked),
-        train, held, shown, first.line, tuple(told), dict(made.left),
-    )  # fmt: skip
+        base,
+        template,
+        read.about,
+        _batches(train, length, config),
+        _batches(held, length, config),
+        train,
+        held,
+        shown,
+        first.line,
+        tuple(notes),
+        dict(made.left),
+    )
 
 
-def _check_kind(read: Data, asked: Asked) -> None:
-    if asked.method == "dpo" and read.kind != "preference":
+def _check_kind(read: Data, config: Asked) -> None:
+    if config.method == "dpo" and read.kind != "preference":
         raise UsageError(
             f"the data are {read.about}, and DPO learns from preference pairs",
             'write rows such as {"prompt": "…", "chosen": "…", "rejected": "…"}',
         )
-    if asked.method != "dpo" and read.kind == "preference":
+    if config.method != "dpo" and read.kind == "preference":
         raise UsageError(
             "the data are preference pairs, which only DPO learns from", "type --method dpo"
         )
 
 
 def _parts(
-    made: Rendered, other: Rendered | None, asked: Asked
+    made: Rendered, other: Rendered | None, config: Asked
 ) -> tuple[Sequence[Example] | Sequence[Pair], Sequence[Example] | Sequence[Pair], list[str]]:
-    seed = asked.training.seed
+    seed = config.training.seed
     if other is None:
         if made.pairs:
-            return *data.split(made.pairs, asked.held, seed), []
-        return *data.split(made.examples, asked.held, seed), []
+            return *data.split(made.pairs, config.held, seed), []
+        return *data.split(made.examples, config.held, seed), []
     twice = "{} rows of the data are held out too, and are not learnt"
     if made.pairs:
         pairs, count = data.apart(made.pairs, other.pairs)
@@ -187,39 +199,41 @@ def _parts(
     return examples, other.examples, [twice.format(count)] if count else []
 
 
-def _batches(examples: Sequence[Example] | Sequence[Pair], length: int, asked: Asked) -> list[Unit]:
-    seed = asked.training.seed
-    singles = [one for one in examples if isinstance(one, Example)]
+def _batches(
+    examples: Sequence[Example] | Sequence[Pair], length: int, config: Asked
+) -> list[Unit]:
+    seed = config.training.seed
+    singles = [example for example in examples if isinstance(example, Example)]
     if singles:
-        return [*pack.packed(singles, length, asked.rows, together=asked.pack, seed=seed)]
-    found = [one for one in examples if isinstance(one, Pair)]
-    return [*pack.pairs(found, asked.rows, seed=seed)]
+        return [*pack.packed(singles, length, config.rows, together=config.pack, seed=seed)]
+    pairs_ = [example for example in examples if isinstance(example, Pair)]
+    return [*pack.pairs(pairs_, config.rows, seed=seed)]
 
 
 def _told(read: Data, made: Rendered) -> list[str]:
     """What to know of a file and of what became of it."""
-    told = []
+    notes = []
     rows = len(read.lines)
     for what, count in list(read.unread.items())[:_MOST_UNREAD]:
-        told.append(f"{what} is not used; {count} of {rows} rows have it")
+        notes.append(f"{what} is not used; {count} of {rows} rows have it")
     if len(read.unread) > _MOST_UNREAD:
-        told.append(f"{len(read.unread) - _MOST_UNREAD} more columns are not used")
+        notes.append(f"{len(read.unread) - _MOST_UNREAD} more columns are not used")
     if read.doubled:
-        told.append(f"{read.doubled} rows are the same as an earlier one; they count twice")
+        notes.append(f"{read.doubled} rows are the same as an earlier one; they count twice")
     for why, count in sorted(made.left.items()):
-        told.append(f"{count} of {rows} rows are left out: {why}")
+        notes.append(f"{count} of {rows} rows are left out: {why}")
     for what, count in sorted(made.told.items()):
-        told.append(f"{count} of {rows} rows: {what}")
-    return told
+        notes.append(f"{count} of {rows} rows: {what}")
+    return notes
 
 
 def _of_template(read: Data, template: Template) -> list[str]:
-    told = []
+    notes = []
     if not template.text and read.kind != "text":
-        told.append("there is no chat template: a completion follows its prompt as plain text")
+        notes.append("there is no chat template: a completion follows its prompt as plain text")
     if not template.own:
-        told.append("the new model carries the chat template you named")
-    return told
+        notes.append("the new model carries the chat template you named")
+    return notes
 
 
 def _size(unit: Unit) -> tuple[int, int]:

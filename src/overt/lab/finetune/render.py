@@ -104,9 +104,9 @@ def _nothing(data: Data, made: Rendered, length: int, most: int) -> FormatError:
     total = len(data.lines)
     reasons = [
         (count, f"{why} of {length} tokens" if why == LONG else why)
-        for why, count in sorted(made.left.items(), key=lambda one: (-one[1], one[0]))
+        for why, count in sorted(made.left.items(), key=lambda item: (-item[1], item[0]))
     ]
-    said = reasons[0][1] if len(reasons) == 1 else ", ".join(f"{n} {why}" for n, why in reasons)
+    why_all = reasons[0][1] if len(reasons) == 1 else ", ".join(f"{n} {why}" for n, why in reasons)
     rows = "the one row" if total == 1 else f"all {total} rows"
     hint = "look at the file"
     if made.left[LONG]:
@@ -115,7 +115,7 @@ def _nothing(data: Data, made: Rendered, length: int, most: int) -> FormatError:
         if longer <= length:
             hint = "the model reads no more: cut the rows, or choose another model"
     left = "is" if total == 1 else "are"
-    return FormatError(f"{rows} of {data.name} {left} left out: {said}", hint)
+    return FormatError(f"{rows} of {data.name} {left} left out: {why_all}", hint)
 
 
 def shown(example: Example, words: Words) -> list[Piece]:
@@ -141,15 +141,15 @@ def _some(
     """The rows of one go: all their chats are rendered at once, and all texts tokenized."""
     lines = [line for line in lines if _is_fit(line, made)]
     talks = [(line, talk) for line in lines for talk in _talks(line)]
-    found = iter(_texts(talks, words, template, made))
+    rendered = iter(_texts(talks, words, template, made))
     texts: list[_Text] = []
     for line in lines:
         if isinstance(line.item, Prose):
             texts += _parts(line, line.item.text)
         else:
             end: Literal["put", "there"] = "there" if template.text else "put"
-            texts += [_Text(line, next(found), end) for _ in _talks(line)]
-    ids = words.encode([one.found.text for one in texts], begin=True)
+            texts += [_Text(line, next(rendered), end) for _ in _talks(line)]
+    ids = words.encode([text_.found.text for text_ in texts], begin=True)
     made_of: dict[int, list[Example]] = {line.line: [] for line in lines}
     for text, tokens in zip(texts, ids, strict=True):
         made_of[text.line.line].append(_example(text, tokens, words, made))
@@ -185,8 +185,8 @@ def _parts(line: Line, text: str) -> Iterator[_Text]:
                     end = at + len(mark)
                     break
         part = text[start:end]
-        found = Found(part, (Span(0, len(part), tail=True),))
-        yield _Text(line, found, "put" if end == len(text) else "none")
+        whole = Found(part, (Span(0, len(part), tail=True),))
+        yield _Text(line, whole, "put" if end == len(text) else "none")
         start = end
 
 
@@ -213,17 +213,17 @@ def _texts(
         calls = spans.asked(turns, more, wanted)
         values += calls
         counts.append(len(calls))
-    said = words.render(template.text, values)
-    found, start = [], 0
+    rendered = words.render(template.text, values)
+    results, start = [], 0
     for count, (turns, wanted), (line, talk) in zip(counts, whole, talks, strict=True):
         try:
-            one = spans.find(turns, said[start : start + count], wanted)
+            result = spans.find(turns, rendered[start : start + count], wanted)
         except FormatError as error:
             raise FormatError(f"{line.where}: {error.message}", error.hint) from None
-        _check(line, talk, one.text, made)
-        found.append(_without_beginning(one, words))
+        _check(line, talk, result.text, made)
+        results.append(_without_beginning(result, words))
         start += count
-    return found
+    return results
 
 
 def _whole(talk: Talk, template: Template) -> tuple[list[Turn], list[int]]:
@@ -282,7 +282,7 @@ def _is_shown(turn: Turn, text: str) -> bool:
     if turn["role"] != "tool":
         return False
     forms = (content, content.strip())
-    return any(json.dumps(one, ensure_ascii=False)[1:-1] in text for one in forms)
+    return any(json.dumps(form, ensure_ascii=False)[1:-1] in text for form in forms)
 
 
 def _thoughts(turn: Turn) -> Iterator[str]:
@@ -295,14 +295,14 @@ def _thoughts(turn: Turn) -> Iterator[str]:
         yield before.rpartition("<think>")[2].strip()
 
 
-def _without_beginning(found: Found, words: Words) -> Found:
+def _without_beginning(text: Found, words: Words) -> Found:
     """The engine puts its own mark before a prompt, and takes a second one of the template away."""
     mark = words.written(words.bos) if words.begins else ""
-    if not mark or not found.text.startswith(mark):
-        return found
+    if not mark or not text.text.startswith(mark):
+        return text
     cut = len(mark)
-    moved = tuple(Span(one.start - cut, one.end - cut, one.tail) for one in found.spans)
-    return Found(found.text[cut:], moved, found.last)
+    moved = tuple(Span(span.start - cut, span.end - cut, span.tail) for span in text.spans)
+    return Found(text.text[cut:], moved, text.last)
 
 
 # ---- text as tokens ------------------------------------------------------------------------
@@ -310,16 +310,16 @@ def _without_beginning(found: Found, words: Words) -> Found:
 
 def _example(text: _Text, ids: list[int], words: Words, made: Rendered) -> Example:
     """Tokens and labels of one text."""
-    line, found = text.line, text.found
+    line, marked = text.line, text.found
     begun = 1 if words.begins and words.bos is not None else 0
-    places = _places(found.text.encode(), words.pieces(ids[begun:]))
+    places = _places(marked.text.encode(), words.pieces(ids[begun:]))
     if places is None:
         raise FormatError(
             f"{line.where} has letters that this model's tokens cannot write",
             "take them out, or choose another model",
         )
     labels = [False] * len(ids)
-    for span in _in_bytes(found):
+    for span in _in_bytes(marked):
         for what in _mark(span, places, begun, ids, labels, words):
             made.tell(what, line.line)
     if text.end == "put" and words.eos is not None:
@@ -329,7 +329,7 @@ def _example(text: _Text, ids: list[int], words: Words, made: Rendered) -> Examp
     ):
         made.tell(ENDLESS, line.line)
     labels[0] = False
-    if found.last:
+    if marked.last:
         made.tell(LAST, line.line)
     return Example(ids, labels, line.line)
 
@@ -343,15 +343,15 @@ def _mark(
     words: Words,
 ) -> list[str]:
     """Mark the tokens of one answer, up to the one that ends the turn; what to know of it."""
-    told = []
+    flags = []
     inside = [at for at, (start, end) in enumerate(places) if _lies(start, end, span)]
     if any(start < span.start < end for start, end in places):
-        told.append(JOINED)
+        flags.append(JOINED)
     if not inside:
-        return told
+        return flags
     ends = [at for at in inside if ids[at + begun] in words.ends]
     if len(ends) > 1 - span.tail:
-        told.append(INSIDE)
+        flags.append(INSIDE)
     if span.tail:
         after = inside[-1] + 1
         if after < len(places) and ids[after + begun] in words.ends:
@@ -360,21 +360,21 @@ def _mark(
         inside = [at for at in inside if at <= ends[-1]]
     for at in inside:
         labels[at + begun] = True
-    return told
+    return flags
 
 
 def _lies(start: int, end: int, span: Span) -> bool:
     return span.start <= start and end <= span.end and start < end
 
 
-def _in_bytes(found: Found) -> Iterator[Span]:
+def _in_bytes(marked: Found) -> Iterator[Span]:
     """The spans in bytes of UTF-8."""
-    if found.text.isascii():
-        yield from found.spans
+    if marked.text.isascii():
+        yield from marked.spans
         return
-    for span in found.spans:
-        start = len(found.text[: span.start].encode())
-        end = start + len(found.text[span.start : span.end].encode())
+    for span in marked.spans:
+        start = len(marked.text[: span.start].encode())
+        end = start + len(marked.text[span.start : span.end].encode())
         yield Span(start, end, span.tail)
 
 
@@ -428,12 +428,12 @@ def _add_pair(chosen: Example, rejected: Example, length: int, made: Rendered) -
     if max(len(chosen.ids), len(rejected.ids)) > length:
         made.left[LONG] += 1
         return
-    first, one = _parted(chosen)
+    first, answer = _parted(chosen)
     second, other = _parted(rejected)
-    if first != second or not one or not other:
+    if first != second or not answer or not other:
         made.left[APART] += 1
         return
-    made.pairs.append(Pair(first, one, other, chosen.line))
+    made.pairs.append(Pair(first, answer, other, chosen.line))
 
 
 def _parted(example: Example) -> tuple[list[int], list[int]]:

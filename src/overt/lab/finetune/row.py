@@ -170,41 +170,42 @@ def clean(value: str, name: str) -> str:
     return value
 
 
-def talk(said: Sequence[Spoken], tools: Sequence[Mapping[str, Any]] = ()) -> Talk:
+def talk(turns: Sequence[Spoken], tools: Sequence[Mapping[str, Any]] = ()) -> Talk:
     """Turns in an order that a chat can have.
 
     Raises:
         Bad: a turn out of order, or the last is not the assistant's.
     """
-    if not said:
+    if not turns:
         raise Bad("has no turns", "give it a question and an answer")
-    if len(said) > _MOST_TURNS:
-        raise Bad(f"has {len(said)} turns", f"{_MOST_TURNS} are the most")
+    if len(turns) > _MOST_TURNS:
+        raise Bad(f"has {len(turns)} turns", f"{_MOST_TURNS} are the most")
     before = ""
-    for number, one in enumerate(said, 1):
-        if one.role in ("system", "developer"):
+    for number, spoken in enumerate(turns, 1):
+        if spoken.role in ("system", "developer"):
             if number > 1:
                 raise Bad(
                     f"has its system turn at {number}", "it is the first turn, or there is none"
                 )
             continue
-        if one.role not in _AFTER[before]:
+        if spoken.role not in _AFTER[before]:
             after = f"after {_named(before)}" if before else "first"
             expected = " or ".join(map(_named, _AFTER[before]))
             raise Bad(
-                f"has {_named(one.role)} {after} (turn {number})", f"{expected} is expected there"
+                f"has {_named(spoken.role)} {after} (turn {number})",
+                f"{expected} is expected there",
             )
-        before = "call" if one.turn.get("tool_calls") else one.role
-    if said[-1].role != "assistant":
+        before = "call" if spoken.turn.get("tool_calls") else spoken.role
+    if turns[-1].role != "assistant":
         raise Bad(
-            f"ends with {_named(said[-1].role)}",
+            f"ends with {_named(turns[-1].role)}",
             "the assistant's turn is the last: it is what is learnt",
         )
     return Talk(
-        tuple(one.turn for one in said),
+        tuple(spoken.turn for spoken in turns),
         tuple(tools),
-        skipped=frozenset(at for at, one in enumerate(said) if not one.learnt),
-        unread=frozenset(name for one in said for name in one.unread),
+        skipped=frozenset(at for at, spoken in enumerate(turns) if not spoken.learnt),
+        unread=frozenset(name for spoken in turns for name in spoken.unread),
     )
 
 

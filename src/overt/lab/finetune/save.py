@@ -26,7 +26,7 @@ def whole(
     type: str,
     target: Path,
     done: Callable[[int, int], None],
-    told: Sequence[Pair] = (),
+    metadata: Sequence[Pair] = (),
 ) -> None:
     """Write the GGUF model `target`: the net's weights under the metadata of `base`.
 
@@ -39,20 +39,25 @@ def whole(
         FormatError: a number that has no place in `type`.
     """
     first = Tensors(base, base.name)
-    known = {one.gguf: one for one in architectures.of_shape(net.shape).weights(net.shape)}
+    known = {weight.gguf: weight for weight in architectures.of_shape(net.shape).weights(net.shape)}
     kind: Any = type
 
-    def tensor(one: TensorInfo) -> bytes:
-        weight = known.get(one.name)
+    def tensor(tensor_info: TensorInfo) -> bytes:
+        weight = known.get(tensor_info.name)
         if weight is None:  # such as the divisors of the rotary embedding
-            return weights.encoded(first.read(one.name), weights.stored(one, first.header, kind),
-                                   one.name)  # fmt: skip
+            return weights.encoded(
+                first.read(tensor_info.name),
+                weights.stored(tensor_info, first.header, kind),
+                tensor_info.name,
+            )
         return weights.encoded(
-            _numbers(net, weight, first), weights.stored(one, first.header, kind), one.name
+            _numbers(net, weight, first),
+            weights.stored(tensor_info, first.header, kind),
+            tensor_info.name,
         )
 
     target.unlink(missing_ok=True)  # one that was cut off may hold another net's tensors
-    weights.write(target, first, kind, tensor, done, told)
+    weights.write(target, first, kind, tensor, done, metadata)
 
 
 def ordered(weight: Weight, rows: "Array") -> "Array":
@@ -80,6 +85,6 @@ def _numbers(net: "Transformer", weight: Weight, first: Tensors) -> "Array":
         return summed
     held = getattr(layer, part, None)
     if held is None or not held.requires_grad:
-        kept: Array = first.read(weight.gguf)
-        return kept
+        original: Array = first.read(weight.gguf)
+        return original
     return ordered(weight, held.detach().float().cpu().numpy())

@@ -70,25 +70,25 @@ def _after_thoughts(content: str) -> str:
     return content.rpartition(_THOUGHT)[2]
 
 
-def find(turns: Sequence[Turn], said: Sequence[Said], wanted: Sequence[int]) -> Found:
+def find(turns: Sequence[Turn], renderings: Sequence[Said], wanted: Sequence[int]) -> Found:
     """Where the answers at `wanted` stand, by what the template made of `asked`.
 
     Raises:
         FormatError: the template refuses the chat, or hides where its answers stand.
     """
-    whole = said[-2]
+    whole = renderings[-2]
     if isinstance(whole, FormatError):
         raise whole
-    pairs = list(zip(said[:-1:2], said[1:-1:2], strict=True))
+    pairs = list(zip(renderings[:-1:2], renderings[1:-1:2], strict=True))
     spans: list[Span | None] = [_between(before, after, whole) for before, after in pairs]
     if all(spans):
-        return Found(whole, tuple(one for one in spans if one))
+        return Found(whole, tuple(span for span in spans if span))
     if last := _ending(pairs[-1][0], whole):
         # The template shows older answers otherwise than it showed them when they were written.
         return Found(whole, (last,), last=len(pairs) > 1)
-    marked = said[-1]
-    if isinstance(marked, str) and (found := _replaced(turns, marked, whole, wanted)):
-        return Found(whole, found)
+    marked = renderings[-1]
+    if isinstance(marked, str) and (replaced := _replaced(turns, marked, whole, wanted)):
+        return Found(whole, replaced)
     raise FormatError(
         "the chat template does not show where the assistant's words stand",
         "train with another: --template chatml",
@@ -122,7 +122,7 @@ def _replaced(
             return None
         start = at + len(head)
         forms = (content, content.strip(), _after_thoughts(content), spoken(content))
-        written = next((one for one in forms if whole.startswith(one, start)), None)
+        written = next((form for form in forms if whole.startswith(form, start)), None)
         if not written:
             return None
         spans.append(Span(start, start + len(written), tail=True))

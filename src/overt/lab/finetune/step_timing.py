@@ -27,7 +27,7 @@ class Trial:
     seconds: float
 
 
-def trial(prepared: Prepared, asked: Asked) -> Trial:
+def trial(prepared: Prepared, config: Asked) -> Trial:
     """Train two steps on a net of its own and time the second: the first one warms up."""
     from overt.lab.finetune import loop
 
@@ -37,42 +37,42 @@ def trial(prepared: Prepared, asked: Asked) -> Trial:
         if isinstance(event, dict) and event.get("kind") == "loss":
             when.append((time.monotonic(), int(event["tokens"])))
 
-    job = asked.training
+    job = config.training
     two = replace(job, steps=2, epochs=1, patience=0)
     some = prepared.train[: 2 * job.accumulate]  # of preferences, all that are given are read first
     texts = (prepared.held_examples or prepared.train_examples)[:2]
     with tempfile.TemporaryDirectory() as place, fixed(job.threads):
-        net = load(prepared.base.weights, asked)
+        net = load(prepared.base.weights, config)
         loop.train(net, two, some, [], Path(place), tell)
         begun = time.monotonic()
-        judge(net, texts, asked)
+        judge(net, texts, config)
         look = (time.monotonic() - begun) / max(1, len(texts))
     speed = (when[1][1] - when[0][1]) / max(when[1][0] - when[0][0], 1e-9)
-    steps = steps_of(prepared, asked)
+    steps = steps_of(prepared, config)
     share = steps * job.accumulate / max(1, len(prepared.train))
     seconds = sum(map(_tokens, prepared.train_examples)) * share / speed
-    return Trial(speed, steps, seconds + look * _looked_at(prepared, asked))
+    return Trial(speed, steps, seconds + look * _looked_at(prepared, config))
 
 
-def _tokens(one: Example | Pair) -> int:
+def _tokens(example: Example | Pair) -> int:
     """That the net reads of one example: of a pair both texts, each with the prompt."""
-    if isinstance(one, Pair):
-        return 2 * len(one.prompt) + len(one.chosen) + len(one.rejected)
-    return len(one.ids)
+    if isinstance(example, Pair):
+        return 2 * len(example.prompt) + len(example.chosen) + len(example.rejected)
+    return len(example.ids)
 
 
-def _looked_at(prepared: Prepared, asked: Asked) -> float:
+def _looked_at(prepared: Prepared, config: Asked) -> float:
     """Examples that are read without learning, each as often as it is."""
-    job, held = asked.training, len(prepared.held_examples)
+    job, held = config.training, len(prepared.held_examples)
     every = job.held_every or max(1, len(prepared.train) // job.accumulate)
-    looks = 2 + -(-steps_of(prepared, asked) // every)  # before, after, and between
+    looks = 2 + -(-steps_of(prepared, config) // every)  # before, after, and between
     if job.loss != "preference":
         return looks * held
-    share = min(1.0, steps_of(prepared, asked) * job.accumulate / max(1, len(prepared.train)))
+    share = min(1.0, steps_of(prepared, config) * job.accumulate / max(1, len(prepared.train)))
     return looks * held + held + share * len(prepared.train_examples)
 
 
-def steps_of(prepared: Prepared, asked: Asked) -> int:
+def steps_of(prepared: Prepared, config: Asked) -> int:
     """Steps of the whole training, as the loop counts them."""
-    job = asked.training
+    job = config.training
     return job.steps or -(-job.epochs * len(prepared.train) // job.accumulate)

@@ -66,8 +66,12 @@ _MISTRAL: Final = (
     "{%- endfor -%}"
 )
 NAMED: Final = {
-    "chatml": _CHATML, "gemma": _GEMMA, "llama3": _LLAMA3, "mistral": _MISTRAL, "plain": _PLAIN,
-}  # fmt: skip
+    "chatml": _CHATML,
+    "gemma": _GEMMA,
+    "llama3": _LLAMA3,
+    "mistral": _MISTRAL,
+    "plain": _PLAIN,
+}
 """For models without one: of Qwen and SmolLM, of Gemma, of Llama 3, of Mistral (as its own since
 v3), and one that needs no marks."""
 _END: Final = ""
@@ -97,7 +101,7 @@ class Template:
     system: str = ""
 
 
-def choose(overlay: Overlay, header: gguf.Header, words: Words, asked: str = "") -> Template:
+def choose(overlay: Overlay, header: gguf.Header, words: Words, choice: str = "") -> Template:
     """The template to train with.
 
     Args:
@@ -109,20 +113,20 @@ def choose(overlay: Overlay, header: gguf.Header, words: Words, asked: str = "")
     Raises:
         BadRequest: no such name, or one whose marks are no tokens of this model.
     """
-    before = tuple({"role": one.role, "content": one.text} for one in overlay.messages)
-    if asked == NONE:
+    before = tuple({"role": message.role, "content": message.text} for message in overlay.messages)
+    if choice == NONE:
         return Template("", own=True)
-    if not asked:
+    if not choice:
         held = header.metadata.get("tokenizer.chat_template")
         text = overlay.template or (held if isinstance(held, str) else "")
         return Template(text, own=True, before=before, system=overlay.system)
-    if asked not in NAMED:
+    if choice not in NAMED:
         raise BadRequest(
-            f"no template is called {asked[:40]!r}", f"it is one of {', '.join(NAMED)}, {NONE}"
+            f"no template is called {choice[:40]!r}", f"it is one of {', '.join(NAMED)}, {NONE}"
         )
-    if lacking := _lacking(words, asked):
+    if lacking := _lacking(words, choice):
         raise BadRequest(lacking, f"type --template {fit(words)}")
-    return Template(NAMED[asked], own=False, before=before, system=overlay.system)
+    return Template(NAMED[choice], own=False, before=before, system=overlay.system)
 
 
 def fit(words: Words) -> str:

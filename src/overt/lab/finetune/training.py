@@ -68,7 +68,7 @@ class Training:
         known = (*ATTENTION, *MLP)
         if not self.adapter.targets:
             raise BadSetting("an adapter of no layers learns nothing", "name layers such as q_proj")
-        if strange := [one for one in self.adapter.targets if one not in known]:
+        if strange := [target for target in self.adapter.targets if target not in known]:
             raise BadSetting(
                 f"an adapter cannot learn on {strange[0][:60]!r}",
                 f"the layers that take one are {', '.join(known)}",
@@ -80,20 +80,20 @@ class Training:
         return {**asdict(self), "adapter": adapter}
 
     @classmethod
-    def decode(cls, found: dict[str, Any]) -> "Training":
+    def decode(cls, document: dict[str, Any]) -> "Training":
         """Read what `encode` wrote; names it does not know are refused.
 
         Raises:
             FormatError: a name or value that is none: a recipe may be anybody's.
         """
         try:
-            adapter = dict(found.get("adapter", {}))
+            adapter = dict(document.get("adapter", {}))
             targets = adapter.get("targets", [*ATTENTION, *MLP])
             if not isinstance(targets, list):
                 raise FormatError(f"the layers of an adapter are {str(targets)[:40]!r}", _HINT)
             adapter["targets"] = tuple(targets)
-            known = {one.name for one in fields(cls)} - {"adapter"}
-            rest = {name: value for name, value in found.items() if name != "adapter"}
+            known = {field.name for field in fields(cls)} - {"adapter"}
+            rest = {name: value for name, value in document.items() if name != "adapter"}
             if strange := sorted(set(rest) - known):
                 raise FormatError(f"{strange[0][:60]!r} is no setting of a fine-tune", _HINT)
             return cls(adapter=Adapter(**adapter), **rest)
@@ -107,30 +107,34 @@ class Training:
 
 def check_kinds(value: Any) -> None:
     """Raises BadSetting where a field of a data class holds what its annotation does not say."""
-    for one in fields(value):
-        found, kind = getattr(value, one.name), one.type
-        if get_origin(kind) is Literal and found not in get_args(kind):
+    for entry in fields(value):
+        setting, kind = getattr(value, entry.name), entry.type
+        if get_origin(kind) is Literal and setting not in get_args(kind):
             raise BadSetting(
-                f"{one.name} is {str(found)[:40]!r}", f"it is one of {', '.join(get_args(kind))}"
+                f"{entry.name} is {str(setting)[:40]!r}",
+                f"it is one of {', '.join(get_args(kind))}",
             )
-        if kind in _KINDS and not _fits(found, kind):
-            raise BadSetting(f"{one.name} is {str(found)[:40]!r}", f"it is {_KINDS[kind]}")
+        if kind in _KINDS and not _fits(setting, kind):
+            raise BadSetting(f"{entry.name} is {str(setting)[:40]!r}", f"it is {_KINDS[kind]}")
 
 
-def _fits(found: object, kind: Any) -> bool:
+def _fits(value: object, kind: Any) -> bool:
     """Whether a number is what it should be; True and False are no numbers."""
     if kind == tuple[str, ...]:
-        return isinstance(found, tuple) and all(isinstance(one, str) for one in found)
-    if isinstance(found, bool):
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if isinstance(value, bool):
         return kind is bool
-    return isinstance(found, int | float if kind is float else kind)
+    return isinstance(value, int | float if kind is float else kind)
 
 
 _HINT = "use the recipe as the Overt wrote it that made it"
 _KINDS: dict[Any, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
     tuple[str, ...]: "a list of names",
-}  # fmt: skip
+}
 _OF_ADAPTER = ("rank", "alpha", "dropout")
 _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("rank", 1, 4096),

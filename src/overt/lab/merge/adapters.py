@@ -63,9 +63,9 @@ class GgufAdapter(Adapter):
     def __init__(self, path: Path, name: str, scale: float, base: Tensors) -> None:
         """Raises FormatError, Unsupported: as `gguf_adapter.read`, or it does not fit `base`."""
         super().__init__(name, scale)
-        found = gguf_adapter.read(path, name, base.header.architecture, base.name)
-        self._tensors, self._alpha = Tensors(path, name), found.alpha
-        for stem, (a, b) in found.pairs.items():
+        adapter = gguf_adapter.read(path, name, base.header.architecture, base.name)
+        self._tensors, self._alpha = Tensors(path, name), adapter.alpha
+        for stem, (a, b) in adapter.pairs.items():
             self.shapes[stem] = self._shape(stem, a.shape, b.shape)
         self.fits(base)
 
@@ -97,7 +97,7 @@ class PeftAdapter(Adapter):
         except (FormatError, Unsupported) as error:
             raise type(error)(f"{name}: {error.message}", error.hint) from None
         self._pairs = {pair.weight.gguf: pair for pair in pairs}
-        self.shapes = {found: pair.weight.shape for found, pair in self._pairs.items()}
+        self.shapes = {name_: pair.weight.shape for name_, pair in self._pairs.items()}
         self.fits(base)
 
     def delta(self, name: str) -> "np.ndarray[Any, Any]":
@@ -142,19 +142,19 @@ def read(work: "Work", base: Tensors) -> list[Adapter]:
         FormatError, Unsupported: one that cannot be laid into `base`.
     """
     files, configs = work.given("adapter"), iter(work.given("adapter-config"))
-    asked = [one for one in work.recipe.inputs if one.role == "adapter"]
-    found: list[Adapter] = []
-    for file, input, one in zip(files, asked, work.recipe.parameters["adapters"], strict=True):
+    entries = [entry for entry in work.recipe.inputs if entry.role == "adapter"]
+    adapters: list[Adapter] = []
+    for file, input, entry in zip(files, entries, work.recipe.parameters["adapters"], strict=True):
         name = input.ref or "the adapter"
-        if one["form"] == "peft":
+        if entry["form"] == "peft":
             config = next(configs).path
-            found.append(PeftAdapter(file.path, config, name, one["scale"], base))
+            adapters.append(PeftAdapter(file.path, config, name, entry["scale"], base))
         else:
-            found.append(GgufAdapter(_file(file), name, one["scale"], base))
-    return found
+            adapters.append(GgufAdapter(_file(file), name, entry["scale"], base))
+    return adapters
 
 
-def _file(given: "Given") -> Path:
+def _file(source: "Given") -> Path:
     """The adapter's own file; of a model of the store, the one beside its weights."""
-    listed = given.manifest.files if given.manifest else ()
-    return next((given.files[one.path] for one in listed if one.role == "adapter"), given.path)
+    listed = source.manifest.files if source.manifest else ()
+    return next((source.files[file.path] for file in listed if file.role == "adapter"), source.path)

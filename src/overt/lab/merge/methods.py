@@ -47,7 +47,7 @@ def slerp(
     """
     import numpy as np
 
-    lengths = [math.sqrt(_dot(one, one)) for one in (first, second)]
+    lengths = [math.sqrt(_dot(vector, vector)) for vector in (first, second)]
     cosine = _dot(first, second) / (lengths[0] * lengths[1]) if all(lengths) else 1.0
     if abs(cosine) > _PARALLEL:
         parts = 1 - t, t
@@ -144,12 +144,12 @@ def drop(
     key = sha256(f"{seed}\n{model}\n{name}".encode()).digest()[:16]
     draw = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
     flat = delta.reshape(-1)
-    found = np.empty_like(flat)
+    result = np.empty_like(flat)
     for at in range(0, flat.size, _BLOCK):
         part = flat[at : at + _BLOCK]
         stays = draw.random(part.size, dtype=np.float32) < np.float32(density)
-        found[at : at + _BLOCK] = np.where(stays, part / np.float32(density), np.float32(0))
-    return found.reshape(delta.shape)
+        result[at : at + _BLOCK] = np.where(stays, part / np.float32(density), np.float32(0))
+    return result.reshape(delta.shape)
 
 
 def low_rank(
@@ -162,10 +162,10 @@ def low_rank(
     """
     import numpy as np
 
-    found = np.zeros((b.shape[0], a.shape[1]), np.float32)
+    product = np.zeros((b.shape[0], a.shape[1]), np.float32)
     rows = max(1, _BLOCK // a.shape[1])
     for at in range(0, b.shape[0], rows):
         for rank in range(a.shape[0]):
-            found[at : at + rows] += b[at : at + rows, rank : rank + 1] * a[rank]
-    found *= np.float32(scale)
-    return found
+            product[at : at + rows] += b[at : at + rows, rank : rank + 1] * a[rank]
+    product *= np.float32(scale)
+    return product

@@ -38,8 +38,11 @@ _MOST_BYTES: Final = 1 << 20
 _KEYS = ("method", "base", "models", "scale", "t", "seed", "type")
 _LAYER = re.compile(r"blk\.([0-9]{1,5})\.")
 _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
-    "weight": (-1000, 1000), "density": (0, 1), "t": (0, 1), "scale": (-1000, 1000),
-}  # fmt: skip
+    "weight": (-1000, 1000),
+    "density": (0, 1),
+    "t": (0, 1),
+    "scale": (-1000, 1000),
+}
 DEFAULTS: Final[Mapping[str, float]] = {"weight": 1, "density": 0.5, "t": 0.5, "scale": 1}
 
 
@@ -61,51 +64,51 @@ def read(path: Path) -> dict[str, Any]:
         raise FormatError(
             f"{path.name} is larger than {_MOST_BYTES >> 20} MiB, and no merge file is"
         )
-    found = yamltext.load(text, path.name)
-    if not isinstance(found, dict):
+    document = yamltext.load(text, path.name)
+    if not isinstance(document, dict):
         raise FormatError(f"{path.name} is no mapping", "a merge file has a method and models")
     try:
-        return checked(found)
+        return checked(document)
     except UsageError as error:
         raise FormatError(f"{path.name}: {error.message}", error.hint) from None
 
 
-def checked(found: Mapping[str, Any]) -> dict[str, Any]:
+def checked(merge: Mapping[str, Any]) -> dict[str, Any]:
     """A merge with every default filled in: method, base, models (ref, weight, density), scale, t,
     seed, type. What a method does not use is left out.
 
     Raises:
         UsageError: a key or number that has no meaning; which, and what was expected.
     """
-    for key in found:
+    for key in merge:
         if key not in _KEYS:
             raise UsageError(f"a merge has no {str(key)[:60]!r}", f"it has {', '.join(_KEYS)}")
-    method = found.get("method", "linear")
+    method = merge.get("method", "linear")
     if method not in METHODS:
         raise UsageError(f"{str(method)[:60]!r} is no method", f"choose {', '.join(METHODS)}")
-    models = _models(found.get("models"), method)
-    seed = found.get("seed", 0)
+    models = _models(merge.get("models"), method)
+    seed = merge.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
         raise UsageError(f"the seed is {str(seed)[:60]!r}", "it is a whole number from 0")
-    type = found.get("type", "f16")
+    type = merge.get("type", "f16")
     if not isinstance(type, str) or type not in TYPES:
         raise UsageError(f"{str(type)[:60]!r} is no type", f"choose {', '.join(TYPES)}")
-    base = found.get("base")
+    base = merge.get("base")
     if (method in WITH_BASE) != isinstance(base, str):
         needs = "needs the base that the models come from" if base is None else "takes no base"
         raise UsageError(f"{method} {needs}", "--base REF" if base is None else None)
-    _refuse_unused(found, method)
+    _refuse_unused(merge, method)
     result: dict[str, Any] = {"method": method, "models": models, "type": type}
     if method in WITH_BASE:
-        result |= {"base": base, "scale": amount("scale", found.get("scale", 1))}
+        result |= {"base": base, "scale": amount("scale", merge.get("scale", 1))}
     if method == "slerp":
-        result["t"] = amount("t", found.get("t", DEFAULTS["t"]))
+        result["t"] = amount("t", merge.get("t", DEFAULTS["t"]))
     if method.startswith("dare"):
         result["seed"] = seed
     return result
 
 
-def _refuse_unused(found: Mapping[str, Any], method: str) -> None:
+def _refuse_unused(merge: Mapping[str, Any], method: str) -> None:
     """Raises UsageError: an amount that the method has no use for."""
     uses = ["type", *(["t"] if method == "slerp" else ["weight"])]
     if method in WITH_BASE:
@@ -114,89 +117,89 @@ def _refuse_unused(found: Mapping[str, Any], method: str) -> None:
         uses.append("density")
     if method.startswith("dare"):
         uses.append("seed")
-    listed = [one for one in found["models"] if isinstance(one, dict)]
+    listed = [model for model in merge["models"] if isinstance(model, dict)]
     for key in ("scale", "t", "seed", "weight", "density"):
-        if key not in uses and (key in found or any(key in one for one in listed)):
+        if key not in uses and (key in merge or any(key in model for model in listed)):
             hint = f"leave it out: {method} has {', '.join(uses)}"
             if (method, key) == ("slerp", "weight"):
                 hint = "say t: 0 is the first model, 1 the second"
             raise UsageError(f"{method} has no {key}", hint)
 
 
-def _models(found: Any, method: str) -> list[dict[str, Any]]:
-    if not isinstance(found, list) or not found or len(found) > MOST_MODELS:
+def _models(value: Any, method: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value or len(value) > MOST_MODELS:
         raise UsageError(
             "a merge needs its models", f"a list of 1 to {MOST_MODELS}, each with a ref"
         )
-    if method == "slerp" and len(found) != 2:
-        raise UsageError(f"slerp is between two models, and {len(found)} are named", "name two")
+    if method == "slerp" and len(value) != 2:
+        raise UsageError(f"slerp is between two models, and {len(value)} are named", "name two")
     models = []
-    for one in found:
-        if isinstance(one, str):
-            one = {"ref": one}
-        if not isinstance(one, dict) or not isinstance(one.get("ref"), str):
+    for entry in value:
+        if isinstance(entry, str):
+            entry = {"ref": entry}
+        if not isinstance(entry, dict) or not isinstance(entry.get("ref"), str):
             raise UsageError("a model of a merge has no ref", "write `- ref: NAME`")
-        for key in one:
+        for key in entry:
             if key not in ("ref", "weight", "density"):
                 raise UsageError(
                     f"a model of a merge has no {str(key)[:60]!r}", "it has ref, weight and density"
                 )
-        model = {"ref": one["ref"]}
+        model = {"ref": entry["ref"]}
         if method != "slerp":
-            model["weight"] = amount("weight", one.get("weight", DEFAULTS["weight"]))
+            model["weight"] = amount("weight", entry.get("weight", DEFAULTS["weight"]))
         if method in WITH_DENSITY:
-            model["density"] = amount("density", one.get("density", DEFAULTS["density"]))
+            model["density"] = amount("density", entry.get("density", DEFAULTS["density"]))
         models.append(model)
     return models
 
 
-def amount(name: str, found: Any) -> Amount:
+def amount(name: str, given_value: Any) -> Amount:
     """A number, numbers along the layers, or those by parts of names.
 
     Raises:
         UsageError: it is none, or a number is out of its limits.
     """
-    if isinstance(found, list) and found and isinstance(found[0], list):
-        if not all(isinstance(one, list) and len(one) == 2 for one in found):
-            raise UsageError(f"{name} is a list of {len(found)} lists", "pairs: [attn, 0.5]")
-        if len({str(part) for part, _ in found}) < len(found):
+    if isinstance(given_value, list) and given_value and isinstance(given_value[0], list):
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in given_value):
+            raise UsageError(f"{name} is a list of {len(given_value)} lists", "pairs: [attn, 0.5]")
+        if len({str(part) for part, _ in given_value}) < len(given_value):
             raise UsageError(f"{name} names a part twice", "the first that fits counts")
-        found = {str(part): value for part, value in found}
-    if isinstance(found, dict):
-        if not found or len(found) > MOST_NUMBERS or "else" not in found:
+        given_value = {str(part): value for part, value in given_value}
+    if isinstance(given_value, dict):
+        if not given_value or len(given_value) > MOST_NUMBERS or "else" not in given_value:
             raise UsageError(f"{name} by parts of names lacks `else`", "else: 1 is for the others")
-        return {str(key): _along(name, value) for key, value in found.items()}
-    return _along(name, found)
+        return {str(key): _along(name, value) for key, value in given_value.items()}
+    return _along(name, given_value)
 
 
-def _along(name: str, found: Any) -> float | list[float]:
-    if isinstance(found, list):
-        if not 0 < len(found) <= MOST_NUMBERS:
-            raise UsageError(f"{name} is a list of {len(found)} numbers", f"1 to {MOST_NUMBERS}")
-        return [_number(name, one) for one in found]
-    return _number(name, found)
+def _along(name: str, value: Any) -> float | list[float]:
+    if isinstance(value, list):
+        if not 0 < len(value) <= MOST_NUMBERS:
+            raise UsageError(f"{name} is a list of {len(value)} numbers", f"1 to {MOST_NUMBERS}")
+        return [_number(name, number) for number in value]
+    return _number(name, value)
 
 
-def _number(name: str, found: Any) -> float:
+def _number(name: str, value: Any) -> float:
     low, high = _LIMITS[name]
-    if isinstance(found, bool) or not isinstance(found, int | float) or not low <= found <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise UsageError(
-            f"{name} is {str(found)[:60]!r}", f"it is a number from {low:g} to {high:g}"
+            f"{name} is {str(value)[:60]!r}", f"it is a number from {low:g} to {high:g}"
         )
-    if name == "density" and found == 0:
+    if name == "density" and value == 0:
         raise UsageError("density is 0, which keeps nothing", "it is above 0, and 1 keeps all")
-    return float(found)
+    return float(value)
 
 
-def value(found: Amount, tensor: str, layers: int) -> float:
+def value(amount_: Amount, tensor: str, layers: int) -> float:
     """The number of one tensor; what is before the layers has that of the first, what is after
     them that of the last.
     """
-    parts = _parts(found)
+    parts = _parts(amount_)
     if parts:
-        along = next((one for part, one in parts.items() if part in tensor), parts["else"])
+        along = next((value_ for part, value_ in parts.items() if part in tensor), parts["else"])
     else:
-        along = cast("Along", found)
+        along = cast("Along", amount_)
     if not isinstance(along, list):
         return along
     layer = _LAYER.match(tensor)
@@ -208,14 +211,14 @@ def value(found: Amount, tensor: str, layers: int) -> float:
     return along[low] + (along[high] - along[low]) * (place - low)
 
 
-def _parts(found: Amount) -> dict[str, Along]:
+def _parts(amount_: Amount) -> dict[str, Along]:
     """Amounts by parts of names, in the order they were written; empty where it is none of those.
 
     ``else`` is for what nothing else fits, wherever it stands.
     """
-    if isinstance(found, list) and found and isinstance(found[0], list | tuple):
-        found = dict(found)
-    return found if isinstance(found, dict) else {}
+    if isinstance(amount_, list) and amount_ and isinstance(amount_[0], list | tuple):
+        amount_ = dict(amount_)
+    return amount_ if isinstance(amount_, dict) else {}
 
 
 def proved(recipe: Recipe) -> dict[str, Any]:
@@ -225,7 +228,7 @@ def proved(recipe: Recipe) -> dict[str, Any]:
         FormatError: they are not those of a merge, or do not fit the recipe's inputs.
     """
     parameters = recipe.parameters
-    counts = Counter(one.role for one in recipe.inputs)
+    counts = Counter(entry.role for entry in recipe.inputs)
     if strange := sorted(counts.keys() - {"from", "base", "adapter", "adapter-config"}):
         raise FormatError(f"a merge has no input {strange[0][:60]!r}", "it has from and base")
     try:
@@ -238,7 +241,7 @@ def proved(recipe: Recipe) -> dict[str, Any]:
 
 def _models_of(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
     listed = parameters.get("models")
-    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+    if not isinstance(listed, list) or not all(isinstance(model, dict) for model in listed):
         raise UsageError("it has no list of models", "each has its weight")
     if len(listed) != counts["from"] or counts["base"] > 1 or counts["adapter"]:
         raise UsageError(
@@ -246,18 +249,18 @@ def _models_of(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict
             + ", ".join(f"{count} {role}" for role, count in counts.items()),
             "one amount for each `from`, and at most one `base`",
         )
-    merge = {**parameters, "models": [{**one, "ref": "a model"} for one in listed]}
+    merge = {**parameters, "models": [{**model, "ref": "a model"} for model in listed]}
     base = {"base": "a model"} if counts["base"] else {}
     if "base" in merge or "method" not in merge:
         raise UsageError("its base is an input, and its method is said", "leave `base` out")
-    found = recipe_parameters(checked(merge | base))
-    if lacking := sorted(found.keys() - parameters.keys()):
-        raise UsageError(f"it does not say {lacking[0]}", f"{found['method']} needs it")
-    for one in (parameters, *listed):
-        for key, said in one.items():
-            if isinstance(said, dict):  # whose order a recipe does not keep
+    needed = recipe_parameters(checked(merge | base))
+    if lacking := sorted(needed.keys() - parameters.keys()):
+        raise UsageError(f"it does not say {lacking[0]}", f"{needed['method']} needs it")
+    for settings_ in (parameters, *listed):
+        for key, setting in settings_.items():
+            if isinstance(setting, dict):  # whose order a recipe does not keep
                 raise UsageError(f"{key} by parts of names is no list", "pairs: [attn, 0.5]")
-    return found
+    return needed
 
 
 def _laid(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
@@ -267,13 +270,13 @@ def _laid(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str,
     type = parameters["type"]
     if not isinstance(type, str) or type not in TYPES:
         raise UsageError(f"{str(type)[:60]!r} is no type", f"choose {', '.join(TYPES)}")
-    for one in listed:
-        if not isinstance(one, dict) or one.keys() != {"form", "scale"}:
+    for entry in listed:
+        if not isinstance(entry, dict) or entry.keys() != {"form", "scale"}:
             raise UsageError("an adapter has other parameters", "it has form and scale")
-        if one["form"] not in ("gguf", "peft"):
-            raise UsageError(f"{str(one['form'])[:60]!r} is no form", "choose gguf or peft")
-        _number("scale", one["scale"])
-    configs = sum(one["form"] == "peft" for one in listed)
+        if entry["form"] not in ("gguf", "peft"):
+            raise UsageError(f"{str(entry['form'])[:60]!r} is no form", "choose gguf or peft")
+        _number("scale", entry["scale"])
+    configs = sum(entry["form"] == "peft" for entry in listed)
     wanted = {"from": 1, "base": 0, "adapter": len(listed), "adapter-config": configs}
     for role, count in wanted.items():
         if counts[role] != count:
@@ -285,11 +288,13 @@ def recipe_parameters(merge: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of the recipe: the refs are its inputs, and not repeated; amounts by parts of
     names are pairs, in their order.
     """
-    kept = {key: _ordered(merge[key]) for key in merge if key not in ("base", "models")}
+    ordered = {key: _ordered(merge[key]) for key in merge if key not in ("base", "models")}
     models = cast("list[dict[str, Any]]", merge["models"])
-    kept["models"] = [{k: _ordered(v) for k, v in one.items() if k != "ref"} for one in models]
-    return kept
+    ordered["models"] = [
+        {k: _ordered(v) for k, v in model.items() if k != "ref"} for model in models
+    ]
+    return ordered
 
 
-def _ordered(found: Any) -> Any:
-    return [[part, one] for part, one in found.items()] if isinstance(found, dict) else found
+def _ordered(value: Any) -> Any:
+    return [[part, item] for part, item in value.items()] if isinstance(value, dict) else value

@@ -100,12 +100,12 @@ def models(merge: Mapping[str, Any], settings: Settings, report: Report) -> Aske
         ModelNotFound, BadRef: a model that is not to be had.
         FormatError: one that is no GGUF model.
     """
-    found = _Found(settings, report)
+    builder = _Found(settings, report)
     if "base" in merge:
-        found.model(merge["base"], "base")
-    for one in merge["models"]:
-        found.model(one["ref"], "from")
-    return _asked(found, plan.recipe_parameters(merge))
+        builder.model(merge["base"], "base")
+    for model in merge["models"]:
+        builder.model(model["ref"], "from")
+    return _asked(builder, plan.recipe_parameters(merge))
 
 
 def laid(
@@ -117,18 +117,18 @@ def laid(
     Raises:
         ModelNotFound, BadRef, FormatError: as `models`.
     """
-    found = _Found(settings, report)
-    found.model(base, "from", [value for value, _ in added])
+    builder = _Found(settings, report)
+    builder.model(base, "from", [value for value, _ in added])
     forms = [
-        {"form": found.adapter(value), "scale": plan.amount("scale", scale)}
+        {"form": builder.adapter(value), "scale": plan.amount("scale", scale)}
         for value, scale in added
     ]
-    return _asked(found, {"method": "adapter", "adapters": forms, "type": type})
+    return _asked(builder, {"method": "adapter", "adapters": forms, "type": type})
 
 
-def _asked(found: _Found, parameters: dict[str, Any]) -> Asked:
-    recipe = run_recipe.recipe("merge", found.read, parameters, found.settings)
-    return Asked(recipe, found.data, tuple(found.parents))
+def _asked(builder: _Found, parameters: dict[str, Any]) -> Asked:
+    recipe = run_recipe.recipe("merge", builder.read, parameters, builder.settings)
+    return Asked(recipe, builder.data, tuple(builder.parents))
 
 
 def _is_path(ref: str) -> bool:

@@ -21,20 +21,40 @@ if TYPE_CHECKING:
     import numpy as np
 
 _SAME = (
-    "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
-    "attention.key_length", "attention.value_length", "expert_count", "expert_used_count",
-)  # fmt: skip
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "expert_count",
+    "expert_used_count",
+)
 _LONG = (
-    "tokenizer.chat_template", "tokenizer.ggml.merges", "tokenizer.ggml.scores",
+    "tokenizer.chat_template",
+    "tokenizer.ggml.merges",
+    "tokenizer.ggml.scores",
     "tokenizer.ggml.token_type",
-)  # fmt: skip
+)
 _WORDS = (
-    *_LONG, "tokenizer.ggml.pre", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
-    "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id", "tokenizer.ggml.add_bos_token",
-    "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix",
-)  # fmt: skip
-_TOLD = ("rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "context_length",
-         "attention.layer_norm_rms_epsilon", "attention.sliding_window")  # fmt: skip
+    *_LONG,
+    "tokenizer.ggml.pre",
+    "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.eot_token_id",
+    "tokenizer.ggml.eom_token_id",
+    "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.add_eos_token",
+    "tokenizer.ggml.add_space_prefix",
+)
+_TOLD = (
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "context_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+)
 
 
 class _Step:
@@ -50,8 +70,8 @@ class _Step:
     def run(self, work: Work) -> list[Made]:
         """Raises FormatError, UsageError: models that do not go together, with both numbers."""
         parameters = plan.proved(work.recipe)
-        models = [_open(one.path, input.ref) for one, input in _inputs(work, "from")]
-        bases = [_open(one.path, input.ref) for one, input in _inputs(work, "base")]
+        models = [_open(source.path, input.ref) for source, input in _inputs(work, "from")]
+        bases = [_open(source.path, input.ref) for source, input in _inputs(work, "base")]
         # the header is a model's own: a base may know neither its template nor where it ends
         first = models[0]
         for other in (*models[1:], *bases):
@@ -66,17 +86,20 @@ class _Step:
         else:
             mix = _Merged(bases[0] if bases else None, models, parameters)
 
-        def tensor(one: TensorInfo) -> bytes:
-            if not first.is_float(one.name):
-                return first.raw(one.name)
-            kind = weights.stored(one, first.header, type)
-            return weights.encoded(mix.tensor(one.name), kind, one.name)
+        def tensor(info: TensorInfo) -> bytes:
+            if not first.is_float(info.name):
+                return first.raw(info.name)
+            kind = weights.stored(info, first.header, type)
+            return weights.encoded(mix.tensor(info.name), kind, info.name)
 
         weights.write(
-            made, first, type, tensor,
+            made,
+            first,
+            type,
+            tensor,
             lambda done, total: work.report(Progress("merging", done, total)),
             gguf_keys.derived(work.recipe.inputs, work.inputs),
-        )  # fmt: skip
+        )
         return [Made("weights", f"merged-{type}.gguf", made)]
 
     def tolerance(self, recipe: Recipe) -> float:
@@ -98,13 +121,13 @@ class _Merged:
     def tensor(self, name: str) -> "np.ndarray[Any, Any]":
         parameters, method = self._parameters, self._parameters["method"]
         if method == "slerp":
-            first, second = (one.read(name) for one in self._models)
+            first, second = (source.read(name) for source in self._models)
             return methods.slerp(first, second, self._number(parameters["t"], name))
-        shares = [self._number(one["weight"], name) for one in parameters["models"]]
+        shares = [self._number(model["weight"], name) for model in parameters["models"]]
         if method == "linear":
             if abs(sum(shares)) < 1e-9:
                 raise UsageError(f"the weights of {name} add up to 0", "choose others")
-            return methods.linear([one.read(name) for one in self._models], shares)
+            return methods.linear([source.read(name) for source in self._models], shares)
         assert self._base is not None
         base = self._base.read(name)
         deltas = [self._delta(name, base, number) for number in range(len(self._models))]
@@ -131,8 +154,8 @@ class _Merged:
             return methods.trim(delta, density)
         return methods.drop(delta, density, self._parameters["seed"], name, number)
 
-    def _number(self, found: plan.Amount, name: str) -> float:
-        return plan.value(found, name, self._layers)
+    def _number(self, amount: plan.Amount, name: str) -> float:
+        return plan.value(amount, name, self._layers)
 
 
 class _Laid:
@@ -142,11 +165,11 @@ class _Laid:
         self._base, self._laid = base, laid
 
     def tensor(self, name: str) -> "np.ndarray[Any, Any]":
-        found = self._base.read(name)
+        result = self._base.read(name)
         for adapter in self._laid:
             if adapter.has(name):
-                found += adapter.delta(name)
-        return found
+                result += adapter.delta(name)
+        return result
 
 
 _Mix = _Merged | _Laid
@@ -154,7 +177,7 @@ _Mix = _Merged | _Laid
 
 def _inputs(work: Work, role: str) -> list[tuple[Any, Any]]:
     pairs = zip(work.inputs, work.recipe.inputs, strict=True)
-    return [(given, input) for given, input in pairs if input.role == role]
+    return [(source, input) for source, input in pairs if input.role == role]
 
 
 def _open(path: Any, ref: str) -> Tensors:
@@ -166,22 +189,22 @@ def _open(path: Any, ref: str) -> Tensors:
 
 def _together(first: Tensors, other: Tensors) -> None:
     """Raises FormatError: `other` is not of the same architecture, shapes and vocabulary."""
-    one, two = first.header, other.header
-    if one.architecture != two.architecture:
+    header, two = first.header, other.header
+    if header.architecture != two.architecture:
         raise FormatError(
-            f"{first.name} is a {one.architecture} and {other.name} a {two.architecture}",
+            f"{first.name} is a {header.architecture} and {other.name} a {two.architecture}",
             "merge models of one architecture",
         )
-    if one.block_count != two.block_count:
+    if header.block_count != two.block_count:
         raise FormatError(
-            f"{first.name} has {one.block_count} layers and {other.name} {two.block_count}",
+            f"{first.name} has {header.block_count} layers and {other.name} {two.block_count}",
             "merge models of one size",
         )
     for key in _SAME:
-        said = [found.metadata.get(f"{one.architecture}.{key}") for found in (one, two)]
-        if said[0] != said[1]:
+        values = [source.metadata.get(f"{header.architecture}.{key}") for source in (header, two)]
+        if values[0] != values[1]:
             raise FormatError(
-                f"{key} is {said[0]} in {first.name} and {said[1]} in {other.name}",
+                f"{key} is {values[0]} in {first.name} and {values[1]} in {other.name}",
                 "merge models of one size",
             )
     _same_words(first, other)
@@ -203,41 +226,41 @@ def _together(first: Tensors, other: Tensors) -> None:
 
 
 def _same_words(first: Tensors, other: Tensors) -> None:
-    words = [_words(one.header) for one in (first, other)]
+    words = [_words(source.header) for source in (first, other)]
     if len(words[0]) != len(words[1]):
         raise FormatError(
             f"{first.name} has {len(words[0])} tokens and {other.name} {len(words[1])}",
             "merge models of one vocabulary",
         )
-    for number, (one, two) in enumerate(zip(*words, strict=True)):
-        if one != two:
+    for number, (token, two) in enumerate(zip(*words, strict=True)):
+        if token != two:
             raise FormatError(
-                f"token {number} is {str(one)[:40]!r} in {first.name} and {str(two)[:40]!r} in "
+                f"token {number} is {str(token)[:40]!r} in {first.name} and {str(two)[:40]!r} in "
                 f"{other.name}",
                 "merge models of one vocabulary",
             )
 
 
 def _words(header: Header) -> tuple[Any, ...]:
-    found = _loaded(header.metadata.get("tokenizer.ggml.tokens", ()))
-    return found if isinstance(found, tuple) else ()
+    tokens = _loaded(header.metadata.get("tokenizer.ggml.tokens", ()))
+    return tokens if isinstance(tokens, tuple) else ()
 
 
 def _differences(first: Tensors, other: Tensors) -> list[str]:
     """What does not stop a merge and changes what comes of it."""
     notes = []
     architecture = first.header.architecture
-    for key in (*(f"{architecture}.{one}" for one in _TOLD), *_WORDS):
-        one, two = (_loaded(found.header.metadata.get(key)) for found in (first, other))
+    for key in (*(f"{architecture}.{key_}" for key_ in _TOLD), *_WORDS):
+        mine, two = (_loaded(source.header.metadata.get(key)) for source in (first, other))
         # that a base has no template, or does not say where answers end, is no news
-        if one == two or (two is None and key in _WORDS):
+        if mine == two or (two is None and key in _WORDS):
             continue
         if key in _LONG:
-            what = "is another in" if one is not None else f"is missing in {first.name} and not in"
+            what = "is another in" if mine is not None else f"is missing in {first.name} and not in"
             notes.append(f"{key} {what} {other.name}: the first is kept")
         else:
             notes.append(
-                f"{key} is {_said(one)} in {first.name}, and {_said(two)} in {other.name}: "
+                f"{key} is {_said(mine)} in {first.name}, and {_said(two)} in {other.name}: "
                 "the first is kept"
             )
     return notes

@@ -31,11 +31,24 @@ TYPES: Final[Mapping[str, tuple[int, int, int]]] = {
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 _WIDTHS = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)
 _DROPPED = (
-    "split.", "quantize.", "general.quantized_by", "general.file_type", "general.name",
-    "general.author", "general.version", "general.organization", "general.finetune",
-    "general.description", "general.license", "general.url", "general.doi", "general.uuid",
-    "general.repo_url", "general.source.", "general.base_model.",
-)  # fmt: skip
+    "split.",
+    "quantize.",
+    "general.quantized_by",
+    "general.file_type",
+    "general.name",
+    "general.author",
+    "general.version",
+    "general.organization",
+    "general.finetune",
+    "general.description",
+    "general.license",
+    "general.url",
+    "general.doi",
+    "general.uuid",
+    "general.repo_url",
+    "general.source.",
+    "general.base_model.",
+)
 """Metadata that is not true of the new file: it is another model, stored otherwise, and what is
 known of where it comes from is written anew.
 """
@@ -48,16 +61,16 @@ class Tensors:
         """Raises FormatError: not a GGUF file, or one that contradicts itself."""
         self.header: Header = gguf.read(path)
         self.name = name
-        self.by_name = {one.name: one for one in self.header.tensors}
+        self.by_name = {tensor.name: tensor for tensor in self.header.tensors}
         self._files = self.header.parts or (path,)
 
     def raw(self, name: str) -> bytes:
         """The bytes of a tensor. Raises FormatError: the file became shorter."""
-        one = self.by_name[name]
-        with self._files[one.part].open("rb") as file:
-            file.seek(one.offset)
-            data = file.read(one.size)
-        if len(data) != one.size:
+        tensor = self.by_name[name]
+        with self._files[tensor.part].open("rb") as file:
+            file.seek(tensor.offset)
+            data = file.read(tensor.size)
+        if len(data) != tensor.size:
             raise FormatError(f"{self.name} became shorter while in use", DAMAGED)
         return data
 
@@ -69,33 +82,35 @@ class Tensors:
         """
         import numpy as np
 
-        one = self.by_name[name]
-        stored = Stored(self._files[one.part], one.offset, one.type, one.shape[::-1], "gguf")
+        tensor = self.by_name[name]
+        stored = Stored(
+            self._files[tensor.part], tensor.offset, tensor.type, tensor.shape[::-1], "gguf"
+        )
         try:
-            read = stored.read(0, one.parameters // one.shape[0])
+            read = stored.read(0, tensor.parameters // tensor.shape[0])
         except Unsupported as error:
             raise FormatError(f"{name} of {self.name}: {error.message}") from None
-        found = np.require(read, np.float32, ("C", "W")).reshape(stored.shape)
-        if not np.isfinite(found).all():
+        values = np.require(read, np.float32, ("C", "W")).reshape(stored.shape)
+        if not np.isfinite(values).all():
             raise FormatError(
                 f"{name} of {self.name} holds numbers that are none (NaN or infinity)"
             )
-        return found
+        return values
 
     def is_float(self, name: str) -> bool:
         """Whether the tensor holds weights; others (indexes) are not mixed."""
         return self.by_name[name].type not in ("I8", "I16", "I32", "I64", "F64")
 
 
-def stored(one: TensorInfo, header: Header, type: Type) -> Type:
+def stored(tensor: TensorInfo, header: Header, type: Type) -> Type:
     """What a tensor is written as: rows of numbers as `type`, single rows (norms, biases) whole.
 
     llama.cpp adds and multiplies by single rows in 32 bits only. What the file has in 32 bits
     beside smaller numbers has a reason, and stays so.
     """
-    if len(one.shape) < 2 or not one.name.endswith(".weight"):
+    if len(tensor.shape) < 2 or not tensor.name.endswith(".weight"):
         return "f32"
-    return "f32" if one.type == "F32" and header.number("general.file_type") else type
+    return "f32" if tensor.type == "F32" and header.number("general.file_type") else type
 
 
 def encoded(array: "np.ndarray[Any, Any]", type: Type, name: str) -> bytes:
@@ -122,7 +137,7 @@ def write(
     type: Type,
     make: Callable[[TensorInfo], bytes],
     done: Callable[[int, int], None],
-    told: Sequence[Pair] = (),
+    metadata: Sequence[Pair] = (),
 ) -> None:
     """Write the GGUF file `target` with the tensor names of `first`, and its metadata but for what
     says which model that is.
@@ -137,7 +152,7 @@ def write(
         told: what is known of where the new model comes from, as `provenance` gives it.
     """
     tensors = first.header.tensors
-    head, ends = _layout(first, type, told)
+    head, ends = _layout(first, type, metadata)
     noted = target.with_name(f"{target.name}.sums")
     sums = _begun(target, noted, head, ends)
     at = ends[len(sums) - 1] if sums else len(head)
@@ -147,9 +162,9 @@ def write(
             file.seek(at)
         else:
             file.write(head)
-        notes.writelines(f"{one}\n" for one in sums)
-        for one, end in zip(tensors[len(sums) :], ends[len(sums) :], strict=True):
-            data = make(one)
+        notes.writelines(f"{digest}\n" for digest in sums)
+        for tensor, end in zip(tensors[len(sums) :], ends[len(sums) :], strict=True):
+            data = make(tensor)
             data += bytes(end - at - len(data))
             file.write(data)
             file.flush()
@@ -161,38 +176,40 @@ def write(
 
 def _begun(target: Path, noted: Path, head: bytes, ends: list[int]) -> list[str]:
     """The sums of the tensors that a file of the same beginning holds as they were written."""
-    found: list[str] = []
+    digests: list[str] = []
     try:
         sums = noted.read_text("ascii").split()
         with target.open("rb") as file:
             if file.read(len(head)) != head:
                 return []
             at = len(head)
-            for end, said in zip(ends, sums, strict=False):
-                if sha256(file.read(end - at)).hexdigest() != said:
+            for end, digest in zip(ends, sums, strict=False):
+                if sha256(file.read(end - at)).hexdigest() != digest:
                     break
-                found.append(said)
+                digests.append(digest)
                 at = end
     except (OSError, UnicodeDecodeError):
         return []
-    return found
+    return digests
 
 
-def _layout(first: Tensors, type: Type, told: Sequence[Pair]) -> tuple[bytes, list[int]]:
+def _layout(first: Tensors, type: Type, metadata: Sequence[Pair]) -> tuple[bytes, list[int]]:
     """Everything before the data, and where each tensor ends, its padding included."""
     header = first.header
     pad = header.alignment
     pairs = [raw for key, raw in _pairs(header) if not key.startswith(_DROPPED)]
-    pairs += [_pair(key, value) for key, value in (*told, ("general.file_type", TYPES[type][2]))]
+    pairs += [
+        _pair(key, value) for key, value in (*metadata, ("general.file_type", TYPES[type][2]))
+    ]
     table, offset, sizes = b"", 0, []
-    for one in header.tensors:
-        if first.is_float(one.name):
-            kind, width, _ = TYPES[stored(one, header, type)]
-            size = one.parameters * width
+    for tensor in header.tensors:
+        if first.is_float(tensor.name):
+            kind, width, _ = TYPES[stored(tensor, header, type)]
+            size = tensor.parameters * width
         else:
-            kind, size = _number(one.type), one.size
-        table += _string(one.name) + struct.pack("<I", len(one.shape))
-        table += struct.pack(f"<{len(one.shape)}QIQ", *one.shape, kind, offset)
+            kind, size = _number(tensor.type), tensor.size
+        table += _string(tensor.name) + struct.pack("<I", len(tensor.shape))
+        table += struct.pack(f"<{len(tensor.shape)}QIQ", *tensor.shape, kind, offset)
         offset += size + -size % pad
         sizes.append(offset)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(header.tensors), len(pairs))

@@ -45,9 +45,13 @@ _MOST_THREADS = 4096
 _MOST_TOLERANCE = 0.25
 """Of elements alone: with a step of half its largest weight, a tensor could be anything."""
 DEFAULTS: dict[str, Any] = {
-    "threads": 1, "tensors": [], "output": None, "embedding": None, "pure": False,
+    "threads": 1,
+    "tensors": [],
+    "output": None,
+    "embedding": None,
+    "pure": False,
     "keep_output": False,
-}  # fmt: skip
+}
 
 
 class _Step:
@@ -67,10 +71,10 @@ class _Step:
             BadRequest: the file is nothing that can be quantized.
             EngineFailed, OutOfDisk: as `worker.carry_out` says.
         """
-        given = work.given("from")[0]
-        inputs.refuse_adapter(given.manifest, given.manifest.ref if given.manifest else "")
-        source = given.path
-        asked = types.find(str(work.recipe.parameters["type"]))
+        base = work.given("from")[0]
+        inputs.refuse_adapter(base.manifest, base.manifest.ref if base.manifest else "")
+        source = base.path
+        type_ = types.find(str(work.recipe.parameters["type"]))
         threads = work.recipe.parameters["threads"]
         if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
             raise FormatError(
@@ -82,10 +86,10 @@ class _Step:
         matrix = _importance(work, source, header)
         target = work.place / host.MODEL
         if not checksummed.intact(target):
-            _quantize(work, source, header, asked, matrix, target)
+            _quantize(work, source, header, type_, matrix, target)
             gguf.read(target)
             checksummed.seal(target)
-        made = [Made("weights", f"{asked.name}.gguf", target)]
+        made = [Made("weights", f"{type_.name}.gguf", target)]
         if matrix and work.given("calibrate"):
             made.append(Made("other", host.IMATRIX, matrix))
         return made
@@ -95,10 +99,10 @@ class _Step:
         that `agreement` says nothing of."""
         from overt.lab.quantize import agreement
 
-        given = recipe.parameters
-        asked = [str(name) for _, name in given.get("tensors", ())]
-        asked += [str(given[key]) for key in ("output", "embedding") if given.get(key)]
-        kinds = [types.find(str(given["type"])).tensor, *(name.upper() for name in asked)]
+        options = recipe.parameters
+        names = [str(name) for _, name in options.get("tensors", ())]
+        names += [str(options[key]) for key in ("output", "embedding") if options.get(key)]
+        kinds = [types.find(str(options["type"])).tensor, *(name.upper() for name in names)]
         return min(_MOST_TOLERANCE, max(agreement.step(kind) for kind in kinds))
 
     def agreement(
@@ -107,50 +111,54 @@ class _Step:
         """Few elements may be off, none by much of its block, and no tensor by much of its size."""
         from overt.lab.quantize import agreement
 
-        computed = any(one.role == "calibrate" for one in recipe.inputs)
+        computed = any(entry.role == "calibrate" for entry in recipe.inputs)
         return agreement.of_files(files, computed=computed)
 
 
 STEP = _Step()
 
 
-def parameters(type: types.Type, **given: Any) -> dict[str, Any]:
+def parameters(type: types.Type, **options: Any) -> dict[str, Any]:
     """The parameters of a recipe, those not given filled in."""
-    return {"type": type.name, **DEFAULTS, **given}
+    return {"type": type.name, **DEFAULTS, **options}
 
 
 def _quantize(
     work: Work,
     source: Path,
     header: gguf.Header,
-    asked: types.Type,
+    type_: types.Type,
     matrix: Path | None,
     target: Path,
 ) -> None:
-    given = work.recipe.parameters
+    options = work.recipe.parameters
     largest = max(tensor.parameters for tensor in header.tensors)
-    what = f"quantizing to {asked.name}"
+    what = f"quantizing to {type_.name}"
     task = worker.Task(
         "quantize",
         {
-            "source": str(source.absolute()), "number": asked.number, "total": len(header.tensors),
-            "threads": int(given["threads"]), **types.numbers(given),
+            "source": str(source.absolute()),
+            "number": type_.number,
+            "total": len(header.tensors),
+            "threads": int(options["threads"]),
+            **types.numbers(options),
             "imatrix": str(matrix.absolute()) if matrix else None,
         },
         what,
-        {"threads": int(given["threads"])},
+        {"threads": int(options["threads"])},
         (*split.files(source), *([matrix] if matrix else [])),
         # Beside the mapped file there are the largest tensor in 32 bits, and its result.
         12 * largest + (2 << 30),
         {host.MODEL: target},
-    )  # fmt: skip
+    )
     count = max(len(header.tensors), 1)
 
     def told(reply: Any) -> None:
         done = reply.get("done")
         if isinstance(done, int):
-            work.report(Progress(what, header.file_size * min(done, count) // count,
-                                 header.file_size))  # fmt: skip
+            work.report(
+                Progress(what, header.file_size * min(done, count) // count, header.file_size)
+            )
 
     work.tell({"kind": "note", "text": what})
     worker.carry_out(task, work.settings, told)
@@ -158,12 +166,12 @@ def _quantize(
 
 def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
     """The importance matrix of the recipe: a file, or one that is computed now."""
-    given = work.given("imatrix")
-    if given:
-        _, lacks = imatrix.check(given[0].path, header)
+    matrices = work.given("imatrix")
+    if matrices:
+        _, lacks = imatrix.check(matrices[0].path, header)
         for sentence in lacks:
             work.tell({"kind": "note", "text": sentence})
-        return given[0].path
+        return matrices[0].path
     text: list[Given] = work.given("calibrate")
     if not text:
         return None
@@ -198,22 +206,25 @@ def collect(source: Path, header: gguf.Header, text: Path, work: Work, target: P
         FormatError: the text is none.
         BadRequest: it is too short for one window.
     """
-    given = work.recipe.parameters
-    window = int(given["window"])
-    windows = calibration(text, source, window, int(given["windows"]), work.settings)
+    options = work.recipe.parameters
+    window = int(options["window"])
+    windows = calibration(text, source, window, int(options["windows"]), work.settings)
     tokens = sum(map(len, windows))
     if tokens < texts.FEW:
         work.tell(
-            {"kind": "note", "text": f"the importance matrix is of {tokens} tokens only; "
-             f"some {texts.FEW} and more are usual: --calibrate FILE"}
-        )  # fmt: skip
+            {
+                "kind": "note",
+                "text": f"the importance matrix is of {tokens} tokens only; "
+                f"some {texts.FEW} and more are usual: --calibrate FILE",
+            }
+        )
     what = "reading the calibration text"
     task = worker.Task(
         "collect",
         {"windows": windows, "about": text.name[:64]},
         what,
         made={host.IMATRIX: target},
-        **worker.computing(source, header, window, int(given["threads"]), collect=True),
+        **worker.computing(source, header, window, int(options["threads"]), collect=True),
     )
 
     def told(reply: Any) -> None:

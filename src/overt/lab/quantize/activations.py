@@ -46,10 +46,10 @@ class Collector:
 
         self._ffi = ffi
         ffi.cdef(_FIELDS)
-        found = sorted(map(str, Path(package.__file__).parent.glob("*ggml-base.*")))
-        if not found:
+        libraries = sorted(map(str, Path(package.__file__).parent.glob("*ggml-base.*")))
+        if not libraries:
             raise RuntimeError("llama-cpp-py-sync came without its ggml-base library")
-        self._lib = ffi.dlopen(found[0])
+        self._lib = ffi.dlopen(libraries[0])
         self.callback = ffi.callback("bool(struct ggml_tensor *, bool, void *)", self._called)
         self.sums: dict[str, tuple[Any, Any]] = {}
         self.problem = ""
@@ -113,8 +113,8 @@ class Collector:
     def _add(self, name: str, node: Any, *, experts: bool) -> None:
         import numpy as np
 
-        given = self._array(node.src[1], _F32)
-        width = given.shape[3]
+        inputs = self._array(node.src[1], _F32)
+        width = inputs.shape[3]
         matrix = self._ffi.cast("struct overt_tensor *", node.src[0])
         stacks, layers = (1 if experts else int(matrix.ne[3])), int(matrix.ne[2])
         count = stacks * layers
@@ -128,17 +128,18 @@ class Collector:
             raise RuntimeError(f"{name} is multiplied with rows of {width} elements now")
         if not experts:
             # ggml sends neighbours to one matrix where there are fewer matrices than rows' groups
-            upper, lower = given.shape[0] // stacks, given.shape[1] // layers
+            upper, lower = inputs.shape[0] // stacks, inputs.shape[1] // layers
             for at in range(count):
                 stack, layer = divmod(at, layers)
-                mine = given[stack * upper : (stack + 1) * upper,
-                             layer * lower : (layer + 1) * lower]  # fmt: skip
+                mine = inputs[
+                    stack * upper : (stack + 1) * upper, layer * lower : (layer + 1) * lower
+                ]
                 rows = mine.reshape(-1, width).astype(np.float64)
                 sums[at] += np.einsum("ij,ij->j", rows, rows)
                 counts[at] += len(rows)
             return
         chosen = self._array(node.src[2], _I32)[0, 0]  # (tokens, experts used)
-        rows = given[0]  # (tokens, 1 or experts used, width)
+        rows = inputs[0]  # (tokens, 1 or experts used, width)
         for place in range(chosen.shape[1]):
             part = rows[:, place % rows.shape[1]].astype(np.float64)
             for expert in np.unique(chosen[:, place]):

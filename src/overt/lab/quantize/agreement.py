@@ -50,15 +50,33 @@ COMPUTED: Final = Bounds(6, 0.15, 0.3, 0.05, 0.05)
 _MOST: Final = 0.6
 """Of the largest of its block, what an element of a coarse type may be off: 1 would empty it."""
 _STEPS: Final[Mapping[str, float]] = {
-    "F32": 0.0, "F16": 0.0, "BF16": 0.0, "Q8_0": 1 / 127, "Q6_K": 1 / 32, "Q5_0": 1 / 16,
-    "Q5_1": 2 / 31, "Q5_K": 2 / 31, "Q4_0": 1 / 8, "Q4_1": 2 / 15, "Q4_K": 2 / 15,
-    "IQ4_NL": 24 / 127, "IQ4_XS": 24 / 127, "Q3_K": 1 / 4, "MXFP4": 1 / 3,
-}  # fmt: skip
+    "F32": 0.0,
+    "F16": 0.0,
+    "BF16": 0.0,
+    "Q8_0": 1 / 127,
+    "Q6_K": 1 / 32,
+    "Q5_0": 1 / 16,
+    "Q5_1": 2 / 31,
+    "Q5_K": 2 / 31,
+    "Q4_0": 1 / 8,
+    "Q4_1": 2 / 15,
+    "Q4_K": 2 / 15,
+    "IQ4_NL": 24 / 127,
+    "IQ4_XS": 24 / 127,
+    "Q3_K": 1 / 4,
+    "MXFP4": 1 / 3,
+}
 _SLACK: Final = 1.01  # the scale itself is rounded
 _AT_ONCE: Final = 1 << 22  # elements in memory
 _BROKEN = (
-    OvertError, OSError, ValueError, TypeError, LookupError, NotImplementedError, OverflowError,
-)  # fmt: skip
+    OvertError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+)
 
 
 def step(type: str) -> float:
@@ -72,8 +90,8 @@ def step(type: str) -> float:
 
 def room(type: str, bounds: Bounds) -> float:
     """By how much of its block's largest magnitude an element may be off."""
-    one = step(type)
-    return max(one, min(bounds.steps * one, _MOST)) * _SLACK
+    unit = step(type)
+    return max(unit, min(bounds.steps * unit, _MOST)) * _SLACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,7 @@ def of_files(files: Mapping[str, tuple[Path, Path]], *, computed: bool) -> list[
         computed: the importance matrix was, by the recipe.
     """
     allowed = COMPUTED if computed else GIVEN
-    found: list[Agreement] = []
+    agreements: list[Agreement] = []
     for path, (recorded, here) in files.items():
         if not path.endswith(".gguf"):
             continue
@@ -116,20 +134,22 @@ def of_files(files: Mapping[str, tuple[Path, Path]], *, computed: bool) -> list[
         except _BROKEN:
             apart = []
         apart = apart or [_NOT]
-        off = max(one.off for one in apart)
+        off = max(tensor.off for tensor in apart)
         if path == IMATRIX:
             what = "a tensor of the importance matrix, of its size"
-            found.append(Agreement(what, off, allowed.matrix, (path,)))
+            agreements.append(Agreement(what, off, allowed.matrix, (path,)))
             continue
-        share = sum(one.unequal for one in apart) / max(1, sum(one.elements for one in apart))
-        most, many = max(one.most for one in apart), max(one.many for one in apart)
-        found += [
+        share = sum(tensor.unequal for tensor in apart) / max(
+            1, sum(tensor.elements for tensor in apart)
+        )
+        most, many = max(tensor.most for tensor in apart), max(tensor.many for tensor in apart)
+        agreements += [
             Agreement("an element, of what its block allows", most, 1.0, (path,)),
             Agreement("the share of elements that differ", share, allowed.share, (path,)),
             Agreement("the same, of one tensor", many, allowed.many, (path,)),
             Agreement("a tensor, of its size", off, allowed.off, (path,)),
         ]
-    return found
+    return agreements
 
 
 def tensors(recorded: Path, here: Path, bounds: Bounds) -> Iterator[Apart]:
@@ -159,7 +179,7 @@ def _apart(old: diff.Tensor, new: diff.Tensor, room: float) -> Apart:
     rows = max(1, _AT_ONCE // old.row)
     for first in range(0, old.count, rows):
         count = min(rows, old.count - first)
-        a, b = (np.asarray(one.rows(first, count), np.float64) for one in (old, new))
+        a, b = (np.asarray(side.rows(first, count), np.float64) for side in (old, new))
         with np.errstate(all="ignore"):  # numbers of strangers; what is none is told below
             unequal += int(np.count_nonzero(~(a == b)))
             gap += float(((a - b) ** 2).sum())
@@ -183,6 +203,6 @@ def _most(old: Any, new: Any, room: float) -> float:
 
     off = np.abs(old - new).max(1)
     largest = np.maximum(np.abs(old).max(1), np.abs(new).max(1))
-    found = off[off != 0] / (room * largest[off != 0])
-    most = float(np.max(found, initial=0.0))
+    ratios = off[off != 0] / (room * largest[off != 0])
+    most = float(np.max(ratios, initial=0.0))
     return math.inf if math.isnan(most) else most

@@ -50,26 +50,33 @@ def foresee(
     Raises:
         EngineFailed: llama.cpp gave up on all of them.
     """
-    asked = {
-        "source": str(source.absolute()), "importance": importance, "threads": 1,
-        "types": {one.name: one.number for one in wanted}, **types.numbers(parameters),
-    }  # fmt: skip
+    body = {
+        "source": str(source.absolute()),
+        "importance": importance,
+        "threads": 1,
+        "types": {type_.name: type_.number for type_ in wanted},
+        **types.numbers(parameters),
+    }
     task = worker.Task(
-        "foresee", asked, "reading what the types will hold", {}, split.files(source),
+        "foresee",
+        body,
+        "reading what the types will hold",
+        {},
+        split.files(source),
         memory=2 << 30,
-    )  # fmt: skip
-    told = {str(reply.get("type")): reply for reply in worker.carry_out(task, settings).replies}
-    return {one.name: _foreseen(header, told.get(one.name)) for one in wanted}
+    )
+    replies = {str(reply.get("type")): reply for reply in worker.carry_out(task, settings).replies}
+    return {type_.name: _foreseen(header, replies.get(type_.name)) for type_ in wanted}
 
 
-def _foreseen(header: gguf.Header, told: Mapping[str, Any] | None) -> Foreseen:
-    if told is None:
+def _foreseen(header: gguf.Header, reply: Mapping[str, Any] | None) -> Foreseen:
+    if reply is None:
         raise EngineFailed("the worker broke its own protocol", "type the same command again")
-    if told.get("problem"):
-        return Foreseen(None, EngineFailed(str(told["problem"])[:300]))
-    if told.get("lacks_importance"):
+    if reply.get("problem"):
+        return Foreseen(None, EngineFailed(str(reply["problem"])[:300]))
+    if reply.get("lacks_importance"):
         return Foreseen(None, worker.lacks_importance())
-    kinds = told.get("kinds")
+    kinds = reply.get("kinds")
     by_name = {kind.name: kind for kind in TENSOR_TYPES.values()}
     tensors, at = [], 0
     for tensor in header.tensors:

@@ -43,13 +43,13 @@ class Pace:
     @property
     def left(self) -> float | None:
         """Seconds that are left, about; None where nothing was done yet to tell by."""
-        one = self._of_types / self._types_seen if self._types_seen else None
+        per_type = self._of_types / self._types_seen if self._types_seen else None
         if self._runs_seen:
             run = self._of_runs / self._runs_seen
-        elif one is not None:
-            run = one * min(1.0, (PROMPT + _SLOWER * DECODED) / max(1, self.tokens))
+        elif per_type is not None:
+            run = per_type * min(1.0, (PROMPT + _SLOWER * DECODED) / max(1, self.tokens))
         else:
             return None
-        if one is None and self.done < self.types:
+        if per_type is None and self.done < self.types:
             return None
-        return (one or 0.0) * (self.types - self.done) + run * (self.runs - self.timed)
+        return (per_type or 0.0) * (self.types - self.done) + run * (self.runs - self.timed)

@@ -133,8 +133,8 @@ def search(
     while not finalists:
         try:
             finalists = _finalists(ladder, bench)
-        except _Out as one:
-            ladder = [type for type in ladder if type.name != str(one)]
+        except _Out as failure:
+            ladder = [type for type in ladder if type.name != str(failure)]
             if not ladder:
                 raise _none_left(bench) from None
     rows, reasons = bench.rows, bench.reasons
@@ -142,8 +142,8 @@ def search(
         rows[name] = {**rows[name], **row}
     chosen = _fastest(finalists, rows)
     for type in finalists:
-        told = f"{float(rows[type.name]['decode_tps']):.1f} tokens a second"
-        reasons[type.name] += f"; {told}" + (", the fastest" if type is chosen else "")
+        speed_text = f"{float(rows[type.name]['decode_tps']):.1f} tokens a second"
+        reasons[type.name] += f"; {speed_text}" + (", the fastest" if type is chosen else "")
     ordered: dict[str, str] = {name: reasons[name] for name in (*LADDER, *LOWER) if name in reasons}
     return Choice(chosen, limit, rows, ordered)
 
@@ -156,9 +156,10 @@ def _finalists(ladder: Sequence[Type], bench: _Bench) -> list[Type]:
         raise _none_good(ladder, bench)
     near = range(max(0, border - _TIMED + 1), border + 1)
     finalists = [
-        type for at, type in enumerate(ladder[: border + 1])
+        type
+        for at, type in enumerate(ladder[: border + 1])
         if (at in near or type.name in QUICK) and good(type)
-    ]  # fmt: skip
+    ]
     _passed_over(ladder, border, bench)
     return finalists
 
@@ -251,12 +252,12 @@ def _fastest(finalists: Sequence[Type], rows: Mapping[str, Row]) -> Type:
 
 def on_frontier(rows: Sequence[Row]) -> set[str]:
     """The types that no other beats in both size and divergence."""
-    kept, least = set(), float("inf")
+    frontier, least = set(), float("inf")
     for row in sorted(rows, key=lambda row: (int(row["bytes"]), float(row["kld_mean"]))):
         if float(row["kld_mean"]) < least:
             least = float(row["kld_mean"])
-            kept.add(str(row["type"]))
-    return kept
+            frontier.add(str(row["type"]))
+    return frontier
 
 
 def drawn(rows: Sequence[Row], width: int = 72, height: int = 16) -> str:

@@ -98,26 +98,30 @@ class Host:
         gives {nll, top}; compare {windows, base, top}: {nll, kld, same} a token; speed {ids,
         count}: {prompt, decode} in tokens a second.
         """
-        asked = json.loads(body)
+        request = json.loads(body)
 
         def say(value: object) -> bool:
             return emit(json.dumps(value).encode())
 
         known = {
-            "quantize": self._quantize, "foresee": self._foresee, "collect": self._collect,
-            "base": self._base, "compare": self._compare, "speed": self._speed,
-        }  # fmt: skip
+            "quantize": self._quantize,
+            "foresee": self._foresee,
+            "collect": self._collect,
+            "base": self._base,
+            "compare": self._compare,
+            "speed": self._speed,
+        }
         with self._turn:
-            known[kind](asked, say)
+            known[kind](request, say)
 
     # ---- quantizing ------------------------------------------------------------------------
 
-    def _quantize(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
-        kept: list[Any] = []  # what C holds pointers to
-        wanted = self._wanted(asked, asked["number"], kept)
-        if asked["imatrix"]:
-            wanted.imatrix = self._importance(asked["imatrix"], kept)
-        total = asked["total"]
+    def _quantize(self, request: dict[str, Any], say: Callable[[object], bool]) -> None:
+        keep_alive: list[Any] = []  # what C holds pointers to
+        wanted = self._wanted(request, request["number"], keep_alive)
+        if request["imatrix"]:
+            wanted.imatrix = self._importance(request["imatrix"], keep_alive)
+        total = request["total"]
         seen = 0
 
         def progress(line: str) -> None:
@@ -127,42 +131,42 @@ class Host:
                 seen = int(head.strip("[ ") or 0)
                 say({"done": seen, "total": total})
 
-        if self._carried_out(asked["source"], wanted, progress):
+        if self._carried_out(request["source"], wanted, progress):
             Path(MODEL).unlink(missing_ok=True)
             raise RuntimeError(self._why() or "llama.cpp could not quantize it")
         say({"made": MODEL})
 
-    def _foresee(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+    def _foresee(self, request: dict[str, Any], say: Callable[[object], bool]) -> None:
         """What each tensor would be stored as, type by type; nothing is written."""
-        for name, number in asked["types"].items():
-            kept: list[Any] = []
-            wanted = self._wanted(asked, number, kept)
+        for name, number in request["types"].items():
+            keep_alive: list[Any] = []
+            wanted = self._wanted(request, number, keep_alive)
             wanted.dry_run = True
-            if asked["importance"]:
-                wanted.imatrix = self._some_importance(kept)
+            if request["importance"]:
+                wanted.imatrix = self._some_importance(keep_alive)
             self._told, seen = [], _Decided()
-            failed = self._carried_out(asked["source"], wanted, seen.read)
-            told: dict[str, Any] = {"type": name, "kinds": seen.kinds}
+            failed = self._carried_out(request["source"], wanted, seen.read)
+            reply: dict[str, Any] = {"type": name, "kinds": seen.kinds}
             if failed:
-                told = {"type": name, "problem": self._why() or "llama.cpp cannot make it"}
+                reply = {"type": name, "problem": self._why() or "llama.cpp cannot make it"}
             elif seen.lacks_importance:
-                told["lacks_importance"] = True
-            if say(told):
+                reply["lacks_importance"] = True
+            if say(reply):
                 return
 
-    def _wanted(self, asked: dict[str, Any], number: int, kept: list[Any]) -> Any:
+    def _wanted(self, request: dict[str, Any], number: int, keep_alive: list[Any]) -> Any:
         """The parameters that a file of the type `number` is made with."""
         wanted = self._lib.llama_model_quantize_default_params()
-        wanted.ftype, wanted.nthread = number, asked["threads"]
+        wanted.ftype, wanted.nthread = number, request["threads"]
         wanted.allow_requantize = True
-        wanted.pure = asked["pure"]
-        wanted.quantize_output_tensor = not asked["keep_output"]
-        if asked["output"] is not None:
-            wanted.output_tensor_type = asked["output"]
-        if asked["embedding"] is not None:
-            wanted.token_embedding_type = asked["embedding"]
-        if asked["tensors"]:
-            wanted.tt_overrides = self._overrides(asked["tensors"], kept)
+        wanted.pure = request["pure"]
+        wanted.quantize_output_tensor = not request["keep_output"]
+        if request["output"] is not None:
+            wanted.output_tensor_type = request["output"]
+        if request["embedding"] is not None:
+            wanted.token_embedding_type = request["embedding"]
+        if request["tensors"]:
+            wanted.tt_overrides = self._overrides(request["tensors"], keep_alive)
         return wanted
 
     def _carried_out(self, source: str, wanted: Any, progress: Callable[[str], None]) -> bool:
@@ -177,43 +181,43 @@ class Host:
         finally:
             self._progress = lambda _: None
 
-    def _overrides(self, tensors: Sequence[Sequence[Any]], kept: list[Any]) -> Any:
+    def _overrides(self, tensors: Sequence[Sequence[Any]], keep_alive: list[Any]) -> Any:
         array = self._ffi.new("struct llama_model_tensor_override[]", len(tensors) + 1)
         for at, (pattern, number) in enumerate(tensors):
-            kept.append(self._ffi.new("char[]", pattern.encode()))
-            array[at].pattern, array[at].type = kept[-1], number
-        kept.append(array)
+            keep_alive.append(self._ffi.new("char[]", pattern.encode()))
+            array[at].pattern, array[at].type = keep_alive[-1], number
+        keep_alive.append(array)
         return array
 
-    def _importance(self, path: str, kept: list[Any]) -> Any:
+    def _importance(self, path: str, keep_alive: list[Any]) -> Any:
         """The matrix as llama.cpp takes it: means of squares by the name of a tensor."""
         from overt.lab.quantize import imatrix
 
         entries = imatrix.read(Path(path)).entries
         array = self._ffi.new("struct llama_model_imatrix_data[]", len(entries) + 1)
         for at, (name, values) in enumerate(entries.items()):
-            kept.append(self._ffi.new("char[]", name.encode()))
-            array[at].name = kept[-1]
-            kept.append(values)
+            keep_alive.append(self._ffi.new("char[]", name.encode()))
+            array[at].name = keep_alive[-1]
+            keep_alive.append(values)
             array[at].data = self._ffi.cast("float *", values.ctypes.data)
             array[at].size = values.size
-        kept.append(array)
+        keep_alive.append(array)
         return array
 
-    def _some_importance(self, kept: list[Any]) -> Any:
+    def _some_importance(self, keep_alive: list[Any]) -> Any:
         """A matrix of no tensor: some types are mixed otherwise where there is one."""
-        kept += [self._ffi.new("char[]", b"-"), self._ffi.new("float[]", [1.0])]
+        keep_alive += [self._ffi.new("char[]", b"-"), self._ffi.new("float[]", [1.0])]
         array = self._ffi.new("struct llama_model_imatrix_data[]", 2)
-        array[0].name, array[0].data, array[0].size = kept[-2], kept[-1], 1
-        kept.append(array)
+        array[0].name, array[0].data, array[0].size = keep_alive[-2], keep_alive[-1], 1
+        keep_alive.append(array)
         return array
 
     # ---- reading texts ---------------------------------------------------------------------
 
-    def _collect(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+    def _collect(self, request: dict[str, Any], say: Callable[[object], bool]) -> None:
         from overt.lab.quantize import imatrix
 
-        windows = asked["windows"]
+        windows = request["windows"]
         for at, ids in enumerate(windows):
             # All logits are asked for: of the last layer only the rows that give one are computed.
             for _ in self._read(ids, 0):
@@ -222,14 +226,14 @@ class Host:
                 return
         if self._collector.problem:
             raise RuntimeError(self._collector.problem)
-        about = imatrix.About(asked["about"], len(windows), len(windows[0]))
+        about = imatrix.About(request["about"], len(windows), len(windows[0]))
         imatrix.write(Path(IMATRIX), self._collector.sums, about)
         say({"made": IMATRIX})
 
-    def _base(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+    def _base(self, request: dict[str, Any], say: Callable[[object], bool]) -> None:
         import numpy as np
 
-        windows = asked["windows"]
+        windows = request["windows"]
         with Path(BASE).open("wb") as file:
             for at, ids in enumerate(windows):
                 nll, top = [], []
@@ -242,12 +246,12 @@ class Host:
                     return
         say({"made": BASE})
 
-    def _compare(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+    def _compare(self, request: dict[str, Any], say: Callable[[object], bool]) -> None:
         import numpy as np
 
-        windows, top, at = asked["windows"], asked["top"], 0
+        windows, top, at = request["windows"], request["top"], 0
         expected = self._words * len(top)
-        base = np.memmap(asked["base"], "<f2", "r")
+        base = np.memmap(request["base"], "<f2", "r")
         if base.size != expected:
             raise RuntimeError(f"the source has {base.size} log-probabilities and not {expected}")
         for number, ids in enumerate(windows):
@@ -255,17 +259,17 @@ class Host:
             for target, row in self._read(ids, len(ids) // 2):
                 logs = _logs(row)
                 nll.append(-float(logs[target]))
-                kept = base[at * self._words : (at + 1) * self._words].astype(np.float64)
-                kld.append(_divergence(kept, logs))
+                base_logs = base[at * self._words : (at + 1) * self._words].astype(np.float64)
+                kld.append(_divergence(base_logs, logs))
                 same.append(int(int(row.argmax()) == top[at]))
                 at += 1
-            told = {"done": number + 1, "total": len(windows)}
-            if say(told | {"nll": nll, "kld": kld, "same": same}):
+            reply = {"done": number + 1, "total": len(windows)}
+            if say(reply | {"nll": nll, "kld": kld, "same": same}):
                 return
 
-    def _speed(self, asked: dict[str, Any], say: Callable[[object], bool]) -> None:
+    def _speed(self, request: dict[str, Any], say: Callable[[object], bool]) -> None:
         """Tokens a second: reading a prompt, then continuing it one token at a time."""
-        ids, count = asked["ids"], asked["count"]
+        ids, count = request["ids"], request["count"]
         prompt, rest = ids[:-count], ids[-count:]
         lib = self._lib
         step = min(_SPEED_BATCH, self._batch)

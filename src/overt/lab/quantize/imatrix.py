@@ -99,17 +99,19 @@ def read(path: Path) -> Importance:
         raise _bad(path, f"it has {header.file_size} bytes and {MOST_BYTES} is the most")
     if header.text("general.type") not in ("imatrix", None):
         raise _bad(path, f"it is of the kind {header.text('general.type')!r}")
-    found = {tensor.name: tensor for tensor in header.tensors}
-    names = sorted(name.removesuffix(_SUMS) for name in found if name.endswith(_SUMS))
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    names = sorted(name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS))
     if not names:
-        raise _bad(path, f"none of its {len(found)} tensors ends with {_SUMS}")
+        raise _bad(path, f"none of its {len(tensors)} tensors ends with {_SUMS}")
     entries: dict[str, Array] = {}
     with path.open("rb") as file:
         for name in names:
-            counted = found.get(name + _COUNTS)
+            counted = tensors.get(name + _COUNTS)
             if counted is None:
                 raise _bad(path, f"it has sums for {shown(name)} and no counts")
-            sums, counts = (_values(path, file, one) for one in (found[name + _SUMS], counted))
+            sums, counts = (
+                _values(path, file, tensor) for tensor in (tensors[name + _SUMS], counted)
+            )
             if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
                 raise _bad(path, f"{shown(name)} has {sums.size} sums and {counts.size} counts")
             with np.errstate(all="ignore"):
@@ -142,25 +144,25 @@ def check(path: Path, header: gguf.Header) -> tuple[Importance, tuple[str, ...]]
     Raises:
         FormatError: not a matrix, or one of another model.
     """
-    found = read(path)
+    matrix = read(path)
     widths = {
         tensor.name: tensor.shape[0] * math.prod(tensor.shape[2:])
         for tensor in header.tensors
         if len(tensor.shape) > 1
     }
-    for name, values in found.entries.items():
+    for name, values in matrix.entries.items():
         if name in widths and values.size != widths[name]:
             raise FormatError(
                 f"{path.name} has {values.size} values for {name} and the model has {widths[name]}",
                 "it is of another model: make one with --imatrix auto",
             )
     inner = [name for name in widths if name.startswith("blk.")]
-    known = sum(name in found.entries for name in inner)
+    known = sum(name in matrix.entries for name in inner)
     if inner and not known:
         raise FormatError(
             f"{path.name} knows none of the model's {len(inner)} matrices",
             "it is of another model: make one with --imatrix auto",
         )
     if known < len(inner):
-        return found, (f"the importance matrix knows {known} of {len(inner)} matrices",)
-    return found, ()
+        return matrix, (f"the importance matrix knows {known} of {len(inner)} matrices",)
+    return matrix, ()

@@ -59,9 +59,9 @@ class Base:
     top: list[int]
 
 
-def window_of(header: gguf.Header, asked: int) -> int:
+def window_of(header: gguf.Header, wanted: int) -> int:
     """The window for a model: `asked`, or what it was trained for where that is less."""
-    return min(asked, header.context_length or asked)
+    return min(wanted, header.context_length or wanted)
 
 
 def source(
@@ -83,13 +83,16 @@ def source(
         )
     what = "reading the text with the source"
     task = worker.Task(
-        "base", {"windows": text.windows}, what, made={host.BASE: target},
+        "base",
+        {"windows": text.windows},
+        what,
+        made={host.BASE: target},
         **worker.computing(weights, header, text.window, threads),
-    )  # fmt: skip
+    )
     outcome = worker.carry_out(task, settings, _showing(what, header.file_size, report))
-    told = [reply for reply in outcome.replies if "nll" in reply]
-    nll = [one for reply in told for one in worker.numbers(reply, "nll")]
-    top = [int(one) for reply in told for one in worker.numbers(reply, "top")]
+    replies = [reply for reply in outcome.replies if "nll" in reply]
+    nll = [value for reply in replies for value in worker.numbers(reply, "nll")]
+    top = [int(value) for reply in replies for value in worker.numbers(reply, "top")]
     if not len(nll) == len(top) == text.scored:
         raise EngineFailed("the worker broke its own protocol")
     return Base(target, nll, top)
@@ -113,17 +116,17 @@ def against(
     what = f"measuring {label}"
     about = worker.computing(weights, header, text.window, threads)
     about["readable"] = (*about["readable"], base.file)
-    asked = {"windows": text.windows, "base": str(base.file.absolute()), "top": base.top}
-    task = worker.Task("compare", asked, what, **about)
+    body = {"windows": text.windows, "base": str(base.file.absolute()), "top": base.top}
+    task = worker.Task("compare", body, what, **about)
     outcome = worker.carry_out(task, settings, _showing(what, header.file_size, report))
-    found = {
-        name: [one for reply in outcome.replies for one in worker.numbers(reply, name)]
+    measured = {
+        name: [value for reply in outcome.replies for value in worker.numbers(reply, name)]
         for name in ("kld", "same", "nll")
     }
-    if any(len(values) != text.scored for values in found.values()):
+    if any(len(values) != text.scored for values in measured.values()):
         raise EngineFailed("the worker broke its own protocol")
     return statistics.divergence(
-        found["kld"], found["same"], found["nll"], base.nll, len(text.windows)
+        measured["kld"], measured["same"], measured["nll"], base.nll, len(text.windows)
     )
 
 
@@ -135,20 +138,24 @@ def speed(
     Returns ``prompt``, ``decode`` (tokens a second), ``resident`` and ``own`` (bytes; the second
     leaves out what is a file's).
     """
-    ids = [id for one in text.windows for id in one][: min(text.window, PROMPT + DECODED)]
+    ids = [id for window in text.windows for id in window][: min(text.window, PROMPT + DECODED)]
     count = min(DECODED, len(ids) // 2)
     task = worker.Task(
-        "speed", {"ids": ids, "count": count}, f"timing {label}",
+        "speed",
+        {"ids": ids, "count": count},
+        f"timing {label}",
         **worker.computing(weights, gguf.read(weights), text.window, threads),
-    )  # fmt: skip
+    )
     outcome = worker.carry_out(task, settings)
-    told = outcome.replies[-1] if outcome.replies else {}
-    if not all(isinstance(told.get(name), int | float) for name in ("prompt", "decode")):
+    reply = outcome.replies[-1] if outcome.replies else {}
+    if not all(isinstance(reply.get(name), int | float) for name in ("prompt", "decode")):
         raise EngineFailed("the worker broke its own protocol")
     return {
-        "prompt": float(told["prompt"]), "decode": float(told["decode"]),
-        "resident": outcome.resident, "own": outcome.own,
-    }  # fmt: skip
+        "prompt": float(reply["prompt"]),
+        "decode": float(reply["decode"]),
+        "resident": outcome.resident,
+        "own": outcome.own,
+    }
 
 
 def enough(windows: Sequence[Sequence[int]], window: int, name: str) -> Text:
@@ -162,7 +169,7 @@ def enough(windows: Sequence[Sequence[int]], window: int, name: str) -> Text:
             f"{name} has fewer than {window} tokens, and one window is the least to measure on",
             "give a longer text: --text FILE",
         )
-    return Text([list(one) for one in windows])
+    return Text([list(window) for window in windows])
 
 
 def _showing(what: str, size: int, report: Report) -> worker.Told:

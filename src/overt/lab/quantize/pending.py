@@ -46,7 +46,7 @@ class Pending:
 
     def _without(self, what: Set[str]) -> Mapping[str, Any]:
         """What is left, told as the job of the command that began it."""
-        left = {one: typed for one, typed in self._read().items() if one not in what}
+        left = {other: typed for other, typed in self._read().items() if other not in what}
         if not self._file.parent.is_dir():  # the job is gone already
             return left
         self._write(left)
@@ -59,21 +59,21 @@ class Pending:
 
     def idle(self) -> bool:
         """Whether no command has left anything to go on from."""
-        left = (one for one in self._file.parent.rglob("*") if one.is_file())
-        return all(one.name in (_FILE, "events.jsonl") for one in left)
+        left = (path for path in self._file.parent.rglob("*") if path.is_file())
+        return all(path.name in (_FILE, "events.jsonl") for path in left)
 
     def _write(self, value: Mapping[str, Any]) -> None:
         write(self._file, json.dumps(value, sort_keys=True).encode())
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        found = read(self._file) or {}
-        return {what: typed for what, typed in found.items() if isinstance(typed, dict)}
+        pending = read(self._file) or {}
+        return {what: typed for what, typed in pending.items() if isinstance(typed, dict)}
 
 
 def read(path: Path) -> dict[str, Any] | None:
     """A JSON object that was kept; None where there is nothing whole."""
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_bytes())
-        if isinstance(found, dict):
-            return found
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict):
+            return document
     return None

@@ -29,18 +29,37 @@ def png(path: Path, rows: Sequence[Mapping[str, Any]], title: str, limit: float 
         low, high = row["kld_mean_interval"]
         on = row["type"] in best
         axes.errorbar(
-            [x], [y], yerr=[[max(y - max(low, y / 100), 0)], [max(high - y, 0)]], fmt="o",
-            color="#1f4e79" if on else "#9aa5b1", markersize=5, capsize=2, linewidth=1,
-        )  # fmt: skip
-        axes.annotate(row["type"], (x, y), (5, 4), textcoords="offset points", fontsize=7,
-                      color="#1f4e79" if on else "#6b7280")  # fmt: skip
+            [x],
+            [y],
+            yerr=[[max(y - max(low, y / 100), 0)], [max(high - y, 0)]],
+            fmt="o",
+            color="#1f4e79" if on else "#9aa5b1",
+            markersize=5,
+            capsize=2,
+            linewidth=1,
+        )
+        axes.annotate(
+            row["type"],
+            (x, y),
+            (5, 4),
+            textcoords="offset points",
+            fontsize=7,
+            color="#1f4e79" if on else "#6b7280",
+        )
     line = sorted((row["bytes"] / 2**20, row["kld_mean"]) for row in shown if row["type"] in best)
     axes.plot([x for x, _ in line], [y for _, y in line], color="#1f4e79", linewidth=1)
     if limit:
         axes.axhline(limit, color="#b45309", linewidth=1, linestyle="--")
-        axes.annotate(f"limit {limit:g}", (0.99, limit), (0, 3), ha="right",
-                      xycoords=("axes fraction", "data"),
-                      textcoords="offset points", fontsize=7, color="#b45309")  # fmt: skip
+        axes.annotate(
+            f"limit {limit:g}",
+            (0.99, limit),
+            (0, 3),
+            ha="right",
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=7,
+            color="#b45309",
+        )
     axes.set_yscale("log")
     axes.set_xlabel("file size (MiB)")
     axes.set_ylabel("mean KL divergence to the source (nats a token)")

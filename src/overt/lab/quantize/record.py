@@ -8,9 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 _SPEEDS: Final = (
-    "runs", "prompt_tps", "prompt_tps_spread", "decode_tps", "decode_tps_spread", "load_memory",
+    "runs",
+    "prompt_tps",
+    "prompt_tps_spread",
+    "decode_tps",
+    "decode_tps_spread",
+    "load_memory",
     "load_memory_own",
-)  # fmt: skip
+)
 _ALONE: Final = ("model", "digest", "size", "licence")
 """What is told of a model that is the only one stored; all are in ``models``."""
 Row = Mapping[str, Any]
@@ -27,7 +32,7 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     rows += [dict(row) for row in before.values()]
     made = {row["type"] for row in rows}
     failed = {**_mapping(old, "failed"), **_mapping(new, "failed")}
-    value = {key: one for key, one in {**old, **new}.items() if key not in _ALONE}
+    value = {key: item for key, item in {**old, **new}.items() if key not in _ALONE}
     value |= {
         "types": rows,
         "failed": {name: why for name, why in failed.items() if name not in made},
@@ -47,19 +52,19 @@ def notes(ref: str, rows: Sequence[Row], chosen: str) -> list[str]:
     """Sentences about types that gain nothing against the source itself, whose row is the first."""
     base, *others = rows
     larger = [row["type"] for row in others if row["bytes"] > base["bytes"]]
-    told = []
+    lines = []
     if larger:
         verb = "is" if len(larger) == 1 else "are"
         whole = f"{base['bytes'] / 2**20:.0f} MiB"
-        told.append(f"{', '.join(larger)} {verb} larger than {ref} itself ({whole})")
+        lines.append(f"{', '.join(larger)} {verb} larger than {ref} itself ({whole})")
     best = next((row for row in others if row["type"] == chosen), None)
     slower = best and "decode_tps" in best and base.get("decode_tps", 0) >= best["decode_tps"]
     if best and best["type"] in larger and slower:
-        told.append(
+        lines.append(
             f"{ref} itself is smaller and no slower than {chosen} ({base['decode_tps']:.1f} tokens "
             "a second), and loses nothing: keep it"
         )
-    return told
+    return lines
 
 
 def _row(old: Row, new: Row) -> dict[str, Any]:
@@ -70,8 +75,8 @@ def _row(old: Row, new: Row) -> dict[str, Any]:
 
 
 def _runs(row: Row) -> int:
-    found = row.get("runs", 0)
-    return found if isinstance(found, int) else 0
+    runs = row.get("runs", 0)
+    return runs if isinstance(runs, int) else 0
 
 
 def _whole(row: Row) -> bool:
@@ -81,22 +86,22 @@ def _whole(row: Row) -> bool:
 
 
 def _rows(table: Mapping[str, Any], key: str) -> list[Row]:
-    found = table.get(key)
-    rows = found if isinstance(found, list) else []
+    value = table.get(key)
+    rows = value if isinstance(value, list) else []
     return [row for row in rows if isinstance(row, Mapping)]
 
 
 def _mapping(table: Mapping[str, Any], key: str) -> Row:
-    found = table.get(key)
-    return found if isinstance(found, Mapping) else {}
+    value = table.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _by(
     old: Mapping[str, Any], new: Mapping[str, Any], key: str, *names: str
 ) -> list[dict[str, Any]]:
     """The rows of both under `key`, the newer of those with the same names."""
-    found = {
+    by_key = {
         tuple(str(row.get(name)) for name in names): dict(row)
         for row in (*_rows(old, key), *_rows(new, key))
     }
-    return list(found.values())
+    return list(by_key.values())

@@ -55,22 +55,23 @@ def blocks(values: Sequence[float], windows: int) -> list[float]:
 def interval(values: Sequence[float], windows: int) -> Interval:
     """The mean of `values` and where the true one lies."""
     mean = sum(values) / len(values)
-    found = blocks(values, windows)
-    count = len(found)
+    means = blocks(values, windows)
+    count = len(means)
     if count < 2:
         return Interval(mean, float("-inf"), float("inf"), count)
-    middle = sum(found) / count
-    spread = sqrt(sum((one - middle) ** 2 for one in found) / (count - 1))
+    middle = sum(means) / count
+    spread = sqrt(sum((mean_ - middle) ** 2 for mean_ in means) / (count - 1))
     half = student(count - 1) * spread / sqrt(count)
     return Interval(mean, mean - half, mean + half, count)
 
 
 def share(agree: Sequence[float], windows: int) -> Interval:
     """The share of ones, with the wider end of both intervals."""
-    found = interval(agree, windows)
+    bounds = interval(agree, windows)
     low, high = wilson(round(sum(agree)), len(agree))
-    return Interval(found.mean, max(0.0, min(low, found.low)), min(1.0, max(high, found.high)),
-                    found.blocks)  # fmt: skip
+    return Interval(
+        bounds.mean, max(0.0, min(low, bounds.low)), min(1.0, max(high, bounds.high)), bounds.blocks
+    )
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -123,11 +124,11 @@ def _exp(value: float) -> float:
 
 def speeds(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The median of several runs, and the slowest and fastest of them."""
-    found: dict[str, Any] = {"runs": len(runs)}
+    summary: dict[str, Any] = {"runs": len(runs)}
     for kind in ("prompt", "decode"):
         seen = sorted(run[kind] for run in runs)
         half = len(seen) // 2
         median = seen[half] if len(seen) % 2 else (seen[half - 1] + seen[half]) / 2
-        found[f"{kind}_tps"] = median
-        found[f"{kind}_tps_spread"] = [seen[0], seen[-1]]
-    return found
+        summary[f"{kind}_tps"] = median
+        summary[f"{kind}_tps_spread"] = [seen[0], seen[-1]]
+    return summary

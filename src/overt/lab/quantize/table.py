@@ -125,9 +125,11 @@ class Table:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             refused = isinstance(error, OvertError)
             if refused and not isinstance(error, WorkerDied | OutOfDisk):
@@ -143,24 +145,33 @@ class Table:
     def _recipe(self) -> Recipe:
         """Of the measurement: whatever decides the figures, speeds apart."""
         plan = self.plan
-        given = [self._source(), Input("text", texts.digest(plan.text), plan.text.name)]
+        inputs_ = [self._source(), Input("text", texts.digest(plan.text), plan.text.name)]
         return Recipe(
-            "measure", STEP.version, (*given, *self._importance()),
-            {"window": self.window, "windows": plan.windows, "threads": plan.threads,
-             **parameters(types.TYPES["f16"], **plan.parameters), "type": ""},
+            "measure",
+            STEP.version,
+            (*inputs_, *self._importance()),
+            {
+                "window": self.window,
+                "windows": plan.windows,
+                "threads": plan.threads,
+                **parameters(types.TYPES["f16"], **plan.parameters),
+                "type": "",
+            },
             run_recipe.recipe("quantize", (), {}, self.settings).environment,
-        )  # fmt: skip
+        )
 
     def recipe_of(self, type: types.Type) -> Recipe:
         """The recipe of one type's file, as `make.make` takes it."""
-        given = dict(self.plan.parameters)
-        given["threads"] = self.plan.threads
+        settings_ = dict(self.plan.parameters)
+        settings_["threads"] = self.plan.threads
         if self.plan.calibrate:
-            given |= {"window": self.window, "windows": _CALIBRATED}
+            settings_ |= {"window": self.window, "windows": _CALIBRATED}
         return run_recipe.recipe(
-            "quantize", (self._source(), *self._importance()),
-            parameters(type, **given), self.settings,
-        )  # fmt: skip
+            "quantize",
+            (self._source(), *self._importance()),
+            parameters(type, **settings_),
+            self.settings,
+        )
 
     def _source(self) -> Input:
         manifest = self.plan.model.manifest
@@ -190,8 +201,8 @@ class Table:
         matrix = self._work / host.IMATRIX
         if checksummed.intact(matrix):
             _linked(matrix, place / host.IMATRIX)
-        given = inputs.found(recipe, self.settings)
-        run_recipe.run(recipe, given, place, self.settings, self._report, self._tell)
+        inputs_ = inputs.found(recipe, self.settings)
+        run_recipe.run(recipe, inputs_, place, self.settings, self._report, self._tell)
         if self.plan.calibrate and not matrix.is_file():
             _linked(place / host.IMATRIX, matrix)
         self._proved.add(target)
@@ -222,9 +233,9 @@ class Table:
         made = self.file(type)
         with jobs.held(folder, self.settings.home):
             jobs.hand_on(self._folder, folder)
-            for one in (host.MODEL, host.IMATRIX):
-                if (made.parent / one).is_file():
-                    _linked(made.parent / one, folder / "work" / one)
+            for name_ in (host.MODEL, host.IMATRIX):
+                if (made.parent / name_).is_file():
+                    _linked(made.parent / name_, folder / "work" / name_)
         return run_recipe.make(recipe, name, self.settings, self._report, self._tell, self._data)
 
     # ---- measuring ---------------------------------------------------------------------------
@@ -244,16 +255,16 @@ class Table:
         """What the source made of the text, computed once."""
         if self._base is None:
             file, noted = self._work / host.BASE, self._work / "base.json"
-            kept = read(noted)
-            if kept is None or not checksummed.intact(file):
+            cached = read(noted)
+            if cached is None or not checksummed.intact(file):
                 weights = self.plan.model.weights
                 made = measure.source(
                     weights, self.text, file, self.plan.threads, self.settings, self._report
                 )
                 checksummed.seal(file)
-                kept = {"nll": made.nll, "top": made.top}
-                write(noted, json.dumps(kept).encode())
-            self._base = measure.Base(file, kept["nll"], kept["top"])
+                cached = {"nll": made.nll, "top": made.top}
+                write(noted, json.dumps(cached).encode())
+            self._base = measure.Base(file, cached["nll"], cached["top"])
         return self._base
 
     def ready(self) -> None:
@@ -272,10 +283,13 @@ class Table:
         """What the files of these types will hold, and which cannot be made at all."""
         if missing := [type for type in wanted if type.name not in self._ahead]:
             self._ahead |= foreseen.foresee(
-                inputs.gguf_of(self.plan.model), self.header, missing,
-                parameters(missing[0], **self.plan.parameters), self.settings,
+                inputs.gguf_of(self.plan.model),
+                self.header,
+                missing,
+                parameters(missing[0], **self.plan.parameters),
+                self.settings,
                 importance=self._has_matrix,
-            )  # fmt: skip
+            )
         return {type.name: self._ahead[type.name] for type in wanted}
 
     @property
@@ -284,8 +298,10 @@ class Table:
 
     def _room(self, wanted: Iterable[types.Type]) -> None:
         """Raises OutOfDisk where the files of all types, which are kept to the end, find none."""
-        missing = [one for one in wanted if not (self._work / one.name / host.MODEL).is_file()]
-        needed = sum(estimate(one, self.header) for one in missing)
+        missing = [
+            type_ for type_ in wanted if not (self._work / type_.name / host.MODEL).is_file()
+        ]
+        needed = sum(estimate(type_, self.header) for type_ in missing)
         free = shutil.disk_usage(self._work).free
         if needed > free:
             raise OutOfDisk(
@@ -300,9 +316,9 @@ class Table:
         Raises:
             EngineFailed: llama.cpp could not make it, or cannot compute with it.
         """
-        kept = read(self._work / "rows" / f"{type.name}.json")
-        if kept is not None:
-            return kept
+        cached = read(self._work / "rows" / f"{type.name}.json")
+        if cached is not None:
+            return cached
         weights = self.file(type)
         header = gguf.read(weights)
         mix = types.mix_of(header)
@@ -314,27 +330,40 @@ class Table:
             "label_note": types.lie(type, header, mix) if not self.plan.parameters else "",
             "memory_need": fit.need(header, self.window).total,
         } | measure.against(
-            weights, type.name, self.text, self.base, self.plan.threads, self.settings,
+            weights,
+            type.name,
+            self.text,
+            self.base,
+            self.plan.threads,
+            self.settings,
             self._report,
-        )  # fmt: skip
+        )
         write(self._work / "rows" / f"{type.name}.json", json.dumps(row).encode())
         return row
 
     def source_row(self) -> dict[str, Any]:
         """The source in the same figures; its divergence is that of rounding to 16 bits alone."""
-        kept = read(self._work / "rows" / f"{SOURCE}.json")
-        if kept is None:
+        cached = read(self._work / "rows" / f"{SOURCE}.json")
+        if cached is None:
             mix = types.mix_of(self.header)
-            kept = {
-                "type": SOURCE, "bits_per_weight": mix.bits_per_weight, "bytes": mix.bytes,
-                "mix": dict(mix.shares), "label_note": "",
+            cached = {
+                "type": SOURCE,
+                "bits_per_weight": mix.bits_per_weight,
+                "bytes": mix.bytes,
+                "mix": dict(mix.shares),
+                "label_note": "",
                 "memory_need": fit.need(self.header, self.window).total,
             } | measure.against(
-                self.plan.model.weights, "the source itself", self.text, self.base,
-                self.plan.threads, self.settings, self._report,
-            )  # fmt: skip
-            write(self._work / "rows" / f"{SOURCE}.json", json.dumps(kept).encode())
-        return kept
+                self.plan.model.weights,
+                "the source itself",
+                self.text,
+                self.base,
+                self.plan.threads,
+                self.settings,
+                self._report,
+            )
+            write(self._work / "rows" / f"{SOURCE}.json", json.dumps(cached).encode())
+        return cached
 
     def raced(
         self, wanted: Sequence[types.Type | None], clock: eta.Pace | None = None
@@ -343,30 +372,32 @@ class Table:
 
         Returns by the type's name: `figures.speeds`, ``load_memory`` and ``load_memory_own``.
         """
-        found: dict[str, list[Mapping[str, float]]] = {}
+        by_name: dict[str, list[Mapping[str, float]]] = {}
         turns = [(number, type) for number in range(self.plan.runs) for type in wanted]
         for number, type in turns:
             name = type.name if type else SOURCE
             path = self._work / "runs" / f"{name}-{number}.json"
             run, begun = read(path), time.monotonic()
-            kept = run is not None
+            cached = run is not None
             if run is None:
                 self._tell({"kind": "note", "text": f"timing {name}, run {number + 1}"})
                 weights = self.file(type) if type else self.plan.model.weights
                 run = measure.speed(weights, name, self.text, self.plan.threads, self.settings)
                 write(path, json.dumps(run).encode())
-            found.setdefault(name, []).append(run)
+            by_name.setdefault(name, []).append(run)
             if clock:
-                clock.run_done(None if kept else time.monotonic() - begun)
+                clock.run_done(None if cached else time.monotonic() - begun)
                 tenth = 10 * clock.timed // len(turns)
-                if not kept and 10 * (clock.timed - 1) // len(turns) < tenth:
+                if not cached and 10 * (clock.timed - 1) // len(turns) < tenth:
                     self._tell(_progress("timed", clock.timed, len(turns), "runs", clock))
         return {
             name: statistics.speeds(runs)
-            | {"load_memory": int(max(run["resident"] for run in runs)),
-               "load_memory_own": int(max(run["own"] for run in runs))}
-            for name, runs in found.items()
-        }  # fmt: skip
+            | {
+                "load_memory": int(max(run["resident"] for run in runs)),
+                "load_memory_own": int(max(run["own"] for run in runs)),
+            }
+            for name, runs in by_name.items()
+        }
 
     def rows(self, wanted: Iterable[types.Type]) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """The rows of all types that can be made, and why the others cannot.
@@ -377,17 +408,18 @@ class Table:
         self._pending.asked(type.name for type in wanted)
         failed: dict[str, OvertError] = {}
         if not self._has_matrix and any(type.importance for type in wanted):
-            for name, one in self._foreseen(wanted).items():
-                if one.problem and not one.unread:
-                    failed[name] = one.problem
+            for name, forecast in self._foreseen(wanted).items():
+                if forecast.problem and not forecast.unread:
+                    failed[name] = forecast.problem
             _unless_all(failed, wanted)
         left = [type for type in wanted if type.name not in failed]
         self._room(left)
         self.ready()
-        clock = eta.Pace(len(left), self.plan.runs * (len(left) + 1),
-                          len(self.text.windows) * self.text.window)  # fmt: skip
+        clock = eta.Pace(
+            len(left), self.plan.runs * (len(left) + 1), len(self.text.windows) * self.text.window
+        )
         rows = self._judged(left, failed, clock)
-        told = _unless_all(failed, wanted)
+        problems = _unless_all(failed, wanted)
         made = [type for type in left if type.name in rows]
         if self.plan.runs:
             clock.runs = self.plan.runs * (len(made) + 1)
@@ -395,7 +427,7 @@ class Table:
             for name, row in self.raced([None, *made], several).items():
                 rows.setdefault(name, self.source_row() if name == SOURCE else {}).update(row)
         rows.setdefault(SOURCE, self.source_row())
-        return [rows[SOURCE], *(rows[type.name] for type in made)], told
+        return [rows[SOURCE], *(rows[type.name] for type in made)], problems
 
     def _judged(
         self, wanted: Sequence[types.Type], failed: dict[str, OvertError], clock: eta.Pace
@@ -404,15 +436,15 @@ class Table:
         rows: dict[str, dict[str, Any]] = {}
         for type in wanted:
             begun = time.monotonic()
-            kept = (self._work / "rows" / f"{type.name}.json").is_file()
+            cached = (self._work / "rows" / f"{type.name}.json").is_file()
             try:
                 rows[type.name] = self.judged(type)
             except WorkerDied:
                 raise
             except (EngineFailed, FormatError) as error:
                 failed[type.name] = error
-            clock.type_done(None if kept else time.monotonic() - begun)
-            if len(wanted) > 1 and not kept:
+            clock.type_done(None if cached else time.monotonic() - begun)
+            if len(wanted) > 1 and not cached:
                 self._tell(_progress(type.name, clock.done, len(wanted), "types", clock))
         return rows
 
@@ -424,20 +456,20 @@ class Table:
         ahead = self._foreseen([types.TYPES[name] for name in names])
 
         def fits(type: types.Type) -> str:
-            one = ahead[type.name]
-            if one.header is None:
-                return f"not tried: {one.problem.message}" if one.problem else "not tried"
-            need = fit.need(one.header, self.window).total
+            forecast = ahead[type.name]
+            if forecast.header is None:
+                return f"not tried: {forecast.problem.message}" if forecast.problem else "not tried"
+            need = fit.need(forecast.header, self.window).total
             if need <= memory:
                 return ""
             return f"not tried: it needs {need >> 20} MiB of memory and may take {memory >> 20}"
 
         self.ready()
-        found = frontier.search(
+        choice = frontier.search(
             fits, self.judged, self.raced, limit, importance=self._has_matrix, memory=memory
         )
-        found.memory = memory
-        return found
+        choice.memory = memory
+        return choice
 
     # ---- the end -----------------------------------------------------------------------------
 
@@ -462,7 +494,9 @@ _CALIBRATED = 128
 
 def estimate(type: types.Type, header: gguf.Header) -> int:
     """About the bytes of a file of that type."""
-    kind = next(one for one in TENSOR_TYPES.values() if one.name == type.tensor)
+    kind = next(
+        tensor_type for tensor_type in TENSOR_TYPES.values() if tensor_type.name == type.tensor
+    )
     bits = kind.bytes * 8 / kind.block
     return int(header.parameters * bits / 8 * 1.1)
 
@@ -476,8 +510,8 @@ def _unless_all(failed: Mapping[str, OvertError], wanted: Sequence[types.Type]) 
 
 def _progress(what: str, done: int, total: int, of: str, clock: eta.Pace) -> dict[str, Any]:
     """An event for who waits; `left` is in seconds, None where nobody knows."""
-    told = {"kind": "progress", "what": what, "done": done, "total": total, "of": of}
-    return told | {"left": clock.left}
+    event = {"kind": "progress", "what": what, "done": done, "total": total, "of": of}
+    return event | {"left": clock.left}
 
 
 def _linked(source: Path, target: Path) -> None:

@@ -52,8 +52,8 @@ def windows(
     ids, begin = _tokens(text, weights.resolve(), settings)
     cut = [list(ids[at : at + window]) for at in range(0, len(ids) - window + 1, window)][:most]
     if begin is not None:
-        for one in cut:
-            one[0] = begin
+        for window_ids in cut:
+            window_ids[0] = begin
     return cut
 
 

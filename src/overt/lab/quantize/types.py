@@ -72,12 +72,12 @@ def find(name: str) -> Type:
         UsageError: there is none.
     """
     wanted = name.strip().lower().replace("-", "_")
-    found = TYPES.get(OTHER_NAMES.get(wanted, wanted))
-    if found is None:
+    type_ = TYPES.get(OTHER_NAMES.get(wanted, wanted))
+    if type_ is None:
         raise UsageError(
             f"there is no quantization {name.strip()[:40]!r}", f"it is one of {', '.join(TYPES)}"
         )
-    return found
+    return type_
 
 
 def chosen(text: str) -> tuple[Type, ...]:
@@ -87,13 +87,13 @@ def chosen(text: str) -> tuple[Type, ...]:
         UsageError: none, one that is not there, or one twice.
     """
     if text.strip().lower() == ALL:
-        return tuple(one for one in TYPES.values() if one.name not in NOT_OFFERED)
-    found = [find(name) for name in text.split(",") if name.strip()]
-    if not found:
+        return tuple(type_ for type_ in TYPES.values() if type_.name not in NOT_OFFERED)
+    types = [find(name) for name in text.split(",") if name.strip()]
+    if not types:
         raise UsageError("-q names no type", "-q q4_k_m is a start; -q all makes a table")
-    if len(set(found)) < len(found):
+    if len(set(types)) < len(types):
         raise UsageError("-q names a type twice", "name each once")
-    return tuple(found)
+    return tuple(types)
 
 
 def tensor_type(name: str) -> int:
@@ -134,16 +134,16 @@ def numbers(parameters: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: one names a tensor type that is not there.
     """
-    found: dict[str, Any] = {
+    options: dict[str, Any] = {
         key: None if parameters[key] is None else tensor_type(str(parameters[key]))
         for key in ("output", "embedding")
     }
     for key in ("pure", "keep_output"):
-        found[key] = bool(parameters[key])
-    found["tensors"] = [
+        options[key] = bool(parameters[key])
+    options["tensors"] = [
         [str(pattern), tensor_type(str(name))] for pattern, name in parameters["tensors"]
     ]
-    return found
+    return options
 
 
 def check_options(header: Header, parameters: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ def check_options(header: Header, parameters: Mapping[str, Any]) -> None:
     Raises:
         UsageError: one is for a tensor that the model has not.
     """
-    names = [one.name for one in header.tensors if len(one.shape) > 1]
+    names = [tensor.name for tensor in header.tensors if len(tensor.shape) > 1]
     for pattern, _ in parameters.get("tensors", ()):
         if not any(re.search(pattern, name) for name in names):
             raise UsageError(
@@ -207,7 +207,11 @@ def lie(type: Type, header: Header, mix: Mix) -> str:
         return ""
     block = next((kind.block for kind in TENSOR_TYPES.values() if kind.name == type.tensor), 1)
     rows = sorted(
-        {one.shape[0] for one in header.tensors if len(one.shape) > 1 and one.shape[0] % block}
+        {
+            tensor.shape[0]
+            for tensor in header.tensors
+            if len(tensor.shape) > 1 and tensor.shape[0] % block
+        }
     )
     why = ""
     if rows:
@@ -233,5 +237,5 @@ def check(header: Header) -> None:
     kind = header.text("general.type") or "model"
     if kind != "model":
         raise BadRequest(f"{header.path.name} is of the kind {kind!r}", "quantize the model itself")
-    if not header.architecture or all(len(one.shape) < 2 for one in header.tensors):
+    if not header.architecture or all(len(tensor.shape) < 2 for tensor in header.tensors):
         raise BadRequest(f"{header.path.name} holds no matrix to quantize", "name a whole model")

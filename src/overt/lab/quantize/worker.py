@@ -84,15 +84,17 @@ def computing(
     need = fit.need(header, window, 1, 512)
     return {
         "parameters": {
-            "weights": str(weights.absolute()), "window": window, "threads": threads,
+            "weights": str(weights.absolute()),
+            "window": window,
+            "threads": threads,
             "collect": collect,
         },
         "readable": split.files(weights),
         "memory": need.total + logits + (256 << 20) + _SPARE,
-    }  # fmt: skip
+    }
 
 
-def carry_out(task: Task, settings: Settings, told: Told | None = None) -> Outcome:
+def carry_out(task: Task, settings: Settings, on_reply: Told | None = None) -> Outcome:
     """Do it, in a worker of its own; blocks, outside of any event loop.
 
     Raises:
@@ -100,18 +102,22 @@ def carry_out(task: Task, settings: Settings, told: Told | None = None) -> Outco
         OutOfDisk: there was no room for the file.
         NoIsolation: the settings ask for walls that this machine has not.
     """
-    return asyncio.run(_carried_out(task, settings, told or (lambda _: None)))
+    return asyncio.run(_carried_out(task, settings, on_reply or (lambda _: None)))
 
 
-async def _carried_out(task: Task, settings: Settings, told: Told) -> Outcome:
+async def _carried_out(task: Task, settings: Settings, on_reply: Told) -> Outcome:
     from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
     spec = WorkerSpec(
-        host=HOST, parameters=task.parameters, label=task.label, memory=task.memory,
-        readable=tuple(path.absolute() for path in task.readable), isolation=settings.isolation,
+        host=HOST,
+        parameters=task.parameters,
+        label=task.label,
+        memory=task.memory,
+        readable=tuple(path.absolute() for path in task.readable),
+        isolation=settings.isolation,
         python_path=PYTHON_PATH,
         environ={"OMP_NUM_THREADS": str(task.parameters.get("threads", 1))},
-    )  # fmt: skip
+    )
     worker = await Worker.start(spec, settings.home / "run", timeout=600)
     try:
         replies = []
@@ -119,7 +125,7 @@ async def _carried_out(task: Task, settings: Settings, told: Told) -> Outcome:
             async for chunk in chunks:
                 reply = _parsed(chunk)
                 replies.append(reply)
-                told(reply)
+                on_reply(reply)
         resident, own = worker.memory()
         folder, layers, info = worker.folder, worker.isolation.layers, worker.info
         for name, target in task.made.items():
@@ -149,13 +155,13 @@ def _parsed(chunk: bytes) -> dict[str, Any]:
 
 
 def _in_words(error: EngineFailed) -> Exception:
-    said = error.message
-    if "iostream error" in said or "No space left" in said:
+    message = error.message
+    if "iostream error" in message or "No space left" in message:
         return OutOfDisk("the disk is full: the quantized file has no room", "free some space")
-    if "requires an imatrix" in said or "importance matrix" in said:
+    if "requires an imatrix" in message or "importance matrix" in message:
         return lacks_importance()
-    if crash_reason.short_of_memory(said):
-        return EngineFailed(f"{said}: it ran out of memory", "choose a smaller model")
+    if crash_reason.short_of_memory(message):
+        return EngineFailed(f"{message}: it ran out of memory", "choose a smaller model")
     return error
 
 
@@ -169,7 +175,7 @@ def lacks_importance() -> FormatError:
 
 def numbers(reply: Mapping[str, Any], name: str) -> list[float]:
     """A list of numbers in a reply. Raises EngineFailed where there is none."""
-    found = reply.get(name)
-    if not isinstance(found, list) or not all(isinstance(one, int | float) for one in found):
+    values = reply.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         raise EngineFailed("the worker broke its own protocol")
-    return [float(one) for one in found]
+    return [float(value) for value in values]

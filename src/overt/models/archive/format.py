@@ -81,8 +81,8 @@ class Archive:
                 raise ValueError(f"its format is {str(content['format'])[:40]!r}")
             members = tuple(_member(item) for item in _listed(content["members"], _MEMBERS))
             names = tuple(_name(item) for item in _listed(content["names"], _NAMES))
-            told = receipts.stated(content.get("receipts", {}))
-            found = cls("sha256:" + hex_of(content["manifest"]), names, members, told)
+            signed_receipts = receipts.stated(content.get("receipts", {}))
+            archive = cls("sha256:" + hex_of(content["manifest"]), names, members, signed_receipts)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormatError(f"the head of the archive cannot be read: {error}") from None
         except (BadRef, IntegrityError) as error:
@@ -91,7 +91,7 @@ class Archive:
             raise UnsafeFile("the archive is refused: it lists a file twice")
         if not members or members[0].name != MANIFEST:
             raise FormatError(f"the archive does not begin with {MANIFEST}")
-        return found
+        return archive
 
     def check(self, manifest: Manifest) -> None:
         """Prove that the members are the files of this manifest, all of them and no others.
@@ -167,10 +167,10 @@ def member_of(name: str, data: bytes) -> Member:
     return Member(name, len(data), sha256(data).hexdigest())
 
 
-def _listed(found: object, most: int) -> list[object]:
-    if not isinstance(found, list) or len(found) > most:
+def _listed(value: object, most: int) -> list[object]:
+    if not isinstance(value, list) or len(value) > most:
         raise ValueError(f"a list in it is none, or longer than {most}")
-    return found
+    return value
 
 
 def _member(item: object) -> Member:

@@ -83,12 +83,12 @@ def bring(
     need()
     with _open(source) as stream:
         keys = Keys(settings.home)
-        found, signer = _head(stream, keys)
-        _known(signer, found, keys, accept)
+        archive, signer = _head(stream, keys)
+        _known(signer, archive, keys, accept)
         store = Store(settings.home)
-        job = _Job(store, stream, found, progress or (lambda _: None))
-        names = _names(store, found, name, replace)
-        with store.pulling(Ref("sha256", found.manifest), job.waiting) as folder:
+        job = _Job(store, stream, archive, progress or (lambda _: None))
+        names = _names(store, archive, name, replace)
+        with store.pulling(Ref("sha256", archive.manifest), job.waiting) as folder:
             manifest = job.run(folder, names)
         return Brought(manifest, names, signer, job.resumed, job.receipts())
 
@@ -96,15 +96,15 @@ def bring(
 def _head(stream: "_Stream", keys: Keys) -> tuple[Archive, Signer]:
     """The head, its signature proved to be by the key beside it."""
     head, pem, signature = (stream.small(name) for name in (archive.ARCHIVE, SIGNER, SIGNATURE))
-    found = Archive.decode(head)
-    verify([archive.member_of(archive.ARCHIVE, head), *found.members], pem, signature)
-    return found, keys.signer(pem)
+    incoming = Archive.decode(head)
+    verify([archive.member_of(archive.ARCHIVE, head), *incoming.members], pem, signature)
+    return incoming, keys.signer(pem)
 
 
-def _known(signer: Signer, found: Archive, keys: Keys, accept: Accept) -> None:
+def _known(signer: Signer, archive: Archive, keys: Keys, accept: Accept) -> None:
     if signer.known:
         return
-    if not accept(signer, found):
+    if not accept(signer, archive):
         raise NeedsAccess(
             f"the archive is signed by a key you have not accepted: sha256:{signer.fingerprint}",
             "compare it with what its sender says, then add --trust and the fingerprint",
@@ -112,9 +112,9 @@ def _known(signer: Signer, found: Archive, keys: Keys, accept: Accept) -> None:
     keys.accept(signer)
 
 
-def _names(store: Store, found: Archive, name: str | None, replace: bool) -> tuple[Ref, ...]:
+def _names(store: Store, incoming: Archive, name: str | None, replace: bool) -> tuple[Ref, ...]:
     """What to call it. Raises UsageError where that is another model already."""
-    names = (parse(name),) if name else found.names
+    names = (parse(name),) if name else incoming.names
     if any(ref.scheme not in archive.NAMED for ref in names):
         raise UsageError(f"{name} cannot be the name of a stored model", "choose a plain word")
     if not names:
@@ -124,7 +124,7 @@ def _names(store: Store, found: Archive, name: str | None, replace: bool) -> tup
             there = store.get(ref)
         except OvertError:
             continue
-        if there.digest != found.manifest and not replace:
+        if there.digest != incoming.manifest and not replace:
             raise UsageError(
                 f"{ref} is another model here ({there.digest[:19]})",
                 "add --as NAME, or --replace to let the name be the new one's",
@@ -145,10 +145,10 @@ def _known_names(names: tuple[Ref, ...], manifest: Manifest) -> None:
 class _Job:
     """One archive on its way in."""
 
-    def __init__(self, store: Store, stream: "_Stream", found: Archive, report: Report) -> None:
+    def __init__(self, store: Store, stream: "_Stream", archive: Archive, report: Report) -> None:
         self.store = store
         self.stream = stream
-        self.found = found
+        self.found = archive
         self.report = report
         self.resumed = 0
         self.files: dict[str, Path] = {}  # digest -> where it is, whole
@@ -291,7 +291,7 @@ class _Job:
             if wanted.get(name) != older.digest:
                 raise UnsafeFile(f"the archive is refused: no recipe of its model names {name}")
             line.append(older)
-        own = {hex_of(one.digest) for one in (manifest, *line)}
+        own = {hex_of(manifest_.digest) for manifest_ in (manifest, *line)}
         if strange := sorted(self.found.receipts.keys() - own):
             raise UnsafeFile(
                 f"the archive is refused: it has a receipt of {strange[0][:12]}, which is no model "
@@ -302,8 +302,10 @@ class _Job:
 
     def receipts(self) -> dict[str, bytes]:
         """By the digest of the manifest, as they are kept."""
-        return {f"sha256:{hexes}": text.encode("utf-8", "surrogatepass")
-                for hexes, text in self.found.receipts.items()}  # fmt: skip
+        return {
+            f"sha256:{hexes}": text.encode("utf-8", "surrogatepass")
+            for hexes, text in self.found.receipts.items()
+        }
 
     def _keep_dossier(self, manifest: Manifest) -> None:
         if path := self.beside.get(archive.DOSSIER):
@@ -334,13 +336,13 @@ class _Stream:
 
     def read(self, count: int) -> bytes:
         """Exactly `count` bytes. Raises FormatError where the archive ends before."""
-        found = self._some(count)
-        while len(found) < count:
-            more = self._some(count - len(found))
+        data = self._some(count)
+        while len(data) < count:
+            more = self._some(count - len(data))
             if not more:
                 raise self._cut()
-            found += more
-        return found
+            data += more
+        return data
 
     def small(self, name: str) -> bytes:
         """A whole file of the head."""
@@ -376,14 +378,14 @@ class _Stream:
         if not count:
             return b""
         if self._pipe:
-            found = self._pipe.read(count)
+            data = self._pipe.read(count)
         else:
-            found = self._file.read(count) if self._file else b""
-            while not found and self._open_next():
+            data = self._file.read(count) if self._file else b""
+            while not data and self._open_next():
                 assert self._file
-                found = self._file.read(count)
-        self.at += len(found)
-        return found
+                data = self._file.read(count)
+        self.at += len(data)
+        return data
 
     def _open_next(self) -> bool:
         if self._number + 1 >= len(self._parts):
@@ -417,8 +419,8 @@ class _Stream:
         raise self._cut()
 
     def _cut(self) -> OvertError:
-        if len(self._parts) and (found := _PART.fullmatch(self._parts[-1].name)):
-            after = self._parts[-1].with_name(f"{found[1]}.{int(found[2]) + 1:03}")
+        if len(self._parts) and (match := _PART.fullmatch(self._parts[-1].name)):
+            after = self._parts[-1].with_name(f"{match[1]}.{int(match[2]) + 1:03}")
             return NotFound(
                 f"the archive goes on in {after.name}, which is not in {after.absolute().parent}",
                 "put it there and type the same command: what came is kept",
@@ -439,13 +441,13 @@ def _open(source: Path | None) -> _Stream:
         source = first
     if not source.is_file():
         raise NotFound(f"there is no file {source}", "check the path of the archive")
-    found = _PART.fullmatch(source.name)
-    if not found:
+    match = _PART.fullmatch(source.name)
+    if not match:
         return _Stream([source], None)
-    if int(found[2]) != 1:
-        raise NotFound(f"{source.name} is not the first part", f"name {found[1]}.001")
+    if int(match[2]) != 1:
+        raise NotFound(f"{source.name} is not the first part", f"name {match[1]}.001")
     parts = [source]
-    while (after := source.with_name(f"{found[1]}.{len(parts) + 1:03}")).is_file():
+    while (after := source.with_name(f"{match[1]}.{len(parts) + 1:03}")).is_file():
         parts.append(after)
     return _Stream(parts, None)
 

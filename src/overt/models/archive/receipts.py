@@ -27,35 +27,35 @@ def going_along(manifests: Iterable[Manifest], home: Path) -> dict[str, str]:
     """The receipts of `manifests` that are here, by 64 hex; the first ones, as many as there is
     room for. What is no text is none.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     left = MOST_BYTES
     for manifest in list(manifests)[:MOST]:
         with suppress(OSError, UnicodeDecodeError):
             with path(manifest.digest, home).open("rb") as file:
                 text = file.read(left + 1).decode()
             if (size := _size(text)) <= left:
-                found[hex_of(manifest.digest)] = text
+                texts[hex_of(manifest.digest)] = text
                 left -= size
-    return found
+    return texts
 
 
-def stated(found: object) -> Mapping[str, str]:
+def stated(value: object) -> Mapping[str, str]:
     """What the head of an archive has of them.
 
     Raises:
         ValueError, TypeError: it is no table of texts, or too large.
     """
-    if not isinstance(found, dict) or len(found) > MOST:
+    if not isinstance(value, dict) or len(value) > MOST:
         raise ValueError(f"its receipts are no table, or more than {MOST}")
     total = 0
-    for digest, text in found.items():
+    for digest, text in value.items():
         hex_of(f"sha256:{digest}")
         if not isinstance(text, str):
             raise TypeError("a receipt in it is no text")
         total += _size(text)
     if total > MOST_BYTES:
         raise ValueError(f"its receipts are {total} bytes, where {MOST_BYTES} are allowed")
-    return found
+    return value
 
 
 def _size(text: str) -> int:

@@ -72,7 +72,7 @@ def export(
     line = ancestors(store, manifest)
     pieces = _pieces(store, manifest, line)
     signed = going_along([manifest, *line], store.home)
-    head = Archive(manifest.digest, names, tuple(one.member for one in pieces), signed).encode()
+    head = Archive(manifest.digest, names, tuple(piece.member for piece in pieces), signed).encode()
     about = archive.member_of(archive.ARCHIVE, head)
     title = str(names[0]) if names else manifest.digest
     signature = sign([about, *(piece.member for piece in pieces)], title, keys)

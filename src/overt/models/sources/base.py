@@ -25,9 +25,21 @@ if TYPE_CHECKING:
     from overt.models.sources.staging import Desk
 
 Role = Literal[
-    "weights", "projector", "adapter", "draft", "tokenizer", "template", "config", "parameters",
-    "system", "messages", "recipe", "licence", "card", "other",
-]  # fmt: skip
+    "weights",
+    "projector",
+    "adapter",
+    "draft",
+    "tokenizer",
+    "template",
+    "config",
+    "parameters",
+    "system",
+    "messages",
+    "recipe",
+    "licence",
+    "card",
+    "other",
+]
 
 CHUNK = 1 << 20  # bytes read at once, everywhere
 

@@ -92,8 +92,8 @@ def names_of(entry: Entry) -> tuple[Ref, ...]:
 
 def need(ref: Ref) -> Entry:
     """As `lookup`, but raises ModelNotFound with the nearest names."""
-    if found := lookup(ref):
-        return found
+    if entry := lookup(ref):
+        return entry
     raise ModelNotFound(f"there is no model called {ref}", nearest(ref))
 
 
@@ -119,7 +119,7 @@ def read(text: str) -> tuple[Entry, ...]:
         families = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FormatError(f"the catalogue is no TOML: {error}") from None
-    found: list[Entry] = []
+    entries: list[Entry] = []
     for name, family in families.items():
         if not isinstance(family, dict) or set(family) != _FAMILY_KEYS:
             raise FormatError(f"the catalogue's {name} needs exactly about, default and tags")
@@ -127,8 +127,8 @@ def read(text: str) -> tuple[Entry, ...]:
         if not isinstance(tags, dict) or family["default"] not in tags:
             raise FormatError(f"the catalogue's {name} has no tag {family['default']!r}")
         made = [_entry(name, tag, family, fields) for tag, fields in tags.items()]
-        found += sorted(made, key=lambda entry: not entry.default)
-    return tuple(found)
+        entries += sorted(made, key=lambda entry: not entry.default)
+    return tuple(entries)
 
 
 @cache
@@ -141,9 +141,17 @@ def _entry(name: str, tag: str, family: Mapping[str, Any], fields: object) -> En
     if not isinstance(fields, dict):
         raise FormatError(f"{where} is no table")
     kinds: dict[str, type] = {
-        "refs": list, "kind": str, "licence": str, "parameters": int, "size": int, "context": int,
-        "sha256": str, "pins": dict, "note": str, "facts": list,
-    }  # fmt: skip
+        "refs": list,
+        "kind": str,
+        "licence": str,
+        "parameters": int,
+        "size": int,
+        "context": int,
+        "sha256": str,
+        "pins": dict,
+        "note": str,
+        "facts": list,
+    }
     for key, value in fields.items():
         if key not in kinds or not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise FormatError(f"{where} has {key} = {value!r}, which it should not have")

@@ -61,13 +61,13 @@ def find(host: str, repository: str, environ: Mapping[str, str]) -> Found:
         except (OSError, ValueError, RecursionError):
             trouble = trouble or f"{path} cannot be read"
             continue
-        found = _helped(config, host, environ)
-        if found.login is None:
-            trouble = trouble or found.trouble
-            found = _written(config, host, repository, path)
-        if found.login:
-            return found
-        trouble = trouble or found.trouble
+        access = _helped(config, host, environ)
+        if access.login is None:
+            trouble = trouble or access.trouble
+            access = _written(config, host, repository, path)
+        if access.login:
+            return access
+        trouble = trouble or access.trouble
     return Found(None, trouble=trouble)
 
 
@@ -83,10 +83,10 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
 def _read(path: Path) -> Mapping[str, object]:
     with path.open("rb") as file:
         data = file.read(_BYTES + 1)
-    found = json.loads(data) if len(data) <= _BYTES else None
-    if not isinstance(found, dict):
+    config = json.loads(data) if len(data) <= _BYTES else None
+    if not isinstance(config, dict):
         raise ValueError("not a configuration")
-    return found
+    return config
 
 
 def _written(config: Mapping[str, object], host: str, repository: str, path: Path) -> Found:

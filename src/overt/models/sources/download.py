@@ -153,19 +153,19 @@ class Network:
             SourceFailed: the server does not send parts of a file, or as `page`.
         """
         last = start + count - 1
-        asked = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{last}"}
+        range_headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{last}"}
         for attempt in self.attempts(download.url):
-            headers = {**download.headers, **asked}
+            headers = {**download.headers, **range_headers}
             with attempt, self._get(download.url, headers, download.access) as answer:
                 if start and _start(answer) != start:
                     raise SourceFailed(f"{shown(download.url)} cannot be read in parts")
-                found = bytearray()
+                data = bytearray()
                 for block in answer.iter_raw():
-                    found += block
+                    data += block
                     self._pace.take(len(block))
-                    if len(found) >= count:
+                    if len(data) >= count:
                         break  # a server that knows no ranges sends all there is
-                return bytes(found[:count])
+                return bytes(data[:count])
         raise AssertionError("unreachable")
 
     def append(
@@ -362,8 +362,8 @@ def _total(answer: "httpx2.Response", download: Download) -> int | None:
     length = answer.headers.get("content-length", "")
     total = int(length) if length.isdigit() else None
     if answer.status_code == 206:
-        told = answer.headers.get("content-range", "").rpartition("/")[2]
-        total = int(told) if told.isdigit() else None
+        length_text = answer.headers.get("content-range", "").rpartition("/")[2]
+        total = int(length_text) if length_text.isdigit() else None
     if total is not None and download.size is not None and total != download.size:
         raise IntegrityError(
             f"{shown(download.url)} is {total} bytes where {download.size} are stated",
@@ -389,10 +389,10 @@ def _resumable(download: Download, seen: Mapping[str, object], have: int) -> boo
 
 def _noted(path: Path) -> Mapping[str, object]:
     try:
-        found = json.loads(path.read_bytes())
+        noted = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _write_note(path: Path, etag: str, total: int | None) -> None:

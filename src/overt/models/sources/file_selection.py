@@ -16,8 +16,17 @@ from overt.ref import part_of
 
 # Loading one of these runs code that the file brings along (pickle opcodes), so they are refused.
 PICKLED = (
-    ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".th", ".pt2",
-)  # fmt: skip
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".dill",
+    ".th",
+    ".pt2",
+)
 
 _QUANTIZATION = re.compile(
     r"(?:\A|[-._/])(?P<name>(?:UD-)?(?:I?Q|TQ)[1-8](?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|FP32"
@@ -93,16 +102,16 @@ def choose(paths: list[str], file: str | None, place: str) -> Choice:
 def variants(paths: Sequence[str]) -> list[Variant]:
     """The GGUF models among `paths`, a split one only if all its files are there."""
     ggufs = {p for p in paths if p.lower().endswith(".gguf") and role_of(p) == "weights"}
-    found = []
+    all_variants = []
     for path in sorted(ggufs):
         part = part_of(path)
         if part is None:
-            found.append(Variant((path,), quantization_of(path)))
+            all_variants.append(Variant((path,), quantization_of(path)))
         elif part.number == 1:
             files = tuple(part.sibling(number) for number in range(1, part.total + 1))
             if ggufs.issuperset(files):
-                found.append(Variant(files, quantization_of(part.stem)))
-    return found
+                all_variants.append(Variant(files, quantization_of(part.stem)))
+    return all_variants
 
 
 def quantization_of(path: str) -> str:
@@ -111,8 +120,8 @@ def quantization_of(path: str) -> str:
     stem = part.stem if part else path.removesuffix(".gguf").removesuffix(".GGUF")
     folder, _, name = stem.rpartition("/")
     for text in (name, folder):
-        if found := list(_QUANTIZATION.finditer(text)):
-            return found[-1]["name"].upper()
+        if matches := list(_QUANTIZATION.finditer(text)):
+            return matches[-1]["name"].upper()
     return ""
 
 
@@ -152,8 +161,8 @@ def _named(paths: list[str], file: str, place: str) -> Choice:
 
 def _quantized(paths: list[str], word: str, place: str) -> Variant:
     """The one variant whose quantization is `word`, in capitals or not."""
-    found = variants(paths)
-    same = [v for v in found if v.quantization and v.quantization == word.upper()]
+    all_variants = variants(paths)
+    same = [v for v in all_variants if v.quantization and v.quantization == word.upper()]
     if len(same) == 1:
         return same[0]
     if same:
@@ -163,7 +172,7 @@ def _quantized(paths: list[str], word: str, place: str) -> Variant:
         )
     from difflib import get_close_matches
 
-    kinds = sorted({v.quantization for v in found if v.quantization})
+    kinds = sorted({v.quantization for v in all_variants if v.quantization})
     near = get_close_matches(word, paths, n=3, cutoff=0.4)
     near = get_close_matches(word.upper(), kinds, n=3, cutoff=0.6) or near
     if near:
@@ -225,21 +234,28 @@ def _safetensors(paths: list[str], tensors: list[str], place: str) -> Choice:
 def _beside(paths: list[str], weights: str) -> tuple[tuple[Role, str], ...]:
     """Licence texts and cards anywhere near: at the top, beside the weights, or in dist-info."""
     folders = {".", str(PurePosixPath(weights).parent)}
-    found: list[tuple[Role, str]] = []
+    companions: list[tuple[Role, str]] = []
     for path in sorted(paths):
         role = role_of(path)
         folder = str(PurePosixPath(path).parent)
         near = folder in folders or ".dist-info" in folder or folder.split("/")[-1] == "data"
         if role in ("licence", "card") and near:
-            found.append((role, path))
-    return tuple(found[:_BESIDE])
+            companions.append((role, path))
+    return tuple(companions[:_BESIDE])
 
 
 _CONFIGS = ("config.json", "generation_config.json", "params.json", "preprocessor_config.json")
 _TOKENIZERS = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tekken.json", "tokenizer.model.v3",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tekken.json",
+    "tokenizer.model.v3",
+)
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -279,5 +295,5 @@ ORDER = (
 def rank(variant: Variant) -> tuple[int, int, str]:
     """The smaller the sooner taken: the first of `ORDER`, then the shortest name."""
     lower = variant.quantization.lower() or PurePosixPath(variant.name).name.lower()
-    found = (place for place, kind in enumerate(ORDER) if kind in lower)
-    return (next(found, len(ORDER)), len(variant.name), variant.name)
+    places = (place for place, kind in enumerate(ORDER) if kind in lower)
+    return (next(places, len(ORDER)), len(variant.name), variant.name)

@@ -48,17 +48,17 @@ def read(path: Path, scan: Scan = lambda _: ()) -> tuple[Local, ...]:
     path = path.expanduser().absolute()
     try:
         if path.is_dir():
-            found = _folder(path, scan)
+            files = _folder(path, scan)
         elif path.exists():
-            found = _file(path, scan)
+            files = _file(path, scan)
         else:
             raise ModelNotFound(f"{path} does not exist", _siblings(path))
-        for local in found:
+        for local in files:
             if local.role in ("weights", "projector"):
                 check_magic(local.file, local.path)
     except PermissionError:
         raise ModelNotFound(f"{path} cannot be read", "check its permissions") from None
-    return found
+    return files
 
 
 def check_magic(file: Path, name: str) -> None:
@@ -96,14 +96,14 @@ def digest(file: Path, cache: Path, report: Report | None = None) -> str:
             return str(seen["sha256"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    found = sha256_of(
+    hexes = sha256_of(
         file, lambda n: report(Step(f"hashing {file.name}", n, facts.st_size)) if report else None
     )
     with suppress(OSError):  # where nothing can be kept the file is hashed again
         cache.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"file": key, "sha256": found})
+        text = json.dumps({"file": key, "sha256": hexes})
         atomic.write(note, text.encode("utf-8", "surrogatepass"), lasting=False)
-    return found
+    return hexes
 
 
 def _file(path: Path, scan: Scan) -> tuple[Local, ...]:
@@ -123,19 +123,19 @@ def _file(path: Path, scan: Scan) -> tuple[Local, ...]:
 
 
 def _folder(path: Path, scan: Scan) -> tuple[Local, ...]:
-    found: list[str] = []
+    paths: list[str] = []
     for folder, inner, names in os.walk(path):
         here = Path(folder).relative_to(path)
         inner[:] = [name for name in inner if not name.startswith(".")]
         if len(here.parts) >= _DEPTH:
             inner.clear()
-        found += [(here / name).as_posix() for name in names if role_of(name) or is_pickled(name)]
-        if len(found) > _FILES:
+        paths += [(here / name).as_posix() for name in names if role_of(name) or is_pickled(name)]
+        if len(paths) > _FILES:
             raise FormatError(f"{path} holds more than {_FILES} files", "name one model's folder")
     try:
-        chosen = choose(sorted(found), None, str(path))
+        chosen = choose(sorted(paths), None, str(path))
     except UnsafeFile:
-        first = min(name for name in found if is_pickled(name))
+        first = min(name for name in paths if is_pickled(name))
         raise refused(str(path), first, scan(path / first)) from None
     return tuple(Local(role, name, path / name) for role, name in chosen.files)
 

@@ -71,7 +71,7 @@ def listing(ref: Ref, network: Network) -> Listing:
     """The files of a repository. Raises as `plan`."""
     hub, info = _ask(ref, network)
     commit, files = _read(info, ref)
-    told = info.gguf.get("total") if isinstance(info.gguf, dict) else None
+    parameters = info.gguf.get("total") if isinstance(info.gguf, dict) else None
 
     def some(path: str, start: int, count: int) -> bytes:
         return network.some(hub.download(ref.name, commit, path, files[path], {}), start, count)
@@ -79,7 +79,7 @@ def listing(ref: Ref, network: Network) -> Listing:
     return Listing(
         replace(ref, tag=commit, file=None),
         {path: file.size for path, file in files.items()},
-        told if isinstance(told, int) and 0 < told < 1 << 50 else None,
+        parameters if isinstance(parameters, int) and 0 < parameters < 1 << 50 else None,
         some,
         {
             path: f"sha256:{file.sha256}" if file.sha256 else f"git-sha1:{file.git_sha1}"
@@ -101,7 +101,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
     hub, info = _ask(ref, network)
     commit, files = _read(info, ref)
     chosen = choose(sorted(files), ref.file, f"hf:{ref.name}")
-    kept = [
+    wanted = [
         (role, path)
         for role, path in chosen.files
         if role not in ("licence", "card") or files[path].size <= _BESIDE_BYTES
@@ -112,7 +112,8 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
     if code := sorted(path for path in files if path.lower().endswith(".py")):
         origin["code"] = _in_short(code)
     downloads = [
-        (role, path, hub.download(ref.name, commit, path, files[path], pins)) for role, path in kept
+        (role, path, hub.download(ref.name, commit, path, files[path], pins))
+        for role, path in wanted
     ]
     created = info.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ") if info.last_modified else ""
     return Plan(pinned, origin, partial(_collect, downloads, _licence(info), created))
@@ -196,8 +197,8 @@ class _Hub:
                     raise self._failed(f"answered {status}") from None
             except httpx2.HTTPError as error:
                 if attempt == _TRIES:
-                    said = str(error) or type(error).__name__
-                    raise self._failed(f"cannot be reached: {said}") from None
+                    reason = str(error) or type(error).__name__
+                    raise self._failed(f"cannot be reached: {reason}") from None
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise self._failed(f"gave an answer that cannot be read: {error}") from None
             time.sleep(self.network.pause * 2**attempt)
@@ -228,9 +229,9 @@ class _Hub:
         )
 
     def _gated(self, ref: Ref) -> NeedsAccess:
-        said = "the token does not give access to it" if self.token else "no token is set"
+        reason = "the token does not give access to it" if self.token else "no token is set"
         return NeedsAccess(
-            f"hf:{ref.name} is gated or private, and {said}", self._gated_hint(ref.name)
+            f"hf:{ref.name} is gated or private, and {reason}", self._gated_hint(ref.name)
         )
 
     def _gated_hint(self, repo: str) -> str:

@@ -120,10 +120,10 @@ def listed(url: str, media_type: str, body: bytes, name: str, index: Index) -> I
     """
     for filename, place, sha256, size, yanked in rows(url, media_type, body):
         try:
-            found, version, _, _ = parse_wheel_filename(filename)
+            dist_name, version, _, _ = parse_wheel_filename(filename)
         except (InvalidWheelFilename, InvalidVersion, ValueError):
             continue
-        if found == canonicalize_name(name) and urlsplit(place).scheme in ("http", "https"):
+        if dist_name == canonicalize_name(name) and urlsplit(place).scheme in ("http", "https"):
             yield Wheel(index, filename, version, place, _hex(sha256), size, yanked)
 
 
@@ -209,11 +209,11 @@ class _Links(HTMLParser):
         self.links: list[tuple[str, bool]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if tag == "base" and found.get("href") and not self.base:
-            self.base = found["href"] or ""
-        elif tag == "a" and (href := found.get("href")):
-            self.links.append((href, "data-yanked" in found))
+        attributes = dict(attrs)
+        if tag == "base" and attributes.get("href") and not self.base:
+            self.base = attributes["href"] or ""
+        elif tag == "a" and (href := attributes.get("href")):
+            self.links.append((href, "data-yanked" in attributes))
 
 
 def _hex(value: object) -> str | None:
@@ -290,7 +290,7 @@ def _netrc(host: str, environ: Mapping[str, str]) -> tuple[str, str]:
     home = Path(environ.get("HOME") or Path.home())
     path = Path(environ.get("NETRC") or home / ".netrc")
     try:
-        found = netrc(str(path)).authenticators(host)
+        entry = netrc(str(path)).authenticators(host)
     except (OSError, NetrcParseError, UnicodeDecodeError):
         return "", ""
-    return (found[0] or "", found[2] or "") if found else ("", "")
+    return (entry[0] or "", entry[2] or "") if entry else ("", "")

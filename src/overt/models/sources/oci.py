@@ -93,8 +93,8 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
         origin["left_out"] = ", ".join(left_out)[:1000]
     if note:
         origin["choice"] = note
-    if said := _ref_in(document.annotations.get(_FROM, "")):
-        origin["from"] = said
+    if origin_ref := _ref_in(document.annotations.get(_FROM, "")):
+        origin["from"] = origin_ref
     return Plan(
         pinned(ref, ref.host, ref.name, document.digest),
         origin,
@@ -191,38 +191,38 @@ def _parts(
     document: Document, place: str
 ) -> tuple[tuple[tuple[Role, str, Layer], ...], tuple[str, ...], str | None]:
     """What to keep, weights first; the media types left out; what was chosen of how many."""
-    found, left_out = _readable(document, place)
-    if all(item.stated for item in found) and any(item.role == "weights" for item in found):
-        kept = sorted(found, key=lambda item: item.role != "weights")
-        return tuple((i.role, i.path, i.layer) for i in kept), left_out, None
-    by_path = {item.path: item for item in found}
+    items, left_out = _readable(document, place)
+    if all(item.stated for item in items) and any(item.role == "weights" for item in items):
+        ordered = sorted(items, key=lambda item: item.role != "weights")
+        return tuple((i.role, i.path, i.layer) for i in ordered), left_out, None
+    by_path = {item.path: item for item in items}
     choice = choose(sorted(by_path), None, place)
     kept_ = [(role, path, by_path[path].layer) for role, path in choice.files]
     taken = {path for _, path in choice.files}
     kept_ += [
         (item.role, item.path, item.layer)
-        for item in found
+        for item in items
         if item.stated and item.role != "weights" and item.path not in taken
     ]
     return tuple(kept_), left_out, choice.note
 
 
 def _readable(document: Document, place: str) -> tuple[list[_Found], tuple[str, ...]]:
-    found: list[_Found] = []
+    items: list[_Found] = []
     left_out: set[str] = set()
     for layer in document.layers:
         item = _found(layer)
         if item:
-            found.append(item)
+            items.append(item)
         else:
             left_out.add(layer.media_type)
     for kind in sorted(left_out):
-        if kind.startswith(f"{_MODELPACK}weight.") and not found:
+        if kind.startswith(f"{_MODELPACK}weight.") and not items:
             raise FormatError(
                 f"{place} has its weights as {kind}, which Overt does not unpack",
                 "build it with raw layers (modctl build --raw)",
             )
-    named = _named(found)
+    named = _named(items)
     paths = [item.path for item in named]
     if twice := sorted(path for path in set(paths) if paths.count(path) > 1):
         raise FormatError(f"{place} has two layers for {twice[0][:120]}", "do not use this model")
@@ -251,12 +251,12 @@ def _found(layer: Layer) -> _Found | None:
     return None
 
 
-def _named(found: list[_Found]) -> list[_Found]:
+def _named(items: list[_Found]) -> list[_Found]:
     """Several layers without a name are the parts of one model in order, or more of the same."""
-    counts = {item.path: sum(other.path == item.path for other in found) for item in found}
+    counts = {item.path: sum(other.path == item.path for other in items) for item in items}
     seen: dict[str, int] = {}
     named = []
-    for item in found:
+    for item in items:
         count = counts[item.path]
         own = _PATH in item.layer.annotations or _TITLE in item.layer.annotations
         if count > 1 and not own:
@@ -301,8 +301,8 @@ def _collect(
     )
     facts = _facts(registry, document)
     created = facts.get("createdAt") or document.annotations.get(_CREATED, "")
-    told = facts.get("licenses")
-    named = [x for x in told if isinstance(x, str) and x] if isinstance(told, list) else []
+    licences = facts.get("licenses")
+    named = [x for x in licences if isinstance(x, str) and x] if isinstance(licences, list) else []
     return Collected(
         pieces,
         named[0][:64] if named else licence_of(pieces),
@@ -317,10 +317,10 @@ def _facts(registry: Registry, document: Document) -> Mapping[str, object]:
         return {}
     body = registry.blob(config)
     try:
-        found = json.loads(body)["descriptor"]
+        descriptor = json.loads(body)["descriptor"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return descriptor if isinstance(descriptor, dict) else {}
 
 
 def _digest(data: bytes) -> str:

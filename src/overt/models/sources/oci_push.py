@@ -258,17 +258,17 @@ def _location(registry: Registry, reply: Reply, otherwise: str = "") -> str:
 
 def _end(reply: Reply) -> int | None:
     """How many bytes a Range header of an upload says are there: ``0-9`` is 10, ``0-0`` none."""
-    found = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", reply.headers.get("range", ""))
-    if not found:
+    match = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", reply.headers.get("range", ""))
+    if not match:
         return None
-    return int(found[1]) + 1 if int(found[1]) else 0
+    return int(match[1]) + 1 if int(match[1]) else 0
 
 
 def _resumed(registry: Registry, note: Path, blob: _Blob) -> _Session | None:
     """An upload that an earlier push began, if the registry still has it."""
     try:
-        found = json.loads(note.read_bytes())
-        location, piece = str(found["location"]), int(found["piece"])
+        note_values = json.loads(note.read_bytes())
+        location, piece = str(note_values["location"]), int(note_values["piece"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if origin_of(location) != origin_of(registry.base) or not 0 < piece <= _MOST_PIECE:
@@ -287,5 +287,5 @@ def _write_note(note: Path, session: _Session) -> None:
 
 
 def _not_taken(registry: Registry, reply: Reply, what: str) -> SourceFailed:
-    said = complaint(reply)
-    return SourceFailed(f"{registry.host} does not take {what}: it answers {reply.status}", said)
+    reason = complaint(reply)
+    return SourceFailed(f"{registry.host} does not take {what}: it answers {reply.status}", reason)

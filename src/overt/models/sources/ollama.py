@@ -77,7 +77,7 @@ def parts(
         ModelNotFound: it has no weights.
         FormatError: it is stored tensor by tensor, or has two models.
     """
-    found: list[tuple[Role, str, Layer]] = []
+    parts_found: list[tuple[Role, str, Layer]] = []
     left_out: set[str] = set()
     for layer in document.layers:
         kind = layer.media_type.removeprefix(_TYPE)
@@ -85,14 +85,14 @@ def parts(
             left_out.add(layer.media_type)
             continue
         role, path = KINDS[kind]
-        count = sum(path in (other, _unnumbered(other)) for _, other, _ in found)
-        found.append((role, numbered(path, count + 1), layer))
+        count = sum(path in (other, _unnumbered(other)) for _, other, _ in parts_found)
+        parts_found.append((role, numbered(path, count + 1), layer))
     if f"{_TYPE}tensor" in left_out:
         raise FormatError(
             f"{place} is stored tensor by tensor, which only Ollama's MLX engine reads",
             "choose a tag of the same model that is GGUF",
         )
-    models = [item for item in found if item[0] == "weights"]
+    models = [item for item in parts_found if item[0] == "weights"]
     if not models:
         raise ModelNotFound(
             f"{place} has no weights", "a model that runs in Ollama's cloud cannot be pulled"
@@ -100,9 +100,9 @@ def parts(
     if len(models) > 1:
         raise FormatError(f"{place} holds {len(models)} models where one is expected", None)
     if document.config:
-        found.append(("config", CONFIG, document.config))
-    found.sort(key=lambda item: item[0] != "weights")
-    return tuple(found), tuple(sorted(left_out))
+        parts_found.append(("config", CONFIG, document.config))
+    parts_found.sort(key=lambda item: item[0] != "weights")
+    return tuple(parts_found), tuple(sorted(left_out))
 
 
 def _collect(
@@ -117,12 +117,16 @@ def said(pieces: tuple[Piece, ...]) -> dict[str, str]:
     for piece in pieces:
         if piece.path == CONFIG and piece.size <= _CONFIG_BYTES:
             try:
-                found = json.loads(piece.file.read_bytes())
+                document = json.loads(piece.file.read_bytes())
             except (ValueError, RecursionError):
                 return {}
-            if isinstance(found, dict):
-                told = {key: found.get(key) for key in ("renderer", "parser", "requires")}
-                return {k: v for k, v in told.items() if isinstance(v, str) and 0 < len(v) <= 64}
+            if isinstance(document, dict):
+                parser_facts = {
+                    key: document.get(key) for key in ("renderer", "parser", "requires")
+                }
+                return {
+                    k: v for k, v in parser_facts.items() if isinstance(v, str) and 0 < len(v) <= 64
+                }
     return {}
 
 

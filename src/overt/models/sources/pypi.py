@@ -123,8 +123,8 @@ def _has_weights(paths: list[str], file: str | None) -> bool:
 
 
 def _texts(archive: Archive, paths: list[str], desk: Desk) -> list[Piece]:
-    found = [(role, p) for p in paths if (role := role_of(p)) in ("licence", "card")]
-    small = [(r, p) for r, p in found if archive.members[p].file_size <= _BESIDE_BYTES]
+    texts = [(role, p) for p in paths if (role := role_of(p)) in ("licence", "card")]
+    small = [(r, p) for r, p in texts if archive.members[p].file_size <= _BESIDE_BYTES]
     return [_extract(archive, role, path, desk) for role, path in small[:32]]
 
 
@@ -209,31 +209,33 @@ def _parts(
     archives: list[Archive], file: str | None, place: str
 ) -> tuple[str, list[tuple[Archive, str]]]:
     """The file's name and its parts in order, proved to be without gap or double."""
-    found: dict[str, dict[int, tuple[Archive, str]]] = {}
+    by_stem: dict[str, dict[int, tuple[Archive, str]]] = {}
     for archive in archives:
         for path in sorted(archive.members):
             if part := _PART.fullmatch(PurePosixPath(path).name):
-                numbered = found.setdefault(part["stem"], {})
+                numbered = by_stem.setdefault(part["stem"], {})
                 number = int(part["number"])
                 if number in numbered:
                     raise FormatError(f"{place} has part {number} of {part['stem']} twice")
                 numbered[number] = (archive, path)
-    if not found:
+    if not by_stem:
         if bad := [p for a in archives for p in a.members if is_pickled(p)]:
             raise refused(place, bad[0])
         raise ModelNotFound(
             f"{place} holds no GGUF or safetensors weights", "choose another package"
         )
-    stems = [file] if file is not None else sorted(found)
-    if len(stems) != 1 or stems[0] not in found:
-        raise ModelNotFound(f"{place} holds {', '.join(sorted(found))}", "name one of them after #")
-    numbers = sorted(found[stems[0]])
+    stems = [file] if file is not None else sorted(by_stem)
+    if len(stems) != 1 or stems[0] not in by_stem:
+        raise ModelNotFound(
+            f"{place} holds {', '.join(sorted(by_stem))}", "name one of them after #"
+        )
+    numbers = sorted(by_stem[stems[0]])
     if numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise FormatError(
             f"{place} has the parts {', '.join(map(str, numbers))} of {stems[0]}, with a gap",
             "choose another version of the package",
         )
-    return stems[0], [found[stems[0]][number] for number in numbers]
+    return stems[0], [by_stem[stems[0]][number] for number in numbers]
 
 
 def _expected(main: Archive, stem: str) -> str:

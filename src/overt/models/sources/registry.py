@@ -256,10 +256,12 @@ def read_document(reply: Reply, digest: str, place: str) -> Document:
         content = json.loads(reply.body)
         if not isinstance(content, dict) or content.get("schemaVersion") != 2:
             raise ValueError("its schemaVersion is not 2")
-        told = reply.headers.get("content-type", "").partition(";")[0].strip()
-        media_type = content.get("mediaType") or told
-        if told and told.endswith("+json") and media_type != told:
-            raise ValueError(f"it is sent as {told!r} and calls itself {str(media_type)[:80]!r}")
+        header_type = reply.headers.get("content-type", "").partition(";")[0].strip()
+        media_type = content.get("mediaType") or header_type
+        if header_type and header_type.endswith("+json") and media_type != header_type:
+            raise ValueError(
+                f"it is sent as {header_type!r} and calls itself {str(media_type)[:80]!r}"
+            )
         config = content.get("config")
         return Document(
             digest=digest,
@@ -294,10 +296,10 @@ def _layer(item: object) -> Layer:
 
 
 def _list(value: object) -> list[object]:
-    found = [] if value is None else value
-    if not isinstance(found, list) or len(found) > _LAYERS:
+    items = [] if value is None else value
+    if not isinstance(items, list) or len(items) > _LAYERS:
         raise ValueError(f"it is no list of at most {_LAYERS} layers")
-    return found
+    return items
 
 
 def _text(value: object) -> str:
@@ -307,10 +309,10 @@ def _text(value: object) -> str:
 
 
 def _annotations(value: object) -> Mapping[str, str]:
-    found = {} if value is None else value
-    if not isinstance(found, dict) or len(found) > 1000:
+    annotations = {} if value is None else value
+    if not isinstance(annotations, dict) or len(annotations) > 1000:
         raise ValueError("its annotations are no object")
-    return {str(key): text for key, text in found.items() if isinstance(text, str)}
+    return {str(key): text for key, text in annotations.items() if isinstance(text, str)}
 
 
 def _bound(registry: Registry, wanted: Sequence[tuple[Role, str, Layer]]) -> None:
@@ -347,8 +349,8 @@ def _here(desk: Desk, layer: Layer) -> int:
 def complaint(reply: Reply) -> str | None:
     """The registry's own words for an error, as a hint (specification, "Error Codes")."""
     try:
-        found = json.loads(reply.body)["errors"][0]
-        text = f"{found.get('code', '')} {found.get('message', '')}".strip()
+        complaint_ = json.loads(reply.body)["errors"][0]
+        text = f"{complaint_.get('code', '')} {complaint_.get('message', '')}".strip()
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
     return f"it says: {text[:200]}" if text else None

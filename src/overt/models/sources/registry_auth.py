@@ -52,13 +52,15 @@ def challenge_of(header: str) -> Challenge | None:
     """Read a WWW-Authenticate header (RFC 9110, section 11.6.1); Bearer before Basic."""
     header = header[:_HEADER]
     starts = list(_SCHEME.finditer(header))
-    found: dict[str, Challenge] = {}
+    challenges: dict[str, Challenge] = {}
     for place, start in enumerate(starts):
         end = starts[place + 1].start() if place + 1 < len(starts) else len(header)
-        told = dict(_PARAMETER.findall(header[start.end() : end]))
+        parameters = dict(_PARAMETER.findall(header[start.end() : end]))
         scheme = start[1].lower()
-        found.setdefault(scheme, Challenge(scheme, told.get("realm", ""), told.get("service", "")))
-    return found.get("bearer") or found.get("basic")
+        challenges.setdefault(
+            scheme, Challenge(scheme, parameters.get("realm", ""), parameters.get("service", ""))
+        )
+    return challenges.get("bearer") or challenges.get("basic")
 
 
 def authorization(network: Network, base: str, repository: str, actions: str, reply: Reply) -> str:
@@ -78,19 +80,19 @@ def authorization(network: Network, base: str, repository: str, actions: str, re
     challenge = challenge_of(reply.headers.get("www-authenticate", ""))
     if challenge is None:
         raise NeedsAccess(f"{host} answered 401 and names no way to log in", None)
-    found = credentials.find(host, repository, network.environ)
+    access = credentials.find(host, repository, network.environ)
     if challenge.scheme == "basic":
-        if found.login is None or not found.login.user:
-            raise _without(host, repository, found)
-        return found.login.basic
+        if access.login is None or not access.login.user:
+            raise _without(host, repository, access)
+        return access.login.basic
     realm = _proved(challenge.realm, base, reply.certified)
     scope = f"repository:{repository}:{actions}"
-    answer = _exchange(network, realm, challenge.service, scope, found.login)
+    answer = _exchange(network, realm, challenge.service, scope, access.login)
     if answer.status in (400, 401, 403):
-        if found.login is None:
-            raise _without(host, repository, found)
+        if access.login is None:
+            raise _without(host, repository, access)
         raise NeedsAccess(
-            f"{host} refuses the login that {found.place} has for it",
+            f"{host} refuses the login that {access.place} has for it",
             f"type `docker login {host}` again",
         )
     if answer.status != 200:
@@ -167,8 +169,8 @@ def _exchange(
 
 def _token(body: bytes, realm: str) -> str:
     try:
-        found: Mapping[str, object] = json.loads(body)
-        token = found.get("token") or found.get("access_token")
+        reply: Mapping[str, object] = json.loads(body)
+        token = reply.get("token") or reply.get("access_token")
     except (ValueError, AttributeError, RecursionError):
         token = None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
@@ -176,8 +178,8 @@ def _token(body: bytes, realm: str) -> str:
     return token
 
 
-def _without(host: str, repository: str, found: credentials.Found) -> NeedsAccess:
-    why = f" ({found.trouble})" if found.trouble else ""
+def _without(host: str, repository: str, access: credentials.Found) -> NeedsAccess:
+    why = f" ({access.trouble})" if access.trouble else ""
     return NeedsAccess(
         f"{host} wants a login for {repository} and none is stored{why}",
         f"type `docker login {host}` or `podman login {host}`",

@@ -72,9 +72,9 @@ class Attempt:
                 "name the file of its certificate authority in SSL_CERT_FILE",
             ) from None
         if self.last and not self.moved:
-            said = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             raise SourceFailed(
-                f"{self.place} cannot be read: {said}", "check the network, then try again"
+                f"{self.place} cannot be read: {reason}", "check the network, then try again"
             ) from None
         self.wait = getattr(error, "wait", 0.0)
         return True

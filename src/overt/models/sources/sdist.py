@@ -21,9 +21,9 @@ def source_archive(name: str, version: str, sha256: str, network: Network) -> Do
     configuration = configured(network.environ, sys.prefix)
     network.certificates = configuration.certificates
     for index in configuration.indexes:
-        found = _listed(index, name, version, network)
-        if found is not None:
-            url, size = found
+        listed = _listed(index, name, version, network)
+        if listed is not None:
+            url, size = listed
             return Download(
                 url=url,
                 name=f"{canonicalize_name(name)}-{version}.tar.gz",
@@ -50,10 +50,12 @@ def _listed(
         return None
     for filename, place, _, size, _ in rows(page.url, page.media_type, page.body):
         try:
-            found = parse_sdist_filename(filename)
+            name_and_version = parse_sdist_filename(filename)
         except ValueError:  # a wheel, or a name nobody understands
             continue
-        if found == (canonicalize_name(name), Version(version)) and filename.endswith(".tar.gz"):
+        if name_and_version == (canonicalize_name(name), Version(version)) and filename.endswith(
+            ".tar.gz"
+        ):
             if not place.startswith(("http://", "https://")):
                 raise SourceFailed(f"{shown(page.url)} lists {filename} at no web address")
             return place, size

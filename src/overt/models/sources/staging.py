@@ -109,8 +109,8 @@ class Desk:
             OutOfDisk, Offline, NotFound, NeedsAccess, SourceFailed: as they say.
         """
         target = self.folder / download.name
-        if found := self._present(download, target):
-            return found
+        if path_ := self._present(download, target):
+            return path_
         part = target.with_name(target.name + ".part")
         for again in (True, False):
             if download.size is not None:
@@ -118,12 +118,12 @@ class Desk:
             seen = _Hashes(download)
             if download.size is None or size_of(part) != download.size:
                 self.network.append(download, part, self._growing(download), seen)
-            found = self._checked(download, part, seen, last=not again)
-            if found:
+            path_ = self._checked(download, part, seen, last=not again)
+            if path_:
                 sync(part)
                 part.replace(target)
                 part.with_name(part.name + ".json").unlink(missing_ok=True)
-                return Fetched(target, found.sha256, found.size)
+                return Fetched(target, path_.sha256, path_.size)
             part.unlink()
         raise AssertionError("unreachable")
 
@@ -196,10 +196,10 @@ class Desk:
             return Fetched(path, seen.sha256.hexdigest(), size)
         if not last:
             return None
-        kind, found, stated = wrong[0]
+        kind, actual, stated = wrong[0]
         raise IntegrityError(
             f"{download.label or download.name} from {shown(download.url)} has the {kind} "
-            f"{found[:12]} where {(stated or '')[:12]} is stated",
+            f"{actual[:12]} where {(stated or '')[:12]} is stated",
             "try again later; if it stays so, do not use this source",
         )
 

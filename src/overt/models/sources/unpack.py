@@ -52,28 +52,28 @@ def unpack(
 
 
 def _only(stream: _Stream, target: Path, most: int, room: Callable[[int], None]) -> tuple[str, int]:
-    found: tuple[str, int] | None = None
+    only: tuple[str, int] | None = None
     size: int | None = None  # of the next file, by an extended header
     for _ in range(_HEADERS):
         header = stream.read(_BLOCK)
         if header in (b"", b"\0" * _BLOCK):
-            if found is None:
+            if only is None:
                 raise _bad("it holds no file")
-            return found
+            return only
         kind, length = _read_header(header)
         if kind in (b"x", b"g", b"L", b"K"):  # names, which nobody needs, and perhaps a size
-            told = _take(stream, length)
-            size = _size_of(told) if kind == b"x" else size
+            header_data = _take(stream, length)
+            size = _size_of(header_data) if kind == b"x" else size
         elif kind == b"5":
             _take(stream, length)
         elif kind in (b"0", b"\0"):
-            if found:
+            if only:
                 raise _bad("it holds more than one file")
             length = length if size is None else size
             if length > most:
                 raise _bad(f"it unpacks to {length} bytes, where {most} are allowed")
             room(length)
-            found, size = (_write(stream, target, length), length), None
+            only, size = (_write(stream, target, length), length), None
         else:
             raise _bad(f"it holds an entry of type {kind!r}")
     raise _bad(f"it holds more than {_HEADERS} entries")
@@ -83,8 +83,8 @@ def _read_header(header: bytes) -> tuple[bytes, int]:
     """Type and size of an entry, from a header whose checksum is right."""
     if len(header) < _BLOCK or header[257:262] != b"ustar":
         raise _bad("it is no tar file")
-    told = _number(header[148:156])
-    if told != sum(header) - sum(header[148:156]) + 8 * 32:
+    checksum = _number(header[148:156])
+    if checksum != sum(header) - sum(header[148:156]) + 8 * 32:
         raise _bad("it is damaged")
     return header[156:157], _number(header[124:136])
 

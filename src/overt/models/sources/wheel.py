@@ -156,15 +156,15 @@ class Metadata:
 
     def __init__(self, path: str, text: str, date: tuple[int, ...]) -> None:
         headers = BytesHeaderParser().parsebytes(text.encode("utf-8", "replace"))
-        said = str(headers.get("License-Expression") or headers.get("License") or "").strip()
+        licence = str(headers.get("License-Expression") or headers.get("License") or "").strip()
         self.path = path
-        self.licence = said if said and len(said) <= 64 and "\n" not in said else None
+        self.licence = licence if licence and len(licence) <= 64 and "\n" not in licence else None
         self.date = "" if date[0] <= 1980 else "{:04}-{:02}-{:02}".format(*date[:3])
         self._requires = [str(line) for line in headers.get_all("Requires-Dist") or []]
 
     def pinned(self, prefix: str) -> list[tuple[str, str]]:
         """Requirements ``name==version`` (exact, no marker) whose name begins with `prefix`."""
-        found: list[tuple[str, str]] = []
+        pins: list[tuple[str, str]] = []
         for line in self._requires:
             try:
                 wanted = Requirement(line)
@@ -176,8 +176,8 @@ class Metadata:
             if exact and not wanted.marker and not wanted.extras and name.startswith(prefix):
                 version = clauses[0].version
                 if "*" not in version:
-                    found.append((name, version))
-        return found
+                    pins.append((name, version))
+        return pins
 
 
 def _directory_size(path: Path) -> int:

@@ -114,11 +114,11 @@ class Store:
             return self._by_digest(ref, digest)
         pointer = self._names / file_name(ref)
         try:
-            found = Pointer.decode(pointer.read_bytes())
+            pointer_ = Pointer.decode(pointer.read_bytes())
         except FileNotFoundError:
-            found = None
-        if found and found.ref == str(ref):
-            return self.manifest(found.manifest)
+            pointer_ = None
+        if pointer_ and pointer_.ref == str(ref):
+            return self.manifest(pointer_.manifest)
         if ref.scheme in ("hf", "pypi", "ollama", "oci") and (pinned := self.pinned(str(ref))):
             return pinned
         raise ModelNotFound(f"{ref} is not in the store", self._nearest(ref))
@@ -301,12 +301,12 @@ class Store:
         return self._blobs / hexes[:2] / hexes
 
     def _by_digest(self, ref: Ref, prefix: str) -> Manifest:
-        found = [p for p in _listed(self._manifests) if p.name.startswith(prefix)]
-        if len(found) == 1:
-            return self.manifest("sha256:" + found[0].name.removesuffix(".json"))
-        if found:
+        matches = [p for p in _listed(self._manifests) if p.name.startswith(prefix)]
+        if len(matches) == 1:
+            return self.manifest("sha256:" + matches[0].name.removesuffix(".json"))
+        if matches:
             raise ModelNotFound(
-                f"{ref} is the beginning of {len(found)} digests", "write more of its digits"
+                f"{ref} is the beginning of {len(matches)} digests", "write more of its digits"
             )
         raise ModelNotFound(f"{ref} is not in the store", "type `overt list` for what is there")
 
@@ -467,5 +467,5 @@ def _target_of(path: Path) -> str | None:
 
 
 def _refs_of(folder: Path) -> list[str]:
-    found = json.loads((folder / "refs.json").read_bytes())
-    return [str(ref) for ref in found] if isinstance(found, list) else []
+    refs = json.loads((folder / "refs.json").read_bytes())
+    return [str(ref) for ref in refs] if isinstance(refs, list) else []

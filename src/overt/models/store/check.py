@@ -116,7 +116,7 @@ class _Check:
             return
         try:
             size = path.stat().st_size
-            found = sha256_of(path, lambda n: report(file.path, n, size) if report else None)
+            hexes_found = sha256_of(path, lambda n: report(file.path, n, size) if report else None)
         except FileNotFoundError:
             if refs and self._still(refs):
                 message = f"{place}, of {refs[0]}, is missing"
@@ -130,8 +130,8 @@ class _Check:
         if size != file.size:
             message = f"{place} is {size} bytes where {file.size} were stored"
             self.add(code, path, message, refs, link)
-        elif found != hexes:
-            message = f"{place} has the digest sha256:{found[:12]}, not {file.digest[:19]}"
+        elif hexes_found != hexes:
+            message = f"{place} has the digest sha256:{hexes_found[:12]}, not {file.digest[:19]}"
             self.add(code, path, message, refs, link)
         elif link and self.store.touched(file.digest):
             message = f"{place} was written since it was adopted, with the same content"

@@ -32,7 +32,7 @@ def collect(store: "Store") -> "Removed":
         for path in _listed(store.home / "names"):
             digest = Pointer.decode(path.read_bytes()).manifest
             manifest = store.manifest(digest)
-            live |= {hex_of(one) for one in (digest, *made_from(manifest, store.path))}
+            live |= {hex_of(parent) for parent in (digest, *made_from(manifest, store.path))}
             needed |= {hex_of(file.digest) for file in manifest.files}
     except OvertError:
         return Removed((), 0, 0, 0)
@@ -69,7 +69,7 @@ def _private(store: "Store", live: set[str]) -> int:
             continue
         except (OvertError, OSError):
             return 0
-        needed |= {hex_of(one.digest) for one in recipe.inputs}
+        needed |= {hex_of(entry.digest) for entry in recipe.inputs}
     gone = [p for p in _listed(store.home / "data") if _HEX.fullmatch(p.name)]
     gone += [p for p in _listed(store.home / "receipts") if _HEX.fullmatch(p.stem)]
     freed = 0

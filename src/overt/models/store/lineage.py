@@ -21,7 +21,7 @@ def made_from(manifest: "Manifest", where: "Callable[[File], Path]") -> tuple[st
     what it was made from too, so this is the whole line. A recipe that is missing or damaged is
     passed over: `verify` tells.
     """
-    found: dict[str, None] = {}
+    digests: dict[str, None] = {}
     for file in manifest.files:
         if file.role != "recipe" or file.size > MOST_BYTES:
             continue
@@ -29,16 +29,16 @@ def made_from(manifest: "Manifest", where: "Callable[[File], Path]") -> tuple[st
             recipe = Recipe.decode(where(file).read_bytes())
         except (OvertError, OSError):
             continue
-        found |= dict.fromkeys(one.digest for one in recipe.inputs)
-    return tuple(found)[:_MOST]
+        digests |= dict.fromkeys(entry.digest for entry in recipe.inputs)
+    return tuple(digests)[:_MOST]
 
 
 def ancestors(store: "Store", manifest: "Manifest") -> "list[Manifest]":
     """The manifests among `made_from` that are here."""
-    found = []
+    manifests = []
     for digest in made_from(manifest, store.path):
         try:
-            found.append(store.manifest(digest))
+            manifests.append(store.manifest(digest))
         except OvertError:  # a plain file, or a model that is gone
             continue
-    return found
+    return manifests

@@ -58,9 +58,9 @@ class Links:
         """What was noted about that blob, or None where it is a file of our own."""
         try:
             with self._note(digest).open("rb") as file:
-                found = json.loads(file.read(_NOTE_BYTES))
-            path, owner = found["path"], found["owner"]
-            size, mtime_ns = found["size"], found["mtime_ns"]
+                note = json.loads(file.read(_NOTE_BYTES))
+            path, owner = note["path"], note["owner"]
+            size, mtime_ns = note["size"], note["mtime_ns"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = isinstance(path, str) and isinstance(owner, str)

@@ -123,15 +123,15 @@ class Pointer:
     def decode(cls, data: bytes) -> "Pointer":
         try:
             content = json.loads(data)
-            found = cls(
+            pointer = cls(
                 str(content["ref"]), "sha256:" + hex_of(content["manifest"]), str(content["time"])
             )
-            parse(found.ref)
+            parse(pointer.ref)
         except (ValueError, KeyError, TypeError, RecursionError, BadRef):
             raise IntegrityError(
                 "a name in the store cannot be read", "type `overt verify`"
             ) from None
-        return found
+        return pointer
 
 
 def _file(item: Mapping[str, object]) -> File:
@@ -147,10 +147,10 @@ def _file(item: Mapping[str, object]) -> File:
 
 def hex_of(digest: object) -> str:
     """The 64 hex digits, proved to be nothing else before they become part of a path."""
-    found = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-    if not found:
+    match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    if not match:
         raise IntegrityError(f"{str(digest)[:80]!r} is not a digest", "type `overt verify`")
-    return found[1]
+    return match[1]
 
 
 def file_name(ref: Ref) -> str:
@@ -168,6 +168,6 @@ def file_name(ref: Ref) -> str:
 def ref_text(path: Path) -> str:
     return re.sub(
         r"((?:%[0-9A-F]{2})+)",
-        lambda found: bytes.fromhex(found[1].replace("%", "")).decode("utf-8", "replace"),
+        lambda match: bytes.fromhex(match[1].replace("%", "")).decode("utf-8", "replace"),
         path.name.removesuffix(".json"),
     )

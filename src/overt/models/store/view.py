@@ -44,12 +44,12 @@ def weights(store: Store, manifest: Manifest) -> Path:
 
 def split(manifest: Manifest) -> tuple[File, ...]:
     """The GGUF files of a split model in order; empty where the weights are one file."""
-    found = tuple(
+    names = tuple(
         file
         for file in manifest.files
         if file.role == "weights" and file.path.lower().endswith(".gguf")
     )
-    return found if len(found) > 1 else ()
+    return names if len(names) > 1 else ()
 
 
 def _link(link: Path, target: str) -> None:

@@ -17,9 +17,16 @@ from overt.nets.architectures.base import Architecture, Weight, sees_images
 from overt.nets.shape import Shape
 
 __all__ = [
-    "Architecture", "Weight", "by_class", "known", "of_config", "of_gguf", "of_shape",
-    "sees_images", "shape_of_gguf",
-]  # fmt: skip
+    "Architecture",
+    "Weight",
+    "by_class",
+    "known",
+    "of_config",
+    "of_gguf",
+    "of_shape",
+    "sees_images",
+    "shape_of_gguf",
+]
 
 _FILES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo", "olmo2")
 ROPE_FREQS = "rope_freqs.weight"
@@ -30,16 +37,20 @@ ROPE_FREQS = "rope_freqs.weight"
 def known() -> tuple[Architecture, ...]:
     """All of them."""
     return tuple(
-        one
+        architecture
         for file in _FILES
-        for one in import_module(f"overt.nets.architectures.{file}").ARCHITECTURES
+        for architecture in import_module(f"overt.nets.architectures.{file}").ARCHITECTURES
     )
 
 
 @cache
 def by_class() -> Mapping[str, Architecture]:
     """By a name in config.json's ``architectures``."""
-    return {name: one for one in known() for name in (one.release, *one.classes)}
+    return {
+        name: architecture
+        for architecture in known()
+        for name in (architecture.release, *architecture.classes)
+    }
 
 
 def of_config(config: Mapping[str, Any]) -> Architecture:
@@ -49,17 +60,21 @@ def of_config(config: Mapping[str, Any]) -> Architecture:
         FormatError: it does not say.
         Unsupported: one that is not known.
     """
-    said = config.get("architectures")
-    names = [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
+    class_names = config.get("architectures")
+    names = (
+        [name_ for name_ in class_names if isinstance(name_, str)]
+        if isinstance(class_names, list)
+        else []
+    )
     if not names:
         raise FormatError("config.json does not say which architecture it is of")
-    found = next((by_class()[name] for name in names if name in by_class()), None)
-    if found is None:
+    architecture = next((by_class()[name] for name in names if name in by_class()), None)
+    if architecture is None:
         raise Unsupported(
             f"this is a {shown(names[0])}, which is not known here",
             f"known are {', '.join(by_class())}",
         )
-    return found
+    return architecture
 
 
 def of_gguf(header: gguf.Header) -> Architecture:
@@ -69,19 +84,19 @@ def of_gguf(header: gguf.Header) -> Architecture:
         Unsupported: one that is not known.
     """
     name = header.architecture
-    found = [one for one in known() if one.name == name]
-    if not found:
+    matches = [architecture for architecture in known() if architecture.name == name]
+    if not matches:
         raise Unsupported(
             f"this is a model of the architecture {shown(name)}, which is not known here",
-            f"known are {', '.join(dict.fromkeys(one.name for one in known()))}",
+            f"known are {', '.join(dict.fromkeys(architecture.name for architecture in known()))}",
         )
-    return found[-1 if header.metadata.get(f"{name}.attention.sliding_window") else 0]
+    return matches[-1 if header.metadata.get(f"{name}.attention.sliding_window") else 0]
 
 
 def of_shape(shape: Shape) -> Architecture:
     """The architecture of a shape; of two that share its name, the later one has the window."""
-    found = [one for one in known() if one.name == shape.architecture]
-    return found[-1 if shape.window else 0]
+    matches = [architecture for architecture in known() if architecture.name == shape.architecture]
+    return matches[-1 if shape.window else 0]
 
 
 def shape_of_gguf(header: gguf.Header) -> Shape:
@@ -98,10 +113,10 @@ def shape_of_gguf(header: gguf.Header) -> Shape:
     return replace(shape, tied="output.weight" not in shapes)
 
 
-def with_divisors(shape: Shape, found: tuple[float, ...]) -> Shape:
+def with_divisors(shape: Shape, factors: tuple[float, ...]) -> Shape:
     """The shape of a model whose GGUF file holds `ROPE_FREQS`."""
-    if all(abs(one - 1) < 1e-6 for one in found):
+    if all(abs(factor - 1) < 1e-6 for factor in factors):
         return shape
     if shape.rope.scaling:
         raise Unsupported("two kinds of rope scaling in one model are not known")
-    return replace(shape, rope=ropes.of_divisors(shape.rope.base, shape.head, found))
+    return replace(shape, rope=ropes.of_divisors(shape.rope.base, shape.head, factors))

@@ -117,17 +117,17 @@ class Architecture:
 
     # -- shapes ------------------------------------------------------------------------------
 
-    def shape_of_config(self, told: Mapping[str, Any]) -> Shape:
+    def shape_of_config(self, document: Mapping[str, Any]) -> Shape:
         """What a config.json says.
 
         Raises:
             FormatError: a field is missing, of the wrong kind, or cannot be.
             Unsupported: something that is not computed here.
         """
-        config = configuration.read(told, self.defaults)
+        config = configuration.read(document, self.defaults)
         self._check(config)
         windows = self._windows(config)
-        found = {
+        values = {
             "layers": config.num_hidden_layers,
             "width": config.hidden_size,
             "heads": config.num_attention_heads,
@@ -142,7 +142,7 @@ class Architecture:
             "local": windows if any(windows) else (),
             "tied": config.tie_word_embeddings,
         }
-        return Shape(**{**self._fixed(config.hidden_size), **found, **self._choices(config)})
+        return Shape(**{**self._fixed(config.hidden_size), **values, **self._choices(config)})
 
     def shape_of_metadata(self, metadata: Mapping[str, Any]) -> Shape:
         """What the metadata of a GGUF file say; that the output is tied, only its tensors do.
@@ -168,7 +168,7 @@ class Architecture:
         tokens = metadata.get("tokenizer.ggml.tokens")
         counted = len(tokens) if tokens is not None and hasattr(tokens, "__len__") else None
         kind = "layer_norm_rms_epsilon" if self.norm == "rms" else "layer_norm_epsilon"
-        found = {
+        values = {
             "layers": layers,
             "width": width,
             "heads": heads,
@@ -182,15 +182,20 @@ class Architecture:
             "window": window,
             "local": local,
         }
-        return Shape(**{**self._fixed(width), **found, **self._chosen(keys, head, layers)})
+        return Shape(**{**self._fixed(width), **values, **self._chosen(keys, head, layers)})
 
     def _fixed(self, width: int) -> dict[str, Any]:
         """What of a shape follows from the architecture alone."""
         return {
-            "architecture": self.name, "norm": self.norm, "norms": self.norms, "unit": self.unit,
-            "qk_norm": self.qk_norm, "bias": self.bias, "activation": self.activation,
+            "architecture": self.name,
+            "norm": self.norm,
+            "norms": self.norms,
+            "unit": self.unit,
+            "qk_norm": self.qk_norm,
+            "bias": self.bias,
+            "activation": self.activation,
             "embedding_scale": width**0.5 if self.unit else 1.0,
-        }  # fmt: skip
+        }
 
     def _check(self, config: Config) -> None:
         """Refuse what `Shape` cannot say."""
@@ -198,10 +203,12 @@ class Architecture:
             raise Unsupported(f"{self.release} with attention_bias or mlp_bias is not known")
         if config.use_bidirectional_attention:
             raise Unsupported("attention in both directions is not known here")
-        said = config.hidden_activation or config.hidden_act
+        activation = config.hidden_activation or config.hidden_act
         allowed = ("silu",) if self.activation == "silu" else _GELU
-        if said not in (None, *allowed):
-            raise Unsupported(f"the activation {shown(said)} is not the one of {self.release}")
+        if activation not in (None, *allowed):
+            raise Unsupported(
+                f"the activation {shown(activation)} is not the one of {self.release}"
+            )
 
     def _windows(self, config: Config) -> tuple[bool, ...]:
         """Which layers see a window."""
@@ -270,7 +277,7 @@ class Architecture:
 
     def config(self, shape: Shape) -> dict[str, Any]:
         """The config.json that transformers builds the same model from, without token ids."""
-        found: dict[str, Any] = {
+        document: dict[str, Any] = {
             "architectures": [self.release],
             "model_type": self.model_type,
             "hidden_size": shape.width,
@@ -294,12 +301,12 @@ class Architecture:
             }
             if numbers.pop("truncate", 1) == 0:
                 numbers["truncate"] = False
-            found["rope_scaling"] = {"rope_type": shape.rope.scaling, **numbers}
-        return found
+            document["rope_scaling"] = {"rope_type": shape.rope.scaling, **numbers}
+        return document
 
     def _layer_types(self, shape: Shape) -> list[str]:
         types = ("full_attention", "sliding_attention")
-        return [types[one] for one in shape.local or (False,) * shape.layers]
+        return [types[is_local] for is_local in shape.local or (False,) * shape.layers]
 
     # -- tensors -----------------------------------------------------------------------------
 
@@ -320,8 +327,10 @@ class Architecture:
     def _layer(self, shape: Shape, here: str, there: str) -> Iterator[Weight]:
         queries, pairs = shape.heads * shape.head, shape.kv_heads * shape.head
         for part, rows, heads in (
-            ("q", queries, shape.heads), ("k", pairs, shape.kv_heads), ("v", pairs, 0),
-        ):  # fmt: skip
+            ("q", queries, shape.heads),
+            ("k", pairs, shape.kv_heads),
+            ("v", pairs, 0),
+        ):
             name, gguf = f"{here}self_attn.{part}_proj", f"{there}attn_{part}"
             turned = heads if self.interleaved else 0
             yield Weight(f"{name}.weight", f"{gguf}.weight", (rows, shape.width), turned)
@@ -335,21 +344,22 @@ class Architecture:
             for part, size in zip("qk", sizes, strict=True):
                 yield self._norm(f"{here}self_attn.{part}_norm", f"{there}attn_{part}_norm", size)
         for part, rows, columns in (
-            ("gate", shape.inner, shape.width), ("up", shape.inner, shape.width),
+            ("gate", shape.inner, shape.width),
+            ("up", shape.inner, shape.width),
             ("down", shape.width, shape.inner),
-        ):  # fmt: skip
+        ):
             name, gguf = f"{here}mlp.{part}_proj.weight", f"{there}ffn_{part}.weight"
             yield Weight(name, gguf, (rows, columns))
         if shape.norm == "rms":
-            for one, other in _PLACED[shape.norms]:
-                yield self._norm(here + one, there + other, shape.width)
+            for mine, other in _PLACED[shape.norms]:
+                yield self._norm(here + mine, there + other, shape.width)
 
     def plain(self, name: str) -> str | None:
         """The name in `weights` of a release's tensor; None for one that is no part of it."""
         if name.endswith("rotary_emb.inv_freq") or _ELSEWHERE.match(name):
             return None
-        if found := _INSIDE.fullmatch(name):
-            return f"model.{found[1]}" if found[1] else "lm_head.weight"
+        if match := _INSIDE.fullmatch(name):
+            return f"model.{match[1]}" if match[1] else "lm_head.weight"
         return f"model.{name}" if _BARE.match(name) else name
 
     def _norm(self, name: str, gguf: str, size: int) -> Weight:
@@ -360,7 +370,7 @@ class Architecture:
         """`plain`, without the output matrix where the embedding is the output."""
 
         def place(name: str) -> str | None:
-            found = self.plain(name)
-            return None if shape.tied and found == "lm_head.weight" else found
+            plain_name = self.plain(name)
+            return None if shape.tied and plain_name == "lm_head.weight" else plain_name
 
         return place

@@ -77,21 +77,24 @@ class Config(msgspec.Struct):
         return tuple(kinds[kind] for kind in self.layer_types)
 
 
-def read(found: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
+def read(document: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
     """Check a config.json.
 
     Raises:
         FormatError: a field is missing, of the wrong kind, or cannot be.
     """
     try:
-        config = msgspec.convert({**defaults, **found}, Config)
+        config = msgspec.convert({**defaults, **document}, Config)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise FormatError(f"config.json is not what it should be: {str(error)[:160]}") from None
     limits = {
-        "hidden_size": MOST_WIDTH, "intermediate_size": MOST_WIDTH, "vocab_size": MOST_TOKENS,
-        "num_hidden_layers": MOST_LAYERS, "num_attention_heads": MOST_HEADS,
+        "hidden_size": MOST_WIDTH,
+        "intermediate_size": MOST_WIDTH,
+        "vocab_size": MOST_TOKENS,
+        "num_hidden_layers": MOST_LAYERS,
+        "num_attention_heads": MOST_HEADS,
         "max_position_embeddings": MOST_CONTEXT,
-    }  # fmt: skip
+    }
     for name, most in limits.items():
         _check(name, getattr(config, name), most)
     _check("num_key_value_heads", config.kv_heads, config.num_attention_heads)
@@ -167,9 +170,9 @@ class Keys:
         """Which layers see a window: as the pattern says, or all but each `every`th."""
         value = self.get("attention.sliding_window_pattern")
         if isinstance(value, tuple):
-            if len(value) != layers or not all(type(one) in (bool, int) for one in value):
+            if len(value) != layers or not all(type(item) in (bool, int) for item in value):
                 raise FormatError(f"the sliding window's pattern is not one of {layers} layers")
-            return tuple(bool(one) for one in value)
+            return tuple(bool(item) for item in value)
         if value is not None:
             every = self.whole("attention.sliding_window_pattern", MOST_LAYERS)
         return tuple(i % every < every - 1 for i in range(layers))

@@ -23,13 +23,22 @@ class Gemma2(Gemma):
     release = "Gemma2ForCausalLM"
     model_type = "gemma2"
     defaults: ClassVar[dict[str, Any]] = {
-        "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216,
-        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
-        "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-        "query_pre_attn_scalar": 256, "sliding_window": 4096, "attn_logit_softcapping": 50.0,
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
-    }  # fmt: skip
+    }
     norms = "both"
     window_every = 2
     large_layers: ClassVar[int] = _LARGE_LAYERS
@@ -40,10 +49,10 @@ class Gemma2(Gemma):
             "attention_cap": config.attn_logit_softcapping,
             "final_cap": config.final_logit_softcapping,
         }
-        found = {
+        values = {
             name: positive(name, cap, 1e9) if cap is not None else 0.0 for name, cap in caps.items()
         }
-        return {**found, "attention_scale": 0.0 if scalar == config.head else scalar**-0.5}
+        return {**values, "attention_scale": 0.0 if scalar == config.head else scalar**-0.5}
 
     def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
         return {
@@ -88,10 +97,10 @@ class Gemma2(Gemma):
             yield "attention.sliding_window_pattern", [False] * shape.layers
 
     def config(self, shape: Shape) -> dict[str, Any]:
-        found = super().config(shape)
-        found["hidden_activation"] = found.pop("hidden_act")
+        document = super().config(shape)
+        document["hidden_activation"] = document.pop("hidden_act")
         scalar = round(shape.attention_scale**-2, 4) if shape.attention_scale else shape.head
-        return found | {
+        return document | {
             "query_pre_attn_scalar": int(scalar),
             "attn_logit_softcapping": shape.attention_cap or None,
             "final_logit_softcapping": shape.final_cap or None,

@@ -19,23 +19,26 @@ class Gemma3(Gemma2):
     model_type = "gemma3_text"
     classes = ("Gemma3ForConditionalGeneration", "Gemma3TextModel")
     defaults: ClassVar[dict[str, Any]] = {
-        **Gemma2.defaults, "vocab_size": 262208, "max_position_embeddings": 131072,
-        "attn_logit_softcapping": None, "final_logit_softcapping": None,
-    }  # fmt: skip
+        **Gemma2.defaults,
+        "vocab_size": 262208,
+        "max_position_embeddings": 131072,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    }
     theta = 1_000_000.0
     qk_norm = "head"
     window_every = 6
     large_layers = 62
     scalings = ("linear",)
 
-    def shape_of_config(self, found: Mapping[str, Any]) -> Shape:
-        inside = found.get("text_config")
+    def shape_of_config(self, document: Mapping[str, Any]) -> Shape:
+        inside = document.get("text_config")
         if inside is None:
-            return super().shape_of_config(found)
+            return super().shape_of_config(document)
         if not isinstance(inside, Mapping):
             raise FormatError("config.json has a text_config that is no object")
         # the outer file decides whether the output is the embedding
-        tied = found.get("tie_word_embeddings", inside.get("tie_word_embeddings", True))
+        tied = document.get("tie_word_embeddings", inside.get("tie_word_embeddings", True))
         return super().shape_of_config({**inside, "tie_word_embeddings": tied})
 
     def _choices(self, config: Config) -> dict[str, Any]:

@@ -15,10 +15,16 @@ class Llama(Architecture):
     model_type = "llama"
     classes: ClassVar[tuple[str, ...]] = ("LLaMAForCausalLM",)
     defaults: ClassVar[dict[str, Any]] = {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_act": "silu",
-        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
     interleaved = True
     scalings = ("linear", "llama3", "yarn")
 
@@ -30,9 +36,12 @@ class Mistral(Llama):
     model_type = "mistral"
     classes: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {
-        **Llama.defaults, "intermediate_size": 14336, "num_key_value_heads": 8,
-        "max_position_embeddings": 131072, "sliding_window": 4096,
-    }  # fmt: skip
+        **Llama.defaults,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    }
 
     def _windows(self, config: Config) -> tuple[bool, ...]:
         window, context = config.sliding_window, config.max_position_embeddings

@@ -16,18 +16,24 @@ class Olmo(Architecture):
     model_type = "olmo"
     classes = ("OLMoForCausalLM",)
     defaults: ClassVar[dict[str, Any]] = {
-        "vocab_size": 50304, "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_act": "silu",
-        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "vocab_size": 50304,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
     norm = "layer"
     interleaved = True
     square = True
 
     def _choices(self, config: Config) -> dict[str, Any]:
         clip = config.clip_qkv
-        found = positive("clip_qkv", clip) if clip is not None else 0.0
-        return {"clip": found, "eps": 1e-5}
+        limit = positive("clip_qkv", clip) if clip is not None else 0.0
+        return {"clip": limit, "eps": 1e-5}
 
     def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
         return {"clip": keys.number("attention.clamp_kqv", 0.0)}
@@ -38,9 +44,9 @@ class Olmo(Architecture):
             yield "attention.clamp_kqv", shape.clip
 
     def config(self, shape: Shape) -> dict[str, Any]:
-        found = super().config(shape)
-        del found["rms_norm_eps"], found["head_dim"]  # not fields of its class
-        return found | {"clip_qkv": shape.clip or None}
+        document = super().config(shape)
+        del document["rms_norm_eps"], document["head_dim"]  # not fields of its class
+        return document | {"clip_qkv": shape.clip or None}
 
 
 ARCHITECTURES = (Olmo(),)

@@ -16,19 +16,25 @@ class Olmo2(Architecture):
     release = "Olmo2ForCausalLM"
     model_type = "olmo2"
     defaults: ClassVar[dict[str, Any]] = {
-        "vocab_size": 50304, "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_act": "silu",
-        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "vocab_size": 50304,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "hidden_act": "silu",
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
     norms = "after"
     qk_norm = "full"
     square = True
     own_output = True
 
     def config(self, shape: Shape) -> dict[str, Any]:
-        found = super().config(shape)
-        del found["head_dim"]  # not a field of its class
-        return found
+        document = super().config(shape)
+        del document["head_dim"]  # not a field of its class
+        return document
 
 
 class Olmo3(Olmo2):
@@ -65,15 +71,15 @@ class Olmo3(Olmo2):
         return super().metadata(shape)
 
     def config(self, shape: Shape) -> dict[str, Any]:
-        found = super().config(shape)
+        document = super().config(shape)
         # transformers gives an older file's rope_theta to one kind of layers only
         full = {
             "rope_type": "default",
-            **found.pop("rope_scaling", {}),
+            **document.pop("rope_scaling", {}),
             "rope_theta": shape.rope.base,
         }
         local = {"rope_type": "default", "rope_theta": (shape.local_rope or shape.rope).base}
-        return found | {
+        return document | {
             "rope_parameters": {"full_attention": full, "sliding_attention": local},
             "sliding_window": shape.window or shape.context,
             "layer_types": self._layer_types(shape),

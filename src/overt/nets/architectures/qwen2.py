@@ -14,12 +14,20 @@ class Qwen2(Architecture):
     release = "Qwen2ForCausalLM"
     model_type = "qwen2"
     defaults: ClassVar[dict[str, Any]] = {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-        "hidden_act": "silu", "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False, "use_sliding_window": False, "sliding_window": 4096,
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
         "max_window_layers": 28,
-    }  # fmt: skip
+    }
     bias = True
     square = True
 
@@ -31,12 +39,12 @@ class Qwen2(Architecture):
         return tuple(i >= config.max_window_layers for i in range(config.num_hidden_layers))
 
     def config(self, shape: Shape) -> dict[str, Any]:
-        found = super().config(shape)
-        del found["attention_bias"]  # not a field of its class
+        document = super().config(shape)
+        del document["attention_bias"]  # not a field of its class
         if shape.window:
-            found |= {"use_sliding_window": True, "sliding_window": shape.window}
-            found["layer_types"] = self._layer_types(shape)
-        return found
+            document |= {"use_sliding_window": True, "sliding_window": shape.window}
+            document["layer_types"] = self._layer_types(shape)
+        return document
 
 
 ARCHITECTURES = (Qwen2(),)

@@ -49,10 +49,10 @@ def local_of_config(config: Config, theta: float) -> Rope:
     return Rope(positive("rope_theta of the layers with a window", base))
 
 
-def _object(found: object) -> dict[str, Any]:
-    if not isinstance(found, dict):
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise FormatError("config.json has rope parameters that are no object")
-    return found
+    return value
 
 
 def _scaled(params: Mapping[str, Any], base: float, context: int) -> Rope:
@@ -64,32 +64,32 @@ def _scaled(params: Mapping[str, Any], base: float, context: int) -> Rope:
             f"rope scaling of the type {shown(kind)} is not known",
             "only linear, llama3 and yarn are",
         )
-    told = dict(params)
-    original = told.get("original_max_position_embeddings") or context
-    told["original_max_position_embeddings"] = original
-    if kind == "yarn" and told.get("factor") is None:
-        told["factor"] = context / positive("original_max_position_embeddings", original)
-    numbers = {"factor": positive("factor", told.get("factor"), 1e6)}
+    settings = dict(params)
+    original = settings.get("original_max_position_embeddings") or context
+    settings["original_max_position_embeddings"] = original
+    if kind == "yarn" and settings.get("factor") is None:
+        settings["factor"] = context / positive("original_max_position_embeddings", original)
+    numbers = {"factor": positive("factor", settings.get("factor"), 1e6)}
     if numbers["factor"] < 1:
         raise FormatError(f"config.json scales positions by {numbers['factor']}, which is below 1")
     if kind == "llama3":
-        numbers |= {name: positive(name, told.get(name)) for name in _LLAMA3[1:]}
+        numbers |= {name: positive(name, settings.get(name)) for name in _LLAMA3[1:]}
         if numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
             raise FormatError("config.json has a low_freq_factor that is not below the high one")
     if kind == "yarn":
-        numbers |= _yarn(told, numbers["factor"])
+        numbers |= _yarn(settings, numbers["factor"])
     return Rope(base, kind, tuple(sorted(numbers.items())))
 
 
-def _yarn(told: Mapping[str, Any], factor: float) -> dict[str, float]:
+def _yarn(settings: Mapping[str, Any], factor: float) -> dict[str, float]:
     """Peng et al. 2023, every number filled in."""
-    original = told["original_max_position_embeddings"]
-    strength = told.get("attention_factor")
+    original = settings["original_max_position_embeddings"]
+    strength = settings.get("attention_factor")
     if strength is None:
         strength = _strength(factor)
-        one, all_dims = told.get("mscale"), told.get("mscale_all_dim")
-        if one and all_dims:
-            strength = _strength(factor, positive("mscale", one)) / _strength(
+        scale, all_dims = settings.get("mscale"), settings.get("mscale_all_dim")
+        if scale and all_dims:
+            strength = _strength(factor, positive("mscale", scale)) / _strength(
                 factor, positive("mscale_all_dim", all_dims)
             )
     numbers = {
@@ -97,10 +97,10 @@ def _yarn(told: Mapping[str, Any], factor: float) -> dict[str, float]:
             "original_max_position_embeddings", original, MOST_CONTEXT
         ),
         "attention_factor": positive("attention_factor", strength),
-        "beta_fast": positive("beta_fast", told.get("beta_fast") or _FAST),
-        "beta_slow": positive("beta_slow", told.get("beta_slow") or _SLOW),
+        "beta_fast": positive("beta_fast", settings.get("beta_fast") or _FAST),
+        "beta_slow": positive("beta_slow", settings.get("beta_slow") or _SLOW),
     }
-    if told.get("truncate") is False:
+    if settings.get("truncate") is False:
         numbers["truncate"] = 0.0
     return numbers
 
@@ -155,10 +155,12 @@ def of_metadata(keys: Keys, head: int, context: int) -> Rope:
     if kind == "yarn":
         original = keys.whole("rope.scaling.original_context_length", MOST_CONTEXT, context)
         numbers = {
-            "factor": factor, "original_max_position_embeddings": float(original),
-            "attention_factor": _strength(max(factor, 1.0)) * share, "beta_fast": _FAST,
+            "factor": factor,
+            "original_max_position_embeddings": float(original),
+            "attention_factor": _strength(max(factor, 1.0)) * share,
+            "beta_fast": _FAST,
             "beta_slow": _SLOW,
-        }  # fmt: skip
+        }
         return Rope(_base(base), "yarn", tuple(sorted(numbers.items())))
     if kind not in (None, "none", "linear") or share != 1.0:
         raise Unsupported(f"rope scaling of the type {shown(kind)} is not known")
@@ -177,20 +179,20 @@ def divisors(rope: Rope, head: int) -> list[float]:
     """What llama3 scaling divides the speed of each pair by: the tensor ``rope_freqs`` of GGUF."""
     numbers = dict(rope.numbers)
     factor, low, high, original = (numbers[name] for name in _LLAMA3)
-    found = []
+    factors = []
     for index in range(0, head, 2):
         wave = 2 * math.pi * rope.base ** (index / head)
         share = (original / wave - low) / (high - low)
         if wave > original / low:
-            found.append(factor)
+            factors.append(factor)
         elif wave < original / high:
-            found.append(1.0)
+            factors.append(1.0)
         else:
-            found.append(1 / ((1 - share) / factor + share))
-    return found
+            factors.append(1 / ((1 - share) / factor + share))
+    return factors
 
 
-def of_divisors(base: float, head: int, found: Sequence[float]) -> Rope:
+def of_divisors(base: float, head: int, factors: Sequence[float]) -> Rope:
     """The llama3 scaling that gives these divisors, up to what cannot be told apart.
 
     The share of the unscaled speed is linear in one over the wave's length, so that two pairs in
@@ -199,24 +201,24 @@ def of_divisors(base: float, head: int, found: Sequence[float]) -> Rope:
     Raises:
         Unsupported: no such scaling gives them.
     """
-    factor = float(f"{max(found, default=0.0):.6g}")
-    if len(found) == head // 2 and 1 < factor <= 1e6 and min(found) >= 1:
-        for low, high, original in ((1.0, 4.0, 8192.0), *_middle(base, head, found, factor)):
+    factor = float(f"{max(factors, default=0.0):.6g}")
+    if len(factors) == head // 2 and 1 < factor <= 1e6 and min(factors) >= 1:
+        for low, high, original in ((1.0, 4.0, 8192.0), *_middle(base, head, factors, factor)):
             numbers = dict(zip(_LLAMA3, (factor, low, high, original), strict=True))
             rope = Rope(base, "llama3", tuple(sorted(numbers.items())))
-            pairs = zip(divisors(rope, head), found, strict=True)
-            if all(abs(one - other) <= _CLOSE * other for one, other in pairs):
+            pairs = zip(divisors(rope, head), factors, strict=True)
+            if all(abs(factor - other) <= _CLOSE * other for factor, other in pairs):
                 return rope
     raise Unsupported("this model's rope_freqs are no scaling that is known")
 
 
 def _middle(
-    base: float, head: int, found: Sequence[float], factor: float
+    base: float, head: int, factors: Sequence[float], factor: float
 ) -> Iterator[tuple[float, float, float]]:
     points = [
-        (1 / (2 * math.pi * base ** (2 * i / head)), (1 / one - 1 / factor) / (1 - 1 / factor))
-        for i, one in enumerate(found)
-        if 1 + _CLOSE < one < factor * (1 - _CLOSE)
+        (1 / (2 * math.pi * base ** (2 * i / head)), (1 / divisor - 1 / factor) / (1 - 1 / factor))
+        for i, divisor in enumerate(factors)
+        if 1 + _CLOSE < divisor < factor * (1 - _CLOSE)
     ]
     if len(points) >= 2 and points[0][0] != points[-1][0]:
         (x, y), (u, v) = points[0], points[-1]

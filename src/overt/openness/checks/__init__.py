@@ -54,12 +54,12 @@ def version(name: str) -> int:
 
 @cache
 def _versions() -> dict[str, int]:
-    found = {}
+    versions = {}
     for module in pkgutil.iter_modules(__path__):
         text = Path(__path__[0], f"{module.name}.py").read_text("utf-8")
         line = re.search(r"^VERSION(?:: ?\w+)? = ([0-9]{1,6})$", text, re.MULTILINE)
-        found[module.name] = int(line[1]) if line else load(module.name).VERSION
-    return found
+        versions[module.name] = int(line[1]) if line else load(module.name).VERSION
+    return versions
 
 
 def run(name: str, subject: Subject, today: date) -> tuple[Evidence, ...]:
@@ -77,22 +77,22 @@ def run(name: str, subject: Subject, today: date) -> tuple[Evidence, ...]:
         Evidence(
             check=name,
             version=module.VERSION,
-            component=found.component,
-            result=found.result,
-            strength=found.strength,
-            observed=short(found.observed),
-            expected=short(found.expected),
-            reason=short(found.reason),
-            absent=found.absent,
-            licence=found.licence,
+            component=finding.component,
+            result=finding.result,
+            strength=finding.strength,
+            observed=short(finding.observed),
+            expected=short(finding.expected),
+            reason=short(finding.reason),
+            absent=finding.absent,
+            licence=finding.licence,
             inputs=tuple(
                 (path, subject.digest(path))
-                for path in dict.fromkeys(found.paths)
+                for path in dict.fromkeys(finding.paths)
                 if subject.file(path)
             ),
             at=today.isoformat(),
             ttl=module.TTL,
-            axis=found.axis,
+            axis=finding.axis,
         )
-        for found in findings
+        for finding in findings
     )

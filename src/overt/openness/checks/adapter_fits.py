@@ -50,27 +50,37 @@ def check(subject: Subject) -> Iterator[Finding]:
     pairs = _pairs(header.tensors)
     paths = (name, _FILE)
     if not pairs:
-        yield Finding("weights", "inconclusive", Strength.CONSISTENT, paths=paths,
-                      reason=f"none of its {len(header.tensors)} tensors is called as those of a "
-                      "LoRA are")  # fmt: skip
+        yield Finding(
+            "weights",
+            "inconclusive",
+            Strength.CONSISTENT,
+            paths=paths,
+            reason=f"none of its {len(header.tensors)} tensors is called as those of a LoRA are",
+        )
         return
     for trouble in (
-        _halves(pairs), _rank(pairs, config), _targets(pairs, config), _base(subject, pairs),
+        _halves(pairs),
+        _rank(pairs, config),
+        _targets(pairs, config),
+        _base(subject, pairs),
         _numbers(subject, pairs),
-    ):  # fmt: skip
+    ):
         if trouble:
             yield Finding("weights", "fail", Strength.CONSISTENT, *trouble, paths=paths)
             return
     yield Finding(
-        "weights", "pass", Strength.CONSISTENT, paths=paths,
+        "weights",
+        "pass",
+        Strength.CONSISTENT,
+        paths=paths,
         observed=f"{len(pairs)} pairs of matrices of rank {config.get('r')}, all trained",
         expected="what adapter_config.json describes",
-    )  # fmt: skip
+    )
 
 
-def _pairs(found: tuple[TensorInfo, ...]) -> dict[str, _Pair]:
+def _pairs(tensors: tuple[TensorInfo, ...]) -> dict[str, _Pair]:
     pairs: dict[str, _Pair] = {}
-    for tensor in found:
+    for tensor in tensors:
         match = _PAIR.fullmatch(tensor.name)
         if match and len(tensor.shape) == 2:
             pair = pairs.setdefault(match[1], _Pair())
@@ -90,8 +100,9 @@ def _halves(pairs: Mapping[str, _Pair]) -> tuple[str, str] | None:
         if pair.a.shape[0] != pair.b.shape[1]:
             return (
                 f"{module} has {pair.a.shape[0]} rows in lora_A and {pair.b.shape[1]} columns in "
-                "lora_B", "the same rank in both",
-            )  # fmt: skip
+                "lora_B",
+                "the same rank in both",
+            )
     return None
 
 
@@ -99,7 +110,9 @@ def _rank(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str, s
     rank, special = config.get("r"), config.get("rank_pattern") or {}
     if not isinstance(rank, int) or config.get("target_parameters"):
         return None
-    allowed = {rank, *(one for one in special.values())} if isinstance(special, dict) else {rank}
+    allowed = (
+        {rank, *(value for value in special.values())} if isinstance(special, dict) else {rank}
+    )
     for module, pair in pairs.items():
         if pair.a is not None and pair.a.shape[0] not in allowed:
             return f"{module} has the rank {pair.a.shape[0]}", f"{rank} by adapter_config.json"
@@ -107,19 +120,23 @@ def _rank(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str, s
 
 
 def _targets(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str, str] | None:
-    told = config.get("target_modules")
-    if not isinstance(told, list) or not told or not all(isinstance(one, str) for one in told):
+    targets = config.get("target_modules")
+    if (
+        not isinstance(targets, list)
+        or not targets
+        or not all(isinstance(target, str) for target in targets)
+    ):
         return None
     if config.get("target_parameters"):
         return None
     for module in pairs:
-        if not any(module == one or module.endswith(f".{one}") for one in told):
-            return f"{module} is adapted", f"only {', '.join(sorted(told)[:8])}"
+        if not any(module == target or module.endswith(f".{target}") for target in targets):
+            return f"{module} is adapted", f"only {', '.join(sorted(targets)[:8])}"
     there = {module.rpartition(".")[2] for module in pairs}
     for group in _TOGETHER:
-        lost = [one for one in group if one in told and one not in there]
+        lost = [target for target in group if target in targets and target not in there]
         if lost and there & set(group):
-            return f"no {lost[0]} is adapted", f"{', '.join(sorted(told)[:8])} by target_modules"
+            return f"no {lost[0]} is adapted", f"{', '.join(sorted(targets)[:8])} by target_modules"
     return None
 
 
@@ -127,9 +144,9 @@ def _base(subject: Subject, pairs: Mapping[str, _Pair]) -> tuple[str, str] | Non
     models = tensors.of(subject.base) if subject.base else ()
     theirs = {
         plan.short(name): tensor.shape
-        for one in models
-        if one.format == "safetensors" and not one.lacking
-        for name, tensor in one.tensors.items()
+        for model in models
+        if model.format == "safetensors" and not model.lacking
+        for name, tensor in model.tensors.items()
     }
     if not theirs or subject.base is None:
         return None
@@ -148,8 +165,10 @@ def _base(subject: Subject, pairs: Mapping[str, _Pair]) -> tuple[str, str] | Non
             continue
         made = (pair.b.shape[0], pair.a.shape[1])
         if made not in (shape, shape[::-1]):
-            return (f"{module} is adapted by a matrix of {list(made)}",
-                    f"{list(shape)} as in {subject.base.ref}")  # fmt: skip
+            return (
+                f"{module} is adapted by a matrix of {list(made)}",
+                f"{list(shape)} as in {subject.base.ref}",
+            )
     return None
 
 

@@ -24,42 +24,82 @@ _MOST: Final = 12
 _LEAST_PARAMETERS: Final = 10_000
 """A smaller number counts something else."""
 _TASKS: Final[Mapping[str, tuple[str, ...]]] = {
-    "text-generation": ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification",
-                        "ForQuestionAnswering"),
+    "text-generation": (
+        "ForMaskedLM",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+    ),
     "fill-mask": ("ForCausalLM", "GPT2LMHeadModel", "ForSequenceClassification"),
     "text-classification": ("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering"),
-    "token-classification": ("ForCausalLM", "GPT2LMHeadModel", "ForMaskedLM",
-                             "ForSequenceClassification"),
+    "token-classification": (
+        "ForCausalLM",
+        "GPT2LMHeadModel",
+        "ForMaskedLM",
+        "ForSequenceClassification",
+    ),
     "question-answering": ("ForMaskedLM", "ForTokenClassification"),
-}  # fmt: skip
+}
 """Kinds of models that cannot do a task, by their class in config.json."""
 _DTYPES: Final[Mapping[str, str]] = {
-    "bf16": "BF16", "bfloat16": "BF16", "fp16": "F16", "float16": "F16", "half": "F16",
-    "fp32": "F32", "float32": "F32", "f32": "F32", "f16": "F16",
-}  # fmt: skip
+    "bf16": "BF16",
+    "bfloat16": "BF16",
+    "fp16": "F16",
+    "float16": "F16",
+    "half": "F16",
+    "fp32": "F32",
+    "float32": "F32",
+    "f32": "F32",
+    "f16": "F16",
+}
 _NAMED_CLASS: Final = re.compile(
     r"(?:[\w. -]{1,40}\()?"
     r"(\w{3,60}(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|ForMaskedLM))\)?"
 )
 """A class of transformers, alone or behind a name: ``GPT-2 (GPT2LMHeadModel)``."""
 _FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "llama": ("llama", "mistral"), "mistral": ("mistral", "llama"), "mixtral": ("mixtral", "llama"),
-    "gpt2": ("gpt2",), "gptneox": ("gpt_neox", "gptneox"), "qwen2": ("qwen2",),
-    "qwen3": ("qwen3",), "gemma": ("gemma",), "gemma2": ("gemma2",),
-    "gemma3": ("gemma3", "gemma3_text"), "olmo2": ("olmo2",), "phi3": ("phi3",),
-    "bert": ("bert",), "falcon": ("falcon",), "bloom": ("bloom",), "mamba": ("mamba",),
-}  # fmt: skip
+    "llama": ("llama", "mistral"),
+    "mistral": ("mistral", "llama"),
+    "mixtral": ("mixtral", "llama"),
+    "gpt2": ("gpt2",),
+    "gptneox": ("gpt_neox", "gptneox"),
+    "qwen2": ("qwen2",),
+    "qwen3": ("qwen3",),
+    "gemma": ("gemma",),
+    "gemma2": ("gemma2",),
+    "gemma3": ("gemma3", "gemma3_text"),
+    "olmo2": ("olmo2",),
+    "phi3": ("phi3",),
+    "bert": ("bert",),
+    "falcon": ("falcon",),
+    "bloom": ("bloom",),
+    "mamba": ("mamba",),
+}
 """Architectures by their bare names, and the names that files of them say: a Mistral is a Llama to
 llama.cpp."""
 _TEXT_ONLY: Final = (
-    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "GPT2LMHeadModel",
-    "GPTNeoXForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "BertForMaskedLM",
-)  # fmt: skip
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "Olmo2ForCausalLM",
+    "Phi3ForCausalLM",
+    "BertForMaskedLM",
+)
 _NOT_OF_TEXT: Final = (
-    "image-text-to-text", "image-to-text", "image-classification", "object-detection",
-    "automatic-speech-recognition", "visual-question-answering", "depth-estimation",
-)  # fmt: skip
+    "image-text-to-text",
+    "image-to-text",
+    "image-classification",
+    "object-detection",
+    "automatic-speech-recognition",
+    "visual-question-answering",
+    "depth-estimation",
+)
 """Tasks that begin with a picture or a sound, for which a model of text has no way in."""
 _COMMON: Final = {
     "base", "instruct", "chat", "model", "hf", "gguf", "it", "pt", "the", "of", "and", "llm", "v1",
@@ -85,7 +125,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     if card is None:
         return
     stated = statements.read(card.body, card.fields)
-    found = [
+    comparisons = [
         *_sizes(subject, stated),
         *_sentences(subject),
         *_words(subject, stated),
@@ -95,19 +135,25 @@ def check(subject: Subject) -> Iterator[Finding]:
         *_licence(subject, stated),
         *_files(subject, stated),
     ]
-    wrong = [one for one in found if one.wrong is not None]
-    for one in wrong[:_MOST]:
+    wrong = [statement for statement in comparisons if statement.wrong is not None]
+    for statement in wrong[:_MOST]:
         yield Finding(
-            "model_card", "fail", Strength.CONSISTENT, observed=f"{one.what}: {one.wrong}",
-            expected=f"{one.stated}, as {card.name} says",
-            paths=(card.name, *((one.path,) if one.path else ())),
-        )  # fmt: skip
-    if found and not wrong:
-        told = "; ".join(f"{one.what} {one.stated}" for one in found[:6])
+            "model_card",
+            "fail",
+            Strength.CONSISTENT,
+            observed=f"{statement.what}: {statement.wrong}",
+            expected=f"{statement.stated}, as {card.name} says",
+            paths=(card.name, *((statement.path,) if statement.path else ())),
+        )
+    if comparisons and not wrong:
+        agreed = "; ".join(f"{statement.what} {statement.stated}" for statement in comparisons[:6])
         yield Finding(
-            "model_card", "pass", Strength.CONSISTENT, paths=(card.name,),
-            observed=f"{len(found)} statements agree with the files: {told}",
-        )  # fmt: skip
+            "model_card",
+            "pass",
+            Strength.CONSISTENT,
+            paths=(card.name,),
+            observed=f"{len(comparisons)} statements agree with the files: {agreed}",
+        )
     yield from _doubts(subject)
     yield from _scores(subject)
 
@@ -126,22 +172,36 @@ def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         "model size": sizes.parameters(subject),
         "context length": sizes.contexts(subject, config, longest),
         "vocabulary": sizes.vocabularies(subject, config),
-        "layers": sizes.either(config, ("num_hidden_layers", "n_layer", "num_layers"),
-                          header.block_count if header else None),
-        "hidden size": sizes.either(config, ("hidden_size", "n_embd", "d_model"),
-                               header.embedding_length if header else None),
-        "inner size": sizes.either(config, ("intermediate_size", "n_inner", "ffn_dim"),
-                              (*header.feed_forward_lengths, None)[0] if header else None),
+        "layers": sizes.either(
+            config,
+            ("num_hidden_layers", "n_layer", "num_layers"),
+            header.block_count if header else None,
+        ),
+        "hidden size": sizes.either(
+            config,
+            ("hidden_size", "n_embd", "d_model"),
+            header.embedding_length if header else None,
+        ),
+        "inner size": sizes.either(
+            config,
+            ("intermediate_size", "n_inner", "ffn_dim"),
+            (*header.feed_forward_lengths, None)[0] if header else None,
+        ),
         "experts": sizes.experts(subject, config),
-        "attention heads": sizes.either(config, ("num_attention_heads", "n_head"),
-                                   (*header.head_counts, None)[0] if header else None),
-        "key-value heads": sizes.either(config, ("num_key_value_heads",),
-                                   (*header.kv_head_counts, None)[0] if header else None),
-    }  # fmt: skip
+        "attention heads": sizes.either(
+            config,
+            ("num_attention_heads", "n_head"),
+            (*header.head_counts, None)[0] if header else None,
+        ),
+        "key-value heads": sizes.either(
+            config, ("num_key_value_heads",), (*header.kv_head_counts, None)[0] if header else None
+        ),
+    }
     # Some call the width so, and some the inner size.
     actual["hidden dimension"] = actual["hidden size"] and [
-        *actual["hidden size"], *actual["inner size"],
-    ]  # fmt: skip
+        *actual["hidden size"],
+        *actual["inner size"],
+    ]
     fits: dict[str, Callable[[Stated, int], bool]] = {
         "parameters": sizes.about,
         "parameters without embeddings": sizes.about,
@@ -150,18 +210,18 @@ def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         "vocabulary": sizes.same_vocabulary,
     }
     for what, numbers in actual.items():
-        one = stated.get(what)
-        if one is None or not one.values or not numbers:
+        statement = stated.get(what)
+        if statement is None or not statement.values or not numbers:
             continue
         counted = what.startswith("parameters") or what == "model size"
-        if (counted and max(one.values) < _LEAST_PARAMETERS) or (
-            what == "experts" and one.values == (1,)
+        if (counted and max(statement.values) < _LEAST_PARAMETERS) or (
+            what == "experts" and statement.values == (1,)
         ):
             continue
         agrees = fits.get(what, sizes.exactly)
-        fit = any(agrees(one, number) for number in numbers)
+        fit = any(agrees(statement, number) for number in numbers)
         wrong = None if fit else str(numbers[0])
-        yield Compared(what, one.words, wrong, "" if counted else source)
+        yield Compared(what, statement.words, wrong, "" if counted else source)
 
 
 def _sentences(subject: Subject) -> Iterator[Compared]:
@@ -171,30 +231,30 @@ def _sentences(subject: Subject) -> Iterator[Compared]:
     names = _names(subject)
     actual = sizes.parameters(subject)
     if actual and subject.record.kind == "model":
-        for said in prose.sizes(card.body, names):
-            if max(number for one in said for number in one.values) < _LEAST_PARAMETERS:
+        for mentions in prose.sizes(card.body, names):
+            if max(number for mention in mentions for number in mention.values) < _LEAST_PARAMETERS:
                 continue
-            fit = any(sizes.roughly(one, number) for one in said for number in actual)
-            words = " and ".join(one.words for one in said)
+            fit = any(sizes.roughly(mention, number) for mention in mentions for number in actual)
+            words = " and ".join(mention.words for mention in mentions)
             yield Compared("parameters", words, None if fit else str(actual[0]))
     header = subject.model
     known = sizes.contexts(subject, config, header.context_length if header else None)
-    for one in prose.contexts(card.body, names):
-        if known and one.values:
+    for mention in prose.contexts(card.body, names):
+        if known and mention.values:
             # Less may be what it was trained with; far more is another model's.
-            fit = min(one.values) <= 1.5 * max(known)
+            fit = min(mention.values) <= 1.5 * max(known)
             wrong = None if fit else str(max(known))
-            yield Compared("context length", one.words, wrong, "config.json" if config else "")
+            yield Compared("context length", mention.words, wrong, "config.json" if config else "")
 
 
 def _names(subject: Subject) -> list[str]:
     """What the card may call the model."""
     card = subject.card
     title = card.fields.get("model_name") if card else None
-    found = [subject.record.name.rpartition("/")[2], title if isinstance(title, str) else ""]
+    names = [subject.record.name.rpartition("/")[2], title if isinstance(title, str) else ""]
     heads = (x for x in (card.body if card else "").split("\n")[:200] if x.startswith("# "))
-    found.append(next(heads, "")[2:].strip(" *_`#")[:100])
-    return [name for name in dict.fromkeys(found) if re.search(r"[A-Za-z]", name)]
+    names.append(next(heads, "")[2:].strip(" *_`#")[:100])
+    return [name for name in dict.fromkeys(names) if re.search(r"[A-Za-z]", name)]
 
 
 # -- words ---------------------------------------------------------------------------------------
@@ -203,26 +263,40 @@ def _names(subject: Subject) -> list[str]:
 def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
     config = subject.config or {}
     classes = config.get("architectures")
-    one = stated.get("architecture")
-    named = _NAMED_CLASS.fullmatch(one.words) if one else None
-    if one and named and isinstance(classes, list) and classes:
+    statement = stated.get("architecture")
+    named = _NAMED_CLASS.fullmatch(statement.words) if statement else None
+    if statement and named and isinstance(classes, list) and classes:
         wrong = None if named[1] in classes else str(classes[0])
-        yield Compared("architecture", one.words, wrong, "config.json")
+        yield Compared("architecture", statement.words, wrong, "config.json")
     kind = config.get("model_type")
     header = subject.model
     for what in ("architecture", "model type"):
-        one = stated.get(what)
-        told = _FAMILIES.get(re.sub(r"[^a-z0-9]", "", one.words.lower())) if one else None
+        statement = stated.get(what)
+        family = (
+            _FAMILIES.get(re.sub(r"[^a-z0-9]", "", statement.words.lower())) if statement else None
+        )
         actual = kind if isinstance(kind, str) else header.architecture if header else ""
-        if one and told and actual in {x for several in _FAMILIES.values() for x in several}:
-            fit = actual in told and not (config and actual == "llama" != told[0])
+        if (
+            statement
+            and family
+            and actual in {x for several in _FAMILIES.values() for x in several}
+        ):
+            fit = actual in family and not (config and actual == "llama" != family[0])
             wrong = None if fit else actual
-            yield Compared(what, one.words, wrong, "config.json" if config else "")
-    one = stated.get("model type")
-    if one and isinstance(kind, str) and re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", one.words):
-        yield Compared("model type", one.words, None if one.words == kind else kind, "config.json")
-    one = stated.get("dtype")
-    told_of = one.words if one else prose.dtype(subject.card.body if subject.card else "")
+            yield Compared(what, statement.words, wrong, "config.json" if config else "")
+    statement = stated.get("model type")
+    if (
+        statement
+        and isinstance(kind, str)
+        and re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", statement.words)
+    ):
+        yield Compared(
+            "model type", statement.words, None if statement.words == kind else kind, "config.json"
+        )
+    statement = stated.get("dtype")
+    told_of = (
+        statement.words if statement else prose.dtype(subject.card.body if subject.card else "")
+    )
     wanted = _DTYPES.get(told_of.lower().removeprefix("torch."))
     mix = _mix(subject)
     if wanted and mix:
@@ -245,9 +319,9 @@ def _task(subject: Subject) -> Iterator[Compared]:
     if not isinstance(task, str) or not isinstance(classes, list) or not classes:
         return
     wrong = _TEXT_ONLY if task in _NOT_OF_TEXT else _TASKS.get(task)
-    if wrong is None or not all(isinstance(one, str) for one in classes):
+    if wrong is None or not all(isinstance(name, str) for name in classes):
         return
-    bad = all(one.endswith(wrong) for one in classes)
+    bad = all(name.endswith(wrong) for name in classes)
     yield Compared("task", task, classes[0] if bad else None, "config.json")
 
 
@@ -270,19 +344,22 @@ def _base(subject: Subject) -> Iterator[Compared]:
     bases = card.words("base_model") if card else ()
     if not bases:
         return
-    told = ", ".join(bases[:3])
+    named_bases = ", ".join(bases[:3])
     if subject.file("adapter_config.json"):
         adapter = subject.json("adapter_config.json")
         name = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
         if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             fit = any(_last(name) == _last(base) for base in bases)
-            yield Compared("base", told, None if fit else name, "adapter_config.json")
+            yield Compared("base", named_bases, None if fit else name, "adapter_config.json")
     header = subject.model
     if header is None:
         return
     count = min(header.number("general.base_model.count") or 0, 16)
-    own = [header.text(f"general.base_model.{i}.{key}") or ""
-           for i in range(count) for key in ("name", "repo_url")]  # fmt: skip
+    own = [
+        header.text(f"general.base_model.{i}.{key}") or ""
+        for i in range(count)
+        for key in ("name", "repo_url")
+    ]
     if any(own):
         names = [*own, header.name or "", header.text("general.basename") or ""]
         mine = set().union(*(_marks(name) for name in names))
@@ -290,7 +367,9 @@ def _base(subject: Subject) -> Iterator[Compared]:
         if mine and theirs:
             path = next(iter(subject.gguf), "")
             fit = bool(mine & theirs)
-            yield Compared("base", told, None if fit else next(name for name in own if name), path)
+            yield Compared(
+                "base", named_bases, None if fit else next(name for name in own if name), path
+            )
 
 
 def _last(name: str) -> str:
@@ -308,7 +387,7 @@ def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compare
     from overt.openness.licence import names
     from overt.openness.subject import named_licences as naming
 
-    card, one = subject.card, stated.get("licence")
+    card, statement = subject.card, stated.get("licence")
     words = card.words("license") if card else ()
     if card is None or len(words) != 1:
         return
@@ -318,8 +397,8 @@ def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compare
         facts = names.facts(field[0])
         free = facts is not None and facts.kind in ("osd_open", "data_open")
         yield Compared("licence", f"“{limit[:200]}”", allows if free else None)
-    said = [one.words] if one else prose.licences(card.body, _names(subject))
-    for text in said:
+    texts = [statement.words] if statement else prose.licences(card.body, _names(subject))
+    for text in texts:
         line = naming.ids_of(text)
         if field and line:
             fit = naming.agree(text, line[0], field[0]) or naming.agree(words[0], field[0], line[0])
@@ -342,9 +421,9 @@ def _files(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         file = subject.file(name)
         if file is None or (file.sparse and not file.stated):
             continue
-        found = subject.digest(name).removeprefix("sha256:")
-        if len(found) == 64:
-            yield Compared(f"sha256 of {name}", digest, None if found == digest else found, name)
+        actual = subject.digest(name).removeprefix("sha256:")
+        if len(actual) == 64:
+            yield Compared(f"sha256 of {name}", digest, None if actual == digest else actual, name)
     if not places.searched(subject):
         return
     listed = statements.weights(card.body)
@@ -368,19 +447,25 @@ def _doubts(subject: Subject) -> Iterator[Finding]:
     from overt.openness.subject import families
 
     known = families.find(name)
-    named = [found for base in bases if (found := families.find(base))]
-    told = f"config.json was saved from {name}"
-    if known is not None and named and all(one.name != known.name for one in named):
+    named = [family for base in bases if (family := families.find(base))]
+    origin = f"config.json was saved from {name}"
+    if known is not None and named and all(family_.name != known.name for family_ in named):
         yield Finding(
-            "model_card", "fail", Strength.CONSISTENT, observed=told,
+            "model_card",
+            "fail",
+            Strength.CONSISTENT,
+            observed=origin,
             expected=f"{', '.join(bases[:3])}, its base by the card",
             paths=(card.name, "config.json"),
-        )  # fmt: skip
+        )
         return
     yield Finding(
-        "model_card", "inconclusive", Strength.CONSISTENT, paths=(card.name, "config.json"),
-        reason=f"{told}, and the card names {', '.join(bases[:3])} as its base",
-    )  # fmt: skip
+        "model_card",
+        "inconclusive",
+        Strength.CONSISTENT,
+        paths=(card.name, "config.json"),
+        reason=f"{origin}, and the card names {', '.join(bases[:3])} as its base",
+    )
 
 
 def _scores(subject: Subject) -> Iterator[Finding]:
@@ -392,13 +477,20 @@ def _scores(subject: Subject) -> Iterator[Finding]:
         return
     same, wrong = results.compared(card, measured)
     paths = (card.name, *measured.files)
-    for told, expected in wrong[:_MOST]:
+    for score, expected in wrong[:_MOST]:
         yield Finding(
-            "evaluation_results", "fail", Strength.CONSISTENT, observed=told, expected=expected,
+            "evaluation_results",
+            "fail",
+            Strength.CONSISTENT,
+            observed=score,
+            expected=expected,
             paths=paths,
-        )  # fmt: skip
+        )
     if same and not wrong:
         yield Finding(
-            "evaluation_results", "pass", Strength.CONSISTENT, paths=paths,
+            "evaluation_results",
+            "pass",
+            Strength.CONSISTENT,
+            paths=paths,
             observed=f"{same} scores of {card.name} are those of {', '.join(measured.files[:2])}",
-        )  # fmt: skip
+        )

@@ -56,47 +56,57 @@ def check(subject: Subject) -> Iterator[Finding]:
     if not steps:
         if places.searched(subject):
             yield Finding(
-                "checkpoints", "fail", Strength.EXISTS, absent=True,
+                "checkpoints",
+                "fail",
+                Strength.EXISTS,
+                absent=True,
                 observed=f"none of the {len(subject.files)} files here is a checkpoint of a step",
-            )  # fmt: skip
+            )
         return
     paths = tuple(file.name for step in steps for file in step.files)[:64]
     if double:
         yield Finding(
-            "checkpoints", "fail", Strength.CONSISTENT, paths=paths,
+            "checkpoints",
+            "fail",
+            Strength.CONSISTENT,
+            paths=paths,
             observed=f"{double[0]} and {double[1]} are both of step {double[2]}",
             expected="one checkpoint a step",
-        )  # fmt: skip
+        )
         return
     left = MOST_HEADERS
     for step in steps[:_MOST_STEPS]:
         left -= _read(step, left)
-    told = [*_labels(subject, steps), *_optimizers(steps), *_broken(steps)]
-    for observed, expected, name in told[:8]:
+    faults = [*_labels(subject, steps), *_optimizers(steps), *_broken(steps)]
+    for observed, expected, name in faults[:8]:
         yield Finding(
-            "checkpoints", "fail", Strength.CONSISTENT, observed=observed, expected=expected,
+            "checkpoints",
+            "fail",
+            Strength.CONSISTENT,
+            observed=observed,
+            expected=expected,
             paths=(name,),
-        )  # fmt: skip
+        )
     readable = [step for step in steps[:_MOST_STEPS] if step.tensors]
-    if not told:
+    if not faults:
         yield _chain(subject, steps, readable, paths)
 
 
 def _steps(files: Sequence[SubjectFile]) -> tuple[list[Step], tuple[str, str, int] | None]:
     """The steps in order, and two folders of one step where there are."""
-    found: dict[tuple[int, str], Step] = {}
+    by_step: dict[tuple[int, str], Step] = {}
     for file in files:
         number = places.step_of(file.name)
         if number is None or not file.size:
             continue
-        step = found.setdefault((number, _root(file.name)), Step(number, _root(file.name)))
+        step = by_step.setdefault((number, _root(file.name)), Step(number, _root(file.name)))
         if file.suffix == ".safetensors" and not any(word in file.stem for word in _OPTIMIZER):
             step.files.append(file)
         elif any(word in file.name.lower() for word in _OPTIMIZER):
             step.optimizer.append(file)
         elif file.suffix in places.WEIGHTS or file.stem == "trainer_state.json":
             step.files.append(file)
-    steps = [step for _, step in sorted(found.items()) if any(_weights(f) for f in step.files)]
+    steps = [step for _, step in sorted(by_step.items()) if any(_weights(f) for f in step.files)]
     for first, second in itertools.pairwise(steps):
         if first.number == second.number:
             return steps, (first.folder, second.folder, first.number)
@@ -120,18 +130,18 @@ def _root(name: str) -> str:
 
 def _read(step: Step, most: int) -> int:
     """The tensors of a step, as long as fewer than `most` bytes of headers were read; how many."""
-    took = 0
+    bytes_read = 0
     for file in step.files:
-        if file.suffix != ".safetensors" or file.path is None or took >= most:
+        if file.suffix != ".safetensors" or file.path is None or bytes_read >= most:
             continue
         try:
             header = safetensors.read(file.path, MOST_HEADERS)
         except OvertError as error:
             step.fault = f"{file.name}: {error.message}"
-            return took
-        took += header.data_offset
+            return bytes_read
+        bytes_read += header.data_offset
         step.tensors |= {info.name: (file, info) for info in header.tensors}
-    return took
+    return bytes_read
 
 
 def _bare(name: str) -> str:
@@ -197,7 +207,9 @@ def _owner(name: str, shapes: Mapping[str, object]) -> str | None:
     for length in range(len(parts), 0, -1):
         for start in range(len(parts) - length + 1):
             whole = ".".join(parts[start : start + length])
-            cuts = (at for at, one in enumerate(whole) if one == "_" and "." not in whole[at:])
+            cuts = (
+                at for at, letter in enumerate(whole) if letter == "_" and "." not in whole[at:]
+            )
             for end in (len(whole), *sorted(cuts, reverse=True)):
                 if whole[:end] in shapes:
                     return whole[:end]
@@ -218,25 +230,38 @@ def _chain(
             else f"{len(steps)} steps are named, and none is on this disk"
         )
         return Finding(
-            "checkpoints", "inconclusive" if here else "not_run", Strength.CONSISTENT,
-            reason=reason, paths=paths,
-        )  # fmt: skip
+            "checkpoints",
+            "inconclusive" if here else "not_run",
+            Strength.CONSISTENT,
+            reason=reason,
+            paths=paths,
+        )
     final = _final(subject)
     if fault := _shapes(readable, final):
         return Finding(
-            "checkpoints", "fail", Strength.CONSISTENT, observed=fault[0], expected=fault[1],
+            "checkpoints",
+            "fail",
+            Strength.CONSISTENT,
+            observed=fault[0],
+            expected=fault[1],
             paths=paths,
-        )  # fmt: skip
+        )
     if any(file.sparse for step in readable for file in step.files):
         return Finding(
-            "checkpoints", "pass", Strength.PINNED, paths=paths,
+            "checkpoints",
+            "pass",
+            Strength.PINNED,
+            paths=paths,
             observed=f"{len(readable)} steps of the same shapes; their weights are not here",
-        )  # fmt: skip
+        )
     if len(readable) < 2:
         return Finding(
-            "checkpoints", "inconclusive", Strength.CONSISTENT, paths=paths,
+            "checkpoints",
+            "inconclusive",
+            Strength.CONSISTENT,
+            paths=paths,
             reason=f"step {readable[0].number} alone is no chain",
-        )  # fmt: skip
+        )
     return _moving(readable, final, paths)
 
 
@@ -281,44 +306,54 @@ def _moving(
     final: Mapping[str, tuple[SubjectFile, safetensors.TensorInfo]],
     paths: tuple[str, ...],
 ) -> Finding:
-    held = [{_bare(name): one for name, one in step.tensors.items()} for step in readable]
+    held = [{_bare(name): tensor for name, tensor in step.tensors.items()} for step in readable]
     names = samples.choose([*held, *([final] if final else [])]) or samples.choose(held)
-    taken = [samples.take(one, names) for one in held]
-    common = set.intersection(*(set(one) for one in taken))
+    taken = [samples.take(tensors_held, names) for tensors_held in held]
+    common = set.intersection(*(set(sample) for sample in taken))
     if not common:
         return Finding(
-            "checkpoints", "inconclusive", Strength.CONSISTENT, paths=paths,
+            "checkpoints",
+            "inconclusive",
+            Strength.CONSISTENT,
+            paths=paths,
             reason="the steps have no tensor in common that could be compared",
-        )  # fmt: skip
+        )
     numbers = [step.number for step in readable]
     for i in range(len(readable) - 1):
         if all(taken[i][name].data == taken[i + 1][name].data for name in common):
             return _same(numbers[i], numbers[i + 1], len(common), paths)
-    ends = {name: one for name, one in samples.take(final, names).items() if name in common}
+    ends = {name: sample for name, sample in samples.take(final, names).items() if name in common}
     if not ends:
         return Finding(
-            "checkpoints", "pass", Strength.PINNED, paths=paths,
+            "checkpoints",
+            "pass",
+            Strength.PINNED,
+            paths=paths,
             observed=f"{_listed(numbers)}, each other than the next; no final weights to compare",
-        )  # fmt: skip
-    away = [_distance({name: one[name] for name in ends}, ends) for one in taken]
+        )
+    away = [_distance({name: sample[name] for name in ends}, ends) for sample in taken]
     return _approach(numbers, away, paths)
 
 
 def _same(first: int, second: int, tensors: int, paths: tuple[str, ...]) -> Finding:
-    told = f"steps {first} and {second} hold the same weights in samples of {tensors} tensors"
+    text = f"steps {first} and {second} hold the same weights in samples of {tensors} tensors"
     if second <= _EARLY:
-        return Finding("checkpoints", "inconclusive", Strength.CONSISTENT, reason=told, paths=paths)
+        return Finding("checkpoints", "inconclusive", Strength.CONSISTENT, reason=text, paths=paths)
     return Finding(
-        "checkpoints", "fail", Strength.CONSISTENT, observed=told, paths=paths,
+        "checkpoints",
+        "fail",
+        Strength.CONSISTENT,
+        observed=text,
+        paths=paths,
         expected="weights that differ from step to step",
-    )  # fmt: skip
+    )
 
 
-def _distance(one: Mapping[str, Sampled], other: Mapping[str, Sampled]) -> float:
+def _distance(mine: Mapping[str, Sampled], other: Mapping[str, Sampled]) -> float:
     """The distance of samples over the length of the second, over all tensors."""
     apart = length = 0.0
     for name, sample in other.items():
-        for a, b in zip(one[name].numbers, sample.numbers, strict=False):
+        for a, b in zip(mine[name].numbers, sample.numbers, strict=False):
             apart += (a - b) ** 2
             length += b * b
     return math.sqrt(apart / length) if length and math.isfinite(apart / length) else math.inf
@@ -327,35 +362,45 @@ def _distance(one: Mapping[str, Sampled], other: Mapping[str, Sampled]) -> float
 def _approach(numbers: list[int], away: list[float], paths: tuple[str, ...]) -> Finding:
     last = len(numbers) - 1
     equal = [numbers[i] for i in range(last) if away[i] == 0]
-    told = (
+    text = (
         f"{_listed(numbers)}; the final weights are {away[0]:.3g} from step {numbers[0]} and "
         f"{away[last]:.3g} from step {numbers[last]}, of their own length"
     )
     if equal:
         return Finding(
-            "checkpoints", "fail", Strength.CONSISTENT, paths=paths,
+            "checkpoints",
+            "fail",
+            Strength.CONSISTENT,
+            paths=paths,
             observed=f"step {equal[0]} of {numbers[last]} already holds the final weights",
             expected="weights on the way to the final ones",
-        )  # fmt: skip
+        )
     for i in range(1, last):
         # Unrelated weights are 1.4 of their length apart, steps of one training less and less.
         if away[i] > 1 and max(away[i - 1], away[i + 1]) < 0.5 * away[i]:
             return Finding(
-                "checkpoints", "fail", Strength.CONSISTENT, paths=paths,
+                "checkpoints",
+                "fail",
+                Strength.CONSISTENT,
+                paths=paths,
                 observed=f"step {numbers[i]} is {away[i]:.3g} from the final weights, of their "
                 f"length, and steps {numbers[i - 1]} and {numbers[i + 1]} are {away[i - 1]:.3g} "
                 f"and {away[i + 1]:.3g}",
                 expected="steps of one training",
-            )  # fmt: skip
+            )
     if not math.isfinite(away[last]) or (away[last] > 1 and away[last] > 0.95 * away[0]):
         return Finding(
-            "checkpoints", "fail", Strength.CONSISTENT, observed=told, paths=paths,
+            "checkpoints",
+            "fail",
+            Strength.CONSISTENT,
+            observed=text,
+            paths=paths,
             expected=f"a step {numbers[last]} that is nearer to the final weights than step "
             f"{numbers[0]}",
-        )  # fmt: skip
+        )
     if away[last] > away[0]:
-        return Finding("checkpoints", "inconclusive", Strength.CONSISTENT, reason=told, paths=paths)
-    return Finding("checkpoints", "pass", Strength.CONSISTENT, observed=told, paths=paths)
+        return Finding("checkpoints", "inconclusive", Strength.CONSISTENT, reason=text, paths=paths)
+    return Finding("checkpoints", "pass", Strength.CONSISTENT, observed=text, paths=paths)
 
 
 def _listed(numbers: list[int]) -> str:

@@ -37,9 +37,12 @@ def check(subject: Subject) -> Iterator[Finding]:
         except FormatError as error:
             if places.component_of(file.name) == "training_data":
                 yield Finding(
-                    "training_data", "inconclusive", Strength.PINNED, reason=error.message,
+                    "training_data",
+                    "inconclusive",
+                    Strength.PINNED,
+                    reason=error.message,
                     paths=(file.name,),
-                )  # fmt: skip
+                )
             continue
         if manifest is None:
             continue
@@ -52,10 +55,12 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _candidates(subject: Subject) -> list[SubjectFile]:
     claimed = {file.name for file in places.of(subject, "training_data")}
-    found = [file for file in subject.files if manifests.is_manifest(file)]
+    manifests_found = [file for file in subject.files if manifests.is_manifest(file)]
     for name in ("metadata.json", "dataset_infos.json", "index.json"):
-        found += [f for f in subject.named(name) if f.name in claimed and f not in found]
-    return sorted(found, key=lambda file: (file.name.count("/"), file.name))
+        manifests_found += [
+            f for f in subject.named(name) if f.name in claimed and f not in manifests_found
+        ]
+    return sorted(manifests_found, key=lambda file: (file.name.count("/"), file.name))
 
 
 def _without_list(subject: Subject, lists: Sequence[SubjectFile]) -> Iterator[Finding]:
@@ -63,16 +68,21 @@ def _without_list(subject: Subject, lists: Sequence[SubjectFile]) -> Iterator[Fi
     data = [f for f in places.of(subject, "training_data") if f.name not in named and f.size]
     if data:
         yield Finding(
-            "training_data", "pass", Strength.EXISTS,
+            "training_data",
+            "pass",
+            Strength.EXISTS,
             observed=f"{len(data)} files of {sum(f.size for f in data)} bytes, without a list of "
             "digests",
             paths=tuple(f.name for f in data[:_MOST_PATHS]),
-        )  # fmt: skip
+        )
     elif places.searched(subject) and not any(f for f in lists if f.name.startswith("data")):
         yield Finding(
-            "training_data", "fail", Strength.EXISTS, absent=True,
+            "training_data",
+            "fail",
+            Strength.EXISTS,
+            absent=True,
             observed=f"none of the {len(subject.files)} files here is training data or lists it",
-        )  # fmt: skip
+        )
 
 
 def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]]:
@@ -84,7 +94,7 @@ def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]
         or "/" in manifest.name
         or (claim is not None and places.inside(claim.where) == manifest.name)
     )
-    found: dict[str, list[Entry]] = {}
+    by_component: dict[str, list[Entry]] = {}
     for entry in manifest.entries:
         name = manifest.place(entry) if not entry.elsewhere else ""
         if about_data:
@@ -96,8 +106,8 @@ def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]
             if component is None and manifest.kind != "sums":
                 component = own
         if component in (*_DATA, "weights", "checkpoints"):
-            found.setdefault(component, []).append(entry)
-    return found
+            by_component.setdefault(component, []).append(entry)
+    return by_component
 
 
 # -- a list and what it lists --------------------------------------------------------------------
@@ -120,30 +130,40 @@ def _compared(
     wrong = list(_wrong(subject, here))
     paths = (manifest.name, *(file.name for _, file in here[:_MOST_PATHS]))
     strength = Strength.PINNED if component in (*_DATA, "weights") else Strength.EXISTS
-    for told, expected, path in wrong[:8]:
+    for observed, expected, path in wrong[:8]:
         yield Finding(
-            component, "fail", strength, observed=told, expected=expected,
+            component,
+            "fail",
+            strength,
+            observed=observed,
+            expected=expected,
             paths=(manifest.name, path),
-        )  # fmt: skip
+        )
     if lost:
         yield _lost(subject, manifest, component, lost, len(entries))
     urls = [entry for entry in entries if entry.elsewhere]
     if urls:
         pinned = sum(1 for entry in urls if entry.sha256)
         yield Finding(
-            component, "not_run", strength, paths=(manifest.name,),
+            component,
+            "not_run",
+            strength,
+            paths=(manifest.name,),
             reason=f"{len(urls)} addresses in {manifest.name}, {pinned} with a digest, were not "
             "fetched",
-        )  # fmt: skip
+        )
     if wrong or not here:
         return
-    hashed = [one for one in here if one[0].sha256 and _sha(subject, one[1])]
+    hashed = [pair for pair in here if pair[0].sha256 and _sha(subject, pair[1])]
     if not hashed:
         yield Finding(
-            component, "inconclusive", strength, paths=paths,
+            component,
+            "inconclusive",
+            strength,
+            paths=paths,
             reason=f"{manifest.name} lists {len(here)} files that are here, none with a digest "
             "that could be compared",
-        )  # fmt: skip
+        )
         return
     yield from _agreed(subject, manifest, component, here, len(hashed), bool(lost), paths)
 
@@ -151,7 +171,7 @@ def _compared(
 def _lost(
     subject: Subject, manifest: Manifest, component: str, lost: list[str], total: int
 ) -> Finding:
-    told = f"{len(lost)} of {total} files that {manifest.name} lists are not here: " + ", ".join(
+    text = f"{len(lost)} of {total} files that {manifest.name} lists are not here: " + ", ".join(
         lost[:3]
     )
     claim = subject.record.claim(component)
@@ -160,12 +180,17 @@ def _lost(
     )
     if not places.searched(subject) or partial:
         return Finding(
-            component, "inconclusive", Strength.PINNED, reason=told, paths=(manifest.name,)
+            component, "inconclusive", Strength.PINNED, reason=text, paths=(manifest.name,)
         )
     return Finding(
-        component, "fail", Strength.EXISTS, observed=told, expected=f"{total} files",
-        absent=len(lost) == total and component != "weights", paths=(manifest.name,),
-    )  # fmt: skip
+        component,
+        "fail",
+        Strength.EXISTS,
+        observed=text,
+        expected=f"{total} files",
+        absent=len(lost) == total and component != "weights",
+        paths=(manifest.name,),
+    )
 
 
 def _wrong(
@@ -173,15 +198,15 @@ def _wrong(
 ) -> Iterator[tuple[str, str, str]]:
     """(observed, expected, file) of each file that is not as it is listed."""
     for entry, file in here:
-        found = _sha(subject, file)
-        if entry.sha256 and found and found != entry.sha256:
-            yield f"{file.name} has sha256 {found}", f"sha256 {entry.sha256} as listed", file.name
+        sha256 = _sha(subject, file)
+        if entry.sha256 and sha256 and sha256 != entry.sha256:
+            yield f"{file.name} has sha256 {sha256}", f"sha256 {entry.sha256} as listed", file.name
             continue
         if entry.size is not None and entry.size != file.size:
             yield f"{file.name} has {file.size} bytes", f"{entry.size} bytes as listed", file.name
             continue
-        for told, expected in shards.faults(file, entry):
-            yield f"{file.name} {told}", expected, file.name
+        for fault, expected in shards.faults(file, entry):
+            yield f"{file.name} {fault}", expected, file.name
 
 
 def _sha(subject: Subject, file: SubjectFile) -> str:
@@ -202,35 +227,45 @@ def _agreed(
 ) -> Iterator[Finding]:
     if component not in _DATA:
         yield Finding(
-            component, "pass", Strength.PINNED if component == "weights" else Strength.EXISTS,
-            observed=f"{hashed} files have the digests {manifest.name} lists", paths=paths,
-        )  # fmt: skip
+            component,
+            "pass",
+            Strength.PINNED if component == "weights" else Strength.EXISTS,
+            observed=f"{hashed} files have the digests {manifest.name} lists",
+            paths=paths,
+        )
         return
     stated = [entry.tokens for entry in manifest.entries if entry.tokens is not None]
     total = manifest.tokens
     if total is not None and len(stated) == len(manifest.entries) and sum(stated) != total:
         yield Finding(
-            component, "fail", Strength.CONSISTENT, paths=paths,
+            component,
+            "fail",
+            Strength.CONSISTENT,
+            paths=paths,
             observed=f"the files of {manifest.name} are listed with {sum(stated)} tokens",
             expected=f"{total} tokens, its total",
-        )  # fmt: skip
+        )
         return
     sample = shards.sample(subject, here) if component == "training_data" else shards.Sample()
-    found = Finding(
-        component, "fail" if sample.fault else "pass", Strength.PINNED, paths=paths,
-        observed=sample.fault or f"{hashed} of {len(here)} listed files have the digests "
+    finding = Finding(
+        component,
+        "fail" if sample.fault else "pass",
+        Strength.PINNED,
+        paths=paths,
+        observed=sample.fault
+        or f"{hashed} of {len(here)} listed files have the digests "
         f"{manifest.name} lists{_told(sample)}",
         expected=sample.expected,
-    )  # fmt: skip
+    )
     if not sample.fault:
-        found = replace(
-            found,
+        finding = replace(
+            finding,
             strength=Strength.CONSISTENT if sample.tokenized else Strength.PINNED,
             licence=_licence(manifest),
         )
         if partly:
             return
-    yield found
+    yield finding
 
 
 def _told(sample: "shards.Sample") -> str:

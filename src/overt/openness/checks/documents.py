@@ -20,9 +20,13 @@ VERSION = 2
 TTL = 0
 
 _WORDS: Final = {
-    "model_card": 5, "report": 5, "paper": 5, "data_card": 5, "evaluation_results": 1,
+    "model_card": 5,
+    "report": 5,
+    "paper": 5,
+    "data_card": 5,
+    "evaluation_results": 1,
     "safety_policy": 5,
-}  # fmt: skip
+}
 """Documents, and the words of prose under which one says nothing yet."""
 _CODE: Final = ("inference_code", "evaluation_code", "preprocessing_code")
 _OTHER: Final = ("libraries", "evaluation_data", "sample_outputs")
@@ -35,9 +39,9 @@ def check(subject: Subject) -> Iterator[Finding]:
     """Look for each document and each kind of code in its place."""
     if not subject.files:
         return
-    found = places.components(subject)
+    places_found = places.components(subject)
     for component in (*_WORDS, *_CODE, *_OTHER):
-        files = found.get(component, ())
+        files = places_found.get(component, ())
         if component == "model_card":
             files = _card(subject, files)
         if files:
@@ -55,9 +59,12 @@ def _weights(subject: Subject) -> Iterator[Finding]:
         return
     if not any(f.name == where or f.name.startswith(f"{where}/") for f in subject.files):
         yield Finding(
-            "weights", "fail", Strength.EXISTS, expected=f"{where} as claimed",
+            "weights",
+            "fail",
+            Strength.EXISTS,
+            expected=f"{where} as claimed",
             observed=f"none of the {len(subject.files)} files here is {where}",
-        )  # fmt: skip
+        )
 
 
 def _card(subject: Subject, files: tuple[SubjectFile, ...]) -> tuple[SubjectFile, ...]:
@@ -95,9 +102,12 @@ def _present(subject: Subject, component: str, files: tuple[SubjectFile, ...]) -
         return _passed(subject, component, files, file)
     if unsettled:
         return Finding(
-            component, "inconclusive", Strength.EXISTS, reason="; ".join(unsettled[:3]),
+            component,
+            "inconclusive",
+            Strength.EXISTS,
+            reason="; ".join(unsettled[:3]),
             paths=tuple(f.name for f in files[:8]),
-        )  # fmt: skip
+        )
     return Finding(
         component,
         "fail",

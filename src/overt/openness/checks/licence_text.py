@@ -24,8 +24,12 @@ TTL = 0
 
 _MOST_TEXTS: Final = 16
 _RESTRICTED: Final = (
-    "use_restricted", "scale_limited", "non_commercial", "research_only", "proprietary",
-)  # fmt: skip
+    "use_restricted",
+    "scale_limited",
+    "non_commercial",
+    "research_only",
+    "proprietary",
+)
 _KEEPS_TERMS: Final = ("finetune", "quantized", "merge", "adapter", "base")
 _LONG: Final = 150
 """Words from which a text is a licence of its own, and no pointer to one."""
@@ -43,8 +47,8 @@ class Named:
 
 def check(subject: Subject) -> Iterator[Finding]:
     """Compare every text with every name, and the names with each other."""
-    for found in _found(subject):
-        yield replace(found, axis="licence")
+    for finding in _found(subject):
+        yield replace(finding, axis="licence")
 
 
 def _found(subject: Subject) -> Iterator[Finding]:
@@ -70,9 +74,9 @@ def _named(subject: Subject) -> Iterator[Named]:
         words = [w for w in card.words("license") if w.lower() != "other"]
         yield from _one(card.name, " AND ".join(words) or card.words("license_name")[:1], card.name)
     if header is not None:
-        name = next(name for name, one in subject.gguf.items() if one is header)
-        told = header.licence if (header.licence or "other") != "other" else header.licence_name
-        yield from _one(f"the header of {name}", told or "", name)
+        name = next(name for name, other in subject.gguf.items() if other is header)
+        licence = header.licence if (header.licence or "other") != "other" else header.licence_name
+        yield from _one(f"the header of {name}", licence or "", name)
     config = subject.config
     if config is not None and isinstance(config.get("license"), str):
         yield from _one("config.json", config["license"], "config.json")
@@ -100,24 +104,28 @@ def _one(source: str, words: str | tuple[str, ...], path: str) -> Iterator[Named
 
 def _names_differ(named: tuple[Named, ...]) -> Iterator[Finding]:
     """A card and a header that name two licences: one of them is wrong."""
-    written = [one for one in named if one.path]
+    written = [name for name in named if name.path]
     for first, second in itertools.pairwise(written):
-        if not any(_agree(first, one) for one in second.ids) and not any(
-            _agree(second, one) for one in first.ids
+        if not any(_agree(first, id_) for id_ in second.ids) and not any(
+            _agree(second, id_) for id_ in first.ids
         ):
             yield Finding(
-                "weights", "fail", Strength.CONSISTENT,
+                "weights",
+                "fail",
+                Strength.CONSISTENT,
                 observed=f"{second.source} names {' and '.join(second.ids)}",
                 expected=f"{' and '.join(first.ids)}, as {first.source} says",
                 paths=(first.path, second.path),
-            )  # fmt: skip
+            )
             return
 
 
-def _agree(named: Named, one: str) -> bool:
+def _agree(named: Named, other: str) -> bool:
     from overt.openness.subject import named_licences as naming
 
-    return any(_same(known, one) or naming.agree(named.words, known, one) for known in named.ids)
+    return any(
+        _same(known, other) or naming.agree(named.words, known, other) for known in named.ids
+    )
 
 
 def _same(first: str, second: str) -> bool:
@@ -125,8 +133,8 @@ def _same(first: str, second: str) -> bool:
     return _bare(first) == _bare(second)
 
 
-def _bare(one: str) -> str:
-    return one.lower().removesuffix("-or-later").removesuffix("-only").removesuffix("+")
+def _bare(id_: str) -> str:
+    return id_.lower().removesuffix("-or-later").removesuffix("-only").removesuffix("+")
 
 
 # -- texts ---------------------------------------------------------------------------------------
@@ -141,12 +149,12 @@ def _by_component(
     subject: Subject, texts: "Mapping[str, Match]"
 ) -> "Mapping[str, dict[str, Match]]":
     """Licence files by what they are the licence of: those at the top are of the weights."""
-    found: dict[str, dict[str, Match]] = {}
+    by_component: dict[str, dict[str, Match]] = {}
     for name, match in texts.items():
         component = _component(subject, name)
         if component is not None:
-            found.setdefault(component, {})[name] = match
-    return found
+            by_component.setdefault(component, {})[name] = match
+    return by_component
 
 
 def _component(subject: Subject, name: str) -> str | None:
@@ -184,16 +192,19 @@ def _texts(
             yield finding
     if texts and not mains and not settled:
         yield Finding(
-            component, "inconclusive", _strength(component), paths=tuple(texts),
+            component,
+            "inconclusive",
+            _strength(component),
+            paths=tuple(texts),
             reason=f"{next(iter(texts))} is a list of forbidden uses; no licence lies beside it",
-        )  # fmt: skip
+        )
 
 
 def _other_fits(texts: "Mapping[str, Match]", name: str, named: tuple[Named, ...]) -> bool:
     return any(
-        other != name and match.id and not match.altered and _agree(one, match.id)
+        other != name and match.id and not match.altered and _agree(name_, match.id)
         for other, match in texts.items()
-        for one in named
+        for name_ in named
     )
 
 
@@ -201,36 +212,55 @@ def _text(
     subject: Subject, component: str, name: str, match: "Match", named: tuple[Named, ...]
 ) -> Finding | None:
     strength = _strength(component)
-    expected = "; ".join(f"{' and '.join(one.ids)}, as {one.source} says" for one in named[:2])
+    expected = "; ".join(
+        f"{' and '.join(name_.ids)}, as {name_.source} says" for name_ in named[:2]
+    )
     if match.altered:
         return Finding(
-            component, "fail", strength,
+            component,
+            "fail",
+            strength,
             observed=f"{name} is {match.id} altered: {_altered(match)}",
-            expected=f"the text of {match.id} as its author wrote it", paths=(name,),
-        )  # fmt: skip
+            expected=f"the text of {match.id} as its author wrote it",
+            paths=(name,),
+        )
     if match.kind == "notice_only":
         return Finding(
-            component, "inconclusive", strength, paths=(name,),
+            component,
+            "inconclusive",
+            strength,
+            paths=(name,),
             reason=f"{name} is a notice that names {match.id or 'a licence'}, not its text",
-        )  # fmt: skip
+        )
     if match.id is None:
         return _unknown(subject, component, name, match, named, expected)
     known = (match.id, *match.others)
-    if named and not any(_agree(one, id_) for one in named for id_ in known):
+    if named and not any(_agree(name_, id_) for name_ in named for id_ in known):
         return Finding(
-            component, "fail", strength, observed=f"{name} is the text of {match.id}",
-            expected=expected, paths=(name,),
-        )  # fmt: skip
+            component,
+            "fail",
+            strength,
+            observed=f"{name} is the text of {match.id}",
+            expected=expected,
+            paths=(name,),
+        )
     if match.missing_version:
         return Finding(
-            component, "inconclusive", strength, paths=(name,),
+            component,
+            "inconclusive",
+            strength,
+            paths=(name,),
             reason=f"{name} is the text of {match.id} without the version it is of",
-        )  # fmt: skip
+        )
     return Finding(
-        component, "pass", strength, licence=match.id, paths=(name,),
+        component,
+        "pass",
+        strength,
+        licence=match.id,
+        paths=(name,),
         observed=f"{name} is the text of {match.id} ({match.kind})",
         expected=expected,
-    )  # fmt: skip
+    )
 
 
 def _altered(match: "Match") -> str:
@@ -238,9 +268,9 @@ def _altered(match: "Match") -> str:
         more = f" and {len(match.riders) - 1} more places" if len(match.riders) > 1 else ""
         return f"it adds “{match.riders[0][:240]}”{more}"
     if match.changes:
-        one = match.changes[0]
-        was = f" where the text has {one.expected!r}" if one.expected.strip("… ") else ""
-        return f"{one.found[:60]!r}{was} in “{one.sentence[:200]}”"
+        change = match.changes[0]
+        was = f" where the text has {change.expected!r}" if change.expected.strip("… ") else ""
+        return f"{change.found[:60]!r}{was} in “{change.sentence[:200]}”"
     return "words are missing"
 
 
@@ -257,25 +287,36 @@ def _unknown(
 
     text = subject.licence_texts.get(name, "")
     words = len(text.split())
-    claimed = [one for each in named for one in each.ids]
-    widely = [one for one in claimed if (f := names.facts(one)) and f.kind == "osd_open"]
+    claimed = [id_ for each in named for id_ in each.ids]
+    widely = [id_ for id_ in claimed if (f := names.facts(id_)) and f.kind == "osd_open"]
     if widely and words >= _LONG and match.coverage < 0.5:
         return Finding(
-            component, "fail", _strength(component), expected=expected, paths=(name,),
+            component,
+            "fail",
+            _strength(component),
+            expected=expected,
+            paths=(name,),
             observed=f"{name} has {words} words, of which {match.coverage:.0%} follow a licence "
             f"that is known; it is not the text of {widely[0]}",
-        )  # fmt: skip
+        )
     own = _OWN_TERMS.search(text)
     if widely and (not words or (own and words < _LONG and not _names_one(text))):
-        said = f"and says “{own[0]}”; it" if own else "and"
+        quote = f"and says “{own[0]}”; it" if own else "and"
         return Finding(
-            component, "fail", _strength(component), expected=expected, paths=(name,),
-            observed=f"{name} has {words} words {said} is not the text of {widely[0]}",
-        )  # fmt: skip
+            component,
+            "fail",
+            _strength(component),
+            expected=expected,
+            paths=(name,),
+            observed=f"{name} has {words} words {quote} is not the text of {widely[0]}",
+        )
     return Finding(
-        component, "inconclusive", _strength(component), paths=(name,),
+        component,
+        "inconclusive",
+        _strength(component),
+        paths=(name,),
         reason=f"{name} ({words} words) is no licence text that is known here",
-    )  # fmt: skip
+    )
 
 
 _OWN_TERMS: Final = re.compile(
@@ -303,39 +344,46 @@ def _link(subject: Subject, texts: "Mapping[str, Match]") -> Iterator[Finding]:
     if not path:
         if not texts and places.searched(subject) and subject.record.licence:
             yield Finding(
-                "weights", "inconclusive", Strength.PINNED,
+                "weights",
+                "inconclusive",
+                Strength.PINNED,
                 reason="no licence text lies with it, only the name "
                 f"{subject.record.licence[:60]!r}",
-            )  # fmt: skip
+            )
         return
     if subject.file(path) is None and places.searched(subject) and card is not None:
         yield Finding(
-            "model_card", "fail", Strength.CONSISTENT, paths=(card.name,),
+            "model_card",
+            "fail",
+            Strength.CONSISTENT,
+            paths=(card.name,),
             observed=f"{path}, where its licence should be, is not among the {len(subject.files)} "
             "files",
             expected=f"{path}, as license_link says",
-        )  # fmt: skip
+        )
 
 
 def _terms_of_base(subject: Subject, named: tuple[Named, ...]) -> Iterator[Finding]:
     """A free licence over weights that were made from restricted ones."""
     from overt.openness.licence import names
 
-    free = [one for one in named if all(names.is_open(id_) for id_ in one.ids)]
+    free = [name_ for name_ in named if all(names.is_open(id_) for id_ in name_.ids)]
     if not free or len(free) < len(named):
         return
     for parent, licences, source in _parents(subject):
-        for one in licences:
-            facts = names.facts(one)
-            if facts and facts.kind in _RESTRICTED and not names.is_open(one):
+        for licence in licences:
+            facts = names.facts(licence)
+            if facts and facts.kind in _RESTRICTED and not names.is_open(licence):
                 yield Finding(
-                    "weights", "fail", Strength.CONSISTENT,
+                    "weights",
+                    "fail",
+                    Strength.CONSISTENT,
                     observed=f"{free[0].source} names {' and '.join(free[0].ids)}, which drops the "
                     f"terms of {parent}",
-                    expected=f"the terms of {one} passed on, the licence of {parent}"
+                    expected=f"the terms of {licence} passed on, the licence of {parent}"
                     f"{f' by {source}' if source else ''}",
                     paths=tuple(dict.fromkeys(n.path for n in free if n.path)),
-                )  # fmt: skip
+                )
                 return
 
 
@@ -348,14 +396,14 @@ def _parents(subject: Subject) -> Iterator[tuple[str, tuple[str, ...], str]]:
         if parent.relation not in _KEEPS_TERMS:
             continue
         known = families.find(parent.name)
-        told = (known.licence if known else None) or parent.licence
-        if told:
+        licence = (known.licence if known else None) or parent.licence
+        if licence:
             source = known.source if known else parent.source
-            yield f"its base {parent.name}", naming.ids_of(told), source
+            yield f"its base {parent.name}", naming.ids_of(licence), source
     if subject.base is not None:
-        found = list(_named(subject.base))
-        if found:
-            yield f"its base {subject.base.ref}", found[0].ids, found[0].source
+        names_found = list(_named(subject.base))
+        if names_found:
+            yield f"its base {subject.base.ref}", names_found[0].ids, names_found[0].source
     # A copy under the very name of a known model is that model, whoever sends it.
     header = subject.model
     for name in dict.fromkeys((header.name if header else None, subject.record.name)):

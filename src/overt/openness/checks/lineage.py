@@ -57,8 +57,8 @@ class Likeness:
 
 
 def check(subject: Subject) -> Iterable[Finding]:
-    models = [one for one in tensors.of(subject) if one.tensors]
-    parents = [one for one in subject.record.parents if one.relation in _RELATIONS]
+    models = [model for model in tensors.of(subject) if model.tensors]
+    parents = [parent for parent in subject.record.parents if parent.relation in _RELATIONS]
     if not models or subject.record.kind == "adapter" or not (parents or subject.base):
         return
     if subject.base is None:
@@ -81,29 +81,35 @@ def _not_run(reason: str) -> Finding:
 def _model(
     subject: Subject, base: Subject, weights: tensors.Weights, parents: list[Parent]
 ) -> Iterator[Finding]:
-    found = pairs.of(weights, subject, base)
+    paired = pairs.of(weights, subject, base)
     kind = parents[0].relation if parents else "base"
-    if isinstance(found, str):
-        if found.startswith("the architectures") and kind in _SAME_SHAPE:
-            yield _fail(found, f"the architecture of {base.ref}", weights)
+    if isinstance(paired, str):
+        if paired.startswith("the architectures") and kind in _SAME_SHAPE:
+            yield _fail(paired, f"the architecture of {base.ref}", weights)
         else:
-            yield _not_run(found)
+            yield _not_run(paired)
         return
-    apart = [one for one in found.apart if not any(word in one[0] for word in _WORDS)]
+    apart = [
+        difference
+        for difference in paired.apart
+        if not any(word in difference[0] for word in _WORDS)
+    ]
     if apart and kind in _SAME_SHAPE:
         name, mine, theirs = apart[0]
         yield _fail(
             f"{name} has the shape {list(mine)}", f"{list(theirs)} as in {base.ref}", weights
         )
         return
-    matrices = [one for one in found.pairs if len(one.mine.shape) > 1 and one.mine.parameters > 64]
+    matrices = [
+        pair for pair in paired.pairs if len(pair.mine.shape) > 1 and pair.mine.parameters > 64
+    ]
     if not matrices:
         yield _not_run("the two have no matrix of one name and shape")
         return
     most = max(pairs.CHUNK // 64, MOST // len(matrices))
     try:
-        alike = [_likeness(one, most) for one in matrices]
-        yield _judged(alike, found, weights, base, parents)
+        alike = [_likeness(pair, most) for pair in matrices]
+        yield _judged(alike, paired, weights, base, parents)
     except FormatError as error:
         yield _not_run(error.message)
 
@@ -131,44 +137,61 @@ def _likeness(pair: Pair, most: int) -> Likeness:
 
 def _judged(
     alike: list[Likeness],
-    found: pairs.Paired,
+    paired: pairs.Paired,
     weights: tensors.Weights,
     base: Subject,
     parents: list[Parent],
 ) -> Finding:
-    ordered = sorted(one.cosine for one in alike)
+    ordered = sorted(likeness.cosine for likeness in alike)
     middle = ordered[len(ordered) // 2]
-    told = f"cosine {middle:.3f} (median of {len(alike)} matrices, {ordered[0]:.3f} the least)"
+    measured = f"cosine {middle:.3f} (median of {len(alike)} matrices, {ordered[0]:.3f} the least)"
     expected = f"weights that come from {base.ref}"
     tuned = any(parent.relation == "finetune" for parent in parents)
-    compared, total = sum(one.compared for one in alike), sum(o.pair.mine.parameters for o in alike)
+    compared, total = (
+        sum(likeness.compared for likeness in alike),
+        sum(o.pair.mine.parameters for o in alike),
+    )
     if compared < total:
-        told += f", {compared} of {total} parameters looked at"
-    strangers = [one for one in alike if not one.cosine >= UNRELATED]
+        measured += f", {compared} of {total} parameters looked at"
+    strangers = [likeness for likeness in alike if not likeness.cosine >= UNRELATED]
     if not middle >= UNRELATED:
         first = strangers[0].pair.mine.name
-        return _fail(f"{told}: another model's weights, the first {first}", expected, weights)
-    if all(one.distance == 0 for one in alike) and _norms_equal(found):
-        if tuned and compared == total and not found.alone and not found.apart:
-            return _fail(f"{len(alike)} matrices and all norms are equal to the base's",
-                         f"a fine-tune of {base.ref}", weights)  # fmt: skip
-        told = f"{len(alike)} matrices and all norms are equal to the base's"
+        return _fail(f"{measured}: another model's weights, the first {first}", expected, weights)
+    if all(likeness.distance == 0 for likeness in alike) and _norms_equal(paired):
+        if tuned and compared == total and not paired.alone and not paired.apart:
+            return _fail(
+                f"{len(alike)} matrices and all norms are equal to the base's",
+                f"a fine-tune of {base.ref}",
+                weights,
+            )
+        measured = f"{len(alike)} matrices and all norms are equal to the base's"
     elif middle < DESCENDED:
-        return Finding("weights", "inconclusive", Strength.CONSISTENT, told, expected,
-                       "too far from the base to tell", paths=weights.files)  # fmt: skip
+        return Finding(
+            "weights",
+            "inconclusive",
+            Strength.CONSISTENT,
+            measured,
+            expected,
+            "too far from the base to tell",
+            paths=weights.files,
+        )
     elif (lone := _lone(alike)) is not None:
         return _fail(
             f"{lone.pair.mine.name} alone differs, by {lone.distance:.4f} of its length and in all "
             f"directions; the other {len(alike) - 1} matrices are the base's as their types tell",
-            expected, weights,
-        )  # fmt: skip
+            expected,
+            weights,
+        )
     elif strangers:
-        one = strangers[0]
-        return _fail(f"{one.pair.mine.name} has the cosine {one.cosine:.3f}, and {told}",
-                     expected, weights)  # fmt: skip
+        stranger = strangers[0]
+        return _fail(
+            f"{stranger.pair.mine.name} has the cosine {stranger.cosine:.3f}, and {measured}",
+            expected,
+            weights,
+        )
     else:
-        told += _nature(alike)
-    return Finding("weights", "pass", Strength.CONSISTENT, told, expected, paths=weights.files)
+        measured += _nature(alike)
+    return Finding("weights", "pass", Strength.CONSISTENT, measured, expected, paths=weights.files)
 
 
 def _fail(observed: str, expected: str, weights: tensors.Weights) -> Finding:
@@ -180,14 +203,14 @@ def _lone(alike: list[Likeness]) -> Likeness | None:
 
     Training changes all matrices of a layer, an edit or a LoRA of one matrix a few directions.
     """
-    changed = [one for one in alike if one.distance > _rounding(one.pair)]
+    changed = [likeness for likeness in alike if likeness.distance > _rounding(likeness.pair)]
     if len(changed) != 1 or len(alike) < _FEW:
         return None
-    one = changed[0]
-    exact = one.pair.mine.type in _EXACT and one.pair.theirs in _EXACT
-    if not exact or not _BLOCK.search(one.pair.mine.name) or not _small(one.pair):
+    lone = changed[0]
+    exact = lone.pair.mine.type in _EXACT and lone.pair.theirs in _EXACT
+    if not exact or not _BLOCK.search(lone.pair.mine.name) or not _small(lone.pair):
         return None
-    return one if _rank(one.pair) * 4 > min(one.pair.height, one.pair.width) else None
+    return lone if _rank(lone.pair) * 4 > min(lone.pair.height, lone.pair.width) else None
 
 
 def _rounding(pair: Pair) -> float:
@@ -195,19 +218,19 @@ def _rounding(pair: Pair) -> float:
     return 0.0 if pair.mine.type == pair.theirs else _ROUNDING
 
 
-def _norms_equal(found: pairs.Paired) -> bool:
-    small = [one for one in found.pairs if len(one.mine.shape) == 1]
-    return all(_likeness(one, one.mine.parameters).distance == 0 for one in small)
+def _norms_equal(paired: pairs.Paired) -> bool:
+    small = [pair for pair in paired.pairs if len(pair.mine.shape) == 1]
+    return all(_likeness(pair, pair.mine.parameters).distance == 0 for pair in small)
 
 
 def _nature(alike: list[Likeness]) -> str:
     """What the delta looks like: which tensors changed, and the rank of the change."""
-    changed = [one for one in alike if one.distance > _ROUNDING]
-    text = f", {max(one.distance for one in alike):.4f} from it at most"
-    if any(one.pair.mine.type not in _EXACT for one in alike) or not changed:
+    changed = [likeness for likeness in alike if likeness.distance > _ROUNDING]
+    text = f", {max(likeness.distance for likeness in alike):.4f} from it at most"
+    if any(likeness.pair.mine.type not in _EXACT for likeness in alike) or not changed:
         return text
     text += f", {len(changed)} of them changed"
-    fit = [one.pair for one in changed if _small(one.pair)][:_RANKED]
+    fit = [likeness.pair for likeness in changed if _small(likeness.pair)][:_RANKED]
     ranked = [(_rank(pair), min(pair.height, pair.width)) for pair in fit]
     if ranked and all(rank * 4 <= whole for rank, whole in ranked):
         text += f"; the change has rank {max(rank for rank, _ in ranked)}, as a merged LoRA has"

@@ -89,24 +89,25 @@ def _judged(weights: Weights, claims: "list[list[Stated]]", counted: Counts) -> 
     observed = f"{counted.total} parameters in {len(weights.tensors)} tensors"
     if counted.ways[1:]:
         observed += f" ({min(counted.ways)} by the least way to count)"
-    for told in claims:
-        if not any(_agrees(one, counted) for one in told):
-            expected = f"{told[0].text} by {told[0].source}"
-            return Finding("metadata", "fail", Strength.CONSISTENT, observed, expected,
-                           paths=weights.files)  # fmt: skip
-    expected = ", ".join(f"{told[0].text} by {told[0].source}" for told in claims)
+    for claim in claims:
+        if not any(_agrees(statement, counted) for statement in claim):
+            expected = f"{claim[0].text} by {claim[0].source}"
+            return Finding(
+                "metadata", "fail", Strength.CONSISTENT, observed, expected, paths=weights.files
+            )
+    expected = ", ".join(f"{claim[0].text} by {claim[0].source}" for claim in claims)
     return Finding("metadata", "pass", Strength.CONSISTENT, observed, expected, paths=weights.files)
 
 
-def _agrees(one: Stated, counted: Counts) -> bool:
-    if not one.experts:
-        return any(one.holds(count) for count in counted.ways)
-    if counted.experts and counted.experts != one.experts:
+def _agrees(statement: Stated, counted: Counts) -> bool:
+    if not statement.experts:
+        return any(statement.holds(count) for count in counted.ways)
+    if counted.experts and counted.experts != statement.experts:
         return False
     # What is named is the size of a model with one of the experts; or all of it, roughly.
     single = [count for count in (counted.one_expert,) if count]
-    return any(one.holds(count) for count in single) or (
-        0.55 <= counted.total / (one.number * one.experts) <= 1.15
+    return any(statement.holds(count) for count in single) or (
+        0.55 <= counted.total / (statement.number * statement.experts) <= 1.15
     )
 
 
@@ -129,13 +130,13 @@ def counts(subject: Subject, weights: Weights) -> Counts:
     ways = [total]
     if inputs:
         ways += [total - inputs, total - outputs, total - inputs - outputs]
-    one = 0
+    one_expert = 0
     if number:
-        one = total - experts + experts // number
+        one_expert = total - experts + experts // number
         used = _used(subject, weights)
         active = total - experts + experts * min(used, number) // number
         ways += [active, active - inputs, active - inputs - outputs]
-    return Counts(total, tuple(ways), one, number)
+    return Counts(total, tuple(ways), one_expert, number)
 
 
 def _used(subject: Subject, weights: Weights) -> int:
@@ -153,9 +154,9 @@ def _used(subject: Subject, weights: Weights) -> int:
 
 
 def _claims(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
-    told = subject.record.facts.get("parameters")
-    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
-        yield [_plain(told, "the record")]
+    parameters = subject.record.facts.get("parameters")
+    if isinstance(parameters, int) and not isinstance(parameters, bool) and parameters > 0:
+        yield [_plain(parameters, "the record")]
     header = weights.header
     if header is not None:
         label = header.text("general.size_label")
@@ -181,9 +182,9 @@ def _total(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
         return
     content = subject.json(tensors.INDEX, MOST_HEADERS)
     about = content.get("metadata") if isinstance(content, dict) else None
-    told = about.get("total_parameters") if isinstance(about, dict) else None
-    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
-        yield [_plain(told, "the index", exactly=True)]
+    total = about.get("total_parameters") if isinstance(about, dict) else None
+    if isinstance(total, int) and not isinstance(total, bool) and total > 0:
+        yield [_plain(total, "the index", exactly=True)]
 
 
 def _configured(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
@@ -191,15 +192,15 @@ def _configured(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
     if weights.format != "safetensors":
         return
     for key in ("num_parameters", "total_parameters", "n_params", "num_params"):
-        told = (subject.config or {}).get(key)
-        if isinstance(told, int) and not isinstance(told, bool) and told > 0:
-            yield [_plain(told, f"{key} of config.json")]
+        number = (subject.config or {}).get(key)
+        if isinstance(number, int) and not isinstance(number, bool) and number > 0:
+            yield [_plain(number, f"{key} of config.json")]
 
 
 def _named(text: str, source: str) -> Iterator[list[Stated]]:
-    found = [_stated(match, source) for match in _NAME.finditer(text)]
-    if found:
-        yield found
+    statements = [_stated(match, source) for match in _NAME.finditer(text)]
+    if statements:
+        yield statements
 
 
 def _stated(match: "re.Match[str]", source: str) -> Stated:

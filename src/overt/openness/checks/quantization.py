@@ -44,22 +44,45 @@ FALLBACK: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """What stands in for a type in rows that are no multiple of 256: now, and in older versions."""
 _MEANT: Final[Mapping[str, tuple[str, ...]]] = {
-    "IQ1_M": ("IQ1_M", "IQ1_S"), "IQ2_S": ("IQ2_XS", "IQ2_S"),
+    "IQ1_M": ("IQ1_M", "IQ1_S"),
+    "IQ2_S": ("IQ2_XS", "IQ2_S"),
     "IQ2_M": ("IQ2_S", "IQ2_XS", "IQ3_S"),
-    "IQ3_XS": ("IQ3_S", "IQ3_XXS"), "IQ3_M": ("IQ3_S",), "IQ3_XXS": ("IQ3_XXS", "IQ2_S"),
-    "MXFP4_MOE": ("MXFP4", "Q8_0"), "FP16": ("F16",), "FP32": ("F32",),
-}  # fmt: skip
+    "IQ3_XS": ("IQ3_S", "IQ3_XXS"),
+    "IQ3_M": ("IQ3_S",),
+    "IQ3_XXS": ("IQ3_XXS", "IQ2_S"),
+    "MXFP4_MOE": ("MXFP4", "Q8_0"),
+    "FP16": ("F16",),
+    "FP32": ("F32",),
+}
 _BITS: Final[Mapping[str, float]] = {
     kind.name: kind.bytes * 8 / kind.block for kind in TYPES.values()
 }
 _NEVER_LESS: Final = (
-    "F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-    "IQ4_NL", "IQ4_XS",
-)  # fmt: skip
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q5_0",
+    "Q5_1",
+    "Q4_0",
+    "Q4_1",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+)
 _EXACT = ("F16", "BF16", "F32")
 _APART = re.compile(r".*(norm|ffn_gate_inp|ssm_|time_mix|_b\.weight|shexp_gate|rope_|conv)")
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64",
-           "half": "F16", "float": "F32"}  # fmt: skip
+_DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float64": "F64",
+    "half": "F16",
+    "float": "F32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +97,8 @@ class Claimed:
 
 
 def check(subject: Subject) -> Iterable[Finding]:
-    models = [one for one in tensors.of(subject) if one.tensors]
-    alone = sum(one.format == "gguf" for one in models) == 1
+    models = [model for model in tensors.of(subject) if model.tensors]
+    alone = sum(model.format == "gguf" for model in models) == 1
     for weights in models:
         if weights.format == "gguf":
             yield from _gguf(subject, weights, alone)
@@ -85,12 +108,12 @@ def check(subject: Subject) -> Iterable[Finding]:
 
 def claim(text: str, source: str) -> Claimed | None:
     """The quantization that a text names last; None where it names none."""
-    found = list(_CLAIM.finditer(text))
-    if not found:
+    claims = list(_CLAIM.finditer(text))
+    if not claims:
         return None
     # What is said of single tensors comes after (Q4_K_M-f16-output), and in 16 bits.
-    packed = [one for one in found if one[2][-2:] not in ("16", "32")]
-    chosen = (packed or found)[-1]
+    packed = [match for match in claims if match[2][-2:] not in ("16", "32")]
+    chosen = (packed or claims)[-1]
     dynamic, name = chosen[1], chosen[2].upper()
     digits = re.search(r"\d+", name)
     bits = int(digits[0]) if digits else 0
@@ -104,19 +127,29 @@ def _gguf(subject: Subject, weights: Weights, alone: bool) -> Iterator[Finding]:
     if not claims:
         return
     if weights.lacking:
-        yield Finding("weights", "not_run", Strength.CONSISTENT,
-                      reason=f"{len(weights.lacking)} of its files are not here")  # fmt: skip
+        yield Finding(
+            "weights",
+            "not_run",
+            Strength.CONSISTENT,
+            reason=f"{len(weights.lacking)} of its files are not here",
+        )
         return
     matrices = _matrices(weights)
-    told = _told(matrices)
-    loose = any(one.loose for one in claims)
-    for one in claims:
-        if trouble := _judge(one, matrices, loose):
-            yield Finding("weights", "fail", Strength.CONSISTENT, trouble,
-                          f"{one.text} by {one.source}", paths=weights.files)  # fmt: skip
+    text = _told(matrices)
+    loose = any(claim_.loose for claim_ in claims)
+    for claim_ in claims:
+        if trouble := _judge(claim_, matrices, loose):
+            yield Finding(
+                "weights",
+                "fail",
+                Strength.CONSISTENT,
+                trouble,
+                f"{claim_.text} by {claim_.source}",
+                paths=weights.files,
+            )
             return
-    expected = ", ".join(f"{one.text} by {one.source}" for one in claims)
-    yield Finding("weights", "pass", Strength.CONSISTENT, told, expected, paths=weights.files)
+    expected = ", ".join(f"{claim_.text} by {claim_.source}" for claim_ in claims)
+    yield Finding("weights", "pass", Strength.CONSISTENT, text, expected, paths=weights.files)
 
 
 def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[Claimed]:
@@ -127,13 +160,13 @@ def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[Claimed
         # In 16 bits it is what the file was made from.
         if named is not None and named.types[0] not in _EXACT:
             yield named
-    told = subject.record.facts.get("quantization")
-    if isinstance(told, str) and alone:
-        texts.append((told, "the record"))
+    quantization = subject.record.facts.get("quantization")
+    if isinstance(quantization, str) and alone:
+        texts.append((quantization, "the record"))
     for text, source in texts:
-        found = claim(text, source)
-        if found is not None:
-            yield found
+        claimed = claim(text, source)
+        if claimed is not None:
+            yield claimed
     if alone and claim(texts[0][0], "") is None:
         yield from _said(subject, weights)
 
@@ -148,19 +181,22 @@ def _said(subject: Subject, weights: Weights) -> Iterator[Claimed]:
         title = next((line for line in lines if line.startswith("# ")), "")
         stated = statements.read(card.body, card.fields).get("quantization")
         texts += [(title[:200], "the card's title"), (stated.words if stated else "", card.name)]
-        texts += [(line[:400], f"{card.name}'s table") for line in lines
-                  if line.startswith("|") and name in line]  # fmt: skip
-        texts += [(one, card.name) for one in prose.own(card.body, [subject.record.name])]
-        tags = [one for tag in card.words("tags") if (one := _CLAIM.fullmatch(tag))]
+        texts += [
+            (line[:400], f"{card.name}'s table")
+            for line in lines
+            if line.startswith("|") and name in line
+        ]
+        texts += [(sentence, card.name) for sentence in prose.own(card.body, [subject.record.name])]
+        tags = [match for tag in card.words("tags") if (match := _CLAIM.fullmatch(tag))]
         if len(tags) == 1:
             texts.append((tags[0][0], f"{card.name}'s tags"))
     for text, source in texts:
         plain = re.sub(r"[`*(),:]", " ", text)
-        found = claim(plain, source)
+        claimed = claim(plain, source)
         # Of several the one that is here need not be the last.
-        several = {one[2].upper() for one in _CLAIM.finditer(plain)}
-        if found is not None and len(several) == 1 and found.types[0] not in _EXACT:
-            yield found
+        several = {match[2].upper() for match in _CLAIM.finditer(plain)}
+        if claimed is not None and len(several) == 1 and claimed.types[0] not in _EXACT:
+            yield claimed
 
 
 def _matrices(weights: Weights) -> list[Located]:
@@ -173,10 +209,10 @@ def _matrices(weights: Weights) -> list[Located]:
 
 def _shares(matrices: list[Located]) -> list[tuple[str, float]]:
     total = sum(tensor.parameters for tensor in matrices) or 1
-    found: dict[str, int] = {}
+    shares: dict[str, int] = {}
     for tensor in matrices:
-        found[tensor.type] = found.get(tensor.type, 0) + tensor.parameters
-    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        shares[tensor.type] = shares.get(tensor.type, 0) + tensor.parameters
+    ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     return [(kind, count / total) for kind, count in ordered]
 
 
@@ -185,39 +221,39 @@ def _told(matrices: list[Located]) -> str:
     return f"{shares} of the parameters of {len(matrices)} matrices"
 
 
-def _judge(one: Claimed, matrices: list[Located], loose: bool) -> str | None:
+def _judge(claim_: Claimed, matrices: list[Located], loose: bool) -> str | None:
     """What is there instead; None where the claim holds."""
     if not matrices:
         return None
     total = sum(tensor.parameters for tensor in matrices)
-    if one.loose or loose:
+    if claim_.loose or loose:
         bits = sum(tensor.size for tensor in matrices) * 8 / total
-        good = 0.55 * one.bits <= bits <= 1.6 * one.bits + 1.2
+        good = 0.55 * claim_.bits <= bits <= 1.6 * claim_.bits + 1.2
         return None if good else f"{bits:.2f} bits a weight in {len(matrices)} matrices"
-    as_meant = sum(t.parameters for t in matrices if t.type in _allowed(one.types, t))
+    as_meant = sum(t.parameters for t in matrices if t.type in _allowed(claim_.types, t))
     others: dict[str, int] = {}
     for tensor in matrices:
-        if tensor.type not in _allowed(one.types, tensor):
+        if tensor.type not in _allowed(claim_.types, tensor):
             others[tensor.type] = others.get(tensor.type, 0) + tensor.parameters
     if as_meant < max(others.values(), default=0) or not as_meant:
         return _told(matrices)
-    if one.types[0] in _NEVER_LESS:
+    if claim_.types[0] in _NEVER_LESS:
         for tensor in matrices:
-            if tensor.type in _allowed(one.types, tensor):
+            if tensor.type in _allowed(claim_.types, tensor):
                 continue
-            if _BITS[tensor.type] < _BITS[one.types[0]] - 0.01:
+            if _BITS[tensor.type] < _BITS[claim_.types[0]] - 0.01:
                 return f"{tensor.name} is {tensor.type}, of {_BITS[tensor.type]:.3g} bits a weight"
     return None
 
 
 def _allowed(types: tuple[str, ...], tensor: Located) -> tuple[str, ...]:
     row = tensor.shape[-1]
-    found = types
+    allowed = types
     if row % 256:
-        found += tuple(other for kind in types for other in FALLBACK.get(kind, ()))
+        allowed += tuple(other for kind in types for other in FALLBACK.get(kind, ()))
     if row % 32 and not set(types) <= {"F16", "BF16", "F32"}:
-        found += ("F16", "F32", "BF16")
-    return found
+        allowed += ("F16", "F32", "BF16")
+    return allowed
 
 
 # ---- safetensors ---------------------------------------------------------------------------
@@ -227,28 +263,32 @@ def _dtype(subject: Subject, weights: Weights) -> Iterator[Finding]:
     """``torch_dtype`` of config.json against the dtype of most parameters."""
     config = subject.config or {}
     yield from _packed(subject, weights)
-    told = (
+    dtype = (
         config.get("dtype") or config.get("torch_dtype") or text_config(config).get("torch_dtype")
     )
-    if not isinstance(told, str) or weights.lacking or config.get("quantization_config"):
+    if not isinstance(dtype, str) or weights.lacking or config.get("quantization_config"):
         return
-    expected = _DTYPES.get(told.removeprefix("torch."))
+    expected = _DTYPES.get(dtype.removeprefix("torch."))
     if expected is None:
         return
     shares = _shares(list(weights.tensors.values()))
     observed = ", ".join(f"{share:.0%} {kind}" for kind, share in shares[:3])
     good = bool(shares) and shares[0][0] == expected
     yield Finding(
-        "metadata", "pass" if good else "fail", Strength.CONSISTENT,
-        f"{observed} of {weights.parameters} parameters", f"{told[:40]} by config.json",
+        "metadata",
+        "pass" if good else "fail",
+        Strength.CONSISTENT,
+        f"{observed} of {weights.parameters} parameters",
+        f"{dtype[:40]} by config.json",
         paths=("config.json", *weights.files),
-    )  # fmt: skip
+    )
 
 
 _METHODS: Final[Mapping[str, tuple[str, ...]]] = {
-    "gptq": ("I32", "U32"), "awq": ("I32", "U32"),
+    "gptq": ("I32", "U32"),
+    "awq": ("I32", "U32"),
     "fp8": ("F8_E4M3", "F8_E5M2"),
-}  # fmt: skip
+}
 """Ways to quantize that cannot be loaded from whole numbers, and what they are stored in.
 
 bitsandbytes is none of them: it quantizes while it loads.
@@ -258,10 +298,10 @@ bitsandbytes is none of them: it quantizes while it loads.
 def _packed(subject: Subject, weights: Weights) -> Iterator[Finding]:
     """``quantization_config`` of config.json, or a tag of the card, against the types."""
     config, card = subject.config or {}, subject.card
-    told = config.get("quantization_config")
-    method = told.get("quant_method") if isinstance(told, dict) else None
+    config_ = config.get("quantization_config")
+    method = config_.get("quant_method") if isinstance(config_, dict) else None
     source = "quantization_config"
-    if told is None and card is not None:
+    if config_ is None and card is not None:
         tags = [tag.lower() for tag in card.words("tags")]
         method = next((tag for tag in ("gptq", "awq") if tag in tags), None)
         source = f"{card.name}'s tags"
@@ -271,5 +311,11 @@ def _packed(subject: Subject, weights: Weights) -> Iterator[Finding]:
     if not any(tensor.type in kinds for tensor in weights.tensors.values()):
         shares = _shares(list(weights.tensors.values()))
         observed = ", ".join(f"{share:.0%} {kind}" for kind, share in shares[:3])
-        yield Finding("weights", "fail", Strength.CONSISTENT, f"{observed}, and no {kinds[0]}",
-                      f"{method} by {source}", paths=weights.files)  # fmt: skip
+        yield Finding(
+            "weights",
+            "fail",
+            Strength.CONSISTENT,
+            f"{observed}, and no {kinds[0]}",
+            f"{method} by {source}",
+            paths=weights.files,
+        )

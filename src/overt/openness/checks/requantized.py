@@ -30,8 +30,18 @@ TTL = 0
 MOST: Final = 160_000_000
 """Parameters that are compared: 134.5 million take about 4 s."""
 ENCODED: Final = (
-    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4",
-)  # fmt: skip
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "TQ1_0",
+    "TQ2_0",
+    "MXFP4",
+)
 MAX_ERROR: Final = {
     "F32": 1e-6, "F16": 0.0004, "BF16": 0.0023, "Q8_0": 0.0078, "Q6_K": 0.0255, "Q5_K": 0.051,
     "Q5_0": 0.062, "Q5_1": 0.065, "Q4_K": 0.1, "IQ4_NL": 0.106, "IQ4_XS": 0.106, "Q4_1": 0.11,
@@ -59,19 +69,19 @@ class Outcome:
 
 def check(subject: Subject) -> Iterable[Finding]:
     claimed = [p for p in subject.record.parents if p.relation in ("quantized", "base")]
-    models = [one for one in tensors.of(subject) if one.format == "gguf" and one.tensors]
+    models = [model for model in tensors.of(subject) if model.format == "gguf" and model.tensors]
     if not models or not (claimed or subject.base):
         return
-    told = any(parent.relation == "quantized" for parent in claimed)
+    is_claimed = any(parent.relation == "quantized" for parent in claimed)
     if subject.base is None:
-        if told:
+        if is_claimed:
             yield _not_run(f"the base is not here: overt pull {claimed[0].name}, or --base")
         return
     if reason := pairs.missing():
         yield _not_run(reason)
         return
     for weights in models:
-        yield from _model(subject, subject.base, weights, told)
+        yield from _model(subject, subject.base, weights, is_claimed)
 
 
 def _not_run(reason: str) -> Finding:
@@ -79,45 +89,45 @@ def _not_run(reason: str) -> Finding:
 
 
 def _model(
-    subject: Subject, base: Subject, weights: tensors.Weights, told: bool
+    subject: Subject, base: Subject, weights: tensors.Weights, is_claimed: bool
 ) -> Iterator[Finding]:
     if weights.lacking:
         yield _not_run(f"{len(weights.lacking)} files of the weights are not here")
         return
-    found = pairs.of(weights, subject, base)
-    if isinstance(found, str):
-        if not told or not found.startswith("the architectures"):
-            yield _not_run(found)
+    paired = pairs.of(weights, subject, base)
+    if isinstance(paired, str):
+        if not is_claimed or not paired.startswith("the architectures"):
+            yield _not_run(paired)
             return
-        yield _fail(found, f"a quantization of {base.ref}", weights)
+        yield _fail(paired, f"a quantization of {base.ref}", weights)
         return
     if _coarse(base):
         yield _not_run("the base is quantized itself, and is not what this was made from")
         return
-    apart = [one for one in found.apart if one[0] not in pairs.VOCABULARY]
+    apart = [difference for difference in paired.apart if difference[0] not in pairs.VOCABULARY]
     if apart:
         name, mine, theirs = apart[0]
         yield _fail(f"{name} has the shape {list(mine)}", f"{list(theirs)} as in the base", weights)
         return
-    if not found.pairs:
+    if not paired.pairs:
         yield _not_run("no tensor of the base has a name that is known here")
         return
-    share = max(pairs.CHUNK // 16, MOST // len(found.pairs))
+    share = max(pairs.CHUNK // 16, MOST // len(paired.pairs))
     if weights.parameters <= MOST:
         share = weights.parameters
     try:
-        outcomes = [_compare(pair, share) for pair in found.pairs]
+        outcomes = [_compare(pair, share) for pair in paired.pairs]
     except FormatError as error:
         yield _not_run(error.message)
         return
-    yield _judged(outcomes, found, weights, base)
+    yield _judged(outcomes, paired, weights, base)
 
 
 def _coarse(base: Subject) -> bool:
     models = tensors.of(base)
     return bool(models) and all(
-        any(len(t.shape) > 1 and t.type not in _WHOLE for t in one.tensors.values())
-        for one in models
+        any(len(t.shape) > 1 and t.type not in _WHOLE for t in model.tensors.values())
+        for model in models
     )
 
 
@@ -164,32 +174,45 @@ def _encoded(rows: Any, type: str) -> bytes | None:
 
 
 def _judged(
-    outcomes: list[Outcome], found: pairs.Paired, weights: tensors.Weights, base: Subject
+    outcomes: list[Outcome], paired: pairs.Paired, weights: tensors.Weights, base: Subject
 ) -> Finding:
     bad = _wrong(outcomes)
     if bad is not None:
-        one, why = bad
-        return _fail(f"{one.pair.mine.name} ({one.pair.mine.type}) {why}",
-                     f"{one.pair.mine.type} of {one.pair.base} of {base.ref}", weights)  # fmt: skip
+        outcome, why = bad
+        return _fail(
+            f"{outcome.pair.mine.name} ({outcome.pair.mine.type}) {why}",
+            f"{outcome.pair.mine.type} of {outcome.pair.base} of {base.ref}",
+            weights,
+        )
     compared, equal = sum(o.compared for o in outcomes), sum(o.equal is True for o in outcomes)
     parts = [f"{equal} of {len(outcomes)} tensors bit for bit"]
-    worst = max(outcomes, key=lambda one: one.error)
+    worst = max(outcomes, key=lambda outcome: outcome.error)
     if worst.error:
         name, kind = worst.pair.mine.name, worst.pair.mine.type
         parts.append(f"the farthest {name} ({kind}) {worst.error:.4f} from the base")
     if compared < weights.parameters:
         parts.append(f"{compared} of {weights.parameters} parameters looked at")
-    unpaired = [name for name in found.alone if not name.startswith("rope_")]
-    unpaired += [name for name, _, _ in found.apart]
+    unpaired = [name for name in paired.alone if not name.startswith("rope_")]
+    unpaired += [name for name, _, _ in paired.apart]
     whole = equal == len(outcomes) and compared == weights.parameters and not unpaired
     if unpaired:
-        return Finding("weights", "inconclusive", Strength.CONSISTENT, ", ".join(parts),
-                       reason=f"{len(unpaired)} tensors have none beside them in the base, the "
-                       f"first {unpaired[0]}", paths=weights.files)  # fmt: skip
+        return Finding(
+            "weights",
+            "inconclusive",
+            Strength.CONSISTENT,
+            ", ".join(parts),
+            reason=f"{len(unpaired)} tensors have none beside them in the base, the "
+            f"first {unpaired[0]}",
+            paths=weights.files,
+        )
     return Finding(
-        "weights", "pass", Strength.REPLAYED if whole else Strength.CONSISTENT, ", ".join(parts),
-        f"what quantizing {base.ref} makes", paths=weights.files,
-    )  # fmt: skip
+        "weights",
+        "pass",
+        Strength.REPLAYED if whole else Strength.CONSISTENT,
+        ", ".join(parts),
+        f"what quantizing {base.ref} makes",
+        paths=weights.files,
+    )
 
 
 def _fail(observed: str, expected: str, weights: tensors.Weights) -> Finding:
@@ -199,23 +222,23 @@ def _fail(observed: str, expected: str, weights: tensors.Weights) -> Finding:
 def _wrong(outcomes: list[Outcome]) -> tuple[Outcome, str] | None:
     """The first tensor that is not what it should be, and why."""
     groups: dict[tuple[str, bool], list[Outcome]] = {}
-    for one in outcomes:
-        matrix = one.pair.mine.name.startswith("blk.") and len(one.pair.mine.shape) > 1
-        groups.setdefault((one.pair.mine.type, matrix), []).append(one)
-    for one in outcomes:
-        kind, name = one.pair.mine.type, one.pair.mine.name
-        matrix = name.startswith("blk.") and len(one.pair.mine.shape) > 1
+    for outcome in outcomes:
+        matrix = outcome.pair.mine.name.startswith("blk.") and len(outcome.pair.mine.shape) > 1
+        groups.setdefault((outcome.pair.mine.type, matrix), []).append(outcome)
+    for outcome in outcomes:
+        kind, name = outcome.pair.mine.type, outcome.pair.mine.name
+        matrix = name.startswith("blk.") and len(outcome.pair.mine.shape) > 1
         group = groups[(kind, matrix)]
-        if one.equal:
+        if outcome.equal:
             continue
-        if not one.error <= MAX_ERROR.get(kind, 0.7):
+        if not outcome.error <= MAX_ERROR.get(kind, 0.7):
             most = MAX_ERROR.get(kind, 0.7)
-            return one, f"is {one.error:.4f} from the base, and {kind} is at most {most}"
+            return outcome, f"is {outcome.error:.4f} from the base, and {kind} is at most {most}"
         same = sum(other.equal is True for other in group)
-        if one.equal is False and same * 2 >= len(group):
-            return one, f"is not what quantizing makes, as {same} of {len(group)} tensors are"
+        if outcome.equal is False and same * 2 >= len(group):
+            return outcome, f"is not what quantizing makes, as {same} of {len(group)} tensors are"
         errors = sorted(other.error for other in group)
         middle = errors[len(errors) // 2]
-        if matrix and len(group) >= _PEERS and one.error > _OUTLIER * middle > 0:
-            return one, f"is {one.error:.4f} from the base, and its kind {middle:.4f}"
+        if matrix and len(group) >= _PEERS and outcome.error > _OUTLIER * middle > 0:
+            return outcome, f"is {outcome.error:.4f} from the base, and its kind {middle:.4f}"
     return None

@@ -76,54 +76,82 @@ def check(subject: Subject) -> Iterable[Finding]:
         if remote:
             yield _not_run("the weights are not here; overt pull gets them", ("config.json",))
         return
-    for one in compared(subject):
-        yield one if isinstance(one, Finding) else _judged(one, subject.config or {})
+    for comparison in compared(subject):
+        yield (
+            comparison
+            if isinstance(comparison, Finding)
+            else _judged(comparison, subject.config or {})
+        )
 
 
-def _judged(one: Compared, config: Mapping[str, Any]) -> Finding:
-    found, wanted = one.difference, one.plan
-    source = "the header" if one.weights.format == "gguf" else "config.json"
-    trouble = _header(one.weights) or _biases(config, one.weights) or _class(config, one.weights)
+def _judged(comparison: Compared, config: Mapping[str, Any]) -> Finding:
+    difference, wanted = comparison.difference, comparison.plan
+    source = "the header" if comparison.weights.format == "gguf" else "config.json"
+    trouble = (
+        _header(comparison.weights)
+        or _biases(config, comparison.weights)
+        or _class(config, comparison.weights)
+    )
     if trouble:
-        return Finding("architecture", "fail", Strength.CONSISTENT, *trouble, paths=one.paths)
-    if found.wrong:
-        name, there, expected = found.wrong[0]
-        more = f" and {len(found.wrong) - 1} more" if len(found.wrong) > 1 else ""
         return Finding(
-            "architecture", "fail", Strength.CONSISTENT,
+            "architecture", "fail", Strength.CONSISTENT, *trouble, paths=comparison.paths
+        )
+    if difference.wrong:
+        name, there, expected = difference.wrong[0]
+        more = f" and {len(difference.wrong) - 1} more" if len(difference.wrong) > 1 else ""
+        return Finding(
+            "architecture",
+            "fail",
+            Strength.CONSISTENT,
             f"{name} has the shape {list(there)}{more}",
-            f"{list(expected)} by {source}", paths=one.paths,
-        )  # fmt: skip
-    if found.beyond:
+            f"{list(expected)} by {source}",
+            paths=comparison.paths,
+        )
+    if difference.beyond:
         return Finding(
-            "architecture", "fail", Strength.CONSISTENT,
-            f"{len(found.beyond)} tensors beyond the last block, the first {found.beyond[0]}",
-            f"{wanted.blocks} blocks by {source}", paths=one.paths,
-        )  # fmt: skip
-    whole = [name for name in found.missing if not one.weights.lacking]
+            "architecture",
+            "fail",
+            Strength.CONSISTENT,
+            f"{len(difference.beyond)} tensors beyond the last block, the first "
+            f"{difference.beyond[0]}",
+            f"{wanted.blocks} blocks by {source}",
+            paths=comparison.paths,
+        )
+    whole = [name for name in difference.missing if not comparison.weights.lacking]
     if whole:
         return Finding(
-            "architecture", "fail", Strength.CONSISTENT,
+            "architecture",
+            "fail",
+            Strength.CONSISTENT,
             f"{len(whole)} tensors are missing, the first {whole[0]}",
             f"{len(wanted.required)} tensors in {wanted.blocks} blocks by {source}",
-            paths=one.paths,
-        )  # fmt: skip
-    if found.unknown:
+            paths=comparison.paths,
+        )
+    if difference.unknown:
         return Finding(
-            "architecture", "inconclusive", Strength.CONSISTENT,
-            f"{len(found.unknown)} tensors that {wanted.architecture} does not have, the first "
-            f"{found.unknown[0]}",
+            "architecture",
+            "inconclusive",
+            Strength.CONSISTENT,
+            f"{len(difference.unknown)} tensors that {wanted.architecture} does not have, the "
+            "first "
+            f"{difference.unknown[0]}",
             reason="a variant of the architecture, or tensors that nobody describes",
-            paths=one.paths,
-        )  # fmt: skip
-    if found.missing:
-        return _not_run(f"{len(one.weights.lacking)} files of the weights are not here", one.paths)
+            paths=comparison.paths,
+        )
+    if difference.missing:
+        return _not_run(
+            f"{len(comparison.weights.lacking)} files of the weights are not here", comparison.paths
+        )
     return Finding(
-        "architecture", "pass", Strength.CONSISTENT,
-        f"{len(one.weights.tensors)} tensors, {one.weights.parameters} parameters, have the shapes "
+        "architecture",
+        "pass",
+        Strength.CONSISTENT,
+        f"{len(comparison.weights.tensors)} tensors, {comparison.weights.parameters} "
+        "parameters, have the shapes "
         f"of {wanted.architecture} with {wanted.blocks} blocks",
-        f"what {source} asks for", paths=one.paths,
-    )  # fmt: skip
+        f"what {source} asks for",
+        paths=comparison.paths,
+    )
 
 
 def _not_run(reason: str, paths: tuple[str, ...]) -> Finding:
@@ -159,21 +187,35 @@ def _biases(config: Mapping[str, Any], weights: tensors.Weights) -> tuple[str, s
 
 
 _CLASSES: Final = {
-    "Llama": "llama", "Mistral": "mistral", "Mixtral": "mixtral", "Qwen2": "qwen2",
-    "Qwen3": "qwen3", "Gemma": "gemma", "Gemma2": "gemma2", "GPT2": "gpt2", "Olmo": "olmo",
-    "Olmo2": "olmo2", "Phi3": "phi3", "GPTNeoX": "gpt_neox", "Granite": "granite",
-    "Qwen3Moe": "qwen3_moe", "Qwen2Moe": "qwen2_moe", "DeepseekV2": "deepseek_v2",
+    "Llama": "llama",
+    "Mistral": "mistral",
+    "Mixtral": "mixtral",
+    "Qwen2": "qwen2",
+    "Qwen3": "qwen3",
+    "Gemma": "gemma",
+    "Gemma2": "gemma2",
+    "GPT2": "gpt2",
+    "Olmo": "olmo",
+    "Olmo2": "olmo2",
+    "Phi3": "phi3",
+    "GPTNeoX": "gpt_neox",
+    "Granite": "granite",
+    "Qwen3Moe": "qwen3_moe",
+    "Qwen2Moe": "qwen2_moe",
+    "DeepseekV2": "deepseek_v2",
     "DeepseekV3": "deepseek_v3",
-}  # fmt: skip
+}
 """The model_type of the classes that the transformers library has for them."""
 
 
 def _class(config: Mapping[str, Any], weights: tensors.Weights) -> tuple[str, str] | None:
-    told, kind = config.get("architectures"), config.get("model_type")
-    if weights.format == "gguf" or not isinstance(told, list) or config.get("auto_map"):
+    class_names, kind = config.get("architectures"), config.get("model_type")
+    if weights.format == "gguf" or not isinstance(class_names, list) or config.get("auto_map"):
         return None
-    kinds = [_CLASSES.get(str(one).removesuffix("ForCausalLM").removesuffix("LMHeadModel"))
-             for one in told]  # fmt: skip
+    kinds = [
+        _CLASSES.get(str(class_name).removesuffix("ForCausalLM").removesuffix("LMHeadModel"))
+        for class_name in class_names
+    ]
     if kinds and all(kinds) and kind in _CLASSES.values() and kind not in kinds:
-        return f"the class {told[0]}", f"one of {kind}, by model_type"
+        return f"the class {class_names[0]}", f"one of {kind}, by model_type"
     return None

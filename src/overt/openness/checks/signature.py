@@ -46,9 +46,12 @@ def check(subject: Subject) -> Iterator[Finding]:
     if not files:
         if places.searched(subject):
             yield Finding(
-                "signature", "fail", Strength.EXISTS, absent=True,
+                "signature",
+                "fail",
+                Strength.EXISTS,
+                absent=True,
                 observed=f"none of the {len(subject.files)} files here is a signature",
-            )  # fmt: skip
+            )
         return
     for file in files[:_MOST_FILES]:
         yield _one(subject, file)
@@ -71,28 +74,39 @@ def _one(subject: Subject, file: SubjectFile) -> Finding:
     wrong, lost, same = _compare(subject, file, signed)
     paths = (file.name, *(name for name, _ in signed.files[:_MOST_PATHS]))
     if wrong:
-        name, found, wanted = wrong[0]
+        name, actual, wanted = wrong[0]
         more = f", and {len(wrong) - 1} more files differ" if len(wrong) > 1 else ""
         return Finding(
-            "signature", "fail", Strength.PINNED, paths=(file.name, name),
-            observed=f"{name} has sha256 {found}{more}", expected=f"{wanted}, as {file.name} signs",
-        )  # fmt: skip
+            "signature",
+            "fail",
+            Strength.PINNED,
+            paths=(file.name, name),
+            observed=f"{name} has sha256 {actual}{more}",
+            expected=f"{wanted}, as {file.name} signs",
+        )
     unsigned = _unsigned(subject, signed)
     if unsigned:
         return Finding(
-            "signature", "fail", Strength.PINNED, paths=(file.name, *unsigned[:8]),
+            "signature",
+            "fail",
+            Strength.PINNED,
+            paths=(file.name, *unsigned[:8]),
             observed=f"{len(unsigned)} files of weights are not signed: {', '.join(unsigned[:3])}",
             expected=f"all weights among the {len(signed.files)} files {file.name} signs",
-        )  # fmt: skip
+        )
     if lost:
         if places.searched(subject):
             return Finding(
-                "signature", "fail", Strength.PINNED, paths=(file.name,),
+                "signature",
+                "fail",
+                Strength.PINNED,
+                paths=(file.name,),
                 observed=f"{lost[0]}, which {file.name} signs, is not here",
                 expected=f"{len(signed.files)} files",
-            )  # fmt: skip
-        return _open(file, f"{len(lost)} of {len(signed.files)} signed files are not here",
-                     "inconclusive")  # fmt: skip
+            )
+        return _open(
+            file, f"{len(lost)} of {len(signed.files)} signed files are not here", "inconclusive"
+        )
     return _cryptography(subject, file, signed, raw, same, paths)
 
 
@@ -134,15 +148,17 @@ def _compare(
     roots = [f"{folder}/", ""] if folder else [""]
     wrong, lost, same = [], [], 0
     for name, wanted in signed.files:
-        found = next((one for root in roots if (one := subject.file(root + name))), None)
-        if found is None:
+        file_ = next(
+            (candidate for root in roots if (candidate := subject.file(root + name))), None
+        )
+        if file_ is None:
             lost.append(name)
             continue
-        digest = "" if found.sparse and not found.stated else subject.digest(found.name)
+        digest = "" if file_.sparse and not file_.stated else subject.digest(file_.name)
         if not digest.startswith("sha256:"):
             lost.append(name)
         elif digest.removeprefix("sha256:") != wanted:
-            wrong.append((found.name, digest.removeprefix("sha256:"), wanted))
+            wrong.append((file_.name, digest.removeprefix("sha256:"), wanted))
         else:
             same += 1
     return wrong, lost, same
@@ -153,9 +169,10 @@ def _unsigned(subject: Subject, signed: Signed) -> list[str]:
     return [
         file.name
         for file in subject.files
-        if file.suffix in _WEIGHTS and "/" not in file.name and file.stem not in
-        {name.lower() for name in names}
-    ]  # fmt: skip
+        if file.suffix in _WEIGHTS
+        and "/" not in file.name
+        and file.stem not in {name.lower() for name in names}
+    ]
 
 
 # -- whether it holds ----------------------------------------------------------------------------
@@ -170,37 +187,48 @@ def _cryptography(
     paths: tuple[str, ...],
 ) -> Finding:
     if signed.certificate:
-        return _open(file, f"its {same} digests agree; its certificate was not checked: that takes "
-                     "its issuer's log", "not_run")  # fmt: skip
+        return _open(
+            file,
+            f"its {same} digests agree; its certificate was not checked: that takes "
+            "its issuer's log",
+            "not_run",
+        )
     key = _key(subject, signed)
     if key is None:
-        return _open(file, f"its {same} digests agree; no public key of its signer lies with it",
-                     "not_run")  # fmt: skip
+        return _open(
+            file, f"its {same} digests agree; no public key of its signer lies with it", "not_run"
+        )
     name, pem = key
     from overt.security import signing
     from overt.security.signing import Member
 
-    members = [Member(one, 0, digest) for one, digest in signed.files]
+    members = [Member(path, 0, digest) for path, digest in signed.files]
     try:
         signing.verify(members, pem, raw)
     except NotFound as error:
         return _open(file, f"its {same} digests agree; {error.message}", "not_run")
     except IntegrityError as error:
         return Finding(
-            "signature", "fail", Strength.PINNED, paths=(file.name, name),
+            "signature",
+            "fail",
+            Strength.PINNED,
+            paths=(file.name, name),
             observed=error.message.replace("of the archive ", ""),
             expected=f"a signature by the key {name}",
-        )  # fmt: skip
+        )
     return Finding(
-        "signature", "pass", Strength.PINNED, paths=(*paths, name),
+        "signature",
+        "pass",
+        Strength.PINNED,
+        paths=(*paths, name),
         observed=f"{file.name} signs {same} files as they are here, by the key {name} with the "
         f"fingerprint {sha256(pem).hexdigest()}",
-    )  # fmt: skip
+    )
 
 
 def _key(subject: Subject, signed: Signed) -> tuple[str, bytes] | None:
     """The public key the bundle names, else the only one that is here."""
-    found = []
+    keys = []
     for file in subject.files:
         if file.suffix in (".pem", ".pub") and file.size <= 1 << 16:
             pem = subject.bytes(file.name, 1 << 16)
@@ -208,5 +236,5 @@ def _key(subject: Subject, signed: Signed) -> tuple[str, bytes] | None:
                 continue
             if sha256(pem).hexdigest() == signed.hint:
                 return file.name, pem
-            found.append((file.name, pem))
-    return found[0] if len(found) == 1 else None
+            keys.append((file.name, pem))
+    return keys[0] if len(keys) == 1 else None

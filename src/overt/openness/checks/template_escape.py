@@ -47,13 +47,15 @@ def check(subject: Subject) -> Iterator[Finding]:
         left -= len(text)
         if number == _MOST or (number and left < 0) or late == _MOST_LATE:
             yield Finding(
-                "chat_template", "not_run", Strength.EXECUTED,
+                "chat_template",
+                "not_run",
+                Strength.EXECUTED,
                 reason=f"of {len(texts)} templates the first {number} were tried",
-            )  # fmt: skip
+            )
             return
-        found = _tried(subject, text, names)
-        late += _STOPPED in found.observed
-        yield found
+        finding = _tried(subject, text, names)
+        late += _STOPPED in finding.observed
+        yield finding
     yield from _differing(subject)
 
 
@@ -64,29 +66,41 @@ def _tried(subject: Subject, text: str, names: list[str]) -> Finding:
     if escapes:
         more = f" and {len(escapes) - 1} more" if len(escapes) > 1 else ""
         return Finding(
-            "chat_template", "fail", Strength.EXECUTED, observed=f"{where}: {escapes[0]}{more}",
-            expected="no more than a template needs: messages in, text out", paths=paths,
-        )  # fmt: skip
+            "chat_template",
+            "fail",
+            Strength.EXECUTED,
+            observed=f"{where}: {escapes[0]}{more}",
+            expected="no more than a template needs: messages in, text out",
+            paths=paths,
+        )
     if failed is not None:
         return _broken(text, where, failed, paths)
     if _SAID not in rendered:
         return Finding(
-            "chat_template", "fail", Strength.EXECUTED,
+            "chat_template",
+            "fail",
+            Strength.EXECUTED,
             observed=f"{where} writes {len(rendered)} characters without what the user said",
-            expected="the words of every message", paths=paths,
-        )  # fmt: skip
+            expected="the words of every message",
+            paths=paths,
+        )
     strange = [word for word in ("http://", "https://", "<script") if word in rendered]
     if strange:
         return Finding(
-            "chat_template", "inconclusive", Strength.EXECUTED,
-            reason=f"{where} writes {strange[0]} into a conversation that has none", paths=paths,
-        )  # fmt: skip
+            "chat_template",
+            "inconclusive",
+            Strength.EXECUTED,
+            reason=f"{where} writes {strange[0]} into a conversation that has none",
+            paths=paths,
+        )
     return Finding(
-        "chat_template", "pass", Strength.EXECUTED,
+        "chat_template",
+        "pass",
+        Strength.EXECUTED,
         observed=f"{where}: {len(text)} characters, renders two conversations, nothing leaves the "
         "sandbox",
         paths=paths,
-    )  # fmt: skip
+    )
 
 
 def _look(text: str) -> tuple[list[str], str | None, str]:
@@ -94,12 +108,12 @@ def _look(text: str) -> tuple[list[str], str | None, str]:
     if len(text) > template.MAX_TEMPLATE:
         return [], f"it has {len(text)} characters, more than {template.MAX_TEMPLATE}", ""
     try:
-        found = subprocess_reader.ask(
+        report = subprocess_reader.ask(
             template.__name__, {"text": text, "samples": _SAMPLES}, _SECONDS
         )
     except subprocess_reader.Exceeded as error:
         return [f"{_STOPPED}: {error.message}"], error.message, ""
-    return list(found["escapes"]), found["failed"], str(found["rendered"])
+    return list(report["escapes"]), report["failed"], str(report["rendered"])
 
 
 def _broken(text: str, where: str, failed: str, paths: tuple[str, ...]) -> Finding:
@@ -107,19 +121,30 @@ def _broken(text: str, where: str, failed: str, paths: tuple[str, ...]) -> Findi
     samples may be."""
     if any(word in failed for word in _ENDLESS):
         return Finding(
-            "chat_template", "fail", Strength.EXECUTED, observed=f"{where}: {failed}",
-            expected="a template that ends after a conversation", paths=paths,
-        )  # fmt: skip
+            "chat_template",
+            "fail",
+            Strength.EXECUTED,
+            observed=f"{where}: {failed}",
+            expected="a template that ends after a conversation",
+            paths=paths,
+        )
     result = "fail" if len(text) <= template.MAX_TEMPLATE and _is_no_jinja(text) else None
     if result:
         return Finding(
-            "chat_template", "fail", Strength.EXECUTED, observed=f"{where}: {failed}",
-            expected="a template in Jinja", paths=paths,
-        )  # fmt: skip
+            "chat_template",
+            "fail",
+            Strength.EXECUTED,
+            observed=f"{where}: {failed}",
+            expected="a template in Jinja",
+            paths=paths,
+        )
     return Finding(
-        "chat_template", "inconclusive", Strength.EXECUTED,
-        reason=f"{where} could not be rendered for a plain question: {failed}", paths=paths,
-    )  # fmt: skip
+        "chat_template",
+        "inconclusive",
+        Strength.EXECUTED,
+        reason=f"{where} could not be rendered for a plain question: {failed}",
+        paths=paths,
+    )
 
 
 def _is_no_jinja(text: str) -> bool:
@@ -143,15 +168,17 @@ def _differing(subject: Subject) -> Iterator[Finding]:
     """The default template in two places with two texts: which one counts differs by program."""
     config = "tokenizer_config.json"
     defaults = (config, f"{config}: default", "chat_template.jinja")
-    found = {name: text for name, text in subject.templates.items() if name in defaults}
-    if len(set(found.values())) > 1:
-        first, second = list(found)[:2]
+    by_name = {name: text for name, text in subject.templates.items() if name in defaults}
+    if len(set(by_name.values())) > 1:
+        first, second = list(by_name)[:2]
         yield Finding(
-            "chat_template", "inconclusive", Strength.CONSISTENT,
-            reason=f"{first} ({len(found[first])} characters) and {second} "
-            f"({len(found[second])}) are different texts, and programs differ in which they take",
-            paths=tuple(dict.fromkeys(_file(subject, name) for name in found)),
-        )  # fmt: skip
+            "chat_template",
+            "inconclusive",
+            Strength.CONSISTENT,
+            reason=f"{first} ({len(by_name[first])} characters) and {second} "
+            f"({len(by_name[second])}) are different texts, and programs differ in which they take",
+            paths=tuple(dict.fromkeys(_file(subject, name) for name in by_name)),
+        )
 
 
 def _file(subject: Subject, name: str) -> str:

@@ -43,7 +43,9 @@ def check(subject: Subject) -> Iterable[Finding]:
     if not models:
         return
     plans = {
-        one.weights.name: one for one in shapes.compared(subject) if not isinstance(one, Finding)
+        comparison.weights.name: comparison
+        for comparison in shapes.compared(subject)
+        if not isinstance(comparison, Finding)
     }
     for weights in models:
         yield _judged(subject, weights, plans.get(weights.name))
@@ -62,8 +64,13 @@ def _damaged(subject: Subject) -> list[tuple[str, str]]:
 def _judged(subject: Subject, weights: Weights, planned: shapes.Compared | None) -> Finding:
     paths = weights.files
     if not weights.tensors:
-        return Finding("weights", "not_run", Strength.CONSISTENT,
-                       reason=f"{weights.name} holds no tensors", paths=paths)  # fmt: skip
+        return Finding(
+            "weights",
+            "not_run",
+            Strength.CONSISTENT,
+            reason=f"{weights.name} holds no tensors",
+            paths=paths,
+        )
     if weights.lacking:
         return _lacking(subject, weights)
     stated = weights.header.number("split.tensors.count") if weights.header else None
@@ -82,18 +89,26 @@ def _judged(subject: Subject, weights: Weights, planned: shapes.Compared | None)
         stated, seen = _stated_blocks(subject, weights), _blocks(weights)
         if not stated or stated != len(seen):
             return Finding(
-                "weights", "inconclusive", Strength.CONSISTENT, total,
+                "weights",
+                "inconclusive",
+                Strength.CONSISTENT,
+                total,
                 reason=f"the architecture's tensors are not known; {len(seen)} blocks are here and "
-                f"{stated or 'no number'} is stated", paths=paths,
-            )  # fmt: skip
+                f"{stated or 'no number'} is stated",
+                paths=paths,
+            )
         total += f" in the {stated} blocks that are stated"
-    told = "none missing or twice, by the headers"
+    faultless = "none missing or twice, by the headers"
     if not weights.headers_only:
-        told = "none missing, twice, constant or NaN"
+        faultless = "none missing, twice, constant or NaN"
     return Finding(
-        "weights", "pass", Strength.CONSISTENT, f"{total}, {told}",
-        "all tensors of the model", paths=paths,
-    )  # fmt: skip
+        "weights",
+        "pass",
+        Strength.CONSISTENT,
+        f"{total}, {faultless}",
+        "all tensors of the model",
+        paths=paths,
+    )
 
 
 def _fail(observed: str, expected: str, paths: tuple[str, ...]) -> Finding:
@@ -105,12 +120,18 @@ def _lacking(subject: Subject, weights: Weights) -> Finding:
     absent = [name for name in weights.lacking if not subject.file(name)]
     if absent and (subject.place or _gone(subject, absent)):
         total = count + len(weights.files)
-        return _fail(f"{len(absent)} of {total} files are missing, the first {absent[0]}",
-                     f"{total} files", weights.files)  # fmt: skip
+        return _fail(
+            f"{len(absent)} of {total} files are missing, the first {absent[0]}",
+            f"{total} files",
+            weights.files,
+        )
     return Finding(
-        "weights", "not_run", Strength.CONSISTENT,
-        reason=f"{count} files of the weights are not here, the first {first}", paths=weights.files,
-    )  # fmt: skip
+        "weights",
+        "not_run",
+        Strength.CONSISTENT,
+        reason=f"{count} files of the weights are not here, the first {first}",
+        paths=weights.files,
+    )
 
 
 def _gone(subject: Subject, names: list[str]) -> bool:
@@ -147,8 +168,9 @@ def _index(subject: Subject) -> Iterator[Finding]:
         yield _fail(
             f"the index puts {wrong[0]} in {index.get(wrong[0], 'no file')} and it is in "
             f"{where.get(wrong[0], 'none')}; {len(wrong)} tensors differ so",
-            "an index that agrees with the files", paths,
-        )  # fmt: skip
+            "an index that agrees with the files",
+            paths,
+        )
         return
     if here >= set(index.values()):
         yield from _total(subject, set(index.values()), paths)
@@ -158,42 +180,47 @@ def _total(subject: Subject, named: set[str], paths: tuple[str, ...]) -> Iterato
     content = subject.json(tensors.INDEX, MOST_HEADERS)
     about = content.get("metadata") if isinstance(content, dict) else None
     stated = about.get("total_size") if isinstance(about, dict) else None
-    found = [t for name in named for t in subject.safetensors[name].tensors]
-    total = sum(tensor.size for tensor in found)
+    listed = [t for name in named for t in subject.safetensors[name].tensors]
+    total = sum(tensor.size for tensor in listed)
     if not isinstance(stated, int) or isinstance(stated, bool):
         return
     # Tied output weights are counted by some writers and not by others.
-    tied = {t.size for t in found if t.name.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    tied = {t.size for t in listed if t.name.endswith(("embed_tokens.weight", "lm_head.weight"))}
     good = abs(stated - total) in {0, *tied}
     yield Finding(
-        "metadata", "pass" if good else "fail", Strength.CONSISTENT,
-        f"the tensors take {total} bytes", f"{stated} bytes by the index", paths=paths,
-    )  # fmt: skip
+        "metadata",
+        "pass" if good else "fail",
+        Strength.CONSISTENT,
+        f"the tensors take {total} bytes",
+        f"{stated} bytes by the index",
+        paths=paths,
+    )
 
 
 def _planned(planned: shapes.Compared | None) -> tuple[str, str] | None:
     if planned is None:
         return None
-    found, wanted = planned.difference, planned.plan
-    if found.missing:
+    difference, wanted = planned.difference, planned.plan
+    if difference.missing:
         return (
-            f"{len(found.missing)} tensors are missing, the first {found.missing[0]}",
+            f"{len(difference.missing)} tensors are missing, the first {difference.missing[0]}",
             f"{len(wanted.required)} tensors of {wanted.architecture} in {wanted.blocks} blocks",
         )
-    if found.beyond:
+    if difference.beyond:
         return (
-            f"{len(found.beyond)} tensors beyond the last block, the first {found.beyond[0]}",
+            f"{len(difference.beyond)} tensors beyond the last block, the first "
+            f"{difference.beyond[0]}",
             f"{wanted.blocks} blocks",
         )
     return None
 
 
 def _blocks(weights: Weights) -> dict[int, set[str]]:
-    found: dict[int, set[str]] = {}
+    blocks: dict[int, set[str]] = {}
     for name in weights.tensors:
         if match := _BLOCK.search(name):
-            found.setdefault(int(match[1]), set()).add(match[2])
-    return found
+            blocks.setdefault(int(match[1]), set()).add(match[2])
+    return blocks
 
 
 def _stated_blocks(subject: Subject, weights: Weights) -> int:
@@ -235,7 +262,7 @@ def _behind(subject: Subject, weights: Weights) -> tuple[str, str] | None:
 
 def _contents(subject: Subject, weights: Weights) -> tuple[str, str] | None:
     seen: dict[int, list[str]] = {}
-    ordered = sorted(weights.tensors.values(), key=lambda one: (one.file, one.offset))
+    ordered = sorted(weights.tensors.values(), key=lambda tensor: (tensor.file, tensor.offset))
     opened, file = "", None
     try:
         for tensor in ordered[:_MOST_TENSORS]:

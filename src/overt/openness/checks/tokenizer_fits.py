@@ -5,6 +5,7 @@ More rows than tokens is padding, for speed, and is allowed up to a sixteenth (t
 Gemma 3's 262 144 tokens and SmolLM2's 48 900 merges take 0.1 s.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,17 +78,28 @@ def _as_base(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]
         same = sum(mine[number] == theirs[number] for number in both)
         if len(both) >= _FEW and same < _ALIKE * len(both):
             first = next(number for number in both if mine[number] != theirs[number])
-            yield Finding("tokenizer", "fail", Strength.CONSISTENT,
-                          f"{len(both) - same} of {len(both)} tokens are others, the first "
-                          f"{mine[first]!r} for {theirs[first]!r}", f"the tokens of {base.ref}",
-                          paths=weights.files)  # fmt: skip
+            yield Finding(
+                "tokenizer",
+                "fail",
+                Strength.CONSISTENT,
+                f"{len(both) - same} of {len(both)} tokens are others, the first "
+                f"{mine[first]!r} for {theirs[first]!r}",
+                f"the tokens of {base.ref}",
+                paths=weights.files,
+            )
 
 
 def _verdict(trouble: tuple[str, str] | None, good: str, paths: tuple[str, ...]) -> Finding:
     if trouble:
         return Finding("tokenizer", "fail", Strength.CONSISTENT, *trouble, paths=paths)
-    return Finding("tokenizer", "pass", Strength.CONSISTENT, good, "a row for each token and a "
-                   "token for each special id", paths=paths)  # fmt: skip
+    return Finding(
+        "tokenizer",
+        "pass",
+        Strength.CONSISTENT,
+        good,
+        "a row for each token and a token for each special id",
+        paths=paths,
+    )
 
 
 def _fits(tokens: int, rows: int) -> tuple[str, str] | None:
@@ -130,17 +142,17 @@ def _gguf(header: "Header", weights: "Weights") -> tuple[str, str] | None:
 def _length(header: "Header", key: str) -> int | None:
     from overt.formats.gguf import Array
 
-    found = header.metadata.get(f"tokenizer.ggml.{key}")
-    return len(found) if isinstance(found, (Array, tuple)) else None
+    values = header.metadata.get(f"tokenizer.ggml.{key}")
+    return len(values) if isinstance(values, (Array, tuple)) else None
 
 
 def _all(header: "Header", key: str) -> tuple[Any, ...]:
     from overt.formats.gguf import Array
 
-    found = header.metadata.get(f"tokenizer.ggml.{key}")
-    if isinstance(found, Array):
-        return found.load()
-    return found if isinstance(found, tuple) else ()
+    values = header.metadata.get(f"tokenizer.ggml.{key}")
+    if isinstance(values, Array):
+        return values.load()
+    return values if isinstance(values, tuple) else ()
 
 
 def _words(header: "Header") -> tuple[str, str] | None:
@@ -183,9 +195,15 @@ def _json(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
     read = _read(raw)
     if isinstance(read, str):
         broken = read.startswith("is not JSON")
-        yield Finding("tokenizer", "fail" if broken else "inconclusive", Strength.CONSISTENT,
-                      f"tokenizer.json {read}", "a tokenizer", reason="" if broken else
-                      "a kind of tokenizer that is not known", paths=paths)  # fmt: skip
+        yield Finding(
+            "tokenizer",
+            "fail" if broken else "inconclusive",
+            Strength.CONSISTENT,
+            f"tokenizer.json {read}",
+            "a tokenizer",
+            reason="" if broken else "a kind of tokenizer that is not known",
+            paths=paths,
+        )
         return
     rows = _rows(subject, models)
     trouble = _own(read)
@@ -193,11 +211,20 @@ def _json(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
         trouble = _fits(read.size, rows)
     if trouble is None:
         trouble = _special(subject, read, rows)
-    used = tuple(n for n in ("config.json", "generation_config.json", "tokenizer_config.json")
-                 if subject.file(n))  # fmt: skip
+    used = tuple(
+        n
+        for n in ("config.json", "generation_config.json", "tokenizer_config.json")
+        if subject.file(n)
+    )
     if trouble is None and rows is None:
-        yield Finding("tokenizer", "inconclusive", Strength.CONSISTENT, f"{read.size} tokens",
-                      reason="no embedding is here to compare with", paths=paths)  # fmt: skip
+        yield Finding(
+            "tokenizer",
+            "inconclusive",
+            Strength.CONSISTENT,
+            f"{read.size} tokens",
+            reason="no embedding is here to compare with",
+            paths=paths,
+        )
         return
     yield _verdict(trouble, f"{read.size} tokens for {rows} rows", paths + used)
 
@@ -213,9 +240,14 @@ def _others(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
         over = {n: w for n, w in words.items() if rows and n >= rows and "pad" not in w.lower()}
         if over:
             first = min(over)
-            yield Finding("tokenizer", "fail", Strength.CONSISTENT,
-                          f"{name} makes {over[first]!r} token {first}",
-                          f"at most the {rows} rows of the embedding", paths=(name,))  # fmt: skip
+            yield Finding(
+                "tokenizer",
+                "fail",
+                Strength.CONSISTENT,
+                f"{name} makes {over[first]!r} token {first}",
+                f"at most the {rows} rows of the embedding",
+                paths=(name,),
+            )
 
 
 def _read(raw: bytes) -> _Tokenizer | str:
@@ -233,29 +265,31 @@ def _read(raw: bytes) -> _Tokenizer | str:
         return "has no vocabulary"
     added: dict[int, str] = {}
     listed = content.get("added_tokens")
-    for one in listed if isinstance(listed, list) else ():
-        if isinstance(one, dict) and _id(one.get("id")) and isinstance(one.get("content"), str):
-            if one["id"] in added and added[one["id"]] != one["content"]:
-                twice = one["content"]
-            added[one["id"]] = one["content"]
+    for entry in listed if isinstance(listed, list) else ():
+        if (
+            isinstance(entry, dict)
+            and _id(entry.get("id"))
+            and isinstance(entry.get("content"), str)
+        ):
+            if entry["id"] in added and added[entry["id"]] != entry["content"]:
+                twice = entry["content"]
+            added[entry["id"]] = entry["content"]
     merges = model.get("merges")
     plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
     return _Tokenizer(vocab, added, merges if isinstance(merges, list) and plain else (), twice)
 
 
-def _vocab(found: object) -> tuple[dict[str, int] | None, str]:
+def _vocab(vocab: object) -> tuple[dict[str, int] | None, str]:
     """By word; a Unigram model lists pairs of word and score. And a word that is there twice."""
-    if isinstance(found, dict):
-        good = all(isinstance(word, str) and _id(number) for word, number in found.items())
-        return (found, "") if good else (None, "")
-    if isinstance(found, list) and all(
-        isinstance(one, list) and one and isinstance(one[0], str) for one in found
+    if isinstance(vocab, dict):
+        good = all(isinstance(word, str) and _id(number) for word, number in vocab.items())
+        return (vocab, "") if good else (None, "")
+    if isinstance(vocab, list) and all(
+        isinstance(entry, list) and entry and isinstance(entry[0], str) for entry in vocab
     ):
-        words = {one[0]: number for number, one in enumerate(found)}
-        seen: set[str] = set()
-        doubled = "" if len(words) == len(found) else next(
-            (one[0] for one in found if one[0] in seen or seen.add(one[0])), ""  # type: ignore[func-returns-value]
-        )  # fmt: skip
+        words = {entry[0]: number for number, entry in enumerate(vocab)}
+        counts = Counter(entry[0] for entry in vocab)
+        doubled = next((word for word, count in counts.items() if count > 1), "")
         return words, doubled
     return None, ""
 
@@ -279,7 +313,7 @@ def _own(read: _Tokenizer) -> tuple[str, str] | None:
             return f"the added token {word!r} is {number}, which is {other!r}", "one id, one token"
     for merge in read.merges[:: max(1, len(read.merges) // _MERGES)]:
         pair = merge.split(" ", 1) if isinstance(merge, str) else merge
-        good = isinstance(pair, list) and all(isinstance(one, str) for one in pair)
+        good = isinstance(pair, list) and all(isinstance(part, str) for part in pair)
         trouble = _merge(pair if good else (), read.vocab)
         if trouble:
             return trouble
@@ -301,11 +335,11 @@ def _special(subject: Subject, read: _Tokenizer, rows: int | None) -> tuple[str,
     """Ids in config.json and generation_config.json, words in tokenizer_config.json."""
     from overt.openness.shapes.plan import text_config
 
-    told = _object(subject, "tokenizer_config.json")
+    config = _object(subject, "tokenizer_config.json")
     plain = {number: word for word, number in read.vocab.items()}
-    ids = {**plain, **_added_later(told), **read.added}
+    ids = {**plain, **_added_later(config), **read.added}
     words = set(ids.values())
-    named = {role: _word(told.get(f"{role}_token")) for role in _ROLES}
+    named = {role: _word(config.get(f"{role}_token")) for role in _ROLES}
     for role, word in named.items():
         if word and word not in words:
             return f"{role}_token is {word!r}, which is no token", "a token of tokenizer.json"
@@ -326,14 +360,16 @@ def _special(subject: Subject, read: _Tokenizer, rows: int | None) -> tuple[str,
                     return f"{role}_token_id in {file} is {number}, which is no token", most
                 other = number not in read.added and ids[number] != word
                 if role != "pad" and word and other and read.added and not held:
-                    return (f"{role}_token_id in {file} is {number}, the word {ids[number]!r}",
-                            f"{word!r} by tokenizer_config.json")  # fmt: skip
+                    return (
+                        f"{role}_token_id in {file} is {number}, the word {ids[number]!r}",
+                        f"{word!r} by tokenizer_config.json",
+                    )
     return None
 
 
 def _object(subject: Subject, name: str) -> Mapping[str, Any]:
-    found = subject.json(name) if subject.file(name) else None
-    return found if isinstance(found, dict) else {}
+    document = subject.json(name) if subject.file(name) else None
+    return document if isinstance(document, dict) else {}
 
 
 def _word(value: object) -> str:
@@ -342,14 +378,14 @@ def _word(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _added_later(told: Mapping[str, Any]) -> dict[int, str]:
+def _added_later(config: Mapping[str, Any]) -> dict[int, str]:
     """Tokens that only tokenizer_config.json lists, by their id."""
-    found = told.get("added_tokens_decoder")
-    if not isinstance(found, dict):
+    decoder = config.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
         return {}
-    return {int(n): _word(one) for n, one in found.items() if n.isdecimal() and len(n) < 10}
+    return {int(n): _word(entry) for n, entry in decoder.items() if n.isdecimal() and len(n) < 10}
 
 
 def _numbers(value: object) -> list[int]:
-    found = value if isinstance(value, list) else [value]
-    return [one for one in found if isinstance(one, int) and not isinstance(one, bool)]
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, int) and not isinstance(item, bool)]

@@ -64,7 +64,7 @@ _KEYS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         r"n[-_]?(?:positions|ctx)|context[-_]?(?:length|size)",
         ("max_position_embeddings", "n_positions", "n_ctx"),
     ),
-}  # fmt: skip
+}
 """Sizes of a model: how settings call each, and its keys in config.json."""
 _NEEDED: Final = ("width", "layers")
 _LEAST: Final = 3
@@ -90,25 +90,34 @@ def check(subject: Subject) -> Iterator[Finding]:
     here = [file for file in code if file.path is not None and not file.sparse]
     if not here:
         yield Finding(
-            "training_code", "not_run", Strength.PINNED,
+            "training_code",
+            "not_run",
+            Strength.PINNED,
             reason=f"{len(code)} files of code are named, and none is on this disk",
-        )  # fmt: skip
+        )
         return
     texts = _texts(subject, files)
     parsed = _parse({n: t for n, t in texts.items() if n.endswith(".py")})
     if parsed is None:
         yield Finding(
-            "training_code", "inconclusive", Strength.PINNED, paths=tuple(texts)[:8],
+            "training_code",
+            "inconclusive",
+            Strength.PINNED,
+            paths=tuple(texts)[:8],
             reason=f"{len(texts)} files took too much time or memory to parse",
-        )  # fmt: skip
+        )
         return
-    faults = [f"{name} {one['fault']}" for name, one in parsed.items() if one["fault"]]
+    faults = [f"{name} {report['fault']}" for name, report in parsed.items() if report["fault"]]
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         yield Finding(
-            "training_code", "fail", Strength.PINNED, observed=f"{faults[0]}{more}",
-            expected="files ending in .py that are Python", paths=_names(faults)[:8],
-        )  # fmt: skip
+            "training_code",
+            "fail",
+            Strength.PINNED,
+            observed=f"{faults[0]}{more}",
+            expected="files ending in .py that are Python",
+            paths=_names(faults)[:8],
+        )
         return
     yield _judged(subject, texts, parsed)
 
@@ -122,27 +131,30 @@ def _absent(subject: Subject, files: tuple[SubjectFile, ...]) -> Finding:
     claim = subject.record.claim("training_code")
     where = places.inside(claim.where) if claim else None
     return Finding(
-        "training_code", "fail", Strength.EXISTS, absent=True,
+        "training_code",
+        "fail",
+        Strength.EXISTS,
+        absent=True,
         paths=tuple(f.name for f in files[:8]),
         observed=f"none of the {len(subject.files)} files here is training code{beside}",
         expected=f"{where} as claimed" if where else "",
-    )  # fmt: skip
+    )
 
 
 def _texts(subject: Subject, files: tuple[SubjectFile, ...]) -> dict[str, str]:
     """Code and the settings that lie with it, within bounds."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     left = _MOST_BYTES
     for file in files:
         if file.suffix not in places.CODE + places.SETTINGS + (".md", ".txt"):
             continue
-        if file.size > min(left, _MOST_FILE) or len(found) == _MOST_FILES:
+        if file.size > min(left, _MOST_FILE) or len(texts) == _MOST_FILES:
             continue
         text = subject.text(file.name, _MOST_FILE)
         if text is not None:
-            found[file.name] = text
+            texts[file.name] = text
             left -= file.size
-    return found
+    return texts
 
 
 # -- what it is ----------------------------------------------------------------------------------
@@ -153,10 +165,10 @@ def _parse(texts: dict[str, str]) -> dict[str, dict[str, str]] | None:
     if not texts:
         return {}
     try:
-        found = subprocess_reader.ask(__name__, texts, _SECONDS)
+        reports = subprocess_reader.ask(__name__, texts, _SECONDS)
     except subprocess_reader.Exceeded:
         return None
-    return {str(name): dict(one) for name, one in found.items()}
+    return {str(name): dict(report) for name, report in reports.items()}
 
 
 def _reply(texts: Any) -> dict[str, dict[str, str]]:
@@ -195,34 +207,43 @@ def _judged(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str,
         return _unsettled(
             claimed or another,
             f"none of {count} files of code mentions training, a loss or an optimizer",
-            "code that trains the model", paths,
-        )  # fmt: skip
+            "code that trains the model",
+            paths,
+        )
     if not enough:
         return Finding(
-            "training_code", "inconclusive", Strength.PINNED, paths=paths,
+            "training_code",
+            "inconclusive",
+            Strength.PINNED,
+            paths=paths,
             reason=f"{count} files of code are here, and no config says which sizes to look for",
-        )  # fmt: skip
+        )
     name, sizes, another = _holder(texts, wanted)
-    told = ", ".join(f"{size} {number}" for size, number in wanted.items())
+    stated_sizes = ", ".join(f"{size} {number}" for size, number in wanted.items())
     if not name:
         nearest = f"; the nearest is {sizes}" if sizes else ""
         return _unsettled(
             claimed or another,
             f"none of {len(texts)} files of code and settings has this model's sizes{nearest}",
-            told, paths,
-        )  # fmt: skip
-    entry = next((n for n, one in parsed.items() if one["entry"]), trains[0])
+            stated_sizes,
+            paths,
+        )
+    entry = next((n for n, report in parsed.items() if report["entry"]), trains[0])
     return Finding(
-        "training_code", "pass", Strength.PINNED, expected=told, paths=(name, *paths),
+        "training_code",
+        "pass",
+        Strength.PINNED,
+        expected=stated_sizes,
+        paths=(name, *paths),
         observed=f"{count} files of code, started by {entry}; {name} has {sizes}",
-    )  # fmt: skip
+    )
 
 
-def _unsettled(claimed: bool, told: str, expected: str, paths: tuple[str, ...]) -> Finding:
+def _unsettled(claimed: bool, observed: str, expected: str, paths: tuple[str, ...]) -> Finding:
     """What contradicts a claim of training code, and settles nothing where none is made."""
     result: Result = "fail" if claimed else "inconclusive"
-    found = Finding("training_code", result, Strength.PINNED, expected=expected, paths=paths)
-    return replace(found, observed=told) if claimed else replace(found, reason=told)
+    finding = Finding("training_code", result, Strength.PINNED, expected=expected, paths=paths)
+    return replace(finding, observed=observed) if claimed else replace(finding, reason=observed)
 
 
 # -- whose it is ---------------------------------------------------------------------------------
@@ -234,15 +255,15 @@ def _wanted(subject: Subject) -> dict[str, int]:
     if config is not None:
         inner = config.get("text_config")
         config = {**config, **inner} if isinstance(inner, dict) else config
-        found = {
+        config_sizes = {
             size: next((config[key] for key in keys if _is_size(config.get(key))), None)
             for size, (_, keys) in _KEYS.items()
         }
-        return {size: number for size, number in found.items() if number is not None}
+        return {size: number for size, number in config_sizes.items() if number is not None}
     header = subject.model
     if header is None:
         return {}
-    told = {
+    values = {
         "width": header.embedding_length,
         "layers": header.block_count,
         "heads": (*header.head_counts, None)[0],
@@ -251,7 +272,7 @@ def _wanted(subject: Subject) -> dict[str, int]:
         "vocabulary": header.vocabulary_size,
         "context": header.context_length,
     }
-    return {size: number for size, number in told.items() if _is_size(number) and number}
+    return {size: number for size, number in values.items() if _is_size(number) and number}
 
 
 def _is_size(value: object) -> bool:
@@ -266,7 +287,7 @@ def _holder(texts: dict[str, str], wanted: dict[str, int]) -> tuple[str, str, bo
     agreed = False
     for name, text in texts.items():
         stated = {
-            size: {_number(found) for found in _COMPILED[size].findall(text)} for size in wanted
+            size: {_number(match) for match in _COMPILED[size].findall(text)} for size in wanted
         }
         held = [size for size in wanted if wanted[size] in stated[size]]
         if set(_NEEDED) <= set(held) and len(held) >= min(_LEAST, len(wanted)):

@@ -51,34 +51,46 @@ def check(subject: Subject) -> Iterator[Finding]:
     if looked and not bad and not doubts:
         rest = f"; {left} others are not on this disk" if left else ""
         yield Finding(
-            "weights", "pass", Strength.EXISTS, expected=_SAFE,
+            "weights",
+            "pass",
+            Strength.EXISTS,
+            expected=_SAFE,
             observed=f"{looked} files: no pickle, program, archive or link out of the folder{rest}",
             paths=tuple(f.name for f in subject.files if f.path)[:_MOST_NAMED],
-        )  # fmt: skip
+        )
     elif left and not looked:
         yield Finding(
             "weights", "not_run", Strength.EXISTS, reason=f"{left} files are not on this disk"
         )
     if len(subject.files) > _MOST_FILES:
         yield Finding(
-            "weights", "not_run", Strength.EXISTS,
+            "weights",
+            "not_run",
+            Strength.EXISTS,
             reason=f"of {len(subject.files)} files the first {_MOST_FILES} were looked into",
-        )  # fmt: skip
+        )
     yield from _custom_code(subject)
 
 
 def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator[Finding]:
     for name, fault in bad[:_MOST_NAMED]:
         yield Finding(
-            "weights", "fail", Strength.EXISTS, observed=f"{name} {fault}", expected=_SAFE,
+            "weights",
+            "fail",
+            Strength.EXISTS,
+            observed=f"{name} {fault}",
+            expected=_SAFE,
             paths=(name,),
-        )  # fmt: skip
+        )
     if len(bad) > _MOST_NAMED:
         names = ", ".join(name for name, _ in bad[_MOST_NAMED : _MOST_NAMED + 4])
         yield Finding(
-            "weights", "fail", Strength.EXISTS, expected=_SAFE,
+            "weights",
+            "fail",
+            Strength.EXISTS,
+            expected=_SAFE,
             observed=f"{len(bad) - _MOST_NAMED} more such files: {names}",
-        )  # fmt: skip
+        )
     for name, doubt in doubts[:_MOST_NAMED]:
         yield Finding(
             "weights", "inconclusive", Strength.EXISTS, reason=f"{name} {doubt}", paths=(name,)
@@ -102,8 +114,12 @@ def _looks(subject: Subject) -> Iterator[Look]:
 
 
 _CODE_PARTS: Final = (
-    "training_code", "inference_code", "evaluation_code", "preprocessing_code", "libraries",
-)  # fmt: skip
+    "training_code",
+    "inference_code",
+    "evaluation_code",
+    "preprocessing_code",
+    "libraries",
+)
 
 
 def _outside(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -122,11 +138,13 @@ def _outside(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def _index(subject: Subject, file: SubjectFile) -> Iterator[str]:
-    found = subject.json(file.name, MOST_HEADERS)
-    weights = found.get("weight_map") if isinstance(found, dict) else None
+    index = subject.json(file.name, MOST_HEADERS)
+    weights = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weights, dict):
         return
-    for target in sorted({one for one in weights.values() if isinstance(one, str)}):
+    for target in sorted(
+        {file_name for file_name in weights.values() if isinstance(file_name, str)}
+    ):
         if target.startswith(("/", "~")) or ".." in target.replace("\\", "/").split("/"):
             yield f"says that tensors lie in {target[:80]}, outside the folder"
             return
@@ -141,20 +159,23 @@ def _custom_code(subject: Subject) -> Iterator[Finding]:
             continue
         targets = sorted(
             {
-                one
+                target
                 for value in mapped.values()
-                for one in (value if isinstance(value, list) else [value])
-                if isinstance(one, str)
+                for target in (value if isinstance(value, list) else [value])
+                if isinstance(target, str)
             }
         )[:16]
-        elsewhere = [one for one in targets if "--" in one]
+        elsewhere = [target for target in targets if "--" in target]
         if elsewhere:
             yield Finding(
-                "inference_code", "inconclusive", Strength.EXISTS, paths=(name,),
+                "inference_code",
+                "inconclusive",
+                Strength.EXISTS,
+                paths=(name,),
                 reason=f"{name} lets a program load {elsewhere[0]}, code of another repository "
                 "that no digest pins",
-            )  # fmt: skip
-        own = [one for one in targets if "--" not in one]
+            )
+        own = [target for target in targets if "--" not in target]
         if own:
             yield from _own_code(subject, name, own)
 
@@ -169,24 +190,33 @@ _STARTS: Final = re.compile(
 
 
 def _own_code(subject: Subject, name: str, targets: list[str]) -> Iterator[Finding]:
-    files = sorted({f"{one.rpartition('.')[0].replace('.', '/')}.py" for one in targets})
-    here = [one for one in files if subject.file(one)]
-    lost = [one for one in files if one not in here]
+    files = sorted({f"{target.rpartition('.')[0].replace('.', '/')}.py" for target in targets})
+    here = [name_ for name_ in files if subject.file(name_)]
+    lost = [name_ for name_ in files if name_ not in here]
     for file in here:
-        if found := _STARTS.search(subject.text(file, 1 << 20) or ""):
+        if match := _STARTS.search(subject.text(file, 1 << 20) or ""):
             yield Finding(
-                "inference_code", "fail", Strength.EXISTS, paths=(name, file),
-                observed=f"{file}, which {name} lets a program run, calls {found[1]}",
+                "inference_code",
+                "fail",
+                Strength.EXISTS,
+                paths=(name, file),
+                observed=f"{file}, which {name} lets a program run, calls {match[1]}",
                 expected="code that computes, and starts no other program",
-            )  # fmt: skip
+            )
             return
     if here:
         yield Finding(
-            "inference_code", "pass", Strength.EXISTS, paths=(name, *here),
+            "inference_code",
+            "pass",
+            Strength.EXISTS,
+            paths=(name, *here),
             observed=f"{', '.join(here)}: code of its own that {name} lets a program run",
-        )  # fmt: skip
+        )
     if lost and places.searched(subject):
         yield Finding(
-            "inference_code", "inconclusive", Strength.EXISTS, paths=(name,),
+            "inference_code",
+            "inconclusive",
+            Strength.EXISTS,
+            paths=(name,),
             reason=f"{name} names {', '.join(lost[:3])}, which is not here",
-        )  # fmt: skip
+        )

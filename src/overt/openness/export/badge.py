@@ -30,7 +30,7 @@ def render(dossier: Dossier) -> str:
     parts.append((_verified(dossier), _COLOUR.get(step.verified, _COLOUR["fully_closed"])))
     if dossier.verdicts.contradicted:
         parts.append((f"{len(dossier.verdicts.contradicted)} contradicted", _CONTRADICTED))
-    said = f"{_LABEL}: {', '.join(text for text, _ in parts[1:])}"
+    label = f"{_LABEL}: {', '.join(text for text, _ in parts[1:])}"
     left, boxes, letters = 0.0, [], []
     for text, colour in parts:
         wide = _width(text) + 12
@@ -42,8 +42,8 @@ def render(dossier: Dossier) -> str:
         left += wide
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left:g}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {left:g} {_HEIGHT}" role="img" aria-label="{said}">\n'
-        f"<title>{said}</title>\n"
+        f'viewBox="0 0 {left:g} {_HEIGHT}" role="img" aria-label="{label}">\n'
+        f"<title>{label}</title>\n"
         f"<g>{''.join(boxes)}</g>\n"
         '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" '
         f'font-size="11">{"".join(letters)}</g>\n'
@@ -53,14 +53,14 @@ def render(dossier: Dossier) -> str:
 
 def _verified(dossier: Dossier) -> str:
     step = dossier.verdicts.step
-    found = words.step_words(step.verified)
+    step_text = words.step_words(step.verified)
     if not words.anything_verified(dossier):
         claimed = words.step_words(step.declared)
         closed = step.declared == STEPS[0]
         return claimed if closed else f"{claimed} claimed, nothing verified"
     if step.verified == step.declared:
-        return f"{found}, verified"
-    return f"{found} verified, {words.step_words(step.declared)} claimed"
+        return f"{step_text}, verified"
+    return f"{step_text} verified, {words.step_words(step.declared)} claimed"
 
 
 def _width(text: str) -> float:

@@ -32,10 +32,10 @@ _REFERENCES: Final = {
 
 
 def render(dossier: Dossier) -> str:
-    ancestors = [one for one in dossier.record.parents if one.relation != "dataset"]
-    datasets = [one for one in dossier.record.parents if one.relation == "dataset"]
-    data = [_dataset(one, number) for number, one in enumerate(datasets, 1)]
-    files = [_file(*one, number) for number, one in enumerate(dossier.files, 1)]
+    ancestors = [parent for parent in dossier.record.parents if parent.relation != "dataset"]
+    datasets = [parent for parent in dossier.record.parents if parent.relation == "dataset"]
+    data = [_dataset(parent, number) for number, parent in enumerate(datasets, 1)]
+    files = [_file(*file, number) for number, file in enumerate(dossier.files, 1)]
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.7.schema.json",
         "bomFormat": "CycloneDX",
@@ -50,7 +50,9 @@ def render(dossier: Dossier) -> str:
             "component": _model(dossier, ancestors, data),
         },
         "components": files + data,
-        "dependencies": [{"ref": _MODEL, "dependsOn": [one["bom-ref"] for one in files + data]}],
+        "dependencies": [
+            {"ref": _MODEL, "dependsOn": [component["bom-ref"] for component in files + data]}
+        ],
         "declarations": _declarations(dossier),
         "definitions": {"standards": _standards()},
     }
@@ -64,30 +66,30 @@ def _model(
     dossier: Dossier, ancestors: list[Parent], datasets: list[dict[str, Any]]
 ) -> dict[str, Any]:
     record, facts = dossier.record, dossier.record.facts
-    found: dict[str, Any] = {
+    model: dict[str, Any] = {
         "type": "data" if record.kind == "dataset" else "machine-learning-model",
         "bom-ref": _MODEL,
         "name": record.name or dossier.ref,
     }
     if facts.get("producer"):
-        found["supplier"] = {"name": str(facts["producer"])}
+        model["supplier"] = {"name": str(facts["producer"])}
     if facts.get("revision"):
-        found["version"] = str(facts["revision"])[:1024]
-    found["description"] = words.headline(dossier)
+        model["version"] = str(facts["revision"])[:1024]
+    model["description"] = words.headline(dossier)
     if hashes := _hashes(dossier.files[0][2] if len(dossier.files) == 1 else dossier.digest):
-        found["hashes"] = hashes
+        model["hashes"] = hashes
     if listed := _licences(dossier):
-        found["licenses"] = listed
+        model["licenses"] = listed
     if ancestors:
-        found["pedigree"] = {
-            "ancestors": [_ancestor(one, number) for number, one in enumerate(ancestors, 1)]
+        model["pedigree"] = {
+            "ancestors": [_ancestor(parent, number) for number, parent in enumerate(ancestors, 1)]
         }
     if references := _references(dossier):
-        found["externalReferences"] = references
+        model["externalReferences"] = references
     if record.kind != "dataset":
-        found["modelCard"] = _card(dossier, datasets)
-    found["properties"] = _properties(dossier)
-    return found
+        model["modelCard"] = _card(dossier, datasets)
+    model["properties"] = _properties(dossier)
+    return model
 
 
 def _hashes(text: str) -> list[dict[str, str]]:
@@ -96,25 +98,25 @@ def _hashes(text: str) -> list[dict[str, str]]:
 
 
 def _licences(dossier: Dossier) -> list[dict[str, Any]]:
-    found = []
+    licences_ = []
     if declared := licences.declared(dossier):
-        found.append(_licence(declared, "declared"))
+        licences_.append(_licence(declared, "declared"))
     if concluded := licences.concluded(dossier):
-        found.append(_licence(concluded, "concluded", _changes(dossier)))
-    return found
+        licences_.append(_licence(concluded, "concluded", _changes(dossier)))
+    return licences_
 
 
 def _licence(
-    one: licences.Named, acknowledgement: str, properties: list[dict[str, str]] | None = None
+    licence: licences.Named, acknowledgement: str, properties: list[dict[str, str]] | None = None
 ) -> dict[str, Any]:
     more: dict[str, Any] = {"acknowledgement": acknowledgement}
     if properties:
         more["properties"] = properties
-    if one.form == "expression":
-        return {"expression": one.value, **more}
-    key = "id" if one.form == "id" else "name"
-    url = {"url": found} if (found := address(one.url)) else {}
-    return {"license": {key: one.value, **url, **more}}
+    if licence.form == "expression":
+        return {"expression": licence.value, **more}
+    key = "id" if licence.form == "id" else "name"
+    url = {"url": url_text} if (url_text := address(licence.url)) else {}
+    return {"license": {key: licence.value, **url, **more}}
 
 
 def _changes(dossier: Dossier) -> list[dict[str, str]]:
@@ -122,45 +124,48 @@ def _changes(dossier: Dossier) -> list[dict[str, str]]:
     match = dossier.licence.match
     if match is None:
         return []
-    found = [("overt:licence:match", match.kind), ("overt:licence:sha256", match.sha256)]
-    found += [("overt:licence:rider", rider) for rider in match.riders]
-    found += [
+    properties = [("overt:licence:match", match.kind), ("overt:licence:sha256", match.sha256)]
+    properties += [("overt:licence:rider", rider) for rider in match.riders]
+    properties += [
         (
             "overt:licence:change",
-            f"expected {one.expected or '…'}, found {one.found}: {one.sentence}",
+            f"expected {change.expected or '…'}, found {change.found}: {change.sentence}",
         )
-        for one in match.changes
+        for change in match.changes
     ]
     if dossier.licence.file:
-        found.append(("overt:licence:file", dossier.licence.file))
-    return [{"name": name, "value": value} for name, value in found]
+        properties.append(("overt:licence:file", dossier.licence.file))
+    return [{"name": name, "value": value} for name, value in properties]
 
 
-def _ancestor(one: Parent, number: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _ancestor(parent: Parent, number: int) -> dict[str, Any]:
+    value: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": f"ancestor:{number}",
-        "name": one.name,
+        "name": parent.name,
     }
-    if one.licence and one.licence.strip():
-        found["licenses"] = [_licence(licences.named(one.licence), "declared")]
-    found["properties"] = [{"name": "overt:relation", "value": one.relation}]
-    if one.source:
-        found["properties"].append({"name": "overt:source", "value": one.source})
-    return found
+    if parent.licence and parent.licence.strip():
+        value["licenses"] = [_licence(licences.named(parent.licence), "declared")]
+    value["properties"] = [{"name": "overt:relation", "value": parent.relation}]
+    if parent.source:
+        value["properties"].append({"name": "overt:source", "value": parent.source})
+    return value
 
 
 def _references(dossier: Dossier) -> list[dict[str, str]]:
-    found: dict[tuple[str, str], str] = {}
+    references: dict[tuple[str, str], str] = {}
     if url := address(dossier.record.source):
-        found[("website", url)] = "where the claims about this model come from"
+        references[("website", url)] = "where the claims about this model come from"
     if url := address(dossier.record.licence_link):
-        found[("license", url)] = "where the licence text is said to be"
-    for one in dossier.components:
-        if one.claim and (url := address(one.claim.where)):
-            kind = _REFERENCES.get(one.component.name, "other")
-            found.setdefault((kind, url), one.component.title)
-    return [{"type": kind, "url": url, "comment": said} for (kind, url), said in found.items()]
+        references[("license", url)] = "where the licence text is said to be"
+    for component in dossier.components:
+        if component.claim and (url := address(component.claim.where)):
+            kind = _REFERENCES.get(component.component.name, "other")
+            references.setdefault((kind, url), component.component.title)
+    return [
+        {"type": kind, "url": url, "comment": comment}
+        for (kind, url), comment in references.items()
+    ]
 
 
 def _card(dossier: Dossier, datasets: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,7 +174,7 @@ def _card(dossier: Dossier, datasets: list[dict[str, Any]]) -> dict[str, Any]:
     if facts.get("architecture"):
         parameters["modelArchitecture"] = str(facts["architecture"])
     if datasets:
-        parameters["datasets"] = [{"ref": one["bom-ref"]} for one in datasets]
+        parameters["datasets"] = [{"ref": dataset["bom-ref"]} for dataset in datasets]
     if facts.get("modality") in ("text", "multimodal"):
         parameters["inputs"] = [{"format": str(facts["modality"])}]
         parameters["outputs"] = [{"format": "text"}]
@@ -187,16 +192,16 @@ def _card(dossier: Dossier, datasets: list[dict[str, Any]]) -> dict[str, Any]:
         considerations["ethicalConsiderations"] = [
             {"name": "a general-purpose model with systemic risk, by European law"}
         ]
-    found: dict[str, Any] = {"bom-ref": "model-card"}
+    card: dict[str, Any] = {"bom-ref": "model-card"}
     if parameters:
-        found["modelParameters"] = parameters
+        card["modelParameters"] = parameters
     if considerations:
-        found["considerations"] = considerations
-    found["properties"] = [
+        card["considerations"] = considerations
+    card["properties"] = [
         {"name": f"overt:fact:{key}", "value": _value(value)}
         for key, value in sorted(facts.items())
     ]
-    return found
+    return card
 
 
 def _value(value: Any) -> str:
@@ -204,11 +209,11 @@ def _value(value: Any) -> str:
 
 
 def _properties(dossier: Dossier) -> list[dict[str, str]]:
-    found = [("overt:ref", dossier.ref), ("overt:kind", dossier.record.kind)]
+    properties = [("overt:ref", dossier.ref), ("overt:kind", dossier.record.kind)]
     if dossier.digest:
-        found.append(("overt:digest", dossier.digest))
+        properties.append(("overt:digest", dossier.digest))
     if dossier.base:
-        found.append(("overt:compared-with", dossier.base))
+        properties.append(("overt:compared-with", dossier.base))
     verdicts = dossier.verdicts
     for name, pair in (
         ("step", verdicts.step),
@@ -216,35 +221,35 @@ def _properties(dossier: Dossier) -> list[dict[str, str]]:
         ("osaid", verdicts.osaid),
         ("eu-53-2", verdicts.eu_53_2),
     ):
-        found += [
+        properties += [
             (f"overt:{name}:declared", pair.declared),
             (f"overt:{name}:verified", pair.verified),
         ]
-    found.append(("overt:licence-kind", verdicts.licence_kind))
-    found += [("overt:contradicted", name) for name in verdicts.contradicted]
-    found.append(("overt:rules-version", str(dossier.rules_version)))
-    return [{"name": name, "value": value} for name, value in found]
+    properties.append(("overt:licence-kind", verdicts.licence_kind))
+    properties += [("overt:contradicted", name) for name in verdicts.contradicted]
+    properties.append(("overt:rules-version", str(dossier.rules_version)))
+    return [{"name": name, "value": value} for name, value in properties]
 
 
 # -- what it is made of --------------------------------------------------------------------------
 
 
 def _file(name: str, size: int, digest: str, number: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": "file", "bom-ref": f"file:{number}", "name": name}
+    value: dict[str, Any] = {"type": "file", "bom-ref": f"file:{number}", "name": name}
     if hashes := _hashes(digest):
-        found["hashes"] = hashes
-    found["properties"] = [{"name": "overt:bytes", "value": str(size)}]
-    return found
+        value["hashes"] = hashes
+    value["properties"] = [{"name": "overt:bytes", "value": str(size)}]
+    return value
 
 
-def _dataset(one: Parent, number: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": "data", "bom-ref": f"data:{number}", "name": one.name}
-    if one.licence and one.licence.strip():
-        found["licenses"] = [_licence(licences.named(one.licence), "declared")]
-    found["data"] = [{"type": "dataset", "name": one.name}]
-    if one.source:
-        found["properties"] = [{"name": "overt:source", "value": one.source}]
-    return found
+def _dataset(parent: Parent, number: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "data", "bom-ref": f"data:{number}", "name": parent.name}
+    if parent.licence and parent.licence.strip():
+        value["licenses"] = [_licence(licences.named(parent.licence), "declared")]
+    value["data"] = [{"type": "dataset", "name": parent.name}]
+    if parent.source:
+        value["properties"] = [{"name": "overt:source", "value": parent.source}]
+    return value
 
 
 # -- what is claimed, and what speaks for and against it -----------------------------------------
@@ -258,12 +263,12 @@ def _standards() -> list[dict[str, Any]]:
             "version": version,
             "requirements": [
                 {
-                    "bom-ref": f"requirement:{one.name}",
-                    "identifier": one.name,
-                    "title": one.mof or one.title,
+                    "bom-ref": f"requirement:{component.name}",
+                    "identifier": component.name,
+                    "title": component.mof or component.title,
                 }
-                for one in COMPONENTS
-                if (one.mof is not None) == in_mof
+                for component in COMPONENTS
+                if (component.mof is not None) == in_mof
             ],
         }
         for ref, name, version, in_mof in (
@@ -275,11 +280,11 @@ def _standards() -> list[dict[str, Any]]:
 
 def _declarations(dossier: Dossier) -> dict[str, Any]:
     pieces: dict[str, Evidence] = {}
-    for one in dossier.components:
-        for piece in one.evidence:
+    for component in dossier.components:
+        for piece in component.evidence:
             pieces.setdefault(piece.id, piece)
-    told = [one for one in dossier.components if _told(one)]
-    found: dict[str, Any] = {
+    claimed = [component for component in dossier.components if _told(component)]
+    value: dict[str, Any] = {
         "assessors": [
             {"bom-ref": _ASSESSOR, "thirdParty": True, "organization": {"name": "Overt"}}
         ],
@@ -287,34 +292,34 @@ def _declarations(dossier: Dossier) -> dict[str, Any]:
             {
                 "summary": words.step_difference(dossier),
                 "assessor": _ASSESSOR,
-                "map": [_judged(one) for one in dossier.components],
+                "map": [_judged(component) for component in dossier.components],
             }
         ],
-        "claims": [_claim(one) for one in told],
+        "claims": [_claim(component) for component in claimed],
     }
     if pieces:
-        found["evidence"] = [_piece(piece) for piece in pieces.values()]
-    return found
+        value["evidence"] = [_piece(piece) for piece in pieces.values()]
+    return value
 
 
-def _told(one: Finished) -> bool:
-    return one.claim is not None or bool(one.evidence)
+def _told(component: Finished) -> bool:
+    return component.claim is not None or bool(component.evidence)
 
 
-def _judged(one: Finished) -> dict[str, Any]:
-    name = one.component.name
-    told = [f"claim:{name}"] if _told(one) else []
-    counter = one.state in ("missing", "contradicted")
-    held = 0.0 if counter else one.availability / Availability.FULL
+def _judged(component: Finished) -> dict[str, Any]:
+    name = component.component.name
+    claims = [f"claim:{name}"] if _told(component) else []
+    counter = component.state in ("missing", "contradicted")
+    held = 0.0 if counter else component.availability / Availability.FULL
     best = max(
-        (piece.strength for piece in one.evidence if piece.result == "pass"),
+        (piece.strength for piece in component.evidence if piece.result == "pass"),
         default=Strength.ASSERTED,
     )
     return {
         "requirement": f"requirement:{name}",
-        "claims": [] if counter else told,
-        "counterClaims": told if counter else [],
-        "conformance": {"score": round(held, 2), "rationale": words.finished_sentence(one)},
+        "claims": [] if counter else claims,
+        "counterClaims": claims if counter else [],
+        "conformance": {"score": round(held, 2), "rationale": words.finished_sentence(component)},
         "confidence": {
             "score": round(best / Strength.REPLAYED, 2),
             "rationale": f"the best evidence for it: {best.word}",
@@ -322,21 +327,23 @@ def _judged(one: Finished) -> dict[str, Any]:
     }
 
 
-def _claim(one: Finished) -> dict[str, Any]:
-    claimed = words.AVAILABILITY_WORDS[one.claim.availability if one.claim else one.availability]
-    found: dict[str, Any] = {
-        "bom-ref": f"claim:{one.component.name}",
+def _claim(component: Finished) -> dict[str, Any]:
+    claimed = words.AVAILABILITY_WORDS[
+        component.claim.availability if component.claim else component.availability
+    ]
+    value: dict[str, Any] = {
+        "bom-ref": f"claim:{component.component.name}",
         "target": _MODEL,
-        "predicate": f"{one.component.title}: {claimed}",
-        "reasoning": words.STATE_MEANING[words.state_of(one)],
+        "predicate": f"{component.component.title}: {claimed}",
+        "reasoning": words.STATE_MEANING[words.state_of(component)],
     }
     for key, results in (("evidence", ("pass",)), ("counterEvidence", ("fail",))):
-        refs = dict.fromkeys(_ref(p) for p in one.evidence if p.result in results)
+        refs = dict.fromkeys(_ref(p) for p in component.evidence if p.result in results)
         if refs:
-            found[key] = list(refs)
-    if one.claim and (url := address(one.claim.source)):
-        found["externalReferences"] = [{"type": "evidence", "url": url}]
-    return found
+            value[key] = list(refs)
+    if component.claim and (url := address(component.claim.source)):
+        value["externalReferences"] = [{"type": "evidence", "url": url}]
+    return value
 
 
 def _ref(piece: Evidence) -> str:
@@ -344,14 +351,14 @@ def _ref(piece: Evidence) -> str:
 
 
 def _piece(piece: Evidence) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    value: dict[str, Any] = {
         "bom-ref": _ref(piece),
         "propertyName": f"overt:check:{piece.check}",
         "description": words.evidence_sentence(piece),
         "data": [{"name": f"{name} {digest}".strip()} for name, digest in piece.inputs],
     }
     if made := timestamp(piece.at):
-        found["created"] = made
-    if not found["data"]:
-        del found["data"]
-    return found
+        value["created"] = made
+    if not value["data"]:
+        del value["data"]
+    return value

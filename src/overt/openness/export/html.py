@@ -118,22 +118,22 @@ def _count(value: Any) -> str:
 
 
 def _contradictions(dossier: Dossier) -> str:
-    found = words.contradictions(dossier)
+    pieces = words.contradictions(dossier)
     riders = dossier.licence.match.riders if dossier.licence.match else ()
-    if not found and not dossier.licence.altered:
+    if not pieces and not dossier.licence.altered:
         return ""
     rows = [
         f"<li><strong>{text(title)}</strong>"
         f"<dl><dt>Expected</dt><dd>{text(piece.expected or 'what is claimed')}</dd>"
         f"<dt>Found</dt><dd>{text(piece.observed or 'otherwise')}</dd></dl></li>\n"
-        for title, piece in found
+        for title, piece in pieces
     ]
     if dossier.licence.altered:
         rows.append(
             "<li><strong>Licence text</strong><p>The text that comes with the model is not "
             "the standard text of the licence it names. What was added or changed:</p>"
             + "".join(f"<blockquote>{text(rider)}</blockquote>" for rider in riders)
-            + "".join(_change(*one) for one in _changes(dossier))
+            + "".join(_change(*change) for change in _changes(dossier))
             + "</li>\n"
         )
     word = "point does" if len(rows) == 1 else "points do"
@@ -146,15 +146,19 @@ def _contradictions(dossier: Dossier) -> str:
 
 def _changes(dossier: Dossier) -> list[tuple[str, str, str]]:
     match = dossier.licence.match
-    return [(one.expected, one.found, one.sentence) for one in match.changes[:20]] if match else []
+    return (
+        [(change.expected, change.found, change.sentence) for change in match.changes[:20]]
+        if match
+        else []
+    )
 
 
-def _change(expected: str, found: str, sentence: str) -> str:
+def _change(expected: str, actual: str, sentence: str) -> str:
     usual = (
-        f"where the standard text has {text(expected)}, it has {text(found)}"
-        if expected and found
-        else f"it has {text(found)}"
-        if found
+        f"where the standard text has {text(expected)}, it has {text(actual)}"
+        if expected and actual
+        else f"it has {text(actual)}"
+        if actual
         else "words are missing"
     )
     quoted = f": <q>{text(sentence)}</q>" if sentence else ""
@@ -181,12 +185,12 @@ def _licence(dossier: Dossier) -> str:
     finding = dossier.licence
     title = "altered licence text" if finding.altered else words.kind_words(finding.kind)
     rows = "".join(f"<p>{line}</p>\n" for line in words.licence_lines(dossier))
-    for label, one in (
+    for label, licence in (
         ("Claimed", licences.declared(dossier)),
         ("In the files", licences.concluded(dossier)),
     ):
-        if one:
-            rows += f'<p class="small"><span class="soft">{label}:</span> {_named(one)}</p>\n'
+        if licence:
+            rows += f'<p class="small"><span class="soft">{label}:</span> {_named(licence)}</p>\n'
     return (
         '<section class="card" aria-labelledby="licence">\n'
         f'<h2 id="licence">{title.capitalize()}</h2>\n{rows}'
@@ -195,12 +199,12 @@ def _licence(dossier: Dossier) -> str:
     )
 
 
-def _named(one: licences.Named) -> str:
-    return link(one.url, one.title) if one.url else text(one.title)
+def _named(licence: licences.Named) -> str:
+    return link(licence.url, licence.title) if licence.url else text(licence.title)
 
 
 def _counts(dossier: Dossier) -> str:
-    states = [words.state_of(one) for one in dossier.components]
+    states = [words.state_of(component) for component in dossier.components]
     rows = "".join(
         f'<li><span class="state {state}">{icon(state)} {states.count(state)} '
         f"{words.STATE_WORDS[state]}</span><br>"
@@ -224,21 +228,23 @@ def _asked(dossier: Dossier) -> str:
     from overt.openness.permissions import uses as fields
 
     id_ = dossier.licence.id
-    found = terms.load(id_) if id_ else None
-    if found is None:
+    terms_ = terms.load(id_) if id_ else None
+    if terms_ is None:
         return ""
     rules: dict[str, None] = {}
-    for clause in found.clauses:
+    for clause in terms_.clauses:
         says = {"deny": "Not allowed", "needs_permission": "Ask first"}.get(
             clause.effect, "Good to know"
         )
         rules[_rule(says, phrases.when(clause.when), clause.rule, clause.section)] = None
-    if found.bans:
-        uses = list(dict.fromkeys(fields.label(ban.category) for ban in found.bans if not ban.only))
+    if terms_.bans:
+        uses = list(
+            dict.fromkeys(fields.label(ban.category) for ban in terms_.bans if not ban.only)
+        )
         more = " and more" if len(uses) > _MOST_USES else ""
         listed = "; ".join(uses[:_MOST_USES]) + more
         rules[_rule("Not allowed", "", f"uses on its list: {listed}", "")] = None
-    for duty in found.obligations:
+    for duty in terms_.obligations:
         rules[_rule("To do", phrases.when(duty.when), duty.text, duty.section)] = None
     if not rules:
         return ""
@@ -249,7 +255,7 @@ def _asked(dossier: Dossier) -> str:
         )
     return section(
         "asks",
-        f"What the licence asks of you: {text(found.title)}",
+        f"What the licence asks of you: {text(terms_.title)}",
         f"{warning}<ul>\n{''.join(rules)}</ul>\n"
         '<p class="small soft">A summary in our own words, not the licence and not legal advice. '
         f"{code(f'overt may {shorten(dossier.ref, 80)}')} answers for your own case.</p>\n",
@@ -266,11 +272,11 @@ def _parents(dossier: Dossier) -> str:
     if not dossier.record.parents:
         return ""
     rows = ""
-    for one in dossier.record.parents:
-        said = text(one.licence) if one.licence else '<span class="soft">not said</span>'
+    for parent in dossier.record.parents:
+        licence = text(parent.licence) if parent.licence else '<span class="soft">not said</span>'
         rows += (
-            f"<li>{words.RELATION_WORDS[one.relation]} <strong>{text(one.name)}</strong>; "
-            f"licence: {said}</li>\n"
+            f"<li>{words.RELATION_WORDS[parent.relation]} <strong>{text(parent.name)}</strong>; "
+            f"licence: {licence}</li>\n"
         )
     body = f"<ul>\n{rows}</ul>\n<p>The licences of all of these hold for this model too.</p>\n"
     return section("made-from", "What it was made from", body)
@@ -279,19 +285,19 @@ def _parents(dossier: Dossier) -> str:
 def _schemes(dossier: Dossier) -> str:
     verdicts = dossier.verdicts
     rows = []
-    for key, title, pair, said in (
+    for key, title, pair, names in (
         ("mof", "Model Openness Framework", verdicts.mof, words.MOF_WORDS),
         ("osaid", "Open Source AI Definition", verdicts.osaid, words.OSAID_WORDS),
         ("eu_53_2", "European AI Act, Article 53(2)", verdicts.eu_53_2, words.EXEMPTION_WORDS),
     ):
         why = verdicts.reasons.get(f"{key}_verified") or verdicts.reasons.get(key) or ()
-        listed = "".join(f"<li>{text(one)}</li>" for one in why)
+        listed = "".join(f"<li>{text(reason)}</li>" for reason in why)
         because = f"<details><summary>why</summary><ul>{listed}</ul></details>" if listed else ""
-        verified = said.get(pair.verified, text(pair.verified))
+        verified = names.get(pair.verified, text(pair.verified))
         rows.append(
             row(
                 title,
-                ("Claimed", said.get(pair.declared, text(pair.declared))),
+                ("Claimed", names.get(pair.declared, text(pair.declared))),
                 ("Verified", f"{verified} {because}"),
             )
         )
@@ -301,24 +307,24 @@ def _schemes(dossier: Dossier) -> str:
 
 def _next(dossier: Dossier) -> str:
     rows = ""
-    for one in dossier.verdicts.next:
-        steps = "".join(f"<li>{text(step)}</li>" for step in one.steps)
-        rows += f"<h3>{_goal(one)}</h3>\n<ul>{steps}</ul>\n"
+    for goal in dossier.verdicts.next:
+        steps = "".join(f"<li>{text(step)}</li>" for step in goal.steps)
+        rows += f"<h3>{_goal(goal)}</h3>\n<ul>{steps}</ul>\n"
     return section("next", "The shortest way to the next grade", rows) if rows else ""
 
 
-def _goal(one: "Next") -> str:
+def _goal(goal: "Next") -> str:
     """What a plan reaches: the headline of its steps."""
-    named = {"step": words.STEP_WORDS, "mof": words.MOF_WORDS}.get(one.scheme, {})
-    grade = named.get(one.to, text(one.to))
-    scheme = _SCHEMES.get(one.scheme, text(one.scheme))
-    basis = "verified" if one.basis == "verified" else "claimed"
+    named = {"step": words.STEP_WORDS, "mof": words.MOF_WORDS}.get(goal.scheme, {})
+    grade = named.get(goal.to, text(goal.to))
+    scheme = _SCHEMES.get(goal.scheme, text(goal.scheme))
+    basis = "verified" if goal.basis == "verified" else "claimed"
     return f"{scheme[0].upper()}{scheme[1:]}: “{grade}”, as {basis}"
 
 
 def _how(dossier: Dossier) -> str:
     record = dossier.record
-    said = f"Claims come from {link(record.source, record.source)}. " if record.source else ""
+    origin = f"Claims come from {link(record.source, record.source)}. " if record.source else ""
     compared = f" It was compared with {code(dossier.base)}." if dossier.base else ""
     files = dossier.files[:_MOST_FILES]
     rows = "".join(
@@ -330,7 +336,7 @@ def _how(dossier: Dossier) -> str:
     if count > len(files):
         rows += f"<li>and {count - len(files):,} more</li>\n"
     body = (
-        f"<p>{said}Overt opened the files itself where there were any, ran its checks on them, "
+        f"<p>{origin}Overt opened the files itself where there were any, ran its checks on them, "
         "and put what was found beside what is said. A part counts as verified only if a check "
         f"strong enough for it passed and none failed.{compared}</p>\n"
     )

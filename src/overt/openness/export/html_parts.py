@@ -40,10 +40,10 @@ def code(content: str) -> str:
 
 def link(url: str, label: str) -> str:
     """A link where `url` is a web address, else only the label."""
-    found = address(url)
-    if not found:
+    href = address(url)
+    if not href:
         return text(label)
-    return f'<a href="{escape(found)}" rel="noopener noreferrer nofollow">{text(label)}</a>'
+    return f'<a href="{escape(href)}" rel="noopener noreferrer nofollow">{text(label)}</a>'
 
 
 def icon(state: str) -> str:
@@ -60,7 +60,7 @@ def table(
     columns: Sequence[str], rows: Sequence[str], *, caption: str = "", style: str = "stack"
 ) -> str:
     """A table that says what it is even where the style lays its cells below each other."""
-    head = "".join(f'<th role="columnheader" scope="col">{one}</th>' for one in columns)
+    head = "".join(f'<th role="columnheader" scope="col">{column}</th>' for column in columns)
     above = f"<caption>{caption}</caption>\n" if caption else ""
     return (
         f'<table role="table" class="{style}">\n{above}'
@@ -86,54 +86,54 @@ def tables(dossier: Dossier) -> str:
 
 
 def _table(title: str, parts: list[Finished], usual: str) -> str:
-    verified = sum(one.state == "verified" for one in parts)
+    verified = sum(component.state == "verified" for component in parts)
     return table(
         ("Part", "State", "What is said, and what was found"),
-        [_row(one, usual) for one in parts],
+        [_row(component, usual) for component in parts],
         caption=f'{title} <span class="soft">({verified} of {len(parts)} verified)</span>',
         style="stack parts",
     )
 
 
-def _row(one: Finished, usual: str) -> str:
-    state = words.state_of(one)
-    meaning = words.COMPONENT_MEANING[one.component.name]
+def _row(component: Finished, usual: str) -> str:
+    state = words.state_of(component)
+    meaning = words.COMPONENT_MEANING[component.component.name]
     return row(
-        f'{one.component.title}<span class="small soft">{meaning}</span>',
+        f'{component.component.title}<span class="small soft">{meaning}</span>',
         ("State", f'<span class="state {state}">{icon(state)} {words.STATE_WORDS[state]}</span>'),
-        ("Said and found", f"{_said(one)}{_licence(one, usual)}{_evidence(one)}"),
+        ("Said and found", f"{_said(component)}{_licence(component, usual)}{_evidence(component)}"),
     )
 
 
-def _said(one: Finished) -> str:
-    claim = one.claim
+def _said(component: Finished) -> str:
+    claim = component.claim
     holds = {"verified": "Overt found it.", "contradicted": "That does not hold."}
     if claim is None:
-        found = holds["verified"] if one.state == "verified" else ""
-        return f"Nobody says anything about it. {found}".rstrip()
-    said = f"{words.CLAIMED[claim.availability]} {holds.get(one.state, '')}".rstrip()
+        verified = holds["verified"] if component.state == "verified" else ""
+        return f"Nobody says anything about it. {verified}".rstrip()
+    sentence = f"{words.CLAIMED[claim.availability]} {holds.get(component.state, '')}".rstrip()
     if claim.where:
-        said += f"<br>Where: {link(claim.where, shorten(claim.where, 90))}"
+        sentence += f"<br>Where: {link(claim.where, shorten(claim.where, 90))}"
     if claim.note:
-        said += f'<br><span class="soft">{text(claim.note[0].upper() + claim.note[1:])}</span>'
-    return said
+        sentence += f'<br><span class="soft">{text(claim.note[0].upper() + claim.note[1:])}</span>'
+    return sentence
 
 
-def _licence(one: Finished, usual: str) -> str:
+def _licence(component: Finished, usual: str) -> str:
     """The licence of one part, where it is not that of the model."""
-    if not one.licence or not one.licence.strip():
+    if not component.licence or not component.licence.strip():
         return ""
-    named = licences.named(one.licence)
+    named = licences.named(component.licence)
     if named.value == usual:
         return ""
     return f'<br><span class="soft">Licence of its own: {text(named.title)}</span>'
 
 
-def _evidence(one: Finished) -> str:
-    claim = one.claim
-    rows = [_piece(piece) for piece in one.evidence[:_MOST_EVIDENCE]]
-    if len(one.evidence) > _MOST_EVIDENCE:
-        rows.append(f"<li>and {len(one.evidence) - _MOST_EVIDENCE} more</li>")
+def _evidence(component: Finished) -> str:
+    claim = component.claim
+    rows = [_piece(piece) for piece in component.evidence[:_MOST_EVIDENCE]]
+    if len(component.evidence) > _MOST_EVIDENCE:
+        rows.append(f"<li>and {len(component.evidence) - _MOST_EVIDENCE} more</li>")
     if claim and claim.source:
         dated = f", {text(claim.date)}" if claim.date else ""
         rows.append(
@@ -142,17 +142,17 @@ def _evidence(one: Finished) -> str:
     if not rows:
         return ""
     return (
-        f"<details><summary>{_summary(one)}"
-        f'<span class="unseen"> on: {one.component.title.lower()}</span></summary>'
+        f"<details><summary>{_summary(component)}"
+        f'<span class="unseen"> on: {component.component.title.lower()}</span></summary>'
         f'<ul class="evidence">{"".join(rows)}</ul></details>'
     )
 
 
-def _summary(one: Finished) -> str:
-    said = [words.result_words(piece) for piece in one.evidence]
+def _summary(component: Finished) -> str:
+    results = [words.result_words(piece) for piece in component.evidence]
     counts = [
-        f"{said.count(word)} {'check' if said.count(word) == 1 else 'checks'} {word}"
-        for word in dict.fromkeys(said)
+        f"{results.count(word)} {'check' if results.count(word) == 1 else 'checks'} {word}"
+        for word in dict.fromkeys(results)
     ]
     return ", ".join(counts) if counts else "where the claim is from"
 
@@ -164,13 +164,13 @@ def _piece(piece: Evidence) -> str:
         f"{f', {text(piece.at)}' if piece.at else ''})</span></p>"
     ]
     lines += [
-        f"<p>{label}: {text(said)}</p>"
-        for label, said in (
+        f"<p>{label}: {text(value)}</p>"
+        for label, value in (
             ("Found", piece.observed),
             ("Expected", piece.expected),
             ("Why", piece.reason),
         )
-        if said
+        if value
     ]
     for name, digest in piece.inputs[:_MOST_INPUTS]:
         lines.append(f'<p class="soft">Looked at {code(name)} {code(digest) if digest else ""}</p>')

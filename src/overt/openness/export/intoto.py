@@ -38,13 +38,13 @@ def render(dossier: Dossier) -> str:
             "licence": content["licence"],
             "components": [
                 {
-                    "name": one.component.name,
-                    "state": one.state,
-                    "availability": one.availability.word,
-                    "licence": one.licence,
-                    "evidence": [piece.id for piece in one.evidence],
+                    "name": component.component.name,
+                    "state": component.state,
+                    "availability": component.availability.word,
+                    "licence": component.licence,
+                    "evidence": [piece.id for piece in component.evidence],
                 }
-                for one in dossier.components
+                for component in dossier.components
             ],
             "evidence": _evidence(dossier),
             "parents": content["parents"],
@@ -54,15 +54,19 @@ def render(dossier: Dossier) -> str:
 
 
 def _subjects(dossier: Dossier, content: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
+    subjects: list[dict[str, Any]] = [
         {"name": name or f"file {number}", "digest": {"sha256": value}}
         for number, (name, _, digest) in enumerate(dossier.files, 1)
         if (value := hex_of(digest))
     ]
-    if found:
-        return found
+    if subjects:
+        return subjects
     claims = canonical(
-        [content["subject"], [one["claim"] for one in content["components"]], content["facts"]]
+        [
+            content["subject"],
+            [component["claim"] for component in content["components"]],
+            content["facts"],
+        ]
     )
     return [
         {
@@ -73,7 +77,7 @@ def _subjects(dossier: Dossier, content: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def _evidence(dossier: Dossier) -> list[dict[str, Any]]:
-    pieces = {piece.id: piece for one in dossier.components for piece in one.evidence}
+    pieces = {piece.id: piece for component in dossier.components for piece in component.evidence}
     return [pieces[id_].as_json(with_id=True) for id_ in sorted(pieces)]
 
 

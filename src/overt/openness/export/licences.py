@@ -56,9 +56,9 @@ def named(text: str) -> Named:
     if text in LISTED:
         title, url = _facts(text)
         return Named("id", text, title or text, url)
-    if (found := _expression(text)) is not None:
-        title, url = _facts(found)
-        return Named("expression", found, title or found, url)
+    if (expression := _expression(text)) is not None:
+        title, url = _facts(expression)
+        return Named("expression", expression, title or expression, url)
     bare = text.removeprefix(REF)
     title, url = _facts(bare)
     return Named("ref", REF + slug(bare), title or shorten(text, _MOST_NAME) or "unnamed", url)
@@ -66,9 +66,9 @@ def named(text: str) -> Named:
 
 def altered(text: str) -> Named:
     """A text that began as that licence and no longer has its terms."""
-    one = named(text)
-    bare = one.value.removeprefix(REF)
-    return Named("ref", f"{REF}{slug(bare)}-altered", f"{one.title}, with altered terms")
+    licence = named(text)
+    bare = licence.value.removeprefix(REF)
+    return Named("ref", f"{REF}{slug(bare)}-altered", f"{licence.title}, with altered terms")
 
 
 def slug(text: str) -> str:
@@ -84,17 +84,17 @@ def declared(dossier: Dossier) -> Named | None:
 
 def concluded(dossier: Dossier) -> Named | None:
     """The licence whose text lies with the model; None where none was recognised."""
-    found = dossier.licence.concluded
-    if found is None:
+    concluded_id = dossier.licence.concluded
+    if concluded_id is None:
         return None
-    return altered(found) if dossier.licence.altered else named(found)
+    return altered(concluded_id) if dossier.licence.altered else named(concluded_id)
 
 
 def _facts(id_: str) -> tuple[str, str]:
     from overt.openness.licence import names
 
-    found = names.facts(id_)
-    return (found.title, found.url) if found else ("", "")
+    facts_ = names.facts(id_)
+    return (facts_.title, facts_.url) if facts_ else ("", "")
 
 
 @cache

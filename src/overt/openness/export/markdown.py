@@ -44,22 +44,23 @@ def render(dossier: Dossier) -> str:
         f"**Licence**: {_licence(dossier)}",
         "",
     ]
-    found = words.contradictions(dossier)
-    if found:
+    pieces = words.contradictions(dossier)
+    if pieces:
         lines += ["## What does not hold", ""]
         lines += [
             f"- **{title}**: expected {text(piece.expected or 'what is claimed')}; "
             f"found {text(piece.observed or 'otherwise')}"
-            for title, piece in found
+            for title, piece in pieces
         ]
         lines.append("")
     for group, names in words.GROUPS:
         lines += [f"## {group}", "", "| part | state | what is said |", "|---|---|---|"]
-        for one in (dossier.component(name) for name in names):
-            state = words.state_of(one)
-            said = words.CLAIMED[one.claim.availability] if one.claim else ""
+        for component in (dossier.component(name) for name in names):
+            state = words.state_of(component)
+            claimed = words.CLAIMED[component.claim.availability] if component.claim else ""
             lines.append(
-                f"| {one.component.title} | {_SIGNS[state]} {words.STATE_WORDS[state]} | {said} |"
+                f"| {component.component.title} | {_SIGNS[state]} {words.STATE_WORDS[state]} | "
+                f"{claimed} |"
             )
         lines.append("")
     dated = f" Newest evidence: {text(dossier.made_on)}." if dossier.made_on else ""
@@ -70,16 +71,16 @@ def render(dossier: Dossier) -> str:
 def text(content: str) -> str:
     """Text of the dossier, on one line and without a meaning in Markdown."""
     line = visible(shorten(content, _MOST))
-    return _MEANS.sub(lambda found: f"&#{ord(found.group())};", line)
+    return _MEANS.sub(lambda match: f"&#{ord(match.group())};", line)
 
 
-def _row(title: str, pair: "Pair", said: Mapping[str, str]) -> str:
-    declared = said.get(pair.declared, text(pair.declared))
-    verified = said.get(pair.verified, text(pair.verified))
+def _row(title: str, pair: "Pair", names: Mapping[str, str]) -> str:
+    declared = names.get(pair.declared, text(pair.declared))
+    verified = names.get(pair.verified, text(pair.verified))
     return f"| {title} | {declared} | {verified} |"
 
 
 def _licence(dossier: Dossier) -> str:
-    one = licences.concluded(dossier) or licences.declared(dossier)
-    named = f"{text(one.title)}. " if one else ""
+    licence = licences.concluded(dossier) or licences.declared(dossier)
+    named = f"{text(licence.title)}. " if licence else ""
     return named + " ".join(words.licence_lines(dossier))

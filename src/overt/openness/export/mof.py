@@ -21,23 +21,40 @@ from overt.openness.verdicts.rule_input import Case
 # The names of the tool's schema; anything else is refused.
 _ARCHITECTURES: Final = frozenset(
     {
-        "transformer", "transformer decoder", "transformer encoder-decoder", "decoder", "encoder",
-        "diffusion", "RNN", "CNN", "LSTM", "NeRF", "hybrid", "undisclosed", "other",
+        "transformer",
+        "transformer decoder",
+        "transformer encoder-decoder",
+        "decoder",
+        "encoder",
+        "diffusion",
+        "RNN",
+        "CNN",
+        "LSTM",
+        "NeRF",
+        "hybrid",
+        "undisclosed",
+        "other",
     }
-)  # fmt: skip
+)
 _KNOWN: Final = (
-    (re.compile(r"(t5|bart|whisper|forconditionalgeneration|encoder.?decoder)", re.I),
-     "transformer encoder-decoder"),
+    (
+        re.compile(r"(t5|bart|whisper|forconditionalgeneration|encoder.?decoder)", re.I),
+        "transformer encoder-decoder",
+    ),
     (re.compile(r"(hybrid|jamba|zamba|bamba|granitemoehybrid)", re.I), "hybrid"),
     (re.compile(r"(rwkv|rnn)", re.I), "RNN"),
     (re.compile(r"(bert|electra|formaskedlm)", re.I), "encoder"),
     (re.compile(r"diffusion|unet", re.I), "diffusion"),
     (re.compile(r"mamba", re.I), "other"),
-    (re.compile(
-        r"(forcausallm|^(llama|gemma|qwen|mistral|mixtral|olmo|phi|gpt|falcon|granite|deepseek"
-        r"|smollm|starcoder|bloom|mpt|stablelm|command|cohere|exaone|apertus|nemotron|glm))", re.I),
-     "transformer decoder"),
-)  # fmt: skip
+    (
+        re.compile(
+            r"(forcausallm|^(llama|gemma|qwen|mistral|mixtral|olmo|phi|gpt|falcon|granite|deepseek"
+            r"|smollm|starcoder|bloom|mpt|stablelm|command|cohere|exaone|apertus|nemotron|glm))",
+            re.I,
+        ),
+        "transformer decoder",
+    ),
+)
 _DESCRIBED: Final = {
     "weights": "The weights of the released model",
     "checkpoints": "Weights saved while the model was trained",
@@ -63,8 +80,8 @@ def render(dossier: Dossier) -> str:
     record, facts = dossier.record, dossier.record.facts
     release: dict[str, Any] = {"name": shorten(clean(record.name or dossier.ref), 300) or "unnamed"}
     release["version"] = str(facts.get("revision") or "")
-    if found := day(facts.get("released", "")) or day(record.date):
-        release["date"] = found
+    if released := day(facts.get("released", "")) or day(record.date):
+        release["date"] = released
     release |= {
         "type": {"text": "language", "multimodal": "multimodal"}.get(
             str(facts.get("modality")), ""
@@ -97,34 +114,34 @@ def architecture(text: str, kind: str = "model") -> str:
 
 def _origin(dossier: Dossier) -> str:
     """What it was made from."""
-    names = [one.name for one in dossier.record.parents if one.relation != "dataset"]
+    names = [parent.name for parent in dossier.record.parents if parent.relation != "dataset"]
     return names[0] if names else ""
 
 
 def _addresses(dossier: Dossier) -> dict[str, str]:
     weights = dossier.component("weights").claim
     code = dossier.component("training_code").claim
-    found = {"repository": address(code.where) if code else ""}
+    addresses = {"repository": address(code.where) if code else ""}
     hub = (address(weights.where) if weights else "") or address(dossier.record.source)
     if hub.startswith("https://huggingface.co/"):
-        found["huggingface"] = hub
-    elif hub and not found["repository"]:
-        found["repository"] = hub
-    return {key: value for key, value in found.items() if value}
+        addresses["huggingface"] = hub
+    elif hub and not addresses["repository"]:
+        addresses["repository"] = hub
+    return {key: value for key, value in addresses.items() if value}
 
 
 def _components(dossier: Dossier) -> list[dict[str, str]]:
     case = Case(dossier.components, dossier.record, dossier.licence.id, dossier.licence.altered)
-    found = []
+    entries = []
     for item in mof.items(case, "declared"):
         component = BY_NAME[item.component]
-        one = dossier.component(item.component)
+        result = dossier.component(item.component)
         entry = {"name": component.mof or "", "description": _DESCRIBED[item.component]}
         licence = item.licence or ""
         if licence == mof.ALTERED:
             licence = licences.altered(case.licence_of(item.component) or "").value
         entry["license"] = licence
-        if one.claim and (where := address(one.claim.where)):
+        if result.claim and (where := address(result.claim.where)):
             entry["component_path"] = where
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries

@@ -40,7 +40,7 @@ def render(dossier: Dossier) -> str:
     record, facts = dossier.record, dossier.record.facts
     case = Case(dossier.components, record, dossier.licence.id, dossier.licence.altered)
     name = shorten(clean(record.name or dossier.ref), 300) or "unnamed"
-    bases = [one.name for one in record.parents if one.relation != "dataset"]
+    bases = [parent.name for parent in record.parents if parent.relation != "dataset"]
     content: dict[str, Any] = {
         "system": {
             "name": name,
@@ -69,19 +69,19 @@ def _class(cell: str, component: str, dossier: Dossier, case: Case) -> str:
         return _licences(dossier, case)
     if cell == "hardware_architecture":
         return "closed"
-    found = case.counts(component, "declared")
+    availability = case.counts(component, "declared")
     if cell == "code":  # it asks how well the code is documented
-        return "partial" if found >= _A.DESCRIBED else "closed"
+        return "partial" if availability >= _A.DESCRIBED else "closed"
     if component == "weights":
         # Part of the weights is not a model that somebody can run.
-        return {_A.FULL: "open", _A.GATED: "partial"}.get(found, "closed")
+        return {_A.FULL: "open", _A.GATED: "partial"}.get(availability, "closed")
     if cell == "trainingcode" and case.counts("preprocessing_code", "declared") >= _A.PARTIAL:
-        found = max(found, _A.PARTIAL)
+        availability = max(availability, _A.PARTIAL)
     # Data behind a form is not had in full, though GATED stands above RECONSTRUCTIBLE.
-    whole = found in (_A.FULL, _WHOLE.get(component, _A.FULL))
+    whole = availability in (_A.FULL, _WHOLE.get(component, _A.FULL))
     if whole:
         return "open"
-    return "partial" if found >= _A.PARTIAL else "closed"
+    return "partial" if availability >= _A.PARTIAL else "closed"
 
 
 def _licences(dossier: Dossier, case: Case) -> str:
@@ -94,9 +94,9 @@ def _licences(dossier: Dossier, case: Case) -> str:
         return bool(licence) and not spoiled and names.open_expression(str(licence)) is True
 
     had = [
-        one.component.name
-        for one in dossier.components
-        if case.counts(one.component.name, "declared") >= _A.PARTIAL
+        component.component.name
+        for component in dossier.components
+        if case.counts(component.component.name, "declared") >= _A.PARTIAL
     ]
     if not open_("weights"):
         return "closed"
@@ -104,10 +104,10 @@ def _licences(dossier: Dossier, case: Case) -> str:
 
 
 def _licence(dossier: Dossier) -> str | None:
-    one = licences.concluded(dossier) or licences.declared(dossier)
-    if one is None:
+    licence = licences.concluded(dossier) or licences.declared(dossier)
+    if licence is None:
         return None
-    return one.value if one.form != "ref" else one.title
+    return licence.value if licence.form != "ref" else licence.title
 
 
 def _link(dossier: Dossier, component: str) -> str:
@@ -122,9 +122,9 @@ def _note(cell: str, component: str, dossier: Dossier) -> str | None:
         return "Not assessed by Overt."
     if cell == "licenses":
         return " ".join(words.licence_lines(dossier))
-    one = dossier.component(component)
-    note = f"{words.finished_sentence(one)}."
+    result = dossier.component(component)
+    note = f"{words.finished_sentence(result)}."
     preparation = dossier.component("preprocessing_code")
-    if cell == "trainingcode" and preparation.availability < _A.PARTIAL <= one.availability:
+    if cell == "trainingcode" and preparation.availability < _A.PARTIAL <= result.availability:
         note += " The code that prepared the data is not among it."
     return note

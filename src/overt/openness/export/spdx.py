@@ -41,15 +41,31 @@ _ASKED: Final = {
     ),
 }
 _HYPERPARAMETERS: Final = (
-    "parameters", "context_length", "vocabulary_size", "quantization", "dtype",
-)  # fmt: skip
+    "parameters",
+    "context_length",
+    "vocabulary_size",
+    "quantization",
+    "dtype",
+)
 _PURPOSE: Final = {
-    ".gguf": "model", ".safetensors": "model", ".bin": "model", ".pt": "model", ".pth": "model",
-    ".onnx": "model", ".md": "documentation", ".pdf": "documentation", ".py": "source",
-    ".json": "configuration", ".yaml": "configuration", ".yml": "configuration",
-    ".toml": "configuration", ".jinja": "source", ".parquet": "data", ".jsonl": "data",
+    ".gguf": "model",
+    ".safetensors": "model",
+    ".bin": "model",
+    ".pt": "model",
+    ".pth": "model",
+    ".onnx": "model",
+    ".md": "documentation",
+    ".pdf": "documentation",
+    ".py": "source",
+    ".json": "configuration",
+    ".yaml": "configuration",
+    ".yml": "configuration",
+    ".toml": "configuration",
+    ".jinja": "source",
+    ".parquet": "data",
+    ".jsonl": "data",
     ".csv": "data",
-}  # fmt: skip
+}
 
 
 def render(dossier: Dossier) -> str:
@@ -73,16 +89,16 @@ class _Document:
         self.files(model)
         for number, parent in enumerate(dossier.record.parents, 1):
             self.parent(model, parent, number)
-        for one in dossier.components:
-            if one.claim or one.evidence:
-                self.component(model, one)
+        for component in dossier.components:
+            if component.claim or component.evidence:
+                self.component(model, component)
         self.annotate("verdicts", model, canonical(dossier.verdicts.as_json()))
         sbom = self.add(
             "sbom",
             "software_Sbom",
             name=self.name,
             rootElement=[model],
-            element=[one["spdxId"] for one in self.elements],
+            element=[element["spdxId"] for element in self.elements],
             software_sbomType=["analyzed" if dossier.files else "source"],
             profileConformance=self.profiles(),
         )
@@ -91,7 +107,7 @@ class _Document:
             "SpdxDocument",
             name=self.name,
             rootElement=[sbom],
-            element=[one["spdxId"] for one in self.elements],
+            element=[element["spdxId"] for element in self.elements],
             profileConformance=self.profiles(),
         )
         creation = {
@@ -116,31 +132,39 @@ class _Document:
     def add(self, local: str, type_: str, **fields: Any) -> str:
         """An element; fields that are "" or an empty list are left out."""
         id_ = self.base + local
-        kept = {key: value for key, value in fields.items() if value not in ("", [], None)}
-        self.elements.append({"type": type_, "spdxId": id_, "creationInfo": _CREATION, **kept})
+        present = {key: value for key, value in fields.items() if value not in ("", [], None)}
+        self.elements.append({"type": type_, "spdxId": id_, "creationInfo": _CREATION, **present})
         return id_
 
     def relate(self, kind: str, source: str, targets: list[str], comment: str = "") -> None:
         if targets:
-            number = sum(one["type"] == "Relationship" for one in self.elements) + 1
+            number = sum(element["type"] == "Relationship" for element in self.elements) + 1
             self.add(
-                f"relationship-{number}", "Relationship", **{"from": source}, relationshipType=kind,
-                to=targets, comment=comment,
-            )  # fmt: skip
+                f"relationship-{number}",
+                "Relationship",
+                **{"from": source},
+                relationshipType=kind,
+                to=targets,
+                comment=comment,
+            )
 
     def annotate(self, local: str, subject: str, statement: str) -> None:
         self.add(
-            f"annotation-{local}", "Annotation", annotationType="review", subject=subject,
-            contentType="application/json", statement=statement,
-        )  # fmt: skip
+            f"annotation-{local}",
+            "Annotation",
+            annotationType="review",
+            subject=subject,
+            contentType="application/json",
+            statement=statement,
+        )
 
     def profiles(self) -> list[str]:
-        found = ["core", "software", "simpleLicensing"]
+        profiles = ["core", "software", "simpleLicensing"]
         for profile, type_ in (("ai", "ai_AIPackage"), ("dataset", "dataset_DatasetPackage")):
-            packages = [one for one in self.elements if one["type"] == type_]
-            if packages and all(key in one for one in packages for key in _ASKED[type_]):
-                found.append(profile)
-        return found
+            packages = [element for element in self.elements if element["type"] == type_]
+            if packages and all(key in package for package in packages for key in _ASKED[type_]):
+                profiles.append(profile)
+        return profiles
 
     # -- packages --------------------------------------------------------------------------------
 
@@ -167,7 +191,7 @@ class _Document:
                     if key in facts
                 ],
                 "ai_limitation": words.headline(dossier),
-            }  # fmt: skip
+            }
         package = self.add(
             "model",
             "dataset_DatasetPackage" if dataset else "ai_AIPackage",
@@ -225,57 +249,64 @@ class _Document:
     def licensed(
         self, package: str, declared: licences.Named | None, concluded: licences.Named | None
     ) -> None:
-        for kind, one in (("hasDeclaredLicense", declared), ("hasConcludedLicense", concluded)):
-            self.relate(kind, package, [self.licence(one) if one else _NO_LICENCE])
+        for kind, licence in (("hasDeclaredLicense", declared), ("hasConcludedLicense", concluded)):
+            self.relate(kind, package, [self.licence(licence) if licence else _NO_LICENCE])
 
-    def licence(self, one: licences.Named) -> str:
-        if one.value in self.licences:
-            return self.licences[one.value]
+    def licence(self, licence: licences.Named) -> str:
+        if licence.value in self.licences:
+            return self.licences[licence.value]
         number = len(self.licences) + 1
         custom = []
-        if one.form == "ref":
+        if licence.form == "ref":
             # The text itself stays with the model: it is not ours to pass on.
-            where = f" Its text is at {url}." if (url := address(one.url)) else ""
+            where = f" Its text is at {url}." if (url := address(licence.url)) else ""
             text = self.add(
                 f"licence-text-{number}",
                 "simplelicensing_SimpleLicensingText",
-                name=one.title,
-                simplelicensing_licenseText=f"{one.title}. The text is not repeated here.{where}",
+                name=licence.title,
+                simplelicensing_licenseText=(
+                    f"{licence.title}. The text is not repeated here.{where}"
+                ),
             )
-            custom = [{"type": "DictionaryEntry", "key": one.value, "value": text}]
-        self.licences[one.value] = self.add(
+            custom = [{"type": "DictionaryEntry", "key": licence.value, "value": text}]
+        self.licences[licence.value] = self.add(
             f"licence-{number}",
             "simplelicensing_LicenseExpression",
-            name=one.title,
-            simplelicensing_licenseExpression=one.value,
+            name=licence.title,
+            simplelicensing_licenseExpression=licence.value,
             simplelicensing_customIdToUri=custom,
         )
-        return self.licences[one.value]
+        return self.licences[licence.value]
 
     # -- what was found --------------------------------------------------------------------------
 
-    def component(self, model: str, one: Finished) -> None:
+    def component(self, model: str, result: Finished) -> None:
         self.annotate(
-            one.component.name,
+            result.component.name,
             model,
             canonical(
                 {
-                    "component": one.component.name,
-                    "mof": one.component.mof,
-                    "state": one.state,
-                    "availability": one.availability.word,
-                    "licence": one.licence,
+                    "component": result.component.name,
+                    "mof": result.component.mof,
+                    "state": result.state,
+                    "availability": result.availability.word,
+                    "licence": result.licence,
                     "evidence": [
                         {
-                            "id": piece.id, "check": piece.check, "version": piece.version,
-                            "result": piece.result, "strength": piece.strength.word, "at": piece.at,
-                            "observed": piece.observed, "expected": piece.expected,
+                            "id": piece.id,
+                            "check": piece.check,
+                            "version": piece.version,
+                            "result": piece.result,
+                            "strength": piece.strength.word,
+                            "at": piece.at,
+                            "observed": piece.observed,
+                            "expected": piece.expected,
                         }
-                        for piece in one.evidence
+                        for piece in result.evidence
                     ],
                 }
             ),
-        )  # fmt: skip
+        )
 
 
 def _hashes(text: str) -> list[dict[str, str]]:

@@ -16,12 +16,12 @@ _TALL_AT: Final = (40, 118, 196, 274)
 def draw(dossier: Dossier) -> str:
     """Both drawings. Where nothing could be verified there is no mark for it."""
     step = dossier.verdicts.step
-    said = words.step_difference(dossier)
+    label = words.step_difference(dossier)
     claimed = _place(step.declared)
-    found = _place(step.verified) if words.anything_verified(dossier) else None
+    verified = _place(step.verified) if words.anything_verified(dossier) else None
     return (
-        f'<div class="spectrum wide">{_wide(claimed, found, said)}</div>\n'
-        f'<div class="spectrum tall">{_tall(claimed, found, said)}</div>\n'
+        f'<div class="spectrum wide">{_wide(claimed, verified, label)}</div>\n'
+        f'<div class="spectrum tall">{_tall(claimed, verified, label)}</div>\n'
     )
 
 
@@ -29,12 +29,12 @@ def _place(step: str) -> int:
     return STEPS.index(step) if step in STEPS else 0
 
 
-def _opened(size: str, said: str) -> str:
-    return f'<svg viewBox="0 0 {size}" role="img" aria-label="{said}">'
+def _opened(size: str, label: str) -> str:
+    return f'<svg viewBox="0 0 {size}" role="img" aria-label="{label}">'
 
 
-def _station(place: int, claimed: int, found: int | None) -> str:
-    if found is not None and place <= found:
+def _station(place: int, claimed: int, verified: int | None) -> str:
+    if verified is not None and place <= verified:
         return "station reached"
     return "station said" if place == claimed else "station"
 
@@ -46,53 +46,55 @@ def _flag(x: int, y: int, word: str) -> str:
     )
 
 
-def _wide(claimed: int, found: int | None, said: str) -> str:
+def _wide(claimed: int, verified: int | None, label: str) -> str:
     first, last = _WIDE_AT[0], _WIDE_AT[-1]
     parts = [
-        _opened("640 200" if found is not None else "640 146", said),
+        _opened("640 200" if verified is not None else "640 146", label),
         f'<line class="track" x1="{first}" y1="96" x2="{last}" y2="96"/>',
     ]
-    if found is not None:
-        to = _WIDE_AT[found]
+    if verified is not None:
+        to = _WIDE_AT[verified]
         parts.append(f'<line class="track reached" x1="{first}" y1="96" x2="{to}" y2="96"/>')
     for place, step in enumerate(STEPS):
         x = _WIDE_AT[place]
-        weight = ' class="here"' if place in (claimed, found) else ""
+        weight = ' class="here"' if place in (claimed, verified) else ""
         name = words.step_words(step)
         parts += [
-            f'<circle class="{_station(place, claimed, found)}" cx="{x}" cy="96" r="9"/>',
+            f'<circle class="{_station(place, claimed, verified)}" cx="{x}" cy="96" r="9"/>',
             f'<text{weight} x="{x}" y="132" text-anchor="middle">{name}</text>',
         ]
     x = _WIDE_AT[claimed]
     arrow = f'<path d="M{x - 8} 48 L{x} 76 L{x + 8} 48"/>'
     parts.append(f'<g class="claimed">{_flag(x - 52, 18, "claimed")}{arrow}</g>')
-    if found is not None:
-        x = _WIDE_AT[found]
+    if verified is not None:
+        x = _WIDE_AT[verified]
         arrow = f'<path d="M{x - 9} 158 L{x} 142 L{x + 9} 158 Z"/>'
         parts.append(f'<g class="found">{arrow}{_flag(x - 52, 156, "verified")}</g>')
     return "".join([*parts, "</svg>"])
 
 
-def _tall(claimed: int, found: int | None, said: str) -> str:
+def _tall(claimed: int, verified: int | None, label: str) -> str:
     # Fully open stands on top here, as on a scale.
     at = _TALL_AT[::-1]
     parts = [
-        _opened("300 314", said),
+        _opened("300 314", label),
         f'<line class="track" x1="30" y1="{at[0]}" x2="30" y2="{at[-1]}"/>',
     ]
-    if found is not None:
-        parts.append(f'<line class="track reached" x1="30" y1="{at[0]}" x2="30" y2="{at[found]}"/>')
+    if verified is not None:
+        parts.append(
+            f'<line class="track reached" x1="30" y1="{at[0]}" x2="30" y2="{at[verified]}"/>'
+        )
     for place, step in enumerate(STEPS):
         y = at[place]
-        marked = place in (claimed, found)
+        marked = place in (claimed, verified)
         weight = ' class="here"' if marked else ""
         lower = y - 10 if marked else y + 5
         parts += [
-            f'<circle class="{_station(place, claimed, found)}" cx="30" cy="{y}" r="9"/>',
+            f'<circle class="{_station(place, claimed, verified)}" cx="30" cy="{y}" r="9"/>',
             f'<text{weight} x="54" y="{lower}">{words.step_words(step)}</text>',
         ]
-    if found is not None:
-        parts.append(f'<g class="found">{_flag(54, at[found], "verified")}</g>')
-    x = 166 if claimed == found else 54
+    if verified is not None:
+        parts.append(f'<g class="found">{_flag(54, at[verified], "verified")}</g>')
+    x = 166 if claimed == verified else 54
     parts.append(f'<g class="claimed">{_flag(x, at[claimed], "claimed")}</g>')
     return "".join([*parts, "</svg>"])

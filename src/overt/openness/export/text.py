@@ -67,7 +67,7 @@ def plain(value: Any) -> Any:
 def visible(text: str) -> str:
     """`text` for people: what would be unseen or turn the line around is shown by its number."""
     text = _CONTROL.sub("\ufffd", clean(text))
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", text)
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", text)
 
 
 def shorten(text: str, most: int) -> str:
@@ -105,8 +105,8 @@ def identifier(dossier: Dossier, form: str) -> UUID:
 
 def hex_of(text: str) -> str:
     """The 64 hex of a ``sha256:…``, or ""."""
-    found = _DIGEST.fullmatch(text)
-    return found.group(1) if found else ""
+    match = _DIGEST.fullmatch(text)
+    return match.group(1) if match else ""
 
 
 def day(text: object) -> str:
@@ -119,8 +119,8 @@ def day(text: object) -> str:
 
 def timestamp(text: object) -> str:
     """The first second of that day, or "" where it is no day."""
-    found = day(text)
-    return f"{found}T00:00:00Z" if found else ""
+    date = day(text)
+    return f"{date}T00:00:00Z" if date else ""
 
 
 def address(text: str) -> str:
@@ -133,12 +133,12 @@ def address(text: str) -> str:
         return ""
     if not _HOST.fullmatch(parts.netloc):
         return ""
-    found = f"{parts.scheme}://{parts.netloc}{_quoted(parts.path)}"
+    url_ = f"{parts.scheme}://{parts.netloc}{_quoted(parts.path)}"
     if parts.query:
-        found += f"?{_quoted(parts.query, '?')}"
+        url_ += f"?{_quoted(parts.query, '?')}"
     if parts.fragment:
-        found += f"#{_quoted(parts.fragment, '?')}"
-    return found
+        url_ += f"#{_quoted(parts.fragment, '?')}"
+    return url_
 
 
 def _quoted(text: str, more: str = "") -> str:

@@ -266,7 +266,7 @@ def _checking(dossier: Dossier) -> str:
 
 
 def anything_verified(dossier: Dossier) -> bool:
-    return any(one.state == "verified" for one in dossier.components)
+    return any(component.state == "verified" for component in dossier.components)
 
 
 def step_shown(dossier: Dossier) -> str:
@@ -278,13 +278,13 @@ def step_shown(dossier: Dossier) -> str:
 def step_difference(dossier: Dossier) -> str:
     """What the two markers of the spectrum say, in two sentences."""
     step = dossier.verdicts.step
-    claimed, found = step_words(step.declared), step_words(step.verified)
+    claimed, verified = step_words(step.declared), step_words(step.verified)
     if not anything_verified(dossier):
         why = "" if dossier.files else ", because there are no files to look at"
         return f"Claimed: {claimed}. Nothing could be verified{why}."
     if step.declared == step.verified:
-        return f"Claimed: {claimed}. Verified: {found}."
-    return f"Claimed: {claimed}. Only this much could be verified: {found}."
+        return f"Claimed: {claimed}. Verified: {verified}."
+    return f"Claimed: {claimed}. Only this much could be verified: {verified}."
 
 
 def licence_lines(dossier: Dossier) -> list[str]:
@@ -311,18 +311,19 @@ def licence_lines(dossier: Dossier) -> list[str]:
     return lines
 
 
-def state_of(one: Finished) -> str:
+def state_of(component: Finished) -> str:
     """The state for people: `declared` without anybody who says anything is `unknown`."""
-    if one.state == "declared" and one.availability == Availability.UNKNOWN:
+    if component.state == "declared" and component.availability == Availability.UNKNOWN:
         return "unknown"
-    return one.state
+    return component.state
 
 
-def finished_sentence(one: Finished) -> str:
+def finished_sentence(component: Finished) -> str:
     """One component in one line."""
-    claimed = one.claim.availability if one.claim else one.availability
-    told = one.availability if one.state == "verified" else claimed
-    return f"{one.component.title}: {AS_SAID[state_of(one)].format(AVAILABILITY_WORDS[told])}"
+    claimed = component.claim.availability if component.claim else component.availability
+    availability = component.availability if component.state == "verified" else claimed
+    wording = AS_SAID[state_of(component)].format(AVAILABILITY_WORDS[availability])
+    return f"{component.component.title}: {wording}"
 
 
 def result_words(piece: Evidence) -> str:
@@ -347,9 +348,9 @@ def evidence_sentence(piece: Evidence) -> str:
 def contradictions(dossier: Dossier) -> list[tuple[str, Evidence]]:
     """Every finding that contradicts a claim, with the title of its component."""
     return [
-        (one.component.title, piece)
-        for one in dossier.components
-        if one.state == "contradicted"
-        for piece in one.evidence
+        (component.component.title, piece)
+        for component in dossier.components
+        if component.state == "contradicted"
+        for piece in component.evidence
         if piece.result == "fail"
     ]

@@ -17,9 +17,9 @@ _CELLS = 90_000  # of a gap that is compared word by word
 
 def blocks(left: Sequence[int], right: Sequence[int]) -> list[Block]:
     """The equal runs, rising on both sides."""
-    found = list(_blocks(left, right, 0, len(left), 0, len(right), 0))
+    runs = list(_blocks(left, right, 0, len(left), 0, len(right), 0))
     joined: list[Block] = []
-    for i, j, n in found:
+    for i, j, n in runs:
         if joined and joined[-1][0] + joined[-1][2] == i and joined[-1][1] + joined[-1][2] == j:
             joined[-1] = (joined[-1][0], joined[-1][1], joined[-1][2] + n)
         else:
@@ -69,11 +69,11 @@ def _between(
 
 
 def _unique(words: Sequence[int], first: int, behind: int, row: int) -> dict[tuple[int, ...], int]:
-    found: dict[tuple[int, ...], int] = {}
+    positions: dict[tuple[int, ...], int] = {}
     for i in range(first, behind - row + 1):
         key = tuple(words[i : i + row])
-        found[key] = -1 if key in found else i
-    return {key: i for key, i in found.items() if i >= 0}
+        positions[key] = -1 if key in positions else i
+    return {key: i for key, i in positions.items() if i >= 0}
 
 
 def _chain(

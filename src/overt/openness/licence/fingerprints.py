@@ -138,7 +138,7 @@ def _array(kind: str, content: bytes) -> "array[int]":
 def _entry(number: int) -> Entry:
     all_ = known()
     name, notice, start, length, _, sampled, raw = all_._heads[number]
-    spans = tuple(_span(*one) for one in raw)
+    spans = tuple(_span(*row) for row in raw)
     optional = bytearray(length)
     for span in spans:
         if span.kind == "optional":
@@ -149,7 +149,7 @@ def _entry(number: int) -> Entry:
 
 def _span(first: int, behind: int, kind: Any, argument: Any) -> Span:
     if kind == "alt":
-        return Span(first, behind, "alt", wordings=tuple(tuple(one) for one in argument))
+        return Span(first, behind, "alt", wordings=tuple(tuple(wording) for wording in argument))
     if kind == "wild":
         most, free, negated = argument
         return Span(first, behind, "wild", most=most, free=free, negated=negated)

@@ -77,10 +77,10 @@ class Fit:
 @cache
 def _places(number: int) -> dict[int, int]:
     """Where each shingle of an entry stands that stands there once."""
-    found: dict[int, int] = {}
+    positions: dict[int, int] = {}
     for i, shingle in enumerate(shingles(known().entry(number).words)):
-        found[shingle] = -1 if shingle in found else i
-    return {shingle: i for shingle, i in found.items() if i >= 0}
+        positions[shingle] = -1 if shingle in positions else i
+    return {shingle: i for shingle, i in positions.items() if i >= 0}
 
 
 class Rows:
@@ -121,11 +121,11 @@ def window(entry: Entry, rows: Rows, first: int, behind: int) -> tuple[int, int]
             low += 1
         if high - low >= best:
             best, span = high - low + 1, (low, high)
-    kept = sorted(j for _, j in hits[span[0] : span[1] + 1])
+    aligned = sorted(j for _, j in hits[span[0] : span[1] + 1])
     slack = 30 + size // 10
-    start = kept[0] - places[rows.all[kept[0]]] - slack
-    end = kept[-1] + size - places[rows.all[kept[-1]]] + slack
-    return max(first, min(start, kept[0])), min(behind, max(end, kept[-1] + 5))
+    start = aligned[0] - places[rows.all[aligned[0]]] - slack
+    end = aligned[-1] + size - places[rows.all[aligned[-1]]] + slack
+    return max(first, min(start, aligned[0])), min(behind, max(end, aligned[-1] + 5))
 
 
 def fit(entry: Entry, words: Words, ids: Sequence[int], first: int, behind: int) -> Fit | None:
@@ -146,7 +146,7 @@ def fit(entry: Entry, words: Words, ids: Sequence[int], first: int, behind: int)
             _fill(span, entry, words, ids, where, taken, excused, (start, end))
     gaps = tuple(_gaps(entry, words, runs, where, taken, excused, (start, end)))
     matched = sum(n for _, _, n in runs)
-    equal = matched + sum(1 for i, one in enumerate(excused) if one and where[i] < 0)
+    equal = matched + sum(1 for i, is_excused in enumerate(excused) if is_excused and where[i] < 0)
     return Fit(entry, start, end, equal, gaps, matched == len(entry.words) == end - start)
 
 
@@ -159,9 +159,9 @@ def _trimmed(runs: list[Block]) -> list[Block]:
     return runs
 
 
-def _far(one: Block, other: Block, *, last: bool = False) -> bool:
-    apart = other[1] - one[1] - one[2]
-    return apart > 3 * (other if last else one)[2] + 8
+def _far(block: Block, other: Block, *, last: bool = False) -> bool:
+    apart = other[1] - block[1] - block[2]
+    return apart > 3 * (other if last else block)[2] + 8
 
 
 def _fill(
@@ -199,16 +199,16 @@ def _accepted(span: Span, words: Words, ids: Sequence[int], begin: int, end: int
         return not span.negated
     held = set(words.words[begin:end])
     if span.free:
-        found = naming(words.source[words.starts[begin] : words.ends[end - 1]])
+        names_found = naming(words.source[words.starts[begin] : words.ends[end - 1]])
         negations = [word for word in words.words[begin:end] if word in _NEGATIONS]
         once = negations in (["not"], ["neither", "nor"], ["none"], ["neither", "nor", "nor"])
         if once != span.negated or not ("may" in held or not span.negated):
             return False
         rest = _TEMPLATE.sub(" ", words.source[words.starts[begin] : words.ends[end - 1]])
-        kept = [word for word in rest.split() if word.lower() not in _FREE]
-        return set(found) <= _FREE and (len(kept) <= 1 or named(rest))
-    said = words.source[words.starts[begin] : words.ends[end - 1]]
-    return not naming(said) and named(said)
+        kept_words = [word for word in rest.split() if word.lower() not in _FREE]
+        return set(names_found) <= _FREE and (len(kept_words) <= 1 or named(rest))
+    source = words.source[words.starts[begin] : words.ends[end - 1]]
+    return not naming(source) and named(source)
 
 
 def _gaps(
@@ -230,18 +230,18 @@ def _gaps(
         first, behind = (extra[0], extra[-1] + 1) if extra else (j2, j2)
         if missing and _same(entry, words, missing, first, behind):
             continue
-        told = any(entry.words[k] in numbers for k in dropped)
-        if extra and not (missing or told) and all(_lettered(words, k) for k in extra):
+        numbered = any(entry.words[k] in numbers for k in dropped)
+        if extra and not (missing or numbered) and all(_lettered(words, k) for k in extra):
             continue
         if _address(entry, words, missing, extra):
             continue
         if _years(entry, words, missing, first, behind):
             continue
-        if extra and not (missing or told):
+        if extra and not (missing or numbered):
             first, behind = _whole_line(entry, words, (first, behind), (i, j, n), (i2, j2, n2))
         if missing or extra or dropped:
             sides = (entry.optional[i + n - 1 : i + n], entry.optional[i2 : i2 + 1])
-            yield Gap(missing, first, behind, dropped, all(one == b"\x01" for one in sides))
+            yield Gap(missing, first, behind, dropped, all(side == b"\x01" for side in sides))
 
 
 def _lettered(words: Words, k: int) -> bool:
@@ -256,7 +256,7 @@ def _address(entry: Entry, words: Words, missing: tuple[int, ...], extra: list[i
     """Whether a postal address of the licence's keeper is left out or became one on the web."""
     numbers = [known().numbers.get(entry.words[k], "") for k in missing]
     return (
-        any(re.fullmatch(r"0\d{4}", one) for one in numbers)
+        any(re.fullmatch(r"0\d{4}", number) for number in numbers)
         and len(missing) <= 16
         and all(words.words[k].startswith("@") for k in extra)
     )
@@ -288,7 +288,7 @@ def _years(entry: Entry, words: Words, missing: tuple[int, ...], first: int, beh
     lost = [numbers.get(entry.words[k], "") for k in missing]
     if not (lost or first < behind):
         return False
-    if not all(_YEAR.fullmatch(one) for one in (*lost, *words.words[first:behind])):
+    if not all(_YEAR.fullmatch(number) for number in (*lost, *words.words[first:behind])):
         return False
     return "copyright" in words.words[max(0, first - 30) : first]
 
@@ -297,19 +297,21 @@ def _same(entry: Entry, words: Words, missing: tuple[int, ...], first: int, behi
     """Whether only spaces and hyphens differ ("non-commercial"), or a number stood in a list."""
     vocabulary = known().vocabulary
     wanted = [entry.words[k] for k in missing]
-    found = words.words[first:behind]
-    if not found:
+    inserted = words.words[first:behind]
+    if not inserted:
         low = words.ends[first - 1] if first else 0
         high = words.starts[behind] if behind < len(words.starts) else len(words.source)
         listed = [vocabulary.get(hashed(w), -1) for at, w in words.listed if low <= at < high]
         return listed == wanted
     if len(wanted) == 1:
-        if found == ("any",) and words.words[behind : behind + 1] == ("contributors",):
+        if inserted == ("any",) and words.words[behind : behind + 1] == ("contributors",):
             return wanted[0] == vocabulary.get(hashed("its"))
-        return len(found) <= 3 and vocabulary.get(hashed("".join(found)), -1) == wanted[0]
-    if len(wanted) == 2 and len(found) == 1:
-        one = found[0]
-        halves = [(vocabulary.get(hashed(one[:k]), -1), vocabulary.get(hashed(one[k:]), -1))
-                  for k in range(1, len(one))]  # fmt: skip
+        return len(inserted) <= 3 and vocabulary.get(hashed("".join(inserted)), -1) == wanted[0]
+    if len(wanted) == 2 and len(inserted) == 1:
+        word = inserted[0]
+        halves = [
+            (vocabulary.get(hashed(word[:k]), -1), vocabulary.get(hashed(word[k:]), -1))
+            for k in range(1, len(word))
+        ]
         return tuple(wanted) in halves
     return False

@@ -80,26 +80,26 @@ def match(text: str) -> Match:
     digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     text, rest = text[:MOST], text[MOST : 2 * MOST].strip()
     words = read(text)
-    fits = sorted(_fits(words), key=lambda one: one.first)
-    whole = [one for one in fits if not one.entry.notice]
+    fits = sorted(_fits(words), key=lambda fit: fit.first)
+    whole = [fit for fit in fits if not fit.entry.notice]
     if not fits:
         return _pointed(text, words, digest)
     main = (whole or fits)[0]
-    changes = [one for each in fits for one in _changes(text, words, each)]
+    changes = [change for each in fits for change in _changes(text, words, each)]
     lost = [gap for gap in main.gaps if _unversioned(words, main, gap)]
-    riders = [one.sentence for one in changes]
+    riders = [change.sentence for change in changes]
     riders += [quoted(text, *_place(words, gap.first, gap.first)) for gap in lost]
     riders += list(islice(_riders(text, words, fits), 4 * _SHOWN))
     if rest:
         riders.append(quoted(rest, 0, min(len(rest), 200)))
     altered = bool(riders)
-    others = dict.fromkeys(one.entry.id for one in fits if one.entry.id != main.entry.id)
+    others = dict.fromkeys(fit.entry.id for fit in fits if fit.entry.id != main.entry.id)
     return Match(
         id=main.entry.id,
         kind=_kind(main, words, fits, altered=altered),
         altered=altered,
         riders=tuple(dict.fromkeys(riders))[:_SHOWN],
-        changes=tuple(one for one in changes if one.expected or one.found)[:_SHOWN],
+        changes=tuple(change for change in changes if change.expected or change.found)[:_SHOWN],
         missing_version=bool(lost),
         coverage=round(main.coverage, 4),
         sha256=digest,
@@ -129,16 +129,16 @@ def _fits(words: Words) -> Iterator[Fit]:
     regions = [(0, len(ids))]
     tried: dict[tuple[int, int, int], Fit | None] = {}
     for _ in range(max(8, min(_ROUNDS, _WORK // (len(ids) + 1)))):
-        found = _best(words, ids, rows, regions, tried)
-        if found is None:
+        fit = _best(words, ids, rows, regions, tried)
+        if fit is None:
             return
-        yield found
+        yield fit
         regions = [
             part
             for first, behind in regions
             for part in (
-                ((first, found.first), (found.behind, behind))
-                if first <= found.first < behind
+                ((first, fit.first), (fit.behind, behind))
+                if first <= fit.first < behind
                 else ((first, behind),)
             )
             if part[1] - part[0] >= 12
@@ -166,19 +166,19 @@ def _best(
             if key not in tried:
                 part = window(entry, rows, first, min(behind, len(rows.all)))
                 tried[key] = part and fit(entry, words, ids, part[0], min(behind, part[1] + 5))
-            found = tried[key]
-            if found and _enough(found) and (best is None or found.score > best.score):
+            candidate = tried[key]
+            if candidate and _enough(candidate) and (best is None or candidate.score > best.score):
                 if best is None:
                     most, least = min(most, place + _CANDIDATES), 0.4 * size
-                best = found
-            if found and found.plain:
-                return found
+                best = candidate
+            if candidate and candidate.plain:
+                return candidate
     return best
 
 
-def _enough(found: Fit) -> bool:
-    return found.coverage >= (_LEAST_NOTICE if found.entry.notice else _LEAST) and (
-        found.score > -found.equal // 2
+def _enough(fit: Fit) -> bool:
+    return fit.coverage >= (_LEAST_NOTICE if fit.entry.notice else _LEAST) and (
+        fit.score > -fit.equal // 2
     )
 
 
@@ -197,40 +197,40 @@ def _candidates(rows: Rows, regions: Sequence[tuple[int, int]]) -> list[tuple[fl
     return likely[: 4 * _CANDIDATES]
 
 
-def _changes(text: str, words: Words, found: Fit) -> Iterator[Change]:
-    for gap in found.gaps:
+def _changes(text: str, words: Words, fit: Fit) -> Iterator[Change]:
+    for gap in fit.gaps:
         first, behind = gap.first, gap.behind
-        if _renumbered(words, found, gap):
+        if _renumbered(words, fit, gap):
             start, end = _place(words, first, behind)
-            expected = _expected(found, gap.dropped[:1])
+            expected = _expected(fit, gap.dropped[:1])
             yield Change(expected, text[start:end][:300], quoted(text, start, end))
             continue
         if not gap.missing and first < behind:
-            said = words.source[words.starts[first] : words.ends[behind - 1]]
-            if explained(said) and (gap.loose or "copyright" in words.words[first:behind]):
+            source = words.source[words.starts[first] : words.ends[behind - 1]]
+            if explained(source) and (gap.loose or "copyright" in words.words[first:behind]):
                 continue
-            if _titled(words, words.starts[first], words.ends[behind - 1], {found.entry.id}):
+            if _titled(words, words.starts[first], words.ends[behind - 1], {fit.entry.id}):
                 continue
             if gap.loose and not any(remarks(words.source, *_lines(words, first, behind))):
                 continue
-            inserted = _inserted(text, words, first, behind, found.first)
+            inserted = _inserted(text, words, first, behind, fit.first)
             if inserted is not None:
-                yield from (Change("", "", one) for one in inserted)
+                yield from (Change("", "", sentence) for sentence in inserted)
                 continue
         elif not gap.missing:
             continue
         start, end = _place(words, first, behind)
-        said = " ".join(text[start:end].split()) if first < behind else ""
-        yield Change(_expected(found, gap.missing), said[:300], quoted(text, start, end))
+        source = " ".join(text[start:end].split()) if first < behind else ""
+        yield Change(_expected(fit, gap.missing), source[:300], quoted(text, start, end))
 
 
-def _renumbered(words: Words, found: Fit, gap: Gap) -> bool:
+def _renumbered(words: Words, fit: Fit, gap: Gap) -> bool:
     """Whether a part that may be left out, like a title, is there with another number."""
     if gap.missing or not gap.dropped or gap.first == gap.behind:
         return False
-    expected = known().numbers.get(found.entry.words[gap.dropped[0]])
-    said = words.words[gap.first]
-    return expected is not None and said[:1].isdigit() and said != expected
+    expected = known().numbers.get(fit.entry.words[gap.dropped[0]])
+    word = words.words[gap.first]
+    return expected is not None and word[:1].isdigit() and word != expected
 
 
 def _inserted(text: str, words: Words, first: int, behind: int, opening: int) -> list[str] | None:
@@ -246,13 +246,15 @@ def _inserted(text: str, words: Words, first: int, behind: int, opening: int) ->
         opened = a in (0, opening)
         start = _lines(words, a, a + 1)[0] if opened and a < b else start
         lined = (opened or "\n" in before) and (b == len(words.words) or "\n" in after)
-        found = [quoted(text, one.first, one.behind) for one in remarks(source, start, end)]
-        if (lined and not found) or (
+        sentences = [
+            quoted(text, remark.first, remark.behind) for remark in remarks(source, start, end)
+        ]
+        if (lined and not sentences) or (
             lined and _ends(before, start=opened) and _ends(after, start=b == len(words.words))
         ):
-            return found
-        if _ends(before, start=opened) and re.search(r"[.;:!?]|\n\s*\n", after) and found:
-            return found
+            return sentences
+        if _ends(before, start=opened) and re.search(r"[.;:!?]|\n\s*\n", after) and sentences:
+            return sentences
     return None
 
 
@@ -282,12 +284,12 @@ def _lines(words: Words, first: int, behind: int) -> tuple[int, int]:
     return start, end if end >= 0 else len(words.source)
 
 
-def _expected(found: Fit, missing: Sequence[int]) -> str:
+def _expected(fit: Fit, missing: Sequence[int]) -> str:
     """Numbers of the licence in clear; other words are not known."""
     numbers = known().numbers
     shown: list[str] = []
     for k in missing:
-        word = numbers.get(found.entry.words[k], "…")
+        word = numbers.get(fit.entry.words[k], "…")
         if word != "…" or shown[-1:] != ["…"]:
             shown.append(word)
     return " ".join(shown)
@@ -296,18 +298,18 @@ def _expected(found: Fit, missing: Sequence[int]) -> str:
 def _riders(text: str, words: Words, fits: Sequence[Fit]) -> Iterator[str]:
     """What stands before, between and behind the licences."""
     at = 0
-    for one in (*fits, None):
-        end = words.starts[one.first] if one else len(words.source)
+    for following in (*fits, None):
+        end = words.starts[following.first] if following else len(words.source)
         if end > at:
             for remark in remarks(words.source, at, end):
                 if pointers.explains(words.source[remark.first : remark.behind]):
                     continue
                 if _titled(words, remark.first, remark.behind, {each.entry.id for each in fits}):
                     continue
-                if remark.behind == end and one and _runs_on(words, at, one.first):
+                if remark.behind == end and following and _runs_on(words, at, following.first):
                     continue
                 yield quoted(text, remark.first, remark.behind)
-        at = words.ends[one.behind - 1] if one else end
+        at = words.ends[following.behind - 1] if following else end
 
 
 def _titled(words: Words, first: int, behind: int, ids: set[str]) -> bool:
@@ -326,16 +328,16 @@ def _runs_on(words: Words, at: int, first: int) -> bool:
     return start < words.starts[first] and not any(remarks(words.source, max(at, start), end))
 
 
-def _unversioned(words: Words, found: Fit, gap: Gap) -> bool:
+def _unversioned(words: Words, fit: Fit, gap: Gap) -> bool:
     """Whether the text stands still where the licence tells its version."""
     numbers = known().numbers
     lost = (*gap.missing, *gap.dropped)
-    told = [numbers[found.entry.words[k]] for k in lost if found.entry.words[k] in numbers]
-    if not told or len(lost) > 8 or min(lost) == 0 or min(lost) > 200:
+    versions = [numbers[fit.entry.words[k]] for k in lost if fit.entry.words[k] in numbers]
+    if not versions or len(lost) > 8 or min(lost) == 0 or min(lost) > 200:
         return False
     if any(word[:1].isdigit() for word in words.words[gap.first : gap.behind]):
         return False
-    return told[0] not in words.words[: found.first + 80]
+    return versions[0] not in words.words[: fit.first + 80]
 
 
 def _pointed(text: str, words: Words, digest: str) -> Match:
@@ -345,9 +347,9 @@ def _pointed(text: str, words: Words, digest: str) -> Match:
     if named.ids:
         riders = tuple(
             dict.fromkeys(
-                quoted(text, one.first, one.behind)
-                for one in islice(remarks(words.source, 0, len(words.source)), 4 * _SHOWN)
-                if not pointers.explains(words.source[one.first : one.behind])
+                quoted(text, remark.first, remark.behind)
+                for remark in islice(remarks(words.source, 0, len(words.source)), 4 * _SHOWN)
+                if not pointers.explains(words.source[remark.first : remark.behind])
             )
         )[:_SHOWN]
     return Match(

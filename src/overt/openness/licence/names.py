@@ -79,18 +79,18 @@ def family(text: str) -> bool:
 
 def facts(id: str) -> LicenceFacts | None:
     """What is known about a licence, by its id or any of its names."""
-    found = canonical(id)
-    if found is None:
+    known_id = canonical(id)
+    if known_id is None:
         return None
-    lists, row = _table().lists, _table().rows.get(found, ())
+    lists, row = _table().lists, _table().rows.get(known_id, ())
     kind, title, url = (row[i] if len(row) > i else "" for i in range(3))
     return LicenceFacts(
-        id=found,
-        title=title or found,
-        osi=found in lists["osi"],
-        fsf=found in lists["fsf"],
-        kind=cast(Kind, kind) if kind else _kind(found),
-        url=url or (f"https://spdx.org/licenses/{found}.html" if found in _spdx() else ""),
+        id=known_id,
+        title=title or known_id,
+        osi=known_id in lists["osi"],
+        fsf=known_id in lists["fsf"],
+        kind=cast(Kind, kind) if kind else _kind(known_id),
+        url=url or (f"https://spdx.org/licenses/{known_id}.html" if known_id in _spdx() else ""),
     )
 
 
@@ -118,8 +118,8 @@ def is_open(id: str, *, compat: bool = False) -> bool:
     if compat:
         known = any(id in lists[name] for name in listed) and id not in lists["compat_missing"]
         return known or id in lists["compat_only"]
-    found = canonical(id)
-    return any(found in lists[name] for name in (*listed, "open_fixed"))
+    known_id = canonical(id)
+    return any(known_id in lists[name] for name in (*listed, "open_fixed"))
 
 
 def expression(text: str) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def expression(text: str) -> tuple[str, ...]:
     tree = _parsed(text)
     if tree is None:
         return ()
-    return tuple(dict.fromkeys(canonical(one) or one for one in _symbols(tree)))
+    return tuple(dict.fromkeys(canonical(symbol) or symbol for symbol in _symbols(tree)))
 
 
 def open_expression(text: str) -> bool | None:
@@ -142,13 +142,13 @@ def open_expression(text: str) -> bool | None:
 def _open(tree: Any) -> bool | None:
     operator = str(getattr(tree, "operator", "")).strip().upper()
     if operator in ("AND", "OR"):
-        answers = [_open(one) for one in tree.args]
+        answers = [_open(branch) for branch in tree.args]
         decided = operator == "OR"
         if decided in answers:
             return decided
         return None if None in answers else not decided
-    found = canonical(_symbol(tree))
-    return None if found is None else is_open(found)
+    known_id = canonical(_symbol(tree))
+    return None if known_id is None else is_open(known_id)
 
 
 def _parsed(text: str) -> Any:
@@ -169,8 +169,8 @@ def _symbols(tree: Any) -> Iterator[str]:
         return
     arguments = getattr(tree, "args", ())
     if arguments:
-        for one in arguments:
-            yield from _symbols(one)
+        for branch in arguments:
+            yield from _symbols(branch)
     else:
         yield _symbol(tree)
 
@@ -216,34 +216,34 @@ def _keyed(
     lists: Mapping[str, frozenset[str]], rows: Mapping[str, tuple[str, ...]], families: list[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Ids by the keys of their names, an id's own before another's further names; families."""
-    named = [(one, one) for name in ("osi", "fsf", "others") for one in sorted(lists[name])]
-    named += [(one, one) for one in rows]
-    renamed = (one.partition("=") for one in sorted(lists["renamed"]))
+    named = [(id_, id_) for name in ("osi", "fsf", "others") for id_ in sorted(lists[name])]
+    named += [(id_, id_) for id_ in rows]
+    renamed = (pair.partition("=") for pair in sorted(lists["renamed"]))
     named += [(old, new) for old, _, new in renamed]
     own = len(named)
-    named += [(name, one) for one, row in rows.items() for name in _names(row)]
+    named += [(name, id_) for id_, row in rows.items() for name in _names(row)]
     keys = _keys([name for name, _ in named])
-    found = {key: one for key, (_, one) in zip(keys[:own], named[:own], strict=True)}
-    for key, (_, one) in zip(keys[own:], named[own:], strict=True):
-        found.setdefault(key, one)
-    return found, sorted(set(_keys(families)) - found.keys())
+    table = {key: id_ for key, (_, id_) in zip(keys[:own], named[:own], strict=True)}
+    for key, (_, id_) in zip(keys[own:], named[own:], strict=True):
+        table.setdefault(key, id_)
+    return table, sorted(set(_keys(families)) - table.keys())
 
 
 @cache
 def _alike() -> Mapping[str, str | None]:
     """Ids by what `_loose` leaves of their names; None where several are left with the same."""
-    kept: dict[str, str | None] | None = packed.kept("licences/alike", FILE.read_bytes())
-    return _loosely(_table().rows) if kept is None else kept
+    packed_value: dict[str, str | None] | None = packed.kept("licences/alike", FILE.read_bytes())
+    return _loosely(_table().rows) if packed_value is None else packed_value
 
 
 def _loosely(rows: Mapping[str, tuple[str, ...]]) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    short_names: dict[str, str | None] = {}
     for id_, row in rows.items():
         for name in _names(row):
             short = _loose(name)
-            found[short] = id_ if found.get(short, id_) == id_ else None
-        found.setdefault(_loose(id_), id_)
-    return {short: one for short, one in found.items() if len(short) > 2}
+            short_names[short] = id_ if short_names.get(short, id_) == id_ else None
+        short_names.setdefault(_loose(id_), id_)
+    return {short: id_ for short, id_ in short_names.items() if len(short) > 2}
 
 
 def to_pack() -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _key(text: str) -> str:
 def _keys(names: list[str]) -> list[str]:
     """`_key` of many names, none of which has a line break: one pass instead of thousands."""
     joined = re.sub(r"[^a-z0-9.+\n]+|\.(?!\d)", "-", "\n".join(names).lower())
-    return [one.strip("-.") for one in joined.split("\n")]
+    return [key.strip("-.") for key in joined.split("\n")]
 
 
 def _loose(text: str) -> str:

@@ -73,8 +73,8 @@ _SMALL: Final = 6
 @cache
 def _lists() -> dict[str, frozenset[str]]:
     parts = (DATA / "plain_words.txt").read_text(encoding="utf-8").split("\n@")[1:]
-    found = (part.partition("\n") for part in parts)
-    return {name: frozenset(_COMMENT.sub("", words).split()) for name, _, words in found}
+    pairs = (part.partition("\n") for part in parts)
+    return {name: frozenset(_COMMENT.sub("", words).split()) for name, _, words in pairs}
 
 
 @cache
@@ -89,18 +89,18 @@ def plain(sentence: str) -> bool:
     if not words:
         return True
     if not all(_neutral(word) for word in words):
-        one = words[0].lower()
-        if len(words) > 1 or not one.isascii() or _ENCODED.fullmatch(words[0]):
+        lower_word = words[0].lower()
+        if len(words) > 1 or not lower_word.isascii() or _ENCODED.fullmatch(words[0]):
             return False
-        return not (_known(one) or _HOLD.match(one))
+        return not (_known(lower_word) or _HOLD.match(lower_word))
     if elsewhere(sentence) or _spaced(words):
         return False
-    said = {word.lower() for word in words}
-    if "version" in said and not any(word[-1:].isdigit() for word in words):
-        said.discard("version")
-    if "for" in said and said & _list("groups"):
+    lower = {word.lower() for word in words}
+    if "version" in lower and not any(word[-1:].isdigit() for word in words):
+        lower.discard("version")
+    if "for" in lower and lower & _list("groups"):
         return False
-    if said & _list("verbs") or said & _list("titles"):
+    if lower & _list("verbs") or lower & _list("titles"):
         return True
     if _MADE.match(sentence):
         return len(words) <= 5
@@ -111,8 +111,8 @@ def elsewhere(sentence: str) -> bool:
     """Whether a sentence names terms that nobody here knows, which then are a part of it."""
     from overt.openness.licence.names import canonical, family
 
-    for found in _TERMS.finditer(sentence):
-        name = " ".join((found[1] or found[2]).split())
+    for match in _TERMS.finditer(sentence):
+        name = " ".join((match[1] or match[2]).split())
         if not (canonical(name) or family(name)):
             return True
     return False
@@ -128,13 +128,13 @@ def _spaced(words: list[str]) -> bool:
     return False
 
 
-def _unnamed(found: re.Match[str]) -> str:
+def _unnamed(match: re.Match[str]) -> str:
     """A phrase without the name in it, if that is one as far as the words of licences tell."""
-    name = next((one for one in found.groups() if one), "")
-    parts = [one for one in re.split(r"[\s.-]+", name.lower()) if one]
-    if any(_HOLD.match(one) for one in parts) or all(_known(one) for one in parts):
-        return found[0]
-    return found[0].replace(name, " X ")
+    name = next((group for group in match.groups() if group), "")
+    parts = [part for part in re.split(r"[\s.-]+", name.lower()) if part]
+    if any(_HOLD.match(part) for part in parts) or all(_known(part) for part in parts):
+        return match[0]
+    return match[0].replace(name, " X ")
 
 
 def neutral(text: str) -> bool:
@@ -201,8 +201,8 @@ def _between(beside: list[str], word: str) -> bool:
 
 
 def _words(text: str) -> Iterator[str]:
-    for found in _TOKEN.finditer(ADDRESS.sub(" ", INVISIBLE.sub("", text))):
-        word = found[0].strip(_EDGES)
+    for match in _TOKEN.finditer(ADDRESS.sub(" ", INVISIBLE.sub("", text))):
+        word = match[0].strip(_EDGES)
         if not word:
             continue
         if _PATH.fullmatch(word) or _MIXED.fullmatch(word) or _NUMBER.fullmatch(word.lower()):
@@ -243,8 +243,8 @@ def _name(word: str) -> bool:
         return True
     if _HOLD.match(low):
         return False
-    if not word.isascii() and (found := _script(word)) is not None:
-        return found
+    if not word.isascii() and (script := _script(word)) is not None:
+        return script
     if _PATH.fullmatch(word) or _MIXED.fullmatch(word) or _NUMBER.fullmatch(low):
         return True
     return word[:1].isupper() and not _known(low)
@@ -258,13 +258,17 @@ def _known(word: str) -> bool:
 
 _FOREIGN: Final = (
     # Shapes of names in other scripts, and what no name of a person or company is written with.
-    (r"[\u3400-\u9fff\u30a0-\u30ff\u306e\u30fb]{1,24}",
-     "\u7981|\u4e0d\u5f97|\u4e0d\u53ef|\u4ec5|\u50c5|\u52ff|\u987b|\u9808|\u53ea|\u4ed8|\u8d39|\u8cbb|\u975e|\u5546\u7528|\u4f7f\u7528|\u5229\u7528|\u5141\u8bb8|\u9650\u4e8e|\u7528\u9014"),
+    (
+        r"[\u3400-\u9fff\u30a0-\u30ff\u306e\u30fb]{1,24}",
+        "\u7981|\u4e0d\u5f97|\u4e0d\u53ef|\u4ec5|\u50c5|\u52ff|\u987b|\u9808|\u53ea|\u4ed8|\u8d39|\u8cbb|\u975e|\u5546\u7528|\u4f7f\u7528|\u5229\u7528|\u5141\u8bb8|\u9650\u4e8e|\u7528\u9014",
+    ),
     (r"[\uac00-\ud7af]{1,8}", "\uae08\uc9c0|\uc6a9|\ub9cc|\uc5c6"),
-    (r"[\u0400-\u04ff.]+",
-     "(?i)^(?:\u0442\u043e\u043b\u044c\u043a\u043e|\u043d\u0435|\u0434\u043b\u044f|\u0431\u0435\u0437)$|\u0437\u0430\u043f\u0440\u0435\u0449|\u0438\u0441\u043f\u043e\u043b\u044c\u0437|\u043a\u043e\u043c\u043c\u0435\u0440\u0447"),
+    (
+        r"[\u0400-\u04ff.]+",
+        "(?i)^(?:\u0442\u043e\u043b\u044c\u043a\u043e|\u043d\u0435|\u0434\u043b\u044f|\u0431\u0435\u0437)$|\u0437\u0430\u043f\u0440\u0435\u0449|\u0438\u0441\u043f\u043e\u043b\u044c\u0437|\u043a\u043e\u043c\u043c\u0435\u0440\u0447",
+    ),
     (r"[\u0370-\u03ff]+", "(?i)^(?:\u03bc\u03cc\u03bd\u03bf|\u03b3\u03b9\u03b1)$"),
-)  # fmt: skip
+)
 
 
 def _script(word: str) -> bool | None:

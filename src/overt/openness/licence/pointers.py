@@ -27,7 +27,7 @@ _ADDRESSES: Final = (
     (Pattern(r"llama-models/blob/main/models/llama(3_[123])/license", re.IGNORECASE), "llama{}"),
     (Pattern(r"llama\.com/llama(3_[123]|[234])/license", re.IGNORECASE), "llama{}"),
     (Pattern(r"mozilla\.org/(?:en-us/)?mpl/(\d\.\d)", re.IGNORECASE), "MPL-{}"),
-)  # fmt: skip
+)
 _NAME = (
     r"([A-Z0-9][\w.+/&\[\]-]*(?:[ \t]*\n?[ \t]*(?:[A-Z0-9(][\w.+/&()\[\]-]*"
     r"|of|by|for|and|v\d[\d.]*|-|,(?= [Vv]ersion)|license|licence|version)){0,9})"
@@ -55,16 +55,16 @@ def named(text: str) -> Named:
     """The licences a short text names."""
     if len(text) > _SHORT:
         return Named((), family=False)
-    found: dict[str, None] = {}
+    ids: dict[str, None] = {}
     families = False
     for name in _names(text):
-        if one := canonical(name):
-            found.setdefault(one)
+        if known_id := canonical(name):
+            ids.setdefault(known_id)
         else:
             families = families or family(name)
     for tag in _TAG.finditer(text):
-        found.update(dict.fromkeys(one for one in expression(tag[1].strip()) if canonical(one)))
-    return Named(tuple(found), family=families)
+        ids.update(dict.fromkeys(id_ for id_ in expression(tag[1].strip()) if canonical(id_)))
+    return Named(tuple(ids), family=families)
 
 
 def explains(sentence: str) -> bool:
@@ -79,26 +79,26 @@ def explains(sentence: str) -> bool:
 
 
 def _names(text: str) -> Iterator[str]:
-    for found in _FIELD.finditer(text):
-        yield found[1].strip(" .*\"'`")
-    for found in _CC.finditer(text):
-        what, version = found[1].lower(), found[2]
+    for match in _FIELD.finditer(text):
+        yield match[1].strip(" .*\"'`")
+    for match in _CC.finditer(text):
+        what, version = match[1].lower(), match[2]
         kind = "CC0" if what == "zero" else f"CC-{what}"
         yield f"{kind}-{version}" if version else kind
     for pattern, form in _ADDRESSES:
-        for found in pattern.finditer(text):
-            yield form.format(found[1].replace("_", "."))
+        for match in pattern.finditer(text):
+            yield form.format(match[1].replace("_", "."))
     for pattern in _PHRASES:
-        for found in pattern.finditer(text):
-            yield from _shortened(found[1])
+        for match in pattern.finditer(text):
+            yield from _shortened(match[1])
 
 
 def _shortened(name: str) -> Iterator[str]:
     """A name and its beginnings, longest first, until one is known."""
     words = name.split()
     for n in range(len(words), 0, -1):
-        one = " ".join(words[:n]).strip(" .,;:()\"'")
-        if canonical(one) or family(one):
+        candidate = " ".join(words[:n]).strip(" .,;:()\"'")
+        if canonical(candidate) or family(candidate):
             yield name[: name.find(words[n - 1]) + len(words[n - 1])] if n < len(words) else name
-            yield one
+            yield candidate
             return

@@ -35,7 +35,7 @@ _BINDING = Pattern(
     r"|you|your|licensee\w*|everyone|anyone|nobody|any person)\b"
     r"|[$€£¥]\s?\d|\d\s?(?:%|million|billion)",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _NAMES_HOLD = Pattern(
     r"\b(?:Research|RESEARCH|Academ\w*|ACADEM\w*|Educat\w*|EDUCAT\w*|Business|BUSINESS"
     r"|Compan(?:y|ies)"
@@ -124,7 +124,7 @@ class Remark:
 def binding(text: str) -> tuple[str, ...]:
     """The words of permission or restriction in a text."""
     plain = _FREED.sub(" ", _RESERVED.sub(" ", ADDRESS.sub(" ", text)))
-    return tuple(found[0].lower() for found in _BINDING.finditer(plain))
+    return tuple(match[0].lower() for match in _BINDING.finditer(plain))
 
 
 def naming(text: str) -> tuple[str, ...]:
@@ -181,10 +181,10 @@ def _paragraphs(text: str, first: int, behind: int) -> Iterator[tuple[int, int]]
 
 def _listed(line: str, *parts: str) -> bool:
     """Whether a line is of a table of contents: it repeats a heading that stands elsewhere."""
-    found = _LEADER.match(line) or _LINKED.match(line) or _NUMBERED.match(line)
-    if not found:
+    match = _LEADER.match(line) or _LINKED.match(line) or _NUMBERED.match(line)
+    if not match:
         return False
-    heading = r"\s+".join(re.escape(word) for word in _BULLET.sub("", found[1]).split())
+    heading = r"\s+".join(re.escape(word) for word in _BULLET.sub("", match[1]).split())
     wanted = re.compile(rf"^[\s>#*_\d.()\\-]*(?:section\s+\w+\W+)?{heading}", re.I | re.M)
     return bool(heading) and any(wanted.search(part) for part in parts)
 
@@ -204,12 +204,12 @@ def _neutral_line(line: str, *, inside: bool) -> bool:
 
 def _field(line: str) -> bool:
     """Whether a line is a field of a file's head, and its value binds nobody."""
-    if found := _CONTACT.match(line):
-        return bool(ADDRESS.search(line)) and named(line[found.end() :])
-    found = _FIELD.search(line)
-    if not found or binding(line):
+    if match := _CONTACT.match(line):
+        return bool(ADDRESS.search(line)) and named(line[match.end() :])
+    match = _FIELD.search(line)
+    if not match or binding(line):
         return False
-    value = line[found.end() :]
+    value = line[match.end() :]
     return named(value) or bool(_FILES.match(line) and identifiers(value))
 
 
@@ -219,8 +219,8 @@ def _short(line: str, most: int) -> bool:
 
 def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     begin = start
-    for found in re.finditer(r"[.;!?:][\"')\]*_]*(?=\s)|\n\s*[-*+\u2022](?=\s)", text[start:end]):
-        stop = start + found.end()
+    for match in re.finditer(r"[.;!?:][\"')\]*_]*(?=\s)|\n\s*[-*+\u2022](?=\s)", text[start:end]):
+        stop = start + match.end()
         if WORDS.search(text[begin:stop]) and not _abbreviated(text[begin:stop]):
             yield begin, stop
             begin = stop
@@ -257,11 +257,11 @@ def quoted(text: str, first: int, behind: int, most: int = 300) -> str:
         return f"{changed[: most - 1]}…"
     left = _one_line(text[begin:first])
     room = most - 2 - len(changed)
-    kept = left[-(room // 2) :] if len(left) > room // 2 else left
+    head = left[-(room // 2) :] if len(left) > room // 2 else left
     after = _one_line(text[behind:stop])
-    tail = after[: room - len(kept) - 2]
-    joined = " ".join(one for one in (kept, changed, tail) if one)
-    return ("…" if len(kept) < len(left) else "") + joined + ("…" if len(tail) < len(after) else "")
+    tail = after[: room - len(head) - 2]
+    joined = " ".join(part for part in (head, changed, tail) if part)
+    return ("…" if len(head) < len(left) else "") + joined + ("…" if len(tail) < len(after) else "")
 
 
 def _one_line(text: str) -> str:
@@ -275,12 +275,12 @@ _BREAK = Pattern(r"[.;!?][\"')\]*_]*\s+(?=[\W\d_]*[A-Z(\"'])|\n\s*\n|\n\s*(?=[-*
 def _back(text: str, at: int) -> int:
     start = max(0, at - 1500)
     best = start
-    for found in _BREAK.finditer(text, start, at + 1):
-        if found.end() <= at:
-            best = found.end()
+    for match in _BREAK.finditer(text, start, at + 1):
+        if match.end() <= at:
+            best = match.end()
     return best
 
 
 def _forth(text: str, at: int) -> int:
-    found = _BREAK.search(text, max(0, at - 1), at + 1500)
-    return found.start() + 1 if found else min(len(text), at + 1500)
+    match = _BREAK.search(text, max(0, at - 1), at + 1500)
+    return match.start() + 1 if match else min(len(text), at + 1500)

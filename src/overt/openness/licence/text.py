@@ -51,8 +51,8 @@ _WORD = Pattern(
 )
 _ENUMERATOR = r"(?:\d{1,2}(?:\.\d{1,2}){0,3}|[a-zA-Z]|[ivxIVX]{1,5})"
 _LISTS = tuple(
-    Pattern(one, re.MULTILINE)
-    for one in (
+    Pattern(pattern, re.MULTILINE)
+    for pattern in (
         # At the start of a line: "1." "2.3)" "(a)" "iv." and "2.1 Grant".
         rf"^[ \t>#*+|/\\-]*((?:\(\s?)?{_ENUMERATOR}(?:\\?[.)]){{1,2}})(?=[\s*_]|$)",
         r"^[ \t>#*+|/\\-]*(\d{1,2}(?:\.\d{1,2}){1,3})(?=\s+[\"'*(]{0,3}[A-Z])",
@@ -111,15 +111,15 @@ def level(text: str) -> str:
     if "&" in text:
         text = _ENTITY.sub(_character, text)
     if "<" in text:
-        text = _TAG.sub(lambda found: " " * len(found[0]), text)
+        text = _TAG.sub(lambda match: " " * len(match[0]), text)
     return text
 
 
-def _character(found: re.Match[str]) -> str:
-    meant = html.unescape(found[0]).translate(_LEVEL)
+def _character(match: re.Match[str]) -> str:
+    meant = html.unescape(match[0]).translate(_LEVEL)
     if len(meant) != 1:
-        return found[0]
-    return meant + (" " if meant.isspace() else "\u200b") * (len(found[0]) - 1)
+        return match[0]
+    return meant + (" " if meant.isspace() else "\u200b") * (len(match[0]) - 1)
 
 
 def read(text: str) -> Words:
@@ -130,9 +130,9 @@ def read(text: str) -> Words:
     starts: list[int] = []
     ends: list[int] = []
     listed: list[tuple[int, str]] = []
-    for found in _WORD.finditer(source):
-        kind, start = found.lastgroup, found.start()
-        word = _levelled(kind or "", found[0])
+    for match in _WORD.finditer(source):
+        kind, start = match.lastgroup, match.start()
+        word = _levelled(kind or "", match[0])
         if start in lists:
             listed.append((start, word))
         elif kind == "url" and words[-1:] == [word] and source[:start].endswith("]("):
@@ -140,19 +140,19 @@ def read(text: str) -> Words:
         elif word:
             words.append(word)
             starts.append(start)
-            ends.append(found.end())
+            ends.append(match.end())
     return Words(source, tuple(words), tuple(starts), tuple(ends), tuple(listed))
 
 
 def _list_numbers(source: str) -> set[int]:
-    found: set[int] = set()
+    starts: set[int] = set()
     for pattern in _LISTS:
-        for one in pattern.finditer(source):
-            start = one.start(1)
-            found.add(start)
+        for match in pattern.finditer(source):
+            start = match.start(1)
+            starts.add(start)
             # "(a)" is the word "a" one further on.
-            found.update(range(start, start + 3) if source[start] == "(" else ())
-    return found
+            starts.update(range(start, start + 3) if source[start] == "(" else ())
+    return starts
 
 
 def _levelled(kind: str, word: str) -> str:

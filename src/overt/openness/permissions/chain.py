@@ -80,12 +80,14 @@ def strictest(missing: Sequence[str], links: Sequence[Link]) -> tuple[str, ...]:
     clauses = [
         clause
         for link in links
-        if link.licence and (found := terms.load(link.licence)) is not None
-        for clause in found.clauses
+        if link.licence and (terms_ := terms.load(link.licence)) is not None
+        for clause in terms_.clauses
     ]
 
     def mild(name: str) -> bool:
-        return not any(one.effect == "deny" and mentions(one.when, name) for one in clauses)
+        return not any(
+            clause.effect == "deny" and mentions(clause.when, name) for clause in clauses
+        )
 
     return tuple(sorted(missing, key=mild))
 
@@ -95,12 +97,12 @@ def strictest(missing: Sequence[str], links: Sequence[Link]) -> tuple[str, ...]:
 
 def _texts(subject: Subject) -> "dict[str, tuple[str, Match]]":
     """The licence files nearest to the top, and what each is."""
-    found = subject.licence_texts or _deeper(subject)
-    if not found:
+    texts = subject.licence_texts or _deeper(subject)
+    if not texts:
         return {}
-    top = min(name.count("/") for name in found)
-    chosen = [name for name in sorted(found) if name.count("/") == top][:_MOST_TEXTS]
-    return {name: (found[name], subject.licence_match(name)) for name in chosen}
+    top = min(name.count("/") for name in texts)
+    chosen = [name for name in sorted(texts) if name.count("/") == top][:_MOST_TEXTS]
+    return {name: (texts[name], subject.licence_match(name)) for name in chosen}
 
 
 def _deeper(subject: Subject) -> Mapping[str, str]:
@@ -115,33 +117,36 @@ def _own(
     subject: Subject, texts: "Mapping[str, tuple[str, Match]]", remarks: list[str]
 ) -> Iterator[Link]:
     name, facts = subject.record.name or subject.ref, _facts(subject.record)
-    held = [(file, said) for file, (text, match) in texts.items()
-            for said in of_text(file, text, match)]  # fmt: skip
-    for file, said in held:
+    held = [
+        (file, licence_)
+        for file, (text, match) in texts.items()
+        for licence_ in of_text(file, text, match)
+    ]
+    for file, licence in held:
         match = texts[file][1]
         if match.missing_version:
             remarks.append(f"{file} does not say which version of {match.id} it is")
-        if said.licence is None:
+        if licence.licence is None:
             remarks.append(f"{file} is no licence text that is known here: it has to be read")
-        yield link_of(f"{name} ({file})", said, facts)
-    concluded = [said.licence for _, said in held if said.licence]
+        yield link_of(f"{name} ({file})", licence, facts)
+    concluded = [licence_.licence for _, licence_ in held if licence_.licence]
     taken, unheard = list(concluded), False
     for named in _declared(subject):
-        found = ids_of(named.words)
-        if not found:
+        ids = ids_of(named.words)
+        if not ids:
             unheard = True
             remarks.append(f"{named.source} names a licence not known here: {named.words[:80]!r}")
-        for one in found:
-            if any(agree(named.words, one, other) for other in taken):
+        for id_ in ids:
+            if any(agree(named.words, id_, other) for other in taken):
                 continue
             if concluded:
                 remarks.append(
-                    f"{named.source} names {one} and the text that lies with it is "
+                    f"{named.source} names {id_} and the text that lies with it is "
                     f"{' and '.join(concluded)}: both are applied"
                 )
             title = f"{name} ({named.source})" if taken else name
-            taken.append(one)
-            yield link_of(title, Said(one), facts)
+            taken.append(id_)
+            yield link_of(title, Said(id_), facts)
     if not taken and not held:
         remarks += [] if unheard else ["nothing says what its licence is"]
         yield link_of(name, Said(None), facts)
@@ -160,9 +165,9 @@ def _named(subject: Subject) -> Iterator[Named]:
     record, card, header = subject.record, subject.card, subject.model
     if card is not None:
         words = card.words("license")
-        if all(says_nothing(one) for one in words):
+        if all(says_nothing(word) for word in words):
             words = card.words("license_name")
-        yield from (Named(one, card.name) for one in words[:8])
+        yield from (Named(word, card.name) for word in words[:8])
     if header is not None:
         licence = header.licence
         if says_nothing(licence):
@@ -184,14 +189,14 @@ def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> It
         known = families.find(parent.name)
         stored = None if known or parent.relation == "dataset" else _stored(parent.name, settings)
         if stored is not None:
-            yield from (one._replace(relation=_relation(parent)) for one in _own_of(stored))
+            yield from (link._replace(relation=_relation(parent)) for link in _own_of(stored))
             known = stored.record
         else:
             yield from _parent(parent, known)
         if known is not None and parent.relation != "dataset" and depth < _DEPTH:
             further.append(known)
-    for one in further:
-        yield from _above(one, settings, seen, depth + 1)
+    for stored_parent in further:
+        yield from _above(stored_parent, settings, seen, depth + 1)
 
 
 def _own_of(subject: Subject) -> Iterator[Link]:
@@ -201,13 +206,13 @@ def _own_of(subject: Subject) -> Iterator[Link]:
 def _parent(parent: Parent, known: Record | None) -> Iterator[Link]:
     words = [parent.licence, known.licence if known else None]
     facts, relation = _facts(known), _relation(parent)
-    found: list[str] = []
-    for said in words:
-        if said and not says_nothing(said):
-            found += [one for one in ids_of(said) if one not in found]
-    for one in found:
-        yield Link(name=parent.name, relation=relation, licence=one, known=True, facts=facts)
-    if not found:
+    ids: list[str] = []
+    for licence_text in words:
+        if licence_text and not says_nothing(licence_text):
+            ids += [id_ for id_ in ids_of(licence_text) if id_ not in ids]
+    for id_ in ids:
+        yield Link(name=parent.name, relation=relation, licence=id_, known=True, facts=facts)
+    if not ids:
         yield Link(name=parent.name, relation=relation, licence=None, known=False, facts=facts)
 
 

@@ -82,9 +82,9 @@ def parse(table: Mapping[str, Any]) -> Condition:
     parts: list[Condition] = []
     for key, value in table.items():
         if key == "all":
-            parts += [parse(one) for one in value]
+            parts += [parse(item) for item in value]
         elif key == "any":
-            parts.append(AnyOf(tuple(parse(one) for one in value)))
+            parts.append(AnyOf(tuple(parse(item) for item in value)))
         elif key == "not":
             parts.append(Not(parse(value)))
         else:
@@ -93,29 +93,29 @@ def parse(table: Mapping[str, Any]) -> Condition:
 
 
 def _test(name: str, value: object) -> Test:
-    asked = fact(name)
-    if asked is None or asked.name != name:
+    fact_ = fact(name)
+    if fact_ is None or fact_.name != name:
         raise ValueError(f"{name} is no fact")
-    if asked.kind == "yes_no" and isinstance(value, bool):
+    if fact_.kind == "yes_no" and isinstance(value, bool):
         return Test(name, "is", value)
-    if asked.kind == "number" and isinstance(value, str):
-        how = next((one for one in _HOW if value.startswith(one)), "")
+    if fact_.kind == "number" and isinstance(value, str):
+        how = next((sign for sign in _HOW if value.startswith(sign)), "")
         number = value[len(how) :].lstrip()
         if how and number.isascii() and number.isdigit():
             return Test(name, how, int(number))
     words = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-    possible = _possible(asked)
+    possible = _possible(fact_)
     if words == ("any",):
         words = possible
-    if words and asked.kind not in ("yes_no", "number") and set(words) <= set(possible):
+    if words and fact_.kind not in ("yes_no", "number") and set(words) <= set(possible):
         return Test(name, "in", words)
     raise ValueError(f"{name} cannot be {value!r}")
 
 
-def _possible(asked: Fact) -> tuple[str, ...]:
-    if asked.name == "fields_of_use":
+def _possible(fact_: Fact) -> tuple[str, ...]:
+    if fact_.name == "fields_of_use":
         return tuple(uses.FIELDS)
-    return tuple(one for one in asked.values if one not in ("none", "nothing", "both"))
+    return tuple(value for value in fact_.values if value not in ("none", "nothing", "both"))
 
 
 def residual(condition: Condition, known: Mapping[str, Value]) -> bool | Condition:
@@ -128,13 +128,13 @@ def residual(condition: Condition, known: Mapping[str, Value]) -> bool | Conditi
         return not inner if isinstance(inner, bool) else Not(inner)
     settles = isinstance(condition, AnyOf)  # the value of one part that settles the whole
     left: list[Condition] = []
-    for one in condition.of:
-        found = residual(one, known)
-        if isinstance(found, bool):
-            if found is settles:
+    for part in condition.of:
+        rest = residual(part, known)
+        if isinstance(rest, bool):
+            if rest is settles:
                 return settles
         else:
-            left.append(found)
+            left.append(rest)
     if not left:
         return not settles
     if settles:
@@ -147,14 +147,14 @@ def residual(condition: Condition, known: Mapping[str, Value]) -> bool | Conditi
 def _joined(parts: list[Condition]) -> list[Condition]:
     """Tests of one fact for some words or others are one test for all these words."""
     joined: dict[object, Condition] = {}
-    for one in parts:
-        key: object = one
-        if isinstance(one, Test) and isinstance(one.wanted, tuple):
-            key = one.fact
+    for part in parts:
+        key: object = part
+        if isinstance(part, Test) and isinstance(part.wanted, tuple):
+            key = part.fact
             before = joined.get(key)
             if isinstance(before, Test) and isinstance(before.wanted, tuple):
-                one = Test(one.fact, "in", tuple(dict.fromkeys((*before.wanted, *one.wanted))))
-        joined[key] = one
+                part = Test(part.fact, "in", tuple(dict.fromkeys((*before.wanted, *part.wanted))))
+        joined[key] = part
     return list(joined.values())
 
 
@@ -164,11 +164,11 @@ def tests(condition: Condition) -> Iterable[Test]:
         return (condition,)
     if isinstance(condition, Not):
         return tests(condition.of)
-    return chain.from_iterable(tests(one) for one in condition.of)
+    return chain.from_iterable(tests(part) for part in condition.of)
 
 
 def mentions(condition: Condition, name: str) -> bool:
-    return any(one.fact == name for one in tests(condition))
+    return any(test.fact == name for test in tests(condition))
 
 
 def replace(condition: Condition, name: str, words: Mapping[str, tuple[str, ...]]) -> Condition:
@@ -176,11 +176,13 @@ def replace(condition: Condition, name: str, words: Mapping[str, tuple[str, ...]
     if isinstance(condition, Test):
         if condition.fact != name or not isinstance(condition.wanted, tuple):
             return condition
-        wanted = tuple(dict.fromkeys(x for one in condition.wanted for x in words.get(one, (one,))))
+        wanted = tuple(
+            dict.fromkeys(x for word in condition.wanted for x in words.get(word, (word,)))
+        )
         return Test(name, "in", wanted) if wanted else NEVER
     if isinstance(condition, Not):
         return Not(replace(condition.of, name, words))
-    parts = tuple(replace(one, name, words) for one in condition.of)
+    parts = tuple(replace(part, name, words) for part in condition.of)
     return AnyOf(parts) if isinstance(condition, AnyOf) else All(parts)
 
 
@@ -197,7 +199,7 @@ def outlook(rules: Sequence[tuple[int, Condition]], floor: int = 0) -> Outlook:
 
     The answer is the highest level whose condition holds, and at least the floor.
     """
-    rules = [one for one in rules if one[0] > floor]
+    rules = [rule for rule in rules if rule[0] > floor]
     if not rules:
         return Outlook(floor, floor, ())
     grid = _Grid(rules)
@@ -206,29 +208,29 @@ def outlook(rules: Sequence[tuple[int, Condition]], floor: int = 0) -> Outlook:
     least, most, matter = floor, floor, set[str]()
     table = 0
     for level in sorted({level for level, _ in rules}, reverse=True):
-        for one, condition in rules:
-            if one == level:
+        for rule_level, condition in rules:
+            if rule_level == level:
                 table |= grid.truth(condition)
         if table:
             most = max(most, level)
         if table == grid.full:
             least = max(least, level)
         matter |= {name for name in grid.axes if grid.varies(table, name)}
-    return Outlook(least, most, tuple(one.name for one in FACTS if one.name in matter))
+    return Outlook(least, most, tuple(fact_.name for fact_ in FACTS if fact_.name in matter))
 
 
 class _Grid:
     """All combinations of the values that the tests of some rules can tell apart."""
 
     def __init__(self, rules: Sequence[tuple[int, Condition]]) -> None:
-        asked: dict[str, list[Test]] = {}
+        by_fact: dict[str, list[Test]] = {}
         for _, condition in rules:
-            for one in tests(condition):
-                if one not in asked.setdefault(one.fact, []):
-                    asked[one.fact].append(one)
+            for test in tests(condition):
+                if test not in by_fact.setdefault(test.fact, []):
+                    by_fact[test.fact].append(test)
         self.axes: dict[str, tuple[int, tuple[Value, ...]]] = {}  # name: stride, values
         self.size = 1
-        for name, all_of_it in asked.items():
+        for name, all_of_it in by_fact.items():
             values = _told_apart(name, all_of_it)
             self.axes[name] = (self.size, values)
             self.size *= len(values)
@@ -240,19 +242,19 @@ class _Grid:
             if condition not in self._known:
                 _, values = self.axes[condition.fact]
                 self._known[condition] = self._where(
-                    condition.fact, [condition.accepts(one) for one in values]
+                    condition.fact, [condition.accepts(value) for value in values]
                 )
             return self._known[condition]
         if isinstance(condition, Not):
             return self.full & ~self.truth(condition.of)
         if isinstance(condition, All):
             table = self.full
-            for one in condition.of:
-                table &= self.truth(one)
+            for part in condition.of:
+                table &= self.truth(part)
             return table
         table = 0
-        for one in condition.of:
-            table |= self.truth(one)
+        for part in condition.of:
+            table |= self.truth(part)
         return table
 
     def varies(self, table: int, name: str) -> bool:
@@ -275,25 +277,27 @@ class _Grid:
         return block & self.full
 
 
-def _told_apart(name: str, asked: Sequence[Test]) -> tuple[Value, ...]:
+def _told_apart(name: str, tests_: Sequence[Test]) -> tuple[Value, ...]:
     """One value of a fact for each way in which the tests can come out."""
-    found: dict[tuple[bool, ...], Value] = {}
-    for value in _candidates(name, asked):
-        found.setdefault(tuple(one.accepts(value) for one in asked), value)
-    return tuple(found.values())
+    distinct: dict[tuple[bool, ...], Value] = {}
+    for value in _candidates(name, tests_):
+        distinct.setdefault(tuple(test.accepts(value) for test in tests_), value)
+    return tuple(distinct.values())
 
 
-def _candidates(name: str, asked: Sequence[Test]) -> Iterable[Value]:
+def _candidates(name: str, tests_: Sequence[Test]) -> Iterable[Value]:
     known = fact(name)
     if known is None or known.kind == "yes_no":
         return (False, True)
     if known.kind == "number":
-        edges = sorted({one.wanted for one in asked if isinstance(one.wanted, int)})
+        edges = sorted({test.wanted for test in tests_ if isinstance(test.wanted, int)})
         near = {max(0, edge + step) for edge in edges for step in (-1, 0, 1)}
         return sorted(near)
     if known.kind == "one_of":
         return known.values
-    words = sorted({word for one in asked if isinstance(one.wanted, tuple) for word in one.wanted})
+    words = sorted(
+        {word for test in tests_ if isinstance(test.wanted, tuple) for word in test.wanted}
+    )
     return [
         some
         for size in range(len(words) + 1)

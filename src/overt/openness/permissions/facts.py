@@ -114,8 +114,12 @@ FACTS: tuple[Fact, ...] = (
         ("competitor", "competes"),
     ),
 )
-PRESUMED: dict[str, Value] = {one.name: one.presumed for one in FACTS if one.presumed is not None}
-_BY_NAME: dict[str, Fact] = {name: one for one in FACTS for name in (one.name, *one.aliases)}
+PRESUMED: dict[str, Value] = {
+    fact_.name: fact_.presumed for fact_ in FACTS if fact_.presumed is not None
+}
+_BY_NAME: dict[str, Fact] = {
+    name: fact_ for fact_ in FACTS for name in (fact_.name, *fact_.aliases)
+}
 _YES = {"yes": True, "y": True, "true": True, "1": True, "on": True}
 _NO = {"no": False, "n": False, "false": False, "0": False, "off": False}
 
@@ -127,14 +131,14 @@ def fact(name: str) -> Fact | None:
 
 def parse(name: str, text: str) -> Value:
     """The value a person wrote. Raises BadRequest, naming what is expected."""
-    found = _known(name)
+    fact_ = _known(name)
     written = text.strip()
-    if found.kind == "yes_no":
-        return _yes_no(found, written)
-    if found.kind == "number":
-        return _number(found, written)
+    if fact_.kind == "yes_no":
+        return _yes_no(fact_, written)
+    if fact_.kind == "number":
+        return _number(fact_, written)
     words = [word.strip() for word in written.split(",") if word.strip()]
-    return _chosen(found, words)
+    return _chosen(fact_, words)
 
 
 def read_profile(text: str, what: str) -> dict[str, Value]:
@@ -151,10 +155,10 @@ def read_profile(text: str, what: str) -> dict[str, Value]:
         ) from None
     profile: dict[str, Value] = {}
     for name, value in content.items():
-        found = _known(name)
-        if found.name in profile:
-            raise BadRequest(f"{what} gives {found.name} twice", "keep one of the two lines")
-        profile[found.name] = _value(found, value)
+        fact_ = _known(name)
+        if fact_.name in profile:
+            raise BadRequest(f"{what} gives {fact_.name} twice", "keep one of the two lines")
+        profile[fact_.name] = _value(fact_, value)
     return profile
 
 
@@ -164,89 +168,89 @@ def known(facts: Mapping[str, object]) -> dict[str, Value]:
     Raises BadRequest: a value out of its kind.
     """
     return {
-        found.name: _value(found, value)
+        fact_.name: _value(fact_, value)
         for name, value in facts.items()
-        if value is not None and (found := _BY_NAME.get(name)) is not None
+        if value is not None and (fact_ := _BY_NAME.get(name)) is not None
     }
 
 
 def _known(name: str) -> Fact:
-    found = fact(name)
-    if found is None:
+    fact_ = fact(name)
+    if fact_ is None:
         raise BadRequest(
             f"no licence asks about {name.strip()[:60]!r}",
-            "the facts are " + ", ".join(one.name for one in FACTS),
+            "the facts are " + ", ".join(fact_.name for fact_ in FACTS),
         )
-    return found
+    return fact_
 
 
-def _value(found: Fact, value: object) -> Value:
+def _value(fact_: Fact, value: object) -> Value:
     """A value that is typed already, or a text a person wrote."""
     if isinstance(value, str):
-        return parse(found.name, value)
-    if found.kind == "yes_no" and isinstance(value, bool):
+        return parse(fact_.name, value)
+    if fact_.kind == "yes_no" and isinstance(value, bool):
         return value
-    if found.kind == "number" and type(value) in (int, float) and _in_range(value):
+    if fact_.kind == "number" and type(value) in (int, float) and _in_range(value):
         return value
-    if found.kind == "several_of" and isinstance(value, list | tuple | set | frozenset):
+    if fact_.kind == "several_of" and isinstance(value, list | tuple | set | frozenset):
         words = [word for word in value if isinstance(word, str)]
         if len(words) == len(value):
-            return _chosen(found, sorted(words) if isinstance(value, set | frozenset) else words)
-    raise _wrong(found, value)
+            return _chosen(fact_, sorted(words) if isinstance(value, set | frozenset) else words)
+    raise _wrong(fact_, value)
 
 
 def _in_range(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 10**18
 
 
-def _yes_no(found: Fact, text: str) -> bool:
+def _yes_no(fact_: Fact, text: str) -> bool:
     answer = (_YES | _NO).get(text.lower())
     if answer is None:
-        raise _wrong(found, text)
+        raise _wrong(fact_, text)
     return answer
 
 
-def _number(found: Fact, text: str) -> int | float:
+def _number(fact_: Fact, text: str) -> int | float:
     from decimal import Decimal, InvalidOperation
 
     match = re.fullmatch(_NUMBER, text.lower(), re.ASCII) if len(text) <= 40 else None
     if match is None:
-        raise _wrong(found, text)
+        raise _wrong(fact_, text)
     try:
         value = Decimal(match[1].replace(",", "").replace("_", "")) * _TIMES[match[2] or ""]
     except InvalidOperation:
-        raise _wrong(found, text) from None
+        raise _wrong(fact_, text) from None
     if value > 10**18:
-        raise _wrong(found, text)
+        raise _wrong(fact_, text)
     return int(value) if value == value.to_integral_value() else float(value)
 
 
-def _chosen(found: Fact, words: list[str]) -> Value:
+def _chosen(fact_: Fact, words: list[str]) -> Value:
     if len(words) > _MOST_WORDS:
         raise BadRequest(
-            f"{found.name} has {len(words)} words, more than {_MOST_WORDS}", "give fewer words"
+            f"{fact_.name} has {len(words)} words, more than {_MOST_WORDS}", "give fewer words"
         )
-    if found.name == "fields_of_use":
+    if fact_.name == "fields_of_use":
         named = {uses.category(word) for word in words}
-        return tuple(one for one in uses.FIELDS if one in named)
+        return tuple(field for field in uses.FIELDS if field in named)
     chosen = {word.lower().replace("-", "_") for word in words}
-    if not chosen or not chosen <= set(found.values):
-        raise _wrong(found, ", ".join(words))
-    if found.kind == "one_of":
+    if not chosen or not chosen <= set(fact_.values):
+        raise _wrong(fact_, ", ".join(words))
+    if fact_.kind == "one_of":
         if len(chosen) != 1:
-            raise _wrong(found, ", ".join(words))
+            raise _wrong(fact_, ", ".join(words))
         return next(iter(chosen))
     if "nothing" in chosen and len(chosen) > 1:
-        raise BadRequest(f"{found.name} is nothing and something at once", "leave out nothing")
-    return tuple(one for one in found.values if one in chosen)
+        raise BadRequest(f"{fact_.name} is nothing and something at once", "leave out nothing")
+    return tuple(value for value in fact_.values if value in chosen)
 
 
-def _wrong(found: Fact, value: object) -> BadRequest:
-    said = " ".join(str(value).split())[:60]
+def _wrong(fact_: Fact, value: object) -> BadRequest:
+    shown = " ".join(str(value).split())[:60]
     expected = {
         "yes_no": "yes or no",
         "number": "a number from 0 to 10^18, such as 700M, 1.5k or 2_000_000",
-        "one_of": "one of " + ", ".join(found.values),
-        "several_of": "some of " + ", ".join(found.values) + ", with commas between them",
-    }[found.kind]
-    return BadRequest(f"{found.name} is {said!r}", f"say {expected}")
+        "one_of": "one of " + ", ".join(fact_.values),
+        "several_of": "some of " + ", ".join(fact_.values) + ", with commas between them",
+    }[fact_.kind]
+    return BadRequest(f"{fact_.name} is {shown!r}", f"say {expected}")

@@ -67,9 +67,9 @@ class Gate:
         """What to say about `model` the first time it is used. Raises Refused, as `consult`."""
         if self._settings.licence == "off" or model.digest in self._passed:
             return None
-        found = consult(model, model.ref, self._settings, self._use, header=header)
+        answer = consult(model, model.ref, self._settings, self._use, header=header)
         self._passed.add(model.digest)
-        return found
+        return answer
 
 
 def consult(
@@ -93,12 +93,12 @@ def consult(
     """
     if settings.licence == "off":
         return None
-    found = _answer(model, ref, settings, use, header)
-    if found.refusal:
-        raise Refused(found.text, found.refusal)
-    if found.once and not _first(settings.home, model.digest if model else ref):
+    answer = _answer(model, ref, settings, use, header)
+    if answer.refusal:
+        raise Refused(answer.text, answer.refusal)
+    if answer.once and not _first(settings.home, model.digest if model else ref):
         return None
-    return Warning(found.text, found.verdict) if found.text else None
+    return Warning(answer.text, answer.verdict) if answer.text else None
 
 
 def prepare(ref: str, settings: Settings) -> None:
@@ -122,20 +122,20 @@ def _answer(
     model: "Model | None", ref: str, settings: Settings, use: Use, header: "Header | None"
 ) -> "_Outcome":
     """What there is to say, kept from before or found now. Raises as `consult`, not Refused."""
-    kept = _kept(settings.home)
+    profile = _kept(settings.home)
     texts = list(_texts(model, settings)) if model else []
-    asked = {
+    question = {
         "policy": settings.licence,
         "model": [ref, model.digest, bool(model.projector)] if model else [ref],
         "texts": [stamp for _, stamp, _ in texts],
-        "facts": [kept.decode("latin-1"), sorted(use.items())],
+        "facts": [profile.decode("latin-1"), sorted(use.items())],
     }
 
     def judge() -> "_Outcome":
-        given = together(_profile(kept, settings.home), use)
-        return _outcome(model, ref, settings, given, header, texts)
+        facts_ = together(_profile(profile, settings.home), use)
+        return _outcome(model, ref, settings, facts_, header, texts)
 
-    return _remembered(settings.home, "answer", json.dumps(asked), _read_outcome, judge)
+    return _remembered(settings.home, "answer", json.dumps(question), _read_outcome, judge)
 
 
 def saved(home: Path) -> dict[str, Any]:
@@ -145,12 +145,12 @@ def saved(home: Path) -> dict[str, Any]:
 
 def together(known: Use, use: Use) -> dict[str, Any]:
     """Saved facts and those of this use: what is handed on adds up, else this use counts."""
-    found = {**known, **use}
+    merged = {**known, **use}
     before, now = known.get("distributes"), use.get("distributes")
     if isinstance(before, tuple) and isinstance(now, tuple):
         words = {*before, *now} - {"nothing"}
-        found["distributes"] = tuple(one for one in (*before, *now) if one in words)
-    return found
+        merged["distributes"] = tuple(word for word in (*before, *now) if word in words)
+    return merged
 
 
 def _kept(home: Path) -> bytes:
@@ -167,14 +167,14 @@ def _kept(home: Path) -> bytes:
     return data
 
 
-def _profile(kept: bytes, home: Path) -> dict[str, Any]:
-    if not kept:
+def _profile(profile: bytes, home: Path) -> dict[str, Any]:
+    if not profile:
         return {}
     from overt.openness.permissions import facts
 
     path = home / "use.toml"
     try:
-        return dict(facts.read_profile(kept.decode("utf-8-sig"), str(path)))
+        return dict(facts.read_profile(profile.decode("utf-8-sig"), str(path)))
     except UnicodeDecodeError:
         raise BadRequest(f"{path} is not UTF-8 text", "correct it or delete it") from None
 
@@ -200,19 +200,19 @@ def _outcome(
     model: "Model | None",
     ref: str,
     settings: Settings,
-    given: Use,
+    given_facts: Use,
     header: "Header | None",
     texts: "list[_Text]",
 ) -> _Outcome:
     own, declared, header = _own(model, settings.home, header, texts)
     enforced = settings.licence == "enforce"
-    altered = next((one for one in own if one.altered), None)
-    if not (given or enforced or altered):
+    altered = next((licence for licence in own if licence.altered), None)
+    if not (given_facts or enforced or altered):
         return _conditions(ref, own)
     from overt.openness.permissions import may
 
     multimodal = bool(model and model.projector)
-    decision = may.decide(tuple(_links(ref, own, declared, header, multimodal)), given)
+    decision = may.decide(tuple(_links(ref, own, declared, header, multimodal)), given_facts)
     if enforced and decision.verdict not in ("allow", "allow_with_obligations"):
         return _refusal(ref, decision)
     if decision.verdict in ("deny", "needs_permission"):
@@ -233,7 +233,7 @@ def _refusal(ref: str, decision: "Decision") -> _Outcome:
     if decision.verdict == "unknown":
         lacking = ", ".join(decision.missing[:4]) or "a fact"
         text = f"whether {ref} may be used like this is not known, for want of {lacking}"
-        if all(facts.fact(one) for one in decision.missing):
+        if all(facts.fact(name) for name in decision.missing):
             hint = f"type `overt may {ref} --save` and answer what it asks"
         else:
             hint += ", and OVERT_LICENCE=warn lets it through once you know"
@@ -246,23 +246,25 @@ def _refusal(ref: str, decision: "Decision") -> _Outcome:
 def _against(ref: str, decision: "Decision") -> str:
     from overt.openness.subject.named_licences import place
 
-    said = (
+    reason = (
         f"the licence of {ref} does not allow this use"
         if decision.verdict == "deny"
         else f"this use of {ref} needs permission"
     )
     for clause in decision.clauses:
         if clause.effect == decision.verdict and not clause.when:
-            return f"{said} ({place(clause.licence, clause.section)})"
-    return said
+            return f"{reason} ({place(clause.licence, clause.section)})"
+    return reason
 
 
 def _conditions(ref: str, own: "list[Said]") -> _Outcome:
     """The remark that a licence has conditions; nothing for an open one, or one nobody names."""
     from overt.openness.licence import names
 
-    found = [names.facts(one.licence) for one in own if one.licence]
-    limited = next((one for one in found if one is not None and one.kind not in _QUIET), None)
+    facts_list = [names.facts(licence.licence) for licence in own if licence.licence]
+    limited = next(
+        (facts_ for facts_ in facts_list if facts_ is not None and facts_.kind not in _QUIET), None
+    )
     if limited is None:
         return _Outcome()
     text = (
@@ -283,17 +285,17 @@ def _own(
     """What the model's files say, whether a licence is named at all, and the header."""
     from overt.openness.subject.named_licences import Said, agree, ids_of
 
-    found = [said for one in texts for said in _recognised(one, home)]
+    licences = [licence_ for text in texts for licence_ in _recognised(text, home)]
     if model is None:
-        return found, False, None
+        return licences, False, None
     if header is None and model.weights.suffix != ".safetensors":
         header = _header(model)
     declared = list(_declared(model, header))
     for words in declared:
-        for one in ids_of(words):
-            if not any(agree(words, one, other.licence) for other in found if other.licence):
-                found.append(Said(one))
-    return found, bool(declared), header
+        for id_ in ids_of(words):
+            if not any(agree(words, id_, other.licence) for other in licences if other.licence):
+                licences.append(Said(id_))
+    return licences, bool(declared), header
 
 
 def _links(
@@ -304,18 +306,18 @@ def _links(
 
     facts = {"modality": "multimodal"} if multimodal else {}
     bases = list(_bases(header))[:_MOST_BASES] if header is not None else []
-    if not any(one.licence for one in own):
+    if not any(licence_.licence for licence_ in own):
         claimed = () if declared else _claimed(ref)
         own = [*own, *claimed]
         if not claimed and (declared or not bases):
             own = own or [Said(None)]
-    yield from (link_of(ref, one, facts) for one in own)
-    taken = {one.licence for one in own}
+    yield from (link_of(ref, licence_, facts) for licence_ in own)
+    taken = {licence_.licence for licence_ in own}
     for name, licence in bases:
-        for said in (*_said_of(licence), *_claimed(name)) or (Said(None),):
-            if said.licence is None or said.licence not in taken:
-                taken.add(said.licence)
-                yield link_of(name, said, {}, "base")
+        for licence_ in (*_said_of(licence), *_claimed(name)) or (Said(None),):
+            if licence_.licence is None or licence_.licence not in taken:
+                taken.add(licence_.licence)
+                yield link_of(name, licence_, {}, "base")
 
 
 def _said_of(words: str | None) -> "tuple[Said, ...]":
@@ -342,10 +344,10 @@ def _declared(model: "Model", header: "Header | None") -> Iterator[str]:
     """The words of the manifest and of the header, each once."""
     from overt.openness.subject.named_licences import says_nothing
 
-    told = [model.manifest.licence if model.manifest else None]
+    names_ = [model.manifest.licence if model.manifest else None]
     if header is not None:
-        told += [header.licence_name if says_nothing(header.licence) else header.licence]
-    yield from dict.fromkeys(words for words in told if words and not says_nothing(words))
+        names_ += [header.licence_name if says_nothing(header.licence) else header.licence]
+    yield from dict.fromkeys(words for words in names_ if words and not says_nothing(words))
 
 
 def _header(model: "Model") -> "Header | None":
@@ -369,14 +371,14 @@ def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:
     """The licence files of a model, a few at most."""
     from overt.openness.subject.named_licences import is_main
 
-    found: list[_Text] = []
+    texts: list[_Text] = []
     if model.manifest is not None:
         from overt.models.store import Store
 
         store = Store(settings.home)
         for file in model.manifest.files:
             if file.role == "licence" and file.size <= _MOST_TEXT and is_main(file.path):
-                found.append((file.path, file.digest, store.path(file)))
+                texts.append((file.path, file.digest, store.path(file)))
     else:
         folder = Path(model.ref).expanduser()
         with suppress(OSError):
@@ -384,8 +386,8 @@ def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:
                 if is_main(path.name) and path.is_file():
                     state = path.stat()
                     stamp = f"{state.st_ino} {state.st_size} {state.st_mtime_ns}"
-                    found.append((path.name, stamp, path))
-    yield from found[:_MOST_TEXTS]
+                    texts.append((path.name, stamp, path))
+    yield from texts[:_MOST_TEXTS]
 
 
 def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
@@ -414,12 +416,12 @@ def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
 def _read_said(content: Any) -> "tuple[Said, ...]":
     from overt.openness.subject.named_licences import Said
 
-    found = []
+    licences = []
     for licence, altered, riders in content:
         if not (licence is None or isinstance(licence, str)) or not isinstance(altered, bool):
             raise TypeError(licence)
-        found.append(Said(licence, altered, tuple(str(one) for one in riders)))
-    return tuple(found)
+        licences.append(Said(licence, altered, tuple(str(rider) for rider in riders)))
+    return tuple(licences)
 
 
 # -- what the home remembers -----------------------------------------------------------------------

@@ -152,11 +152,11 @@ class Decision(NamedTuple):
         return {
             "verdict": self.verdict,
             "missing": list(self.missing),
-            "obligations": [one.as_json() for one in self.obligations],
-            "clauses": [one.as_json() for one in self.clauses],
+            "obligations": [obligation.as_json() for obligation in self.obligations],
+            "clauses": [clause.as_json() for clause in self.clauses],
             "unread": list(self.unread),
             "reasons": list(self.reasons),
-            "per_link": [one.as_json() for one in self.per_link],
+            "per_link": [link.as_json() for link in self.per_link],
         }
 
 
@@ -174,24 +174,24 @@ class _Read(NamedTuple):
 
 def decide(chain: Sequence[Link], facts: Mapping[str, object]) -> Decision:
     """The answer for a chain. Raises BadRequest: a fact whose value is out of its kind."""
-    given = known(facts)
+    facts_ = known(facts)
     own = {link.licence for link in chain if link.relation not in (_DATA, _TEACHER)}
-    read = [_read(link, given, own) for link in chain]
-    rules = [rule for one in read for rule in one.rules]
-    unsure = _once(name for one in read for name in one.unsure)
+    read = [_read(link, facts_, own) for link in chain]
+    rules = [rule for reading in read for rule in reading.rules]
+    unsure = _once(name for reading in read for name in reading.unsure)
     if not chain:
         unsure = ("licence of the model",)
-    clauses = _merged(found for one in read for found in one.clauses)
-    obligations = _merged(found for one in read for found in one.obligations)
+    clauses = _merged(item for reading in read for item in reading.clauses)
+    obligations = _merged(item for reading in read for item in reading.obligations)
     verdict, missing = _answer(rules, unsure, bool(obligations))
     return Decision(
         verdict=verdict,
         missing=missing,
         obligations=obligations,
         clauses=clauses,
-        unread=_once(one.link.name for one in read if one.unread),
+        unread=_once(reading.link.name for reading in read if reading.unread),
         reasons=_reasons(verdict, missing, clauses, read),
-        per_link=tuple(_alone(one) for one in read),
+        per_link=tuple(_alone(reading) for reading in read),
     )
 
 
@@ -213,7 +213,9 @@ def _answer(
 def _outlook(rules: Iterable[tuple[int, bool | Condition]]) -> Outlook:
     rules = list(rules)
     floor = max((level for level, holds in rules if holds is True), default=0)
-    return outlook([(level, one) for level, one in rules if not isinstance(one, bool)], floor)
+    return outlook(
+        [(level, condition) for level, condition in rules if not isinstance(condition, bool)], floor
+    )
 
 
 def _presumed(left: bool | Condition) -> bool | Condition:
@@ -224,27 +226,29 @@ def _presumed(left: bool | Condition) -> bool | Condition:
 def _milder(rules: list[tuple[int, bool | Condition]], level: int) -> tuple[str, ...]:
     """The facts that were presumed and without which the answer could be below its level."""
     seen = _outlook(rules)
-    return tuple(one for one in seen.matter if one in PRESUMED) if seen.least < level else ()
+    return tuple(fact_ for fact_ in seen.matter if fact_ in PRESUMED) if seen.least < level else ()
 
 
-def _alone(one: _Read) -> LinkAnswer:
-    verdict, missing = _answer(one.rules, one.unsure, bool(one.obligations))
-    return LinkAnswer(one.link.name, one.link.relation, one.link.licence, verdict, missing)
+def _alone(reading: _Read) -> LinkAnswer:
+    verdict, missing = _answer(reading.rules, reading.unsure, bool(reading.obligations))
+    return LinkAnswer(
+        reading.link.name, reading.link.relation, reading.link.licence, verdict, missing
+    )
 
 
-def _read(link: Link, given: Mapping[str, Value], own: Collection[str | None]) -> _Read:
-    found = terms.load(link.licence) if link.licence else None
-    unread = link.relation == _DATA and (found is None or not link.known)
-    read = _Read(link, found, [], [], [], _unsure(link, found), unread)
+def _read(link: Link, given_facts: Mapping[str, Value], own: Collection[str | None]) -> _Read:
+    terms_ = terms.load(link.licence) if link.licence else None
+    unread = link.relation == _DATA and (terms_ is None or not link.known)
+    read = _Read(link, terms_, [], [], [], _unsure(link, terms_), unread)
     if link.altered:
         read.clauses.extend(
             Found(link.licence or "", "rider", "unknown", rider, "", "", "", (link.name,))
             for rider in link.riders
         )
-    if found is None:
+    if terms_ is None:
         return read
-    facts = {**given, **known(link.facts)}
-    if link.relation in ("model", "self") and given.get("modality") == "multimodal":
+    facts = {**given_facts, **known(link.facts)}
+    if link.relation in ("model", "self") and given_facts.get("modality") == "multimodal":
         # A name may stand for a release of several models: who asks knows which one it is.
         facts["modality"] = "multimodal"
     if link.relation in (_TEACHER, _DATA):
@@ -253,22 +257,22 @@ def _read(link: Link, given: Mapping[str, Value], own: Collection[str | None]) -
         facts["trains_other_model"] = "none" if link.licence in own else "outputs"
     named = facts.get("fields_of_use", ())
     facts["fields_of_use"] = named if isinstance(named, tuple) else ()
-    for clause in found.clauses:
+    for clause in terms_.clauses:
         _clause(read, clause, facts)
-    for duty in found.obligations:
+    for duty in terms_.obligations:
         _duty(read, duty, facts)
-    if link.relation != _TEACHER or found.reaches_outputs:
-        _bans(read, found.bans, facts["fields_of_use"])
+    if link.relation != _TEACHER or terms_.reaches_outputs:
+        _bans(read, terms_.bans, facts["fields_of_use"])
     return read
 
 
-def _unsure(link: Link, found: Terms | None) -> tuple[str, ...]:
+def _unsure(link: Link, terms_: Terms | None) -> tuple[str, ...]:
     unsure: list[str] = []
     if link.relation == _DATA:
         pass  # named in `unread` instead: most data sets say nothing, and that is no answer
     elif not link.licence or not link.known:
         unsure.append(f"licence of {link.name}")
-    elif found is None:
+    elif terms_ is None:
         unsure.append(f"terms of {link.licence}")
     return (*unsure, REVIEW) if link.altered else tuple(unsure)
 
@@ -347,48 +351,53 @@ def _reasons(
 ) -> tuple[str, ...]:
     reasons: list[str] = []
     for effect in ("deny", "needs_permission"):
-        settled = [one for one in clauses if one.effect == effect and not one.when]
-        reasons += [_reason(one) for one in settled]
+        settled = [clause for clause in clauses if clause.effect == effect and not clause.when]
+        reasons += [_reason(clause) for clause in settled]
         if settled and verdict == "deny":
             break
-    presumed = [one for one in missing if one in PRESUMED]
+    presumed = [fact_ for fact_ in missing if fact_ in PRESUMED]
     if len(missing) > len(presumed):
-        open_ = [one for one in clauses if one.effect in ("deny", "needs_permission") and one.when]
-        reasons += [_reason(one) for one in open_]
-    reasons += [phrases.presumed(one, PRESUMED[one]) for one in presumed]
+        open_ = [
+            clause
+            for clause in clauses
+            if clause.effect in ("deny", "needs_permission") and clause.when
+        ]
+        reasons += [_reason(clause) for clause in open_]
+    reasons += [phrases.presumed(fact_, PRESUMED[fact_]) for fact_ in presumed]
     for part in read:
         reasons += _about(part)
     return _once(reasons) or ("no clause of the chain forbids this use",)
 
 
-def _reason(one: Found) -> str:
-    condition = f", {one.when}" if one.when else ""
-    return f"{', '.join(one.links)}: {one.rule}{condition} ({one.licence}, section {one.section})"
+def _reason(clause: Found) -> str:
+    condition = f", {clause.when}" if clause.when else ""
+    place = f"{clause.licence}, section {clause.section}"
+    return f"{', '.join(clause.links)}: {clause.rule}{condition} ({place})"
 
 
 def _about(part: _Read) -> list[str]:
     """What a person should know about how far the answer for a link can be trusted."""
-    link, found = part.link, part.terms
-    said: list[str] = []
+    link, terms_ = part.link, part.terms
+    notes: list[str] = []
     if link.altered:
-        said.append(f"{link.name}: the text differs from {link.licence or 'every known licence'}")
+        notes.append(f"{link.name}: the text differs from {link.licence or 'every known licence'}")
     if f"licence of {link.name}" in part.unsure:
-        said.append(f"{link.name}: nobody knows its licence")
+        notes.append(f"{link.name}: nobody knows its licence")
     elif f"terms of {link.licence}" in part.unsure:
-        said.append(f"{link.name}: the clauses of {link.licence} are not in the table")
-    if found is not None and not found.read:
-        said.append(f"{link.name}: the clauses of {found.id} are reported; its text was not read")
-    return said
+        notes.append(f"{link.name}: the clauses of {link.licence} are not in the table")
+    if terms_ is not None and not terms_.read:
+        notes.append(f"{link.name}: the clauses of {terms_.id} are reported; its text was not read")
+    return notes
 
 
-def _merged(found: Iterable[_Item]) -> tuple[_Item, ...]:
+def _merged(items: Iterable[_Item]) -> tuple[_Item, ...]:
     """The same clause of two links is one clause that names both."""
     merged: dict[tuple[str, str, str, str], _Item] = {}
-    for one in found:
-        key = (one.licence, one.section, one.said, one.when)
+    for item in items:
+        key = (item.licence, item.section, item.said, item.when)
         before = merged.get(key)
-        links = one.links if before is None else _once((*before.links, *one.links))
-        merged[key] = cast("_Item", one._replace(links=links))
+        links = item.links if before is None else _once((*before.links, *item.links))
+        merged[key] = cast("_Item", item._replace(links=links))
     return tuple(merged.values())
 
 
@@ -396,8 +405,8 @@ def _once(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _json(one: Any) -> dict[str, Any]:
-    content: dict[str, Any] = one._asdict()
+def _json(item: Any) -> dict[str, Any]:
+    content: dict[str, Any] = item._asdict()
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in content.items()
     }

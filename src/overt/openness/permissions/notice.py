@@ -68,8 +68,8 @@ def bundle(subject: Subject, chain: Chain, decision: Decision) -> Bundle:
     known = list(_known(chain.links))
     texts = _copies(subject)
     missing = tuple(_missing(chain, known, _here(chain, texts)))
-    prefix = _each(one.name_prefix for _, one in known if one.name_prefix)
-    shown = _each(line for _, one in known for line in one.attribution)
+    prefix = _each(terms_.name_prefix for _, terms_ in known if terms_.name_prefix)
+    shown = _each(line for _, terms_ in known for line in terms_.attribution)
     files = {f"licences/{file}": data for file, data in texts.items()}
     files["NOTICE"] = _notice(name, known, texts).encode()
     files["OBLIGATIONS.md"] = _duties(
@@ -115,9 +115,9 @@ def _known(links: Sequence[Link]) -> Iterator[tuple[str, Terms]]:
     for link in links:
         if link.licence and link.licence not in seen and link.relation != "dataset":
             seen.add(link.licence)
-            found = terms.load(link.licence)
-            if found is not None:
-                yield link.name, found
+            terms_ = terms.load(link.licence)
+            if terms_ is not None:
+                yield link.name, terms_
 
 
 def _each(lines: Iterator[str]) -> tuple[str, ...]:
@@ -127,12 +127,12 @@ def _each(lines: Iterator[str]) -> tuple[str, ...]:
 def _copies(subject: Subject) -> dict[str, bytes]:
     """The licence, notice and policy files that lie with the model, under flat names."""
     wanted = [*subject.licence_texts, *(file.name for file in subject.files if _goes_along(file))]
-    found = {}
+    texts = {}
     for name in dict.fromkeys(wanted):
         data = subject.bytes(name, _MOST_TEXT)
         if data is not None:
-            found[name.replace("/", "-").lstrip(".") or "licence"] = data
-    return found
+            texts[name.replace("/", "-").lstrip(".") or "licence"] = data
+    return texts
 
 
 def _goes_along(file: SubjectFile) -> bool:
@@ -146,12 +146,16 @@ def _here(chain: Chain, texts: Mapping[str, bytes]) -> set[str]:
     """The licences whose texts are among those copied, alone or within a page."""
     from overt.openness.licence import match
 
-    found = list((chain.texts or {}).values())
+    matches = list((chain.texts or {}).values())
     for name, data in texts.items():
         if name.endswith((".html", ".htm")):
-            found.append(match.match(data.decode("utf-8-sig", "replace")))
-    whole = [one for one in found if one.kind != "notice_only" and one.coverage >= _WHOLE]
-    return {one for text in whole for one in (text.id, *text.others) if one}
+            matches.append(match.match(data.decode("utf-8-sig", "replace")))
+    whole = [
+        text_match
+        for text_match in matches
+        if text_match.kind != "notice_only" and text_match.coverage >= _WHOLE
+    ]
+    return {id_ for text in whole for id_ in (text.id, *text.others) if id_}
 
 
 def _missing(chain: Chain, known: Sequence[tuple[str, Terms]], here: set[str]) -> Iterator[Missing]:
@@ -160,26 +164,28 @@ def _missing(chain: Chain, known: Sequence[tuple[str, Terms]], here: set[str]) -
     for link in chain.links:
         if link.licence and link.relation != "dataset":
             wanted.setdefault(link.licence, []).append(link.name)
-    for one, of in wanted.items():
-        if one not in here:
-            facts = names.facts(one)
+    for id_, of in wanted.items():
+        if id_ not in here:
+            facts = names.facts(id_)
             yield Missing(
-                one, facts.title if facts else one, facts.url if facts else "",
+                id_,
+                facts.title if facts else id_,
+                facts.url if facts else "",
                 tuple(dict.fromkeys(of)),
-            )  # fmt: skip
-    policies = set(filter(is_policy, (part for _, one in known for part in _parts(one))))
-    for one in sorted(policies - here):
-        facts, found = names.facts(one), terms.load(one)
-        title = facts.title if facts else found.title if found else one
-        yield Missing(one, title, facts.url if facts else "", ())
+            )
+    policies = set(filter(is_policy, (part for _, terms_ in known for part in _parts(terms_))))
+    for id_ in sorted(policies - here):
+        facts, terms_ = names.facts(id_), terms.load(id_)
+        title = facts.title if facts else terms_.title if terms_ else id_
+        yield Missing(id_, title, facts.url if facts else "", ())
 
 
-def _parts(one: Terms) -> set[str]:
+def _parts(terms_: Terms) -> set[str]:
     """The texts that the clauses of a licence stand in: its own, and the policies it includes."""
     return (
-        {clause.licence for clause in one.clauses}
-        | {duty.licence for duty in one.obligations}
-        | {ban.licence for ban in one.bans}
+        {clause.licence for clause in terms_.clauses}
+        | {duty.licence for duty in terms_.obligations}
+        | {ban.licence for ban in terms_.bans}
     )
 
 
@@ -189,7 +195,7 @@ def _parts(one: Terms) -> set[str]:
 def _notice(name: str, known: Sequence[tuple[str, Terms]], texts: Mapping[str, bytes]) -> str:
     """The lines that licences want word for word, then the copyright lines of the copied texts."""
     parts = [name]
-    demanded = _each(line for _, one in known for line in one.notice)
+    demanded = _each(line for _, terms_ in known for line in terms_.notice)
     parts += demanded
     for file, data in texts.items():
         text = data.decode("utf-8-sig", "replace")
@@ -204,12 +210,12 @@ def _notice(name: str, known: Sequence[tuple[str, Terms]], texts: Mapping[str, b
 
 def copyright_lines(text: str) -> tuple[str, ...]:
     """The lines of a text that name a year and who holds the copyright, each once."""
-    found = []
+    lines = []
     for line in text.split("\n")[:20_000]:
         at = _COPYRIGHT.match(line[:400].rstrip())
         if at and not _PLACEHOLDER.search(at["line"]):
-            found.append(short(at["line"], 300))
-    return tuple(dict.fromkeys(found))[:_MOST_LINES]
+            lines.append(short(at["line"], 300))
+    return tuple(dict.fromkeys(lines))[:_MOST_LINES]
 
 
 def _duties(
@@ -226,21 +232,22 @@ def _duties(
     ]
     lines += _section("Licences", _licences(chain))
     lines += _section(
-        "Name", [f"The name of a model made from it begins with “{one}”." for one in made.prefix]
+        "Name",
+        [f"The name of a model made from it begins with “{prefix}”." for prefix in made.prefix],
     )
-    lines += _section("Shown where people see it", [f"“{_plain(one)}”" for one in made.shown])
+    lines += _section("Shown where people see it", [f"“{_plain(line)}”" for line in made.shown])
     lines += _section("Duties", _obligations(decision))
     lines += _section("Limits", _clauses(decision))
-    lines += _section("Texts that lie here", [f"`{one}`" for one in sorted(made.files)])
+    lines += _section("Texts that lie here", [f"`{name}`" for name in sorted(made.files)])
     lines += _section(
         "Texts that still have to be put here",
         [
-            f"{_plain(one.title)} (`{one.licence}`)" + (f": {one.url}" if one.url else "")
-            for one in made.missing
+            f"{_plain(text.title)} (`{text.licence}`)" + (f": {text.url}" if text.url else "")
+            for text in made.missing
         ],
     )
-    lines += _section("Open questions", [_plain(one) for one in _open(chain, decision)])
-    if about := [f"`{one.id}`: {_plain(one.about)}" for _, one in known if one.about]:
+    lines += _section("Open questions", [_plain(question) for question in _open(chain, decision)])
+    if about := [f"`{terms_.id}`: {_plain(terms_.about)}" for _, terms_ in known if terms_.about]:
         lines += _section("About these licences", about)
     return "\n".join(lines) + "\n"
 
@@ -250,36 +257,37 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def _licences(chain: Chain) -> list[str]:
-    found = []
+    lines = []
     for link in chain.links:
         facts = names.facts(link.licence) if link.licence else None
         what = f"{_plain(facts.title)} (`{link.licence}`)" if facts else link.licence or "not known"
         changed = ", its text altered" if link.altered else ""
         role = "" if link.relation == "model" else f" ({link.relation})"
-        found.append(f"{_plain(link.name)}{role}: {what}{changed}")
-    return found
+        lines.append(f"{_plain(link.name)}{role}: {what}{changed}")
+    return lines
 
 
 def _obligations(decision: Decision) -> list[str]:
     return [
-        f"{_plain(one.text)}{_plain(f', {one.when}') if one.when else ''} ({_place(one)})"
-        for one in decision.obligations
+        f"{_plain(duty.text)}{_plain(f', {duty.when}') if duty.when else ''} ({_place(duty)})"
+        for duty in decision.obligations
     ]
 
 
 def _clauses(decision: Decision) -> list[str]:
     return [
-        f"{_plain(one.rule)}{_plain(f', {one.when}') if one.when else ''} ({_place(one)})"
-        for one in decision.clauses
+        f"{_plain(clause.rule)}{_plain(f', {clause.when}') if clause.when else ''} "
+        f"({_place(clause)})"
+        for clause in decision.clauses
     ]
 
 
-def _place(one: Found | Obligation) -> str:
-    return _plain(place(one.licence, one.section, one.date))
+def _place(clause: Found | Obligation) -> str:
+    return _plain(place(clause.licence, clause.section, clause.date))
 
 
 def _open(chain: Chain, decision: Decision) -> list[str]:
-    missing = [f"not known: {one}" for one in decision.missing]
+    missing = [f"not known: {fact_}" for fact_ in decision.missing]
     return [*chain.remarks, *missing]
 
 

@@ -41,8 +41,8 @@ _GIVEN = {
 
 def when(condition: Condition) -> str:
     """A condition as the end of a sentence, with its "if"; empty where it always holds."""
-    said = _said(condition)
-    return f"if {said}" if said else ""
+    text = _said(condition)
+    return f"if {text}" if text else ""
 
 
 def presumed(name: str, value: Value) -> str:
@@ -58,7 +58,7 @@ def _said(condition: Condition, *, inside: bool = False) -> str:
         if isinstance(condition.of, Test):
             return _test(condition.of, yes=False)
         return f"it is not so that {_said(condition.of, inside=True)}"
-    parts = [_said(one, inside=True) for one in condition.of]
+    parts = [_said(part, inside=True) for part in condition.of]
     if not parts:
         return ""
     joined = (" or " if isinstance(condition, AnyOf) else " and ").join(parts)
@@ -73,14 +73,14 @@ def _test(test: Test, *, yes: bool) -> str:
         return _NUMBERS[test.fact].format(_HOW[how].format(f"{test.wanted:,}"))
     words = test.wanted
     if test.fact == "distributes":
-        given = _or([_GIVEN[one] for one in words])
-        return f"you distribute {given}" if yes else f"you do not distribute {given}"
+        options = _or([_GIVEN[word] for word in words])
+        return f"you distribute {options}" if yes else f"you do not distribute {options}"
     if test.fact == "trains_other_model":
-        used = _or([f"its {one}" for one in words])
+        used = _or([f"its {word}" for word in words])
         return f"you {'' if yes else 'do not '}train or improve another model with {used}"
     if test.fact == "modality":
-        return f"the model is {'' if yes else 'not '}{_or([_MODALITY[one] for one in words])}"
-    named = _or([uses.label(one) for one in words])
+        return f"the model is {'' if yes else 'not '}{_or([_MODALITY[word] for word in words])}"
+    named = _or([uses.label(word) for word in words])
     return f"it is {'' if yes else 'not '}used for {named}"
 
 

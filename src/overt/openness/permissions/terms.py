@@ -164,8 +164,8 @@ def _by_kind(licence_id: str) -> Terms | None:
 
 def ids() -> tuple[str, ...]:
     """All licences whose clauses are known, sorted."""
-    names = (one.name for one in (packed.DATA / "terms").iterdir())
-    return tuple(sorted(one.removesuffix(".toml") for one in names if one.endswith(".toml")))
+    names = (entry.name for entry in (packed.DATA / "terms").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
 def read(content: Mapping[str, Any]) -> Terms:
@@ -175,27 +175,27 @@ def read(content: Mapping[str, Any]) -> Terms:
     clauses = [
         Clause(
             licence,
-            one["section"],
-            one["effect"],
-            one["rule"],
-            _when(one),
+            clause["section"],
+            clause["effect"],
+            clause["rule"],
+            _when(clause),
             *where,
-            outputs=one.get("outputs", False),
-            asked=one.get("asked", True),
+            outputs=clause.get("outputs", False),
+            asked=clause.get("asked", True),
         )
-        for one in content.get("clauses", ())
+        for clause in content.get("clauses", ())
     ]
     duties = [
-        Duty(licence, one["section"], _said(one["text"], content), _when(one), *where)
-        for one in content.get("obligations", ())
+        Duty(licence, duty["section"], _said(duty["text"], content), _when(duty), *where)
+        for duty in content.get("obligations", ())
     ]
     bans = [
         Ban(licence, section, category, "", *where)
         for category, section in content.get("bans", {}).items()
     ]
     bans += [
-        Ban(licence, one["section"], category, one["only"], *where)
-        for category, one in content.get("limits", {}).items()
+        Ban(licence, limit["section"], category, limit["only"], *where)
+        for category, limit in content.get("limits", {}).items()
     ]
     for name in content.get("policies", ()):
         policy = load(name)
@@ -234,5 +234,5 @@ def _said(text: str, content: Mapping[str, Any]) -> str:
     return text
 
 
-def _when(one: Mapping[str, Any]) -> Condition:
-    return parse(one["when"]) if "when" in one else ALWAYS
+def _when(entry: Mapping[str, Any]) -> Condition:
+    return parse(entry["when"]) if "when" in entry else ALWAYS

@@ -89,12 +89,12 @@ _WORDS: dict[str, str] = {
 
 def category(word: str) -> str:
     """The category of a free word. Raises BadRequest, listing the known ones."""
-    found = _WORDS.get(" ".join(word.lower().replace("-", " ").replace("_", " ").split()))
-    if found is None:
-        found = _WORDS.get(" ".join(word.lower().split()))
-    if found is None:
+    found_category = _WORDS.get(" ".join(word.lower().replace("-", " ").replace("_", " ").split()))
+    if found_category is None:
+        found_category = _WORDS.get(" ".join(word.lower().split()))
+    if found_category is None:
         raise BadRequest(
             f"no use policy of the table knows the field of use {word.strip()[:60]!r}",
             "say one of " + ", ".join(FIELDS),
         )
-    return found
+    return found_category

@@ -55,37 +55,39 @@ def record(content: Mapping[str, Any], what: str) -> Record:
                 component.name, Availability.ABSENT, source=INDEX, note="not listed"
             )
     weights = claims["weights"]
-    said = {"index": INDEX}
+    extra = {"index": INDEX}
     if seen:
-        said["not a component of the framework"] = ", ".join(seen[:20])
+        extra["not a component of the framework"] = ", ".join(seen[:20])
     return Record(
         name=fields.text(release, "name", what) or what,
         kind="record",
-        claims=tuple(claims[one.name] for one in COMPONENTS if one.name in claims),
+        claims=tuple(
+            claims[component.name] for component in COMPONENTS if component.name in claims
+        ),
         licence=weights.licence or licences.get("distribution"),
         licence_link=_path(release, what),
         parents=_parents(release, what),
         facts=_facts(release, what),
         source=INDEX,
         date=fields.day(fields.text(release, "date", what)),
-        said=said,
+        said=extra,
     )
 
 
 def _licences(release: Mapping[str, Any], what: str) -> Mapping[str, str]:
     """The licences of the whole and of each kind of component, without those left empty."""
-    given = fields.mapping(release, "license", what)
-    found = {}
+    licence = fields.mapping(release, "license", what)
+    licences = {}
     for kind in ("distribution", "code", "data", "document"):
-        name = fields.text(fields.mapping(given, kind, f"license of {what}"), "name", what)
+        name = fields.text(fields.mapping(licence, kind, f"license of {what}"), "name", what)
         if name:
-            found[kind] = name
-    return found
+            licences[kind] = name
+    return licences
 
 
 def _path(release: Mapping[str, Any], what: str) -> str:
-    given = fields.mapping(release, "license", what)
-    return fields.text(fields.mapping(given, "distribution", f"license of {what}"), "path", what)
+    licence = fields.mapping(release, "license", what)
+    return fields.text(fields.mapping(licence, "distribution", f"license of {what}"), "path", what)
 
 
 def _claim(
@@ -129,16 +131,16 @@ def _parents(release: Mapping[str, Any], what: str) -> tuple[Parent, ...]:
 
 
 def _facts(release: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     producer = fields.text(release, "producer", what)
     architecture = fields.text(release, "architecture", what)
     kind = fields.text(release, "type", what)
     if producer:
-        found["producer"] = producer
+        facts["producer"] = producer
     if architecture and architecture != "undisclosed":
-        found["architecture"] = architecture
+        facts["architecture"] = architecture
     if kind in ("language", "code"):
-        found["modality"] = "text"
+        facts["modality"] = "text"
     elif kind == "multimodal":
-        found["modality"] = "multimodal"
-    return found
+        facts["modality"] = "multimodal"
+    return facts

@@ -27,11 +27,21 @@ _WORDS: Final[Mapping[str, Availability]] = {
     **dict.fromkeys(("partial", "partially", "mixed", "some", "limited"), _A.PARTIAL),
     **dict.fromkeys(("documented", "described", "documented_only"), _A.DESCRIBED),
     **dict.fromkeys(
-        ("closed", "no", "none", "absent", "missing", "unreleased", "undisclosed", "proprietary",
-         "withheld", "unavailable"),
+        (
+            "closed",
+            "no",
+            "none",
+            "absent",
+            "missing",
+            "unreleased",
+            "undisclosed",
+            "proprietary",
+            "withheld",
+            "unavailable",
+        ),
         _A.ABSENT,
     ),
-}  # fmt: skip
+}
 _KINDS: Final[Mapping[str, re.Pattern[str]]] = {
     # Recipes and configurations are what a training is started with. "Fine-tuning" is training.
     "training_code": re.compile(
@@ -82,19 +92,19 @@ def record(content: Mapping[str, Any], what: str) -> Record:
     parts = parse(fields.text(openness, "components", inside, _LINE))
     claims: dict[str, Claim] = {}
     for part, (word, detail) in parts.items():
-        for component, found in _components(part, word, detail):
+        for component, availability in _components(part, word, detail):
             claims.setdefault(
-                component, Claim(component, found, None, source, day, note=detail[:300])
+                component, Claim(component, availability, None, source, day, note=detail[:300])
             )
     class_ = fields.text(openness, "class", inside)
     if not claims:
         note = f"from the class {class_}"
-        for component, found in _CLASSES.get(class_, {}).items():
-            claims[component] = Claim(component, found, None, source, day, note=note)
+        for component, availability in _CLASSES.get(class_, {}).items():
+            claims[component] = Claim(component, availability, None, source, day, note=note)
     licence = _licence(parts)
     if "weights" in claims and claims["weights"].availability > _A.UNKNOWN:
         claims["weights"] = replace(claims["weights"], licence=licence)
-    said = {
+    statements = {
         key: fields.text(openness, key, inside)
         for key in ("score", "class", "confidence")
         if openness.get(key) is not None
@@ -106,7 +116,7 @@ def record(content: Mapping[str, Any], what: str) -> Record:
         licence=licence,
         source=INDEX,
         date=day,
-        said={"index": INDEX, **said},
+        said={"index": INDEX, **statements},
     )
 
 
@@ -115,20 +125,20 @@ def parse(line: str) -> Mapping[str, tuple[str, str]]:
 
     The licence has everything behind the colon as its word.
     """
-    found: dict[str, tuple[str, str]] = {}
+    statements: dict[str, tuple[str, str]] = {}
     for part in _split(line):
         name, colon, rest = part.partition(":")
         name = name.strip().lower()
-        if not colon or not name.isidentifier() or name in found:
+        if not colon or not name.isidentifier() or name in statements:
             continue
         if name in ("license", "licence"):
-            found["license"] = (rest.strip(), "")
+            statements["license"] = (rest.strip(), "")
             continue
         word = re.match(r"[a-z_]*", rest.strip().lower())
         end = word.end() if word else 0
         detail = rest.strip()[end:].strip().strip("()").strip()
-        found[name] = (word.group() if word else "", detail)
-    return found
+        statements[name] = (word.group() if word else "", detail)
+    return statements
 
 
 def _split(line: str) -> Iterator[str]:
@@ -146,24 +156,24 @@ def _split(line: str) -> Iterator[str]:
 
 
 def _components(part: str, word: str, detail: str) -> Iterator[tuple[str, Availability]]:
-    found = _WORDS.get(word, _A.UNKNOWN)
+    availability = _WORDS.get(word, _A.UNKNOWN)
     detail = detail.lower()
     if part == "weights":
-        gated = found == _A.FULL and any(
+        gated = availability == _A.FULL and any(
             _GATED.search(phrase) and not _NO.search(phrase) for phrase in _AND.split(detail)
         )
         # Weights that are there for some people only.
-        yield "weights", _A.GATED if gated or found == _A.PARTIAL else found
+        yield "weights", _A.GATED if gated or availability == _A.PARTIAL else availability
     elif part == "data":
-        described = found == _A.ABSENT and _DESCRIBED.search(detail)
-        yield "training_data", _A.DESCRIBED if described else found
+        described = availability == _A.ABSENT and _DESCRIBED.search(detail)
+        yield "training_data", _A.DESCRIBED if described else availability
     elif part == "checkpoints":
-        yield "checkpoints", found
+        yield "checkpoints", availability
     elif part == "code":
-        yield from _code(found, detail)
+        yield from _code(availability, detail)
 
 
-def _code(found: Availability, detail: str) -> Iterator[tuple[str, Availability]]:
+def _code(availability: Availability, detail: str) -> Iterator[tuple[str, Availability]]:
     """Which code it is: what the words name is there, what they deny is not.
 
     Without a word on it, open code is all of it, and code that is partial is so throughout.
@@ -173,18 +183,18 @@ def _code(found: Availability, detail: str) -> Iterator[tuple[str, Availability]
     for phrase in _AND.split(detail):
         into = denied if _NO.search(phrase) else there
         into.update(name for name, words in _KINDS.items() if words.search(phrase))
-    if found <= _A.UNKNOWN:
+    if availability <= _A.UNKNOWN:
         for name in _CODE:
-            yield name, found
+            yield name, availability
         return
     for name in sorted(there - denied):
         # Partial means that some kinds are there and others are not, where the kinds are named.
-        yield name, _A.FULL if denied or name != "training_code" else found
+        yield name, _A.FULL if denied or name != "training_code" else availability
     for name in sorted(denied):
         yield name, _A.ABSENT
     for name in _CODE:
         if name not in there | denied:
-            yield name, _A.ABSENT if there and name == "training_code" else found
+            yield name, _A.ABSENT if there and name == "training_code" else availability
 
 
 def _licence(parts: Mapping[str, tuple[str, str]]) -> str | None:
@@ -197,6 +207,6 @@ def _licence(parts: Mapping[str, tuple[str, str]]) -> str | None:
 def _source(openness: Mapping[str, Any], what: str) -> tuple[str, str]:
     """The first address that it cites, and the newest day on which one was read."""
     sources = fields.mappings(openness, "sources", what)
-    days = [fields.day(fields.text(one, "accessed", f"sources of {what}")) for one in sources]
-    urls = [fields.text(one, "url", f"sources of {what}") for one in sources]
+    days = [fields.day(fields.text(entry, "accessed", f"sources of {what}")) for entry in sources]
+    urls = [fields.text(entry, "url", f"sources of {what}") for entry in sources]
     return next((url for url in urls if url), INDEX), max(days, default="")

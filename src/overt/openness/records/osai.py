@@ -19,10 +19,19 @@ from overt.openness.verdicts.components import Availability
 
 INDEX: Final = "European Open Source AI Index"
 CELLS: Final = (
-    "datasources_basemodel", "datasources_endmodel", "weights_basemodel", "weights_endmodel",
-    "trainingcode", "code", "hardware_architecture", "preprint", "paper", "modelcard", "datasheet",
+    "datasources_basemodel",
+    "datasources_endmodel",
+    "weights_basemodel",
+    "weights_endmodel",
+    "trainingcode",
+    "code",
+    "hardware_architecture",
+    "preprint",
+    "paper",
+    "modelcard",
+    "datasheet",
     "licenses",
-)  # fmt: skip
+)
 _FEWEST = 3
 _A = Availability
 _WORDS: Final[Mapping[str, Availability]] = {
@@ -70,7 +79,7 @@ def record(content: Mapping[str, Any], what: str) -> Record:
         parents=_parents(system, what),
         facts=_facts(system, fields.mapping(content, "org", what), what),
         source=INDEX,
-        said={"index": INDEX, **{cell: one.word or "not given" for cell, one in cells.items()}},
+        said={"index": INDEX, **{cell: entry.word or "not given" for cell, entry in cells.items()}},
     )
 
 
@@ -95,27 +104,27 @@ def _weights(end: _Cell, base: _Cell, licence: str | None) -> Claim:
 
 def _data(base: _Cell, end: _Cell, licence: str | None) -> Claim:
     """The less open of the two; where only one is given, that one."""
-    given = [cell for cell in (base, end) if cell.availability != _A.UNKNOWN]
-    cell = min(given or [base], key=lambda one: one.availability)
+    known_cells = [cell for cell in (base, end) if cell.availability != _A.UNKNOWN]
+    cell = min(known_cells or [base], key=lambda candidate: candidate.availability)
     return _claim("training_data", cell, cell.availability, licence)
 
 
 def _code(name: str, source: _Cell, documentation: _Cell, licence: str | None) -> Claim:
     """Code that is closed and yet documented is described."""
-    found = source.availability
-    if found == _A.ABSENT and documentation.availability >= _A.PARTIAL:
-        found = _A.DESCRIBED
-    return _claim(name, source, found, licence)
+    availability = source.availability
+    if availability == _A.ABSENT and documentation.availability >= _A.PARTIAL:
+        availability = _A.DESCRIBED
+    return _claim(name, source, availability, licence)
 
 
-def _claim(name: str, cell: _Cell, found: Availability, licence: str | None) -> Claim:
+def _claim(name: str, cell: _Cell, availability: Availability, licence: str | None) -> Claim:
     note = cell.note
     if cell.word and cell.word not in _WORDS:
         note = f"the index says {cell.word[:40]!r}; {note}".rstrip("; ")
     return Claim(
         name,
-        found,
-        licence if found > _A.UNKNOWN else None,
+        availability,
+        licence if availability > _A.UNKNOWN else None,
         source=INDEX,
         where=cell.link,
         note=note,
@@ -135,16 +144,16 @@ def _parents(system: Mapping[str, Any], what: str) -> tuple[Parent, ...]:
 
 
 def _facts(system: Mapping[str, Any], org: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     producer = fields.text(org, "name", what)
     released = fields.day(fields.text(system, "releasedate", what))
-    kinds = {one.strip().lower() for one in fields.words(system, "type", what)}
+    kinds = {word.strip().lower() for word in fields.words(system, "type", what)}
     if producer:
-        found["producer"] = producer
+        facts["producer"] = producer
     if released:
-        found["released"] = released
+        facts["released"] = released
     if kinds and kinds <= {"text", "code"}:
-        found["modality"] = "text"
+        facts["modality"] = "text"
     elif len(kinds) > 1:
-        found["modality"] = "multimodal"
-    return found
+        facts["modality"] = "multimodal"
+    return facts

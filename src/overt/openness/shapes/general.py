@@ -16,10 +16,26 @@ if TYPE_CHECKING:
     from overt.formats.gguf import Header
     from overt.openness.subject.tensors import Located
 
-_WIDTHS: Final = ("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "emb_dim",
-                  "word_embed_proj_dim", "model_dim", "d_embed")  # fmt: skip
-_LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers",
-                  "decoder_layers", "num_decoder_layers")  # fmt: skip
+_WIDTHS: Final = (
+    "hidden_size",
+    "n_embd",
+    "d_model",
+    "dim",
+    "embedding_size",
+    "emb_dim",
+    "word_embed_proj_dim",
+    "model_dim",
+    "d_embed",
+)
+_LAYERS: Final = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 _INNER: Final = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim")
 _EXPERTS: Final = re.compile(r"expert|moe|num_hidden_groups|block_configs")
 """Keys of models whose blocks are not all alike, or are used more than once."""
@@ -63,7 +79,7 @@ def of_config(config: Mapping[str, Any]) -> Stated:
     vocabulary = config.get("vocab_size")
     inner = some(_INNER) if alike else ()
     if config.get("model_type") == "qwen":  # its first models state both halves together
-        inner += tuple(one // 2 for one in inner)
+        inner += tuple(width // 2 for width in inner)
     heads = (config.get("num_attention_heads"), config.get("num_key_value_heads"))
     gated = config.get("attn_output_gate") or not alike
     return Stated(
@@ -85,23 +101,32 @@ def of_header(header: "Header") -> Stated:
 def contradiction(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
     """(observed, expected) of the first thing that cannot be so."""
     return (
-        _embedding(stated, tensors) or _vocabulary(stated, tensors) or _blocks(stated, tensors)
-        or _inner(stated, tensors) or _heads(stated, tensors)
-    )  # fmt: skip
+        _embedding(stated, tensors)
+        or _vocabulary(stated, tensors)
+        or _blocks(stated, tensors)
+        or _inner(stated, tensors)
+        or _heads(stated, tensors)
+    )
 
 
 def _embedding(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
-    found = [one for name, one in tensors.items()
-             if _EMBEDDING.fullmatch(name) and len(one.shape) == 2]  # fmt: skip
+    embeddings = [
+        tensor
+        for name, tensor in tensors.items()
+        if _EMBEDDING.fullmatch(name) and len(tensor.shape) == 2
+    ]
     if stated.vocabulary and not stated.tied and not any(map(_ANY.search, tensors)):
         return f"none of {len(tensors)} tensors is an embedding", "one for the tokens that go in"
-    if not found or not stated.widths:
+    if not embeddings or not stated.widths:
         return None
-    if any(one.shape[1] in stated.widths for one in found):
+    if any(tensor.shape[1] in stated.widths for tensor in embeddings):
         return None
-    told = " or ".join(map(str, stated.widths[:3]))
-    one = found[0]
-    return f"{one.name} has the shape {list(one.shape)}", f"a width of {told} by {stated.source}"
+    widths = " or ".join(map(str, stated.widths[:3]))
+    embedding = embeddings[0]
+    return (
+        f"{embedding.name} has the shape {list(embedding.shape)}",
+        f"a width of {widths} by {stated.source}",
+    )
 
 
 def _vocabulary(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
@@ -109,13 +134,17 @@ def _vocabulary(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, 
     if not least:
         return None
     most = least + max(_SPARE, least // _PART)
-    found = [one for name, one in tensors.items() if _EMBEDDING.fullmatch(name)]
-    matrices = found or [one for one in tensors.values() if len(one.shape) == 2]
-    if not matrices or any(least <= extent <= most for one in matrices for extent in one.shape):
+    embeddings = [tensor for name, tensor in tensors.items() if _EMBEDDING.fullmatch(name)]
+    matrices = embeddings or [tensor for tensor in tensors.values() if len(tensor.shape) == 2]
+    if not matrices or any(
+        least <= extent <= most for tensor in matrices for extent in tensor.shape
+    ):
         return None
-    largest = max(matrices, key=lambda one: max(one.shape))
-    return (f"{largest.name} has the shape {list(largest.shape)}",
-            f"{least} rows, one a token, by {stated.source}")  # fmt: skip
+    largest = max(matrices, key=lambda tensor: max(tensor.shape))
+    return (
+        f"{largest.name} has the shape {list(largest.shape)}",
+        f"{least} rows, one a token, by {stated.source}",
+    )
 
 
 def _blocks(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
@@ -126,23 +155,28 @@ def _blocks(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str]
     counts = {place: max(numbers) + 1 for place, numbers in groups.items()}
     if not counts or not stated.layers or set(counts.values()) & set(stated.layers):
         return None
-    place = max(counts, key=lambda one: counts[one])
-    told = " or ".join(map(str, dict.fromkeys(stated.layers)))
-    return f"{counts[place]} blocks in {place}", f"{told} by {stated.source}"
+    place = max(counts, key=lambda prefix: counts[prefix])
+    layers = " or ".join(map(str, dict.fromkeys(stated.layers)))
+    return f"{counts[place]} blocks in {place}", f"{layers} by {stated.source}"
 
 
 def _inner(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
     if not stated.inner:
         return None
     # Two or three matrices may be stored as one.
-    wanted = {n for one in stated.inner for n in (one, 2 * one, 3 * one)}
-    matrices = [one for name, one in tensors.items()
-                if len(one.shape) > 1 and not _EMBEDDING.fullmatch(name)]  # fmt: skip
-    if not matrices or any(wanted & set(one.shape) for one in matrices):
+    wanted = {n for size in stated.inner for n in (size, 2 * size, 3 * size)}
+    matrices = [
+        tensor
+        for name, tensor in tensors.items()
+        if len(tensor.shape) > 1 and not _EMBEDDING.fullmatch(name)
+    ]
+    if not matrices or any(wanted & set(tensor.shape) for tensor in matrices):
         return None
-    largest = max(matrices, key=lambda one: math.prod(one.shape))
-    return (f"no matrix has it; the largest, {largest.name}, has the shape {list(largest.shape)}",
-            f"the inner size {stated.inner[0]} by {stated.source}")  # fmt: skip
+    largest = max(matrices, key=lambda tensor: math.prod(tensor.shape))
+    return (
+        f"no matrix has it; the largest, {largest.name}, has the shape {list(largest.shape)}",
+        f"the inner size {stated.inner[0]} by {stated.source}",
+    )
 
 
 def _heads(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
@@ -158,5 +192,7 @@ def _heads(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] 
     if len(places) != 1:
         return None
     rows, theirs = tensors[places[0]].shape[0], tensors[places[0].replace(".q_", ".k_")]
-    return (f"{theirs.name} has {theirs.shape[0]} rows beside {rows} of the queries",
-            f"{keys} of {queries} heads by {stated.source}")  # fmt: skip
+    return (
+        f"{theirs.name} has {theirs.shape[0]} rows beside {rows} of the queries",
+        f"{keys} of {queries} heads by {stated.source}",
+    )

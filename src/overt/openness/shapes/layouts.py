@@ -49,12 +49,12 @@ class Layout:
 
 
 def _rows(*texts: str) -> tuple[Row, ...]:
-    found = []
+    rows = []
     for line in "\n".join(texts).splitlines():
         parts = line.split()
         if parts:
-            found.append(Row(parts[0], parts[1], tuple(parts[2].split(",")), frozenset(parts[3:])))
-    return tuple(found)
+            rows.append(Row(parts[0], parts[1], tuple(parts[2].split(",")), frozenset(parts[3:])))
+    return tuple(rows)
 
 
 _TOP = """
@@ -273,8 +273,14 @@ BY_GGUF: Final[Mapping[str, Layout]] = {
 """By ``general.architecture`` of a GGUF header."""
 
 GGUF_NAMES: Final[Mapping[str, str]] = {
-    "mistral": "llama", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe",
-    "gemma3_text": "gemma3", "olmo3": "olmo2", "gpt_neox": "gptneox", "deepseek_v2": "deepseek2",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "gemma3_text": "gemma3",
+    "olmo3": "olmo2",
+    "gpt_neox": "gptneox",
+    "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
-}  # fmt: skip
+}
 """llama.cpp's name of a ``model_type`` that it calls otherwise."""

@@ -15,9 +15,14 @@ MOST_EXPERTS: Final = 4096
 _MOST = 1 << 40  # of any number of a configuration
 Shape = tuple[int, ...]
 PREFIXES: Final = (
-    "model.language_model.", "language_model.model.", "language_model.", "model.", "gpt_neox.",
-    "transformer.", "bert.",
-)  # fmt: skip
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.",
+    "gpt_neox.",
+    "transformer.",
+    "bert.",
+)
 """What transformers puts before the names of `layouts.py`, by how a model is wrapped."""
 IGNORED: Final = re.compile(
     r".*(rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids|_scale_inv"
@@ -124,12 +129,23 @@ def _config_numbers(
     head = number("head_dim", default=layout.head or width // heads)
     inner = number("intermediate_size", "n_inner", default=4 * width if kind == "gpt2" else None)
     symbols = {
-        "V": number("vocab_size"), "H": width, "I": inner, "Q": heads * head, "K": kv * head,
-        "W": kv * head, "O": heads * head, "D": head, "X": heads, "M": inner, "1": 1, "2": 2,
-        "3": 3, "C": number("max_position_embeddings", "n_positions", default=0),
+        "V": number("vocab_size"),
+        "H": width,
+        "I": inner,
+        "Q": heads * head,
+        "K": kv * head,
+        "W": kv * head,
+        "O": heads * head,
+        "D": head,
+        "X": heads,
+        "M": inner,
+        "1": 1,
+        "2": 2,
+        "3": 3,
+        "C": number("max_position_embeddings", "n_positions", default=0),
         "T": number("type_vocab_size", default=2),
         "E": number("num_local_experts", "num_experts", "n_routed_experts", default=0),
-    }  # fmt: skip
+    }
     if symbols["E"] > MOST_EXPERTS:
         raise UnknownLayout(f"config.json asks for {symbols['E']} experts")
     if kind != "mixtral":
@@ -140,10 +156,12 @@ def _config_numbers(
     )
     if kind.startswith("deepseek"):
         symbols |= {
-            "L": number("kv_lora_rank"), "R": number("qk_rope_head_dim"),
-            "N": number("qk_nope_head_dim"), "D": number("v_head_dim"),
+            "L": number("kv_lora_rank"),
+            "R": number("qk_rope_head_dim"),
+            "N": number("qk_nope_head_dim"),
+            "D": number("v_head_dim"),
             "A": number("q_lora_rank", default=0),
-        }  # fmt: skip
+        }
     always = {"whole"}
     tied = text.get("tie_word_embeddings", whole.get("tie_word_embeddings"))
     if tied is False:
@@ -167,8 +185,8 @@ def _config_tags(
         only, step = text.get("mlp_only_layers") or [], text.get("decoder_sparse_step", 1)
         spared = isinstance(only, list) and layer in only
         dense = dense or spared or bool(is_size(step) and (layer + 1) % step)
-    found = {"dense" if dense else "moe", "ql" if symbols.get("A") else "noql"}
-    return frozenset(found | ({"shared"} if symbols.get("S") else set()))
+    tags = {"dense" if dense else "moe", "ql" if symbols.get("A") else "noql"}
+    return frozenset(tags | ({"shared"} if symbols.get("S") else set()))
 
 
 def is_size(value: object) -> bool:
@@ -197,9 +215,9 @@ def of_gguf(header: "Header", names: Mapping[str, Any]) -> Plan:
 
 def _gguf_numbers(header: "Header", kind: str, names: Mapping[str, Any]) -> _Numbers:
     def own(key: str, default: int | None = None) -> int:
-        found = header.number(f"{kind}.{key}")
-        if found is not None and found < _MOST:
-            return found
+        number = header.number(f"{kind}.{key}")
+        if number is not None and number < _MOST:
+            return number
         if default is None:
             raise UnknownLayout(f"the header does not say {kind}.{key}")
         return default
@@ -213,25 +231,39 @@ def _gguf_numbers(header: "Header", kind: str, names: Mapping[str, Any]) -> _Num
     inner = own("expert_feed_forward_length", inners[0] if inners else 0)
     shared = own("expert_shared_count", 1 if kind == "qwen2moe" else 0)
     top = {
-        "V": header.vocabulary_size or 0, "H": width, "C": own("context_length", 0),
+        "V": header.vocabulary_size or 0,
+        "H": width,
+        "C": own("context_length", 0),
         "T": own("token_type_count", header.number("tokenizer.ggml.token_type_count") or 2),
-        "E": experts, "M": inner, "1": 1, "2": 2, "3": 3,
-        "S": own("expert_shared_feed_forward_length", shared * inner), "D": key,
-    }  # fmt: skip
+        "E": experts,
+        "M": inner,
+        "1": 1,
+        "2": 2,
+        "3": 3,
+        "S": own("expert_shared_feed_forward_length", shared * inner),
+        "D": key,
+    }
     if kind == "deepseek2":
         rotated = own("rope.dimension_count")
         top |= {
-            "L": own("attention.kv_lora_rank"), "A": own("attention.q_lora_rank", 0), "R": rotated,
+            "L": own("attention.kv_lora_rank"),
+            "A": own("attention.q_lora_rank", 0),
+            "R": rotated,
             "N": own("attention.key_length_mla", key) - rotated,
             "D": own("attention.value_length_mla", value),
-        }  # fmt: skip
+        }
     per_block = [
         {
-            **top, "I": inners[n] if n < len(inners) else 0, "X": heads[n], "Q": heads[n] * key,
-            "K": kvs[n] * key, "W": kvs[n] * value, "O": heads[n] * value,
+            **top,
+            "I": inners[n] if n < len(inners) else 0,
+            "X": heads[n],
+            "Q": heads[n] * key,
+            "K": kvs[n] * key,
+            "W": kvs[n] * value,
+            "O": heads[n] * value,
         }
         for n in range(blocks)
-    ]  # fmt: skip
+    ]
     lead = own("leading_dense_block_count", 0)
     tags = [
         frozenset(
@@ -326,7 +358,7 @@ def compare(plan: Plan, shapes: Mapping[str, Shape], form: str) -> Difference:
         elif not IGNORED.fullmatch(name) and not IGNORED.fullmatch(whole):
             unknown.append(whole)
     order = {name: number for number, name in enumerate((*plan.required, *plan.optional))}
-    wrong.sort(key=lambda one: order.get(short(one[0]) if form == "hf" else one[0], 1 << 30))
+    wrong.sort(key=lambda row: order.get(short(row[0]) if form == "hf" else row[0], 1 << 30))
     return Difference(tuple(missing), tuple(wrong), tuple(sorted(beyond)), tuple(sorted(unknown)))
 
 

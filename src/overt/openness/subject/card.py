@@ -27,11 +27,11 @@ class Card:
 
     def words(self, key: str) -> tuple[str, ...]:
         """A field that may be a text or a list of texts; other things in it are left out."""
-        found = self.fields.get(key)
-        if isinstance(found, str):
-            return (found,)
-        if isinstance(found, list):
-            return tuple(one for one in found[:1000] if isinstance(one, str))
+        value = self.fields.get(key)
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list):
+            return tuple(item for item in value[:1000] if isinstance(item, str))
         return ()
 
 

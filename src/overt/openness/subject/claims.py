@@ -27,20 +27,20 @@ def of(subject: Subject) -> Record:
     """Everything the files say, a MOF record over the card over the header."""
     index = _from_record(subject)
     held = () if _are_elsewhere(index, subject) else tuple(_held(subject))
-    found = Record(name=_name(subject), kind=_kind(subject), claims=held)
+    record = Record(name=_name(subject), kind=_kind(subject), claims=held)
     for weaker in (index, _from_card(subject), _from_header(subject)):
         if weaker is not None:
-            found = found.over(weaker)
-    return found
+            record = record.over(weaker)
+    return record
 
 
 def _name(subject: Subject) -> str:
     header = subject.model
-    told = header.name if header else None
-    if told is None and subject.card is not None:
+    name = header.name if header else None
+    if name is None and subject.card is not None:
         title = subject.card.fields.get("model_name")
-        told = title if isinstance(title, str) else None
-    return told[:200] if told else subject.record.name
+        name = title if isinstance(title, str) else None
+    return name[:200] if name else subject.record.name
 
 
 def _kind(subject: Subject) -> Any:
@@ -56,8 +56,7 @@ def _held(subject: Subject) -> Iterator[Claim]:
     if weights:
         # The one nearest to the top: those further down may be checkpoints.
         first = min(weights, key=lambda file: (file.name.count("/"), file.name)).name
-        yield Claim("weights", Availability.FULL, _licence(subject), where=first,
-                    source=first)  # fmt: skip
+        yield Claim("weights", Availability.FULL, _licence(subject), where=first, source=first)
 
 
 def _are_elsewhere(index: Record | None, subject: Subject) -> bool:
@@ -70,9 +69,9 @@ def _are_elsewhere(index: Record | None, subject: Subject) -> bool:
 
 
 def _licence(subject: Subject) -> str | None:
-    for found in (_from_card(subject), _from_header(subject)):
-        if found is not None and found.licence:
-            return found.licence
+    for claim in (_from_card(subject), _from_header(subject)):
+        if claim is not None and claim.licence:
+            return claim.licence
     return None
 
 
@@ -85,12 +84,12 @@ def _from_record(subject: Subject) -> Record | None:
         tried += 1
         text = subject.text(file.name, _MOST_RECORD_BYTES)
         try:
-            found = records.read(text, file.name) if text else None
+            record = records.read(text, file.name) if text else None
         except OvertError as error:
             subject.damaged[file.name] = error.message
             continue
-        if found is not None:
-            return found
+        if record is not None:
+            return record
     return None
 
 
@@ -121,14 +120,14 @@ def _from_card(subject: Subject) -> Record | None:
 
 
 def _card_licence(fields: Mapping[str, Any]) -> tuple[str | None, str]:
-    told = fields.get("license")
-    if isinstance(told, list):  # the hub allows several: all of them hold
-        told = " AND ".join(one for one in told[:8] if isinstance(one, str))
-    if told == "other":
-        told = fields.get("license_name") or told
+    licence = fields.get("license")
+    if isinstance(licence, list):  # the hub allows several: all of them hold
+        licence = " AND ".join(item for item in licence[:8] if isinstance(item, str))
+    if licence == "other":
+        licence = fields.get("license_name") or licence
     link = fields.get("license_link")
     return (
-        told[:200] if isinstance(told, str) and told else None,
+        licence[:200] if isinstance(licence, str) and licence else None,
         link[:500] if isinstance(link, str) else "",
     )
 
@@ -171,7 +170,7 @@ def _wrote_header(subject: Subject) -> bool:
     """Whether the newest recipe wrote the bases that the header names. Other steps leave what the
     step before wrote, and with an adapter beside them weights are the base's own file.
     """
-    made = {one.relation for one in subject.record.parents if one.source == RECIPE}
+    made = {parent.relation for parent in subject.record.parents if parent.source == RECIPE}
     kinds = {header.text("general.type") for header in subject.gguf.values()}
     return bool(made & {"finetune", "merge"}) and "adapter" not in kinds
 
@@ -196,9 +195,9 @@ def _listed(header: Any, prefix: str) -> Iterator[tuple[int, str]]:
         address = header.text(f"{prefix}.{i}.repo_url") or ""
         owner = header.text(f"{prefix}.{i}.organization") or ""
         name = header.text(f"{prefix}.{i}.name") or ""
-        _, found, path = address.partition("huggingface.co/")
+        _, separator, path = address.partition("huggingface.co/")
         path = path.removeprefix("datasets/")
-        if found and path.count("/") == 1:
+        if separator and path.count("/") == 1:
             yield i, path
         elif name:
             yield i, f"{owner}/{name}".replace(" ", "-") if owner and " " not in owner else name

@@ -38,9 +38,13 @@ _PROGRAMS: Final = (
     (b"\0asm", "WebAssembly program"),
 )
 _ARCHIVES: Final = (
-    (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07", "RAR"), (b"\xfd7zXZ\x00", "xz"),
-    (b"\x1f\x8b\x08", "gzip"), (b"BZh91AY&SY", "bzip2"), (b"\x28\xb5\x2f\xfd", "zstd"),
-)  # fmt: skip
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "RAR"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"BZh91AY&SY", "bzip2"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
 _PACKED: Final = (".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar", ".zip", ".tar", ".lzma")
 _ONE_FILE: Final = (".gz", ".xz", ".bz2", ".zst")
 _DATA: Final = (
@@ -58,9 +62,18 @@ _TRAINERS: Final = (
 )  # fmt: skip
 _LOCATION: Final = re.compile(rb"\x0a\x08location\x12(.)(?s:(.{1,127}))", re.DOTALL)
 _PICKLED: Final = (
-    *pickle.PICKLED_SUFFIXES, ".npy", ".npz", ".nemo", ".tar", ".ot", ".ptl", ".jit", ".distcp",
-    ".torchscript", ".mar",
-)  # fmt: skip
+    *pickle.PICKLED_SUFFIXES,
+    ".npy",
+    ".npz",
+    ".nemo",
+    ".tar",
+    ".ot",
+    ".ptl",
+    ".jit",
+    ".distcp",
+    ".torchscript",
+    ".mar",
+)
 """Names under which a pickle is no surprise."""
 _HOLDERS: Final = (
     b"PK",
@@ -122,8 +135,8 @@ def _look(name: str, path: Path, head: bytes, scan: bool, code: bool, most: int)
         return Look(name)
     if program := _program(head, suffix, code):
         return Look(name, *program)
-    if head[257:262] == b"ustar" and (told := _tar(name, path)).faults:
-        return told
+    if head[257:262] == b"ustar" and (look := _tar(name, path)).faults:
+        return look
     if pickle.looks_pickled(path):
         return _pickled(name, path, head, suffix, scan)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -143,8 +156,8 @@ def _program(
     """Faults and doubts of a program or script; None where it is neither."""
     for magic, what in _PROGRAMS:
         if head.startswith(magic) and (magic != b"MZ" or _is_windows(head)):
-            told = f"is a {what}"
-            return ((), (told,)) if code and suffix not in _DATA else ((told,), ())
+            text = f"is a {what}"
+            return ((), (text,)) if code and suffix not in _DATA else ((text,), ())
     script = head.startswith(b"#!") and re.match(rb"#! ?/[\w/.-]{2,80}", head)
     if script and suffix in _DATA:
         return ((f"is a script for {script[0][2:].decode('ascii').strip()}",), ())
@@ -173,23 +186,24 @@ def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) ->
         return Look(name)  # a text such as "a. First": without an import nothing can run
     scanned, cost = _levels(path) if may_scan else ({}, 0)
     levels = {**dict.fromkeys(imports, "unknown"), **scanned}
-    dangerous = [one for one, level in levels.items() if level == "dangerous"]
+    dangerous = [name for name, level in levels.items() if level == "dangerous"]
     foreign = [
-        one
-        for one, level in levels.items()
-        if level in ("suspicious", "unknown") and not one.startswith(_TRAINERS)
+        name
+        for name, level in levels.items()
+        if level in ("suspicious", "unknown") and not name.startswith(_TRAINERS)
     ]
     called = ", ".join((dangerous + foreign)[:3])
     if dangerous or foreign:
         return Look(name, (f"is a pickle that would call {called} when loaded",), scans=cost)
     if hidden:
-        return Look(name, ("is a pickle under another name: loading it runs a program",),
-                    scans=cost)  # fmt: skip
-    told = "is a pickle: loading it runs a program"
+        return Look(
+            name, ("is a pickle under another name: loading it runs a program",), scans=cost
+        )
+    text = "is a pickle: loading it runs a program"
     if not levels:
-        return Look(name, doubts=(f"{told}, which could not be scanned",), scans=cost)
-    told = f"{told}; it names nothing beyond what weights and their training need"
-    return Look(name, doubts=(told,), scans=cost)
+        return Look(name, doubts=(f"{text}, which could not be scanned",), scans=cost)
+    text = f"{text}; it names nothing beyond what weights and their training need"
+    return Look(name, doubts=(text,), scans=cost)
 
 
 def _levels(path: Path) -> tuple[dict[str, str], int]:
@@ -200,10 +214,10 @@ def _levels(path: Path) -> tuple[dict[str, str], int]:
         rows = subprocess_reader.ask(scan.__name__, str(path.absolute()), _SECONDS)
     except subprocess_reader.Exceeded:
         rows = []
-    found = {
+    levels = {
         f"{row[1]}.{row[2]}": str(row[0]) for row in rows if isinstance(row, list) and len(row) == 3
     }
-    return found, _COST_OF_LONG if _spent() - before > _USUAL else 1
+    return levels, _COST_OF_LONG if _spent() - before > _USUAL else 1
 
 
 def _spent() -> float:
@@ -215,21 +229,21 @@ def _spent() -> float:
 def _imports(head: bytes) -> tuple[list[str], bool]:
     """Functions named up to where a pickle breaks off, since one that is damaged behind them runs
     too, and whether it came to its end."""
-    found: list[str] = []
+    imports: list[str] = []
     texts: list[str] = []
     ended = False
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(head)):
             if opcode.name in ("GLOBAL", "INST"):
-                found.append(str(argument).replace(" ", ".", 1))
+                imports.append(str(argument).replace(" ", ".", 1))
             elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
-                found.append(f"{texts[-2]}.{texts[-1]}")
+                imports.append(f"{texts[-2]}.{texts[-1]}")
             elif isinstance(argument, str):
                 texts = [*texts[-1:], argument]
             ended = opcode.name == "STOP"
     except Exception:  # noqa: BLE001, S110 - genops raises whatever an argument decoder raises
         pass
-    names = [one for one in dict.fromkeys(found) if re.fullmatch(r"[\w.<>]{3,120}", one)]
+    names = [name for name in dict.fromkeys(imports) if re.fullmatch(r"[\w.<>]{3,120}", name)]
     return names[:64], ended
 
 
@@ -242,7 +256,7 @@ def _zip(name: str, path: Path, suffix: str) -> Look:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()[:20_000]
             faults = list(_members(members, path.stat().st_size))
-            if suffix == ".keras" or any(one.filename == "config.json" for one in members):
+            if suffix == ".keras" or any(member.filename == "config.json" for member in members):
                 faults += _keras(archive)
             faults += _objects(archive, members)
     except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, EOFError, zlib.error) as error:
@@ -257,17 +271,17 @@ def _zip(name: str, path: Path, suffix: str) -> Look:
 
 
 def _members(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
-    for one in members:
-        parts = one.filename.replace("\\", "/").split("/")
-        if ".." in parts or one.filename.startswith("/"):
-            yield f"is an archive that writes {one.filename[:80]!r}, outside its folder"
+    for member in members:
+        parts = member.filename.replace("\\", "/").split("/")
+        if ".." in parts or member.filename.startswith("/"):
+            yield f"is an archive that writes {member.filename[:80]!r}, outside its folder"
             break
-    total = sum(one.file_size for one in members)
+    total = sum(member.file_size for member in members)
     if total > _BOMB * max(size, 1) and total > 256 << 20:
         yield f"is an archive of {size} bytes that unpacks to {total}"
-    for one in members:
-        if one.filename.lower().endswith((".exe", ".dll", ".so", ".sh", ".bat", ".ps1", ".scr")):
-            yield f"is an archive that holds the program {one.filename[:80]!r}"
+    for member in members:
+        if member.filename.lower().endswith((".exe", ".dll", ".so", ".sh", ".bat", ".ps1", ".scr")):
+            yield f"is an archive that holds the program {member.filename[:80]!r}"
             break
 
 
@@ -282,12 +296,12 @@ def _keras(archive: zipfile.ZipFile) -> list[str]:
 
 def _objects(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[str]:
     """Arrays of numpy whose elements are Python objects, which are a pickle behind the header."""
-    arrays = [one for one in members if one.filename.endswith(".npy")]
-    for one in arrays[:_MOST_ARRAYS]:
-        with archive.open(one) as opened:
+    arrays = [member for member in members if member.filename.endswith(".npy")]
+    for member in arrays[:_MOST_ARRAYS]:
+        with archive.open(member) as opened:
             head = opened.read(_ARRAY_HEAD)
         if head.startswith(b"\x93NUMPY") and _OBJECT.search(head.partition(b"\n")[0]):
-            yield f"holds {one.filename[:80]!r}, an array of Python objects: a pickle"
+            yield f"holds {member.filename[:80]!r}, an array of Python objects: a pickle"
             return
 
 
@@ -303,40 +317,47 @@ def _rest(name: str, path: Path, head: bytes, suffix: str, most: int) -> Look:
         if head.startswith(magic):
             if suffix not in _PACKED:
                 return Look(name, (f"is a {what} archive under another name",))
-            told = () if suffix in _ONE_FILE else (f"is a {what} archive",)
-            return Look(name, doubts=told)
+            doubts = () if suffix in _ONE_FILE else (f"is a {what} archive",)
+            return Look(name, doubts=doubts)
     if head[257:262] == b"ustar":
         return _tar(name, path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return Look(name, (_LAMBDA_FOUND,) if _holds(path, _LAMBDA, most) else ())
     if suffix == ".onnx":
         return Look(name, tuple(_external(path, most)))
-    if suffix == ".pb" and (found := _holds(path, _FILE_OPS, most)):
-        return Look(name, (f"is a graph with the operation {found.decode('ascii')}",))
+    if suffix == ".pb" and (operation := _holds(path, _FILE_OPS, most)):
+        return Look(name, (f"is a graph with the operation {operation.decode('ascii')}",))
     return Look(name)
 
 
 def _tar(name: str, path: Path) -> Look:
     """Members of a tar archive that is no checkpoint of torch's old form: pickles and ways out."""
-    told = Look(name, doubts=("is a tar archive",))
+    look = Look(name, doubts=("is a tar archive",))
     try:
         with tarfile.open(path, "r:") as archive:
             for _ in range(_MOST_MEMBERS):
-                one = archive.next()
-                if one is None:
+                member = archive.next()
+                if member is None:
                     break
-                if one.name.startswith("/") or ".." in one.name.split("/"):
-                    return Look(name, (f"is an archive that writes {one.name[:80]!r}, outside its "
-                                       "folder",))  # fmt: skip
-                opened = archive.extractfile(one) if one.isreg() else None
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    return Look(
+                        name,
+                        (f"is an archive that writes {member.name[:80]!r}, outside its folder",),
+                    )
+                opened = archive.extractfile(member) if member.isreg() else None
                 called = _imports(pickle.unpacked(opened.read(_HEAD)))[0] if opened else []
                 called = [c for c in called if not c.startswith(_TRAINERS)]
-                if called and one.name.lower().endswith(_PICKLED):
-                    return Look(name, (f"holds the pickle {one.name[:80]!r} that would call "
-                                       f"{', '.join(called[:3])} when loaded",))  # fmt: skip
+                if called and member.name.lower().endswith(_PICKLED):
+                    return Look(
+                        name,
+                        (
+                            f"holds the pickle {member.name[:80]!r} that would call "
+                            f"{', '.join(called[:3])} when loaded",
+                        ),
+                    )
     except (tarfile.TarError, OSError, EOFError, ValueError):
-        return told
-    return told
+        return look
+    return look
 
 
 _MOST_MEMBERS: Final = 256
@@ -344,16 +365,16 @@ _MOST_MEMBERS: Final = 256
 
 def _holds(path: Path, rule: re.Pattern[bytes], most: int) -> bytes:
     for block in _blocks(path, most):
-        if found := rule.search(block):
-            return found[0]
+        if match := rule.search(block):
+            return match[0]
     return b""
 
 
 def _external(path: Path, most: int) -> Iterator[str]:
     """Places outside the folder from which an ONNX model would read its weights."""
     for block in _blocks(path, most):
-        for found in _LOCATION.finditer(block):
-            place = found[2][: found[1][0]].decode("utf-8", "replace")
+        for match in _LOCATION.finditer(block):
+            place = match[2][: match[1][0]].decode("utf-8", "replace")
             if place.startswith(("/", "~")) or ".." in place.replace("\\", "/").split("/"):
                 yield f"reads its weights from {place[:80]!r}, outside its folder"
                 return

@@ -37,8 +37,20 @@ GRADES: Final[Mapping[str, str]] = {
 _OTHER: Final = "-"  # the node of names that look like one of a family and are another model
 _MOST_NAME: Final = 200  # characters of a name that is looked up
 _SIZE: Final = r"(?:\d+x)?\d+(?:\.\d+)?[bm]\d?|e\d+b"
-_LEAD: Final = ("meta", "google", "microsoft", "ibm", "nvidia", "openai", "anthropic", "mistralai",
-                "huggingface", "eleutherai", "allenai", "ai2")  # fmt: skip
+_LEAD: Final = (
+    "meta",
+    "google",
+    "microsoft",
+    "ibm",
+    "nvidia",
+    "openai",
+    "anthropic",
+    "mistralai",
+    "huggingface",
+    "eleutherai",
+    "allenai",
+    "ai2",
+)
 _WORDS: Final = (
     r"instruct|chat|it|pt|base|hf|gguf|awq|gptq|mlx|latest|preview|exp|experimental|original|"
     r"text|sft|dpo|rlvr|qat|\d+k|a\d+(?:\.\d+)?b|\d+e|\d+bit|onnx|"
@@ -105,10 +117,10 @@ def find(name: str) -> Record | None:
     plain = rest if slash else owner
     if not plain or len(text) > _MOST_NAME or "/" in plain:
         return None
-    found = _entry(_plain(plain))
-    if found is None:
+    entry = _entry(_plain(plain))
+    if entry is None:
         return None
-    family, node, size = found
+    family, node, size = entry
     if slash and owner.lower() not in _node(family, node).owners:
         return None
     return _record(family, node, size)
@@ -122,15 +134,15 @@ def names() -> tuple[str, ...]:
 def all_records() -> tuple[Record, ...]:
     """Every record of the catalogue, without a size."""
     return tuple(
-        _record(family, node, "") for family, _, node in (one.partition("/") for one in names())
+        _record(family, node, "") for family, _, node in (name.partition("/") for name in names())
     )
 
 
 def sources(name: str) -> Mapping[str, Source]:
     """The source of each cell of a record of `names`, by component."""
     family, _, node = name.partition("/")
-    found = _node(family, node)
-    return {component: found.sources[cell[3]] for component, cell in found.cells.items()}
+    entry = _node(family, node)
+    return {component: entry.sources[cell[3]] for component, cell in entry.cells.items()}
 
 
 # -- names ---------------------------------------------------------------------------------------
@@ -150,8 +162,8 @@ def _entry(text: str) -> tuple[str, str, str] | None:
     known = _known()
     first, hyphen, rest = text.partition("-")
     size = next((w for w in text.split("-") if re.fullmatch(_SIZE, w)), "")
-    for one in (text, rest) if hyphen and first in _LEAD else (text,):
-        for reading in _readings(one):
+    for candidate in (text, rest) if hyphen and first in _LEAD else (text,):
+        for reading in _readings(candidate):
             for key in (f"{_squeezed(reading)}@{_squeezed(size)}", _squeezed(reading)):
                 if key in known:
                     family, node = known[key]
@@ -205,28 +217,28 @@ def _nodes(family: str) -> tuple[str, ...]:
 @cache
 def _node(family: str, name: str) -> Node:
     content = _read(family)
-    said = {key: Source(*value) for key, value in content["sources"].items()}
+    sources = {key: Source(*value) for key, value in content["sources"].items()}
     chain = list(_line(content, name))
     cells: dict[str, Sequence[str]] = {}
     facts: dict[str, Any] = {"producer": content["producer"]}
     top: dict[str, Any] = {}
-    for one in reversed(chain):
-        for component in one.get("without", ()):
+    for entry in reversed(chain):
+        for component in entry.get("without", ()):
             cells.pop(component, None)
-        cells |= {cell[0]: cell for cell in one.get("cells", ())}
-        facts |= one.get("facts", {})
+        cells |= {cell[0]: cell for cell in entry.get("cells", ())}
+        facts |= entry.get("facts", {})
         top |= {
-            key: one[key]
+            key: entry[key]
             for key in ("kind", "sizes", "licence", "licence_link", "said")
-            if key in one
+            if key in entry
         }
-        if "parents" in one:
-            top["parents"] = tuple(_parent(parent, said) for parent in one["parents"])
+        if "parents" in entry:
+            top["parents"] = tuple(_parent(parent, sources) for parent in entry["parents"])
     return Node(
         title=chain[0].get("title", content["title"]),
         kind=top.get("kind", "model"),
         owners=tuple(content.get("owners", ())),
-        sources=said,
+        sources=sources,
         cells=cells,
         facts=facts,
         sizes=top.get("sizes", {}),
@@ -245,9 +257,9 @@ def _line(content: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
         name = node.get("under", "" if name == "base" else "base")
 
 
-def _parent(row: Sequence[str], said: Mapping[str, Source]) -> Parent:
+def _parent(row: Sequence[str], sources: Mapping[str, Source]) -> Parent:
     name, relation, licence, source = row
-    return Parent(name, relation, licence or None, said[source].address)  # type: ignore[arg-type]
+    return Parent(name, relation, licence or None, sources[source].address)  # type: ignore[arg-type]
 
 
 @cache
@@ -271,9 +283,9 @@ def _record(family: str, name: str, size: str) -> Record:
     )
 
 
-def _claim(cell: Sequence[str], said: Mapping[str, Source]) -> Claim:
+def _claim(cell: Sequence[str], sources: Mapping[str, Source]) -> Claim:
     component, availability, licence, source, where, note = [*cell, "", ""][:6]
-    origin = said[source]
+    origin = sources[source]
     grade = GRADES[origin.grade]
     return Claim(
         component=component,

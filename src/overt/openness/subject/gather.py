@@ -29,9 +29,13 @@ _SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".cache", "node_modules", ".ve
 _OTHERS = (".onnx", ".h5", ".hdf5", ".keras", ".tflite", ".mlmodel", ".npz", ".npy", ".msgpack")
 _RECORD_BYTES = 4 << 20
 _STEPS: Mapping[str, Relation] = {
-    "finetune": "finetune", "merge": "merge", "adapter": "adapter", "quantize": "quantized",
-    "convert": "quantized", "export": "quantized",
-}  # fmt: skip
+    "finetune": "finetune",
+    "merge": "merge",
+    "adapter": "adapter",
+    "quantize": "quantized",
+    "convert": "quantized",
+    "export": "quantized",
+}
 """What the input of a step of Overt's is to the model it makes."""
 _SMALL = 64 << 10
 """Bytes of a file that is hashed as fast as its kept digest is read."""
@@ -52,12 +56,12 @@ def subject(
         ModelNotFound: not here, not in the catalogue, and (offline, or not there) not on a hub.
         FormatError: a file that is neither a model nor a record of a known index.
     """
-    found = _take(ref, settings, progress)
+    subject_ = _take(ref, settings, progress)
     if base:
-        found.base = _take(base, settings, progress)
-    elif found.files:
-        found.base = _claimed_base(found, settings)
-    return found
+        subject_.base = _take(base, settings, progress)
+    elif subject_.files:
+        subject_.base = _claimed_base(subject_, settings)
+    return subject_
 
 
 def _take(ref: str, settings: Settings, progress: Progress | None) -> Subject:
@@ -95,12 +99,12 @@ def _versions(parsed: Ref, missing: ModelNotFound) -> ModelNotFound:
     if parsed.scheme != "name" or not parsed.name:
         return missing
     of = [name.partition("/") for name in families.names()]
-    found = [name for family, _, name in of if family == parsed.name.lower()]
-    if not found:
+    names = [name for family, _, name in of if family == parsed.name.lower()]
+    if not names:
         return missing
-    several = f"{', '.join(found[:5])}{' …' if found[5:] else ''}"
+    several = f"{', '.join(names[:5])}{' …' if names[5:] else ''}"
     return ModelNotFound(
-        f"{parsed.name} is a family of {len(found)} models", f"name one: {several}"
+        f"{parsed.name} is a family of {len(names)} models", f"name one: {several}"
     )
 
 
@@ -115,10 +119,14 @@ def _finished(taken: Subject) -> Subject:
     known = families.lookup(parse(taken.ref)) if not taken.ref.startswith((".", "/", "~")) else None
     if known is None and header is not None:
         # a header has licences only of what a fine-tune or a merge of Overt's was made from
-        bases = [p.name for p in own.parents if p.relation in ("base", "quantized")
-                 and (p.licence is None or p.source == claims.RECIPE)]  # fmt: skip
+        bases = [
+            p.name
+            for p in own.parents
+            if p.relation in ("base", "quantized")
+            and (p.licence is None or p.source == claims.RECIPE)
+        ]
         names = bases[:1] or ([header.name] if header.name else [])
-        known = next((found for name in names if (found := families.find(name))), None)
+        known = next((family_ for name in names if (family_ := families.find(name))), None)
     if known is not None:
         own = replace(own.over(known), name=own.name or known.name)
     taken.record = replace(own, source=own.source or "its files")
@@ -183,13 +191,13 @@ def _record(path: Path) -> Record:
         raise FormatError(f"{path.name} cannot be read: {error.strerror}") from None
     if len(data) > _RECORD_BYTES:
         raise FormatError(f"{path.name} is larger than {_RECORD_BYTES} bytes", "name one record")
-    found = records.read(data.decode("utf-8-sig", "replace"), path.name)
-    if found is None:
+    record = records.read(data.decode("utf-8-sig", "replace"), path.name)
+    if record is None:
         raise FormatError(
             f"{path.name} is no record of the Model Openness Tool, OSAI or os-ai-map",
             "name a model's file or folder, or a record of one of these",
         )
-    return found
+    return record
 
 
 def _parts_of(path: Path) -> list[Path]:
@@ -202,7 +210,7 @@ def _parts_of(path: Path) -> list[Path]:
 
 def _walk(root: Path) -> Iterator[SubjectFile]:
     """Files below `root` in order of name; links that leave it are listed without a path."""
-    found: list[SubjectFile] = []
+    files: list[SubjectFile] = []
     real = _roots(root)
 
     def stop(error: OSError) -> None:
@@ -213,13 +221,13 @@ def _walk(root: Path) -> Iterator[SubjectFile]:
         inner[:] = sorted(name for name in inner if name not in _SKIPPED)
         if len(here.parts) >= _DEPTH:
             inner.clear()
-        more = names[: _MOST_FILES + 1 - len(found)]
-        found += [_one(Path(folder, name), (here / name).as_posix(), real) for name in more]
-        if len(found) > _MOST_FILES:
+        more = names[: _MOST_FILES + 1 - len(files)]
+        files += [_one(Path(folder, name), (here / name).as_posix(), real) for name in more]
+        if len(files) > _MOST_FILES:
             raise FormatError(
                 f"{root} holds more than {_MOST_FILES} files", "name one model's folder"
             )
-    yield from sorted(found, key=lambda file: file.name)
+    yield from sorted(files, key=lambda file: file.name)
 
 
 def _unreadable(path: Path, error: OSError) -> FormatError:
@@ -280,24 +288,24 @@ def _stored(ref: str, settings: Settings) -> Subject:
 
 def _made_from(manifest: Manifest, store: Store) -> tuple[Parent, ...]:
     """What Overt made a model from, by its newest recipe; of data only whose licence was said."""
-    told = next((file for file in manifest.files if file.role == "recipe"), None)
-    if told is None or told.size > MOST_BYTES:
+    recipe_file = next((file for file in manifest.files if file.role == "recipe"), None)
+    if recipe_file is None or recipe_file.size > MOST_BYTES:
         return ()
     try:
-        recipe = Recipe.decode(store.path(told).read_bytes())
+        recipe = Recipe.decode(store.path(recipe_file).read_bytes())
     except (OvertError, OSError):
         return ()
     relation = _STEPS.get(recipe.step)
     licence = recipe.parameters.get("data_licence")
     licences = _of_parents(manifest, recipe, store)
-    found = []
-    for one in recipe.inputs:
-        if one.role in ("from", "base") and one.ref and relation:
-            found.append(Parent(one.ref, relation, licences.get(one.digest), claims.RECIPE))
-        elif one.role == "data" and isinstance(licence, str) and licence:
-            name = one.ref or one.digest
-            found.append(Parent(name, "dataset", licence, source=claims.RECIPE))
-    return tuple(found)
+    parents = []
+    for entry in recipe.inputs:
+        if entry.role in ("from", "base") and entry.ref and relation:
+            parents.append(Parent(entry.ref, relation, licences.get(entry.digest), claims.RECIPE))
+        elif entry.role == "data" and isinstance(licence, str) and licence:
+            name = entry.ref or entry.digest
+            parents.append(Parent(name, "dataset", licence, source=claims.RECIPE))
+    return tuple(parents)
 
 
 def _of_parents(manifest: Manifest, recipe: Recipe, store: Store) -> Mapping[str, str | None]:
@@ -310,16 +318,16 @@ def _of_parents(manifest: Manifest, recipe: Recipe, store: Store) -> Mapping[str
     models = dict.fromkeys(i.digest for i in recipe.inputs if i.role in ("from", "base", "adapter"))
     if len(models) == 1:
         return dict.fromkeys(models, manifest.licence)
-    found = {digest: _stated(digest, store) for digest in models}
-    if recipe.step == "merge" and not all(found.values()):
+    licences = {digest: _stated(digest, store) for digest in models}
+    if recipe.step == "merge" and not all(licences.values()):
         try:
             header = gguf.read(store.path(manifest.weights), whole=False)
         except (OvertError, OSError):
-            return found
+            return licences
         for number, digest in enumerate(models):
-            said = header.text(f"general.base_model.{number}.license") or ""
-            found[digest] = found[digest] or said[:200] or None
-    return found
+            licence = header.text(f"general.base_model.{number}.license") or ""
+            licences[digest] = licences[digest] or licence[:200] or None
+    return licences
 
 
 def _stated(digest: str, store: Store) -> str | None:
@@ -345,15 +353,15 @@ def _service(ref: str, parsed: Ref) -> Subject:
     return Subject(ref, (), known)
 
 
-def _claimed_base(found: Subject, settings: Settings) -> Subject | None:
+def _claimed_base(subject_: Subject, settings: Settings) -> Subject | None:
     """The base it claims: a path of this disk, a model beside it, or one of the store."""
-    if (beside := _beside(found, settings)) is not None:
+    if (beside := _beside(subject_, settings)) is not None:
         return beside
 
-    wanted = {p.name.lower() for p in found.record.parents if p.relation != "dataset"}
+    wanted = {p.name.lower() for p in subject_.record.parents if p.relation != "dataset"}
     if not wanted:
         return None
-    here = found.files[0].stated
+    here = subject_.files[0].stated
     for entry in Store(settings.home).names():
         origin = entry.manifest.origin.get("repository", "").lower()
         if origin in wanted or str(entry.ref).lower() in wanted:
@@ -363,16 +371,16 @@ def _claimed_base(found: Subject, settings: Settings) -> Subject | None:
     return None
 
 
-def _beside(found: Subject, settings: Settings) -> Subject | None:
+def _beside(subject_: Subject, settings: Settings) -> Subject | None:
     """The base where it is named by a path, or lies beside the model under its own name."""
-    first = found.files[0]
-    if found.remote or first.stated or first.path is None:
+    first = subject_.files[0]
+    if subject_.remote or first.stated or first.path is None:
         return None
     root = first.path.parents[first.name.count("/")]
-    for parent in found.record.parents:
+    for parent in subject_.record.parents:
         if parent.relation == "dataset":
             continue
-        for path in _places(parent.name, root, found.place):
+        for path in _places(parent.name, root, subject_.place):
             if path.is_file() if path.suffix == ".gguf" else _is_model(path, root):
                 try:
                     base = _finished(_local(str(path), path, settings, None))
@@ -403,6 +411,6 @@ def _is_model(path: Path, root: Path) -> bool:
     try:
         if not path.is_dir() or path == root or path in root.parents:
             return False
-        return any(one.suffix in (".safetensors", ".gguf") for one in path.iterdir())
+        return any(entry.suffix in (".safetensors", ".gguf") for entry in path.iterdir())
     except OSError:
         return False

@@ -24,8 +24,19 @@ if TYPE_CHECKING:
     from overt.models.sources.hub import Listing
 
 _TEXTS = (
-    ".md", ".txt", ".json", ".jinja", ".yaml", ".yml", ".toml", ".py", ".sh", ".cff", ".rst", "",
-)  # fmt: skip
+    ".md",
+    ".txt",
+    ".json",
+    ".jinja",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".py",
+    ".sh",
+    ".cff",
+    ".rst",
+    "",
+)
 _MOST_TEXT = 1 << 20
 _MOST_TEXTS = 64
 _MOST_BYTES = 16 << 20
@@ -43,16 +54,16 @@ def subject(ref: str, parsed: Ref, settings: Settings) -> Subject:
         listing = hub.listing(parsed, network)
         folder = settings.home / "dossiers" / "hub" / _folder_name(listing)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = _fetch(listing, folder)
+        headers = _fetch(listing, folder)
     finally:
         network.close()
     files = tuple(
         SubjectFile(
             name,
             size,
-            kept.get(name),
+            headers.get(name),
             stated=_stated(listing, name),
-            sparse=name in kept and _has_header(name),
+            sparse=name in headers and _has_header(name),
         )
         for name, size in sorted(listing.sizes.items())
     )
@@ -62,7 +73,7 @@ def subject(ref: str, parsed: Ref, settings: Settings) -> Subject:
 
 def _fetch(listing: "Listing", folder: Path) -> Mapping[str, Path]:
     """What is small enough to come, by name; what fails to come is left out."""
-    kept: dict[str, Path] = {}
+    headers: dict[str, Path] = {}
     left = _MOST_BYTES
     for name in _wanted(listing.sizes):
         path = folder / hashlib.sha256(name.encode()).hexdigest()
@@ -79,8 +90,8 @@ def _fetch(listing: "Listing", folder: Path) -> Mapping[str, Path]:
             left -= size
             if left < 0:
                 break
-        kept[name] = path
-    return kept
+        headers[name] = path
+    return headers
 
 
 def _wanted(sizes: Mapping[str, int]) -> list[str]:

@@ -17,12 +17,34 @@ from overt.openness.subject.subject import Subject, SubjectFile
 
 MOST_ENTRIES: Final = 100_000
 _MOST_TEXT: Final = 32 << 20
-_PATHS: Final = ("path", "file", "filename", "file_name", "name", "shard", "contenturl",
-                 "content_url", "url", "uri", "relative_path", "key")  # fmt: skip
+_PATHS: Final = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "name",
+    "shard",
+    "contenturl",
+    "content_url",
+    "url",
+    "uri",
+    "relative_path",
+    "key",
+)
 _DIGESTS: Final = ("sha256", "sha256sum", "sha-256", "digest", "hash", "checksum", "oid")
 _TOKENS: Final = ("tokens", "num_tokens", "n_tokens", "token_count", "ntokens")
-_ROWS: Final = ("rows", "num_rows", "records", "num_examples", "examples", "documents", "docs",
-                "num_documents", "lines", "num_lines")  # fmt: skip
+_ROWS: Final = (
+    "rows",
+    "num_rows",
+    "records",
+    "num_examples",
+    "examples",
+    "documents",
+    "docs",
+    "num_documents",
+    "lines",
+    "num_lines",
+)
 _SIZES: Final = ("size", "bytes", "num_bytes", "size_bytes", "contentsize", "content_size")
 _SUMS: Final = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *]|  |\t)(.{1,1000})")
 _BSD: Final = re.compile(r"SHA256 \((.{1,1000})\) = ([0-9a-fA-F]{64})")
@@ -110,13 +132,13 @@ def read(subject: Subject, file: SubjectFile) -> Manifest | None:
     if text is None:
         return None
     try:
-        found = _read(file.name, text, file.suffix)
+        manifest = _read(file.name, text, file.suffix)
     except (ValueError, RecursionError, csv.Error) as error:
-        told = " ".join(str(error).split())[:120]
-        raise FormatError(f"{file.name} cannot be read as a list of files: {told}") from None
-    if not found.entries:
+        reason = " ".join(str(error).split())[:120]
+        raise FormatError(f"{file.name} cannot be read as a list of files: {reason}") from None
+    if not manifest.entries:
         raise FormatError(f"{file.name} lists no file")
-    return found
+    return manifest
 
 
 def _read(name: str, text: str, suffix: str) -> Manifest:
@@ -138,10 +160,10 @@ def _read(name: str, text: str, suffix: str) -> Manifest:
 
 def _sums(text: str) -> Iterator[Entry]:
     for line in text.splitlines():
-        if found := _SUMS.fullmatch(line.rstrip()):
-            yield Entry(found[2].strip(), found[1].lower())
-        elif found := _BSD.fullmatch(line.rstrip()):
-            yield Entry(found[1], found[2].lower())
+        if match := _SUMS.fullmatch(line.rstrip()):
+            yield Entry(match[2].strip(), match[1].lower())
+        elif match := _BSD.fullmatch(line.rstrip()):
+            yield Entry(match[1], match[2].lower())
 
 
 def _from_json(name: str, content: Any) -> Manifest:
@@ -171,8 +193,8 @@ def _is_file_object(row: Any) -> bool:
 
 def _croissant(row: Mapping[str, Any]) -> dict[str, Any]:
     """A FileObject without its id, so that its ``contentUrl`` is what counts as its path."""
-    kept = {key: value for key, value in row.items() if key not in ("name", "@id")}
-    return kept if "contentUrl" in kept else dict(row)
+    fields_ = {key: value for key, value in row.items() if key not in ("name", "@id")}
+    return fields_ if "contentUrl" in fields_ else dict(row)
 
 
 def _keyed(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -195,10 +217,10 @@ def _entries(rows: Iterable[Any]) -> Iterator[Entry]:
         if not isinstance(path, str) or not 0 < len(path.strip()) <= 2000:
             continue
         digest = _first(lower, _DIGESTS)
-        found = _SHA.fullmatch(digest.strip().lower()) if isinstance(digest, str) else None
+        match = _SHA.fullmatch(digest.strip().lower()) if isinstance(digest, str) else None
         yield Entry(
             path=path.strip(),
-            sha256=found[1] if found else "",
+            sha256=match[1] if match else "",
             tokens=_count(_first(lower, _TOKENS)),
             rows=_count(_first(lower, _ROWS)),
             size=_count(_first(lower, _SIZES)),
@@ -231,5 +253,5 @@ def _licence(value: Any) -> str:
         value = value.get("@id") or value.get("url") or value.get("name")
     if not isinstance(value, str):
         return ""
-    found = re.fullmatch(r"https?://spdx\.org/licenses/([\w.+-]+?)(?:\.html)?/?", value.strip())
-    return found[1] if found else value.strip()[:200]
+    match = re.fullmatch(r"https?://spdx\.org/licenses/([\w.+-]+?)(?:\.html)?/?", value.strip())
+    return match[1] if match else value.strip()[:200]

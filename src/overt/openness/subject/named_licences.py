@@ -24,17 +24,17 @@ class Said(NamedTuple):
     riders: tuple[str, ...] = ()
 
 
-def link_of(name: str, said: Said, facts: Mapping[str, object], relation: str = "model") -> "Link":
+def link_of(name: str, named: Said, facts: Mapping[str, object], relation: str = "model") -> "Link":
     """What something says, as a link of a chain."""
     from overt.openness.permissions.may import Link
 
     return Link(
         name=name,
         relation=relation,
-        licence=said.licence,
-        known=said.licence is not None,
-        altered=said.altered,
-        riders=said.riders,
+        licence=named.licence,
+        known=named.licence is not None,
+        altered=named.altered,
+        riders=named.riders,
         facts=facts,
     )
 
@@ -43,7 +43,7 @@ def of_text(file: str, text: str, match: "Match") -> tuple[Said, ...]:
     """What a licence file says, one for each licence in it; empty where it says nothing."""
     if not text.strip() or (is_policy(match.id) and not match.altered):
         return ()
-    others = tuple(Said(one) for one in match.others if not is_policy(one))
+    others = tuple(Said(other) for other in match.others if not is_policy(other))
     if match.id is None:
         if not is_main(file):
             return ()
@@ -62,14 +62,14 @@ def ids_of(words: str) -> tuple[str, ...]:
     from overt.openness.licence import names
 
     words = " ".join(words[:_MOST_WORDS].split())
-    if one := names.canonical(words):
-        return (one,)
+    if id_ := names.canonical(words):
+        return (id_,)
     alternatives = re.split(r"\s+or\s+", words, flags=re.IGNORECASE)
     if len(alternatives) > 1 and not re.search(r"[()]|\sand\s", words, re.IGNORECASE):
-        known = [one for one in map(names.canonical, alternatives) if one]
-        return tuple(sorted(known, key=lambda one: not names.is_open(one))[:1])
-    found = names.expression(words)
-    return tuple(found) if all(map(names.canonical, found)) else ()
+        known = [id_ for id_ in map(names.canonical, alternatives) if id_]
+        return tuple(sorted(known, key=lambda id_: not names.is_open(id_))[:1])
+    ids = names.expression(words)
+    return tuple(ids) if all(map(names.canonical, ids)) else ()
 
 
 def says_nothing(words: str | None) -> bool:
@@ -77,19 +77,19 @@ def says_nothing(words: str | None) -> bool:
     return (words or "").strip().lower() in _NOTHING
 
 
-def agree(words: str, one: str, text: str) -> bool:
+def agree(words: str, id_: str, text: str) -> bool:
     """Whether a licence named by `words` (its id is `one`) is that of the text `text`.
 
     A name without a version (``gemma``) agrees with every version of the same licence.
     """
-    if one == "openrail":  # the hub's word for all licences of this kind
+    if id_ == "openrail":  # the hub's word for all licences of this kind
         return "rail" in text
-    return one == text or (not re.search(r"\d", words) and _stem(one) == _stem(text))
+    return id_ == text or (not re.search(r"\d", words) and _stem(id_) == _stem(text))
 
 
-def is_policy(one: str | None) -> bool:
+def is_policy(id_: str | None) -> bool:
     """Whether an id is that of a list of forbidden uses, which another text makes binding."""
-    return bool(one and re.search(_POLICY, one))
+    return bool(id_ and re.search(_POLICY, id_))
 
 
 def is_main(file: str) -> bool:
@@ -104,5 +104,5 @@ def place(licence: str, section: str, date: str = "") -> str:
     return ", ".join(part for part in (licence, where, date) if part)
 
 
-def _stem(one: str) -> str:
-    return re.sub(r"[-.\d]+", "-", one).strip("-").lower()
+def _stem(id_: str) -> str:
+    return re.sub(r"[-.\d]+", "-", id_).strip("-").lower()

@@ -90,14 +90,14 @@ def missing() -> str | None:
 
 def of(weights: "Weights", subject: "Subject", base: "Subject") -> Paired | str:
     """Pairs in the order of the subject's file; a reason where the two do not come together."""
-    models = [one for one in tensors.of(base) if one.tensors and not one.lacking]
-    if not models or weights.headers_only or any(one.headers_only for one in models):
+    models = [model for model in tensors.of(base) if model.tensors and not model.lacking]
+    if not models or weights.headers_only or any(model.headers_only for model in models):
         return (
             "the base has no weights here" if not models else "only the weights' headers are here"
         )
-    same = [one for one in models if one.format == weights.format]
+    same = [model for model in models if model.format == weights.format]
     # Of several GGUF files the one with the most bits is the base.
-    chosen = max(same or models, key=lambda one: sum(t.size for t in one.tensors.values()))
+    chosen = max(same or models, key=lambda model: sum(t.size for t in model.tensors.values()))
     if weights.format == chosen.format:
         if weights.header and chosen.header:
             mine, theirs = weights.header.architecture, chosen.header.architecture
@@ -110,7 +110,7 @@ def of(weights: "Weights", subject: "Subject", base: "Subject") -> Paired | str:
 
 
 def _ordered(weights: "Weights") -> "list[Located]":
-    return sorted(weights.tensors.values(), key=lambda one: (one.file, one.offset))
+    return sorted(weights.tensors.values(), key=lambda tensor: (tensor.file, tensor.offset))
 
 
 def _same(weights: "Weights", base: "Weights") -> Paired:
@@ -180,7 +180,7 @@ def _converted(weights: "Weights", base: "Weights", subject: "Subject") -> Paire
 def _sources(layout: Layout, base: "Weights", blocks: int) -> "dict[str, list[Located]]":
     """The base's tensors by the name that llama.cpp gives them; experts in order."""
     theirs = {plan.short(name): tensor for name, tensor in base.tensors.items()}
-    found: dict[str, list[Located]] = {}
+    sources: dict[str, list[Located]] = {}
     rows = [("", "", row) for row in layout.top]
     for number in range(min(blocks, plan.MOST_BLOCKS)):
         start = layout.place.format(number)
@@ -196,10 +196,10 @@ def _sources(layout: Layout, base: "Weights", blocks: int) -> "dict[str, list[Lo
             parts.append(theirs[name])
         bias = theirs.get(names[0].removesuffix("weight") + "bias")
         if parts:
-            found.setdefault(to + row.gguf, parts)
+            sources.setdefault(to + row.gguf, parts)
         if bias is not None and row.gguf.endswith(".weight"):
-            found.setdefault(to + row.gguf.removesuffix("weight") + "bias", [bias])
-    return found
+            sources.setdefault(to + row.gguf.removesuffix("weight") + "bias", [bias])
+    return sources
 
 
 def _heads(name: str, header: Any) -> int:
@@ -225,10 +225,10 @@ def _is_permuted(weights: "Weights", sources: "dict[str, list[Located]]", header
     if mine is None or not theirs or theirs[0].shape != mine.shape or not heads:
         return True
     stop = max(1, mine.shape[0] // heads)
-    found = read(mine, 0, stop)
+    values = read(mine, 0, stop)
     with np.errstate(all="ignore"):
-        paired = found - _made(theirs, heads, added=False)(0, stop)
-        plain = found - read(theirs[0], 0, stop)
+        paired = values - _made(theirs, heads, added=False)(0, stop)
+        plain = values - read(theirs[0], 0, stop)
         return bool(np.vdot(paired, paired) <= np.vdot(plain, plain))
 
 
@@ -294,13 +294,13 @@ def _stacked(parts: "list[Located]", start: int, stop: int) -> "Array":
     import numpy as np
 
     height = math.prod(parts[0].shape[:-1])
-    found = []
+    blocks = []
     while start < stop:
         number, inner = divmod(start, height)
         end = min(height, inner + stop - start)
-        found.append(read(parts[number], inner, end))
+        blocks.append(read(parts[number], inner, end))
         start += end - inner
-    return np.concatenate(found)
+    return np.concatenate(blocks)
 
 
 # ---- reading -------------------------------------------------------------------------------
@@ -340,11 +340,11 @@ def decoded(data: bytes, type: str, rows: int) -> "Array":
 
     dtype = _DTYPES.get(type)
     if dtype is not None:
-        found = np.frombuffer(data, dtype=dtype).reshape(rows, -1)
+        values = np.frombuffer(data, dtype=dtype).reshape(rows, -1)
         if type == "BF16":
-            return (found.astype("<u4") << 16).view("<f4")
+            return (values.astype("<u4") << 16).view("<f4")
         with np.errstate(all="ignore"):
-            return found.astype(np.float32)
+            return values.astype(np.float32)
     import gguf
 
     try:
@@ -352,7 +352,7 @@ def decoded(data: bytes, type: str, rows: int) -> "Array":
         block, size = gguf.GGML_QUANT_SIZES[kind]
         blocks = np.frombuffer(data, dtype=np.uint8).reshape(rows, -1)
         with np.errstate(all="ignore"):
-            found = gguf.quants.dequantize(blocks, kind)
-        return np.asarray(found, dtype=np.float32).reshape(rows, len(blocks[0]) // size * block)
+            values = gguf.quants.dequantize(blocks, kind)
+        return np.asarray(values, dtype=np.float32).reshape(rows, len(blocks[0]) // size * block)
     except (KeyError, NotImplementedError, ValueError) as error:
         raise FormatError(f"the tensor type {type} cannot be decoded: {str(error)[:80]}") from None

@@ -32,14 +32,21 @@ _FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoints": ("checkpoints", "checkpoint", "ckpts", "intermediate"),
     "evaluation_data": ("eval_data", "evaluation_data", "benchmarks", "test_data"),
     "evaluation_code": ("eval", "evals", "evaluation", "evaluations"),
-    "preprocessing_code": ("preprocessing", "preprocess", "data_prep", "data_processing",
-                           "dataprep", "prepare_data", "tokenization"),
+    "preprocessing_code": (
+        "preprocessing",
+        "preprocess",
+        "data_prep",
+        "data_processing",
+        "dataprep",
+        "prepare_data",
+        "tokenization",
+    ),
     "inference_code": ("inference", "generation", "serving", "demo"),
     "training_code": ("training", "train", "pretraining", "pretrain", "trainer"),
     "training_data": ("data", "dataset", "datasets", "corpus", "shards", "training_data"),
     "sample_outputs": ("samples", "sample_outputs", "outputs", "generations"),
     "signature": ("signatures",),
-}  # fmt: skip
+}
 """Folders by the component they hold; of several on a path the outermost decides."""
 
 _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
@@ -71,17 +78,26 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
 )  # fmt: skip
 _COMPILED: Final = tuple((name, re.compile(rule), ends) for name, rule, ends in _PATTERNS)
 _OWN: Final = {
-    "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-    "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "preprocessor_config.json", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
     "adapter_config.json",
-}  # fmt: skip
+}
 """Parts of the model itself at the top of a release, and no component of this list."""
 
 
 def components(subject: Subject) -> Mapping[str, tuple[SubjectFile, ...]]:
     """The files of each component that has any, those of a claim's own path first."""
-    found: dict[str, dict[str, SubjectFile]] = {}
+    by_component: dict[str, dict[str, SubjectFile]] = {}
     taken: set[str] = set()  # a file that is claimed for one component is no other by custom
     for claim in subject.record.claims:
         path = inside(claim.where)
@@ -93,13 +109,17 @@ def components(subject: Subject) -> Mapping[str, tuple[SubjectFile, ...]]:
             else:
                 named = file.name == path or file.name.startswith(path + "/")
             if named:
-                found.setdefault(claim.component, {})[file.name] = file
+                by_component.setdefault(claim.component, {})[file.name] = file
                 taken.add(file.name)
     for file in subject.files:
         component = None if file.name in taken else component_of(file.name)
         if component:
-            found.setdefault(component, {})[file.name] = file
-    return {one.name: tuple(found[one.name].values()) for one in COMPONENTS if one.name in found}
+            by_component.setdefault(component, {})[file.name] = file
+    return {
+        component.name: tuple(by_component[component.name].values())
+        for component in COMPONENTS
+        if component.name in by_component
+    }
 
 
 def of(subject: Subject, component: str) -> tuple[SubjectFile, ...]:
@@ -174,5 +194,5 @@ def _in_folder(component: str, named: str | None, suffix: str) -> str | None:
 
 def step_of(name: str) -> int | None:
     """The step a path of a checkpoint names; the innermost that does."""
-    found = _STEP.findall(name)
-    return int(found[-1]) if found else None
+    numbers = _STEP.findall(name)
+    return int(numbers[-1]) if numbers else None

@@ -66,43 +66,43 @@ _LICENCE: Final = re.compile(
 
 def sizes(body: str, names: Sequence[str]) -> list[list[Stated]]:
     """Numbers of parameters, those of one sentence together: one of them is the model's."""
-    found = []
+    groups = []
     for sentence in own(body, names):
-        numbers = [_stated(one[1], one[2]) for one in _SIZE.finditer(sentence)]
+        numbers = [_stated(match[1], match[2]) for match in _SIZE.finditer(sentence)]
         if numbers and not _OTHERS.search(sentence):
-            found.append(numbers)
-    return found
+            groups.append(numbers)
+    return groups
 
 
 def contexts(body: str, names: Sequence[str]) -> list[Stated]:
     """Context lengths, of sentences that say one."""
-    found = []
+    statements = []
     for sentence in own(body, names):
         numbers = _CONTEXT.findall(sentence)
         if len(numbers) == 1 and not _OTHERS.search(sentence):
-            found.append(_stated(*numbers[0]))
-    return found
+            statements.append(_stated(*numbers[0]))
+    return statements
 
 
 def licences(body: str, names: Sequence[str]) -> list[str]:
     """What it is said to be released under, in its words."""
-    found = []
+    licences = []
     for sentence in own(body, names):
-        one = _LICENCE.search(sentence.rstrip(". "))
-        if one and not _OTHERS.search(sentence):
-            found.append(one[1].strip())
-    return found
+        match = _LICENCE.search(sentence.rstrip(". "))
+        if match and not _OTHERS.search(sentence):
+            licences.append(match[1].strip())
+    return licences
 
 
 def dtype(body: str) -> str:
     """The one number format that the weights are said to be stored in, or ""."""
-    found = {
-        one[1].lower()
+    dtypes = {
+        match[1].lower()
         for line in statements.lines(body)
         for sentence in re.split(r"(?<=[.!?])\s+", line.lstrip("-+* "))
-        if (one := _DTYPE.match(re.sub(r"[*`]", "", sentence)))
+        if (match := _DTYPE.match(re.sub(r"[*`]", "", sentence)))
     }
-    return found.pop() if len(found) == 1 else ""
+    return dtypes.pop() if len(dtypes) == 1 else ""
 
 
 def unpaid(body: str, names: Sequence[str]) -> str:

@@ -91,12 +91,12 @@ class Record:
     said: Mapping[str, str] = field(default_factory=dict)
 
     def claim(self, component: str) -> Claim | None:
-        return next((one for one in self.claims if one.component == component), None)
+        return next((claim for claim in self.claims if claim.component == component), None)
 
     def over(self, weaker: "Record") -> "Record":
         """This record, with what only `weaker` says added to it."""
-        named = {one.component for one in self.claims}
-        parents = {one.name.lower() for one in self.parents}
+        named = {claim.component for claim in self.claims}
+        parents = {parent.name.lower() for parent in self.parents}
         return replace(
             self,
             claims=self.claims + tuple(c for c in weaker.claims if c.component not in named),

@@ -37,7 +37,7 @@ class Measured:
 
 def measured(subject: Subject) -> Measured:
     """All scores in the files of results that lie with a model."""
-    found = Measured()
+    measured_ = Measured()
     for file in places.of(subject, "evaluation_results")[:_MOST_FILES]:
         if file.suffix == ".json":
             content = subject.json(file.name)
@@ -45,13 +45,13 @@ def measured(subject: Subject) -> Measured:
             content = _table(subject.text(file.name) or "", file.suffix)
         else:
             continue
-        before = len(found.scores)
+        before = len(measured_.scores)
         for task, metric, score in _scores(content):
-            if len(found.scores) < _MOST_SCORES and not _KEPT_BOOK.search(task):
-                found.scores.setdefault(_plain(task), {})[_plain(metric)] = score
-        if len(found.scores) > before:
-            found.files.append(file.name)
-    return found
+            if len(measured_.scores) < _MOST_SCORES and not _KEPT_BOOK.search(task):
+                measured_.scores.setdefault(_plain(task), {})[_plain(metric)] = score
+        if len(measured_.scores) > before:
+            measured_.files.append(file.name)
+    return measured_
 
 
 def _scores(content: Any) -> Iterator[tuple[str, str, float]]:
@@ -71,18 +71,18 @@ def _scores(content: Any) -> Iterator[tuple[str, str, float]]:
 
 def _table(text: str, suffix: str) -> dict[str, dict[str, float]]:
     """A table of scores: of a first column with names, and numbers in others."""
-    found: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     try:
         rows = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
         for _, row in zip(range(_MOST_SCORES), rows, strict=False):
-            names = [one for one in row if one and one.strip().lower() in _TASKS]
+            names = [cell for cell in row if cell and cell.strip().lower() in _TASKS]
             task = str(row[names[0]]) if names else ""
             for metric, value in row.items():
                 if task and isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-                    found.setdefault(task, {})[str(metric)] = float(value)
+                    scores.setdefault(task, {})[str(metric)] = float(value)
     except csv.Error:
         return {}
-    return found
+    return scores
 
 
 _TASKS: Final = ("task", "benchmark", "dataset", "name", "eval", "test")
@@ -102,21 +102,21 @@ def _plain(text: object) -> str:
 # -- a card beside them --------------------------------------------------------------------------
 
 
-def compared(card: Card, found: Measured) -> tuple[int, list[tuple[str, str]]]:
+def compared(card: Card, measured_: Measured) -> tuple[int, list[tuple[str, str]]]:
     """How many scores of the card are those measured, and (observed, expected) of those not."""
     same, wrong = 0, []
-    for task, metric, said in _claimed(card):
-        measured = _of(found.scores, task, metric)
+    for task, metric, claimed in _claimed(card):
+        measured = _of(measured_.scores, task, metric)
         if not measured:
             continue
-        words = " and ".join(said)
-        if any(_near(float(score), score, one) for one in measured for score in said):
+        words = " and ".join(claimed)
+        if any(_near(float(score), score, value) for value in measured for score in claimed):
             same += 1
         else:
-            told = ", ".join(f"{one:g}" for one in measured[:3])
-            files = ", ".join(found.files[:2])
+            measured_text = ", ".join(f"{value:g}" for value in measured[:3])
+            files = ", ".join(measured_.files[:2])
             name = f"{task} {metric}".strip()
-            wrong.append((f"{files}: {name} is {told}", f"{words}, as {card.name} says"))
+            wrong.append((f"{files}: {name} is {measured_text}", f"{words}, as {card.name} says"))
     return same, wrong
 
 
@@ -157,7 +157,7 @@ def _claimed(card: Card) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         # Other columns hold other models' scores, or how it was measured.
         scores = [c for c in cells[1:] if re.fullmatch(r"\d{1,3}(?:\.\d{1,8})? ?%?", c)]
         if scores:
-            yield cells[0], "", tuple(one.rstrip("% ") for one in scores)
+            yield cells[0], "", tuple(score.rstrip("% ") for score in scores)
 
 
 def _indexed(index: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -178,4 +178,4 @@ def _indexed(index: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def _list(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         return []
-    return [one for one in value[:1000] if isinstance(one, dict)]
+    return [item for item in value[:1000] if isinstance(item, dict)]

@@ -27,29 +27,29 @@ Tensors = Mapping[str, tuple[SubjectFile, TensorInfo]]
 
 def choose(several: Sequence[Tensors]) -> tuple[str, ...]:
     """Names of matrices that all of `several` have in types that can be read, spread over them."""
-    found: set[str] | None = None
+    common: set[str] | None = None
     for tensors in several:
         names = {
             name
             for name, (_, info) in tensors.items()
             if len(info.shape) > 1 and info.type in _CODES
         }
-        found = names if found is None else found & names
-    ordered = sorted(found or ())
+        common = names if common is None else common & names
+    ordered = sorted(common or ())
     step = max(1, len(ordered) // _TENSORS)
     return tuple(ordered[::step][:_TENSORS])
 
 
 def take(tensors: Tensors, names: Sequence[str]) -> dict[str, Sampled]:
     """Samples of those of `names` that are there."""
-    found = {}
+    samples = {}
     for name in names:
         if name not in tensors:
             continue
         file, info = tensors[name]
         if (data := _bytes(file, info)) is not None:
-            found[name] = Sampled(data, _floats(data, info.type))
-    return found
+            samples[name] = Sampled(data, _floats(data, info.type))
+    return samples
 
 
 def _bytes(file: SubjectFile, info: TensorInfo) -> bytes | None:

@@ -13,10 +13,22 @@ _MOST_COUNTED: Final = 64 << 20
 """Bytes of a file whose lines are counted."""
 _SAMPLE: Final = 64 << 10
 _FILES: Final = 4
-_MAGIC: Final = {".parquet": b"PAR1", ".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd",
-                 ".arrow": b"ARROW1", ".npy": b"\x93NUMPY"}  # fmt: skip
-_IDS: Final = {"uint16": ("H", 2), "u16": ("H", 2), "int32": ("i", 4), "uint32": ("I", 4),
-               "u32": ("I", 4), "i32": ("i", 4), "int64": ("q", 8)}  # fmt: skip
+_MAGIC: Final = {
+    ".parquet": b"PAR1",
+    ".gz": b"\x1f\x8b",
+    ".zst": b"\x28\xb5\x2f\xfd",
+    ".arrow": b"ARROW1",
+    ".npy": b"\x93NUMPY",
+}
+_IDS: Final = {
+    "uint16": ("H", 2),
+    "u16": ("H", 2),
+    "int32": ("i", 4),
+    "uint32": ("I", 4),
+    "u32": ("I", 4),
+    "i32": ("i", 4),
+    "int64": ("q", 8),
+}
 _TEXTS: Final = (".jsonl", ".txt", ".json", ".ndjson")
 
 
@@ -102,10 +114,12 @@ def _lines(file: SubjectFile) -> int | None:
 
 def sample(subject: Subject, here: Sequence[tuple[Entry, SubjectFile]]) -> Sample:
     """A sample of the first, the last and files between as the model would read them."""
-    usable = [one for one in here if one[1].path is not None and one[1].size and not one[1].sparse]
+    usable = [
+        pair for pair in here if pair[1].path is not None and pair[1].size and not pair[1].sparse
+    ]
     step = max(1, len(usable) // _FILES)
     chosen = usable[::step][:_FILES]
-    ids = [one for one in chosen if one[1].suffix == ".bin" and one[0].dtype in _IDS]
+    ids = [pair for pair in chosen if pair[1].suffix == ".bin" and pair[0].dtype in _IDS]
     if ids:
         return _ids(subject, ids)
     texts = [(entry, file) for entry, file in chosen if file.suffix in _TEXTS]
@@ -183,7 +197,7 @@ def _text(file: SubjectFile) -> tuple[str, bool]:
     text = data.decode("utf-8", "ignore")
     if file.suffix not in (".jsonl", ".ndjson"):
         return text, whole
-    found = []
+    texts = []
     for line in text.split("\n") if whole else text.split("\n")[:-1]:
         try:
             row: Any = json.loads(line)
@@ -191,8 +205,8 @@ def _text(file: SubjectFile) -> tuple[str, bool]:
             continue
         inner = row.get("text", row.get("content")) if isinstance(row, dict) else row
         if isinstance(inner, str):
-            found.append(inner)
-    return "\n".join(found), whole and bool(found)
+            texts.append(inner)
+    return "\n".join(texts), whole and bool(texts)
 
 
 def _encoder(subject: Subject) -> Any:

@@ -31,8 +31,8 @@ def config(subject: Subject) -> Mapping[str, Any]:
 
 
 def either(config: Mapping[str, Any], keys: tuple[str, ...], other: int | None) -> list[int]:
-    found = [config[key] for key in keys if is_count(config.get(key))]
-    return found or ([other] if other else [])
+    values = [config[key] for key in keys if is_count(config.get(key))]
+    return values or ([other] if other else [])
 
 
 def is_count(value: object) -> TypeGuard[int]:
@@ -42,8 +42,8 @@ def is_count(value: object) -> TypeGuard[int]:
 def parameters(subject: Subject) -> list[int]:
     """Elements of all tensors, where all are here and none is packed."""
     headers = [
-        one
-        for name, one in subject.safetensors.items()
+        index
+        for name, index in subject.safetensors.items()
         if not name.startswith(("adapter", "optim"))
     ]
     total = sum(header.parameters for header in headers)
@@ -62,8 +62,8 @@ def parameters(subject: Subject) -> list[int]:
     header = subject.model
     whole = header is not None and not headers and header.split_count == 1
     if total or (whole and one_model(subject)):
-        found = [one for one in tensors.of(subject) if one.tensors]
-        counted = counting.counts(subject, found[0]) if found else None
+        models = [model for model in tensors.of(subject) if model.tensors]
+        counted = counting.counts(subject, models[0]) if models else None
         ways = (*counted.ways, counted.one_expert) if counted else ()
         return list(dict.fromkeys([total or (header.parameters if header else 0), *ways]))
     return []
@@ -78,10 +78,10 @@ def experts(subject: Subject, config: Mapping[str, Any]) -> list[int]:
     """Experts of a layer; [0] for a model whose layout is known to have none."""
     keys = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
     header = subject.model
-    found = either(
+    values = either(
         config, keys, header.number(f"{header.architecture}.expert_count") if header else None
     )
-    return found or ([0] if config.get("model_type") in _DENSE else [])
+    return values or ([0] if config.get("model_type") in _DENSE else [])
 
 
 def contexts(subject: Subject, config: Mapping[str, Any], header: int | None) -> list[int]:
@@ -89,16 +89,16 @@ def contexts(subject: Subject, config: Mapping[str, Any], header: int | None) ->
     card = subject.card
     if card is None or re.search(r"yarn|rope.?scal|extrapolat", card.body, re.IGNORECASE):
         return []
-    found = either(config, _CONTEXT, None) + ([header] if header else [])
+    lengths = either(config, _CONTEXT, None) + ([header] if header else [])
     rope = config.get("rope_scaling") or config.get("rope_parameters")
     if isinstance(rope, dict):
         original = rope.get("original_max_position_embeddings")
         first: list[int] = [original] if is_count(original) else []
         factor = rope.get("factor")
-        if isinstance(factor, int | float) and 1 <= factor <= 1e4 and (first or found):
-            found.append(round((first or found)[0] * factor))
-        found += first
-    return found
+        if isinstance(factor, int | float) and 1 <= factor <= 1e4 and (first or lengths):
+            lengths.append(round((first or lengths)[0] * factor))
+        lengths += first
+    return lengths
 
 
 def vocabularies(subject: Subject, config: Mapping[str, Any]) -> list[int]:
@@ -110,7 +110,7 @@ def about(stated: Stated, number: int) -> bool:
     """Names of sizes are rough: 2B has been said of 2.5 billion, 7B of 7.6; a count to the last
     digit may leave out buffers or embeddings that are stored."""
     low, high = (0.88, 1.12) if stated.exact else (0.74, 1.36)
-    return number > 0 and any(low <= told / number <= high for told in stated.values)
+    return number > 0 and any(low <= value / number <= high for value in stated.values)
 
 
 def about_or_bytes(stated: Stated, number: int) -> bool:
@@ -120,7 +120,7 @@ def about_or_bytes(stated: Stated, number: int) -> bool:
 
 
 def roughly(stated: Stated, number: int) -> bool:
-    return number > 0 and any(0.6 <= told / number <= 1.7 for told in stated.values)
+    return number > 0 and any(0.6 <= value / number <= 1.7 for value in stated.values)
 
 
 def exactly(stated: Stated, number: int) -> bool:
@@ -128,11 +128,11 @@ def exactly(stated: Stated, number: int) -> bool:
 
 
 def same_length(stated: Stated, number: int) -> bool:
-    return any(told in (number, number - 1, number - 2) for told in stated.values)
+    return any(value in (number, number - 1, number - 2) for value in stated.values)
 
 
 def same_vocabulary(stated: Stated, number: int) -> bool:
     """Embeddings have rows for more tokens than there are, and people write 50k."""
-    return any(0 <= number - told <= 1024 for told in stated.values) or (
-        not stated.exact and any(0.94 <= told / number <= 1.06 for told in stated.values)
+    return any(0 <= number - value <= 1024 for value in stated.values) or (
+        not stated.exact and any(0.94 <= value / number <= 1.06 for value in stated.values)
     )

@@ -30,7 +30,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "quantization": r"(?:gguf )?quant(?:i[sz]ation)?(?: (?:type|method|format|level))?",
     "sha256": r"sha[- ]?256(?: ?sum)?(?: (?:hash|digest))?",
     "licence": r"licen[sc]e",
-}  # fmt: skip
+}
 _COMPILED: Final = {what: re.compile(rule) for what, rule in _KEYS.items()}
 _NUMBER: Final = re.compile(
     r"(?:about |approx\.? |~|≈)?(\d{1,3}(?:,\d{3}){1,5}|\d{1,15}(?:\.\d{1,6})?) ?"
@@ -38,8 +38,17 @@ _NUMBER: Final = re.compile(
     r"(?: ?(?:tokens?|param(?:eter)?s?|layers|heads))?",
     re.IGNORECASE,
 )
-_UNITS: Final = {"k": 3, "m": 6, "mio": 6, "million": 6, "b": 9, "bn": 9, "billion": 9, "t": 12,
-                 "trillion": 12}  # fmt: skip
+_UNITS: Final = {
+    "k": 3,
+    "m": 6,
+    "mio": 6,
+    "million": 6,
+    "b": 9,
+    "bn": 9,
+    "billion": 9,
+    "t": 12,
+    "trillion": 12,
+}
 _MARKS: Final = re.compile(r"(?<!\w)[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}(?!\w)")
 """What Markdown puts around words, and not the line within a name."""
 _WEIGHTS: Final = re.compile(
@@ -69,26 +78,32 @@ class Stated:
 
 def read(body: str, fields: Mapping[str, Any] | None = None) -> dict[str, Stated]:
     """The statements of a card by their canonical key; what is stated in two ways is left out."""
-    found: dict[str, list[Stated]] = {}
+    statements: dict[str, list[Stated]] = {}
     for key, value in (*_listed(fields or {}), *_pairs(body)):
         for what, rule in _COMPILED.items():
             if rule.fullmatch(key) and value:
-                found.setdefault(what, []).append(stated(value))
-    for what in _COUNTED & found.keys():
+                statements.setdefault(what, []).append(stated(value))
+    for what in _COUNTED & statements.keys():
         # Beside a number, a word is a table's head: ``| Layers | Heads |``.
-        numbers = [one for one in found[what] if one.values]
-        found[what] = numbers or found[what]
+        numbers = [statement for statement in statements[what] if statement.values]
+        statements[what] = numbers or statements[what]
     return {
         what: several[0]
-        for what, several in found.items()
-        if len({one.values or one.words.lower() for one in several}) == 1
+        for what, several in statements.items()
+        if len({statement.values or statement.words.lower() for statement in several}) == 1
     }
 
 
 _COUNTED: Final = {
-    "layers", "hidden size", "hidden dimension", "inner size", "attention heads", "key-value heads",
-    "experts", "vocabulary",
-}  # fmt: skip
+    "layers",
+    "hidden size",
+    "hidden dimension",
+    "inner size",
+    "attention heads",
+    "key-value heads",
+    "experts",
+    "vocabulary",
+}
 """What is a whole number in every card."""
 _SENTENCE: Final = re.compile(r"(?:the|its) ([a-z -]{4,30}) is (\d[\d,]{0,12}k?)\.?", re.IGNORECASE)
 _NO_STATEMENTS: Final = ("license", "licence", "architecture", "architectures", "model_type")
@@ -113,9 +128,9 @@ def _pairs(body: str) -> Iterator[tuple[str, str]]:
         yield from _rows(table)
         table = []
         for sentence in re.split(r"(?<=\.)\s+", plain.lstrip("-+*• ")):
-            said = _SENTENCE.fullmatch(sentence)
-            if said and any(_COMPILED[one].fullmatch(_key(said[1])) for one in _COUNTED):
-                yield _key(said[1]), said[2]
+            match = _SENTENCE.fullmatch(sentence)
+            if match and any(_COMPILED[pattern].fullmatch(_key(match[1])) for pattern in _COUNTED):
+                yield _key(match[1]), match[2]
         # ``Layers: 32, Heads: 32`` states two things.
         for part in re.split(r"[,;] (?=[A-Za-z][^,:;]{2,40}: )", plain.lstrip("-+*• ")):
             key, colon, value = part.partition(":")
@@ -170,10 +185,10 @@ def stated(value: str) -> Stated:
     """A value, with the numbers it may mean."""
     words = re.sub(r"\[([^\][]{1,100})\]\([^()]{0,300}\)", r"\1", value)
     words = words.strip().strip("*_`").rstrip(".").strip()
-    found = _NUMBER.fullmatch(words)
-    if not found:
+    match = _NUMBER.fullmatch(words)
+    if not match:
         return Stated(words)
-    digits, unit = found[1].replace(",", ""), (found[2] or "").lower()
+    digits, unit = match[1].replace(",", ""), (match[2] or "").lower()
     if not unit:
         return Stated(words, (round(float(digits)),), "." not in digits)
     number = round(float(digits) * 10 ** _UNITS[unit])
@@ -194,7 +209,7 @@ def digests(body: str) -> Iterator[tuple[str, str]]:
 
 def weights(body: str) -> tuple[str, ...]:
     """Files of weights named in the first cell of a row, or alone in a line of a list."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for line in body.split("\n", _MOST_LINES)[:_MOST_LINES]:
         plain = re.sub(r"[`*]|\]\([^()]{0,300}\)|\[", "", line.strip())
         if len(line) > _MOST_LINE:
@@ -206,5 +221,5 @@ def weights(body: str) -> tuple[str, ...]:
         else:
             continue
         if _WEIGHTS.fullmatch(cell):
-            found[cell] = None
-    return tuple(found)
+            names[cell] = None
+    return tuple(names)

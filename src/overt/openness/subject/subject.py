@@ -96,8 +96,8 @@ class Subject:
     def named(self, *names: str) -> tuple[SubjectFile, ...]:
         """Files whose last part is one of `names`, in any case, nearest to the top first."""
         wanted = {name.lower() for name in names}
-        found = [file for file in self.files if file.stem in wanted]
-        return tuple(sorted(found, key=lambda file: (file.name.count("/"), file.name)))
+        matching = [file for file in self.files if file.stem in wanted]
+        return tuple(sorted(matching, key=lambda file: (file.name.count("/"), file.name)))
 
     def under(self, folder: str) -> tuple[SubjectFile, ...]:
         return tuple(f for f in self.files if f.name.startswith(folder.rstrip("/") + "/"))
@@ -150,7 +150,7 @@ class Subject:
         """Headers of the GGUF files that are here, by name; projectors and adapters too."""
         from overt.formats import gguf
 
-        found: dict[str, GgufHeader] = {}
+        headers: dict[str, GgufHeader] = {}
         left = _MOST_GGUF
         for file in self.files:
             if file.path and file.suffix == ".gguf":
@@ -158,28 +158,28 @@ class Subject:
                     self.damaged[file.name] = "was not read: the headers before it are too large"
                     continue
                 try:
-                    header = found[file.name] = gguf.read(file.path, whole=False)
-                    texts = (one for one in header.metadata.values() if isinstance(one, str))
+                    header = headers[file.name] = gguf.read(file.path, whole=False)
+                    texts = (value for value in header.metadata.values() if isinstance(value, str))
                     left -= sum(map(len, texts)) + 100 * len(header.tensors)
                 except OvertError as error:
                     self.damaged[file.name] = error.message
-        return found
+        return headers
 
     @cached_property
     def safetensors(self) -> "Mapping[str, SafetensorsHeader]":
         """Headers of the safetensors files at the top that are here, by name."""
         from overt.formats import safetensors
 
-        found: dict[str, SafetensorsHeader] = {}
+        headers: dict[str, SafetensorsHeader] = {}
         left = MOST_HEADERS
         for file in self.files:
             if file.path and file.suffix == ".safetensors" and "/" not in file.name:
                 try:
-                    found[file.name] = safetensors.read(file.path, left)
-                    left -= found[file.name].data_offset
+                    headers[file.name] = safetensors.read(file.path, left)
+                    left -= headers[file.name].data_offset
                 except OvertError as error:
                     self.damaged[file.name] = error.message
-        return found
+        return headers
 
     @cached_property
     def model(self) -> "GgufHeader | None":
@@ -193,11 +193,11 @@ class Subject:
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
         """``config.json`` at the top, as the transformers library writes it."""
-        found = self.json("config.json") if self.file("config.json") else None
-        if found is not None and not isinstance(found, dict):
+        config = self.json("config.json") if self.file("config.json") else None
+        if config is not None and not isinstance(config, dict):
             self.damaged["config.json"] = "is no JSON object"
             return None
-        return found
+        return config
 
     @cached_property
     def card(self) -> "Card | None":
@@ -219,14 +219,16 @@ class Subject:
     @cached_property
     def licence_texts(self) -> Mapping[str, str]:
         """Texts of the licence files, by name."""
-        found = {}
+        texts = {}
         left = _MOST_TEXTS
-        for file in sorted(filter(_is_licence, self.files), key=lambda one: one.name.count("/")):
+        for file in sorted(
+            filter(_is_licence, self.files), key=lambda file_: file_.name.count("/")
+        ):
             text = self.text(file.name, min(1 << 20, left))
             if text is not None:
-                found[file.name] = text
+                texts[file.name] = text
                 left -= len(text)
-        return dict(sorted(found.items()))
+        return dict(sorted(texts.items()))
 
     def licence_match(self, name: str) -> "Match":
         """What the licence file `name` is: laid over the known texts once, however many ask."""
@@ -240,37 +242,37 @@ class Subject:
     @cached_property
     def templates(self) -> Mapping[str, str]:
         """Chat templates by name: of GGUF headers, ``*.jinja`` and ``tokenizer_config.json``."""
-        found: dict[str, str] = {}
+        templates: dict[str, str] = {}
         for name, header in self.gguf.items():
             for key, text in header.chat_templates.items():
-                found[f"{name}: {key}"] = text
+                templates[f"{name}: {key}"] = text
         left = _MOST_TEXTS
         for file in self.files:
             own = self.text(file.name, min(1 << 20, left)) if file.suffix == ".jinja" else None
             if own is not None:
-                found[file.name] = own
+                templates[file.name] = own
                 left -= len(own)
-        return {**found, **self._configured_templates}
+        return {**templates, **self._configured_templates}
 
     @cached_property
     def _configured_templates(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+        templates: dict[str, str] = {}
         for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
-            found |= self._templates_of(name)
-        return found
+            templates |= self._templates_of(name)
+        return templates
 
     def _templates_of(self, name: str) -> dict[str, str]:
         config = self.json(name) if self.file(name) else None
-        told = config.get("chat_template") if isinstance(config, dict) else None
-        if isinstance(told, str):
-            return {name: told}
-        if isinstance(told, list):
+        template = config.get("chat_template") if isinstance(config, dict) else None
+        if isinstance(template, str):
+            return {name: template}
+        if isinstance(template, list):
             return {
-                f"{name}: {one['name']}": one["template"]
-                for one in told[:32]
-                if isinstance(one, dict)
-                and isinstance(one.get("template"), str)
-                and isinstance(one.get("name"), str)
+                f"{name}: {entry['name']}": entry["template"]
+                for entry in template[:32]
+                if isinstance(entry, dict)
+                and isinstance(entry.get("template"), str)
+                and isinstance(entry.get("name"), str)
             }
         return {}
 

@@ -61,15 +61,15 @@ class Weights:
 
 def of(subject: "Subject") -> tuple[Weights, ...]:
     """Every model among the files: each GGUF (all its parts as one), then the safetensors."""
-    found: tuple[Weights, ...] | None = subject.kept.get("tensors")
-    if found is None:
+    all_weights: tuple[Weights, ...] | None = subject.kept.get("tensors")
+    if all_weights is None:
         sparse = {file.name for file in subject.files if file.sparse}
-        found = tuple(
-            replace(one, headers_only=not sparse.isdisjoint(one.files))
-            for one in (*_ggufs(subject), *_safetensors(subject))
+        all_weights = tuple(
+            replace(weights, headers_only=not sparse.isdisjoint(weights.files))
+            for weights in (*_ggufs(subject), *_safetensors(subject))
         )
-        subject.kept["tensors"] = found
-    return found
+        subject.kept["tensors"] = all_weights
+    return all_weights
 
 
 def _ggufs(subject: "Subject") -> list[Weights]:
@@ -145,10 +145,10 @@ def index_of(subject: "Subject") -> Mapping[str, str] | None:
     """``weight_map`` of the index; None where there is none, or one that cannot be read."""
     if "index" not in subject.kept:
         content = subject.json(INDEX, MOST_HEADERS) if subject.file(INDEX) else None
-        found = content.get("weight_map") if isinstance(content, dict) else None
-        given = found if isinstance(found, dict) and found else None
-        subject.kept["index"] = given and {
-            name: file for name, file in given.items() if isinstance(file, str)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        files_by_tensor = weight_map if isinstance(weight_map, dict) and weight_map else None
+        subject.kept["index"] = files_by_tensor and {
+            name: file for name, file in files_by_tensor.items() if isinstance(file, str)
         }
     index: Mapping[str, str] | None = subject.kept["index"]
     return index
@@ -158,11 +158,11 @@ INDEX = "model.safetensors.index.json"
 
 
 def _unique(located: list[Located]) -> tuple[dict[str, Located], tuple[str, ...]]:
-    found: dict[str, Located] = {}
+    tensors: dict[str, Located] = {}
     twice = []
     for tensor in located:
-        if tensor.name in found:
+        if tensor.name in tensors:
             twice.append(tensor.name)
         else:
-            found[tensor.name] = tensor
-    return found, tuple(twice)
+            tensors[tensor.name] = tensor
+    return tensors, tuple(twice)

@@ -76,19 +76,28 @@ _S = Strength
 COMPONENTS: Final = (
     Component("weights", "Final weights", "Model parameters (Final)", "data", "III", _S.CONSISTENT),
     Component(
-        "checkpoints", "Intermediate checkpoints", "Model parameters (Intermediate)", "data", "I",
+        "checkpoints",
+        "Intermediate checkpoints",
+        "Model parameters (Intermediate)",
+        "data",
+        "I",
         _S.CONSISTENT,
     ),
     Component("architecture", "Architecture", "Model architecture", "code", "III", _S.CONSISTENT),
     Component("training_code", "Training code", "Training code", "code", "II", _S.PINNED),
     Component(
-        "preprocessing_code", "Data preparation code", "Data preprocessing code", "code", "I",
+        "preprocessing_code",
+        "Data preparation code",
+        "Data preprocessing code",
+        "code",
+        "I",
         _S.PINNED,
     ),
     Component("inference_code", "Inference code", "Inference code", "code", "II", _S.EXISTS),
     Component("evaluation_code", "Evaluation code", "Evaluation code", "code", "II", _S.EXISTS),
-    Component("libraries", "Supporting libraries", "Supporting libraries and tools", "code", "",
-              _S.EXISTS),
+    Component(
+        "libraries", "Supporting libraries", "Supporting libraries and tools", "code", "", _S.EXISTS
+    ),
     Component("training_data", "Training data", "Datasets", "data", "I", _S.PINNED),
     Component("evaluation_data", "Evaluation data", "Evaluation data", "data", "II", _S.EXISTS),
     Component(
@@ -100,15 +109,21 @@ COMPONENTS: Final = (
     Component("report", "Technical report", "Technical report", "document", "III", _S.EXISTS),
     Component("paper", "Research paper", "Research paper", "document", "I", _S.EXISTS),
     Component(
-        "evaluation_results", "Evaluation results", "Evaluation results", "document", "III",
+        "evaluation_results",
+        "Evaluation results",
+        "Evaluation results",
+        "document",
+        "III",
         _S.EXISTS,
     ),
     Component("tokenizer", "Tokenizer", None, "data", "", _S.CONSISTENT),
     Component("chat_template", "Chat template", None, "code", "", _S.EXISTS),
     Component("safety_policy", "Safety policy", None, "document", "", _S.EXISTS),
     Component("signature", "Signature", None, "document", "", _S.PINNED),
-)  # fmt: skip
+)
 """In the order in which a dossier lists them."""
 
-BY_NAME: Final[Mapping[str, Component]] = {one.name: one for one in COMPONENTS}
-BY_MOF: Final[Mapping[str, Component]] = {one.mof: one for one in COMPONENTS if one.mof}
+BY_NAME: Final[Mapping[str, Component]] = {component.name: component for component in COMPONENTS}
+BY_MOF: Final[Mapping[str, Component]] = {
+    component.mof: component for component in COMPONENTS if component.mof
+}

@@ -51,12 +51,12 @@ def conditions(case: Case, basis: Basis) -> tuple[tuple[str, Line], ...]:
 
 
 def _weights(case: Case, basis: Basis) -> Line:
-    found = case.counts("weights", "declared")
-    if found == Availability.FULL:
+    availability = case.counts("weights", "declared")
+    if availability == Availability.FULL:
         if basis == "verified" and case.state("weights") != "verified":
             return "unknown", "final weights: claimed, and not verified"
         return "likely", ""
-    if found == Availability.GATED:
+    if availability == Availability.GATED:
         return "unknown", "weights: gated; is everybody let in who accepts the licence?"
     if not case.known("weights"):
         return "unknown", "weights: not known; are they public?"

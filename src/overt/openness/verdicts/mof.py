@@ -38,7 +38,7 @@ _TYPES: Final[Mapping[str, tuple[str, ...]]] = {
 """What kind of component a licence was made for, by the tool's list. It only ever warns."""
 _FOR_DATA: Final = ("CC-BY-", "CC0-", "CDLA-", "ODC-", "ODbL-", "OGL-", "GFDL-", "PDDL-")
 """Beginnings of the ids of its second list, of open licences for data."""
-_KINDS: Final[Mapping[str, str]] = {one.name: one.kind for one in COMPONENTS}
+_KINDS: Final[Mapping[str, str]] = {component.name: component.kind for component in COMPONENTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class MofResult:
 def required(of: str) -> tuple[str, ...]:
     """Names of what a class needs, the classes below it included, in the order of components.py."""
     wanted = CLASSES[: CLASSES.index(of) + 1]
-    return tuple(one.name for one in COMPONENTS if one.classes in wanted)
+    return tuple(component.name for component in COMPONENTS if component.classes in wanted)
 
 
 def is_open(licence: str, *, compat: bool = False) -> bool:
@@ -95,7 +95,7 @@ def classify(items: Sequence[Item], *, compat: bool = False) -> MofResult:
     Args:
         compat: with the tool's own list of open licences, and no spelling but its own.
     """
-    listed = {one.component: one.licence for one in items if one.component in _KINDS}
+    listed = {item.component: item.licence for item in items if item.component in _KINDS}
     state = {name: _state(licence, compat) for name, licence in listed.items()}
     missing: dict[str, tuple[str, ...]] = {}
     invalid: dict[str, tuple[str, ...]] = {}
@@ -135,13 +135,13 @@ def items(case: Case, basis: Basis) -> tuple[Item, ...]:
 
     A licence whose text was altered opens nothing.
     """
-    found = []
-    for one in COMPONENTS:
-        if one.mof is None or case.counts(one.name, basis) < least(one.name):
+    items_ = []
+    for component in COMPONENTS:
+        if component.mof is None or case.counts(component.name, basis) < least(component.name):
             continue
-        licence = case.licence_of(one.name)
-        found.append(Item(one.name, ALTERED if case.spoiled(licence) else licence))
-    return tuple(found)
+        licence = case.licence_of(component.name)
+        items_.append(Item(component.name, ALTERED if case.spoiled(licence) else licence))
+    return tuple(items_)
 
 
 ALTERED: Final = "altered"

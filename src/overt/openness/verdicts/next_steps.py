@@ -29,7 +29,7 @@ _HOW: Final[Mapping[str, str]] = {
 }
 
 
-def plan(case: Case, found: Mapping[str, Mapping[Basis, str]]) -> "tuple[Next, ...]":
+def plan(case: Case, grades: Mapping[str, Mapping[Basis, str]]) -> "tuple[Next, ...]":
     """The next grade of every scheme on every basis that is not yet at its best."""
     from overt.openness.verdicts.rules import Next
 
@@ -41,8 +41,8 @@ def plan(case: Case, found: Mapping[str, Mapping[Basis, str]]) -> "tuple[Next, .
     }
     plans = []
     for scheme, way in ways.items():
-        for basis in found[scheme]:
-            to, steps = way(case, basis, found[scheme][basis])
+        for basis in grades[scheme]:
+            to, steps = way(case, basis, grades[scheme][basis])
             if steps:
                 plans.append(Next(scheme, basis, to, tuple(dict.fromkeys(steps))))
     return tuple(plans)
@@ -52,12 +52,12 @@ def _step(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     from overt.openness.verdicts import rules
 
     full = (Availability.FULL,)
-    given = (*full, Availability.GATED)
+    reachable = (*full, Availability.GATED)
     built = (*full, Availability.RECONSTRUCTIBLE)
     if now == "fully_open":
         return "", ()
     if now == "open_weights":
-        wanted = (("weights", given), ("training_code", full), ("training_data", built))
+        wanted = (("weights", reachable), ("training_code", full), ("training_data", built))
         return "fully_open", tuple(
             change
             for name, enough in wanted
@@ -66,7 +66,7 @@ def _step(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     declared = case.counts("weights", "declared")
     if now == "partially_open" or (basis == "verified" and declared >= Availability.GATED):
         # A verified grade may pass by the one below it: one look at the weights is enough.
-        change = _reach(case, basis, "weights", given)
+        change = _reach(case, basis, "weights", reachable)
         return "open_weights", (change,) if change else ()
     claimed = [
         name for name, least in rules.PARTS.items() if case.counts(name, "declared") >= least
@@ -107,9 +107,9 @@ def _mof(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     """The smallest set of components whose listing under an open licence reaches the next class."""
     of = next(
         (
-            one
-            for one in mof.CLASSES
-            if now == "none" or mof.CLASSES.index(now) < mof.CLASSES.index(one)
+            class_
+            for class_ in mof.CLASSES
+            if now == "none" or mof.CLASSES.index(now) < mof.CLASSES.index(class_)
         ),
         None,
     )
@@ -175,7 +175,9 @@ def _exemption(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]
     """Nothing reaches it for a model with systemic risk, or for a data set."""
     if now == "likely" or case.record.kind == "dataset":
         return "", ()
-    lines = [(name, one) for name, one in exemption.conditions(case, basis) if one[0] != "likely"]
+    lines = [
+        (name, line) for name, line in exemption.conditions(case, basis) if line[0] != "likely"
+    ]
     if any(name == "risk" for name, _ in lines):
         return "", ()
     return "likely", tuple(_condition(case, name, line) for name, line in lines)

@@ -29,15 +29,15 @@ def verdict(case: Case, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
 
 def conditions(case: Case, basis: Basis) -> tuple[tuple[str, Line], ...]:
     """Each condition with the component it is about."""
-    found: list[tuple[str, Line]] = [
+    lines: list[tuple[str, Line]] = [
         ("weights", _weights(case)),
         ("licence", weights_licence(case)),
         *((name, _code(case, name)) for name in CODE),
         ("training_data", _data(case)),
     ]
     if basis == "declared":
-        return tuple(found)
-    return tuple((name, _proved(case, name, line)) for name, line in found)
+        return tuple(lines)
+    return tuple((name, _proved(case, name, line)) for name, line in lines)
 
 
 def _proved(case: Case, name: str, line: Line) -> Line:
@@ -49,10 +49,10 @@ def _proved(case: Case, name: str, line: Line) -> Line:
 
 
 def _weights(case: Case) -> Line:
-    found = case.counts("weights", "declared")
-    if found == Availability.FULL:
+    availability = case.counts("weights", "declared")
+    if availability == Availability.FULL:
         return "pass", ""
-    if found == Availability.GATED:
+    if availability == Availability.GATED:
         return "unknown", "weights: gated; does the gate ask for more than the licence does?"
     if not case.known("weights"):
         return "unknown", "weights: not known; can everybody download them?"
@@ -76,19 +76,19 @@ def judged(licence: str, whose: str, *, code: bool = False) -> Line:
     """Whether a licence is open by the definition, by its class."""
     from overt.openness.licence import names
 
-    said = f"licence of {whose}: {licence[:80]}"
-    facts = [names.facts(one) for one in names.expression(licence)]
+    text = f"licence of {whose}: {licence[:80]}"
+    facts = [names.facts(id_) for id_ in names.expression(licence)]
     open_ = names.open_expression(licence)
-    if open_ and not (code and any(one and one.kind == "data_open" for one in facts)):
+    if open_ and not (code and any(fact and fact.kind == "data_open" for fact in facts)):
         return "pass", ""
     if open_:
-        return "unknown", f"{said} was made for data; does it grant what code needs?"
-    kinds = {one.kind for one in facts if one} - {"osd_open", "data_open", "unknown"}
+        return "unknown", f"{text} was made for data; does it grant what code needs?"
+    kinds = {fact.kind for fact in facts if fact} - {"osd_open", "data_open", "unknown"}
     if open_ is False and kinds:
-        return "fail", f"{said} ({', '.join(sorted(kinds)).replace('_', ' ')})"
+        return "fail", f"{text} ({', '.join(sorted(kinds)).replace('_', ' ')})"
     if open_ is False:
-        return "fail", f"{said} is on no list of open licences"
-    return "unknown", f"{said} is not known here; does it leave every use free?"
+        return "fail", f"{text} is on no list of open licences"
+    return "unknown", f"{text} is not known here; does it leave every use free?"
 
 
 def _code(case: Case, name: str) -> Line:
@@ -108,12 +108,12 @@ def _code(case: Case, name: str) -> Line:
 def _data(case: Case) -> Line:
     """All of it, or a way to build it, is more than the definition asks; a list of sources is less
     certain, and a mention is too little."""
-    found = case.counts("training_data", "declared")
-    if found in (*_WHOLE, Availability.GATED):
+    availability = case.counts("training_data", "declared")
+    if availability in (*_WHOLE, Availability.GATED):
         return "pass", ""
     if not case.known("training_data"):
         return "unknown", "training data: not known; what is it, and where does it come from?"
-    if found in (Availability.INDEXED, Availability.PARTIAL):
+    if availability in (Availability.INDEXED, Availability.PARTIAL):
         return "unknown", (
             f"{case.because('training_data')}; are its origin, scope, selection and processing "
             "described well enough to build an equivalent, and is it said where to get it?"

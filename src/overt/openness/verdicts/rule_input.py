@@ -32,7 +32,7 @@ class Case:
 
     @cached_property
     def parts(self) -> Mapping[str, Finished]:
-        return {one.component.name: one for one in self.finished}
+        return {component.component.name: component for component in self.finished}
 
     def state(self, name: str) -> str:
         part = self.parts.get(name)

@@ -75,7 +75,7 @@ class Verdicts:
             "licence_kind": self.licence_kind,
             "contradicted": list(self.contradicted),
             "reasons": {key: list(value) for key, value in self.reasons.items()},
-            "next": [asdict(one) | {"steps": list(one.steps)} for one in self.next],
+            "next": [asdict(step) | {"steps": list(step.steps)} for step in self.next],
         }
 
 
@@ -92,7 +92,7 @@ def judge(
 
     case = Case(tuple(finished), record, licence, altered)
     reasons: dict[str, tuple[str, ...]] = {}
-    found: dict[str, dict[Basis, str]] = {}
+    by_scheme: dict[str, dict[Basis, str]] = {}
     bases: tuple[Basis, ...] = ("declared", "verified")
     for scheme, rule in (
         ("step", step),
@@ -102,15 +102,17 @@ def judge(
     ):
         for basis in bases:
             value, why = rule(case, basis)
-            found.setdefault(scheme, {})[basis] = value
+            by_scheme.setdefault(scheme, {})[basis] = value
             reasons[scheme if basis == "declared" else f"{scheme}_verified"] = why
-    pairs = {scheme: Pair(by["declared"], by["verified"]) for scheme, by in found.items()}
+    pairs = {scheme: Pair(by["declared"], by["verified"]) for scheme, by in by_scheme.items()}
     return Verdicts(
         **pairs,
         licence_kind=licence_kind(case),
-        contradicted=tuple(one.component.name for one in finished if one.state == "contradicted"),
+        contradicted=tuple(
+            component.component.name for component in finished if component.state == "contradicted"
+        ),
         reasons=reasons,
-        next=next_steps.plan(case, found),
+        next=next_steps.plan(case, by_scheme),
     )
 
 
@@ -124,7 +126,7 @@ def licence_kind(case: Case) -> str:
     licence = case.licence_of("weights")
     if not licence or case.altered:
         return "unknown"
-    kinds = {facts.kind for one in names.expression(licence) if (facts := names.facts(one))}
+    kinds = {facts.kind for id_ in names.expression(licence) if (facts := names.facts(id_))}
     if names.open_expression(licence):
         return "osd_open" if "osd_open" in kinds else "data_open"
     kinds -= {"osd_open", "data_open"}

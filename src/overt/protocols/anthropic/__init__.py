@@ -155,10 +155,13 @@ def _capabilities(card: Card) -> dict[str, Any]:
         "thinking": {
             "supported": thinks.supported,
             "types": {
-                "adaptive": thinks, "between_tools": NO, "disabled": thinks, "enabled": thinks,
+                "adaptive": thinks,
+                "between_tools": NO,
+                "disabled": thinks,
+                "enabled": thinks,
             },
         },
-    }  # fmt: skip
+    }
 
 
 # ---- errors --------------------------------------------------------------------------------

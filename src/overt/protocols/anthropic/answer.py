@@ -300,8 +300,8 @@ def _call(blocks: list[_Block], piece: ToolCall, turn: Turn) -> _Block:
 
 def _input(text: str) -> Any:
     """The arguments of a call, which Anthropic has as an object and models may get wrong."""
-    found = object_of(text)
-    return {"arguments": text} if found is None else found
+    value = object_of(text)
+    return {"arguments": text} if value is None else value
 
 
 # ---- in pieces -----------------------------------------------------------------------------
@@ -421,8 +421,10 @@ class _Writer:
         if self._open is Thought:
             start = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":'
             signed = b'%b%d,"delta":{"type":"signature_delta","signature":%b}}\n\n' % (
-                start, self._index, encode(signature),
-            )  # fmt: skip
+                start,
+                self._index,
+                encode(signature),
+            )
         self._open = None
         return signed + _stopped(self._index)
 

@@ -138,17 +138,17 @@ async def list_(call: Call) -> Reply:
     """``GET /v1/messages/batches``, newest first."""
     most = limit(call)
     after, before = call.query.get("after_id") or None, call.query.get("before_id") or None
-    found = await call.services.records.list(
+    bodies = await call.services.records.list(
         _KIND, call.caller, limit=most + 1, after=after, before=before
     )
     backwards = before is not None and after is None
-    page = found[-most:] if backwards else found[:most]
+    page = bodies[-most:] if backwards else bodies[:most]
     batches = []
     for body in page:
         record = msgspec.json.decode(body, type=_Record)
         batches.append(_batch(call, await _with(call.services, record)))
     first, last = (batches[0].id, batches[-1].id) if batches else (None, None)
-    return Reply(BatchList(batches, len(found) > most, first, last))
+    return Reply(BatchList(batches, len(bodies) > most, first, last))
 
 
 async def cancel(call: Call) -> Reply:
@@ -189,10 +189,15 @@ def limit(call: Call) -> int:
     Raises:
         BadBody: not a number from 1 to 1000.
     """
-    given = call.query.get("limit", "20")
-    if not (given.isascii() and given.isdigit() and len(given) <= 4 and 1 <= int(given) <= 1000):
-        raise BadBody(f"{given[:40]!r} is not a number from 1 to 1000", "limit")
-    return int(given)
+    limit_text = call.query.get("limit", "20")
+    if not (
+        limit_text.isascii()
+        and limit_text.isdigit()
+        and len(limit_text) <= 4
+        and 1 <= int(limit_text) <= 1000
+    ):
+        raise BadBody(f"{limit_text[:40]!r} is not a number from 1 to 1000", "limit")
+    return int(limit_text)
 
 
 async def resume(services: Services) -> None:
@@ -224,10 +229,10 @@ def _check(items: Sequence[Item]) -> None:
 
 async def _now(call: Call) -> _Record:
     id = call.params["id"]
-    found = await call.services.records.get(_KIND, id, call.caller)
-    if found is None:
+    body = await call.services.records.get(_KIND, id, call.caller)
+    if body is None:
         raise NotFound(f"there is no batch {id[:80]!r}")
-    return await _with(call.services, msgspec.json.decode(found, type=_Record))
+    return await _with(call.services, msgspec.json.decode(body, type=_Record))
 
 
 async def _with(services: Services, record: _Record) -> _Record:
@@ -279,9 +284,9 @@ def _moment(seconds: float) -> str:
 async def _finish(
     services: Services, caller: Caller, job: batching.Job, outcomes: batching.Outcomes
 ) -> None:
-    found = await services.records.get(_KIND, job.id, caller)
-    kept = found and msgspec.json.decode(found, type=_Record)
-    record = kept or _Record(job.id, job.created, job.total)
+    body = await services.records.get(_KIND, job.id, caller)
+    stored = body and msgspec.json.decode(body, type=_Record)
+    record = stored or _Record(job.id, job.created, job.total)
     try:
         counts = await anyio.to_thread.run_sync(_write, _path(services, job.id), outcomes)
     except OSError as error:

@@ -152,16 +152,16 @@ def _merged(messages: Iterator[Message]) -> Iterator[Message]:
 
 def _user(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[Message]:
     """A message for each tool result, and one for what the person says."""
-    said: list[Part] = []
+    parts: list[Part] = []
     for at, block in enumerate(blocks):
         where = f"{path}[{at}]"
         match block:
             case wire.ToolResultBlock():
-                if said:
-                    yield Message("user", joined(said))
+                if parts:
+                    yield Message("user", joined(parts))
                 text, images = _result(block, where)
                 yield Message("tool", (ToolResultPart(block.tool_use_id, text, block.is_error),))
-                said = images  # templates know images in what a person says only
+                parts = images  # templates know images in what a person says only
             case wire.TextBlock() if new and block.citations:
                 raise BadBody(
                     f"citations are not permitted in user text since {NEW}", f"{where}.citations"
@@ -169,9 +169,9 @@ def _user(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[
             case wire.ThinkingBlock() | wire.RedactedThinkingBlock() | wire.ToolUseBlock():
                 raise BadBody("this block can only be in assistant messages", where)
             case _:
-                said.extend(_shown(block, where))
-    if said:
-        yield Message("user", joined(said))
+                parts.extend(_shown(block, where))
+    if parts:
+        yield Message("user", joined(parts))
 
 
 def _assistant(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[Part]:
@@ -199,8 +199,8 @@ def _assistant(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iter
 def _thought(text: str, signature: str, *, sealed: bool) -> ThoughtPart:
     if signature == SIGNATURE:
         return ThoughtPart(text)
-    told, origin = signed.split(signature, OWN)
-    return ThoughtPart(text, told, sealed, origin)
+    own_signature, origin = signed.split(signature, OWN)
+    return ThoughtPart(text, own_signature, sealed, origin)
 
 
 def sealed(piece: Thought) -> str:
@@ -227,8 +227,8 @@ def sealed_call(piece: ToolCall) -> str:
 def _of_call(before: wire.AnyBlock | None) -> tuple[str, str] | tuple[None, None]:
     """The signature and origin of a call that `before` stands before, as `sealed_call` wrote it."""
     data = before.data if isinstance(before, wire.RedactedThinkingBlock) else ""
-    found = _CALL.fullmatch(data)
-    return signed.split(found[1], OWN) if found else (None, None)
+    match = _CALL.fullmatch(data)
+    return signed.split(match[1], OWN) if match else (None, None)
 
 
 def _system(blocks: Sequence[wire.AnyBlock], path: str) -> Iterator[Part]:
@@ -292,8 +292,10 @@ def _document(block: wire.DocumentBlock, path: str) -> Iterator[Part]:
 
 def _quoted(tag: str, text: str | None, **attributes: str | None) -> str:
     """`text` between tags that say what it is; None leaves it open."""
-    told = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
-    return f"<{tag}{told}>" if text is None else f"<{tag}{told}>\n{text}\n</{tag}>"
+    attribute_text = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
+    return (
+        f"<{tag}{attribute_text}>" if text is None else f"<{tag}{attribute_text}>\n{text}\n</{tag}>"
+    )
 
 
 def _no_citations(citations: wire.Citations | None, path: str) -> None:
@@ -307,8 +309,8 @@ def _result(block: wire.ToolResultBlock, path: str) -> tuple[str, list[Part]]:
         return block.content or "", []
     parts = [
         part
-        for at, one in enumerate(block.content)
-        for part in _shown(one, f"{path}.content[{at}]")
+        for at, part_ in enumerate(block.content)
+        for part in _shown(part_, f"{path}.content[{at}]")
     ]
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     return "\n".join(texts), [part for part in parts if isinstance(part, ImagePart)]
@@ -351,8 +353,8 @@ def _tools(body: wire.Asked) -> tuple[tuple[Tool, ...], str, bool]:
     return tuple(tools), choice.name, parallel
 
 
-def _tool(given: dict[str, Any], path: str) -> Tool:
-    kind = given.get("type")
+def _tool(body: dict[str, Any], path: str) -> Tool:
+    kind = body.get("type")
     if isinstance(kind, str) and kind != "custom":
         raise BadBody(
             f"the tool {kind} is Anthropic's own and no local model was taught it; describe one "
@@ -360,7 +362,7 @@ def _tool(given: dict[str, Any], path: str) -> Tool:
             f"{path}.type",
         )
     try:
-        tool = msgspec.convert(given, wire.CustomTool)
+        tool = msgspec.convert(body, wire.CustomTool)
     except msgspec.ValidationError as error:
         raise bad_body(error, path) from None
     except RecursionError:

@@ -288,8 +288,11 @@ class Asked(Wire, kw_only=True):
     fallbacks: Any = None
 
     refused: ClassVar[tuple[str, ...]] = (
-        "container", "mcp_servers", "compaction", "fallbacks",
-    )  # fmt: skip
+        "container",
+        "mcp_servers",
+        "compaction",
+        "fallbacks",
+    )
 
 
 class CountBody(Asked, kw_only=True):

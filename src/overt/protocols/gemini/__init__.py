@@ -129,8 +129,8 @@ async def _embedded(
 ) -> list[Embedding]:
     # Google cuts a text that is too long, without a word.
     request = EmbedRequest(model, tuple(texts), body.output_dimensionality, truncate=True)
-    found = await call.services.embed(call.caller, request)
-    return [Embedding(vector) for vector in found.vectors]
+    embeddings = await call.services.embed(call.caller, request)
+    return [Embedding(vector) for vector in embeddings.vectors]
 
 
 # ---- models --------------------------------------------------------------------------------
@@ -199,13 +199,13 @@ def _model(card: Card) -> Model:
     )
 
 
-def _name(given: str) -> str:
-    return given.removeprefix("models/")
+def _name(name: str) -> str:
+    return name.removeprefix("models/")
 
 
-def _same(model: str, given: str | None, path: str) -> None:
-    if given and _name(given) != model:
-        raise BadBody(f"the model is {given[:100]!r}, and {model[:100]!r} in the address", path)
+def _same(model: str, named: str | None, path: str) -> None:
+    if named and _name(named) != model:
+        raise BadBody(f"the model is {named[:100]!r}, and {model[:100]!r} in the address", path)
 
 
 # ---- errors --------------------------------------------------------------------------------

@@ -102,10 +102,18 @@ class AnswerBody(Body):
 
 
 Status = Literal[
-    "INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION", "CANCELLED", "INTERNAL", "UNIMPLEMENTED", "UNAVAILABLE",
+    "INVALID_ARGUMENT",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "NOT_FOUND",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "CANCELLED",
+    "INTERNAL",
+    "UNIMPLEMENTED",
+    "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
-]  # fmt: skip
+]
 
 _STATUS: dict[int, Status] = {
     400: "INVALID_ARGUMENT",
@@ -233,10 +241,10 @@ class Telling:
 
 def _signature(signs: Thought | ToolCall) -> str:
     """Its signature as Google's clients read one: base64, another provider's named within."""
-    told = signed.written(signs.signature or "", signs.origin, GEMINI)
+    text = signed.written(signs.signature or "", signs.origin, GEMINI)
     if signs.origin in (None, GEMINI):
-        return told
-    return base64.b64encode(told.encode("utf-8", "replace")).decode()
+        return text
+    return base64.b64encode(text.encode("utf-8", "replace")).decode()
 
 
 def _thought(event: Thought, telling: "Telling") -> PartBody | None:
@@ -251,8 +259,8 @@ def _thought(event: Thought, telling: "Telling") -> PartBody | None:
 
 def _arguments(text: str) -> Any:
     """The arguments of a call, which Google has as an object and models may get wrong."""
-    found = object_of(text)
-    return {"arguments": text} if found is None else found
+    value = object_of(text)
+    return {"arguments": text} if value is None else value
 
 
 def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
@@ -262,8 +270,10 @@ def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
     there were events of them.
     """
     first = candidates[0].usage
-    out = sum(one.usage.tokens_out for one in candidates)
-    thoughts = min(out, sum(one.usage.tokens_thought or one.thoughts for one in candidates))
+    out = sum(candidate.usage.tokens_out for candidate in candidates)
+    thoughts = min(
+        out, sum(candidate.usage.tokens_thought or candidate.thoughts for candidate in candidates)
+    )
     return UsageBody(
         first.tokens_in,
         out - thoughts,
@@ -276,10 +286,10 @@ def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
 
 
 def _logprobs(tokens: Sequence[TokenLogprob], top: int) -> LogprobsBody:
-    chosen = [TokenBody(one.token, one.logprob or 0.0, one.id) for one in tokens]
+    chosen = [TokenBody(token.token, token.logprob or 0.0, token.id) for token in tokens]
     if not top:
         return LogprobsBody(chosen)
-    tops = [TopBody([TokenBody(*one) for one in token.top[:top]]) for token in tokens]
+    tops = [TopBody([TokenBody(*other) for other in token.top[:top]]) for token in tokens]
     return LogprobsBody(chosen, tops)
 
 
@@ -321,13 +331,13 @@ class _Whole(Candidate):
 
     def body(self, index: int, telling: Telling) -> CandidateBody:
         self.flush()
-        told = telling.top is not None
+        with_logprobs = telling.top is not None
         return CandidateBody(
             content=ContentBody([*self.parts, *self.called()]),
             finish_reason=self.finish,
             index=index,
-            avg_logprobs=self.average if told else None,
-            logprobs_result=_logprobs(self.logprobs, telling.top or 0) if told else None,
+            avg_logprobs=self.average if with_logprobs else None,
+            logprobs_result=_logprobs(self.logprobs, telling.top or 0) if with_logprobs else None,
         )
 
 
@@ -342,28 +352,28 @@ async def whole(
     candidates = [_Whole() for _ in range(count)]
     async with aclosing(events):
         async for index, event in events:
-            one = candidates[index]
+            candidate = candidates[index]
             match event:
                 case Text(text):
-                    one.say(text, thought=False)
+                    candidate.say(text, thought=False)
                 case Thought():
-                    one.think(event, telling)
+                    candidate.think(event, telling)
                 case ToolCall():
-                    one.call(event)
+                    candidate.call(event)
                 case Logprobs(tokens):
-                    one.counted(tokens)
-                    one.logprobs.extend(tokens)
+                    candidate.counted(tokens)
+                    candidate.logprobs.extend(tokens)
                 case Usage():
-                    one.usage = event
+                    candidate.usage = event
                 case Done(finish):
-                    one.finish = _FINISH[finish]
+                    candidate.finish = _FINISH[finish]
                 case Failed():
                     raise error_of(event)
                 case _:
                     pass
-    if any(one.finish is None for one in candidates):
+    if any(candidate.finish is None for candidate in candidates):
         raise EngineFailed("the engine ended the answer without a reason", "try again")
-    bodies = [one.body(index, telling) for index, one in enumerate(candidates)]
+    bodies = [candidate.body(index, telling) for index, candidate in enumerate(candidates)]
     return AnswerBody(bodies, _usage(candidates, telling), telling.model, telling.id)
 
 
@@ -423,22 +433,22 @@ class _Writer:
         return self._framing.next + head + b'"text":', tail + self._framing.after
 
     def write(self, index: int, event: Event) -> bytes:
-        one = self._candidates[index]
+        candidate = self._candidates[index]
         match event:
             case Text(text) if self._telling.top is not None:
                 self._held[index].append(text)
             case Text(text):
                 return self._framed(self._answer(index, [PartBody(text)]))
             case Thought():
-                one.thoughts += bool(event.text)
+                candidate.thoughts += bool(event.text)
                 if part := _thought(event, self._telling):
                     return self._framed(self._answer(index, [part]))
             case ToolCall():
-                one.call(event)
+                candidate.call(event)
             case Logprobs(tokens):
                 return self._framed(self._weighed(index, tokens))
             case Usage():
-                one.usage = event
+                candidate.usage = event
             case Done():
                 return self._framed(self._last(index, event))
             case Failed():
@@ -450,7 +460,7 @@ class _Writer:
     def end(self) -> bytes:
         """The last bytes of the stream."""
         missing = b""
-        if not self._failed and not all(one.ended for one in self._candidates):
+        if not self._failed and not all(candidate.ended for candidate in self._candidates):
             missing = self._broken(
                 EngineFailed("the engine ended the answer without a reason", "try again")
             )
@@ -468,14 +478,14 @@ class _Writer:
         return answer
 
     def _last(self, index: int, done: Done) -> AnswerBody:
-        one = self._candidates[index]
-        one.ended = True
+        candidate = self._candidates[index]
+        candidate.ended = True
         held = self._release(index)
-        parts = ([PartBody(held)] if held else []) + one.called()
+        parts = ([PartBody(held)] if held else []) + candidate.called()
         answer = self._answer(index, parts or [PartBody("")])
         answer.candidates[0].finish_reason = _FINISH[done.finish]
-        answer.candidates[0].avg_logprobs = one.average
-        if all(one.ended for one in self._candidates):
+        answer.candidates[0].avg_logprobs = candidate.average
+        if all(other.ended for other in self._candidates):
             answer.usage_metadata = _usage(self._candidates, self._telling)
         return answer
 

@@ -81,9 +81,11 @@ def text(content: wire.Content, path: str) -> str:
     Raises:
         BadBody: there is none, or something else.
     """
-    found = [part for at, one in enumerate(content.parts) for part in _part(one, path, at)]
-    texts = [part.text for part in found if isinstance(part, TextPart)]
-    if not texts or len(texts) < len(found):
+    parts = [
+        part for at, part_body in enumerate(content.parts) for part in _part(part_body, path, at)
+    ]
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    if not texts or len(texts) < len(parts):
         raise BadBody("this is to be text, and nothing else", f"{path}.parts")
     return "\n".join(texts)
 
@@ -95,9 +97,14 @@ _SEEDS = 2**32 - 1  # llama.cpp takes one below this; the last is its word for "
 # ---- contents ------------------------------------------------------------------------------
 
 _ROLES: dict[str | None, Role] = {
-    None: "user", "": "user", "user": "user", "model": "assistant",
-    "function": "user", "tool": "user", "system": "system",
-}  # fmt: skip
+    None: "user",
+    "": "user",
+    "user": "user",
+    "model": "assistant",
+    "function": "user",
+    "tool": "user",
+    "system": "system",
+}
 
 
 def _messages(body: wire.GenerateBody) -> Iterator[Message]:
@@ -209,16 +216,16 @@ def _part(
 
 def _signature(part: wire.Part) -> tuple[str | None, str | None]:
     """The signature and who made it. Google's are bytes, so another's stands in base64 here."""
-    told = part.thought_signature
-    if not told:
+    encoded = part.thought_signature
+    if not encoded:
         return None, None
     try:
-        standard = told.replace("-", "+").replace("_", "/")
+        standard = encoded.replace("-", "+").replace("_", "/")
         text = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
     except (binascii.Error, ValueError):
-        return told, GEMINI
+        return encoded, GEMINI
     signature, origin = signed.split(text, GEMINI)
-    return (told, GEMINI) if origin == GEMINI else (signature, origin)
+    return (encoded, GEMINI) if origin == GEMINI else (signature, origin)
 
 
 def _blob(blob: wire.Blob, path: str) -> Part:
@@ -241,16 +248,16 @@ def _result(
 ) -> tuple[ToolResultPart, list[Part]]:
     """The result of a function, and its images, which the next message shows."""
     path = f"{path}.functionResponse"
-    told = response.response or {}
-    whole = told.get("output", told.get("result")) if len(told) == 1 else None
-    content = whole if isinstance(whole, str) else encode(told).decode()
+    output = response.response or {}
+    whole = output.get("output", output.get("result")) if len(output) == 1 else None
+    content = whole if isinstance(whole, str) else encode(output).decode()
     images: list[Part] = []
     for at, part in enumerate(response.parts or ()):
         if part.inline_data is None:
             raise BadBody(_REFUSED["file_data"], f"{path}.parts[{at}].fileData")
         images.append(_blob(part.inline_data, f"{path}.parts[{at}].inlineData"))
     id = calls.answered(response.name, response.id)
-    return ToolResultPart(id, content, error=set(told) == {"error"}), images
+    return ToolResultPart(id, content, error=set(output) == {"error"}), images
 
 
 # ---- tools ---------------------------------------------------------------------------------
@@ -274,8 +281,8 @@ def _tools(body: wire.GenerateBody) -> tuple[tuple[Tool, ...], str]:
     names = Counter(tool.name for tool in tools)
     if twice := [name for name, count in names.items() if count > 1]:
         raise BadBody(f"Duplicate function declaration found: {min(twice)}", "tools")
-    asked = body.tool_config and body.tool_config.function_calling_config
-    config = asked or wire.FunctionCallingConfig()
+    calling = body.tool_config and body.tool_config.function_calling_config
+    config = calling or wire.FunctionCallingConfig()
     path = "toolConfig.functionCallingConfig"
     mode = (config.mode or "AUTO").upper()
     if mode == "MODE_UNSPECIFIED":
@@ -287,8 +294,8 @@ def _tools(body: wire.GenerateBody) -> tuple[tuple[Tool, ...], str]:
             raise BadBody(
                 f"{missing[0]!r} is none of the functions declared", f"{path}.allowedFunctionNames"
             )
-        kept = set(allowed)
-        tools = [tool for tool in tools if tool.name in kept]
+        allowed_names = set(allowed)
+        tools = [tool for tool in tools if tool.name in allowed_names]
     if mode == "ANY" and not tools:
         raise BadBody("Function calling mode ANY needs functions", f"{path}.mode")
     return tuple(tools), _MODES[mode]
@@ -311,12 +318,12 @@ def _format(config: wire.GenerationConfig) -> tuple[Mapping[str, Any] | None, st
     """The JSON Schema of the answer, or the grammar."""
     path = "generationConfig"
     kind = config.response_mime_type or "text/plain"
-    given, given_json = config.response_schema, config.response_json_schema
-    if given is not None and given_json is not None:
+    openapi_schema, given_json = config.response_schema, config.response_json_schema
+    if openapi_schema is not None and given_json is not None:
         raise BadBody("responseSchema and responseJsonSchema cannot be set both", path)
     schema: Any = given_json
-    if given is not None:
-        schema = to_json(given, f"{path}.responseSchema")
+    if openapi_schema is not None:
+        schema = to_json(openapi_schema, f"{path}.responseSchema")
     if kind == "text/plain":
         if schema is not None:
             raise BadBody(

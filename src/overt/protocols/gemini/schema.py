@@ -9,8 +9,13 @@ from overt.protocols.gemini.wire import Schema, read
 _TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 _KEPT = ("title", "description", "enum", "required", "minimum", "maximum", "pattern", "default")
 _COUNTS = (
-    "min_items", "max_items", "min_length", "max_length", "min_properties", "max_properties",
-)  # fmt: skip
+    "min_items",
+    "max_items",
+    "min_length",
+    "max_length",
+    "min_properties",
+    "max_properties",
+)
 _FORMATS = ("date", "time", "date-time", "uuid")  # those that change what is text
 
 
@@ -59,13 +64,13 @@ def _inside(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
         yield "items", to_json(schema.items, f"{path}.items")
     if schema.any_of is not None:
         several = enumerate(schema.any_of)
-        yield "anyOf", [to_json(one, f"{path}.anyOf[{at}]") for at, one in several]
+        yield "anyOf", [to_json(branch, f"{path}.anyOf[{at}]") for at, branch in several]
     if schema.properties is not None:
         ordered = ((name, schema.properties[name]) for name in _ordered(schema))
-        yield "properties", {n: to_json(one, f"{path}.properties.{n}") for n, one in ordered}
+        yield "properties", {n: to_json(branch, f"{path}.properties.{n}") for n, branch in ordered}
     if schema.defs is not None:
         named = schema.defs.items()
-        yield "$defs", {name: to_json(one, f"{path}.defs.{name}") for name, one in named}
+        yield "$defs", {name: to_json(branch, f"{path}.defs.{name}") for name, branch in named}
 
 
 def _ordered(schema: Schema) -> list[str]:

@@ -240,8 +240,8 @@ def read(body: bytes, kind: type[T]) -> T:
         BadBody: not JSON, not of that shape, too many items, or a field that `kind` does not have.
     """
     try:
-        found = msgspec.json.decode(body or b"{}")
-        return msgspec.convert(_Plain().of(found, _shape(kind)), kind)
+        document = msgspec.json.decode(body or b"{}")
+        return msgspec.convert(_Plain().of(document, _shape(kind)), kind)
     except msgspec.ValidationError as error:
         raise bad_body(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -283,17 +283,17 @@ class _Plain:
     def of(self, value: Any, shape: _Shape) -> Any:
         match shape:
             case _Fields(names, inside) if isinstance(value, dict):
-                spelled = [(names.get(str(key), str(key)), one) for key, one in value.items()]
-                return {name: self.of(one, inside.get(name)) for name, one in spelled}
+                spelled = [(names.get(str(key), str(key)), item) for key, item in value.items()]
+                return {name: self.of(item, inside.get(name)) for name, item in spelled}
             case _Each(kind):
                 if value is None:
                     return None
                 several = value if isinstance(value, list) else [value]
                 self._count(len(several))
-                return [self.of(one, kind) for one in several]
+                return [self.of(item, kind) for item in several]
             case _Values(kind) if isinstance(value, dict):
                 self._count(len(value))
-                return {key: self.of(one, kind) for key, one in value.items()}
+                return {key: self.of(item, kind) for key, item in value.items()}
             case _:
                 return value
 
@@ -329,7 +329,9 @@ def _shape(kind: Any) -> _Shape:
     if origin is Annotated:
         return _shape(arguments[0])
     if origin in (Union, types.UnionType):
-        return next((found for one in arguments if (found := _shape(one)) is not None), None)
+        return next(
+            (shape for argument in arguments if (shape := _shape(argument)) is not None), None
+        )
     if origin is list:
         inner = _shape(arguments[0])
         return None if inner is None else _Each(inner)

@@ -137,11 +137,16 @@ PROTOCOL = Protocol(
             v1_models.UnloadBody,
         ),
         Route(
-            "POST", "/api/v1/models/download", v1_models.download, "Pull a model",
+            "POST",
+            "/api/v1/models/download",
+            v1_models.download,
+            "Pull a model",
             v1_models.DownloadBody,
         ),
         Route(
-            "GET", "/api/v1/models/download/status/{job}", v1_models.download_status,
+            "GET",
+            "/api/v1/models/download/status/{job}",
+            v1_models.download_status,
             "How far a pull is",
         ),
         Route("POST", "/api/v1/chat", v1_chat.chat, "Go on with a conversation", v1_chat.ChatBody),
@@ -151,9 +156,14 @@ PROTOCOL = Protocol(
             for method in _METHODS
         ),
         *(
-            Route("WEBSOCKET", f"/{one.name}", _door(one), f"LM Studio's socket {one.name}")
-            for one in NAMESPACES
+            Route(
+                "WEBSOCKET",
+                f"/{namespace.name}",
+                _door(namespace),
+                f"LM Studio's socket {namespace.name}",
+            )
+            for namespace in NAMESPACES
         ),
     ),
     refuse=refuse,
-)  # fmt: skip
+)

@@ -33,8 +33,8 @@ def ref_of(model: str, quantization: str | None = None) -> str:
         BadBody: it is no ref and no address of the hub.
         BadRef: as `ref.parse`.
     """
-    found = _HUB.fullmatch(model)
-    ref = f"hf:{found[1]}" if found else model
+    match = _HUB.fullmatch(model)
+    ref = f"hf:{match[1]}" if match else model
     if quantization:
         if not ref.startswith("hf:") or "#" in ref:
             raise BadBody("a quantization is chosen for a Hugging Face link only", "quantization")
@@ -97,7 +97,7 @@ class Job:
     def told(self) -> dict[str, Any]:
         """As `GET /api/v1/models/download/status` answers."""
         amount = self.amount
-        said: dict[str, Any] = {
+        status: dict[str, Any] = {
             "job_id": self.id,
             "status": self.state,
             "total_size_bytes": amount.total,
@@ -105,14 +105,14 @@ class Job:
             "started_at": self.started,
         }
         if self.state == "downloading":
-            said["bytes_per_second"] = round(amount.speed, 1)
+            status["bytes_per_second"] = round(amount.speed, 1)
             left = (amount.total - amount.done) / max(amount.speed, 1.0)
-            said["estimated_completion"] = _now(left)
+            status["estimated_completion"] = _now(left)
         elif self.state == "completed":
-            said["completed_at"] = self.ended
+            status["completed_at"] = self.ended
         else:
-            said["error"] = {"message": self.error}
-        return said
+            status["error"] = {"message": self.error}
+        return status
 
 
 class Downloads:

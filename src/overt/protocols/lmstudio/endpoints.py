@@ -25,9 +25,9 @@ async def list_downloaded(context: Context, _: Any) -> list[model_info.Described
     return [model_info.described(card) for card in cards if model_info.domain(card)]
 
 
-async def list_variants(context: Context, asked: Variants) -> list[model_info.Described]:
+async def list_variants(context: Context, request: Variants) -> list[model_info.Described]:
     """A name is one set of weights here, so a model is its own only variant."""
-    card = await instances.find(context.services, context.caller, asked.model_key)
+    card = await instances.find(context.services, context.caller, request.model_key)
     return [model_info.described(card)]
 
 
@@ -74,7 +74,7 @@ class Upload(msgspec.Struct, rename="camel"):
     content_base64: str
 
 
-async def upload(context: Context, asked: Upload) -> dict[str, Any]:
+async def upload(context: Context, request: Upload) -> dict[str, Any]:
     """Keep a file for a conversation.
 
     Raises:
@@ -82,10 +82,10 @@ async def upload(context: Context, asked: Upload) -> dict[str, Any]:
         BadRequest: larger than there is room.
     """
     try:
-        data = base64.b64decode(asked.content_base64, validate=True)
+        data = base64.b64decode(request.content_base64, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadBody(f"the file is not valid base64: {error}", "contentBase64") from None
-    identifier, kind = files.of(context.services).add(context.caller, asked.name, data)
+    identifier, kind = files.of(context.services).add(context.caller, request.name, data)
     return {"identifier": identifier, "fileType": kind, "sizeBytes": len(data)}
 
 

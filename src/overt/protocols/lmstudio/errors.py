@@ -48,13 +48,13 @@ class NoJob(NotFound):
 
 def trouble(error: OvertError) -> Trouble:
     """Where there is no suggestion SDKs print the title on the line of their own words."""
-    said = Trouble(error.message, error.message)
+    trouble_ = Trouble(error.message, error.message)
     data = _display(error)
     if data is not None:
-        said.display_data = data
+        trouble_.display_data = data
     if error.hint:
-        said.suggestion = error.hint
-    return said
+        trouble_.suggestion = error.hint
+    return trouble_
 
 
 def _display(error: OvertError) -> dict[str, Any] | None:

@@ -17,9 +17,14 @@ from overt.protocols.media import from_base64, from_bytes
 ROOM = 256 << 20  # bytes of all files
 _SECONDS = 3600.0
 _TEXT_KINDS = {
-    "txt": "text/plain", "md": "text/plain", "csv": "text/other", "json": "text/other",
-    "pdf": "application/pdf", "docx": "application/word", "doc": "application/word",
-}  # fmt: skip
+    "txt": "text/plain",
+    "md": "text/plain",
+    "csv": "text/other",
+    "json": "text/other",
+    "pdf": "application/pdf",
+    "docx": "application/word",
+    "doc": "application/word",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,54 +75,54 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
         raise BadRequest(f"{len(history.messages)} messages are more than {_MOST}")
     waiting = Waiting()
     turns = []
-    for number, said in enumerate(history.messages):
+    for number, message in enumerate(history.messages):
         parts = [
             part
-            for at, one in enumerate(said.content)
-            if (part := _part(one, f"call_{number}_{at}", waiting, fetch)) is not None
+            for at, part_ in enumerate(message.content)
+            if (part := _part(part_, f"call_{number}_{at}", waiting, fetch)) is not None
         ]
         if parts:
-            turns.append(Message(said.role, tuple(parts)))
+            turns.append(Message(message.role, tuple(parts)))
     if not turns:
         raise BadRequest("the conversation is empty", "add a message of the user")
     return tuple(turns)
 
 
 def _part(
-    said: TextSaid | FileSaid | CallSaid | ResultSaid,
+    part: TextSaid | FileSaid | CallSaid | ResultSaid,
     id: str,
     waiting: Waiting,
     fetch: Fetch | None,
 ) -> Part | None:
-    match said:
+    match part:
         case TextSaid():
-            return TextPart(said.text)
+            return TextPart(part.text)
         case FileSaid():
-            return _file(said, fetch)
+            return _file(part, fetch)
         case CallSaid():
-            asked = said.tool_call_request
-            id = asked.id or id
+            call = part.tool_call_request
+            id = call.id or id
             waiting.add(id)
-            return ToolCallPart(id, asked.name, json.dumps(asked.arguments or {}))
+            return ToolCallPart(id, call.name, json.dumps(call.arguments or {}))
         case ResultSaid():
-            if said.tool_call_id is None:
+            if part.tool_call_id is None:
                 if (first := waiting.take()) is None:
                     raise BadRequest("a tool call has a result, and was not asked for")
-                return ToolResultPart(first, said.content)
-            waiting.take(id=said.tool_call_id)
-            return ToolResultPart(said.tool_call_id, said.content)
+                return ToolResultPart(first, part.content)
+            waiting.take(id=part.tool_call_id)
+            return ToolResultPart(part.tool_call_id, part.content)
 
 
-def _file(said: FileSaid, fetch: Fetch | None) -> Part | None:
+def _file(part: FileSaid, fetch: Fetch | None) -> Part | None:
     if fetch is None:
         return None
-    if said.file_type != "image":
+    if part.file_type != "image":
         raise Unsupported(
-            f"{said.name[:100]!r} is a file of the kind {said.file_type[:40]}, and only images can "
+            f"{part.name[:100]!r} is a file of the kind {part.file_type[:40]}, and only images can "
             "be read here",
             "put its text into the message",
         )
-    return fetch(said.identifier)
+    return fetch(part.identifier)
 
 
 def joined(turns: tuple[Message, ...]) -> str:

@@ -71,14 +71,14 @@ class Instances:
 
     def loaded(self, services: Services) -> list[tuple[Instance, Loaded]]:
         """Every instance with what is in memory for it."""
-        there = {one.card.digest or one.card.id: one for one in services.loaded()}
+        there = {loaded_.card.digest or loaded_.card.id: loaded_ for loaded_ in services.loaded()}
         for name, instance in list(self._named.items()):
             if instance.ready and _which(instance.card) not in there:
                 del self._named[name]
-        known = {_which(one.card) for one in self._named.values() if one.ready}
-        for which, one in there.items():
-            if which not in known and one.card.id not in self._named:
-                self._named[one.card.id] = Instance(one.card.id, one.card)
+        known = {_which(instance.card) for instance in self._named.values() if instance.ready}
+        for which, loaded_ in there.items():
+            if which not in known and loaded_.card.id not in self._named:
+                self._named[loaded_.card.id] = Instance(loaded_.card.id, loaded_.card)
         return [
             (instance, there[_which(instance.card)])
             for instance in self._named.values()
@@ -147,7 +147,7 @@ class Instances:
         instance = pair[0]
         self._named.pop(instance.id, None)
         which = _which(instance.card)
-        if not any(_which(one.card) == which for one in self._named.values()):
+        if not any(_which(instance.card) == which for instance in self._named.values()):
             await services.unload(caller, instance.card.id)
 
     def missing(self, services: Services, identifier: str) -> NoModel:

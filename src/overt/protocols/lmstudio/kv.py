@@ -39,7 +39,7 @@ class Stack(msgspec.Struct):
     layers: list[Layer] = []
 
     def collapsed(self) -> dict[str, Any]:
-        return {one.key: one.value for layer in self.layers for one in layer.config.fields}
+        return {field.key: field.value for layer in self.layers for field in layer.config.fields}
 
 
 def fields(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,12 +145,12 @@ def prediction(values: Mapping[str, Any]) -> Prediction:
         BadBody: a value that its key does not take.
         Unsupported: a setting that would change the answer and that no engine here has.
     """
-    said = Prediction()
+    prediction_ = Prediction()
     for key, value in values.items():
         setter = _SETTERS.get(key)
         if setter is not None:
-            setter(said, key, value)
-    return said
+            setter(prediction_, key, value)
+    return prediction_
 
 
 def context_length(values: Mapping[str, Any]) -> int | None:
@@ -203,91 +203,91 @@ def _checked(key: str, value: Any) -> float | None:
 def _draw(name: str, off: float | None = None, *, whole: bool = False) -> Setter:
     """A number of `Sampling`, from a checkbox; `off` is what unticked means there."""
 
-    def set_to(said: Prediction, key: str, value: Any) -> None:
+    def set_to(prediction: Prediction, key: str, value: Any) -> None:
         number = _checked(key, value)
         if number is None:
             number = off
         if number is not None:
-            said.sampling[name] = _whole(key, number) if whole else number
+            prediction.sampling[name] = _whole(key, number) if whole else number
 
     return set_to
 
 
-def _temperature(said: Prediction, key: str, value: Any) -> None:
+def _temperature(prediction: Prediction, key: str, value: Any) -> None:
     if value is None:
         return
-    said.sampling["temperature"] = _number(key, value)
-    if said.sampling["temperature"] < 0:
+    prediction.sampling["temperature"] = _number(key, value)
+    if prediction.sampling["temperature"] < 0:
         raise BadBody(f"a temperature of {value} is below 0", key)
 
 
-def _top_k(said: Prediction, key: str, value: Any) -> None:
+def _top_k(prediction: Prediction, key: str, value: Any) -> None:
     if value is not None:
-        said.sampling["top_k"] = max(0, _whole(key, value))  # -1 and 0 both switch it off
+        prediction.sampling["top_k"] = max(0, _whole(key, value))  # -1 and 0 both switch it off
 
 
-def _seed(said: Prediction, key: str, value: Any) -> None:
+def _seed(prediction: Prediction, key: str, value: Any) -> None:
     number = _checked(key, value)
     if number is not None and number >= 0:
-        said.sampling["seed"] = _whole(key, number)
+        prediction.sampling["seed"] = _whole(key, number)
 
 
-def _max_tokens(said: Prediction, key: str, value: Any) -> None:
+def _max_tokens(prediction: Prediction, key: str, value: Any) -> None:
     number = _checked(key, value)
-    said.max_tokens = None if number is None or number < 0 else _whole(key, number)
+    prediction.max_tokens = None if number is None or number < 0 else _whole(key, number)
 
 
-def _stop(said: Prediction, key: str, value: Any) -> None:
-    said.stop = (*said.stop, *_as(key, value or [], tuple[str, ...]))
+def _stop(prediction: Prediction, key: str, value: Any) -> None:
+    prediction.stop = (*prediction.stop, *_as(key, value or [], tuple[str, ...]))
 
 
-def _logprobs(said: Prediction, key: str, value: Any) -> None:
+def _logprobs(prediction: Prediction, key: str, value: Any) -> None:
     number = _checked(key, value)
     if number is None:
         return
     if not 0 <= number <= 20:
         raise BadBody(f"{number:g} alternatives were asked for, and there are 20 at most", key)
-    said.logprobs = _whole(key, number)
+    prediction.logprobs = _whole(key, number)
 
 
-def _structured(said: Prediction, key: str, value: Any) -> None:
+def _structured(prediction: Prediction, key: str, value: Any) -> None:
     wanted = _as(key, value, Structured)
-    said.json_schema = said.grammar = None
+    prediction.json_schema = prediction.grammar = None
     if wanted.type == "json":
         schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema
         if not isinstance(schema, dict):
             raise BadBody("jsonSchema is not an object", key)
-        said.json_schema = schema
+        prediction.json_schema = schema
     elif wanted.type == "gbnf":
         if not wanted.gbnf_grammar:
             raise BadBody("gbnfGrammar is missing", key)
-        said.grammar = wanted.gbnf_grammar
+        prediction.grammar = wanted.gbnf_grammar
 
 
-def _tools(said: Prediction, key: str, value: Any) -> None:
+def _tools(prediction: Prediction, key: str, value: Any) -> None:
     use = _as(key, value, ToolUse)
-    said.tools = tuple(
-        Tool(one.function.name, one.function.description, one.function.parameters)
-        for one in (use.tools if use.type == "toolArray" else ())
+    prediction.tools = tuple(
+        Tool(tool.function.name, tool.function.description, tool.function.parameters)
+        for tool in (use.tools if use.type == "toolArray" else ())
     )
-    if use.force and said.tools:
-        said.tool_choice = "required"
+    if use.force and prediction.tools:
+        prediction.tool_choice = "required"
 
 
-def _tool_choice(said: Prediction, key: str, value: Any) -> None:
-    said.tool_choice = _as(key, value, ToolChoice).mode
+def _tool_choice(prediction: Prediction, key: str, value: Any) -> None:
+    prediction.tool_choice = _as(key, value, ToolChoice).mode
 
 
-def _thinking(said: Prediction, key: str, value: Any) -> None:
-    said.thinking = _as(key, value, bool | None)  # type: ignore[arg-type]
+def _thinking(prediction: Prediction, key: str, value: Any) -> None:
+    prediction.thinking = _as(key, value, bool | None)  # type: ignore[arg-type]
 
 
-def _parsing(said: Prediction, key: str, value: Any) -> None:
-    said.parsing = _as(key, value, Parsing)
+def _parsing(prediction: Prediction, key: str, value: Any) -> None:
+    prediction.parsing = _as(key, value, Parsing)
 
 
-def _system(said: Prediction, key: str, value: Any) -> None:
-    said.system = _as(key, value or "", str)
+def _system(prediction: Prediction, key: str, value: Any) -> None:
+    prediction.system = _as(key, value or "", str)
 
 
 _JOINED = re.compile(
@@ -297,11 +297,11 @@ _JOINED = re.compile(
 """The template by which SDKs ask for a completion: the messages' text and nothing else."""
 
 
-def _template(said: Prediction, key: str, value: Any) -> None:
+def _template(prediction: Prediction, key: str, value: Any) -> None:
     template = _as(key, value, PromptTemplate)
-    said.stop = (*said.stop, *template.stop_strings)
+    prediction.stop = (*prediction.stop, *template.stop_strings)
     if template.type == "manual" and template.manual_prompt_template is not None:
-        said.manual = template.manual_prompt_template
+        prediction.manual = template.manual_prompt_template
         return
     jinja = template.jinja_prompt_template
     if jinja is None or not _JOINED.fullmatch(jinja.template.strip()):
@@ -309,11 +309,11 @@ def _template(said: Prediction, key: str, value: Any) -> None:
             "a chat template cannot be sent with a request",
             "leave promptTemplate out: the model's own is used",
         )
-    said.as_text = True
+    prediction.as_text = True
 
 
 def _refused(what: str, allowed: Callable[[Any], bool]) -> Setter:
-    def set_to(said: Prediction, key: str, value: Any) -> None:
+    def set_to(prediction: Prediction, key: str, value: Any) -> None:
         if not allowed(value):
             raise Unsupported(f"{what} ({key}) is not to be had here", "leave it out")
 
@@ -324,9 +324,9 @@ def _unchecked(value: Any) -> bool:
     return _checked("", value) is None if isinstance(value, dict | int | float) else not value
 
 
-def _bias(said: Prediction, key: str, value: Any) -> None:
+def _bias(prediction: Prediction, key: str, value: Any) -> None:
     pairs = _as(key, value or [], list[tuple[int, float | Literal["-inf"]]])
-    said.logit_bias = tuple((id, -100.0 if by == "-inf" else float(by)) for id, by in pairs)
+    prediction.logit_bias = tuple((id, -100.0 if by == "-inf" else float(by)) for id, by in pairs)
 
 
 _P = "llm.prediction."

@@ -93,14 +93,14 @@ def params_string(card: Card) -> str | None:
 
 def bits(card: Card) -> int | None:
     """Bits of one weight, from the name of the quantization: 4 of ``Q4_K_M``, 16 of ``BF16``."""
-    found = re.match(r"(?:I?Q|TQ|BF|F|MXFP|NVFP)(\d{1,2})", card.quantization.upper())
-    return int(found[1]) if found else None
+    match = re.match(r"(?:I?Q|TQ|BF|F|MXFP|NVFP)(\d{1,2})", card.quantization.upper())
+    return int(match[1]) if match else None
 
 
 def described(card: Card) -> Described:
     """A model as the sockets tell it, loaded or not."""
     kind = domain(card) or "llm"
-    said = Described(
+    description = Described(
         type=kind,
         model_key=card.id,
         format=_format(card),
@@ -112,32 +112,32 @@ def described(card: Card) -> Described:
         max_context_length=card.context or 0,
     )
     if text := params_string(card):
-        said.params_string = text
+        description.params_string = text
     if card.architecture:
-        said.architecture = card.architecture
+        description.architecture = card.architecture
     width = bits(card)
     if width is not None:
-        said.quantization = Quantization(card.quantization, width)
+        description.quantization = Quantization(card.quantization, width)
     if kind == "llm":
-        said.vision = card.kind == "vlm"
-        said.trained_for_tool_use = "tools" in card.capabilities
-    return said
+        description.vision = card.kind == "vlm"
+        description.trained_for_tool_use = "tools" in card.capabilities
+    return description
 
 
 def instance(card: Card, loaded: Loaded | None, identifier: str, reference: str) -> Described:
     """`described`, with what is true of the loaded one."""
-    said = described(card)
-    said.identifier = identifier
-    said.instance_reference = reference
-    said.ttl_ms = said.last_used_time = None
-    said.context_length = said.max_context_length
+    description = described(card)
+    description.identifier = identifier
+    description.instance_reference = reference
+    description.ttl_ms = description.last_used_time = None
+    description.context_length = description.max_context_length
     if loaded is not None:
-        said.context_length = loaded.context
-        said.last_used_time = loaded.used * 1000
+        description.context_length = loaded.context
+        description.last_used_time = loaded.used * 1000
         if math.isfinite(loaded.expires):
-            said.ttl_ms = max(0.0, (loaded.expires - time.time()) * 1000)
-        said.max_context_length = said.max_context_length or loaded.context
-    return said
+            description.ttl_ms = max(0.0, (loaded.expires - time.time()) * 1000)
+        description.max_context_length = description.max_context_length or loaded.context
+    return description
 
 
 def _format(card: Card) -> str:

@@ -69,35 +69,35 @@ class ApplyTemplate(msgspec.Struct, rename="camel"):
 # ---- loading -------------------------------------------------------------------------------
 
 
-async def load_model(context: Context, asked: LoadModel, channel: Channel) -> None:
+async def load_model(context: Context, request: LoadModel, channel: Channel) -> None:
     """Always a new instance, kept until it is unloaded where no time was given."""
-    card = await instances.find(context.services, context.caller, asked.model_key)
+    card = await instances.find(context.services, context.caller, request.model_key)
     instances.check_domain(card, context.domain)
     await channel.send({"type": "resolved", "info": facts.described(card)})
     await channel.send({"type": "progress", "progress": 0.0})
-    hold = _hold(asked.ttl_ms, asked.load_config_stack)
-    kept = instances.of(context.services)
-    loading = kept.load(context.services, context.caller, card, asked.identifier, hold)
+    hold = _hold(request.ttl_ms, request.load_config_stack)
+    all_instances = instances.of(context.services)
+    loading = all_instances.load(context.services, context.caller, card, request.identifier, hold)
     instance, loaded = await _unless_cancelled(channel, loading)
     await channel.send({"type": "progress", "progress": 1.0})
     await channel.send({"type": "success", "info": _told(instance, loaded)})
 
 
-async def get_or_load(context: Context, asked: GetOrLoad, channel: Channel) -> None:
+async def get_or_load(context: Context, request: GetOrLoad, channel: Channel) -> None:
     """The instance of that name if there is one, else a new one."""
-    services, kept = context.services, instances.of(context.services)
-    pair = kept.of_model(services, asked.identifier)
+    services, all_instances = context.services, instances.of(context.services)
+    pair = all_instances.of_model(services, request.identifier)
     if pair:
         instances.check_domain(pair[0].card, context.domain)
         await channel.send({"type": "alreadyLoaded", "info": _told(*pair)})
         return
-    card = await instances.find(services, context.caller, asked.identifier)
+    card = await instances.find(services, context.caller, request.identifier)
     instances.check_domain(card, context.domain)
     start = {"type": "startLoading", "identifier": card.id, "info": facts.described(card)}
     await channel.send(start)
     await channel.send({"type": "loadProgress", "progress": 0.0})
-    hold = _hold(asked.load_ttl_ms, asked.load_config_stack)
-    loading = kept.load(services, context.caller, card, None, hold)
+    hold = _hold(request.load_ttl_ms, request.load_config_stack)
+    loading = all_instances.load(services, context.caller, card, None, hold)
     instance, loaded = await _unless_cancelled(channel, loading)
     await channel.send({"type": "loadProgress", "progress": 1.0})
     await channel.send({"type": "loadSuccess", "info": _told(instance, loaded)})
@@ -122,9 +122,11 @@ def _told(instance: Instance, loaded: Loaded | None) -> facts.Described:
     return facts.instance(instance.card, loaded, instance.id, instance.reference)
 
 
-async def unload_model(context: Context, asked: Identified) -> Void:
+async def unload_model(context: Context, request: Identified) -> Void:
     """``unloadModel``."""
-    await instances.of(context.services).unload(context.services, context.caller, asked.identifier)
+    await instances.of(context.services).unload(
+        context.services, context.caller, request.identifier
+    )
     return Void()
 
 
@@ -140,31 +142,31 @@ async def list_loaded(context: Context, _: Any) -> list[facts.Described]:
     ]
 
 
-async def _loaded(context: Context, said: Specifier) -> tuple[Instance, Loaded]:
+async def _loaded(context: Context, specifier: Specifier) -> tuple[Instance, Loaded]:
     """As `chosen`, where only a loaded one will do."""
-    kept = instances.of(context.services)
-    if isinstance(said, ByReference):
-        return kept.by_reference(context.services, said.instance_reference)
-    instance = await chosen(context, said)
-    pair = kept.get(context.services, instance.id)
+    all_instances = instances.of(context.services)
+    if isinstance(specifier, ByReference):
+        return all_instances.by_reference(context.services, specifier.instance_reference)
+    instance = await chosen(context, specifier)
+    pair = all_instances.get(context.services, instance.id)
     if pair is None:
-        raise kept.missing(context.services, instance.id)
+        raise all_instances.missing(context.services, instance.id)
     return pair
 
 
-async def model_info(context: Context, asked: GetInfo) -> facts.Described | Void:
+async def model_info(context: Context, request: GetInfo) -> facts.Described | Void:
     """``getModelInfo``, of a loaded model."""
     try:
-        return _told(*await _loaded(context, asked.specifier))
+        return _told(*await _loaded(context, request.specifier))
     except NotFound:
-        if asked.throw_if_not_found:
+        if request.throw_if_not_found:
             raise
         return Void()
 
 
-async def load_config(context: Context, asked: Specified) -> dict[str, Any]:
+async def load_config(context: Context, request: Specified) -> dict[str, Any]:
     """``getLoadConfig``: how a loaded model was loaded."""
-    _, loaded = await _loaded(context, asked.specifier)
+    _, loaded = await _loaded(context, request.specifier)
     if context.domain == "embedding":
         return kv.fields({"embedding.load.contextLength": loaded.context})
     return kv.fields(
@@ -175,15 +177,15 @@ async def load_config(context: Context, asked: Specified) -> dict[str, Any]:
     )
 
 
-async def prediction_config(context: Context, asked: Specified) -> dict[str, Any]:
+async def prediction_config(context: Context, request: Specified) -> dict[str, Any]:
     """No server-wide settings: a prediction has what it brings."""
-    await chosen(context, asked.specifier)
+    await chosen(context, request.specifier)
     return kv.fields({})
 
 
-async def processing_state(context: Context, asked: GetInfo) -> dict[str, Any]:
+async def processing_state(context: Context, request: GetInfo) -> dict[str, Any]:
     """``getInstanceProcessingState``."""
-    _, loaded = await _loaded(context, asked.specifier)
+    _, loaded = await _loaded(context, request.specifier)
     if not loaded.busy:
         return {"status": "idle", "queued": 0}
     status = "computingEmbedding" if context.domain == "embedding" else "generating"
@@ -197,10 +199,10 @@ _MARKS = (("[CLS]", "[SEP]"), ("<s>", "</s>"))
 """What encoders put around a text: BERT's, and RoBERTa's."""
 
 
-async def tokenize(context: Context, asked: OfText) -> dict[str, Any]:
+async def tokenize(context: Context, request: OfText) -> dict[str, Any]:
     """As the model would read the text: an encoder's marks of its begin and end are among them."""
-    instance = await chosen(context, asked.specifier)
-    tokens = await _tokens(context, instance, asked.input_string)
+    instance = await chosen(context, request.specifier)
+    tokens = await _tokens(context, instance, request.input_string)
     if context.domain == "embedding" and "bert" in instance.card.architecture:
         for begin, end in _MARKS:
             first, last = await asyncio.gather(
@@ -211,43 +213,43 @@ async def tokenize(context: Context, asked: OfText) -> dict[str, Any]:
     return {"tokens": tokens}
 
 
-async def count_tokens(context: Context, asked: OfText) -> dict[str, Any]:
+async def count_tokens(context: Context, request: OfText) -> dict[str, Any]:
     """Of the text alone, as LM Studio counts: without the marks."""
-    instance = await chosen(context, asked.specifier)
-    return {"tokenCount": len(await _tokens(context, instance, asked.input_string))}
+    instance = await chosen(context, request.specifier)
+    return {"tokenCount": len(await _tokens(context, instance, request.input_string))}
 
 
 async def _tokens(context: Context, instance: Instance, text: str) -> tuple[int, ...]:
     return await context.services.tokenize(context.caller, instance.card.id, text)
 
 
-async def apply_template(context: Context, asked: ApplyTemplate) -> dict[str, Any]:
+async def apply_template(context: Context, request_: ApplyTemplate) -> dict[str, Any]:
     """``applyPromptTemplate``: the prompt as the model would read it."""
-    instance = await chosen(context, asked.specifier)
-    said = kv.prediction(asked.prediction_config_stack.collapsed())
-    turns = history.messages(asked.history, None)
-    wanted = request(instance.card.id, turns, said)
+    instance = await chosen(context, request_.specifier)
+    prediction = kv.prediction(request_.prediction_config_stack.collapsed())
+    turns = history.messages(request_.history, None)
+    wanted = request(instance.card.id, turns, prediction)
     if isinstance(wanted.prompt, str):
         return {"formatted": wanted.prompt}
-    if asked.opts.tool_definitions:
-        tools = tuple(_tool(one) for one in asked.opts.tool_definitions)
+    if request_.opts.tool_definitions:
+        tools = tuple(_tool(tool) for tool in request_.opts.tool_definitions)
         wanted = Request(model=wanted.model, messages=wanted.messages, tools=tools)
     return {"formatted": await context.services.render(context.caller, wanted)}
 
 
-def _tool(said: kv.ToolSaid) -> Tool:
-    return Tool(said.function.name, said.function.description, said.function.parameters)
+def _tool(tool: kv.ToolSaid) -> Tool:
+    return Tool(tool.function.name, tool.function.description, tool.function.parameters)
 
 
-async def embed(context: Context, asked: Embed) -> dict[str, Any]:
+async def embed(context: Context, request: Embed) -> dict[str, Any]:
     """``embedString``."""
-    instance = await chosen(context, asked.model_specifier)
-    wanted = EmbedRequest(instance.card.id, (asked.input_string,))
+    instance = await chosen(context, request.model_specifier)
+    wanted = EmbedRequest(instance.card.id, (request.input_string,))
     vectors = await context.services.embed(context.caller, wanted, instance.hold)
     return {"embedding": vectors.vectors[0]}
 
 
-async def preload_draft(context: Context, asked: Specified) -> Void:
+async def preload_draft(context: Context, request: Specified) -> Void:
     """Speculative decoding changes no answer, and is not done here: there is nothing to load."""
-    await chosen(context, asked.specifier)
+    await chosen(context, request.specifier)
     return Void()

@@ -72,78 +72,82 @@ class Success(msgspec.Struct, rename="camel"):
     type: str = "success"
 
 
-async def predict(context: Context, asked: Predict, channel: Channel) -> None:
+async def predict(context: Context, parameters: Predict, channel: Channel) -> None:
     """``predict``: an answer to a conversation."""
-    if asked.fuzzy_preset_identifier is not None:
-        raise NoPreset(asked.fuzzy_preset_identifier)
-    instance = await chosen(context, asked.model_specifier)
-    values = asked.prediction_config_stack.collapsed()
-    said = kv.prediction(values)
-    kept = files.of(context.services)
-    turns = history.messages(asked.history, lambda name: kept.image(context.caller, name))
-    if said.system:
-        turns = (Message.of("system", said.system), *turns)
-    await _answer(context, instance, request(instance.card.id, turns, said), values, said, channel)
+    if parameters.fuzzy_preset_identifier is not None:
+        raise NoPreset(parameters.fuzzy_preset_identifier)
+    instance = await chosen(context, parameters.model_specifier)
+    values = parameters.prediction_config_stack.collapsed()
+    prediction = kv.prediction(values)
+    store = files.of(context.services)
+    turns = history.messages(parameters.history, lambda name: store.image(context.caller, name))
+    if prediction.system:
+        turns = (Message.of("system", prediction.system), *turns)
+    await _answer(
+        context, instance, request(instance.card.id, turns, prediction), values, prediction, channel
+    )
 
 
-async def complete_raw(context: Context, asked: CompleteRaw, channel: Channel) -> None:
+async def complete_raw(context: Context, parameters: CompleteRaw, channel: Channel) -> None:
     """``completeRawText``: a text gone on with, without the chat template."""
-    if asked.fuzzy_preset_identifier is not None:
-        raise NoPreset(asked.fuzzy_preset_identifier)
-    instance = await chosen(context, asked.model_specifier)
-    values = asked.prediction_config_stack.collapsed()
-    said = kv.prediction(values)
-    said.as_text = True
-    turns = (Message.of("user", asked.raw_prompt),)
-    await _answer(context, instance, request(instance.card.id, turns, said), values, said, channel)
+    if parameters.fuzzy_preset_identifier is not None:
+        raise NoPreset(parameters.fuzzy_preset_identifier)
+    instance = await chosen(context, parameters.model_specifier)
+    values = parameters.prediction_config_stack.collapsed()
+    prediction = kv.prediction(values)
+    prediction.as_text = True
+    turns = (Message.of("user", parameters.raw_prompt),)
+    await _answer(
+        context, instance, request(instance.card.id, turns, prediction), values, prediction, channel
+    )
 
 
-def request(model: str, turns: tuple[Message, ...], said: kv.Prediction) -> Request:
+def request(model: str, turns: tuple[Message, ...], prediction: kv.Prediction) -> Request:
     """The settings and the conversation as one request."""
     prompt: str | None = None
-    if said.as_text:
+    if prediction.as_text:
         prompt = history.joined(turns)
-    elif said.manual is not None:
-        prompt = history.framed(turns, said.manual)
+    elif prediction.manual is not None:
+        prompt = history.framed(turns, prediction.manual)
     return Request(
         model=model,
         messages=() if prompt is not None else turns,
         prompt=prompt,
-        sampling=said.drawn(),
-        max_tokens=said.max_tokens,
-        stop=said.stop,
-        logit_bias=said.logit_bias,
-        tools=said.tools,
-        tool_choice=said.tool_choice,
-        json_schema=said.json_schema,
-        grammar=said.grammar,
-        logprobs=said.logprobs,
-        thinking=said.thinking,
+        sampling=prediction.drawn(),
+        max_tokens=prediction.max_tokens,
+        stop=prediction.stop,
+        logit_bias=prediction.logit_bias,
+        tools=prediction.tools,
+        tool_choice=prediction.tool_choice,
+        json_schema=prediction.json_schema,
+        grammar=prediction.grammar,
+        logprobs=prediction.logprobs,
+        thinking=prediction.thinking,
     )
 
 
 async def _answer(
     context: Context,
     instance: Instance,
-    asked: Request,
+    request: Request,
     values: dict[str, Any],
-    said: kv.Prediction,
+    prediction: kv.Prediction,
     channel: Channel,
 ) -> None:
-    out = _Told(channel, said.parsing)
-    tell = out.tell if asked.logprobs is None else out.tell_with_tokens
+    out = _Told(channel, prediction.parsing)
+    tell = out.tell if request.logprobs is None else out.tell_with_tokens
     started = time.perf_counter()
     # Cancelling closes the stream, which frees the engine's slot; what came is told all the same.
     with channel.until_cancelled() as scope:
         async with aclosing(
-            context.services.stream(context.caller, asked, instance.hold)
+            context.services.stream(context.caller, request, instance.hold)
         ) as events:
             async for event in events:
                 await tell(event)
     await out.end(cancelled=scope.cancelled_caught)
     if out.failed is not None:
         raise error_of(out.failed)
-    stats = out.stats(time.perf_counter() - started, asked.max_tokens)
+    stats = out.stats(time.perf_counter() - started, request.max_tokens)
     await channel.send(await _success(context, instance, stats, values))
 
 
@@ -335,11 +339,11 @@ class _Told:
                 }
             )
             return
-        asked = {"type": "function", "id": call.id, "name": call.name, "arguments": arguments}
+        call_body = {"type": "function", "id": call.id, "name": call.name, "arguments": arguments}
         await self.channel.send(
             {
                 "type": "toolCallGenerationEnd",
-                "toolCallRequest": asked,
+                "toolCallRequest": call_body,
                 "rawContent": call.arguments,
             }
         )
@@ -387,19 +391,19 @@ def _progress(done: int, total: int) -> dict[str, Any]:
 
 def _tokens(tokens: tuple[TokenLogprob, ...]) -> str:
     """``tokens`` of a fragment (JavaScript's SDK), and ``logprobs`` beside it (Python's)."""
-    told = [
+    rows = [
         {
-            "text": one.token,
-            "id": -1 if one.id is None else one.id,
-            **({} if one.logprob is None else {"logProb": one.logprob}),
-            "candidates": [{"text": text, "id": -1, "logProb": value} for text, value in one.top],
+            "text": token.token,
+            "id": -1 if token.id is None else token.id,
+            **({} if token.logprob is None else {"logProb": token.logprob}),
+            "candidates": [{"text": text, "id": -1, "logProb": value} for text, value in token.top],
         }
-        for one in tokens
+        for token in tokens
     ]
     beside = [
-        [{"text": text, "logprob": value} for text, value in one.top]
-        or [{"text": one.token, "logprob": one.logprob or 0.0}]
-        for one in tokens
+        [{"text": text, "logprob": value} for text, value in token.top]
+        or [{"text": token.token, "logprob": token.logprob or 0.0}]
+        for token in tokens
     ]
-    inside = msgspec.json.encode(told).decode()
+    inside = msgspec.json.encode(rows).decode()
     return f'"tokens":{inside}}},"logprobs":{msgspec.json.encode(beside).decode()}'

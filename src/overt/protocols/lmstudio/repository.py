@@ -43,13 +43,13 @@ class Download(msgspec.Struct, rename="camel"):
     download_identifier: str
 
 
-async def search(context: Context, asked: Search) -> dict[str, Any]:
+async def search(context: Context, request: Search) -> dict[str, Any]:
     """``searchModels``."""
-    opts = asked.opts
+    opts = request.opts
     if opts.compatibility_types is not None and "gguf" not in opts.compatibility_types:
         return {"results": []}
     words = [_plain(word) for word in opts.search_term.split()]
-    found = [
+    results = [
         {
             "name": str(entry.ref),
             "identifier": {"type": "catalog", "identifier": str(entry.ref)},
@@ -59,7 +59,7 @@ async def search(context: Context, asked: Search) -> dict[str, Any]:
         if all(word in _plain(f"{entry.ref} {entry.about}") for word in words)
     ]
     if repository := _repository(opts.search_term):
-        found.insert(
+        results.insert(
             0,
             {
                 "name": repository,
@@ -67,29 +67,31 @@ async def search(context: Context, asked: Search) -> dict[str, Any]:
                 "exact": True,
             },
         )
-    return {"results": found[: opts.limit]}
+    return {"results": results[: opts.limit]}
 
 
-async def options(context: Context, asked: GetOptions) -> dict[str, Any]:
+async def options(context: Context, request: GetOptions) -> dict[str, Any]:
     """One way to have a model: the catalogue and the hub's rules choose its quantization."""
-    said = asked.model_search_result_identifier
-    if said.type == "hf":
-        repository = _repository(said.identifier)
+    identifier = request.model_search_result_identifier
+    if identifier.type == "hf":
+        repository = _repository(identifier.identifier)
         if repository is None:
-            raise NotFound(f"{said.identifier[:200]!r} is no owner/repository")
+            raise NotFound(f"{identifier.identifier[:200]!r} is no owner/repository")
         return {"results": [_option(repository, f"hf:{repository}", 0)]}
     try:
-        entry = catalogue.lookup(parse(said.identifier))
+        entry = catalogue.lookup(parse(identifier.identifier))
     except BadRef:
         entry = None
     if entry is None:
-        raise NotFound(f"the catalogue has no {said.identifier[:200]!r}", "search for a part of it")
+        raise NotFound(
+            f"the catalogue has no {identifier.identifier[:200]!r}", "search for a part of it"
+        )
     return {"results": [_option(str(entry.ref), str(entry.ref), entry.size or 0)]}
 
 
-async def download(context: Context, asked: Download, channel: Channel) -> None:
+async def download(context: Context, request: Download, channel: Channel) -> None:
     """``downloadModel``."""
-    ref = downloads.ref_of(asked.download_identifier)
+    ref = downloads.ref_of(request.download_identifier)
     with channel.until_cancelled() as scope:
         async with aclosing(downloads.steps(context.services, ref)) as amounts:
             async for amount in amounts:

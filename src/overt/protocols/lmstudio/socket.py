@@ -116,9 +116,9 @@ class Connection:
         """A key in the handshake comes first, then one in the greeting; others are nobody's."""
         headers = self._socket.headers
         kind, _, secret = headers.get("authorization", "").partition(" ")
-        given = secret.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
-        if given:
-            return self._services.identify(given)
+        key = secret.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
+        if key:
+            return self._services.identify(key)
         name, word = hello.client_identifier, hello.client_passkey
         if _TOKEN.fullmatch(name) and _WORDS.fullmatch(word):
             return self._services.identify(f"sk-lm-{name}:{word}")
@@ -134,21 +134,21 @@ class Connection:
 
     async def _take(self, data: str, context: Context, tasks: TaskGroup) -> None:
         try:
-            said = frame(data)
+            message = frame(data)
         except BadBody as error:
             await self._warn(error.message)
             return
-        match said.type:
+        match message.type:
             case "rpcCall":
-                await self._call(said, context, tasks)
+                await self._call(message, context, tasks)
             case "channelCreate":
-                await self._create(said, context, tasks)
+                await self._create(message, context, tasks)
             case "channelSend":
-                await self._heard(said)
+                await self._heard(message)
             case "keepAlive":
                 await self.write('{"type":"keepAliveAck"}')
             case "signalSubscribe" | "writableSignalSubscribe":
-                await self._no_signal(said)
+                await self._no_signal(message)
             case "channelAck" | "communicationWarning" | "signalUnsubscribe":
                 pass
             case "writableSignalUnsubscribe" | "writableSignalUpdate":
@@ -176,22 +176,22 @@ class Connection:
             raise self._refused(endpoint)
         return offered[endpoint]
 
-    async def _call(self, said: Frame, context: Context, tasks: TaskGroup) -> None:
-        if said.call_id is None:
+    async def _call(self, message: Frame, context: Context, tasks: TaskGroup) -> None:
+        if message.call_id is None:
             await self._warn("an rpcCall has no callId")
             return
         try:
-            call = self._wanted(self._namespace.calls, said.endpoint)
-            given = parameter(said.parameter, call.kind)
+            call = self._wanted(self._namespace.calls, message.endpoint)
+            argument = parameter(message.parameter, call.kind)
         except OvertError as error:
-            await self._rpc_error(said.call_id, trouble(error))
+            await self._rpc_error(message.call_id, trouble(error))
             return
         self._calls += 1
-        tasks.start_soon(self._answer_call, said.call_id, call.handler, context, given)
+        tasks.start_soon(self._answer_call, message.call_id, call.handler, context, argument)
 
-    async def _answer_call(self, id: int, handler: Any, context: Context, given: Any) -> None:
+    async def _answer_call(self, id: int, handler: Any, context: Context, argument: Any) -> None:
         try:
-            result = await self._guarded(handler(context, given))
+            result = await self._guarded(handler(context, argument))
             if isinstance(result, Trouble):
                 await self._rpc_error(id, result)
             elif isinstance(result, Void):
@@ -206,8 +206,8 @@ class Connection:
     async def _rpc_error(self, id: int, error: Trouble) -> None:
         await self.write(f'{{"type":"rpcError","callId":{id},"error":{as_json(error)}}}')
 
-    async def _create(self, said: Frame, context: Context, tasks: TaskGroup) -> None:
-        id = said.channel_id
+    async def _create(self, message: Frame, context: Context, tasks: TaskGroup) -> None:
+        id = message.channel_id
         if id is None:
             await self._warn("a channelCreate has no channelId")
             return
@@ -216,19 +216,19 @@ class Connection:
             return
         self._last_channel = max(self._last_channel, id)
         try:
-            opened = self._wanted(self._namespace.channels, said.endpoint)
-            given = parameter(said.creation_parameter, opened.kind)
+            opened = self._wanted(self._namespace.channels, message.endpoint)
+            argument = parameter(message.creation_parameter, opened.kind)
         except OvertError as error:
             await self._channel_error(id, trouble(error))
             return
         channel = self._channels[id] = Channel(id, self.write)
-        tasks.start_soon(self._answer_channel, channel, opened.handler, context, given)
+        tasks.start_soon(self._answer_channel, channel, opened.handler, context, argument)
 
     async def _answer_channel(
-        self, channel: Channel, handler: Any, context: Context, given: Any
+        self, channel: Channel, handler: Any, context: Context, argument: Any
     ) -> None:
         try:
-            result = await self._guarded(handler(context, given, channel))
+            result = await self._guarded(handler(context, argument, channel))
             if isinstance(result, Trouble):
                 await self._channel_error(channel.id, result)
             else:
@@ -241,34 +241,36 @@ class Connection:
     async def _channel_error(self, id: int, error: Trouble) -> None:
         await self.write(f'{{"type":"channelError","channelId":{id},"error":{as_json(error)}}}')
 
-    async def _heard(self, said: Frame) -> None:
+    async def _heard(self, message: Frame) -> None:
         """A message to a channel. One to a channel that just closed crossed its end on the way."""
-        if said.channel_id is None:
+        if message.channel_id is None:
             await self._warn("a channelSend has no channelId")
             return
-        if said.ack_id is not None:
-            ack = {"type": "channelAck", "channelId": said.channel_id, "ackId": said.ack_id}
+        if message.ack_id is not None:
+            ack = {"type": "channelAck", "channelId": message.channel_id, "ackId": message.ack_id}
             await self.write(as_json(ack))
-        channel = self._channels.get(said.channel_id)
+        channel = self._channels.get(message.channel_id)
         if channel is None:
-            if said.channel_id > self._last_channel:
-                await self._warn(f"there is no channel {said.channel_id}")
+            if message.channel_id > self._last_channel:
+                await self._warn(f"there is no channel {message.channel_id}")
             return
         try:
-            packet = decode(bytes(said.message), Packet)
+            packet = decode(bytes(message.message), Packet)
         except BadBody as error:
-            await self._warn(f"a message to channel {said.channel_id}: {error.message}")
+            await self._warn(f"a message to channel {message.channel_id}: {error.message}")
             return
         if packet.type in ("cancel", "stop"):
             channel.cancel()
 
-    async def _no_signal(self, said: Frame) -> None:
-        if said.subscribe_id is None:
-            await self._warn(f"a {said.type} has no subscribeId")
+    async def _no_signal(self, message: Frame) -> None:
+        if message.subscribe_id is None:
+            await self._warn(f"a {message.type} has no subscribeId")
             return
-        kind = "signalError" if said.type == "signalSubscribe" else "writableSignalError"
-        error = trouble(self._refused(said.endpoint))
-        await self.write(as_json({"type": kind, "subscribeId": said.subscribe_id, "error": error}))
+        kind = "signalError" if message.type == "signalSubscribe" else "writableSignalError"
+        error = trouble(self._refused(message.endpoint))
+        await self.write(
+            as_json({"type": kind, "subscribeId": message.subscribe_id, "error": error})
+        )
 
     async def _guarded(self, work: Any) -> Any:
         """The result of a handler, or the `Trouble` it ended in."""

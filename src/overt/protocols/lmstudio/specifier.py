@@ -17,8 +17,8 @@ class Query(msgspec.Struct):
     vision: bool | None = None
 
     def asked(self) -> dict[str, Any]:
-        told = msgspec.structs.asdict(self)
-        return {name: value for name, value in told.items() if value is not None}
+        values = msgspec.structs.asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class ByQuery(msgspec.Struct, tag_field="type", tag="query"):
@@ -32,22 +32,22 @@ class ByReference(msgspec.Struct, tag_field="type", tag="instanceReference", ren
 Specifier = ByQuery | ByReference
 
 
-async def chosen(context: Context, said: Specifier) -> Instance:
+async def chosen(context: Context, specifier: Specifier) -> Instance:
     """The instance that is meant; a model of that name that is not loaded is loaded by its request.
 
     Raises:
         NoModel, Gone: there is none.
         WrongDomain: it is an embedding model, and one that writes is needed, or the other way.
     """
-    kept = instances.of(context.services)
-    if isinstance(said, ByReference):
-        instance = kept.by_reference(context.services, said.instance_reference)[0]
+    all_instances = instances.of(context.services)
+    if isinstance(specifier, ByReference):
+        instance = all_instances.by_reference(context.services, specifier.instance_reference)[0]
         instances.check_domain(instance.card, context.domain)
         return instance
-    name = said.query.identifier or said.query.path
+    name = specifier.query.identifier or specifier.query.path
     if name:
         return await instances.resolve(context.services, context.caller, name, context.domain)
-    return _any(context, said.query)
+    return _any(context, specifier.query)
 
 
 def _any(context: Context, query: Query) -> Instance:

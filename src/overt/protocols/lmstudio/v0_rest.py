@@ -67,9 +67,9 @@ async def show_model(call: Call) -> Reply:
 def _context(call: Call, card: Card) -> int | None:
     """Tokens that the loaded model holds; None where it is not loaded."""
     which = card.digest or card.id
-    for one in call.services.loaded():
-        if (one.card.digest or one.card.id) == which:
-            return one.context
+    for loaded in call.services.loaded():
+        if (loaded.card.digest or loaded.card.id) == which:
+            return loaded.context
     return None
 
 
@@ -142,8 +142,8 @@ class Watched:
         self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
     ) -> Embeddings:
         hold = self.instance.hold if hold == AS_EVER else hold
-        found: Embeddings = await self.services.embed(caller, request, hold)
-        return found
+        embeddings: Embeddings = await self.services.embed(caller, request, hold)
+        return embeddings
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else OpenAI's handlers ask for is as it was."""
@@ -167,14 +167,14 @@ def _says(event: Event) -> bool:
 
 async def _taken_over(call: Call, domain: Domain) -> tuple[Call, Watched]:
     """The call as OpenAI's modules take it."""
-    said = call.read(Taken)
+    request = call.read(Taken)
     body = decode(call.body, dict[str, Any])
-    instance = await instances.resolve(call.services, call.caller, said.model, domain)
+    instance = await instances.resolve(call.services, call.caller, request.model, domain)
     body["model"] = instance.card.id
     if body.pop("ttl", None) is not None:
-        if said.ttl is None or said.ttl < 0:
-            raise BadBody(f"ttl is {said.ttl}; it is seconds, 0 or more", "ttl")
-        body["keep_alive"] = said.ttl
+        if request.ttl is None or request.ttl < 0:
+            raise BadBody(f"ttl is {request.ttl}; it is seconds, 0 or more", "ttl")
+        body["keep_alive"] = request.ttl
     body.pop("draft_model", None)  # speculative decoding changes no answer
     if body.get("max_tokens") == -1:
         del body["max_tokens"]  # LM Studio's word for as many as fit
@@ -234,11 +234,11 @@ def _head(piece: bytes) -> dict[str, Any]:
     """What all chunks of an answer say alike, from the first of them."""
     line = piece.partition(b"\n\n")[0].removeprefix(b"data: ")
     try:
-        told = msgspec.json.decode(line, type=dict[str, Any])
+        fields = msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError:
-        told = {}
+        fields = {}
     same: dict[str, Any] = {
-        name: told[name] for name in ("id", "object", "created", "model") if name in told
+        name: fields[name] for name in ("id", "object", "created", "model") if name in fields
     }
     return {**same, "choices": []}
 
@@ -253,15 +253,24 @@ ROUTES = (
     Route("GET", "/api/v0/models", list_models, "List all models"),
     Route("GET", "/api/v0/models/{model:path}", show_model, "One model"),
     Route(
-        "POST", "/api/v0/chat/completions", _answering(chat.create),
-        "OpenAI's chat, with statistics", messages.ChatBody,
+        "POST",
+        "/api/v0/chat/completions",
+        _answering(chat.create),
+        "OpenAI's chat, with statistics",
+        messages.ChatBody,
     ),
     Route(
-        "POST", "/api/v0/completions", _answering(completions.create),
-        "OpenAI's completions, with statistics", completions.CompletionsBody,
+        "POST",
+        "/api/v0/completions",
+        _answering(completions.create),
+        "OpenAI's completions, with statistics",
+        completions.CompletionsBody,
     ),
     Route(
-        "POST", "/api/v0/embeddings", embeddings, "OpenAI's embeddings",
+        "POST",
+        "/api/v0/embeddings",
+        embeddings,
+        "OpenAI's embeddings",
         openai_embeddings.EmbeddingsBody,
     ),
-)  # fmt: skip
+)

@@ -220,10 +220,10 @@ class _Turn:
 
     async def _store(self) -> str:
         id = new_id("resp_")
-        said = Message.of("assistant", self.answer.text)
-        kept = Kept([_keep(message) for message in (*self.request.messages, said)])
+        message_ = Message.of("assistant", self.answer.text)
+        stored = Kept([_keep(message) for message in (*self.request.messages, message_)])
         await self.call.services.records.put(
-            _KIND, id, self.call.caller, _pack(kept), expires=time.time() + _SECONDS
+            _KIND, id, self.call.caller, _pack(stored), expires=time.time() + _SECONDS
         )
         return id
 
@@ -261,7 +261,7 @@ def _check_reasoning(body: ChatBody, instance: Instance) -> None:
 async def _request(call: Call, body: ChatBody, instance: Instance) -> Request:
     before = await _earlier(call, body.previous_response_id)
     if body.system_prompt:
-        before = tuple(one for one in before if one.role != "system")
+        before = tuple(message_ for message_ in before if message_.role != "system")
         before = (Message.of("system", body.system_prompt), *before)
     effort = body.reasoning if body.reasoning in ("low", "medium", "high") else None
     return Request(
@@ -284,10 +284,10 @@ def _parts(body: ChatBody) -> tuple[Part, ...]:
     if isinstance(body.input, str):
         return (TextPart(body.input),)
     parts: list[Part] = [
-        from_url(one.data_url, f"input[{at}].data_url")
-        if isinstance(one, ImageInput)
-        else TextPart(one.content)
-        for at, one in enumerate(body.input)
+        from_url(item.data_url, f"input[{at}].data_url")
+        if isinstance(item, ImageInput)
+        else TextPart(item.content)
+        for at, item in enumerate(body.input)
     ]
     if not parts:
         raise BadBody("input is empty", "input")

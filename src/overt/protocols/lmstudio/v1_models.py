@@ -127,18 +127,18 @@ async def load(call: Call) -> Reply:
     card = await instances.find(call.services, call.caller, body.model)
     alive = FOR_EVER.keep_alive if body.ttl is None else body.ttl
     hold = Hold(alive if alive is not None else math.inf, body.context_length)
-    kept = instances.of(call.services)
-    instance, held = await kept.load(call.services, call.caller, card, None, hold)
+    all_instances = instances.of(call.services)
+    instance, held = await all_instances.load(call.services, call.caller, card, None, hold)
     kind = model_info.domain(card) or "llm"
-    said: dict[str, Any] = {
+    value: dict[str, Any] = {
         "type": kind,
         "instance_id": instance.id,
         "load_time_seconds": round(time.perf_counter() - begun, 3),
         "status": "loaded",
     }
     if body.echo_load_config:
-        said["load_config"] = _config(kind, held)
-    return Reply(said)
+        value["load_config"] = _config(kind, held)
+    return Reply(value)
 
 
 async def unload(call: Call) -> Reply:
@@ -164,8 +164,8 @@ async def download(call: Call) -> Reply:
         await call.services.model(call.caller, ref)
     except ModelNotFound:
         job = downloads.of(call.services).begin(call.services, call.caller, ref)
-        told = job.told()
-        return Reply({name: told[name] for name in _BEGUN if name in told})
+        status = job.told()
+        return Reply({name: status[name] for name in _BEGUN if name in status})
     return Reply({"status": "already_downloaded"})
 
 

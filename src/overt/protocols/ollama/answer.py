@@ -119,7 +119,7 @@ async def lines_with_logprobs(
 
 
 async def answered(
-    asked: Asked,
+    body: Asked,
     request: Request,
     events: AsyncGenerator[Event, None],
     form: Form,
@@ -127,7 +127,7 @@ async def answered(
     finish: Finish,
 ) -> Reply | Stream:
     """The answer in the way that was asked for: at once, or line by line."""
-    if asked.stream is False:
+    if body.stream is False:
         return Reply(await whole(events, form, clock, finish))
     write = lines if request.logprobs is None else lines_with_logprobs
     return Stream(write(events, form, clock, finish), NDJSON)
@@ -149,20 +149,20 @@ async def whole(
             answer.add(event)
     if answer.failed is not None:
         raise error_of(answer.failed)
-    found: dict[str, Any] = form.whole(answer.text, answer.thought, calls(answer), done=True)
+    value: dict[str, Any] = form.whole(answer.text, answer.thought, calls(answer), done=True)
     if answer.logprobs:
-        found["logprobs"] = told(answer.logprobs)
-    return {**found, **await _end(answer, clock, finish)}
+        value["logprobs"] = told(answer.logprobs)
+    return {**value, **await _end(answer, clock, finish)}
 
 
 def calls(answer: Answer) -> list[dict[str, Any]]:
     """The tool calls in Ollama's form; one that was cut off, or is no object, is left out."""
-    found: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
     for part in answer.tool_calls:
         if (arguments := object_of(part.arguments)) is not None:
-            function = {"index": len(found), "name": part.name, "arguments": arguments}
-            found.append({"id": part.id, "function": function})
-    return found
+            function = {"index": len(values), "name": part.name, "arguments": arguments}
+            values.append({"id": part.id, "function": function})
+    return values
 
 
 # ---- inside --------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ async def _last(
     if answer.failed is not None:
         yield failure(error_of(answer.failed))
         return
-    if found := calls(answer):
-        yield line(form.whole("", "", found, done=False))
+    if tool_calls := calls(answer):
+        yield line(form.whole("", "", tool_calls, done=False))
     yield line(form.whole("", "", [], done=True) | await _end(answer, clock, finish))
 
 

@@ -64,19 +64,19 @@ class Chat(Asked):
 async def chat(call: Call) -> Reply | Stream:
     """``POST /api/chat``; without messages it loads the model, or lets it go."""
     clock = Clock()
-    asked = wire.body(call, Chat)
-    chosen = wire.options(asked.options)
-    hold = wire.hold(asked.keep_alive, chosen)
-    found = await wire.find(call, asked.model)
-    form = answer.Form(asked.model, _body)
-    if not asked.messages:
-        done = await wire.loaded(call, found, hold)
+    body = wire.body(call, Chat)
+    chosen = wire.options(body.options)
+    hold = wire.hold(body.keep_alive, chosen)
+    model = await wire.find(call, body.model)
+    form = answer.Form(body.model, _body)
+    if not body.messages:
+        done = await wire.loaded(call, model, hold)
         return Reply(form.whole("", "", [], **done))
-    request = _request(asked, found, chosen)
-    if asked.only_render:
-        return Reply(await _rendered(call, asked, request))
+    request = _request(body, model, chosen)
+    if body.only_render:
+        return Reply(await _rendered(call, body, request))
     events = call.services.stream(call.caller, request, hold)
-    return await answer.answered(asked, request, events, form, clock, _nothing)
+    return await answer.answered(body, request, events, form, clock, _nothing)
 
 
 async def _nothing(_: Answer) -> dict[str, Any]:
@@ -92,16 +92,16 @@ def _body(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any
     return {"message": message}
 
 
-def _request(asked: Chat, found: Found, chosen: wire.Options) -> Request:
+def _request(body: Chat, model: Found, chosen: wire.Options) -> Request:
     """What is asked of the engine.
 
     Raises:
         BadBody: a message or field that makes no sense.
     """
     return replace(
-        wire.request(asked, found, chosen),
-        messages=_Reader().messages(asked.messages or []),
-        tools=tuple(_tool(one, n) for n, one in enumerate(asked.tools or ())),
+        wire.request(body, model, chosen),
+        messages=_Reader().messages(body.messages or []),
+        tools=tuple(_tool(tool, n) for n, tool in enumerate(body.tools or ())),
     )
 
 
@@ -123,30 +123,31 @@ class _Reader:
         self._waiting = Waiting()
         self._count = 0
 
-    def messages(self, given: list[ChatMessage]) -> tuple[Message, ...]:
-        return tuple(self._message(one, f"messages[{n}]") for n, one in enumerate(given))
+    def messages(self, bodies: list[ChatMessage]) -> tuple[Message, ...]:
+        return tuple(self._message(body, f"messages[{n}]") for n, body in enumerate(bodies))
 
-    def _message(self, one: ChatMessage, path: str) -> Message:
-        text = one.content or ""
-        if one.role == "tool":
-            return Message("tool", (ToolResultPart(self._answered(one), text),))
-        if one.role not in ("system", "user", "assistant"):
+    def _message(self, message: ChatMessage, path: str) -> Message:
+        text = message.content or ""
+        if message.role == "tool":
+            return Message("tool", (ToolResultPart(self._answered(message), text),))
+        if message.role not in ("system", "user", "assistant"):
             raise BadBody(
-                f"invalid role: {one.role[:40]!r}; must be one of 'system', 'user', 'assistant', "
+                f"invalid role: {message.role[:40]!r}; must be one of 'system', 'user', "
+                "'assistant', "
                 "or 'tool'",
                 f"{path}.role",
             )
         parts: list[Part] = []
-        if one.thinking:
-            parts.append(ThoughtPart(one.thinking))
+        if message.thinking:
+            parts.append(ThoughtPart(message.thinking))
         parts += [
             media.from_base64(image, f"{path}.images[{n}]")
-            for n, image in enumerate(one.images or ())
+            for n, image in enumerate(message.images or ())
         ]
-        if text or not (parts or one.tool_calls):
+        if text or not (parts or message.tool_calls):
             parts.append(TextPart(text))
-        parts += [self._call(call) for call in one.tool_calls or ()]
-        return Message(one.role, tuple(parts))  # type: ignore[arg-type]  # one of the three
+        parts += [self._call(call) for call in message.tool_calls or ()]
+        return Message(message.role, tuple(parts))  # type: ignore[arg-type]  # one of the three
 
     def _call(self, call: ToolCall) -> ToolCallPart:
         id = call.id or f"call_{self._count}"
@@ -154,21 +155,21 @@ class _Reader:
         self._waiting.add(id, call.function.name)
         return ToolCallPart(id, call.function.name, encode(call.function.arguments or {}).decode())
 
-    def _answered(self, one: ChatMessage) -> str:
+    def _answered(self, message: ChatMessage) -> str:
         """The id of the call that a result belongs to."""
-        if one.tool_call_id:
-            self._waiting.take(id=one.tool_call_id)
-            return one.tool_call_id
-        name = one.tool_name or None
+        if message.tool_call_id:
+            self._waiting.take(id=message.tool_call_id)
+            return message.tool_call_id
+        name = message.tool_name or None
         return self._waiting.take(name=name) or name or f"call_{self._count}"
 
 
-async def _rendered(call: Call, asked: Chat, request: Request) -> dict[str, Any]:
+async def _rendered(call: Call, body: Chat, request: Request) -> dict[str, Any]:
     info: dict[str, Any] = {"rendered_template": await call.services.render(call.caller, request)}
-    if images := sum(len(one.images or ()) for one in asked.messages or ()):
+    if images := sum(len(message.images or ()) for message in body.messages or ()):
         info["image_count"] = images
     return {
-        "model": asked.model,
+        "model": body.model,
         "created_at": wire.now(),
         **_body("", "", []),
         "done": False,

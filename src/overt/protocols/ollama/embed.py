@@ -31,25 +31,25 @@ class Embeddings(msgspec.Struct):
 async def embed(call: Call) -> Reply:
     """``POST /api/embed``."""
     clock = Clock()
-    asked = wire.body(call, Embed)
-    given = [asked.input] if isinstance(asked.input, str) else asked.input or []
-    if len(given) > _MOST:
-        raise BadBody(f"input holds {len(given)} texts; {_MOST} is the most at once", "input")
-    hold = wire.hold(asked.keep_alive, wire.options(asked.options))
-    found = await wire.find(call, asked.model)
-    if not given or given == [""]:
-        await call.services.load(call.caller, found.ref, hold)
-        return Reply({"model": asked.model, "embeddings": []})
+    body = wire.body(call, Embed)
+    texts = [body.input] if isinstance(body.input, str) else body.input or []
+    if len(texts) > _MOST:
+        raise BadBody(f"input holds {len(texts)} texts; {_MOST} is the most at once", "input")
+    hold = wire.hold(body.keep_alive, wire.options(body.options))
+    model = await wire.find(call, body.model)
+    if not texts or texts == [""]:
+        await call.services.load(call.caller, model.ref, hold)
+        return Reply({"model": body.model, "embeddings": []})
     request = EmbedRequest(
-        found.ref,
-        tuple(given),
-        dimensions=asked.dimensions or None,
-        truncate=asked.truncate is not False,
+        model.ref,
+        tuple(texts),
+        dimensions=body.dimensions or None,
+        truncate=body.truncate is not False,
     )
     made = await call.services.embed(call.caller, request, hold)
     return Reply(
         {
-            "model": asked.model,
+            "model": body.model,
             "embeddings": made.vectors,
             "total_duration": clock.elapsed(),
             "load_duration": 0,
@@ -60,12 +60,12 @@ async def embed(call: Call) -> Reply:
 
 async def embeddings(call: Call) -> Reply:
     """``POST /api/embeddings``: one text, cut where it is too long."""
-    asked = wire.body(call, Embeddings)
-    hold = wire.hold(asked.keep_alive, wire.options(asked.options))
-    found = await wire.find(call, asked.model)
-    if not asked.prompt:
-        await call.services.load(call.caller, found.ref, hold)
+    body = wire.body(call, Embeddings)
+    hold = wire.hold(body.keep_alive, wire.options(body.options))
+    model = await wire.find(call, body.model)
+    if not body.prompt:
+        await call.services.load(call.caller, model.ref, hold)
         return Reply({"embedding": []})
-    request = EmbedRequest(found.ref, (asked.prompt,), truncate=True)
+    request = EmbedRequest(model.ref, (body.prompt,), truncate=True)
     made = await call.services.embed(call.caller, request, hold)
     return Reply({"embedding": made.vectors[0]})

@@ -28,85 +28,85 @@ class Generate(Asked):
 async def generate(call: Call) -> Reply | Stream:
     """``POST /api/generate``; without a prompt it loads the model, or lets it go."""
     clock = Clock()
-    asked = wire.body(call, Generate)
-    chosen = wire.options(asked.options)
-    hold = wire.hold(asked.keep_alive, chosen)
-    found = await wire.find(call, asked.model)
-    if not asked.prompt and not asked.images and not asked.suffix:
-        done = await wire.loaded(call, found, hold)
-        return Reply({"model": asked.model, "created_at": wire.now(), "response": "", **done})
-    request = await _request(call, asked, found, chosen)
-    if asked.only_render:
-        return Reply(await _rendered(call, asked, request))
-    return await _answered(call, asked, request, hold, clock)
+    body = wire.body(call, Generate)
+    chosen = wire.options(body.options)
+    hold = wire.hold(body.keep_alive, chosen)
+    model = await wire.find(call, body.model)
+    if not body.prompt and not body.images and not body.suffix:
+        done = await wire.loaded(call, model, hold)
+        return Reply({"model": body.model, "created_at": wire.now(), "response": "", **done})
+    request = await _request(call, body, model, chosen)
+    if body.only_render:
+        return Reply(await _rendered(call, body, request))
+    return await _answered(call, body, request, hold, clock)
 
 
 async def _answered(
-    call: Call, asked: Generate, request: Request, hold: Hold, clock: Clock
+    call: Call, body: Generate, request: Request, hold: Hold, clock: Clock
 ) -> Reply | Stream:
-    form = answer.Form(asked.model, _body)
+    form = answer.Form(body.model, _body)
 
     async def finish(whole: Answer) -> dict[str, Any]:
-        return {} if asked.raw else await _context(call, request, whole.text)
+        return {} if body.raw else await _context(call, request, whole.text)
 
     events = call.services.stream(call.caller, request, hold)
-    return await answer.answered(asked, request, events, form, clock, finish)
+    return await answer.answered(body, request, events, form, clock, finish)
 
 
 def _body(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"response": text}
+    fields: dict[str, Any] = {"response": text}
     if thought:
-        found["thinking"] = thought
+        fields["thinking"] = thought
     if calls:
-        found["tool_calls"] = calls
-    return found
+        fields["tool_calls"] = calls
+    return fields
 
 
-async def _request(call: Call, asked: Generate, found: Found, chosen: wire.Options) -> Request:
+async def _request(call: Call, body: Generate, model: Found, chosen: wire.Options) -> Request:
     """What is asked of the engine.
 
     Raises:
         BadBody: parts of it exclude each other.
         FormatError: a template that is refused.
     """
-    request = wire.request(asked, found, chosen)
+    request = wire.request(body, model, chosen)
     images = tuple(
-        media.from_base64(text, f"images[{n}]") for n, text in enumerate(asked.images or ())
+        media.from_base64(text, f"images[{n}]") for n, text in enumerate(body.images or ())
     )
-    prompt = asked.prompt or ""
-    if asked.raw:
-        if asked.template or asked.system or asked.context:
+    prompt = body.prompt or ""
+    if body.raw:
+        if body.template or body.system or body.context:
             raise BadBody("raw mode does not support template, system, or context", "raw")
         _no_images(images, "raw mode")
-        return replace(request, prompt=prompt, suffix=asked.suffix)
-    if asked.suffix:
-        if asked.template or asked.context:
+        return replace(request, prompt=prompt, suffix=body.suffix)
+    if body.suffix:
+        if body.template or body.context:
             raise BadBody("a suffix goes neither with a template nor with a context", "suffix")
         _no_images(images, "a suffix")
-        return replace(request, prompt=prompt, suffix=asked.suffix)
-    if asked.template:
+        return replace(request, prompt=prompt, suffix=body.suffix)
+    if body.template:
         _no_images(images, "a template of your own")
-        text = await wire.library(call).fill(asked.template, _plain(asked))
+        text = await wire.library(call).fill(body.template, _plain(body))
         request = replace(request, prompt=text)
     else:
-        request = replace(request, messages=_messages(asked, prompt, images))
-    if asked.context:
+        request = replace(request, messages=_messages(body, prompt, images))
+    if body.context:
         _no_images(images, "a context")
-        return await _continued(call, request, asked.context)
+        return await _continued(call, request, body.context)
     return request
 
 
-def _messages(asked: Generate, prompt: str, images: tuple[ImagePart, ...]) -> tuple[Message, ...]:
+def _messages(body: Generate, prompt: str, images: tuple[ImagePart, ...]) -> tuple[Message, ...]:
     parts: tuple[Part, ...] = (*images, *((TextPart(prompt),) if prompt else ()))
-    system = (Message.of("system", asked.system),) if asked.system else ()
+    system = (Message.of("system", body.system),) if body.system else ()
     return (*system, Message("user", parts))
 
 
-def _plain(asked: Generate) -> list[dict[str, object]]:
+def _plain(body: Generate) -> list[dict[str, object]]:
     system: list[dict[str, object]] = (
-        [{"role": "system", "content": asked.system}] if asked.system else []
+        [{"role": "system", "content": body.system}] if body.system else []
     )
-    return [*system, {"role": "user", "content": asked.prompt or ""}]
+    return [*system, {"role": "user", "content": body.prompt or ""}]
 
 
 def _no_images(images: Sequence[ImagePart], what: str) -> None:
@@ -146,16 +146,16 @@ async def _text(call: Call, request: Request) -> str:
     return await call.services.render(call.caller, request)
 
 
-async def _rendered(call: Call, asked: Generate, request: Request) -> dict[str, Any]:
+async def _rendered(call: Call, body: Generate, request: Request) -> dict[str, Any]:
     if isinstance(request.prompt, tuple):
         text = await call.services.detokenize(call.caller, request.model, request.prompt)
     else:
         text = await _text(call, request)
     info: dict[str, Any] = {"rendered_template": text}
-    if asked.images:
-        info["image_count"] = len(asked.images)
+    if body.images:
+        info["image_count"] = len(body.images)
     return {
-        "model": asked.model,
+        "model": body.model,
         "created_at": wire.now(),
         "response": "",
         "done": False,

@@ -25,15 +25,15 @@ async def ps(call: Call) -> Reply:
     """``GET /api/ps``."""
     models = [
         {
-            **_named(one.card),
-            "size": one.memory,
-            "digest": _hex(one.card.digest),
-            "details": _details(one.card),
-            "expires_at": wire.moment(one.expires),
+            **_named(loaded.card),
+            "size": loaded.memory,
+            "digest": _hex(loaded.card.digest),
+            "details": _details(loaded.card),
+            "expires_at": wire.moment(loaded.expires),
             "size_vram": 0,
-            "context_length": one.context,
+            "context_length": loaded.context,
         }
-        for one in call.services.loaded()
+        for loaded in call.services.loaded()
     ]
     return Reply({"models": models})
 
@@ -59,7 +59,7 @@ def _hex(digest: str) -> str:
 
 
 def _details(card: Card) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    value: dict[str, Any] = {
         "parent_model": "",
         "format": card.format,
         "family": card.architecture,
@@ -68,10 +68,10 @@ def _details(card: Card) -> dict[str, Any]:
         "quantization_level": card.quantization,
     }
     if card.context:
-        found["context_length"] = card.context
+        value["context_length"] = card.context
     if card.embedding:
-        found["embedding_length"] = card.embedding
-    return found
+        value["embedding_length"] = card.embedding
+    return value
 
 
 def _human(count: int | None) -> str:
@@ -97,23 +97,23 @@ class Show(msgspec.Struct):
 
 async def show(call: Call) -> Reply:
     """``POST /api/show``."""
-    asked = wire.body(call, Show)
-    if not (name := asked.model or asked.name):
+    body = wire.body(call, Show)
+    if not (name := body.model or body.name):
         raise BadBody("model is required", "model")
-    found = await wire.find(call, name)
-    if found.card is None:
+    model = await wire.find(call, name)
+    if model.card is None:
         raise names.not_found(name)  # it is elsewhere, or built in: there is no file to show
-    details = await wire.library(call).show(found.ref, verbose=bool(asked.verbose))
-    return Reply(_shown(details, asked))
+    details = await wire.library(call).show(model.ref, verbose=bool(body.verbose))
+    return Reply(_shown(details, body))
 
 
-def _shown(details: Details, asked: Show) -> dict[str, Any]:
+def _shown(details: Details, body: Show) -> dict[str, Any]:
     card = details.card
-    found: dict[str, Any] = {
+    details_body: dict[str, Any] = {
         "modelfile": details.modelfile,
         "parameters": "\n".join(_lines(details.parameters)),
-        "template": asked.template or details.template,
-        "system": asked.system or details.system,
+        "template": body.template or details.template,
+        "system": body.system or details.system,
         "license": details.licence,
         "details": _details(card),
         "model_info": details.metadata,
@@ -122,22 +122,24 @@ def _shown(details: Details, asked: Show) -> dict[str, Any]:
         **details.said,
     }
     if details.messages:
-        found["messages"] = [{"role": role, "content": text} for role, text in details.messages]
+        details_body["messages"] = [
+            {"role": role, "content": text} for role, text in details.messages
+        ]
     if details.projector:
-        found["projector_info"] = details.projector
+        details_body["projector_info"] = details.projector
     if details.tensors:
-        found["tensors"] = [
+        details_body["tensors"] = [
             {"name": name, "type": kind, "shape": shape} for name, kind, shape in details.tensors
         ]
-    return {name: value for name, value in found.items() if value not in ("", None)}
+    return {name: value for name, value in details_body.items() if value not in ("", None)}
 
 
 def _lines(parameters: Mapping[str, Any]) -> list[str]:
     """``stop   "<|im_end|>"``, one line a value."""
     return [
-        f"{name:<30} {msgspec.json.encode(one).decode()}"
+        f"{name:<30} {msgspec.json.encode(item).decode()}"
         for name, value in parameters.items()
-        for one in (value if isinstance(value, list) else [value])
+        for item in (value if isinstance(value, list) else [value])
     ]
 
 
@@ -153,20 +155,20 @@ class Pull(msgspec.Struct):
 
 async def pull(call: Call) -> Reply | Stream:
     """``POST /api/pull``."""
-    asked = wire.body(call, Pull)
-    refs = names.candidates(_required(asked.model or asked.name))
+    body = wire.body(call, Pull)
+    refs = names.candidates(_required(body.model or body.name))
     steps = wire.library(call).pull(*refs)
-    return await _progress(steps, "pulling", "pulling manifest", asked.stream)
+    return await _progress(steps, "pulling", "pulling manifest", body.stream)
 
 
 async def push(call: Call) -> Reply | Stream:
     """``POST /api/push``: to an OCI registry."""
-    asked = wire.body(call, Pull)
-    name = _required(asked.model or asked.name)
+    body = wire.body(call, Pull)
+    name = _required(body.model or body.name)
     target = names.target(name)
-    found = await wire.find(call, name)
-    steps = wire.library(call).push(found.ref, target)
-    return await _progress(steps, "pushing", "retrieving manifest", asked.stream)
+    model = await wire.find(call, name)
+    steps = wire.library(call).push(model.ref, target)
+    return await _progress(steps, "pushing", "retrieving manifest", body.stream)
 
 
 class Create(msgspec.Struct):
@@ -192,23 +194,23 @@ class Create(msgspec.Struct):
 
 async def create(call: Call) -> Reply | Stream:
     """``POST /api/create``."""
-    asked = wire.body(call, Create)
-    name = names.place(_required(asked.model or asked.name))
-    if asked.quantize or asked.draft_quantize:
+    body = wire.body(call, Create)
+    name = names.place(_required(body.model or body.name))
+    if body.quantize or body.draft_quantize:
         raise Unsupported(
             "this server does not quantize", "send the model in the quantization you want"
         )
-    if asked.remote_host:
+    if body.remote_host:
         raise Unsupported("this server keeps no models of other servers", "leave out remote_host")
     steps = wire.library(call).create(
         name,
-        base=await _base(call, asked.base) if asked.base else "",
-        files=asked.files,
-        adapters=asked.adapters,
-        drafts=asked.draft_files,
-        commands=_commands(asked),
+        base=await _base(call, body.base) if body.base else "",
+        files=body.files,
+        adapters=body.adapters,
+        drafts=body.draft_files,
+        commands=_commands(body),
     )
-    return await _progress(steps, "reading", "gathering model components", asked.stream)
+    return await _progress(steps, "reading", "gathering model components", body.stream)
 
 
 async def _base(call: Call, name: str) -> str:
@@ -220,22 +222,22 @@ async def _base(call: Call, name: str) -> str:
         return refs[0]
 
 
-def _commands(asked: Create) -> list[tuple[str, str, str]]:
+def _commands(body: Create) -> list[tuple[str, str, str]]:
     """The commands of a Modelfile: word, key, value."""
-    found: list[tuple[str, str, str]] = []
+    commands: list[tuple[str, str, str]] = []
     for word in ("template", "system", "renderer", "parser", "requires"):
-        if (value := getattr(asked, word)) is not None:
-            found.append((word, "", value))
-    for name, value in (asked.parameters or {}).items():
-        for one in value if isinstance(value, list) else [value]:
-            found.append(("parameter", name, _parameter(name, one)))
-    for number, message in enumerate(asked.messages or ()):
+        if (value := getattr(body, word)) is not None:
+            commands.append((word, "", value))
+    for name, value in (body.parameters or {}).items():
+        for item in value if isinstance(value, list) else [value]:
+            commands.append(("parameter", name, _parameter(name, item)))
+    for number, message in enumerate(body.messages or ()):
         role, text = message.get("role"), message.get("content", "")
         if role not in ("system", "user", "assistant") or not isinstance(text, str):
             raise BadBody("a message needs a role and a text", f"messages[{number}]")
-        found.append(("message", str(role), text))
-    licences = [asked.license] if isinstance(asked.license, str) else asked.license or []
-    return [*found, *(("license", "", text) for text in licences)]
+        commands.append(("message", str(role), text))
+    licences = [body.license] if isinstance(body.license, str) else body.license or []
+    return [*commands, *(("license", "", text) for text in licences)]
 
 
 def _parameter(name: str, value: Any) -> str:
@@ -319,12 +321,12 @@ class Copy(msgspec.Struct):
 
 async def copy(call: Call) -> Reply:
     """``POST /api/copy``."""
-    asked = wire.body(call, Copy)
-    place = names.place(asked.destination)
-    found = await wire.find(call, asked.source)
-    if found.card is None:
-        raise Unsupported(f"{asked.source[:200]} is no model of the store", "copy another")
-    await wire.library(call).copy(found.ref, place)
+    body = wire.body(call, Copy)
+    place = names.place(body.destination)
+    model = await wire.find(call, body.source)
+    if model.card is None:
+        raise Unsupported(f"{body.source[:200]} is no model of the store", "copy another")
+    await wire.library(call).copy(model.ref, place)
     return Reply(b"")
 
 
@@ -335,14 +337,14 @@ class Delete(msgspec.Struct):
 
 async def delete(call: Call) -> Reply:
     """``DELETE /api/delete``; weights that have no other name leave memory too."""
-    asked = wire.body(call, Delete)
-    found = await wire.find(call, _required(asked.model or asked.name))
-    if found.card is None:
-        raise Unsupported(f"{found.ref} is no model of the store", "delete another")
+    body = wire.body(call, Delete)
+    model = await wire.find(call, _required(body.model or body.name))
+    if model.card is None:
+        raise Unsupported(f"{model.ref} is no model of the store", "delete another")
     cards = await call.services.models(call.caller)
-    if not any(c.digest == found.card.digest and c.id != found.ref for c in cards):
-        await call.services.unload(call.caller, found.ref)
-    await wire.library(call).delete(found.ref)
+    if not any(c.digest == model.card.digest and c.id != model.ref for c in cards):
+        await call.services.unload(call.caller, model.ref)
+    await wire.library(call).delete(model.ref)
     return Reply(b"")
 
 

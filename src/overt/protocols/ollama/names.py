@@ -30,12 +30,12 @@ def candidates(name: str) -> tuple[str, ...]:
         ModelNotFound: no name a model can have; the words are Ollama's.
     """
     try:
-        found = tuple(dict.fromkeys(str(ref) for ref in _candidates(name)))
+        refs = tuple(dict.fromkeys(str(ref) for ref in _candidates(name)))
     except BadRef:
         raise not_found(name) from None
-    if not found:
+    if not refs:
         raise not_found(name)
-    return found
+    return refs
 
 
 def not_found(name: str) -> ModelNotFound:

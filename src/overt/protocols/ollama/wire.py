@@ -139,24 +139,24 @@ async def find(call: Call, name: str) -> Found:
     return Found(card.id, card)
 
 
-def require(found: Found, name: str, *, thinking: bool | None) -> None:
+def require(model: Found, name: str, *, thinking: bool | None) -> None:
     """Refuse what a model cannot do, as Ollama does.
 
     Raises:
         BadRequest: in Ollama's words, which clients look for.
     """
-    if not found.can("completion"):
+    if not model.can("completion"):
         raise BadRequest(f'"{name}" does not support generate')
-    if thinking and not found.can("thinking"):
+    if thinking and not model.can("thinking"):
         raise BadRequest(f'"{name}" does not support thinking')
 
 
-async def loaded(call: Call, found: Found, hold: Hold) -> dict[str, Any]:
+async def loaded(call: Call, model: Found, hold: Hold) -> dict[str, Any]:
     """What a request without a question does: have the model in memory, or let it go."""
     if hold.keep_alive == 0:
-        await call.services.unload(call.caller, found.ref)
+        await call.services.unload(call.caller, model.ref)
         return {"done": True, "done_reason": "unload"}
-    await call.services.load(call.caller, found.ref, hold)
+    await call.services.load(call.caller, model.ref, hold)
     return {"done": True, "done_reason": "load"}
 
 
@@ -174,9 +174,14 @@ def body(call: Call, kind: type[T]) -> T:
 
 _INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
 _FLOATS = (
-    "temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty",
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
     "frequency_penalty",
-)  # fmt: skip
+)
 _NO_SEED = 2**32 - 1  # llama.cpp's word for another one each time
 
 
@@ -189,31 +194,31 @@ class Options(msgspec.Struct, frozen=True):
     context: int | None = None
 
 
-def options(given: Mapping[str, Any] | None) -> Options:
+def options(values: Mapping[str, Any] | None) -> Options:
     """Ollama's `options`; unknown ones are ignored.
 
     Raises:
         BadBody: one of another type, in Ollama's words.
     """
-    if not given:
+    if not values:
         return Options()
-    found: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for name in _INTEGERS:
-        if (value := given.get(name)) is not None:
-            found[name] = int(_number(name, value, "integer"))
+        if (value := values.get(name)) is not None:
+            read[name] = int(_number(name, value, "integer"))
     for name in _FLOATS:
-        if (value := given.get(name)) is not None:
-            found[name] = float(_number(name, value, "float32"))
-    predict, context = found.pop("num_predict", -1), found.pop("num_ctx", 0)
-    if "seed" in found:
-        found["seed"] %= 2**32
-        if found["seed"] == _NO_SEED:
-            del found["seed"]
-    if found.get("top_k", 0) < 0:
-        found["top_k"] = 0
+        if (value := values.get(name)) is not None:
+            read[name] = float(_number(name, value, "float32"))
+    predict, context = read.pop("num_predict", -1), read.pop("num_ctx", 0)
+    if "seed" in read:
+        read["seed"] %= 2**32
+        if read["seed"] == _NO_SEED:
+            del read["seed"]
+    if read.get("top_k", 0) < 0:
+        read["top_k"] = 0
     return Options(
-        Sampling(**found),
-        _stop(given.get("stop")),
+        Sampling(**read),
+        _stop(values.get("stop")),
         predict if predict > 0 else None,  # -1 is without end, -2 until the context is full
         context if context > 0 else None,
     )
@@ -328,11 +333,14 @@ def logprobs(wanted: bool | None, top: int | None) -> int | None:
 def told(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     """Log-probabilities as Ollama writes them."""
     return [
-        {**_token(one.token, one.logprob or 0.0, one.utf8),
-         "top_logprobs": [_token(text, value, text.encode("utf-8", "replace"))
-                          for text, value in one.top]}
-        for one in tokens
-    ]  # fmt: skip
+        {
+            **_token(token.token, token.logprob or 0.0, token.utf8),
+            "top_logprobs": [
+                _token(text, value, text.encode("utf-8", "replace")) for text, value in token.top
+            ],
+        }
+        for token in tokens
+    ]
 
 
 def _token(token: str, logprob: float, data: bytes) -> dict[str, Any]:
@@ -358,21 +366,21 @@ class Asked(msgspec.Struct):
     only_render: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
-def request(asked: Asked, found: Found, chosen: Options) -> Request:
+def request(body: Asked, model: Found, chosen: Options) -> Request:
     """That part of the question as a chat.Request.
 
     Raises:
         BadRequest: something the model cannot do, or that makes no sense.
     """
-    think, effort = thinking(asked.think)
-    require(found, asked.model, thinking=think)
+    think, effort = thinking(body.think)
+    require(model, body.model, thinking=think)
     return Request(
-        model=found.ref,
+        model=model.ref,
         sampling=chosen.sampling,
         max_tokens=chosen.max_tokens,
         stop=chosen.stop,
-        json_schema=schema(asked.format),
-        logprobs=logprobs(asked.logprobs, asked.top_logprobs),
+        json_schema=schema(body.format),
+        logprobs=logprobs(body.logprobs, body.top_logprobs),
         thinking=think,
         effort=effort,
     )
@@ -428,7 +436,7 @@ class Clock:
         first = self.first or end
         decode = usage.decode_seconds or end - first
         prompt = usage.prompt_seconds
-        found = {
+        metrics = {
             "total_duration": nanos(end - self.begun),
             "load_duration": nanos(first - self.begun - prompt),
             "prompt_eval_count": usage.tokens_in,
@@ -437,8 +445,8 @@ class Clock:
             "eval_duration": max(1, nanos(decode)),
         }
         if usage.tokens_cached:
-            found["prompt_eval_cached_count"] = usage.tokens_cached
-        return found
+            metrics["prompt_eval_cached_count"] = usage.tokens_cached
+        return metrics
 
 
 # ---- errors --------------------------------------------------------------------------------

@@ -148,13 +148,13 @@ class Kept(msgspec.Struct, frozen=True):
 
 async def create(call: Call) -> Reply:
     """``POST /v1/batches``."""
-    asked = call.read(Create)
-    if asked.endpoint not in ENDPOINTS:
+    body = call.read(Create)
+    if body.endpoint not in ENDPOINTS:
         raise BadBody(f"endpoint must be one of {', '.join(ENDPOINTS)}", "endpoint")
-    expiry = asked.output_expires_after
+    expiry = body.output_expires_after
     seconds = expiry.check("output_expires_after").seconds if expiry else None
     services, caller = call.services, call.caller
-    file = await files.find(services, caller, asked.input_file_id)
+    file = await files.find(services, caller, body.input_file_id)
     if file.purpose != "batch":
         raise BadBody(
             f"the file {file.id} was uploaded for {file.purpose!r} and not for 'batch'",
@@ -162,10 +162,10 @@ async def create(call: Call) -> Reply:
         )
     now = int(time.time())
     batch = Batch(
-        new_id("batch_"), asked.endpoint, file.id, now, now + _WINDOW, metadata=asked.metadata
+        new_id("batch_"), body.endpoint, file.id, now, now + _WINDOW, metadata=body.metadata
     )
     path = files.path_of(services, file)
-    total, model, problems = await anyio.to_thread.run_sync(_checked, path, asked.endpoint)
+    total, model, problems = await anyio.to_thread.run_sync(_checked, path, body.endpoint)
     if problems:
         failed = msgspec.structs.replace(
             batch, status="failed", failed_at=now, errors=Problems(problems)
@@ -189,11 +189,11 @@ async def retrieve(call: Call) -> Reply:
 async def list_(call: Call) -> Reply:
     """``GET /v1/batches``, newest first."""
     limit = stored.whole(call, "limit", 20, least=1, most=100)
-    found = await call.services.records.list(
+    bodies = await call.services.records.list(
         _KIND, call.caller, limit=limit + 1, after=call.query.get("after")
     )
-    kept = [msgspec.json.decode(body, type=Kept).batch for body in found]
-    batches = [await _now(call.services, batch) for batch in kept]
+    records = [msgspec.json.decode(body, type=Kept).batch for body in bodies]
+    batches = [await _now(call.services, batch) for batch in records]
     return stored.page(batches, [batch.id for batch in batches], limit)
 
 
@@ -219,14 +219,14 @@ async def _mine(call: Call) -> Batch:
 
 
 async def _kept(services: Services, caller: Caller, id: str) -> Kept:
-    found = await services.records.get(_KIND, id, caller)
-    if found is None:
+    body = await services.records.get(_KIND, id, caller)
+    if body is None:
         raise NotFound(f"No batch found with id '{id[:80]}'")
-    return msgspec.json.decode(found, type=Kept)
+    return msgspec.json.decode(body, type=Kept)
 
 
-async def _put(services: Services, caller: Caller, kept: Kept) -> None:
-    await services.records.put(_KIND, kept.batch.id, caller, encode(kept))
+async def _put(services: Services, caller: Caller, record: Kept) -> None:
+    await services.records.put(_KIND, record.batch.id, caller, encode(record))
 
 
 async def _now(services: Services, batch: Batch) -> Batch:
@@ -264,21 +264,21 @@ def _second(time: float | None) -> int | None:
 def _checked(path: Path, endpoint: str) -> tuple[int, str | None, list[Problem]]:
     """The number of requests, the model where all ask for the same, and what is wrong."""
     if path.stat().st_size > MOST_BYTES:
-        said = f"the file has {path.stat().st_size} bytes and may have {MOST_BYTES}"
-        return 0, None, [Problem("file_too_large", said)]
+        message = f"the file has {path.stat().st_size} bytes and may have {MOST_BYTES}"
+        return 0, None, [Problem("file_too_large", message)]
     problems: list[Problem] = []
     seen: set[str] = set()
     models: set[str | None] = set()
     for number, text in _lines(path):
         if len(seen) >= MOST_REQUESTS:
-            said = f"the file has more than {MOST_REQUESTS} requests"
-            problems.append(Problem("too_many_requests", said, number))
+            message = f"the file has more than {MOST_REQUESTS} requests"
+            problems.append(Problem("too_many_requests", message, number))
             break
-        found = _wrong(text, endpoint, seen)
-        if isinstance(found, Asked):
-            models.add(found.model)
+        result = _wrong(text, endpoint, seen)
+        if isinstance(result, Asked):
+            models.add(result.model)
             continue
-        problems.append(msgspec.structs.replace(found, line=number))
+        problems.append(msgspec.structs.replace(result, line=number))
         if len(problems) == _ERRORS:
             break
     if not seen and not problems:
@@ -290,7 +290,7 @@ def _wrong(text: bytes, endpoint: str, seen: set[str]) -> Asked | Problem:
     """What is wrong with one line, or what it asks; its custom id is then in `seen`."""
     try:
         line = msgspec.json.decode(text, type=Line)
-        asked = msgspec.json.decode(line.body, type=Asked)
+        body = msgspec.json.decode(line.body, type=Asked)
     except msgspec.ValidationError as error:
         return Problem("invalid_request", f"the line is no request: {error}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -298,16 +298,16 @@ def _wrong(text: bytes, endpoint: str, seen: set[str]) -> Asked | Problem:
     if line.method.upper() != "POST":
         return Problem("invalid_method", f"the method is {line.method!r}; use POST", param="method")
     if line.url != endpoint:
-        said = f"the url is {line.url!r} and the batch is for {endpoint}"
-        return Problem("invalid_url", said, param="url")
+        message = f"the url is {line.url!r} and the batch is for {endpoint}"
+        return Problem("invalid_url", message, param="url")
     if line.custom_id in seen:
-        said = f"the custom_id {line.custom_id!r} is used twice"
-        return Problem("duplicate_custom_id", said, param="custom_id")
-    if asked.stream or asked.background:
-        said = "a request of a batch cannot be streamed or run in the background"
-        return Problem("invalid_request", said, param="body")
+        message = f"the custom_id {line.custom_id!r} is used twice"
+        return Problem("duplicate_custom_id", message, param="custom_id")
+    if body.stream or body.background:
+        message = "a request of a batch cannot be streamed or run in the background"
+        return Problem("invalid_request", message, param="body")
     seen.add(line.custom_id)
-    return asked
+    return body
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -331,15 +331,15 @@ def _items(path: Path) -> Iterator[batching.Item]:
 async def _finish(
     services: Services, caller: Caller, job: batching.Job, outcomes: batching.Outcomes
 ) -> None:
-    found = await services.records.get(_KIND, job.id, caller)
-    if found is None:  # the server was killed before the client was told of it
+    body = await services.records.get(_KIND, job.id, caller)
+    if body is None:  # the server was killed before the client was told of it
         return
-    kept = msgspec.json.decode(found, type=Kept)
-    if kept.batch.status in _ENDED:
+    record = msgspec.json.decode(body, type=Kept)
+    if record.batch.status in _ENDED:
         return
-    batch = _with(kept.batch, job)
+    batch = _with(record.batch, job)
     try:
-        ended = await _ended(services, caller, kept, batch, outcomes)
+        ended = await _ended(services, caller, record, batch, outcomes)
     except OvertError as error:
         ended = msgspec.structs.replace(
             batch,
@@ -347,20 +347,20 @@ async def _finish(
             failed_at=int(time.time()),
             errors=Problems([Problem(error.code, str(error))]),
         )
-    await _put(services, caller, Kept(ended, kept.seconds))
+    await _put(services, caller, Kept(ended, record.seconds))
 
 
 async def _ended(
     services: Services,
     caller: Caller,
-    kept: Kept,
+    record: Kept,
     batch: Batch,
     outcomes: batching.Outcomes,
 ) -> Batch:
     def write(well: bool, name: str) -> Any:
         lines = (_line(batch.id, outcome) for outcome in outcomes if outcome.well is well)
         file, seed = f"{batch.id}_{name}.jsonl", f"{batch.id} {name}"
-        return files.write(services, caller, file, lines, seed=seed, seconds=kept.seconds)
+        return files.write(services, caller, file, lines, seed=seed, seconds=record.seconds)
 
     output = await write(True, "output")
     errors = await write(False, "error")
@@ -406,8 +406,8 @@ def _line(batch: str, outcome: batching.Outcome) -> bytes:
     if outcome.status:
         line.response = _Response(outcome.status, f"req_{id}", outcome.body)
     elif outcome.reason == "expired":
-        said = "This request could not be executed before the completion window expired."
-        line.error = _Error("batch_expired", said)
+        message = "This request could not be executed before the completion window expired."
+        line.error = _Error("batch_expired", message)
     else:
         line.error = _Error("batch_cancelled", "This request was not executed: its batch ended.")
     return encode(line) + b"\n"

@@ -115,10 +115,10 @@ class Completion(msgspec.Struct):
 async def create(call: Call) -> Reply | Stream:
     """Answer ``POST /v1/chat/completions``."""
     body = call.read(ChatBody)
-    asked = request(body)
+    request_ = request(body)
     held = hold(body.keep_alive)
     streams = [
-        call.services.stream(call.caller, replace(asked, sampling=sampling(body, i)), held)
+        call.services.stream(call.caller, replace(request_, sampling=sampling(body, i)), held)
         for i in range(body.n or 1)
     ]
     if body.stream:
@@ -167,8 +167,8 @@ def _choice(body: ChatBody, index: int, answer: Answer) -> Choice:
         message.function_call, reason = calls[0].function, "function_call"
     elif calls:
         message.tool_calls, reason = calls, "tool_calls" if reason == "stop" else reason
-    told = _logprobs(answer.logprobs, body.top_logprobs or 0) if body.logprobs else None
-    return Choice(index, message, told, reason)
+    logprobs = _logprobs(answer.logprobs, body.top_logprobs or 0) if body.logprobs else None
+    return Choice(index, message, logprobs, reason)
 
 
 _LOWEST = -9999.0  # OpenAI's own word for "not among the likely ones"; JSON has no infinity
@@ -229,9 +229,16 @@ class _Writer:
             return before
         if isinstance(event, Logprobs):
             text, self._held = self._held or b'""', None
-            told = encode(_logprobs(event.tokens, self._top))
+            logprobs = encode(_logprobs(event.tokens, self._top))
             return b"".join(
-                (self._text, text, b'},"logprobs":', told, b',"finish_reason":null}]', self._tail)
+                (
+                    self._text,
+                    text,
+                    b'},"logprobs":',
+                    logprobs,
+                    b',"finish_reason":null}]',
+                    self._tail,
+                )
             )
         if isinstance(event, Usage):
             self.usage = event
@@ -285,9 +292,16 @@ class _Writer:
             id = b'"id":' + encode(piece.id or new_id("call_")) + b',"type":"function",'
         more = _extra(piece)
         extra = b"" if more is UNSET else b',"extra_content":' + encode(more)
-        return b"".join((
-            b'{"tool_calls":[{"index":%d,' % piece.index, id, b'"function":', function, extra, b"}]"
-        ))  # fmt: skip
+        return b"".join(
+            (
+                b'{"tool_calls":[{"index":%d,' % piece.index,
+                id,
+                b'"function":',
+                function,
+                extra,
+                b"}]",
+            )
+        )
 
 
 def _chunks(

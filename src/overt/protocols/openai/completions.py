@@ -103,17 +103,17 @@ async def create(call: Call) -> Reply | Stream:
     _check(body)
     if call.params.get("model", body.model) != body.model:
         raise BadBody(f"the address names {call.params['model'][:80]!r}", "model")
-    asked = prompts(body.prompt)
-    if len(asked) * (body.n or 1) > _MOST_CHOICES:
+    prompt_list = prompts(body.prompt)
+    if len(prompt_list) * (body.n or 1) > _MOST_CHOICES:
         raise BadBody(
-            f"{len(asked)} prompts with n {body.n} are more than {_MOST_CHOICES} answers", "n"
+            f"{len(prompt_list)} prompts with n {body.n} are more than {_MOST_CHOICES} answers", "n"
         )
     begin = Begin()
     if "model" in call.params:  # the address of harnesses, which leave those tokens out
         begin = await Begin.of(call, body.model)
-    added = [begin.added_to(prompt) for prompt in asked]
-    asked = await begin.before(call, body.model, asked)
-    job = _Job(call, body, asked, added, hold(body.keep_alive))
+    added = [begin.added_to(prompt) for prompt in prompt_list]
+    prompt_list = await begin.before(call, body.model, prompt_list)
+    job = _Job(call, body, prompt_list, added, hold(body.keep_alive))
     if body.stream:
         return Stream(job.chunks())
     return Reply(await job.whole())
@@ -132,30 +132,30 @@ def _check(body: CompletionsBody) -> None:
         raise BadBody("stream_options is for stream true", "stream_options")
 
 
-def prompts(given: str | list[Any] | None) -> tuple[Prompt, ...]:
+def prompts(prompt: str | list[Any] | None) -> tuple[Prompt, ...]:
     """What is to be continued: one text or list of token ids, or several of them.
 
     Raises:
         BadBody: an empty list, texts mixed with token ids, or more than 2048 of them.
     """
-    if given is None or isinstance(given, str):
-        return (given or "",)
-    if not given:
+    if prompt is None or isinstance(prompt, str):
+        return (prompt or "",)
+    if not prompt:
         raise BadBody("prompt is an empty list; give a text or token ids", "prompt")
-    kinds = {type(item) for item in given}
+    kinds = {type(item) for item in prompt}
     if len(kinds) > 1:
         raise BadBody("prompt mixes texts and token ids; give one kind", "prompt")
     if kinds == {int}:
-        return (tuple(given),)
-    if len(given) > _MOST_PROMPTS:
+        return (tuple(prompt),)
+    if len(prompt) > _MOST_PROMPTS:
         raise BadBody(
-            f"prompt holds {len(given)} texts; {_MOST_PROMPTS} is the most at once", "prompt"
+            f"prompt holds {len(prompt)} texts; {_MOST_PROMPTS} is the most at once", "prompt"
         )
     if kinds == {str}:
-        return tuple(given)
-    if not all(given):
+        return tuple(prompt)
+    if not all(prompt):
         raise BadBody("a list of token ids is empty", "prompt")
-    return tuple(tuple(ids) for ids in given)
+    return tuple(tuple(ids) for ids in prompt)
 
 
 @dataclass(slots=True)
@@ -181,11 +181,11 @@ class _Job:
         self,
         call: Call,
         body: CompletionsBody,
-        asked: Sequence[Prompt],
+        prompt_list: Sequence[Prompt],
         added: Sequence[int],
         held: Hold,
     ) -> None:
-        self._call, self._body, self._prompts, self._hold = call, body, asked, held
+        self._call, self._body, self._prompts, self._hold = call, body, prompt_list, held
         self._added = added
         self._n = body.n or 1
         self._most = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
@@ -227,10 +227,10 @@ class _Job:
         )
 
     def _choice(self, index: int, answer: Answer, echoed: _Echoed) -> Choice:
-        told = None
+        logprobs = None
         if self._body.logprobs is not None:
-            told = legacy((*echoed.tokens, *answer.logprobs), self._body.logprobs)
-        return Choice(echoed.text + answer.text, index, told, _reason(answer.finish))
+            logprobs = legacy((*echoed.tokens, *answer.logprobs), self._body.logprobs)
+        return Choice(echoed.text + answer.text, index, logprobs, _reason(answer.finish))
 
     def _usage(self, usages: Sequence[Usage]) -> UsageBody:
         """Each prompt counts once, whatever ``n`` is."""
@@ -246,8 +246,8 @@ class _Job:
     # ---- what comes before an answer -------------------------------------------------------
 
     async def _all_echoed(self) -> list[_Echoed]:
-        asked = zip(self._prompts, self._added, strict=True)
-        return [await self._echoed(prompt, added) for prompt, added in asked]
+        pairs = zip(self._prompts, self._added, strict=True)
+        return [await self._echoed(prompt, added) for prompt, added in pairs]
 
     async def _echoed(self, prompt: Prompt, added: int) -> _Echoed:
         call, body = self._call, self._body
@@ -336,8 +336,8 @@ class _Job:
             return head + b'"choices":[],"usage":' + encode(total) + b"}\n\n"
 
         merged = multiple_choices.merge(streams) if streams else _nothing()
-        async with aclosing(pieces(merged, write, last, begun=bool(known))) as told:
-            async for piece in told:
+        async with aclosing(pieces(merged, write, last, begun=bool(known))) as stream:
+            async for piece in stream:
                 yield piece
 
     def _head(self) -> bytes:
@@ -366,8 +366,8 @@ def _complete(answer: Answer, echoed: _Echoed) -> None:
 
 
 def _reason(reason: Any) -> str:
-    told = finish(reason)
-    return told if told in ("stop", "length", "content_filter") else "stop"
+    finish_reason = finish(reason)
+    return finish_reason if finish_reason in ("stop", "length", "content_filter") else "stop"
 
 
 async def _nothing() -> AsyncGenerator[tuple[int, Event], None]:
@@ -434,16 +434,16 @@ class _Writer:
         return self._chunk(text, (), None)
 
     def _chunk(self, text: str, tokens: Sequence[TokenLogprob], reason: str | None) -> bytes:
-        told = None
+        logprobs = None
         if self._logprobs is not None and tokens:
-            told = legacy(tokens, self._logprobs, self._offset)
+            logprobs = legacy(tokens, self._logprobs, self._offset)
         self._offset += len(text)
         return b"".join(
             (
                 self._open,
                 encode(text),
                 self._told,
-                encode(told),
+                encode(logprobs),
                 b',"finish_reason":',
                 encode(reason),
                 b"}]",

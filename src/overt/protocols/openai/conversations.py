@@ -54,9 +54,9 @@ class Deleted(msgspec.Struct, frozen=True):
 
 async def create(call: Call) -> Reply:
     """``POST /v1/conversations``."""
-    asked = call.read(Create, empty=b"{}")
-    items = await _given(call, asked.items or [])
-    made = Conversation(new_id("conv_"), int(time.time()), asked.metadata or {})
+    body = call.read(Create, empty=b"{}")
+    items = await _given(call, body.items or [])
+    made = Conversation(new_id("conv_"), int(time.time()), body.metadata or {})
     await _put(call, made)
     await kept.say(call.services, call.caller, made.id, items)
     return Reply(made)
@@ -69,35 +69,35 @@ async def retrieve(call: Call) -> Reply:
 
 async def update(call: Call) -> Reply:
     """``POST /v1/conversations/{id}``."""
-    found = await _mine(call)
-    changed = msgspec.structs.replace(found, metadata=call.read(Update).metadata or {})
+    conversation = await _mine(call)
+    changed = msgspec.structs.replace(conversation, metadata=call.read(Update).metadata or {})
     await _put(call, changed)
     return Reply(changed)
 
 
 async def delete(call: Call) -> Reply:
     """``DELETE /v1/conversations/{id}``, with its items."""
-    found = await _mine(call)
-    for item in await kept.said(call.services, call.caller, found.id):
-        await call.services.records.delete(found.id, item["id"], call.caller)
-    await call.services.records.delete(kept.CONVERSATION, found.id, call.caller)
-    return Reply(Deleted(found.id))
+    conversation = await _mine(call)
+    for item in await kept.said(call.services, call.caller, conversation.id):
+        await call.services.records.delete(conversation.id, item["id"], call.caller)
+    await call.services.records.delete(kept.CONVERSATION, conversation.id, call.caller)
+    return Reply(Deleted(conversation.id))
 
 
 async def add(call: Call) -> Reply:
     """``POST /v1/conversations/{id}/items``."""
-    found = await _mine(call)
+    conversation = await _mine(call)
     items = await _given(call, call.read(Add).items)
-    await kept.say(call.services, call.caller, found.id, items)
+    await kept.say(call.services, call.caller, conversation.id, items)
     return stored.page(items, [item["id"] for item in items], len(items))
 
 
 async def list_(call: Call) -> Reply:
     """``GET /v1/conversations/{id}/items``, newest first."""
-    found = await _mine(call)
+    conversation = await _mine(call)
     limit = stored.whole(call, "limit", 20, least=1, most=100)
     bodies = await call.services.records.list(
-        found.id,
+        conversation.id,
         call.caller,
         limit=limit + 1,
         after=call.query.get("after"),
@@ -109,8 +109,8 @@ async def list_(call: Call) -> Reply:
 
 async def item(call: Call) -> Reply:
     """``GET /v1/conversations/{id}/items/{item}``."""
-    found = await _mine(call)
-    body = await call.services.records.get(found.id, call.params["item"], call.caller)
+    conversation = await _mine(call)
+    body = await call.services.records.get(conversation.id, call.params["item"], call.caller)
     if body is None:
         raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
     return Reply(body)
@@ -118,10 +118,10 @@ async def item(call: Call) -> Reply:
 
 async def remove(call: Call) -> Reply:
     """``DELETE /v1/conversations/{id}/items/{item}``."""
-    found = await _mine(call)
-    if not await call.services.records.delete(found.id, call.params["item"], call.caller):
+    conversation = await _mine(call)
+    if not await call.services.records.delete(conversation.id, call.params["item"], call.caller):
         raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
-    return Reply(found)
+    return Reply(conversation)
 
 
 async def _given(call: Call, items: Sequence[dict[str, Any]]) -> list[Item]:
@@ -131,10 +131,10 @@ async def _given(call: Call, items: Sequence[dict[str, Any]]) -> list[Item]:
 
 async def _mine(call: Call) -> Conversation:
     id = call.params["id"]
-    found = await call.services.records.get(kept.CONVERSATION, id, call.caller)
-    if found is None:
+    body = await call.services.records.get(kept.CONVERSATION, id, call.caller)
+    if body is None:
         raise NotFound(f"Conversation with id '{id[:80]}' not found")
-    return msgspec.json.decode(found, type=Conversation)
+    return msgspec.json.decode(body, type=Conversation)
 
 
 async def _put(call: Call, conversation: Conversation) -> None:

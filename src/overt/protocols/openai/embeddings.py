@@ -56,35 +56,38 @@ async def embed(call: Call) -> Reply:
     """Answer ``POST /v1/embeddings``."""
     body = call.read(EmbeddingsBody)
     request = EmbedRequest(body.model, inputs(body.input), body.dimensions, bool(body.truncate))
-    found = await call.services.embed(call.caller, request, hold(body.keep_alive))
+    embeddings = await call.services.embed(call.caller, request, hold(body.keep_alive))
     packed = body.encoding_format == "base64"
     data = [
-        Embedding(i, pack(vector) if packed else vector) for i, vector in enumerate(found.vectors)
+        Embedding(i, pack(vector) if packed else vector)
+        for i, vector in enumerate(embeddings.vectors)
     ]
-    return Reply(EmbeddingList(data, body.model, EmbeddingUsage(found.tokens, found.tokens)))
+    return Reply(
+        EmbeddingList(data, body.model, EmbeddingUsage(embeddings.tokens, embeddings.tokens))
+    )
 
 
-def inputs(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
+def inputs(value: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
     """The texts, or lists of token ids, to embed.
 
     Raises:
         BadBody: nothing, an empty one, texts mixed with token ids, or more than 2048 of them.
     """
-    if isinstance(given, str):
-        found: tuple[str | tuple[int, ...], ...] = (given,)
-    elif len(kinds := {type(item) for item in given}) > 1:
+    if isinstance(value, str):
+        texts: tuple[str | tuple[int, ...], ...] = (value,)
+    elif len(kinds := {type(item) for item in value}) > 1:
         raise BadBody("input mixes texts and token ids; give one kind", "input")
     elif kinds == {int}:
-        found = (tuple(given),)
-    elif len(given) > _MOST_INPUTS:
+        texts = (tuple(value),)
+    elif len(value) > _MOST_INPUTS:
         raise BadBody(
-            f"input holds {len(given)} texts; {_MOST_INPUTS} is the most at once", "input"
+            f"input holds {len(value)} texts; {_MOST_INPUTS} is the most at once", "input"
         )
     else:
-        found = tuple(item if isinstance(item, str) else tuple(item) for item in given)
-    if not found or not all(found):
+        texts = tuple(item if isinstance(item, str) else tuple(item) for item in value)
+    if not texts or not all(texts):
         raise BadBody("input is empty; give a text, or token ids", "input")
-    return found
+    return texts
 
 
 def pack(vector: Sequence[float]) -> str:
@@ -139,9 +142,12 @@ async def rerank(call: Call) -> Reply:
     body = call.read(RerankBody)
     texts = tuple(d if isinstance(d, str) else d.text for d in body.documents)
     request = RerankRequest(body.model, body.query, texts)
-    found = await call.services.rerank(call.caller, request, hold(body.keep_alive))
-    order = sorted(range(len(texts)), key=lambda i: (-found.scores[i], i))[: body.top_n]
-    told = body.return_documents is not False
-    results = [Ranked(i, found.scores[i], DocumentBody(texts[i]) if told else UNSET) for i in order]
-    usage = RerankUsage(found.tokens, found.tokens)
+    ranking = await call.services.rerank(call.caller, request, hold(body.keep_alive))
+    order = sorted(range(len(texts)), key=lambda i: (-ranking.scores[i], i))[: body.top_n]
+    with_documents = body.return_documents is not False
+    results = [
+        Ranked(i, ranking.scores[i], DocumentBody(texts[i]) if with_documents else UNSET)
+        for i in order
+    ]
+    usage = RerankUsage(ranking.tokens, ranking.tokens)
     return Reply(Reranked(new_id("rerank-"), body.model, results, usage))

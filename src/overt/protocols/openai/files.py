@@ -84,10 +84,10 @@ async def find(services: Services, caller: Caller, id: str) -> File:
     Raises:
         NotFound: there is none.
     """
-    found = await services.records.get(_KIND, id, caller)
-    if found is None:
+    body = await services.records.get(_KIND, id, caller)
+    if body is None:
         raise NotFound(f"No such File object: {id[:80]}")
-    return msgspec.json.decode(found, type=File)
+    return msgspec.json.decode(body, type=File)
 
 
 def path_of(services: Services, file: File) -> Path:
@@ -152,8 +152,8 @@ async def create(call: Call) -> Reply:
             raise BadBody("file is missing: send one as a part of the form", "file")
         purpose = fields.get("purpose")
         if purpose not in PURPOSES:
-            said = "is missing" if purpose is None else f"is {purpose!r}"
-            raise BadBody(f"purpose {said} and must be one of {', '.join(PURPOSES)}", "purpose")
+            problem = "is missing" if purpose is None else f"is {purpose!r}"
+            raise BadBody(f"purpose {problem} and must be one of {', '.join(PURPOSES)}", "purpose")
         seconds = _expiry(fields)
         described = _described(id, upload.size, upload.filename, purpose, seconds)
         return Reply(await _keep(call.services, call.caller, described, upload.path))
@@ -192,18 +192,18 @@ async def list_(call: Call) -> Reply:
     limit = stored.whole(call, "limit", 10_000, least=1, most=10_000)
     newest_first = stored.newest_first(call)
     purpose = call.query.get("purpose")
-    found: list[File] = []
+    matching: list[File] = []
     after = call.query.get("after")
-    while len(found) <= limit:
+    while len(matching) <= limit:
         bodies = await call.services.records.list(
             _KIND, call.caller, limit=limit + 1, after=after, newest_first=newest_first
         )
         files = [msgspec.json.decode(body, type=File) for body in bodies]
-        found += [file for file in files if purpose in (None, file.purpose)]
+        matching += [file for file in files if purpose in (None, file.purpose)]
         if len(files) <= limit:
             break
         after = files[-1].id
-    return stored.page(found, [file.id for file in found], limit)
+    return stored.page(matching, [file.id for file in matching], limit)
 
 
 # ---- contents --------------------------------------------------------------------------------

@@ -28,23 +28,23 @@ class LegacyLogprobs(msgspec.Struct):
 
 def legacy(tokens: Iterable[TokenLogprob], top: int, offset: int = 0) -> LegacyLogprobs:
     """`tokens` with `top` alternatives each, the first at `offset` characters."""
-    told = LegacyLogprobs([], [], [], [])
+    body = LegacyLogprobs([], [], [], [])
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     for token in tokens:
-        told.text_offset.append(offset)
+        body.text_offset.append(offset)
         offset += len(decode(token.utf8))
-        told.tokens.append(token.token)
+        body.tokens.append(token.token)
         if token.logprob is None:
-            told.token_logprobs.append(None)
-            told.top_logprobs.append(None)
+            body.token_logprobs.append(None)
+            body.top_logprobs.append(None)
             continue
         own = max(token.logprob, _LOWEST)
         likely = {text: max(p, _LOWEST) for text, p in reversed(token.top[:top])}
         # Two tokens may read the same; the likelier one, written last, stands.
         likely[token.token] = max(own, likely.get(token.token, _LOWEST))
-        told.token_logprobs.append(own)
-        told.top_logprobs.append(likely)
-    return told
+        body.token_logprobs.append(own)
+        body.top_logprobs.append(likely)
+    return body
 
 
 async def scored(
@@ -77,10 +77,10 @@ async def scored(
 
 def without_added(tokens: tuple[TokenLogprob, ...], prompt: str) -> tuple[TokenLogprob, ...]:
     """`tokens` of a text without what the model puts before it (a begin-of-text token)."""
-    said = [token.utf8 for token in tokens]
+    token_bytes = [token.utf8 for token in tokens]
     wanted = prompt.encode("utf-8", "replace")
     for added in range(3):
-        rest = b"".join(said[added:])
+        rest = b"".join(token_bytes[added:])
         if rest in (wanted, b" " + wanted):  # SentencePiece begins every text with a space
             return tokens[added:]
     return tokens

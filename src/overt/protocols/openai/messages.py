@@ -76,13 +76,13 @@ class ToolCallBody(Wire, forbid_unknown_fields=False):
             self.extra_content.get(GEMINI_KEY) if isinstance(self.extra_content, dict) else None
         )
         signature = google.get("thought_signature") if isinstance(google, dict) else None
-        told = isinstance(signature, str) and signature != ""
+        is_signed = isinstance(signature, str) and signature != ""
         return ToolCallPart(
             self.id,
             self.function.name,
             self.function.arguments or "{}",
-            signature if told else None,
-            GEMINI if told else None,
+            signature if is_signed else None,
+            GEMINI if is_signed else None,
         )
 
 
@@ -331,22 +331,22 @@ def messages(bodies: Sequence[MessageBody]) -> tuple[Message, ...]:
     Raises:
         BadBody: an image that is none.
     """
-    found: list[Message] = []
+    result: list[Message] = []
     for i, body in enumerate(bodies):
         match body:
             case SystemMessage():  # and DeveloperMessage
-                found.append(Message("system", _text(body.content)))
+                result.append(Message("system", _text(body.content)))
             case UserMessage():
-                found.append(Message("user", _content(body.content, f"messages[{i}].content")))
+                result.append(Message("user", _content(body.content, f"messages[{i}].content")))
             case AssistantMessage():
-                found.append(Message("assistant", _assistant(body)))
+                result.append(Message("assistant", _assistant(body)))
             case ToolMessage():
                 text = "".join(part.text for part in _text(body.content))
-                found.append(Message("tool", (ToolResultPart(body.tool_call_id, text),)))
+                result.append(Message("tool", (ToolResultPart(body.tool_call_id, text),)))
             case FunctionMessage():
                 # The old form has no ids; the name serves, as it does in `_assistant`.
-                found.append(Message("tool", (ToolResultPart(body.name, body.content or ""),)))
-    return tuple(found)
+                result.append(Message("tool", (ToolResultPart(body.name, body.content or ""),)))
+    return tuple(result)
 
 
 def _text(content: str | list[TextContent]) -> tuple[TextPart, ...]:

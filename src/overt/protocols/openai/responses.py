@@ -59,7 +59,7 @@ class _Turn:
     def __init__(
         self,
         call: Call,
-        asked: given.Create,
+        body: given.Create,
         response: Response,
         items: list[Item],
         request: Request,
@@ -68,15 +68,15 @@ class _Turn:
         self.caller: Caller = call.caller
         self.items = items
         self.request = request
-        self.hold: Hold = wire.hold(asked.keep_alive)
-        self.conversation = asked.conversation_id
-        self.streamed = bool(asked.stream)
-        self.store = asked.store is not False
+        self.hold: Hold = wire.hold(body.keep_alive)
+        self.conversation = body.conversation_id
+        self.streamed = bool(body.stream)
+        self.store = body.store is not False
         self.telling = Telling(
             response,
-            customs=given.customs(asked),
-            logprobs=asked.logprobs is not None,
-            quiet=not asked.stream,
+            customs=given.customs(body),
+            logprobs=body.logprobs is not None,
+            quiet=not body.stream,
         )
 
     @property
@@ -96,8 +96,8 @@ class _Turn:
             )
             await kept.keep(self.services, self.caller, turn, response.id)
         if self.conversation and response.status in ("completed", "incomplete"):
-            said = [*self.items, *response.output]
-            await kept.say(self.services, self.caller, self.conversation, said)
+            new_items = [*self.items, *response.output]
+            await kept.say(self.services, self.caller, self.conversation, new_items)
 
 
 # ---- create ----------------------------------------------------------------------------------
@@ -105,60 +105,60 @@ class _Turn:
 
 async def create(call: Call) -> Reply | Stream:
     """``POST /v1/responses``."""
-    asked = call.read(given.Create)
-    given.check(asked)
+    body = call.read(given.Create)
+    given.check(body)
     id = new_id("resp_")
-    items, before = await _items(call, asked, id)
-    request = given.request(asked, messages([*before, *items], asked.instructions))
-    turn = _Turn(call, asked, _response(asked, id), items, request)
-    if asked.background:
+    items, before = await _items(call, body, id)
+    request = given.request(body, messages([*before, *items], body.instructions))
+    turn = _Turn(call, body, _response(body, id), items, request)
+    if body.background:
         return await _in_background(turn)
-    if asked.stream:
+    if body.stream:
         return Stream(_told(turn))
     return Reply(await _whole(turn))
 
 
-async def _items(call: Call, asked: given.Prompted, id: str) -> tuple[list[Item], list[Item]]:
+async def _items(call: Call, body: given.Prompted, id: str) -> tuple[list[Item], list[Item]]:
     """The items of this turn, and those before it."""
     before = await kept.past(
-        call.services, call.caller, asked.previous_response_id, asked.conversation_id
+        call.services, call.caller, body.previous_response_id, body.conversation_id
     )
-    items = items_of(asked.input, id.removeprefix("resp_"))
-    if not items and not before and not asked.instructions:
+    items = items_of(body.input, id.removeprefix("resp_"))
+    if not items and not before and not body.instructions:
         raise BadBody("input is missing: give text or items", "input")
     return await kept.resolved(call.services, call.caller, items, before), before
 
 
-def _response(asked: given.Create, id: str) -> Response:
-    reasoning = asked.reasoning or given.Reasoning()
-    conversation = asked.conversation_id
-    text = asked.text or given.TextOptions()
+def _response(body: given.Create, id: str) -> Response:
+    reasoning = body.reasoning or given.Reasoning()
+    conversation = body.conversation_id
+    text = body.text or given.TextOptions()
     form = text.format or given.Format(type="text")
     return Response(
         id=id,
         created_at=int(time.time()),
-        status="queued" if asked.background else "in_progress",
-        background=bool(asked.background),
-        instructions=asked.instructions,
-        max_output_tokens=asked.max_output_tokens,
-        max_tool_calls=asked.max_tool_calls,
-        model=asked.model,
-        parallel_tool_calls=asked.parallel_tool_calls is not False,
-        previous_response_id=asked.previous_response_id,
+        status="queued" if body.background else "in_progress",
+        background=bool(body.background),
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=body.max_tool_calls,
+        model=body.model,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        previous_response_id=body.previous_response_id,
         conversation=conversation and {"id": conversation},
-        prompt_cache_key=asked.prompt_cache_key,
+        prompt_cache_key=body.prompt_cache_key,
         reasoning={"effort": reasoning.effort, "summary": None},
-        safety_identifier=asked.safety_identifier,
-        store=asked.store is not False,
-        temperature=asked.temperature,
+        safety_identifier=body.safety_identifier,
+        store=body.store is not False,
+        temperature=body.temperature,
         text={"format": _said(form), "verbosity": text.verbosity or "medium"},
-        tool_choice=asked.tool_choice or "auto",
-        tools=asked.tools or [],
-        top_logprobs=asked.top_logprobs or 0,
-        top_p=asked.top_p,
-        truncation=asked.truncation or "disabled",
-        user=asked.user,
-        metadata=asked.metadata or {},
+        tool_choice=body.tool_choice or "auto",
+        tools=body.tools or [],
+        top_logprobs=body.top_logprobs or 0,
+        top_p=body.top_p,
+        truncation=body.truncation or "disabled",
+        user=body.user,
+        metadata=body.metadata or {},
     )
 
 
@@ -323,13 +323,13 @@ async def retrieve(call: Call) -> Reply | Stream:
     live = _live().get((call.caller.key, id))
     if live is not None and live.turn.streamed:
         return Stream(live.follow(after))
-    found = await call.services.records.get(_EVENTS, id, call.caller)
-    if found is None:
+    events = await call.services.records.get(_EVENTS, id, call.caller)
+    if events is None:
         raise BadBody(
             "only a response made with background and stream can be streamed, for one hour",
             "stream",
         )
-    return Stream(_again(msgspec.json.decode(found, type=list[str])[after + 1 :]))
+    return Stream(_again(msgspec.json.decode(events, type=list[str])[after + 1 :]))
 
 
 async def _again(events: list[str]) -> AsyncGenerator[bytes, None]:
@@ -408,9 +408,9 @@ async def input_items(call: Call) -> Reply:
 
 async def input_tokens(call: Call) -> Reply:
     """``POST /v1/responses/input_tokens``: what a response would read."""
-    asked = call.read(given.Count)
-    items, before = await _items(call, asked, new_id("resp_"))
-    request = given.prompt(asked, messages([*before, *items], asked.instructions))
+    body = call.read(given.Count)
+    items, before = await _items(call, body, new_id("resp_"))
+    request = given.prompt(body, messages([*before, *items], body.instructions))
     return Reply(Counted(await call.services.count(call.caller, request)))
 
 

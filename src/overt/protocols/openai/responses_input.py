@@ -65,8 +65,8 @@ class Prompted(wire.Sampled):
 
     @property
     def conversation_id(self) -> str | None:
-        asked = self.conversation
-        return asked.id if isinstance(asked, Conversation) else asked
+        conversation = self.conversation
+        return conversation.id if isinstance(conversation, Conversation) else conversation
 
 
 class Count(Prompted):
@@ -123,19 +123,19 @@ class Create(Prompted):
         return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
 
 
-def check(asked: Create) -> None:
+def check(body: Create) -> None:
     """Refuse what this server does not do, and what contradicts itself.
 
     Raises:
         BadBody, Unsupported: with what to leave out.
     """
-    if asked.prompt is not None:
+    if body.prompt is not None:
         raise BadBody("prompt templates are not kept here; send their text as input", "prompt")
-    if asked.moderation is not None:
+    if body.moderation is not None:
         raise Unsupported("this server moderates no responses", "leave out moderation")
-    if asked.background and asked.store is False:
+    if body.background and body.store is False:
         raise BadBody("a background response must be stored; leave out store", "store")
-    if asked.conversation is not None and asked.previous_response_id is not None:
+    if body.conversation is not None and body.previous_response_id is not None:
         raise BadBody(
             "conversation and previous_response_id exclude each other", "previous_response_id"
         )
@@ -144,44 +144,44 @@ def check(asked: Create) -> None:
 # ---- the request -----------------------------------------------------------------------------
 
 
-def request(asked: Create, messages: tuple[Message, ...]) -> Request:
+def request(body: Create, messages: tuple[Message, ...]) -> Request:
     """The whole of what is asked.
 
     Raises:
         BadBody: a tool, a choice or a format that is not understood.
     """
     return replace(
-        prompt(asked, messages),
-        sampling=wire.sampling(asked),
-        max_tokens=asked.max_output_tokens,
-        stop=wire.stops(asked.stop),
-        grammar=asked.grammar,
-        logprobs=asked.logprobs,
-        deterministic=bool(asked.deterministic),
+        prompt(body, messages),
+        sampling=wire.sampling(body),
+        max_tokens=body.max_output_tokens,
+        stop=wire.stops(body.stop),
+        grammar=body.grammar,
+        logprobs=body.logprobs,
+        deterministic=bool(body.deterministic),
     )
 
 
-def prompt(asked: Prompted, messages: tuple[Message, ...]) -> Request:
+def prompt(body: Prompted, messages: tuple[Message, ...]) -> Request:
     """What of it becomes part of the prompt, or decides its form."""
-    tools, choice = _tools(asked)
-    wanted = asked.reasoning.effort if asked.reasoning else None
-    thinking, effort = wire.reasoning(wanted, asked.chat_template_kwargs)
+    tools, choice = _tools(body)
+    wanted = body.reasoning.effort if body.reasoning else None
+    thinking, effort = wire.reasoning(wanted, body.chat_template_kwargs)
     return Request(
-        model=asked.model,
+        model=body.model,
         messages=messages,
         tools=tools,
         tool_choice=choice,
-        parallel_tools=asked.parallel_tool_calls is not False,
-        json_schema=_schema(asked.text),
+        parallel_tools=body.parallel_tool_calls is not False,
+        json_schema=_schema(body.text),
         thinking=thinking,
         effort=effort,
     )
 
 
-def customs(asked: Prompted) -> frozenset[str]:
+def customs(body: Prompted) -> frozenset[str]:
     """The names of custom tools."""
     return frozenset(
-        str(tool.get("name")) for tool in asked.tools or () if tool.get("type") == "custom"
+        str(tool.get("name")) for tool in body.tools or () if tool.get("type") == "custom"
     )
 
 
@@ -215,19 +215,19 @@ class _Choice(msgspec.Struct):
     tools: list[dict[str, Any]] = []
 
 
-def _tools(asked: Prompted) -> tuple[tuple[Tool, ...], str]:
-    tools = [_tool(tool, f"tools[{n}]") for n, tool in enumerate(asked.tools or ())]
-    given = asked.tool_choice
-    if given is None or isinstance(given, str):
-        return wire.choose(tools, given)
-    choice = convert(given, _Choice, "tool_choice")
+def _tools(body: Prompted) -> tuple[tuple[Tool, ...], str]:
+    tools = [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())]
+    choice_body = body.tool_choice
+    if choice_body is None or isinstance(choice_body, str):
+        return wire.choose(tools, choice_body)
+    choice = convert(choice_body, _Choice, "tool_choice")
     if choice.type == "allowed_tools":
         allowed = [str(tool.get("name")) for tool in choice.tools]
         return wire.choose(tools, choice.mode, allowed=allowed)
     if choice.type in ("function", "custom"):
         return wire.choose(tools, choice.name, named=True)
-    said = f"tool_choice is of type {choice.type[:80]!r}, a tool that this server does not have"
-    raise BadBody(said, "tool_choice.type")
+    message = f"tool_choice is of type {choice.type[:80]!r}, a tool that this server does not have"
+    raise BadBody(message, "tool_choice.type")
 
 
 def _tool(tool: Mapping[str, Any], path: str) -> Tool:

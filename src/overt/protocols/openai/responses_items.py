@@ -71,17 +71,17 @@ class _Refusal(msgspec.Struct):
     refusal: str
 
 
-def items_of(given: str | Sequence[Mapping[str, Any]] | None, name: str) -> list[Item]:
+def items_of(value: str | Sequence[Mapping[str, Any]] | None, name: str) -> list[Item]:
     """The items of `input`, each with an id that `name` begins; references are left as they are.
 
     Raises:
         BadBody: an item that is not understood; its path says which.
     """
-    if given is None:
+    if value is None:
         return []
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
-    return [normal(item, f"input[{n}]", f"{name}1{n:04x}") for n, item in enumerate(given)]
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    return [normal(item, f"input[{n}]", f"{name}1{n:04x}") for n, item in enumerate(value)]
 
 
 def normal(item: Mapping[str, Any], path: str, name: str) -> Item:
@@ -177,8 +177,8 @@ def messages(items: Iterable[Item], instructions: str | None = None) -> tuple[Me
         made.append(_Turn(Message.of("system", instructions)))
     signs: tuple[str | None, str | None] = (None, None)
     for item in items:
-        if item["type"] == "reasoning" and (found := sealed.of_call(item)):
-            signs = found
+        if item["type"] == "reasoning" and (signature := sealed.of_call(item)):
+            signs = signature
             continue
         message = _message(item, *signs)
         signs = (None, None)
@@ -215,7 +215,7 @@ class _Turn:
 
     def _take(self, parts: Sequence[Part]) -> None:
         self.parts += parts
-        self._said = self._said or any(isinstance(one, TextPart | ToolCallPart) for one in parts)
+        self._said = self._said or any(isinstance(part, TextPart | ToolCallPart) for part in parts)
 
 
 def _message(item: Item, signature: str | None = None, origin: str | None = None) -> Message:

@@ -44,8 +44,8 @@ def written(event: Thought | ToolCall, text: str) -> str:
     A call has no place for its signature: that stands in an item of its own before the call.
     """
     call = isinstance(event, ToolCall)
-    kept = _Kept(event.signature or "", text, isinstance(event, Thought) and event.sealed, call)
-    return f"overt:{event.origin or 'unknown'}:{encode(kept).decode()}"
+    sealed = _Kept(event.signature or "", text, isinstance(event, Thought) and event.sealed, call)
+    return f"overt:{event.origin or 'unknown'}:{encode(sealed).decode()}"
 
 
 def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
@@ -56,9 +56,11 @@ def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
     inner, origin = signed.split(secret, OPENAI)
     if inner == secret:  # nothing of ours is written around it
         return ThoughtPart(text, encode(item).decode(), sealed=not text, origin=OPENAI)
-    kept = _kept(inner)
+    opened = _kept(inner)
     return (
-        ThoughtPart(kept.text, kept.signature, kept.sealed, origin) if kept else ThoughtPart(text)
+        ThoughtPart(opened.text, opened.signature, opened.sealed, origin)
+        if opened
+        else ThoughtPart(text)
     )
 
 
@@ -68,8 +70,8 @@ def of_call(item: Mapping[str, Any]) -> tuple[str, str] | None:
     if not isinstance(secret, str) or '"call":true' not in secret:
         return None
     inner, origin = signed.split(secret, OPENAI)
-    kept = _kept(inner) if inner != secret else None
-    return (kept.signature, origin) if kept and kept.call else None
+    opened = _kept(inner) if inner != secret else None
+    return (opened.signature, origin) if opened and opened.call else None
 
 
 def _kept(text: str) -> _Kept | None:

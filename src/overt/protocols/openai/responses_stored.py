@@ -50,10 +50,10 @@ async def find(services: Services, caller: Caller, id: str) -> Turn:
     Raises:
         NotFound: there is none, or no longer.
     """
-    found = await services.records.get(KIND, id, caller)
-    if found is None:
+    body = await services.records.get(KIND, id, caller)
+    if body is None:
         raise NotFound(f"Response with id '{id[:80]}' not found")
-    return msgspec.json.decode(found, type=Turn)
+    return msgspec.json.decode(body, type=Turn)
 
 
 async def past(
@@ -101,7 +101,7 @@ async def resolved(
     made = []
     for item in items:
         if item["type"] == "item_reference":
-            known = next((one for one in before if one["id"] == item["id"]), None)
+            known = next((item_ for item_ in before if item_["id"] == item["id"]), None)
             item = known or await _item(services, caller, item["id"])
         made.append(item)
     return made
@@ -110,8 +110,8 @@ async def resolved(
 async def _item(services: Services, caller: Caller, id: str) -> Item:
     """An item of any kept response: its id holds the response's."""
     if match := _ITEM.fullmatch(id):
-        found = await services.records.get(KIND, f"resp_{match[1]}", caller)
-        items = msgspec.json.decode(found, type=Turn).whole() if found else []
+        body = await services.records.get(KIND, f"resp_{match[1]}", caller)
+        items = msgspec.json.decode(body, type=Turn).whole() if body else []
         for item in items:
             if item["id"] == id:
                 return item

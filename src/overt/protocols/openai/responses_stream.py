@@ -431,8 +431,8 @@ class Telling:
 
     def _close_custom(self, item: CustomItem, arguments: str) -> None:
         try:
-            found = msgspec.json.decode(arguments)
-            item.input = str(found["input"])
+            value = msgspec.json.decode(arguments)
+            item.input = str(value["input"])
         except (msgspec.DecodeError, TypeError, KeyError):  # cut short, or not as it was told
             item.input = arguments
         where = {"item_id": item.id, "output_index": len(self._items)}

@@ -25,10 +25,10 @@ class Page(msgspec.Struct, frozen=True):
     object: str = "list"
 
 
-def page(found: Sequence[Any], ids: Sequence[str], limit: int) -> Reply:
+def page(rows: Sequence[Any], ids: Sequence[str], limit: int) -> Reply:
     """The first `limit` of what was `found`, which is one more where there are more."""
-    ends = (ids[0], ids[min(limit, len(ids)) - 1]) if found else (None, None)
-    return Reply(Page(found[:limit], ends[0], ends[1], len(found) > limit))
+    ends = (ids[0], ids[min(limit, len(ids)) - 1]) if rows else (None, None)
+    return Reply(Page(rows[:limit], ends[0], ends[1], len(rows) > limit))
 
 
 def whole(call: Call, name: str, default: int, *, least: int, most: int) -> int:

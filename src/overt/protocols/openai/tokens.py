@@ -132,18 +132,18 @@ class Begin:
         if not self.tokens:
             return tuple(prompts)
         services, caller = call.services, call.caller
-        found: list[Prompt] = []
+        resolved: list[Prompt] = []
         word = ""
         if any(isinstance(prompt, str) for prompt in prompts):
             word = await services.detokenize(caller, model, self.tokens)
         for prompt in prompts:
             if not isinstance(prompt, str):
-                found.append(self.tokens[: self.added_to(prompt)] + prompt)
+                resolved.append(self.tokens[: self.added_to(prompt)] + prompt)
             elif word and prompt.startswith(word):
-                found.append(await services.tokenize(caller, model, prompt))
+                resolved.append(await services.tokenize(caller, model, prompt))
             else:
-                found.append(prompt)
-        return tuple(found)
+                resolved.append(prompt)
+        return tuple(resolved)
 
 
 async def _word(call: Call, model: str, id: object) -> str | None:
@@ -156,18 +156,20 @@ async def _word(call: Call, model: str, id: object) -> str | None:
         return None  # an id beyond the vocabulary: such files exist, and answer well
 
 
-async def _model(call: Call, asked: str | None) -> str:
+async def _model(call: Call, body_model: str | None) -> str:
     """The model of the address or the body, or the only one there is.
 
     Raises:
         BadBody: the two differ, or several models could be meant.
     """
-    named = call.params.get("model") or asked
+    named = call.params.get("model") or body_model
     if named:
-        if asked and asked != named:
-            raise BadBody(f"the address names {named[:80]!r} and the body {asked[:80]!r}", "model")
+        if body_model and body_model != named:
+            raise BadBody(
+                f"the address names {named[:80]!r} and the body {body_model[:80]!r}", "model"
+            )
         return named
-    cards = [one.card for one in call.services.loaded()]
+    cards = [loaded.card for loaded in call.services.loaded()]
     cards = cards or list(await call.services.models(call.caller))
     ids = sorted({card.id for card in cards if card.kind in ("llm", "vlm")})
     if len(ids) != 1:

@@ -58,12 +58,12 @@ def problem(error: OvertError) -> Problem:
     """
     if isinstance(error, BadBody):
         return _body_problem(error)
-    found = _problem(error.code, error.status, str(error))
+    problem_ = _problem(error.code, error.status, str(error))
     if isinstance(error, ModelNotFound):
-        found.param = "model"
+        problem_.param = "model"
     if isinstance(error, ContextExceeded):
-        found.param = "messages"
-    return found
+        problem_.param = "messages"
+    return problem_
 
 
 def failed_problem(failed: Failed) -> Problem:
@@ -222,10 +222,10 @@ def stops(stop: str | Sequence[str] | None, path: str = "stop") -> tuple[str, ..
     Raises:
         BadBody: an empty one, which would end every answer at once.
     """
-    found = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if any(not text for text in found):
+    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if any(not text for text in texts):
         raise BadBody("a stop sequence is empty", path)
-    return found
+    return texts
 
 
 def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
@@ -235,7 +235,7 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
         BadBody: a key that is no token id, a bias beyond ±100, or more of them than there are
             tokens in any vocabulary.
     """
-    found = []
+    pairs = []
     if bias and len(bias) > _MOST_BIASES:
         raise BadBody(f"{len(bias)} tokens have a bias; {_MOST_BIASES} is the most", "logit_bias")
     for key, value in (bias or {}).items():
@@ -245,8 +245,8 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
             raise BadBody(
                 f"the bias of token {key} is {value:g}; it goes from -100 to 100", "logit_bias"
             )
-        found.append((int(key), float(value)))
-    return tuple(found)
+        pairs.append((int(key), float(value)))
+    return tuple(pairs)
 
 
 def hold(keep_alive: float | str | None) -> Hold:
@@ -307,8 +307,8 @@ def choose(
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise BadBody(f"two tools are named {min(twice)!r}", "tools")
     if allowed is not None:
-        wanted, given = dict.fromkeys(allowed), set(names)
-        if missing := [name for name in wanted if name not in given]:
+        wanted, present = dict.fromkeys(allowed), set(names)
+        if missing := [name for name in wanted if name not in present]:
             raise BadBody(f"the allowed tool {missing[0]!r} is none of the tools given", path)
         tools = [tool for tool in tools if tool.name in wanted]
         names = [tool.name for tool in tools]

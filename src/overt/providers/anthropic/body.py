@@ -32,17 +32,36 @@ OLD, NEW = "2023-06-01", "2026-10-21"
 MOST_OUT = 8192
 """``max_tokens`` where neither the request nor anthropic.toml has a number; the API wants one."""
 LEAST_BUDGET = 1024
-_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16_384, "xhigh": 32_768,
-            "max": 65_536}  # fmt: skip
+_BUDGETS = {
+    "minimal": 1024,
+    "low": 2048,
+    "medium": 8192,
+    "high": 16_384,
+    "xhigh": 32_768,
+    "max": 65_536,
+}
 """Tokens of thinking by effort, for models that have a budget and no effort. A choice of ours."""
 _EFFORTS = tuple(_BUDGETS)
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 """What Anthropic takes for the id of a call."""
-_NOT_THERE = ("min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
-              "seed")  # fmt: skip
-_OFF = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repeat_penalty": 1.0,
-        "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fmt: skip
+_NOT_THERE = (
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+_OFF = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 Block = dict[str, Any]
 Turn = dict[str, Any]
@@ -101,9 +120,9 @@ def _taken(request: Request, model: str, taken: Accepts) -> tuple[Request, list[
         raise Unsupported(
             f"{model} has no structured outputs", "leave out json_schema, or choose a newer model"
         )
-    given = request.sampling
+    sampling = request.sampling
     request, left = pruned(request, taken)
-    gone = [name for name in left if getattr(given, name, None) != _OFF.get(name)]
+    gone = [name for name in left if getattr(sampling, name, None) != _OFF.get(name)]
     notes = [f"{', '.join(gone)} left out: {model} refuses it"] if gone else []
     return request, notes
 
@@ -128,8 +147,9 @@ def _asked(
         config["effort"] = effort
     if request.json_schema is not None:
         config["format"] = {
-            "type": "json_schema", "schema": _schema(request.json_schema, model, taken, notes),
-        }  # fmt: skip
+            "type": "json_schema",
+            "schema": _schema(request.json_schema, model, taken, notes),
+        }
     if config:
         body["output_config"] = config
     return body
@@ -142,16 +162,16 @@ def _turns(
     messages: Sequence[Message], model: str, taken: Accepts, notes: list[str]
 ) -> tuple[str, list[Turn]]:
     """The system prompt, and turns that take turns. Messages with nothing in them are left out."""
-    said = [(role, blocks) for role, blocks in map(_said, messages) if blocks]
+    speaking = [(role, blocks) for role, blocks in map(_said, messages) if blocks]
     between = taken.extra.get("system_turns", False)
     front: list[str] = []
     turns: list[Turn] = []
     moved = False
-    for at, (role, blocks) in enumerate(said):
+    for at, (role, blocks) in enumerate(speaking):
         if role != "system":
             _add(turns, role, blocks)
             continue
-        following = said[at + 1][0] if at + 1 < len(said) else "assistant"
+        following = speaking[at + 1][0] if at + 1 < len(speaking) else "assistant"
         here = between and turns and turns[-1]["role"] in ("user", "system")
         if here and following != "user":
             _add(turns, role, blocks)
@@ -195,9 +215,11 @@ def _blocks(part: Part, role: str) -> Iterator[Block]:
             yield from _thought(part)
         case ToolCallPart() if role == "assistant":
             yield {
-                "type": "tool_use", "id": _id(part.id), "name": part.name,
+                "type": "tool_use",
+                "id": _id(part.id),
+                "name": part.name,
                 "input": _input(part.arguments),
-            }  # fmt: skip
+            }
         case ToolResultPart() if role == "user":
             result: Block = {"type": "tool_result", "tool_use_id": _id(part.id)}
             if part.content:
@@ -264,10 +286,10 @@ def _tool(tool: Tool) -> dict[str, Any]:
             f"the parameters of the tool {tool.name[:64]} are no object",
             'describe them with a schema of "type": "object"',
         )
-    found = {"name": tool.name, "input_schema": schema}
+    value = {"name": tool.name, "input_schema": schema}
     if tool.description:
-        found["description"] = tool.description
-    return found
+        value["description"] = tool.description
+    return value
 
 
 def _choice(request: Request) -> dict[str, Any]:
@@ -280,30 +302,30 @@ def _choice(request: Request) -> dict[str, Any]:
     if choice == "none":
         return {"type": "none"}
     if choice == "auto":
-        found: dict[str, Any] = {"type": "auto"}
+        choice_: dict[str, Any] = {"type": "auto"}
     elif choice == "required":
-        found = {"type": "any"}
+        choice_ = {"type": "any"}
     else:
         if choice not in {tool.name for tool in request.tools}:
             raise BadRequest(
                 f"tool_choice is {choice[:64]!r}, which no tool is called", "name one of the tools"
             )
-        found = {"type": "tool", "name": choice}
+        choice_ = {"type": "tool", "name": choice}
     if not request.parallel_tools:
-        found["disable_parallel_tool_use"] = True
-    return {} if found == {"type": "auto"} else found
+        choice_["disable_parallel_tool_use"] = True
+    return {} if choice_ == {"type": "auto"} else choice_
 
 
 def _schema(schema: Any, model: str, taken: Accepts, notes: list[str]) -> Any:
     if taken.extra.get("structured", "") != "limited":
         notes.append(f"the JSON schema is sent; whether the server of {model} holds to it is open")
         return schema
-    found, loose = limited(schema)
+    narrowed, loose = limited(schema)
     if loose:
         notes.append(
             f"{', '.join(loose)} of the JSON schema: {model} is told of it, not held to it"
         )
-    return found
+    return narrowed
 
 
 # ---- thinking and sampling -----------------------------------------------------------------
@@ -355,58 +377,58 @@ def _effort(
     request: Request, model: str, taken: Accepts, notes: list[str], *, budget: bool
 ) -> str | None:
     """The word of the family that is nearest to the one asked for, not above it if there is one."""
-    asked = request.effort
+    effort = request.effort
     known: Sequence[str] = taken.extra.get("efforts", ())
-    if asked is None or asked in known:
-        return asked
-    if not known or asked not in _EFFORTS:
-        if not (budget and asked in _EFFORTS):
-            notes.append(f"effort {asked[:40]!r} left out: {model} does not know it")
+    if effort is None or effort in known:
+        return effort
+    if not known or effort not in _EFFORTS:
+        if not (budget and effort in _EFFORTS):
+            notes.append(f"effort {effort[:40]!r} left out: {model} does not know it")
         return None
-    place = _EFFORTS.index(asked)
+    place = _EFFORTS.index(effort)
     below = [word for word in known if _EFFORTS.index(word) <= place]
-    found = below[-1] if below else known[0]
-    notes.append(f"effort {asked!r} is sent as {found!r}, the nearest that {model} knows")
-    return found
+    nearest = below[-1] if below else known[0]
+    notes.append(f"effort {effort!r} is sent as {nearest!r}, the nearest that {model} knows")
+    return nearest
 
 
 def _sampling(
     request: Request, model: str, taken: Accepts, body: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    given = request.sampling
+    sampling = request.sampling
     gone = [
         name
         for name in _NOT_THERE
-        if getattr(given, name) is not None and getattr(given, name) != _OFF.get(name)
+        if getattr(sampling, name) is not None and getattr(sampling, name) != _OFF.get(name)
     ]
     if request.deterministic:
         gone.append("deterministic")
     if gone:
         notes.append(f"{', '.join(gone)} left out: anthropic has nothing like it")
-    found: dict[str, Any] = {}
-    if given.temperature is not None:
-        found["temperature"] = min(given.temperature, 1.0)
-        if given.temperature > 1:
-            notes.append(f"temperature {given.temperature:g} is sent as 1, the highest there is")
-    if given.top_p is not None and given.top_p < 1:
-        found["top_p"] = given.top_p
-    if given.top_k is not None and given.top_k > 0:
-        found["top_k"] = given.top_k
-    if "temperature" in found and "top_p" in found and taken.extra.get("one_sampler", False):
-        del found["top_p"]
+    fields: dict[str, Any] = {}
+    if sampling.temperature is not None:
+        fields["temperature"] = min(sampling.temperature, 1.0)
+        if sampling.temperature > 1:
+            notes.append(f"temperature {sampling.temperature:g} is sent as 1, the highest there is")
+    if sampling.top_p is not None and sampling.top_p < 1:
+        fields["top_p"] = sampling.top_p
+    if sampling.top_k is not None and sampling.top_k > 0:
+        fields["top_k"] = sampling.top_k
+    if "temperature" in fields and "top_p" in fields and taken.extra.get("one_sampler", False):
+        del fields["top_p"]
         notes.append(f"top_p left out: {model} takes it or temperature, not both")
     if body.get("thinking", {}).get("type") == "enabled":
-        return _while_thinking(found, notes)
-    return found
+        return _while_thinking(fields, notes)
+    return fields
 
 
 def _while_thinking(sampling: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """A model that thinks on a budget takes a top_p of 0.95 to 1 and nothing else."""
-    kept = {
+    remaining = {
         name: value
         for name, value in sampling.items()
         if (name == "temperature" and value == 1) or (name == "top_p" and value >= 0.95)
     }
-    if gone := sorted(sampling.keys() - kept.keys()):
+    if gone := sorted(sampling.keys() - remaining.keys()):
         notes.append(f"{', '.join(gone)} left out while the model thinks")
-    return kept
+    return remaining

@@ -87,17 +87,19 @@ def failed(
         retry_after: seconds, where it says so.
         billed: something was answered before.
     """
-    said = sentence(message)
-    why = f": {said}" if said else ""
+    reason = sentence(message)
+    why = f": {reason}" if reason else ""
     match kind:
         case "overloaded_error":
-            return Busy(f"anthropic has no room for the request now{why}", _later(retry_after),
-                        retry_after)  # fmt: skip
+            return Busy(
+                f"anthropic has no room for the request now{why}", _later(retry_after), retry_after
+            )
         case "rate_limit_error":
-            return TooMany(f"the account's rate at anthropic is used up{why}", _later(retry_after),
-                           retry_after)  # fmt: skip
+            return TooMany(
+                f"the account's rate at anthropic is used up{why}", _later(retry_after), retry_after
+            )
         case "invalid_request_error" | "conflict_error":
-            return _refused(said)
+            return _refused(reason)
         case "authentication_error":
             return NeedsAccess(f"anthropic does not know the key{why}", _KEY)
         case "permission_error":
@@ -122,13 +124,13 @@ _TOLD = frozenset((*_KINDS.values(), "conflict_error", "api_error"))
 _KEY = "overt login anthropic, or set ANTHROPIC_API_KEY"
 
 
-def _refused(said: str) -> OvertError:
-    if found := _TOO_LONG.search(said):
-        tokens, context = (int(number) for number in found.groups() if number)
+def _refused(reason: str) -> OvertError:
+    if match := _TOO_LONG.search(reason):
+        tokens, context = (int(number) for number in match.groups() if number)
         return ContextExceeded(
             tokens, context, "shorten it, or choose a model with a longer context"
         )
-    return BadRequest(f"anthropic refuses the request{f': {said}' if said else ''}")
+    return BadRequest(f"anthropic refuses the request{f': {reason}' if reason else ''}")
 
 
 def _later(seconds: float | None) -> str:

@@ -96,9 +96,16 @@ class _Kinds(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Said).decode
 _kinds = msgspec.json.Decoder(_Kinds).decode
 _EVENTS = frozenset(
-    ("message_start", "content_block_start", "content_block_delta", "content_block_stop",
-     "message_delta", "error", "message")
-)  # fmt: skip
+    (
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "error",
+        "message",
+    )
+)
 _DELTAS = frozenset(("text_delta", "thinking_delta", "signature_delta", "input_json_delta"))
 _BLOCKS = frozenset(("text", "thinking", "redacted_thinking", "tool_use"))
 _FINISHES: dict[str | None, Finish] = {
@@ -139,13 +146,13 @@ class AnthropicReader:
     _finish: Finish = "stop"
     _stop: str | None = None
 
-    def feed(self, said: Said) -> Iterable[Event]:
+    def feed(self, server_event: Said) -> Iterable[Event]:
         """The events that one server-sent event makes: none for most kinds.
 
         Raises:
             OvertError: the provider says that it failed, or what is not in its protocol.
         """
-        event = None if self.done else self._read(said.data)
+        event = None if self.done else self._read(server_event.data)
         if event is None:
             return ()
         if event.type == "content_block_delta" and event.delta is not None:
@@ -290,7 +297,7 @@ class AnthropicReader:
         self.done = True
         if not self._ended and self._calls:
             self._finish = "tool_calls"
-        open_thoughts = [at for at, one in self._blocks.items() if one.kind == "thinking"]
+        open_thoughts = [at for at, block in self._blocks.items() if block.kind == "thinking"]
         return [event for index in open_thoughts for event in self._close(index)]
 
     def _end_as(self, reason: str | None, stop: str | None) -> None:
@@ -308,14 +315,14 @@ class AnthropicReader:
                 setattr(self._usage, name, value)
 
     def _total(self) -> Usage:
-        told = self._usage
-        read = count(told.cache_read_input_tokens)
-        written = count(told.cache_creation_input_tokens)
-        hour = count((told.cache_creation or _Written()).ephemeral_1h_input_tokens)
-        out = count(told.output_tokens)
-        thought = count((told.output_tokens_details or _Details()).thinking_tokens)
+        usage = self._usage
+        read = count(usage.cache_read_input_tokens)
+        written = count(usage.cache_creation_input_tokens)
+        hour = count((usage.cache_creation or _Written()).ephemeral_1h_input_tokens)
+        out = count(usage.output_tokens)
+        thought = count((usage.output_tokens_details or _Details()).thinking_tokens)
         return Usage(
-            tokens_in=count(told.input_tokens) + read + written,
+            tokens_in=count(usage.input_tokens) + read + written,
             tokens_out=out,
             tokens_cached=read,
             tokens_written=written,
@@ -324,7 +331,7 @@ class AnthropicReader:
         )
 
 
-def _text(given: bytes) -> str:
+def _text(data: bytes) -> str:
     """The input that came with the start of a call; "" for none, which is sent as ``{}``."""
-    text = given.decode("utf-8", "replace").strip()
+    text = data.decode("utf-8", "replace").strip()
     return "" if text in ("{}", "null") else text

@@ -37,31 +37,31 @@ def _limited(schema: Any, loose: set[str], depth: int) -> Any:
         return schema
     if depth > _DEEPEST:
         raise BadRequest(f"the JSON schema is nested more than {_DEEPEST} deep", "make it flatter")
-    found: dict[str, Any] = {}
+    out: dict[str, Any] = {}
     left: dict[str, Any] = {}
     for key, value in schema.items():
         if key in _NAMED and isinstance(value, Mapping):
-            found[key] = {name: _limited(one, loose, depth + 1) for name, one in value.items()}
+            out[key] = {name: _limited(item, loose, depth + 1) for name, item in value.items()}
         elif key in _SEVERAL and isinstance(value, list | tuple):
-            found[_SEVERAL[key]] = [_limited(one, loose, depth + 1) for one in value]
+            out[_SEVERAL[key]] = [_limited(item, loose, depth + 1) for item in value]
         elif key == "properties" and isinstance(value, Mapping):
-            found[key] = {name: _limited(one, loose, depth + 1) for name, one in value.items()}
+            out[key] = {name: _limited(item, loose, depth + 1) for name, item in value.items()}
         elif key == "items" and isinstance(value, Mapping):
-            found[key] = _limited(value, loose, depth + 1)
+            out[key] = _limited(value, loose, depth + 1)
         elif key in _KEPT or key in ("$ref", "required") or _fits(key, value):
-            found[key] = value
+            out[key] = value
         elif key != "additionalProperties" and key not in _NOTES:
             left[key] = value
     if _is_object(schema):
-        found.setdefault("properties", {})
-        found["additionalProperties"] = False
+        out.setdefault("properties", {})
+        out["additionalProperties"] = False
         _open(schema, loose)
     if left:
         loose.update(left)
-        told = "{" + ", ".join(f"{key}: {value}" for key, value in left.items()) + "}"
-        before = found.get("description")
-        found["description"] = f"{before}\n\n{told}" if isinstance(before, str) else told
-    return found
+        dropped = "{" + ", ".join(f"{key}: {value}" for key, value in left.items()) + "}"
+        before = out.get("description")
+        out["description"] = f"{before}\n\n{dropped}" if isinstance(before, str) else dropped
+    return out
 
 
 def _fits(key: str, value: Any) -> bool:

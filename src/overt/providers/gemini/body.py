@@ -52,13 +52,13 @@ def body(request: Request, model: str, taken: Accepts) -> tuple[Body, tuple[str,
     request, dropped = pruned(request, taken)
     notes = [f"{model} takes no {name}; it was left out" for name in dropped]
     notes += _not_of_gemini(request)
-    found: Body = {"contents": _contents(request, taken, notes)}
+    fields: Body = {"contents": _contents(request, taken, notes)}
     if system := _system(request.messages):
-        found["systemInstruction"] = {"parts": [{"text": system}]}
+        fields["systemInstruction"] = {"parts": [{"text": system}]}
     if request.tools:
-        found["tools"] = [{"functionDeclarations": [_declared(tool) for tool in request.tools]}]
+        fields["tools"] = [{"functionDeclarations": [_declared(tool) for tool in request.tools]}]
         if choice := _choice(request.tool_choice):
-            found["toolConfig"] = {"functionCallingConfig": choice}
+            fields["toolConfig"] = {"functionCallingConfig": choice}
     config = {
         **_sampling(request.sampling),
         **_length(request, model, taken, notes),
@@ -67,8 +67,8 @@ def body(request: Request, model: str, taken: Accepts) -> tuple[Body, tuple[str,
     if thinking := _thinking(request, model, taken, notes):
         config["thinkingConfig"] = thinking
     if config:
-        found["generationConfig"] = config
-    return found, tuple(dict.fromkeys(notes))
+        fields["generationConfig"] = config
+    return fields, tuple(dict.fromkeys(notes))
 
 
 def _check(request: Request, model: str, taken: Accepts) -> None:
@@ -194,10 +194,10 @@ def _thought(part: ThoughtPart) -> list[Body]:
     signature = _signature(part)
     if part.sealed:
         return [{"text": part.text, "thoughtSignature": signature}] if signature else []
-    found: Body = {"text": part.text, "thought": True}
+    fields: Body = {"text": part.text, "thought": True}
     if signature:
-        found["thoughtSignature"] = signature
-    return [found] if part.text or signature else []
+        fields["thoughtSignature"] = signature
+    return [fields] if part.text or signature else []
 
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
@@ -222,20 +222,20 @@ def _result(part: ToolResultPart, names: Mapping[str, str]) -> Body:
             f"the result {part.id[:80]!r} belongs to no tool call before it",
             "send the assistant's message with the call too",
         )
-    told = _object(part.content)
+    result = _object(part.content)
     if part.error:
-        told = {"error": part.content if told is None else told}
-    elif told is None:
-        told = {"output": part.content}
-    return {"id": part.id, "name": names[part.id], "response": told}
+        result = {"error": part.content if result is None else result}
+    elif result is None:
+        result = {"output": part.content}
+    return {"id": part.id, "name": names[part.id], "response": result}
 
 
 def _arguments(text: str) -> Body:
     """Arguments as the object that Gemini has them as; what is none is told as it was written."""
     if not text.strip():
         return {}
-    found = _object(text)
-    return {"arguments": text} if found is None else found
+    value = _object(text)
+    return {"arguments": text} if value is None else value
 
 
 def _object(text: str) -> Body | None:
@@ -243,10 +243,10 @@ def _object(text: str) -> Body | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        found = msgspec.json.decode(text)
+        value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return None
-    return found if isinstance(found, dict) and not _deeper(found, _DEEPEST) else None
+    return value if isinstance(value, dict) and not _deeper(value, _DEEPEST) else None
 
 
 def _deeper(value: Any, than: int) -> bool:
@@ -254,19 +254,19 @@ def _deeper(value: Any, than: int) -> bool:
         value = list(value.values())
     if not isinstance(value, list):
         return False
-    return than <= 0 or any(_deeper(one, than - 1) for one in value)
+    return than <= 0 or any(_deeper(item, than - 1) for item in value)
 
 
 # ---- tools ---------------------------------------------------------------------------------
 
 
 def _declared(tool: Tool) -> Body:
-    found: Body = {"name": tool.name}
+    fields: Body = {"name": tool.name}
     if tool.description:
-        found["description"] = tool.description
+        fields["description"] = tool.description
     if tool.parameters:
-        found["parametersJsonSchema"] = tool.parameters
-    return found
+        fields["parametersJsonSchema"] = tool.parameters
+    return fields
 
 
 def _choice(choice: str) -> Body | None:
@@ -281,7 +281,7 @@ def _choice(choice: str) -> Body | None:
 
 
 def _sampling(sampling: Sampling) -> Body:
-    found: Body = {
+    fields: Body = {
         "temperature": sampling.temperature,
         "topP": sampling.top_p,
         "topK": sampling.top_k or None,  # 0 is off, as without it
@@ -289,36 +289,36 @@ def _sampling(sampling: Sampling) -> Body:
         "frequencyPenalty": sampling.frequency_penalty,
     }
     if sampling.top_k is not None and sampling.top_k < 0:
-        found["topK"] = None
+        fields["topK"] = None
     if sampling.seed is not None:  # an int32 there
-        found["seed"] = (sampling.seed + 2**31) % 2**32 - 2**31
-    return {name: value for name, value in found.items() if value is not None}
+        fields["seed"] = (sampling.seed + 2**31) % 2**32 - 2**31
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _length(request: Request, model: str, taken: Accepts, notes: list[str]) -> Body:
-    found: Body = {}
+    fields: Body = {}
     if request.max_tokens is not None:
-        found["maxOutputTokens"] = request.max_tokens
+        fields["maxOutputTokens"] = request.max_tokens
         if 0 < taken.most_out < request.max_tokens:
             notes.append(f"{model} writes {taken.most_out} tokens at most")
-            found["maxOutputTokens"] = taken.most_out
+            fields["maxOutputTokens"] = taken.most_out
     if request.stop:
-        found["stopSequences"] = list(request.stop)
+        fields["stopSequences"] = list(request.stop)
     if request.logprobs is not None:
-        found["responseLogprobs"] = True
+        fields["responseLogprobs"] = True
         if request.logprobs:
-            found["logprobs"] = request.logprobs
-    return found
+            fields["logprobs"] = request.logprobs
+    return fields
 
 
 def _form(request: Request) -> Body:
     """The form of the answer: JSON of a schema, or any JSON."""
     if request.json_schema is None:
         return {}
-    found: Body = {"responseMimeType": "application/json"}
+    fields: Body = {"responseMimeType": "application/json"}
     if request.json_schema and request.json_schema != {"type": "object"}:
-        found["responseJsonSchema"] = request.json_schema
-    return found
+        fields["responseJsonSchema"] = request.json_schema
+    return fields
 
 
 _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
@@ -331,35 +331,35 @@ def _thinking(request: Request, model: str, taken: Accepts, notes: list[str]) ->
     """``thinkingConfig``: levels from Gemini 3 on, a budget of tokens before."""
     extra = taken.extra
     off = request.thinking is False or request.effort == "none"
-    asked = request.thinking is not None or request.effort is not None
+    wants_thinking = request.thinking is not None or request.effort is not None
     if not taken.thinking:
-        if asked and not off:
+        if wants_thinking and not off:
             notes.append(f"{model} does not think; it was asked to without that")
         return {}
-    if "levels" not in extra and "budget" not in extra and not asked:
+    if "levels" not in extra and "budget" not in extra and not wants_thinking:
         return {}  # of a family nobody knows: its default
     wanted = None if request.effort is None else _EFFORTS.get(request.effort.lower())
     if request.effort is not None and wanted is None:
         notes.append(f"gemini knows no effort {request.effort[:40]!r}; it was left out")
-    found: Body = {} if off else {"includeThoughts": True}
+    config: Body = {} if off else {"includeThoughts": True}
     if "budget" in extra:
         budget = _budget(request.thinking, off, wanted, extra, model, notes)
-        return found if budget is None else {**found, "thinkingBudget": budget}
+        return config if budget is None else {**config, "thinkingBudget": budget}
     levels = extra.get("levels", _LEVELS)
     if off or wanted is not None:
         place = 0 if off else wanted or 0
-        found["thinkingLevel"] = level = _level(place, levels)
+        config["thinkingLevel"] = level = _level(place, levels)
         if off:
             notes.append(f"{model} cannot be told not to think; it does so at level {level}")
         elif level != _LEVELS[place]:
             notes.append(f"{model} has no level {_LEVELS[place]}; it thinks at level {level}")
-    return found
+    return config
 
 
 def _level(place: int, levels: Any) -> str:
     """The least level of at least `place`, or the most there is."""
     known = [str(level) for level in levels]
-    return next((one for one in known if _LEVELS.index(one) >= place), known[-1])
+    return next((name for name in known if _LEVELS.index(name) >= place), known[-1])
 
 
 def _budget(

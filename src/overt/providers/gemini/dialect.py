@@ -67,28 +67,31 @@ class Gemini:
         for text in request.inputs:
             if not isinstance(text, str):
                 raise Unsupported("gemini embeds text, not token ids", "send the text")
-            one: dict[str, Any] = {
-                "model": _resource(model), "content": {"parts": [{"text": text}]},
-            }  # fmt: skip
+            item: dict[str, Any] = {
+                "model": _resource(model),
+                "content": {"parts": [{"text": text}]},
+            }
             if request.dimensions is not None:
-                one["outputDimensionality"] = request.dimensions
-            requests.append(one)
+                item["outputDimensionality"] = request.dimensions
+            requests.append(item)
         return _post(model, "batchEmbedContents", {"requests": requests})
 
     def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
         try:
-            found = msgspec.json.decode(body, type=_Embedded)
+            answer = msgspec.json.decode(body, type=_Embedded)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise broken(ENGINE, error) from None
-        vectors = [one.values for one in found.embeddings]
-        if len(vectors) != len(request.inputs) or len({len(one) for one in vectors}) > 1:
+        vectors = [embedding.values for embedding in answer.embeddings]
+        if len(vectors) != len(request.inputs) or len({len(vector) for vector in vectors}) > 1:
             raise ProviderFailed(
                 f"gemini sent {len(vectors)} vectors for {len(request.inputs)} texts, or of "
-                "several lengths", "ask again", billed=True,
-            )  # fmt: skip
-        tokens = found.usage_metadata.prompt_token_count if found.usage_metadata else None
+                "several lengths",
+                "ask again",
+                billed=True,
+            )
+        tokens = answer.usage_metadata.prompt_token_count if answer.usage_metadata else None
         # Google's are not of length 1 where fewer dimensions than all are asked for.
-        return Embeddings(tuple(unit(one, ENGINE) for one in vectors), count(tokens))
+        return Embeddings(tuple(unit(vector, ENGINE) for vector in vectors), count(tokens))
 
     def counting(self, request: Request, model: str) -> Post:
         body, _ = gemini_body.body(gemini_body.for_counting(request), model, _taken(model))

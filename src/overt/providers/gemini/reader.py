@@ -144,7 +144,7 @@ class GeminiReader:
         self._finish: Finish | None = None
         self._calls = 0
 
-    def feed(self, said: Said) -> Iterable[Event]:
+    def feed(self, server_event: Said) -> Iterable[Event]:
         """The events of one answer of the row, or of all, where they came as a list.
 
         Raises:
@@ -152,10 +152,10 @@ class GeminiReader:
             OvertError: Gemini says that it failed.
         """
         try:
-            answer = _decode(said.data)
+            answer = _decode(server_event.data)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            return self._unread(said.data, error)
-        return self._answer(answer, said.data)
+            return self._unread(server_event.data, error)
+        return self._answer(answer, server_event.data)
 
     def _answer(self, answer: _Answer, data: bytes) -> list[Event]:
         if bytes(answer.error) not in (b"", b"null"):
@@ -199,7 +199,7 @@ class GeminiReader:
         if data.lstrip()[:1] == b"[":  # of a server that was not asked for, or has no, events
             with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
                 answers = _decode_list(data)
-                return [event for one in answers for event in self._answer(one, data)]
+                return [event for answer in answers for event in self._answer(answer, data)]
         raise broken(ENGINE, error) from None
 
     def _part(self, part: _Part, events: list[Event]) -> None:
@@ -229,21 +229,25 @@ class GeminiReader:
         reason = candidate.finish_reason or ""
         self._finish = _FINISH.get(reason)
         if self._finish is None:
-            said = f": {sentence(candidate.finish_message)}" if candidate.finish_message else ""
+            detail_text = (
+                f": {sentence(candidate.finish_message)}" if candidate.finish_message else ""
+            )
             raise ProviderFailed(
-                f"gemini ended the answer with {sentence(reason)}{said}", "ask again", billed=True
+                f"gemini ended the answer with {sentence(reason)}{detail_text}",
+                "ask again",
+                billed=True,
             )
 
 
 def _arguments(args: msgspec.Raw) -> str:
     """The arguments of a call as the JSON that came."""
     try:
-        found = msgspec.json.decode(args) if bytes(args) else None
+        value = msgspec.json.decode(args) if bytes(args) else None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        found = ()
-    if found is None:
+        value = ()
+    if value is None:
         return "{}"
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ProviderFailed("gemini sent arguments that are no object", "ask again", billed=True)
     return bytes(args).decode()
 
@@ -257,10 +261,12 @@ def _insert(logprobs: Logprobs, events: list[Event]) -> None:
 def _logprobs(result: _Logprobs, top: int) -> Logprobs:
     tops = result.top_candidates or ()
     tokens = []
-    for at, one in enumerate(result.chosen_candidates or ()):
+    for at, chosen in enumerate(result.chosen_candidates or ()):
         others = (tops[at].candidates or ())[:top] if at < len(tops) else ()
-        found = tuple((other.token or "", _logprob(other)) for other in others)
-        tokens.append(TokenLogprob(one.token or "", _logprob(one), found, one.token_id))
+        alternatives = tuple((other.token or "", _logprob(other)) for other in others)
+        tokens.append(
+            TokenLogprob(chosen.token or "", _logprob(chosen), alternatives, chosen.token_id)
+        )
     return Logprobs(tuple(tokens))
 
 
@@ -269,13 +275,16 @@ def _logprob(token: _Token) -> float:
     return min(token.log_probability or 0.0, 0.0)
 
 
-def _usage(told: _Usage) -> Usage:
+def _usage(usage_body: _Usage) -> Usage:
     """`tokens_out` is what Google tells apart: candidates and thoughts."""
-    tokens_in, thought = count(told.prompt_token_count), count(told.thoughts_token_count)
+    tokens_in, thought = (
+        count(usage_body.prompt_token_count),
+        count(usage_body.thoughts_token_count),
+    )
     return Usage(
         tokens_in,
-        count(told.candidates_token_count) + thought,
-        min(count(told.cached_content_token_count), tokens_in),
+        count(usage_body.candidates_token_count) + thought,
+        min(count(usage_body.cached_content_token_count), tokens_in),
         tokens_thought=thought,
     )
 
@@ -296,11 +305,22 @@ class _Error(_Wire):
 
 
 _STATUSES = {
-    "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429, "CANCELLED": 499, "UNKNOWN": 500, "INTERNAL": 500,
-    "DATA_LOSS": 500, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
-}  # fmt: skip
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNKNOWN": 500,
+    "INTERNAL": 500,
+    "DATA_LOSS": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
 _KEY_REASONS = ("API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED")
 _TOO_MANY_TOKENS = re.compile(
     r"input token count \(?(\d{1,12})\)? exceeds the maximum number of tokens allowed \(?(\d{1,12})"
@@ -319,9 +339,9 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
     begun = status == 0
     if begun:
         status = _STATUSES.get(error.status or "", error.code or 500)
-    said = sentence(error.message) if error.message else f"it answered {status} and said nothing"
+    text = sentence(error.message) if error.message else f"it answered {status} and said nothing"
     reasons = {detail.reason for detail in error.details or ()}
-    message = f"gemini: {said}"
+    message = f"gemini: {text}"
     if status in (401, 403) or reasons.intersection(_KEY_REASONS):
         return NeedsAccess(message, _LOGIN)
     if status == 404:
@@ -336,8 +356,8 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
     if status == 413:
         return TooLarge(message, "send less")
     if 400 <= status < 499:
-        if found := _TOO_MANY_TOKENS.search(error.message or ""):
-            return ContextExceeded(int(found[1]), int(found[2]), "shorten the conversation")
+        if match := _TOO_MANY_TOKENS.search(error.message or ""):
+            return ContextExceeded(int(match[1]), int(match[2]), "shorten the conversation")
         return BadRequest(message)
     # Google bills nothing of what it answers with 400 or 500.
     return ProviderFailed(message, "ask again", billed=begun)
@@ -345,25 +365,25 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
 
 def _told(body: bytes) -> _Error:
     """The error in `body`: an object, or a list of one where no event stream was asked for."""
-    found: Any = None
+    document: Any = None
     try:
-        found = msgspec.json.decode(body)
-        if isinstance(found, list) and found:
-            found = found[0]
-        found = found.get("error") if isinstance(found, dict) else None
-        if isinstance(found, str):
-            return _Error(message=found)
-        return msgspec.convert(found, _Error)
+        document = msgspec.json.decode(body)
+        if isinstance(document, list) and document:
+            document = document[0]
+        document = document.get("error") if isinstance(document, dict) else None
+        if isinstance(document, str):
+            return _Error(message=document)
+        return msgspec.convert(document, _Error)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError):
-        message = found.get("message") if isinstance(found, dict) else None
+        message = document.get("message") if isinstance(document, dict) else None
         return _Error(message=message if isinstance(message, str) else None)
 
 
 def _delay(error: _Error, headers: Mapping[str, str]) -> float | None:
     """Seconds to wait: what RetryInfo says, else the header."""
     for detail in error.details or ():
-        if detail.retry_delay and (found := _SECONDS.fullmatch(detail.retry_delay)):
-            return float(found[1])
+        if detail.retry_delay and (match := _SECONDS.fullmatch(detail.retry_delay)):
+            return float(match[1])
     return wait(headers)
 
 

@@ -95,13 +95,13 @@ class Upstream:
             answer.must_stream()
             splitter = Splitter()
             while chunk:
-                answer.heard(found := answer.split(splitter, chunk))
-                for said in found:
-                    yield said
+                answer.heard(events := answer.split(splitter, chunk))
+                for event in events:
+                    yield event
                 chunk = await answer.read()
-            answer.heard(found := splitter.end())
-            for said in found:
-                yield said
+            answer.heard(events := splitter.end())
+            for event in events:
+                yield event
             answer.must_have_spoken()
 
     async def ask(self, to: Destination, post: Post, failure: Failure) -> bytes:
@@ -156,9 +156,9 @@ class Upstream:
                 raise (again.error if again else _left_alone(to, wait)) from None
             try:
                 return await self._once(to, request, breaker, failure, before)
-            except _Again as found:
-                again = found
-                before += found.bytes_out
+            except _Again as retry:
+                again = retry
+                before += retry.bytes_out
             if tried and isinstance(again.error, Busy):
                 again.error.asked_again = True
             if again.wait is not None and (again.wait > PATIENCE or tried >= self._retries):

@@ -105,32 +105,36 @@ def _late(to: Destination, limits: Limits, sent: bool, heard: bool, between: boo
 def unmade(caught: Exception) -> bool:
     """Whether another try may well make the connection that this one could not."""
     if isinstance(caught, httpx2.NetworkError):
-        return not any(isinstance(one, ssl.SSLError) for one in _chain(caught))
+        return not any(isinstance(error, ssl.SSLError) for error in _chain(caught))
     return isinstance(caught, TimeoutError | httpx2.TimeoutException)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
     """It and what caused it. An error of several is its first."""
-    found: list[BaseException] = []
+    chain: list[BaseException] = []
     here: BaseException | None = error
-    while here is not None and len(found) < 12:
-        found.append(here)
+    while here is not None and len(chain) < 12:
+        chain.append(here)
         inner = here.exceptions[0] if isinstance(here, BaseExceptionGroup) else None
         here = inner or here.__cause__ or here.__context__
-    return found
+    return chain
 
 
 def _tls(error: BaseException, to: Destination) -> ProviderFailed | None:
     """Why TLS could not be agreed on; None where that is not the trouble."""
-    for one in _chain(error):
-        if isinstance(one, ssl.SSLCertVerificationError):
-            why = _word(one, "verify_message") or _word(one, "reason") or "it cannot be verified"
+    for error_ in _chain(error):
+        if isinstance(error_, ssl.SSLCertVerificationError):
+            why = (
+                _word(error_, "verify_message")
+                or _word(error_, "reason")
+                or "it cannot be verified"
+            )
             return ProviderFailed(
                 f"the certificate of {to.label} is not trusted: {why}",
                 "name the file of its certificate authority in SSL_CERT_FILE",
             )
-        if isinstance(one, ssl.SSLError):
-            why = _word(one, "reason").replace("_", " ").lower() or "no reason given"
+        if isinstance(error_, ssl.SSLError):
+            why = _word(error_, "reason").replace("_", " ").lower() or "no reason given"
             return ProviderFailed(
                 f"TLS with {to.label} failed: {why}",
                 f"see that {_host(to.base)} speaks https, or write http://",
@@ -145,12 +149,12 @@ def _word(error: ssl.SSLError, name: str) -> str:
 
 def _cause(error: BaseException) -> str:
     """The system's own words for the deepest cause."""
-    for one in reversed(_chain(error)):
-        if not (isinstance(one, OSError) and one.strerror):
+    for error_ in reversed(_chain(error)):
+        if not (isinstance(error_, OSError) and error_.strerror):
             continue
         # asyncio puts a tuple of its own into the words: "Connect call failed ('127.0.0.1', 9)".
-        own = isinstance(one, ConnectionError) and one.errno is not None
-        return (os.strerror(one.errno or 0) if own else one.strerror).lower()
+        own = isinstance(error_, ConnectionError) and error_.errno is not None
+        return (os.strerror(error_.errno or 0) if own else error_.strerror).lower()
     return "the connection failed"
 
 
@@ -162,10 +166,10 @@ def _proxy(base: str) -> str:
             return ""
         every = getproxies()
         url = every.get(there.scheme) or every.get("all") or ""
-        found = urlsplit(url if "://" in url else f"http://{url}")
-        if found.hostname:
-            port = f":{found.port}" if found.port else ""
-            return f"the proxy {found.hostname[:80]}{port}"
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.hostname:
+            port = f":{parts.port}" if parts.port else ""
+            return f"the proxy {parts.hostname[:80]}{port}"
     return ""
 
 

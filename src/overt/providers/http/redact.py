@@ -17,7 +17,7 @@ def clean(text: str, secret: str) -> str:
     if len(secret) < PIECE:
         return text.replace(secret, INSTEAD) if len(secret) >= _WHOLE else text
     pieces = {secret[at : at + PIECE] for at in range(len(secret) - PIECE + 1)}
-    kept: list[str] = []
+    clean_parts: list[str] = []
     here = 0  # text before it is settled
     at = 0
     while at <= len(text) - PIECE:
@@ -27,9 +27,9 @@ def clean(text: str, secret: str) -> str:
         end = at + PIECE
         while end < len(text) and text[end - PIECE + 1 : end + 1] in pieces:
             end += 1
-        kept += [text[here:at], INSTEAD]
+        clean_parts += [text[here:at], INSTEAD]
         here = at = end
-    return "".join([*kept, text[here:]])
+    return "".join([*clean_parts, text[here:]])
 
 
 def cleaned(error: E, secret: str) -> E:

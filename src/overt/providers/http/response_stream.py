@@ -24,14 +24,32 @@ MOST = 256 << 20
 
 _IDS = ("x-request-id", "request-id", "x-goog-request-id", "x-ms-request-id", "x-amzn-requestid")
 # They tell of an answer that is about to begin; a model may then think, silently, for minutes.
-_ANNOUNCED = frozenset({
-    "ping", "message_start", "content_block_start", "response.created", "response.queued",
-    "response.in_progress", "response.output_item.added",
-})  # fmt: skip
-OWN = frozenset({  # headers of one connection, which nobody hands on (RFC 9110, section 7.6.1)
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-    "te", "trailer", "transfer-encoding", "upgrade", "content-length", "host",
-})  # fmt: skip
+_ANNOUNCED = frozenset(
+    {
+        "ping",
+        "message_start",
+        "content_block_start",
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.output_item.added",
+    }
+)
+OWN = frozenset(
+    {  # headers of one connection, which nobody hands on (RFC 9110, section 7.6.1)
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        "host",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -135,8 +153,9 @@ class Answer:
         self.status, self.to = response.status_code, to
         self.size, self.bytes_out = size, before + size
         self.headers = dict(response.headers.items())  # names in lower case
-        self.request_id = clean(next((self.headers[k] for k in _IDS if k in self.headers), ""),
-                                to.secret)[:200]  # fmt: skip
+        self.request_id = clean(
+            next((self.headers[k] for k in _IDS if k in self.headers), ""), to.secret
+        )[:200]
         self._kind = self.headers.get("content-type", "").lower()
         self._response, self._chunks = response, response.aiter_raw()
         self._limits, self._settle, self._loop = limits, settle, asyncio.get_running_loop()
@@ -187,12 +206,12 @@ class Answer:
         except ProviderFailed:
             raise self.failed(f"sent an event of more than {LONGEST >> 20} MiB") from None
 
-    def heard(self, found: Sequence[Said]) -> None:
+    def heard(self, events: Sequence[Said]) -> None:
         """These were said just now."""
-        for said in found:
-            if said.name not in _ANNOUNCED:
+        for event in events:
+            if event.name not in _ANNOUNCED:
                 self.moved()
-            elif said.name != "ping":
+            elif event.name != "ping":
                 self._spoke = True
                 if self._begun:
                     self._left = self._limits.first
@@ -219,12 +238,12 @@ class Answer:
 
     async def some(self, most: int) -> bytes:
         """What can be had of the body of an error, `most` bytes, within ten seconds."""
-        found = b""
+        data = b""
         with suppress(TimeoutError, StopAsyncIteration, httpx2.HTTPError):
             async with asyncio.timeout(min(10.0, self._limits.first)):
-                while len(found) < most:
-                    found += await anext(self._chunks)
-        return found[:most]
+                while len(data) < most:
+                    data += await anext(self._chunks)
+        return data[:most]
 
     def handed_on(self) -> dict[str, str]:
         """The headers that may be shown to whoever asked."""
@@ -232,9 +251,10 @@ class Answer:
         return {
             name: value
             for name, value in self.headers.items()
-            if name not in OWN | mine and not name.startswith("set-cookie")
+            if name not in OWN | mine
+            and not name.startswith("set-cookie")
             and clean(value, self.to.secret) == value
-        }  # fmt: skip
+        }
 
     def must_stream(self) -> None:
         """Raises ProviderFailed: it is a page or a file, not a stream."""

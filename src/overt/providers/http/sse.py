@@ -53,14 +53,14 @@ class Splitter:
         self._add(first)
         if not rest:
             return []
-        found: list[Said] = []
-        self._line(b"".join(self._pieces), found)
+        events: list[Said] = []
+        self._line(b"".join(self._pieces), events)
         last = rest.pop()
         for line in rest:
-            self._line(line, found)
+            self._line(line, events)
         self._pieces, self._length = [], 0
         self._add(last)
-        return found
+        return events
 
     def end(self) -> list[Said]:
         """The event that only lacks its empty line: the stream ended in order and forgot it.
@@ -68,13 +68,13 @@ class Splitter:
         The standard drops it. Of a provider it is the last word, and one that was cut is found to
         be so by whoever reads it: half of a JSON object is none.
         """
-        found: list[Said] = []
+        events: list[Said] = []
         if self._begin:
             self._add(self._begin)
-        self._line(b"".join(self._pieces), found)
-        self._line(b"", found)
+        self._line(b"".join(self._pieces), events)
+        self._line(b"", events)
         self._pieces, self._length = [], 0
-        return found
+        return events
 
     def _add(self, piece: bytes) -> None:
         if piece:
@@ -82,10 +82,10 @@ class Splitter:
             self._bound(self._length, "line")
             self._pieces.append(piece)
 
-    def _line(self, line: bytes, found: list[Said]) -> None:
+    def _line(self, line: bytes, events: list[Said]) -> None:
         if not line:
             if self._data:
-                found.append(Said(self._name, b"\n".join(self._data)))
+                events.append(Said(self._name, b"\n".join(self._data)))
                 self._data, self._size = [], 0
             self._name = ""
             return

@@ -47,9 +47,9 @@ def check(request: Request, who: str) -> None:
         raise BadRequest(f"logprobs is {request.logprobs}", "ask for 0 to 20 alternatives")
     if request.deterministic:
         raise BadRequest(
-            f"{who} does not promise the same text twice", "leave out deterministic, or ask a "
-            "model on this machine",
-        )  # fmt: skip
+            f"{who} does not promise the same text twice",
+            "leave out deterministic, or ask a model on this machine",
+        )
     named = request.tool_choice not in MODES
     if named and all(tool.name != request.tool_choice for tool in request.tools):
         raise BadRequest(
@@ -139,65 +139,65 @@ def completion(
     return body
 
 
-def sampling(given: Sampling) -> dict[str, Any]:
+def sampling(sampling: Sampling) -> dict[str, Any]:
     """What OpenAI has of it; a penalty of 0 is none."""
-    found = {
-        "temperature": given.temperature,
-        "top_p": given.top_p,
-        "presence_penalty": given.presence_penalty or None,
-        "frequency_penalty": given.frequency_penalty or None,
-        "seed": given.seed,
+    fields = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "presence_penalty": sampling.presence_penalty or None,
+        "frequency_penalty": sampling.frequency_penalty or None,
+        "seed": sampling.seed,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def biases(given: Sequence[tuple[int, float]]) -> dict[str, int]:
+def biases(pairs: Sequence[tuple[int, float]]) -> dict[str, int]:
     """By token id as text. OpenAI takes whole numbers of -100 to 100; -100 bans already."""
-    return {str(token): round(max(-_BIAS, min(_BIAS, bias))) for token, bias in given}
+    return {str(token): round(max(-_BIAS, min(_BIAS, bias))) for token, bias in pairs}
 
 
-def rounded(given: Sequence[tuple[int, float]]) -> bool:
+def rounded(pairs: Sequence[tuple[int, float]]) -> bool:
     """Whether `biases` says something else than was asked."""
-    return any(bias > _BIAS or (bias > -_BIAS and bias != round(bias)) for _, bias in given)
+    return any(bias > _BIAS or (bias > -_BIAS and bias != round(bias)) for _, bias in pairs)
 
 
 # ---- messages ------------------------------------------------------------------------------
 
 
-def call_id(given: str) -> str:
+def call_id(id: str) -> str:
     """`given`, or what stands for it where OpenAI refuses its length. The same for the same."""
-    if 0 < len(given) <= _LONGEST_ID:
-        return given
-    return "call_" + hashlib.sha256(given.encode("utf-8", "replace")).hexdigest()[:32]
+    if 0 < len(id) <= _LONGEST_ID:
+        return id
+    return "call_" + hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def _last_turn(messages: Sequence[Message]) -> int:
     """Where the last message of the person is; -1 for none."""
-    return max((i for i, one in enumerate(messages) if one.role == "user"), default=-1)
+    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def _messages(message: Message, thoughts: str) -> list[dict[str, Any]]:
     """One of ours as some of theirs: each tool result is a message of its own."""
     results = [part for part in message.parts if isinstance(part, ToolResultPart)]
-    found: list[dict[str, Any]] = [
+    messages: list[dict[str, Any]] = [
         {"role": "tool", "tool_call_id": call_id(part.id), "content": part.content}
         for part in results
     ]
     if message.role == "assistant":
-        return [*found, _assistant(message, thoughts)]
+        return [*messages, _assistant(message, thoughts)]
     rest = tuple(part for part in message.parts if isinstance(part, TextPart | ImagePart))
     if rest or not results:
         role = "system" if message.role == "system" else "user"
-        found.append({"role": role, "content": _content(rest)})
-    return found
+        messages.append({"role": role, "content": _content(rest)})
+    return messages
 
 
 def _assistant(message: Message, thoughts: str) -> dict[str, Any]:
     calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
     text = message.text
-    said: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
+    fields: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
     if calls:
-        said["tool_calls"] = [
+        fields["tool_calls"] = [
             {
                 "id": call_id(part.id),
                 "type": "function",
@@ -206,8 +206,8 @@ def _assistant(message: Message, thoughts: str) -> dict[str, Any]:
             for part in calls
         ]
     if thoughts and calls and (thought := _thought(message.parts, thoughts)):
-        said["reasoning_content"] = thought
-    return said
+        fields["reasoning_content"] = thought
+    return fields
 
 
 def _thought(parts: Sequence[Part], origin: str) -> str:

@@ -152,9 +152,9 @@ class ChatReader:
         self._timings: _Timings | None = None
         self._refused = self._begun = False
 
-    def feed(self, said: Said) -> Iterable[Event]:
+    def feed(self, server_event: Said) -> Iterable[Event]:
         """See `Reader`."""
-        data = said.data
+        data = server_event.data
         if data[:1] != b"{":
             if data.strip() == b"[DONE]":
                 self.done = True
@@ -165,7 +165,7 @@ class ChatReader:
             chunk = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise broken(self._who, error) from None
-        if chunk.error is not None or chunk.object == "error" or said.name == "error":
+        if chunk.error is not None or chunk.object == "error" or server_event.name == "error":
             raise self._failure(chunk)
         if chunk.usage is not None:
             self._usage = chunk.usage
@@ -283,20 +283,20 @@ class _Calls:
         if any(held is not None for held in self._held[:most]):
             raise broken(self._who, "a tool call without a name")
 
-    def _place(self, given: int | None, id: str, name: str) -> int:
+    def _place(self, index: int | None, id: str, name: str) -> int:
         """Which of our calls a piece belongs to."""
-        at = self._given.get(given) if given is not None else len(self._ids) - 1
+        at = self._given.get(index) if index is not None else len(self._ids) - 1
         if at is None or at < 0:
             at = self._new(id)
         elif id and not self._ids[at]:
             self._ids[at] = id
-        elif given is None and (self._ids[at] != id if id else name and self._named(at)):
+        elif index is None and (self._ids[at] != id if id else name and self._named(at)):
             at = self._new(id)
         elif id and name and self._ids[at] != id and self._named(at):
             # Some servers number parallel calls all 0, each with an id and a name of its own.
             at = self._new(id)
-        if given is not None:
-            self._given[given] = at
+        if index is not None:
+            self._given[index] = at
         return at
 
     def _named(self, at: int) -> bool:
@@ -324,10 +324,10 @@ def _used(usage: _Usage, timings: _Timings) -> Usage:
     )
 
 
-def _arguments(given: Any) -> str:
-    if isinstance(given, str):
-        return given
-    return "" if given is None else msgspec.json.encode(given).decode()
+def _arguments(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else msgspec.json.encode(value).decode()
 
 
 def _parts(parts: list[Any], origin: str) -> Iterator[Event]:
@@ -338,17 +338,19 @@ def _parts(parts: list[Any], origin: str) -> Iterator[Event]:
         if isinstance(text := part.get("text"), str) and text:
             yield Text(text)
         inside = part.get("thinking")
-        for one in inside if isinstance(inside, list) else (inside,):
-            text = one.get("text") if isinstance(one, Mapping) else one
+        for item in inside if isinstance(inside, list) else (inside,):
+            text = item.get("text") if isinstance(item, Mapping) else item
             if isinstance(text, str) and text:
                 yield Thought(text, origin=origin)
 
 
-def _logprobs(given: _Logprobs) -> tuple[TokenLogprob, ...]:
-    if given.content or given.refusal:
-        return tuple(token_of(one) for one in (given.content or []) + (given.refusal or []))
-    tokens = given.tokens or []
-    rows = zip_longest(tokens, given.token_logprobs or [], given.top_logprobs or [])
+def _logprobs(logprobs: _Logprobs) -> tuple[TokenLogprob, ...]:
+    if logprobs.content or logprobs.refusal:
+        return tuple(
+            token_of(token) for token in (logprobs.content or []) + (logprobs.refusal or [])
+        )
+    tokens = logprobs.tokens or []
+    rows = zip_longest(tokens, logprobs.token_logprobs or [], logprobs.top_logprobs or [])
     return tuple(
         TokenLogprob(token, logprob, tuple(sorted((top or {}).items(), key=lambda x: -x[1])[:20]))
         for token, logprob, top in rows
@@ -356,24 +358,24 @@ def _logprobs(given: _Logprobs) -> tuple[TokenLogprob, ...]:
     )
 
 
-def token_of(given: Token) -> TokenLogprob:
+def token_of(token: Token) -> TokenLogprob:
     """One token of a chat's log-probabilities."""
     top = tuple(
-        (one.token, one.logprob)
-        for one in (given.top_logprobs or [])[:20]
-        if one.logprob is not None
+        (alternative.token, alternative.logprob)
+        for alternative in (token.top_logprobs or [])[:20]
+        if alternative.logprob is not None
     )
-    id = given.id if isinstance(given.id, int) and not isinstance(given.id, bool) else None
-    raw = _raw(given)
-    return TokenLogprob(given.token, given.logprob, top, id, raw)
+    id = token.id if isinstance(token.id, int) and not isinstance(token.id, bool) else None
+    raw = _raw(token)
+    return TokenLogprob(token.token, token.logprob, top, id, raw)
 
 
-def _raw(given: Token) -> bytes | None:
+def _raw(token: Token) -> bytes | None:
     """Its bytes, where they are told and are not those of its text."""
-    if not given.bytes or len(given.bytes) > 4096:
+    if not token.bytes or len(token.bytes) > 4096:
         return None
     try:
-        raw = bytes(given.bytes)
+        raw = bytes(token.bytes)
     except ValueError:
         return None
-    return None if raw == given.token.encode("utf-8", "replace") else raw
+    return None if raw == token.token.encode("utf-8", "replace") else raw

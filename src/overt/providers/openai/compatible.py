@@ -121,8 +121,8 @@ _list = msgspec.json.Decoder(_List).decode
 
 def headers(secret: str) -> dict[str, str]:
     """What every request carries."""
-    found = {"Content-Type": "application/json"}
-    return found | ({"Authorization": f"Bearer {secret}"} if secret else {})
+    fields = {"Content-Type": "application/json"}
+    return fields | ({"Authorization": f"Bearer {secret}"} if secret else {})
 
 
 def listed(body: bytes, who: str) -> tuple[str, ...]:
@@ -153,20 +153,20 @@ def counted(body: bytes, who: str) -> int:
 
 def _extra(request: Request) -> dict[str, Any]:
     """Fields that OpenAI does not have."""
-    given = request.sampling
-    found: dict[str, Any] = {
-        "top_k": given.top_k,
-        "min_p": given.min_p,
-        "typical_p": given.typical_p,
-        "repeat_last_n": given.repeat_last_n,
+    sampling = request.sampling
+    fields: dict[str, Any] = {
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "typical_p": sampling.typical_p,
+        "repeat_last_n": sampling.repeat_last_n,
         # llama.cpp and Ollama read the one, vLLM, SGLang and OpenRouter the other
-        "repeat_penalty": given.repeat_penalty,
-        "repetition_penalty": given.repeat_penalty,
+        "repeat_penalty": sampling.repeat_penalty,
+        "repetition_penalty": sampling.repeat_penalty,
         "grammar": request.grammar,
     }
     if request.prompt is None:
-        found["reasoning_effort"] = request.effort
+        fields["reasoning_effort"] = request.effort
         thinking = False if request.effort == "none" else request.thinking
         if thinking is not None:
-            found["chat_template_kwargs"] = {"enable_thinking": thinking}
-    return {name: value for name, value in found.items() if value is not None}
+            fields["chat_template_kwargs"] = {"enable_thinking": thinking}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -76,22 +76,22 @@ class OpenAI:
             return _completion(request, model, taken)
         if taken.extra.get("completions", False):
             raise BadRequest(f"{model} continues text and takes no messages", "give it a prompt")
-        effort, told = _effort(request, model, taken)
-        asked, dropped = _kept(request, model, taken, effort)
-        told += dropped
+        effort, notes = _effort(request, model, taken)
+        request_, dropped = _kept(request, model, taken, effort)
+        notes += dropped
         interface = taken.extra.get("only", "")
-        if interface == "chat" or (interface != "responses" and responses.needs_chat(asked)):
-            return _chat(asked, model, effort, told)
+        if interface == "chat" or (interface != "responses" and responses.needs_chat(request_)):
+            return _chat(request_, model, effort, notes)
         if interface == "responses":
-            _only_responses(asked, model)
+            _only_responses(request_, model)
         body = responses.body(
-            asked, model, effort=effort, reasons=bool(taken.extra.get("efforts", []))
+            request_, model, effort=effort, reasons=bool(taken.extra.get("efforts", []))
         )
-        return Post("/responses", encode(body)), tuple(told)
+        return Post("/responses", encode(body)), tuple(notes)
 
     def reader(self, request: Request) -> Reader:
-        found: Reader = _EitherReader(request)
-        return _CutReader(found, request.stop) if request.stop else found
+        reader: Reader = _EitherReader(request)
+        return _CutReader(reader, request.stop) if request.stop else reader
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
         return failure(
@@ -115,8 +115,8 @@ class OpenAI:
     def counting(self, request: Request, model: str) -> Post:
         _check(request)
         effort, _ = _effort(request, model, accepts(_WHO, model))
-        asked = responses.conversation(request, model, effort=effort)
-        return Post("/responses/input_tokens", encode(asked))
+        fields = responses.conversation(request, model, effort=effort)
+        return Post("/responses/input_tokens", encode(fields))
 
     def counted(self, body: bytes) -> int:
         return counted(body, _WHO)
@@ -147,12 +147,12 @@ def _completion(request: Request, model: str, taken: Accepts) -> tuple[Post, tup
         raise BadRequest(
             f"logprobs is {request.logprobs}; a bare prompt has 5 at most", "ask for 5 or fewer"
         )
-    asked, told = _known(request)
-    return Post("/completions", encode(chat.completion(asked, model))), tuple(told)
+    known, notes = _known(request)
+    return Post("/completions", encode(chat.completion(known, model))), tuple(notes)
 
 
 def _chat(
-    request: Request, model: str, effort: str | None, told: list[str]
+    request: Request, model: str, effort: str | None, notes: list[str]
 ) -> tuple[Post, tuple[str, ...]]:
     extra = {} if effort is None else {"reasoning_effort": effort}
     if any(
@@ -160,19 +160,19 @@ def _chat(
         for message in request.messages
         for part in message.parts
     ):
-        told.append(
+        notes.append(
             "the reasoning of earlier turns was left out: Chat Completions, which this request "
             "needs, takes none"
         )
     body = chat.chat(request, model, length="max_completion_tokens", extra=extra)
-    return Post("/chat/completions", encode(body)), tuple(told)
+    return Post("/chat/completions", encode(body)), tuple(notes)
 
 
 def _only_responses(request: Request, model: str) -> None:
     """Raises BadRequest: what Responses has no field for, of a model that has nothing else."""
     for name in _CHAT_ONLY:
-        asked = getattr(request if name == "logit_bias" else request.sampling, name)
-        if asked or (name == "seed" and asked is not None):
+        value = getattr(request if name == "logit_bias" else request.sampling, name)
+        if value or (name == "seed" and value is not None):
             raise BadRequest(f"{model} takes no {name}", f"leave out {name}")
     if request.stop:
         raise BadRequest(f"{model} takes no stop sequences", "leave out stop")
@@ -212,38 +212,38 @@ def _kept(
     refuses = taken.refuses
     if (effort or taken.extra.get("effort", "")) == "none":
         refuses -= frozenset(taken.extra.get("at_none", []))
-    told: list[str] = []
+    notes: list[str] = []
     if request.stop and "stop" in refuses:
-        told.append(f"{model} takes no stop sequences: its answer is cut here instead")
+        notes.append(f"{model} takes no stop sequences: its answer is cut here instead")
         refuses -= {"stop"}
         request = replace(request, stop=())
-    given, told_known = _known(request)
-    asked, names = pruned(given, replace(taken, refuses=refuses))
-    told += told_known
-    told += [f"{name} was left out: {model} refuses it" for name in names]
-    if asked.json_schema is not None and not strict(asked.json_schema):
-        told.append(
+    known, told_known = _known(request)
+    pruned_request, names = pruned(known, replace(taken, refuses=refuses))
+    notes += told_known
+    notes += [f"{name} was left out: {model} refuses it" for name in names]
+    if pruned_request.json_schema is not None and not strict(pruned_request.json_schema):
+        notes.append(
             "the schema is a hint and no promise: openai keeps to schemas whose objects are closed "
             "and whose properties are all required"
         )
-    return asked, told
+    return pruned_request, notes
 
 
 def _known(request: Request) -> tuple[Request, list[str]]:
     """`request` without what OpenAI has no field for, or no room."""
     names = [name for name in _NOT_HERE if getattr(request.sampling, name) is not None]
-    told = [f"{name} was left out: openai has no such field" for name in names]
+    notes = [f"{name} was left out: openai has no such field" for name in names]
     if chat.rounded(request.logit_bias):
-        told.append(ROUNDED)
+        notes.append(ROUNDED)
     if len(request.stop) > _MOST_STOPS:
-        told.append(
+        notes.append(
             f"openai takes {_MOST_STOPS} stop sequences: for the others its answer is cut here"
         )
         request = replace(request, stop=request.stop[:_MOST_STOPS])
     if not names:
-        return request, told
+        return request, notes
     nothing: dict[str, Any] = dict.fromkeys(names)
-    return replace(request, sampling=replace(request.sampling, **nothing)), told
+    return replace(request, sampling=replace(request.sampling, **nothing)), notes
 
 
 # ---- what is answered ----------------------------------------------------------------------
@@ -267,21 +267,21 @@ class _EitherReader:
     def done(self) -> bool:
         return self._inner is not None and self._inner.done
 
-    def feed(self, said: Said) -> Iterable[Event]:
+    def feed(self, server_event: Said) -> Iterable[Event]:
         """See `Reader`."""
         if self._inner is None:
-            self._inner = self._chosen(said)
-        return self._inner.feed(said)
+            self._inner = self._chosen(server_event)
+        return self._inner.feed(server_event)
 
     def end(self) -> Iterable[Event]:
         """See `Reader`."""
         return (self._inner or ResponsesReader(self._request)).end()
 
-    def _chosen(self, said: Said) -> Reader:
-        name: Any = said.name
+    def _chosen(self, server_event: Said) -> Reader:
+        name: Any = server_event.name
         if not name:
             try:
-                name = _kind(said.data).type
+                name = _kind(server_event.data).type
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 name = ""
         if isinstance(name, str) and (name.startswith("response.") or name == "error"):
@@ -306,9 +306,9 @@ class _CutReader:
     def done(self) -> bool:
         return self._inner.done
 
-    def feed(self, said: Said) -> Iterator[Event]:
+    def feed(self, server_event: Said) -> Iterator[Event]:
         """See `Reader`."""
-        for event in self._inner.feed(said):
+        for event in self._inner.feed(server_event):
             yield from self._event(event)
 
     def end(self) -> Iterator[Event]:

@@ -45,20 +45,20 @@ def body(request: EmbedRequest, model: str, who: str, *, encoding: str = "") -> 
             f"{len(inputs)} texts were given; {who} takes 1 to {_MOST_INPUTS} at once",
             "send them in parts",
         )
-    texts = sum(isinstance(one, str) for one in inputs)
+    texts = sum(isinstance(item, str) for item in inputs)
     if texts not in (0, len(inputs)):
         raise BadRequest(f"{who} takes texts or token ids, not both at once", "send them apart")
     if not all(inputs):
         raise BadRequest(f"input {list(map(bool, inputs)).index(False)} is empty", "leave it out")
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": model,
-        "input": [one if isinstance(one, str) else list(one) for one in inputs],
+        "input": [item if isinstance(item, str) else list(item) for item in inputs],
     }
     if encoding:
-        asked["encoding_format"] = encoding
+        fields["encoding_format"] = encoding
     if request.dimensions is not None:
-        asked["dimensions"] = request.dimensions
-    return asked
+        fields["dimensions"] = request.dimensions
+    return fields
 
 
 def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
@@ -68,16 +68,16 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
         ProviderFailed: not one vector for each input, of one length that was asked for.
     """
     try:
-        found = _decode(answer)
+        reply = _decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise broken(who, error) from None
     wanted = len(request.inputs)
     rows: dict[int, _Row] = {}
-    for place, row in enumerate(found.data):
+    for place, row in enumerate(reply.data):
         rows[place if row.index is None else row.index] = row
-    if len(found.data) != wanted or rows.keys() != set(range(wanted)):
+    if len(reply.data) != wanted or rows.keys() != set(range(wanted)):
         raise ProviderFailed(
-            f"{who} answered {wanted} texts with {len(found.data)} vectors",
+            f"{who} answered {wanted} texts with {len(reply.data)} vectors",
             "try again, or send fewer at once",
             billed=True,
         )
@@ -91,12 +91,12 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
             "leave out dimensions" if request.dimensions else None,
             billed=True,
         )
-    usage = found.usage or _Usage()
+    usage = reply.usage or _Usage()
     return Embeddings(vectors, count(usage.prompt_tokens or usage.total_tokens))
 
 
-def _vector(given: list[float] | str, who: str) -> tuple[float, ...]:
-    numbers = _unpacked(given, who) if isinstance(given, str) else given
+def _vector(value: list[float] | str, who: str) -> tuple[float, ...]:
+    numbers = _unpacked(value, who) if isinstance(value, str) else value
     if not 0 < len(numbers) <= _LONGEST:
         raise broken(who, f"a vector of {len(numbers)} numbers")
     return unit(numbers, who)

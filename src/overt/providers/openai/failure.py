@@ -74,15 +74,15 @@ class Fault(msgspec.Struct):
         return tuple(x for x in (self.code, self.type) if isinstance(x, str))
 
 
-def fault_of(found: Any) -> Fault:
+def fault_of(error: Any) -> Fault:
     """An error object that has been decoded already, of whatever kind."""
-    if isinstance(found, str):
-        return Fault(found)
-    if isinstance(found, dict):
-        inner = found.get("error")
+    if isinstance(error, str):
+        return Fault(error)
+    if isinstance(error, dict):
+        inner = error.get("error")
         if isinstance(inner, dict | str) and inner:
             return fault_of(inner) if isinstance(inner, str) else _object(inner)
-        return _object(found)
+        return _object(error)
     return Fault()
 
 
@@ -91,10 +91,10 @@ def read(body: bytes) -> Fault:
     if len(body) > _MOST_BODY:
         return Fault()
     try:
-        found = msgspec.json.decode(body)
+        document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Fault()
-    return fault_of(found)
+    return fault_of(document)
 
 
 def failure(
@@ -126,14 +126,14 @@ def error_of(
     inside = fault.code
     if not status and isinstance(inside, int) and not isinstance(inside, bool):
         status = inside if 400 <= inside <= 599 else 0
-    if found := _by_name(who, fault, status, retry_after, add_key):
-        return found
+    if named_error := _by_name(who, fault, status, retry_after, add_key):
+        return named_error
     if status:
         return _by_status(who, fault, status, retry_after, add_key, missing, billed)
-    said = f": {fault.words}" if fault.words else ""
+    detail = f": {fault.words}" if fault.words else ""
     if any(name in _ASKED or name.startswith(_IMAGES) for name in fault.names):
-        return BadRequest(f"{who} refused the request{said}")
-    return ProviderFailed(f"{who} failed within its answer{said}", "try again", billed=billed)
+        return BadRequest(f"{who} refused the request{detail}")
+    return ProviderFailed(f"{who} failed within its answer{detail}", "try again", billed=billed)
 
 
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -154,8 +154,8 @@ def _by_name(
         # Comes as 429, but waiting does not help: it is no `Busy`, which is asked again.
         return NeedsAccess(f"{who} says that the account has no credit left", "add credit to it")
     if "model_not_found" in names:
-        said = fault.words or "it gave no name"
-        return ModelNotFound(f"{who} has no such model: {said}", "choose one that it lists")
+        detail = fault.words or "it gave no name"
+        return ModelNotFound(f"{who} has no such model: {detail}", "choose one that it lists")
     if names & _KEYS:
         return NeedsAccess(f"{who} does not accept the key", add_key or None)
     if names & _RATE:
@@ -172,30 +172,30 @@ def _by_status(
     missing: str,
     billed: bool,
 ) -> OvertError:
-    said = f": {fault.words}" if fault.words else ""
+    detail = f": {fault.words}" if fault.words else ""
     if status == 401:
         return NeedsAccess(f"{who} does not accept the key", add_key or None)
     if status == 403:
-        return NeedsAccess(f"{who} does not allow it{said}", add_key or None)
+        return NeedsAccess(f"{who} does not allow it{detail}", add_key or None)
     if status == 404:
         if "model" in fault.words.lower():
-            return ModelNotFound(f"{who} does not have it{said}", "choose a model that it lists")
-        return ProviderFailed(f"{who} has nothing at that address (404){said}", missing or None)
+            return ModelNotFound(f"{who} does not have it{detail}", "choose a model that it lists")
+        return ProviderFailed(f"{who} has nothing at that address (404){detail}", missing or None)
     if status == 413:
-        return TooLarge(f"the request is larger than {who} takes{said}", "send less at once")
+        return TooLarge(f"the request is larger than {who} takes{detail}", "send less at once")
     if status in (429, 503, 529):
         return _busy(who, fault, retry_after, TooMany if status == 429 else Busy)
     if status == 501:
-        return Unsupported(f"{who} cannot do it{said}")
+        return Unsupported(f"{who} cannot do it{detail}")
     if status in (400, 422):
-        return BadRequest(f"{who} refused the request ({status}){said}")
-    return ProviderFailed(f"{who} answered {status}{said}", "try again", billed=billed)
+        return BadRequest(f"{who} refused the request ({status}){detail}")
+    return ProviderFailed(f"{who} answered {status}{detail}", "try again", billed=billed)
 
 
 def _busy(who: str, fault: Fault, retry_after: float | None, kind: type[Busy] = Busy) -> Busy:
-    said = f": {fault.words}" if fault.words else ""
+    detail = f": {fault.words}" if fault.words else ""
     hint = "try again later" if retry_after is None else f"try again in {retry_after:.0f} s"
-    return kind(f"{who} takes no more requests for now{said}", hint, retry_after)
+    return kind(f"{who} takes no more requests for now{detail}", hint, retry_after)
 
 
 def _too_long(who: str, fault: Fault) -> OvertError:
@@ -211,9 +211,9 @@ def _too_long(who: str, fault: Fault) -> OvertError:
             tokens, context = int(needs.group(1)), int(holds.group(1))
     if tokens and context and tokens > context:
         return ContextExceeded(tokens, context, _SHORTER)
-    said = f": {fault.words}" if fault.words else ""
+    detail = f": {fault.words}" if fault.words else ""
     return BadRequest(
-        f"the request is longer than the context of the model at {who}{said}", _SHORTER
+        f"the request is longer than the context of the model at {who}{detail}", _SHORTER
     )
 
 
@@ -223,5 +223,5 @@ def _count(value: Any) -> int:
     return 0
 
 
-def _object(found: Mapping[str, Any]) -> Fault:
-    return Fault(*(found.get(name) for name in Fault.__struct_fields__))
+def _object(error: Mapping[str, Any]) -> Fault:
+    return Fault(*(error.get(name) for name in Fault.__struct_fields__))

@@ -59,7 +59,7 @@ def body(request: Request, model: str, *, effort: str | None, reasons: bool) -> 
         effort: how much to reason, None for the model's own default.
         reasons: whether the model is known to; encrypted reasoning is an error for the others.
     """
-    asked = {
+    fields = {
         **conversation(request, model, effort=effort),
         "stream": True,
         "store": False,
@@ -68,17 +68,17 @@ def body(request: Request, model: str, *, effort: str | None, reasons: bool) -> 
     include = [_ENCRYPTED] if reasons else []
     if request.logprobs is not None:
         include.append(_LOGPROBS)
-        asked["top_logprobs"] = request.logprobs
+        fields["top_logprobs"] = request.logprobs
     if include:
-        asked["include"] = include
+        fields["include"] = include
     if request.max_tokens is not None:
-        asked["max_output_tokens"] = request.max_tokens
-    return asked
+        fields["max_output_tokens"] = request.max_tokens
+    return fields
 
 
 def conversation(request: Request, model: str, *, effort: str | None) -> dict[str, Any]:
     """What ``/responses`` and ``/responses/input_tokens`` have in common."""
-    asked: dict[str, Any] = {"model": model, "input": items(request.messages)}
+    fields: dict[str, Any] = {"model": model, "input": items(request.messages)}
     reasoning: dict[str, Any] = {}
     if effort is not None:
         reasoning["effort"] = effort
@@ -86,9 +86,9 @@ def conversation(request: Request, model: str, *, effort: str | None) -> dict[st
         # Only who asks to see thoughts gets a summary: OpenAI gives it to verified organisations.
         reasoning["summary"] = "auto"
     if reasoning:
-        asked["reasoning"] = reasoning
+        fields["reasoning"] = reasoning
     if request.json_schema is not None:
-        asked["text"] = {
+        fields["text"] = {
             "format": {
                 "type": "json_schema",
                 "name": SCHEMA_NAME,
@@ -96,12 +96,12 @@ def conversation(request: Request, model: str, *, effort: str | None) -> dict[st
                 "strict": strict(request.json_schema),
             }
         }
-    return asked | _tools(request)
+    return fields | _tools(request)
 
 
-def _sampling(given: Sampling) -> dict[str, float]:
-    found = {"temperature": given.temperature, "top_p": given.top_p}
-    return {name: value for name, value in found.items() if value is not None}
+def _sampling(sampling: Sampling) -> dict[str, float]:
+    fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 # ---- items ---------------------------------------------------------------------------------
@@ -109,17 +109,17 @@ def _sampling(given: Sampling) -> dict[str, float]:
 
 def items(messages: Sequence[Message]) -> list[Any]:
     """The conversation, in order; some are `msgspec.Raw`, as OpenAI sent them."""
-    found: list[Any] = []
+    all_items: list[Any] = []
     for message in messages:
         if message.role == "assistant":
-            found += _assistant(message.parts)
+            all_items += _assistant(message.parts)
         else:
-            found += _others(message)
-    return found
+            all_items += _others(message)
+    return all_items
 
 
 def _others(message: Message) -> list[Any]:
-    found: list[Any] = [
+    result: list[Any] = [
         {
             "type": "function_call_output",
             "call_id": call_id(part.id),
@@ -129,10 +129,10 @@ def _others(message: Message) -> list[Any]:
         if isinstance(part, ToolResultPart)
     ]
     rest = [part for part in message.parts if isinstance(part, TextPart | ImagePart)]
-    if rest or not found:
+    if rest or not result:
         role = "system" if message.role == "system" else "user"
-        found.append({"role": role, "content": _content(rest)})
-    return found
+        result.append({"role": role, "content": _content(rest)})
+    return result
 
 
 def _content(parts: Sequence[TextPart | ImagePart]) -> str | list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def _content(parts: Sequence[TextPart | ImagePart]) -> str | list[dict[str, Any]
 
 
 def _assistant(parts: Sequence[Part]) -> list[Any]:
-    found: list[Any] = []
+    result: list[Any] = []
     waiting: list[Any] = []  # reasoning goes before what it led to, or not at all
     for part in parts:
         item: Any = None
@@ -164,9 +164,9 @@ def _assistant(parts: Sequence[Part]) -> list[Any]:
                 "arguments": part.arguments,
             }
         if item is not None:
-            found += [*waiting, item]
+            result += [*waiting, item]
             waiting = []
-    return found
+    return result
 
 
 def _reasoning(part: ThoughtPart) -> msgspec.Raw | None:
@@ -200,18 +200,18 @@ _item = msgspec.json.Decoder(_Item).decode
 def _tools(request: Request) -> dict[str, Any]:
     if not request.tools:
         return {}
-    asked: dict[str, Any] = {"tools": [_tool(tool) for tool in request.tools]}
+    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in request.tools]}
     if request.tool_choice in ("none", "required"):
-        asked["tool_choice"] = request.tool_choice
+        fields["tool_choice"] = request.tool_choice
     elif request.tool_choice != "auto":
-        asked["tool_choice"] = {"type": "function", "name": request.tool_choice}
+        fields["tool_choice"] = {"type": "function", "name": request.tool_choice}
     if not request.parallel_tools:
-        asked["parallel_tool_calls"] = False
-    return asked
+        fields["parallel_tool_calls"] = False
+    return fields
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
     schema = parameters(tool)
     # `strict` has to be said here: left out, it is taken as true, and most schemas are refused.
-    asked = {"type": "function", "name": tool.name, "parameters": schema, "strict": strict(schema)}
-    return asked | ({"description": tool.description} if tool.description else {})
+    fields = {"type": "function", "name": tool.name, "parameters": schema, "strict": strict(schema)}
+    return fields | ({"description": tool.description} if tool.description else {})

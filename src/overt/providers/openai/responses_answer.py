@@ -118,13 +118,13 @@ class ResponsesReader:
         self._end: list[Event] | None = None
         self._refused = False
 
-    def feed(self, said: Said) -> Iterable[Event]:
+    def feed(self, server_event: Said) -> Iterable[Event]:
         """See `Reader`."""
-        if said.data[:1] != b"{" and said.data.strip() in (b"", b"[DONE]"):
+        if server_event.data[:1] != b"{" and server_event.data.strip() in (b"", b"[DONE]"):
             return ()
         try:
-            event = _event(said.data)
-            return self._events(event, said)
+            event = _event(server_event.data)
+            return self._events(event, server_event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise broken(self._who, error) from None
 
@@ -134,8 +134,8 @@ class ResponsesReader:
             raise ended_early(self._who)
         return self._end
 
-    def _events(self, event: _Event, said: Said) -> list[Event]:
-        kind = event.type or said.name
+    def _events(self, event: _Event, server_event: Said) -> list[Event]:
+        kind = event.type or server_event.name
         if kind == "response.output_text.delta":
             return self._text(event)
         if kind == "response.function_call_arguments.delta":
@@ -153,8 +153,8 @@ class ResponsesReader:
         if kind in ("response.completed", "response.incomplete", "response.failed"):
             self._finish(event, kind)
         elif kind == "error" or event.error is not None:
-            found = fault_of(event.error) if event.error else None
-            fault = found or Fault(event.message, param=event.param, code=event.code)
+            error_fault = fault_of(event.error) if event.error else None
+            fault = error_fault or Fault(event.message, param=event.param, code=event.code)
             raise error_of(self._who, fault)
         return []
 
@@ -167,9 +167,11 @@ class ResponsesReader:
             events.append(Text(text))
         # Without log-probabilities it is an empty list, in every event.
         if len(event.logprobs) > len("[]"):
-            told: list[TokenLogprob] = [token_of(one) for one in _tokens(event.logprobs) or ()]
-            if told:
-                events.append(Logprobs(tuple(told)))
+            tokens: list[TokenLogprob] = [
+                token_of(token) for token in _tokens(event.logprobs) or ()
+            ]
+            if tokens:
+                events.append(Logprobs(tuple(tokens)))
         return events
 
     def _thought(self, event: _Event) -> list[Event]:
@@ -251,16 +253,18 @@ class ResponsesReader:
     # ---- the end ---------------------------------------------------------------------------
 
     def _finish(self, event: _Event, kind: str) -> None:
-        found = _response(event.response) or _Response()
+        response = _response(event.response) or _Response()
         if kind == "response.failed":
-            fault = fault_of(found.error) if found.error else Fault()
+            fault = fault_of(response.error) if response.error else Fault()
             raise error_of(self._who, fault)
         finish: Finish = "tool_calls" if self._calls else "stop"
         if kind == "response.incomplete":
-            finish = self._incomplete(found.incomplete_details)
+            finish = self._incomplete(response.incomplete_details)
         if self._refused:
             finish = "refusal"
-        self._end = [Done(finish)] if found.usage is None else [_used(found.usage), Done(finish)]
+        self._end = (
+            [Done(finish)] if response.usage is None else [_used(response.usage), Done(finish)]
+        )
         self.done = True
 
     def _incomplete(self, details: _Incomplete | None) -> Finish:

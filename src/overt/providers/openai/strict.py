@@ -61,7 +61,7 @@ def _qualifies(schema: Any, depth: int, left: list[int]) -> bool:
     if not isinstance(choices, list):
         return False
     inside += choices
-    return all(_qualifies(one, depth + 1, left) for one in inside)
+    return all(_qualifies(item, depth + 1, left) for item in inside)
 
 
 def _closed(schema: Mapping[str, Any], left: list[int]) -> bool:
@@ -73,9 +73,11 @@ def _closed(schema: Mapping[str, Any], left: list[int]) -> bool:
     if left[2] < 0 or ("format" in schema and schema["format"] not in _FORMATS):
         return False
     kind = schema.get("type")
-    if kind != "object" and "properties" not in schema and not (
-        isinstance(kind, list) and "object" in kind
-    ):  # fmt: skip
+    if (
+        kind != "object"
+        and "properties" not in schema
+        and not (isinstance(kind, list) and "object" in kind)
+    ):
         return "additionalProperties" not in schema
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, Mapping) or not isinstance(required, list):

@@ -303,8 +303,8 @@ def as_error(error: Refusal, longest: int = 0, *, schema: bool = False) -> Overt
             "the request takes more memory than the worker may have",
             "send less, or give it more (--memory SIZE)",
         )
-    if found := _SCHEMA.match(message) or (schema and _OF_SCHEMA.match(message)):
-        reason = found[1].lstrip(" :") or "llama.cpp makes no grammar of it"
+    if match := _SCHEMA.match(message) or (schema and _OF_SCHEMA.match(message)):
+        reason = match[1].lstrip(" :") or "llama.cpp makes no grammar of it"
         return BadRequest(f"the JSON schema cannot be used: {reason}", "correct or simplify it")
     if "grammar" in message:
         return BadRequest("the grammar is not valid GBNF", "see docs/cli.md for the notation")

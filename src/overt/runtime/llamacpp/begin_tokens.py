@@ -25,8 +25,8 @@ class Probed:
         if text != PROBE or not special:
             return await self._tokens(text, special=special, around=around)
         if around not in self._probed:
-            found = await self._tokens(text, around=around)
-            self._probed = {**self._probed, around: found}
+            tokens = await self._tokens(text, around=around)
+            self._probed = {**self._probed, around: tokens}
         return self._probed[around]
 
     async def _tokens(

@@ -90,15 +90,15 @@ class LlamaCppEmbedder(Words, Hosted):
         tokens = 0
         for group in _groups(request.inputs):
             try:
-                found = await self._embedded(group)
+                embeddings = await self._embedded(group)
             except _TooLongError as error:
                 if not request.truncate:
                     raise ContextExceeded(
                         error.tokens, error.most, "shorten it, or have it cut: truncate"
                     ) from None
-                found = await self._embedded(await self._cut(group, error.most))
-            tokens += found.tokens
-            vectors += (_scaled(vector, request.dimensions) for vector in found.vectors)
+                embeddings = await self._embedded(await self._cut(group, error.most))
+            tokens += embeddings.tokens
+            vectors += (_scaled(vector, request.dimensions) for vector in embeddings.vectors)
             await asyncio.sleep(0)
         return Embeddings(tuple(vectors), tokens)
 
@@ -116,28 +116,28 @@ class LlamaCppEmbedder(Words, Hosted):
         tokens = 0
         for start in range(0, len(request.documents), _DOCUMENTS):
             documents = request.documents[start : start + _DOCUMENTS]
-            asked = {"query": request.query, "documents": list(documents)}
+            body = {"query": request.query, "documents": list(documents)}
             try:
-                reply = await self._call("rerank", asked, _Scores)
+                reply = await self._call("rerank", body, _Scores)
             except _TooLongError as error:
                 raise ContextExceeded(
                     error.tokens, error.most, "shorten the query or the document"
                 ) from None
-            found = {result.index: result.relevance_score for result in reply.results}
-            if sorted(found) != list(range(len(documents))):
+            scores_by_index = {result.index: result.relevance_score for result in reply.results}
+            if sorted(scores_by_index) != list(range(len(documents))):
                 raise EngineFailed("llama.cpp did not score every document")
-            scores += (found[index] for index in range(len(documents)))
+            scores += (scores_by_index[index] for index in range(len(documents)))
             tokens += reply.usage.prompt_tokens
         return Ranking(tuple(scores), tokens)
 
     async def _embedded(self, inputs: Sequence[Input]) -> Embeddings:
         """Vectors as the engine makes them."""
-        given = [text if isinstance(text, str) else list(text) for text in inputs]
-        reply = await self._call("embed", {"input": given, "encoding_format": "base64"}, _Vectors)
-        found = {one.index: _floats(one.embedding) for one in reply.data}
-        if sorted(found) != list(range(len(inputs))):
+        items = [text if isinstance(text, str) else list(text) for text in inputs]
+        reply = await self._call("embed", {"input": items, "encoding_format": "base64"}, _Vectors)
+        vectors = {row.index: _floats(row.embedding) for row in reply.data}
+        if sorted(vectors) != list(range(len(inputs))):
             raise EngineFailed("llama.cpp did not embed every text")
-        ordered = tuple(found[index] for index in range(len(inputs)))
+        ordered = tuple(vectors[index] for index in range(len(inputs)))
         return Embeddings(ordered, reply.usage.prompt_tokens)
 
     async def _cut(self, inputs: Sequence[Input], most: int) -> list[Input]:
@@ -155,11 +155,11 @@ class LlamaCppEmbedder(Words, Hosted):
                 out.append(tokens[:most])
         return out
 
-    async def _call(self, kind: str, asked: dict[str, Any], form: type[Reply]) -> Reply:
-        async with aclosing(self._worker.call(kind, json.dumps(asked).encode())) as chunks:
-            said = b"".join([chunk async for chunk in chunks])
+    async def _call(self, kind: str, body: dict[str, Any], form: type[Reply]) -> Reply:
+        async with aclosing(self._worker.call(kind, json.dumps(body).encode())) as chunks:
+            reply_bytes = b"".join([chunk async for chunk in chunks])
         try:
-            reply = msgspec.json.decode(said, type=form)
+            reply = msgspec.json.decode(reply_bytes, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"llama.cpp broke its own protocol: {error}") from None
         if reply.error is not None:
@@ -168,10 +168,10 @@ class LlamaCppEmbedder(Words, Hosted):
 
 
 def _refuse(error: Refusal, longest: int) -> NoReturn:
-    if found := _TOO_LONG.search(error.message):
-        tokens, most = int(found[1] or found[3]), int(found[2] or found[5])
+    if match := _TOO_LONG.search(error.message):
+        tokens, most = int(match[1] or match[3]), int(match[2] or match[5])
         # A causal model needs one place more than the text has tokens.
-        raise _TooLongError(tokens, most - 1 if found[4] else most)
+        raise _TooLongError(tokens, most - 1 if match[4] else most)
     if "cannot be empty" in error.message:
         raise BadRequest("an input has no tokens", "leave out empty texts")
     raise as_error(error, longest)

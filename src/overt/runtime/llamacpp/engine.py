@@ -40,11 +40,11 @@ class LlamaCpp(Words, Hosted):
         check(request, self._capabilities)
         tokens = await self.gap(request) if request.suffix is not None else None
         kind = "chat" if request.prompt is None else "completion"
-        asked = json.dumps(body(request, self._capabilities, tokens)).encode()
+        payload = json.dumps(body(request, self._capabilities, tokens)).encode()
         answer = Reader(request, self._capabilities.longest)
         async with (
             self._turns.take(alone=request.deterministic),
-            aclosing(self._worker.call(kind, asked)) as chunks,
+            aclosing(self._worker.call(kind, payload)) as chunks,
         ):
             async for chunk in chunks:
                 for event in answer.events(chunk):

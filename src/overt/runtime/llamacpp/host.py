@@ -71,34 +71,34 @@ class Host:
             )
 
 
-def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
+def _common(xllamacpp: Any, parameters: dict[str, Any]) -> Any:
     """llama.cpp's parameters for `given` (see `Host.load`)."""
     common = xllamacpp.CommonParams()
-    common.model.path = given["weights"]
-    if given.get("projector"):
-        common.mmproj.path = given["projector"]
+    common.model.path = parameters["weights"]
+    if parameters.get("projector"):
+        common.mmproj.path = parameters["projector"]
         common.mmproj_use_gpu = False
-    if given.get("template"):
-        common.chat_template = given["template"]
+    if parameters.get("template"):
+        common.chat_template = parameters["template"]
     common.lora_adapters = [
-        xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in given.get("adapters") or ()
+        xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in parameters.get("adapters") or ()
     ]
-    common.n_parallel = given["parallel"]
+    common.n_parallel = parameters["parallel"]
     # Without a unified cache each slot has its own share, and a request's numbers do not depend on
     # what the others hold.
     common.kv_unified = False
-    common.n_ctx = given["context"] * given["parallel"]
+    common.n_ctx = parameters["context"] * parameters["parallel"]
     # Cancellation is only seen between batches.
-    common.n_batch = common.n_ubatch = given["batch"]
-    common.n_gpu_layers = given.get("gpu_layers", 0)
-    common.cpuparams.n_threads = given["threads"]
-    common.cpuparams_batch.n_threads = given["prompt_threads"]
-    if given.get("embedding"):
+    common.n_batch = common.n_ubatch = parameters["batch"]
+    common.n_gpu_layers = parameters.get("gpu_layers", 0)
+    common.cpuparams.n_threads = parameters["threads"]
+    common.cpuparams_batch.n_threads = parameters["prompt_threads"]
+    if parameters.get("embedding"):
         common.embedding = True
         # As many for each slot: llama.cpp aborts on others while it plans an encoder's mean.
-        share = -(-given["batch"] // given["parallel"])
-        common.n_batch = common.n_ubatch = share * given["parallel"]
-    if pooling := given.get("pooling"):
+        share = -(-parameters["batch"] // parameters["parallel"])
+        common.n_batch = common.n_ubatch = share * parameters["parallel"]
+    if pooling := parameters.get("pooling"):
         common.pooling_type = getattr(
             xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.upper()}"
         )
@@ -106,14 +106,14 @@ def _common(xllamacpp: Any, given: dict[str, Any]) -> Any:
     common.fit_params = False  # Overt decides what fits, before the load, and says so
     common.ctx_shift = False  # a full context ends the answer; nothing is dropped in silence
     # Restore points of windowed layers: the memory estimate counts so many and no more.
-    common.n_ctx_checkpoints = given["checkpoints"]
+    common.n_ctx_checkpoints = parameters["checkpoints"]
     common.cache_ram_mib = 0  # no copies of old prompts beyond the slots' own memory
     common.offline = True
     common.endpoint_slots = False
     common.ui = False
     common.n_threads_http = 2  # for questions about words and tokens only
     # 1 is errors only: they are the reason a person is given when a model does not load.
-    common.verbosity = 4 if given.get("debug") else 1
+    common.verbosity = 4 if parameters.get("debug") else 1
     if os.name == "posix":
         # xllamacpp always opens a listener. A name that ends so is a UNIX socket, here in the
         # worker's private folder: no internet socket, and nothing other users could find.

@@ -46,10 +46,10 @@ def vocabulary(lib: Any, weights: str) -> Any:
     Raises:
         RuntimeError: llama.cpp refused the file; its reason is on standard error.
     """
-    found = loaded(lib, weights, vocab_only=True)
-    if not found:
+    model = loaded(lib, weights, vocab_only=True)
+    if not model:
         raise RuntimeError("llama.cpp could not load the vocabulary")
-    return found
+    return model
 
 
 def decode(
@@ -73,8 +73,8 @@ def logits(ffi: Any, lib: Any, context: Any, row: int, size: int) -> Any:
     """The logits (size,) of a row of the last batch, as llama.cpp holds them; None for none."""
     import numpy as np
 
-    found = lib.llama_get_logits_ith(context, row)
-    return np.frombuffer(ffi.buffer(found, size * 4), np.float32) if found else None
+    pointer = lib.llama_get_logits_ith(context, row)
+    return np.frombuffer(ffi.buffer(pointer, size * 4), np.float32) if pointer else None
 
 
 class Words:
@@ -107,10 +107,10 @@ class Words:
         size = len(raw) + 8
         while True:
             ids = self._ffi.new("llama_token[]", size)
-            took = self._lib.llama_tokenize(self.vocab, raw, len(raw), ids, size, around, special)
-            if took >= 0:
-                return list(ids[0:took])
-            size = -took
+            count = self._lib.llama_tokenize(self.vocab, raw, len(raw), ids, size, around, special)
+            if count >= 0:
+                return list(ids[0:count])
+            size = -count
 
     def piece(self, id: int) -> bytes:
         """The bytes of a token, a control token as it is written."""
@@ -120,8 +120,8 @@ class Words:
         size = 256
         while True:
             buffer = self._ffi.new("char[]", size)
-            took = self._lib.llama_token_to_piece(self.vocab, id, buffer, size, 0, True)
-            if took >= 0:
-                piece = self._pieces[id] = bytes(self._ffi.buffer(buffer, took))
+            count = self._lib.llama_token_to_piece(self.vocab, id, buffer, size, 0, True)
+            if count >= 0:
+                piece = self._pieces[id] = bytes(self._ffi.buffer(buffer, count))
                 return piece
-            size = -took
+            size = -count

@@ -73,8 +73,8 @@ def body(
         fields["n_probs"] = max(1, request.logprobs)
         fields["post_sampling_probs"] = False
     if request.prompt is not None:
-        given = request.prompt if tokens is None else tokens
-        fields["prompt"] = given if isinstance(given, str) else list(given)
+        prompt = request.prompt if tokens is None else tokens
+        fields["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
         if request.json_schema is not None:
             fields["json_schema"] = constraint.schema(request.json_schema)
         return fields
@@ -95,8 +95,8 @@ def conversation(request: Request) -> dict[str, Any]:
     if known:
         fields["chat_template_kwargs"] = known
     if request.tools and not forced(request) and request.tool_choice != "none":
-        given = zip(request.tools, constraint.parameters(request.tools), strict=True)
-        fields["tools"] = [_tool(tool, parameters) for tool, parameters in given]
+        pairs = zip(request.tools, constraint.parameters(request.tools), strict=True)
+        fields["tools"] = [_tool(tool, parameters) for tool, parameters in pairs]
         if not request.parallel_tools:
             fields["parallel_tool_calls"] = False
     return fields
@@ -155,8 +155,8 @@ def _check_length(request: Request, can: Capabilities) -> None:
     it, and a token at least for each message, which says whose it is.
     """
     if request.prompt is None:
-        said = [message for message in request.messages if message.role in ("user", "system")]
-        size = sum(len(message.text.strip().encode("utf-8", "replace")) for message in said)
+        messages = [message for message in request.messages if message.role in ("user", "system")]
+        size = sum(len(message.text.strip().encode("utf-8", "replace")) for message in messages)
         least = max(size // _LONGEST_TOKEN, len(request.messages))
     elif isinstance(request.prompt, str):
         least = len(request.prompt.encode("utf-8", "replace")) // _LONGEST_TOKEN
@@ -196,8 +196,8 @@ def _sampling(request: Request, can: Capabilities) -> dict[str, Any]:
 def _constraint(request: Request) -> dict[str, Any]:
     """A schema for the answer. It enforces a required tool too: llama.cpp itself ignores that."""
     if tools := forced(request):
-        given = zip(tools, constraint.parameters(tools), strict=True)
-        schema = {"anyOf": [_call_schema(tool.name, parameters) for tool, parameters in given]}
+        pairs = zip(tools, constraint.parameters(tools), strict=True)
+        schema = {"anyOf": [_call_schema(tool.name, parameters) for tool, parameters in pairs]}
     elif request.json_schema is not None:
         schema = constraint.schema(request.json_schema)
     else:

@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 DEFAULTS: Final[Mapping[str, float]] = {
-    "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "typical_p": 1.0,
-    "repeat_penalty": 1.0, "repeat_last_n": 64, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-}  # fmt: skip
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "typical_p": 1.0,
+    "repeat_penalty": 1.0,
+    "repeat_last_n": 64,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 _BANNED: Final = -100
 
 
@@ -67,8 +74,10 @@ def _penalise(
         return
     last = past if back < 0 else past[-back:]
     ids, counts = np.unique(np.array(last, np.int64), return_counts=True)
-    found = scores[ids]
-    scores[ids] = np.where(found > 0, found / repeat, found * repeat) - counts * often - present
+    penalised = scores[ids]
+    scores[ids] = (
+        np.where(penalised > 0, penalised / repeat, penalised * repeat) - counts * often - present
+    )
 
 
 def _likeliest(

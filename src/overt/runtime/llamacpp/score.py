@@ -66,8 +66,8 @@ class LlamaCppScorer(Probed, Hosted):
     async def _tokens(
         self, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
-        asked = {"text": text, "special": special, "around": around}
-        async with aclosing(self._call("tokenize", asked)) as replies:
+        body = {"text": text, "special": special, "around": around}
+        async with aclosing(self._call("tokenize", body)) as replies:
             return tuple([id async for reply in replies for id in reply.ids])
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
@@ -79,8 +79,8 @@ class LlamaCppScorer(Probed, Hosted):
         async with aclosing(self._call("detokenize", {"tokens": list(tokens)})) as replies:
             return "".join([reply.text async for reply in replies])
 
-    async def _call(self, kind: str, asked: dict[str, object]) -> AsyncGenerator[_Reply, None]:
-        async with aclosing(self._worker.call(kind, json.dumps(asked).encode())) as chunks:
+    async def _call(self, kind: str, body: dict[str, object]) -> AsyncGenerator[_Reply, None]:
+        async with aclosing(self._worker.call(kind, json.dumps(body).encode())) as chunks:
             async for chunk in chunks:
                 try:
                     reply = msgspec.json.decode(chunk, type=_Reply)

@@ -75,17 +75,17 @@ class Host:
         tokenize {text, special, around} gives ``{"ids"}``; detokenize {tokens} gives ``{"text"}``.
         An error is ``{"error": {kind, message, tokens, context}}``.
         """
-        asked = json.loads(body)
+        request = json.loads(body)
         try:
             if kind == "score":
-                self._score(asked["prompt"], asked["top"], emit)
+                self._score(request["prompt"], request["top"], emit)
             elif kind == "tokenize":
                 ids = self._words.ids(
-                    asked["text"], special=asked["special"], around=asked["around"]
+                    request["text"], special=request["special"], around=request["around"]
                 )
                 emit(json.dumps({"ids": ids}).encode())
             elif kind == "detokenize":
-                raw = b"".join(map(self._words.piece, self._checked(asked["tokens"])))
+                raw = b"".join(map(self._words.piece, self._checked(request["tokens"])))
                 emit(json.dumps({"text": raw.decode("utf-8", "replace")}).encode())
             else:
                 raise RefusedError("unknown", f"no such call: {kind}")
@@ -112,9 +112,9 @@ class Host:
         batch = lib.llama_batch_init(self._batch, 0, 1)
         try:
             for start in range(0, len(tokens) - 1, self._batch):
-                given = tokens[start : min(start + self._batch, len(tokens) - 1)]
-                self._decode(batch, given, start)
-                for row in range(len(given)):
+                chunk = tokens[start : min(start + self._batch, len(tokens) - 1)]
+                self._decode(batch, chunk, start)
+                for row in range(len(chunk)):
                     pieces.append(self._judged(row, tokens[start + row + 1], top))
                 yield pieces
                 pieces = []
@@ -146,9 +146,9 @@ class Host:
             count = min(top, self._words.size)
             best = np.argpartition(logits, -count)[-count:].tolist()
             best.sort(key=lambda id: (-logits[id], id))
-        told = self._told(token, float(logits[token]) - total)
-        told["top"] = [self._told(id, float(logits[id]) - total) for id in best]
-        return told
+        entry = self._told(token, float(logits[token]) - total)
+        entry["top"] = [self._told(id, float(logits[id]) - total) for id in best]
+        return entry
 
     def _told(self, id: int, logprob: float | None = None) -> dict[str, Any]:
         raw = base64.b64encode(self._words.piece(id)).decode()

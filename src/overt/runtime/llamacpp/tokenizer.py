@@ -113,8 +113,8 @@ class Words(Probed):
         """
         before, after, middle = await self._gap_marks()
         beginning, _ = await self.around()
-        given = request.prompt or ""
-        prefix = await self._tokens(given, special=False) if isinstance(given, str) else given
+        prompt = request.prompt or ""
+        prefix = await self._tokens(prompt, special=False) if isinstance(prompt, str) else prompt
         suffix = await self._tokens(request.suffix or "", special=False)
         return (*beginning, before, *prefix, after, *suffix, middle)
 
@@ -131,8 +131,8 @@ class Words(Probed):
             self._fim = ()
             for names in _FIM:
                 ids = [await self._tokens(name) for name in names]
-                if all(len(one) == 1 for one in ids) and len(set(ids)) == len(ids):
-                    self._fim = tuple(one[0] for one in ids)
+                if all(len(token_ids) == 1 for token_ids in ids) and len(set(ids)) == len(ids):
+                    self._fim = tuple(token_ids[0] for token_ids in ids)
                     break
         if not self._fim:
             raise BadRequest(
@@ -144,14 +144,14 @@ class Words(Probed):
     async def _tokens(
         self, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
-        asked = {"content": text, "parse_special": special, "add_special": around}
-        reply = await self._ask("/tokenize", asked, _Tokens)
+        body = {"content": text, "parse_special": special, "add_special": around}
+        reply = await self._ask("/tokenize", body, _Tokens)
         return tuple(_given(reply.tokens))
 
     async def _ask(self, path: str, body: dict[str, Any], kind: type[Reply]) -> Reply:
-        said = await self._worker.ask(path, json.dumps(body).encode())
+        reply_bytes = await self._worker.ask(path, json.dumps(body).encode())
         try:
-            reply = msgspec.json.decode(said, type=kind)
+            reply = msgspec.json.decode(reply_bytes, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineFailed(f"llama.cpp broke its own protocol: {error}") from None
         if reply.error is not None:

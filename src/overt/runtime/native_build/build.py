@@ -72,9 +72,9 @@ def native_folder(home: Path) -> Path:
 
 def builds(home: Path) -> list[Build]:
     """The wheel, then every native build, those that cannot be used here first."""
-    found = [describe(folder) for folder in sorted((home / "engines").glob("native-*"))]
-    found.sort(key=lambda build: build.problem is None)
-    return [_wheel(), *found]
+    native = [describe(folder) for folder in sorted((home / "engines").glob("native-*"))]
+    native.sort(key=lambda build: build.problem is None)
+    return [_wheel(), *native]
 
 
 def remove(home: Path) -> int:
@@ -111,11 +111,11 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> list[str]:
             text = file.read(16384).decode("ascii", "replace")  # the first processor is enough
     except OSError:
         return []
-    found = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    if not found:
+    match = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    if not match:
         return []
-    names = sorted(set(found[2].split()))
-    return names if found[1] == "Features" else [n for n in names if _INSTRUCTIONS.match(n)]
+    names = sorted(set(match[2].split()))
+    return names if match[1] == "Features" else [n for n in names if _INSTRUCTIONS.match(n)]
 
 
 def describe(folder: Path) -> Build:

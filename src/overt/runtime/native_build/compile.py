@@ -219,10 +219,18 @@ def build_tools(work: Path, settings: Settings, part: Part) -> Path:
     _run([sys.executable, "-m", "venv", str(folder)], work, environ, log, what)
     part(0.3)
     command = [
-        str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input", "--no-deps",
-        "--disable-pip-version-check", "--require-hashes", "--only-binary=:all:",
-        "-r", str(Path(__file__).with_name("build_tools.txt")),
-    ]  # fmt: skip
+        str(folder / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--no-input",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "-r",
+        str(Path(__file__).with_name("build_tools.txt")),
+    ]
     _run(command, work, environ, log, "installing the build tools")
     finished.touch()
     part(1)
@@ -257,18 +265,25 @@ def run_logged(
     Raises:
         EngineFailed: it failed; its last lines are quoted.
     """
-    said: list[str] = []
+    lines: list[str] = []
     with log.open("a", buffering=1, encoding="utf-8") as record:
         record.write(f"$ {' '.join(command)}\n")
         process = subprocess.Popen(
-            command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         try:
             for line in process.stdout or ():
                 record.write(line)
-                said = [*said[-199:], line]
+                lines = [*lines[-199:], line]
                 yield line
             code = process.wait()
         finally:
@@ -279,20 +294,20 @@ def run_logged(
                 process.stdout.close()
     if code:
         raise EngineFailed(
-            f"{what} failed: {last_lines(said)}",
+            f"{what} failed: {last_lines(lines)}",
             f"the whole log is {log}; the same command goes on from here",
         )
 
 
 def ninja_count(line: str) -> tuple[int, int] | None:
     """``[12/211] Building …`` as (12, 211)."""
-    found = re.match(r"\[(\d+)/(\d+)\] ", line)
-    return (int(found[1]), max(1, int(found[2]))) if found else None
+    match = re.match(r"\[(\d+)/(\d+)\] ", line)
+    return (int(match[1]), max(1, int(match[2]))) if match else None
 
 
-def last_lines(said: list[str], count: int = 3) -> str:
+def last_lines(output: list[str], count: int = 3) -> str:
     """The last lines that say something, those with ``error`` before others, joined by ``|``."""
-    lines = [" ".join(line.split())[:200] for line in said if line.strip()]
+    lines = [" ".join(line.split())[:200] for line in output if line.strip()]
     telling = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]
     return " | ".join((telling or lines)[-count:]) or "it gave no reason"
 
@@ -307,11 +322,11 @@ def _compilers() -> dict[str, str]:
 
     Named, because Python's own configuration may name the compiler of another machine.
     """
-    found = {}
+    compilers = {}
     for variable, names in (("CC", ("cc", "gcc", "clang")), ("CXX", ("c++", "g++", "clang++"))):
-        given = os.environ.get(variable)
-        found[variable] = given or next((name for name in names if shutil.which(name)), "")
-    return found
+        value = os.environ.get(variable)
+        compilers[variable] = value or next((name for name in names if shutil.which(name)), "")
+    return compilers
 
 
 def _compile(source: Path, tools: Path, work: Path, meter: "_Meter") -> Path:

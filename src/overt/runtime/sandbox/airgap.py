@@ -106,7 +106,7 @@ async def prove(
         await asyncio.sleep(0.05)  # for what is on its way to arrive
         heard = ", ".join(sorted(set(ears.heard))) or "nothing"
         evidence.append(f"the parent's own listeners heard {heard}")
-        ok = bool(attempts) and all(one["denied"] for one in attempts) and not ears.heard
+        ok = bool(attempts) and all(attempt["denied"] for attempt in attempts) and not ears.heard
         return Proof(ok, attempts, worker.isolation, tuple(line for line in evidence if line))
 
 
@@ -175,9 +175,9 @@ def _attempt(chunk: bytes) -> Attempt:
     import json
 
     try:
-        found = json.loads(chunk)
+        result = json.loads(chunk)
         return Attempt(
-            what=str(found["what"]), denied=found["denied"] is True, how=str(found["how"])
+            what=str(result["what"]), denied=result["denied"] is True, how=str(result["how"])
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         raise EngineFailed("the airgap probe sent what cannot be read") from None

@@ -40,8 +40,8 @@ class _PathBeneath(ctypes.Structure):
 def version() -> int:
     """The version of landlock this kernel speaks, 0 for none."""
     library = ctypes.CDLL(None, use_errno=True)
-    found: int = library.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    return max(found, 0)
+    abi: int = library.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    return max(abi, 0)
 
 
 def restrict(readable: tuple[str, ...], writable: tuple[str, ...], devices: tuple[str, ...]) -> int:

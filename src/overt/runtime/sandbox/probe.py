@@ -84,38 +84,40 @@ def judged(attempt: Callable[[], str]) -> tuple[bool, str]:
 def attempts(bait: Bait) -> list[tuple[str, Callable[[], str]]]:
     """Every attempt this system knows, with what it is in plain words."""
     inet, inet6 = socket.AF_INET, socket.AF_INET6
-    found: list[tuple[str, Callable[[], str]]] = [
+    all_attempts: list[tuple[str, Callable[[], str]]] = [
         ("TCP to 127.0.0.1", lambda: _connect(inet, ("127.0.0.1", bait.tcp))),
         ("UDP to 127.0.0.1", lambda: _datagram(("127.0.0.1", bait.udp), b"out")),
     ]
     if bait.tcp6:
-        found.append(("TCP to ::1", lambda: _connect(inet6, ("::1", bait.tcp6))))
+        all_attempts.append(("TCP to ::1", lambda: _connect(inet6, ("::1", bait.tcp6))))
     if bait.address:
         here = (bait.address, bait.tcp_outward)
-        found.append((f"TCP to this machine as {bait.address}", lambda: _connect(inet, here)))
-    found += [
+        all_attempts.append(
+            (f"TCP to this machine as {bait.address}", lambda: _connect(inet, here))
+        )
+    all_attempts += [
         (f"TCP to {bait.outside} port 443", lambda: _connect(inet, (bait.outside, 443))),
         (f"UDP to {bait.outside} port 53 (DNS)", lambda: _datagram((bait.outside, 53), _QUESTION)),
         ("look up example.com", _look_up),
         ("an internet socket inherited from the parent", _inherited),
     ]
     if bait.abstract:
-        found += [
+        all_attempts += [
             ("UNIX socket by name", lambda: _connect(socket.AF_UNIX, f"\0{bait.abstract}")),
             ("UNIX socket by path", lambda: _connect(socket.AF_UNIX, bait.stream)),
             ("message to a UNIX socket by path", lambda: _message(bait.datagram)),
         ]
-    found += [
+    all_attempts += [
         ("read a file of yours", lambda: _read(bait.secret)),
         ("write a file outside its own folder", lambda: _write(bait.elsewhere)),
     ]
     if os.name == "posix":
-        found += [
+        all_attempts += [
             ("read /etc/shadow", lambda: _read("/etc/shadow")),
             ("run /bin/sh", _run_shell),
             ("signal the parent", lambda: _signal(bait.parent)),
         ]
-    return found + (_linux(bait) if sys.platform == "linux" else [])
+    return all_attempts + (_linux(bait) if sys.platform == "linux" else [])
 
 
 def _linux(bait: Bait) -> list[tuple[str, Callable[[], str]]]:
@@ -231,8 +233,10 @@ def _read_memory(bait: Bait) -> str:
     into = ctypes.create_string_buffer(bait.size)
     pair = ctypes.c_size_t * 2
     ours, theirs = pair(ctypes.addressof(into), bait.size), pair(bait.memory, bait.size)
-    one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
-    got = _call("process_vm_readv", ctypes.c_int(bait.parent), ours, one, theirs, one, none)
+    one_vector, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
+    got = _call(
+        "process_vm_readv", ctypes.c_int(bait.parent), ours, one_vector, theirs, one_vector, none
+    )
     return f"read {got} bytes"
 
 

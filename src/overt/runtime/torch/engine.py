@@ -59,9 +59,9 @@ class Torch(LlamaCppScorer):
             ContextExceeded: the prompt does not fit, with both numbers.
             EngineFailed: the worker gave up; WorkerDied where its process ended.
         """
-        asked = self._asked(request)
+        body = self._asked(request)
         reader = _Reader(request)
-        async with aclosing(self._answers("write", asked | _drawing(request))) as replies:
+        async with aclosing(self._answers("write", body | _drawing(request))) as replies:
             async for reply in replies:
                 for event in reader.events(reply):
                     yield event
@@ -76,19 +76,19 @@ class Torch(LlamaCppScorer):
             BadRequest: `request` has no messages, or what the template cannot take.
             Unsupported: the model has no chat template.
         """
-        asked = self._asked(request)
+        body = self._asked(request)
         if request.prompt is not None:
             raise BadRequest("a prompt is not rendered", "give messages")
-        if "values" not in asked:
+        if "values" not in body:
             raise Unsupported("this model has no chat template")
-        return str((await self._one("render", asked)).text or "")
+        return str((await self._one("render", body)).text or "")
 
     async def count(self, request: Request) -> int:
         """Tokens of `request` as the model would read it."""
-        found = (await self._one("count", self._asked(request))).count
-        if found is None:
+        count = (await self._one("count", self._asked(request))).count
+        if count is None:
             raise EngineFailed("the worker answered something else than it was asked")
-        return found
+        return count
 
     def _asked(self, request: Request) -> dict[str, Any]:
         """The prompt, or what the chat template is given."""
@@ -97,21 +97,21 @@ class Torch(LlamaCppScorer):
         check(request, self._capabilities)
         _refuse(request)
         if request.prompt is None:
-            said = conversation(request)
+            fields = conversation(request)
             return {
-                "values": {"messages": said["messages"], **said.get("chat_template_kwargs", {})}
+                "values": {"messages": fields["messages"], **fields.get("chat_template_kwargs", {})}
             }
-        given = request.prompt
-        return {"prompt": given if isinstance(given, str) else list(given)}
+        prompt = request.prompt
+        return {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
 
-    async def _one(self, kind: str, asked: dict[str, Any]) -> _Said:
-        async with aclosing(self._answers(kind, asked)) as replies:
+    async def _one(self, kind: str, body: dict[str, Any]) -> _Said:
+        async with aclosing(self._answers(kind, body)) as replies:
             async for reply in replies:
                 return reply
         raise EngineFailed("the worker answered nothing")
 
-    async def _answers(self, kind: str, asked: dict[str, Any]) -> AsyncGenerator[_Said, None]:
-        async with aclosing(self._worker.call(kind, json.dumps(asked).encode())) as chunks:
+    async def _answers(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[_Said, None]:
+        async with aclosing(self._worker.call(kind, json.dumps(body).encode())) as chunks:
             async for chunk in chunks:
                 try:
                     reply = _decode(chunk)
@@ -133,11 +133,11 @@ class _Reader:
         self._read = self._written = 0
         self.ended = False
 
-    def events(self, said: _Said) -> Iterator[Event]:
-        if said.of:
-            self._read = said.of
-            yield Progress(said.read, said.of)
-        for piece in said.tokens:
+    def events(self, reply: _Said) -> Iterator[Event]:
+        if reply.of:
+            self._read = reply.of
+            yield Progress(reply.read, reply.of)
+        for piece in reply.tokens:
             self._written += 1
             if self._wants:
                 yield Logprobs((token(piece),))
@@ -146,22 +146,22 @@ class _Reader:
                 yield from self._free()
             if self.ended:
                 return
-        if said.end is not None:
-            yield from self._last(said.end)
+        if reply.end is not None:
+            yield from self._last(reply.end)
 
     def _free(self) -> Iterator[Event]:
         """The text that no stop can begin in any more."""
         ends = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if ends:
-            at, stop = min(ends, key=lambda one: one[0])
+            at, stop = min(ends, key=lambda end: end[0])
             if at:
                 yield Text(self._held[:at])
             yield Usage(self._read, self._written)
             yield Done("stop", stop)
             self.ended = True
             return
-        kept = max((_begun(self._held, stop) for stop in self._stops), default=0)
-        free = self._held[: len(self._held) - kept]
+        held_back = max((_begun(self._held, stop) for stop in self._stops), default=0)
+        free = self._held[: len(self._held) - held_back]
         self._held = self._held[len(free) :]
         if free:
             yield Text(free)
@@ -186,15 +186,15 @@ def _begun(text: str, stop: str) -> int:
 
 def _drawing(request: Request) -> dict[str, Any]:
     """How tokens are drawn, every choice filled in."""
-    given = request.sampling
+    draw = request.sampling
     sampling = {
-        name: default if (value := getattr(given, name)) is None else value
+        name: default if (value := getattr(draw, name)) is None else value
         for name, default in DEFAULTS.items()
     }
     return {
         "sampling": sampling,
         "bias": list(request.logit_bias),
-        "seed": secrets.randbits(32) if given.seed is None else given.seed,
+        "seed": secrets.randbits(32) if draw.seed is None else draw.seed,
         "most": request.max_tokens,
         "top": request.logprobs,
     }
@@ -202,13 +202,13 @@ def _drawing(request: Request) -> dict[str, Any]:
 
 def _refuse(request: Request) -> None:
     """Raises Unsupported: what this engine has not."""
-    for asked, what in (
+    for unsupported, what in (
         (request.json_schema is not None, "JSON schemas"),
         (request.grammar is not None, "grammars"),
         (request.suffix is not None, "filling gaps"),
         (bool(request.tools) and request.tool_choice != "none", "tools"),
     ):
-        if asked:
+        if unsupported:
             raise Unsupported(f"the torch engine has no {what}", "choose --engine auto")
 
 

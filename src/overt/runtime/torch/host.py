@@ -83,27 +83,27 @@ class Host(score_host.Host):
         if kind not in ("write", "render", "count"):
             super().handle(kind, body, emit)
             return
-        asked = json.loads(body)
+        request = json.loads(body)
         try:
             if kind == "write":
                 with self._turn:
-                    self._write(asked, emit)
+                    self._write(request, emit)
             elif kind == "render":
-                emit(json.dumps({"text": self._rendered(asked["values"])}).encode())
+                emit(json.dumps({"text": self._rendered(request["values"])}).encode())
             else:
-                emit(json.dumps({"count": len(self._prompt(asked))}).encode())
+                emit(json.dumps({"count": len(self._prompt(request))}).encode())
         except RefusedError as error:
             emit(json.dumps({"error": error.told}).encode())
 
     # ---- the prompt ------------------------------------------------------------------------
 
-    def _prompt(self, asked: dict[str, Any]) -> list[int]:
+    def _prompt(self, request: dict[str, Any]) -> list[int]:
         """The tokens of what is asked, with those that the model puts around every prompt."""
-        prompt = asked.get("prompt")
+        prompt = request.get("prompt")
         if isinstance(prompt, list):
             return self._checked(prompt)
         if prompt is None:
-            prompt = self._rendered(asked["values"])
+            prompt = self._rendered(request["values"])
             lib, vocab = self._lib, self._words.vocab
             begin = self._text(lib.llama_vocab_bos(vocab))
             if begin and lib.llama_vocab_get_add_bos(vocab):  # else it would stand there twice
@@ -120,8 +120,8 @@ class Host(score_host.Host):
             "eos_token": self._text(lib.llama_vocab_eos(vocab)),
         }
         try:
-            given = {"add_generation_prompt": True, **words, **values}
-            text: str = self._template.render(given, _MOST_TEXT)
+            variables = {"add_generation_prompt": True, **words, **values}
+            text: str = self._template.render(variables, _MOST_TEXT)
         except ValueError as error:
             raise RefusedError("template", str(error)) from None
         return text
@@ -138,9 +138,9 @@ class Host(score_host.Host):
         pieces = [self._told(id) for id in tokens[:1]]
         cache = self._net.new_cache()
         for start in range(0, len(tokens) - 1, self._batch):
-            given = tokens[start : min(start + self._batch, len(tokens) - 1)]
-            logits = self._logits(self._hidden(given, cache))
-            for row in range(len(given)):
+            chunk = tokens[start : min(start + self._batch, len(tokens) - 1)]
+            logits = self._logits(self._hidden(chunk, cache))
+            for row in range(len(chunk)):
                 pieces.append(self._weighed(logits[row], tokens[start + row + 1], top))
             yield pieces
             pieces = []
@@ -155,20 +155,20 @@ class Host(score_host.Host):
         with torch.inference_mode():
             return self._net(torch.tensor([tokens]), cache=cache)[0]
 
-    def _write(self, asked: dict[str, Any], emit: Emit) -> None:
+    def _write(self, request: dict[str, Any], emit: Emit) -> None:
         import numpy as np
 
         from overt.runtime.llamacpp.sampler import next_token
 
-        tokens = self._prompt(asked)
+        tokens = self._prompt(request)
         if not tokens:
             raise RefusedError("empty", "the prompt is empty")
         if len(tokens) >= self._room:
             raise RefusedError("too_long", tokens=len(tokens), context=self._room)
-        bias = [(int(id), float(value)) for id, value in asked["bias"]]
+        bias = [(int(id), float(value)) for id, value in request["bias"]]
         self._checked([id for id, _ in bias])
-        most = min(asked["most"] or self._room, self._room - len(tokens))
-        generator = np.random.default_rng(asked["seed"])
+        most = min(request["most"] or self._room, self._room - len(tokens))
+        generator = np.random.default_rng(request["seed"])
         begun, read = time.perf_counter(), len(tokens)
         cache = self._net.new_cache()
         last = None
@@ -180,12 +180,12 @@ class Host(score_host.Host):
         middle, why = time.perf_counter(), "length"
         while len(tokens) - read < most:
             logits = self._logits(last)[0]
-            id = next_token(logits, tokens, asked["sampling"], bias, generator)
+            id = next_token(logits, tokens, request["sampling"], bias, generator)
             tokens.append(id)
             if id in self._ends:
                 why = "stop"
                 break
-            if emit(json.dumps({"tokens": [self._shown(logits, id, asked["top"])]}).encode()):
+            if emit(json.dumps({"tokens": [self._shown(logits, id, request["top"])]}).encode()):
                 return
             last = self._hidden([id], cache)
         seconds = [middle - begun, time.perf_counter() - middle]
@@ -201,6 +201,6 @@ class Host(score_host.Host):
 
     def _shown(self, logits: Any, id: int, top: int | None) -> dict[str, Any]:
         """A token that was written; its share is worked out where somebody asked for it."""
-        told = self._told(id) if top is None else self._weighed(logits, id, top)
-        told["shown"] = not self._lib.llama_vocab_is_control(self._words.vocab, id)
-        return told
+        entry = self._told(id) if top is None else self._weighed(logits, id, top)
+        entry["shown"] = not self._lib.llama_vocab_is_control(self._words.vocab, id)
+        return entry

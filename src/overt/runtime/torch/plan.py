@@ -44,17 +44,17 @@ def choose(header: Header, wanted: int, least: int, free: int, batch: int, label
     """
     own = header.context_length or ROOMY
     context = max(wanted, least) if wanted else max(min(own, ROOMY), least)
-    found = need(header, context, batch)
-    while not wanted and found.total > free and context // 2 >= max(least, SMALLEST_CONTEXT):
+    need_ = need(header, context, batch)
+    while not wanted and need_.total > free and context // 2 >= max(least, SMALLEST_CONTEXT):
         context //= 2
-        found = need(header, context, batch)
-    if found.total > free:
+        need_ = need(header, context, batch)
+    if need_.total > free:
         raise OutOfMemory(
-            f"{label} needs {found.total >> 20} MiB in 32 bits with a context of {context} tokens, "
+            f"{label} needs {need_.total >> 20} MiB in 32 bits with a context of {context} tokens, "
             f"and {free >> 20} MiB are free",
             "--engine auto takes the file as it is",
         )
-    return Fit(context, found, own if context < min(own, ROOMY) and not wanted else None)
+    return Fit(context, need_, own if context < min(own, ROOMY) and not wanted else None)
 
 
 def refuse(purpose: str, adapters: object) -> None:

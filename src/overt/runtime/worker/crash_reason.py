@@ -66,10 +66,10 @@ def telling(text: str) -> str:
         elif level[1] == "E":
             errors.append(line)
     fatal, *others = _TELLING
-    found = [line for line in (*plain, *errors) if fatal.search(line)] or errors
+    lines = [line for line in (*plain, *errors) if fatal.search(line)] or errors
     for pattern in others:
-        found = found or [line for line in plain if pattern.search(line)]
-    return clean(found[0]) if found else ""
+        lines = lines or [line for line in plain if pattern.search(line)]
+    return clean(lines[0]) if lines else ""
 
 
 def clean(line: str) -> str:

@@ -139,23 +139,23 @@ def _open(read: int, write: int) -> _Channel:
 
 
 def _prepare(channel: _Channel) -> Host:
-    given: dict[str, Any] = json.loads(channel.receive().body)
-    sys.path[:0] = given["python_path"]
-    os.chdir(given["writable"])
-    if given["isolation"] == "off":
-        walls.die_with(given["parent"])
+    config: dict[str, Any] = json.loads(channel.receive().body)
+    sys.path[:0] = config["python_path"]
+    os.chdir(config["writable"])
+    if config["isolation"] == "off":
+        walls.die_with(config["parent"])
         isolation = walls.nothing()
     else:
-        readable = (*given["python_path"], *given["readable"])
-        needs = walls.Needs(readable, given["writable"], given["parent"], tuple(given["layers"]))
+        readable = (*config["python_path"], *config["readable"])
+        needs = walls.Needs(readable, config["writable"], config["parent"], tuple(config["layers"]))
         isolation = walls.enter(needs)
-    walls.limit(given["memory"])
+    walls.limit(config["memory"])
     channel.send_json("entered", isolation._asdict())
-    asked: dict[str, Any] = json.loads(channel.receive().body)
-    if given["isolation"] != "off":
+    request: dict[str, Any] = json.loads(channel.receive().body)
+    if config["isolation"] != "off":
         walls.harden()
     try:
-        host, info = _load(asked["host"], asked["parameters"])
+        host, info = _load(request["host"], request["parameters"])
         if walls.SECCOMP in isolation.layers and not getattr(host, "sockets", False):
             walls.seal(accepting=getattr(host, "listens", False))
     except BaseException as error:  # noqa: BLE001 (the parent is told, whatever it was)

@@ -60,8 +60,8 @@ def _connected(folder: Path, pid: int) -> socket.socket:
         end.setblocking(False)
         if sys.platform == "linux":
             _connect_to_file(end, folder)
-            said = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            listener = _CREDENTIALS.unpack(said)[0]
+            credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            listener = _CREDENTIALS.unpack(credentials)[0]
             if listener != pid:
                 raise EngineFailed(f"the worker's socket is held by process {listener}, not {pid}")
         else:
@@ -79,15 +79,15 @@ def _connect_to_file(end: socket.socket, folder: Path) -> None:
     """Connect to the very file, by its descriptor: a path may be too long, or lead elsewhere."""
     inside = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        found = os.open(SOCKET, os.O_PATH | os.O_NOFOLLOW, dir_fd=inside)
+        socket_file = os.open(SOCKET, os.O_PATH | os.O_NOFOLLOW, dir_fd=inside)
     finally:
         os.close(inside)
     try:
-        if not stat.S_ISSOCK(os.fstat(found).st_mode):
+        if not stat.S_ISSOCK(os.fstat(socket_file).st_mode):
             raise EngineFailed(f"the worker's {SOCKET} is not a socket")
-        end.connect(f"/proc/self/fd/{found}")
+        end.connect(f"/proc/self/fd/{socket_file}")
     finally:
-        os.close(found)
+        os.close(socket_file)
 
 
 async def _exchange(end: socket.socket, path: str, body: bytes) -> bytes:

@@ -325,9 +325,9 @@ class Process:
     async def _refusal(self, frame: Frame) -> EngineFailed:
         # Wait for the process to end, so that all it printed has arrived.
         await asyncio.wait([self.death], timeout=1)
-        said = crash_reason.clean(frame.body.decode("utf-8", "replace"))
-        why = crash_reason.telling(self.log) or said
-        if crash_reason.short_of_memory(f"{self.log}\n{said}") and self.spec.memory:
+        text = crash_reason.clean(frame.body.decode("utf-8", "replace"))
+        why = crash_reason.telling(self.log) or text
+        if crash_reason.short_of_memory(f"{self.log}\n{text}") and self.spec.memory:
             return EngineFailed(
                 f"{self.spec.label} did not load within {_mebibytes(self.spec.memory)} MiB: {why}",
                 "give it a smaller context (--context N) or more memory (--memory SIZE)",
@@ -393,9 +393,9 @@ class Process:
         finally:
             for task in (ended, closed, dry):
                 task.cancel()
-            for one in (self._link, self._errors):
-                if one:
-                    one.close()
+            for channel in (self._link, self._errors):
+                if channel:
+                    channel.close()
             self._clean()
         self.death.set_result(self._obituary(returncode))
         for call in self.calls.values():
@@ -440,12 +440,12 @@ def _again(died: WorkerDied) -> WorkerDied:
 
 def _parsed(frame: Frame) -> dict[str, Any]:
     try:
-        found = json.loads(frame.body)
+        value = json.loads(frame.body)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise EngineFailed("the worker's report about itself cannot be read")
-    return found
+    return value
 
 
 def _environ(spec: WorkerSpec, folder: Path) -> dict[str, str]:
@@ -476,5 +476,5 @@ def _oom_kills() -> int:
         text = Path("/proc/vmstat").read_text()
     except OSError:
         return 0
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("oom_kill ")]
-    return int(found[0]) if found else 0
+    counts = [line.split()[1] for line in text.splitlines() if line.startswith("oom_kill ")]
+    return int(counts[0]) if counts else 0

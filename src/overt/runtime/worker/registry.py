@@ -43,25 +43,27 @@ class Running:
 
 def running(run: Path) -> list[Running]:
     """The workers recorded in `run` that are alive, oldest first."""
-    found = []
+    workers = []
     for path in run.glob("*.json"):
-        kept = _read(path)
-        if kept is None or not _is_alive(kept):
+        worker_record = _read(path)
+        if worker_record is None or not _is_alive(worker_record):
             with suppress(OSError):  # in a folder that may only be read
                 path.unlink()
             continue
-        found.append(
+        workers.append(
             Running(
-                pid=kept["pid"],
-                label=kept["label"],
-                digest=kept["digest"],
-                started=kept["started"],
-                memory=_memory(kept["pid"], "VmRSS"),
-                isolation=Isolation(tuple(kept["layers"]), tuple(kept["missing"])),
-                parent=kept["parent"],
+                pid=worker_record["pid"],
+                label=worker_record["label"],
+                digest=worker_record["digest"],
+                started=worker_record["started"],
+                memory=_memory(worker_record["pid"], "VmRSS"),
+                isolation=Isolation(
+                    tuple(worker_record["layers"]), tuple(worker_record["missing"])
+                ),
+                parent=worker_record["parent"],
             )
         )
-    return sorted(found, key=lambda one: one.started)
+    return sorted(workers, key=lambda worker: worker.started)
 
 
 def stop(run: Path, pid: int, patience: float = 2.0) -> None:
@@ -71,20 +73,20 @@ def stop(run: Path, pid: int, patience: float = 2.0) -> None:
         NotFound: no worker of that number runs (another process of that number is left alone).
     """
     path = run / f"{pid}.json"
-    kept = _read(path)
-    if kept is None or not _is_alive(kept):
+    worker_record = _read(path)
+    if worker_record is None or not _is_alive(worker_record):
         path.unlink(missing_ok=True)
         raise NotFound(f"no worker runs as process {pid}", "type `overt ps` to see those that do")
     for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        _signal(kept, number)
-        if _gone(kept, patience):
+        _signal(worker_record, number)
+        if _gone(worker_record, patience):
             break
     path.unlink(missing_ok=True)
 
 
 def record(run: Path, process: Process) -> None:
     """Write a worker's file, whole or not at all."""
-    kept = {
+    worker_record = {
         "pid": process.pid,
         "born": _born(process.pid),
         "label": process.spec.label,
@@ -96,7 +98,7 @@ def record(run: Path, process: Process) -> None:
     }
     path = run / f"{process.pid}.json"
     new = path.with_suffix(".new")
-    new.write_text(json.dumps(kept), "utf-8")
+    new.write_text(json.dumps(worker_record), "utf-8")
     new.replace(path)
 
 
@@ -130,21 +132,27 @@ def memory(pid: int) -> tuple[int, int]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        kept = json.loads(path.read_text("utf-8"))
+        worker_record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     kinds: dict[str, type | tuple[type, ...]] = {
-        "pid": int, "born": str, "label": str, "digest": str, "parent": int,
-        "started": (int, float), "layers": list, "missing": list,
-    }  # fmt: skip
-    whole = isinstance(kept, dict) and all(
-        isinstance(kept.get(name), kind) for name, kind in kinds.items()
+        "pid": int,
+        "born": str,
+        "label": str,
+        "digest": str,
+        "parent": int,
+        "started": (int, float),
+        "layers": list,
+        "missing": list,
+    }
+    whole = isinstance(worker_record, dict) and all(
+        isinstance(worker_record.get(name), kind) for name, kind in kinds.items()
     )
-    return kept if whole and path.name == f"{kept['pid']}.json" else None
+    return worker_record if whole and path.name == f"{worker_record['pid']}.json" else None
 
 
-def _is_alive(kept: dict[str, Any]) -> bool:
-    return bool(kept["born"]) and _born(kept["pid"]) == kept["born"]
+def _is_alive(worker_record: dict[str, Any]) -> bool:
+    return bool(worker_record["born"]) and _born(worker_record["pid"]) == worker_record["born"]
 
 
 def _born(pid: int) -> str:
@@ -170,23 +178,23 @@ def _born(pid: int) -> str:
         return ""
 
 
-def _signal(kept: dict[str, Any], number: int) -> None:
+def _signal(worker_record: dict[str, Any], number: int) -> None:
     with suppress(OSError):
         if not hasattr(os, "pidfd_open"):
-            os.kill(kept["pid"], number)
+            os.kill(worker_record["pid"], number)
             return
         # Held by descriptor, then looked at again: a number used anew in between is not hit.
-        held = os.pidfd_open(kept["pid"])
+        held = os.pidfd_open(worker_record["pid"])
         try:
-            if _is_alive(kept):
+            if _is_alive(worker_record):
                 signal.pidfd_send_signal(held, number)
         finally:
             os.close(held)
 
 
-def _gone(kept: dict[str, Any], patience: float) -> bool:
+def _gone(worker_record: dict[str, Any], patience: float) -> bool:
     until = time.monotonic() + patience
-    while _is_alive(kept):
+    while _is_alive(worker_record):
         if time.monotonic() > until:
             return False
         time.sleep(0.01)

@@ -99,9 +99,9 @@ class _Pipes:
         with suppress(OSError):
             out.close()
 
-    def _tell(self, what: Callable[..., None], *given: object) -> None:
+    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop has been closed: nobody listens any more
-            self._loop.call_soon_threadsafe(what, *given)
+            self._loop.call_soon_threadsafe(what, *arguments)
 
     def write(self, data: bytes) -> None:
         self._queue.put(data)

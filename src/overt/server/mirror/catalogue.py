@@ -39,19 +39,19 @@ class Revision:
 
     @property
     def files(self) -> dict[str, File]:
-        found: dict[str, File] = {}
+        files: dict[str, File] = {}
         for manifest in self.manifests:
             for file in manifest.files:
-                found.setdefault(file.path, file)
-        return dict(sorted(found.items()))
+                files.setdefault(file.path, file)
+        return dict(sorted(files.items()))
 
     @property
     def licence(self) -> str | None:
-        return next((one.licence for one in self.manifests if one.licence), None)
+        return next((manifest.licence for manifest in self.manifests if manifest.licence), None)
 
     @property
     def created(self) -> str:
-        return next((one.created for one in self.manifests if one.created), "")
+        return next((manifest.created for manifest in self.manifests if manifest.created), "")
 
 
 @dataclass(slots=True)
@@ -92,11 +92,14 @@ class Shelf:
         everything = self.all(door)
         if door == HUB or id in everything:
             return everything.get(id)
-        return next((one for key, one in everything.items() if key.lower() == id.lower()), None)
+        return next(
+            (repository for key, repository in everything.items() if key.lower() == id.lower()),
+            None,
+        )
 
     def revision(self, door: str, id: str, name: str) -> Revision | None:
-        found = self.repository(door, id)
-        return found.revision(name, _NEWEST[door]) if found else None
+        repository = self.repository(door, id)
+        return repository.revision(name, _NEWEST[door]) if repository else None
 
     def _stamp(self) -> tuple[int, ...] | None:
         """Changes when a name or manifest does; None while a change could still hide in it."""
@@ -116,19 +119,21 @@ def _sorted(entries: list[Entry]) -> dict[str, dict[str, Repository]]:
         for door, id, commit, name in _places(entry.ref, entry.manifest):
             repository = doors[door].setdefault(id, Repository(id))
             _place(repository, commit, name, entry)
-    return {door: dict(sorted(found.items())) for door, found in doors.items()}
+    return {door: dict(sorted(repositories.items())) for door, repositories in doors.items()}
 
 
 def _place(repository: Repository, commit: str, name: str | None, entry: Entry) -> None:
-    found = next((one for one in repository.revisions if one.commit == commit), None)
-    if found is None:
-        found = Revision(commit, time=entry.time)
-        repository.revisions.append(found)
-    if all(one.digest != entry.manifest.digest for one in found.manifests):
-        found.manifests.append(entry.manifest)
-    taken = any(name in one.names for one in repository.revisions)
+    revision = next(
+        (candidate for candidate in repository.revisions if candidate.commit == commit), None
+    )
+    if revision is None:
+        revision = Revision(commit, time=entry.time)
+        repository.revisions.append(revision)
+    if all(manifest.digest != entry.manifest.digest for manifest in revision.manifests):
+        revision.manifests.append(entry.manifest)
+    taken = any(name in candidate.names for candidate in repository.revisions)
     if name and not taken:  # of two that were called so, the newer is
-        found.names.add(name)
+        revision.names.add(name)
 
 
 def _places(ref: Ref, manifest: Manifest) -> Iterator[tuple[str, str, str, str | None]]:
@@ -146,9 +151,9 @@ def _places(ref: Ref, manifest: Manifest) -> Iterator[tuple[str, str, str, str |
         yield REGISTRY, name, own, ref.tag or "latest"
     if origin := _hub_origin(ref, manifest):
         id, commit = origin
-        asked = ref.tag if ref.scheme == "hf" else None
-        yield HUB, id, commit, asked or ("main" if ref.scheme == "hf" else None)
-        yield REGISTRY, id, commit, asked or ("latest" if ref.scheme == "hf" else None)
+        tag = ref.tag if ref.scheme == "hf" else None
+        yield HUB, id, commit, tag or ("main" if ref.scheme == "hf" else None)
+        yield REGISTRY, id, commit, tag or ("latest" if ref.scheme == "hf" else None)
 
 
 def _hub_origin(ref: Ref, manifest: Manifest) -> tuple[str, str] | None:

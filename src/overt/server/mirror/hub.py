@@ -59,10 +59,16 @@ class Mirror:
         wanted = request.query_params
         limit = wanted.get("limit", "")
         rows = [
-            {"id": one.id, "modelId": one.id, "sha": one.revisions[0].commit, "private": False}
-            for one in self._shelf.all(HUB).values()
-            if wanted.get("search", "").lower() in one.id.lower()
-            and wanted.get("author", one.id.partition("/")[0]) == one.id.partition("/")[0]
+            {
+                "id": repository.id,
+                "modelId": repository.id,
+                "sha": repository.revisions[0].commit,
+                "private": False,
+            }
+            for repository in self._shelf.all(HUB).values()
+            if wanted.get("search", "").lower() in repository.id.lower()
+            and wanted.get("author", repository.id.partition("/")[0])
+            == repository.id.partition("/")[0]
         ]
         return JSONResponse(rows[: int(limit)] if limit.isdigit() and len(limit) < 7 else rows)
 
@@ -70,28 +76,28 @@ class Mirror:
         repository = self._shelf.repository(HUB, id)
         if repository is None:
             return _error(404, f"this mirror has no repository {id[:200]}", "RepoNotFound")
-        found = self._shelf.revision(HUB, id, name)
-        return found or _no_revision(repository)
+        revision = self._shelf.revision(HUB, id, name)
+        return revision or _no_revision(repository)
 
     def _about(self, id: str, name: str) -> Response:
-        found = self._found(id, name)
-        if isinstance(found, Response):
-            return found
+        revision = self._found(id, name)
+        if isinstance(revision, Response):
+            return revision
         return JSONResponse(
             {
                 "id": id,
                 "modelId": id,
                 "author": id.partition("/")[0],
-                "sha": found.commit,
-                **_modified(found.created),
+                "sha": revision.commit,
+                **_modified(revision.created),
                 "private": False,
                 "gated": False,
                 "disabled": False,
                 "downloads": 0,
                 "likes": 0,
                 "tags": [],
-                **({"cardData": {"license": found.licence}} if found.licence else {}),
-                "siblings": [_sibling(file) for file in found.files.values()],
+                **({"cardData": {"license": revision.licence}} if revision.licence else {}),
+                "siblings": [_sibling(file) for file in revision.files.values()],
             }
         )
 
@@ -100,8 +106,8 @@ class Mirror:
         if repository is None:
             return _error(404, f"this mirror has no repository {id[:200]}", "RepoNotFound")
         names = {"main": repository.revisions[0].commit}
-        for one in repository.revisions:
-            names |= dict.fromkeys(one.names, one.commit)
+        for revision in repository.revisions:
+            names |= dict.fromkeys(revision.names, revision.commit)
         branches = [
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
             for name, commit in names.items()
@@ -109,26 +115,26 @@ class Mirror:
         return JSONResponse({"branches": branches, "tags": [], "converts": []})
 
     def _tree(self, request: Request, id: str, name: str, folder: str) -> Response:
-        found = self._found(id, name)
-        if isinstance(found, Response):
-            return found
+        revision = self._found(id, name)
+        if isinstance(revision, Response):
+            return revision
         deep = request.query_params.get("recursive", "").lower() in ("1", "true")
-        rows = _rows(found, folder, deep)
+        rows = _rows(revision, folder, deep)
         if folder and not rows:
-            return _error(404, f"{folder[:200]} is not there", "EntryNotFound", found.commit)
+            return _error(404, f"{folder[:200]} is not there", "EntryNotFound", revision.commit)
         return JSONResponse(rows)
 
     def _file(self, request: Request, id: str, name: str, path: str) -> Response:
-        found = self._found(id, name)
-        if isinstance(found, Response):
-            return found
-        file = found.files.get(path)
+        revision = self._found(id, name)
+        if isinstance(revision, Response):
+            return revision
+        file = revision.files.get(path)
         if file is None:
-            return _error(404, f"{path[:200]} is not there", "EntryNotFound", found.commit)
+            return _error(404, f"{path[:200]} is not there", "EntryNotFound", revision.commit)
         etag = f'"{file.digest.removeprefix("sha256:")}"'
         headers = {
             "ETag": etag,
-            "X-Repo-Commit": found.commit,
+            "X-Repo-Commit": revision.commit,
             "X-Linked-Etag": etag,
             "X-Linked-Size": str(file.size),
         }
@@ -144,16 +150,18 @@ def refusal(status: int, message: str) -> Response:
 def _error(
     status: int, message: str, code: str, commit: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    told = {"X-Error-Message": _ascii(message), **(headers or {})}
+    headers_out = {"X-Error-Message": _ascii(message), **(headers or {})}
     if code:
-        told["X-Error-Code"] = code
+        headers_out["X-Error-Code"] = code
     if commit:
-        told["X-Repo-Commit"] = commit
-    return JSONResponse({"error": message}, status, told)
+        headers_out["X-Repo-Commit"] = commit
+    return JSONResponse({"error": message}, status, headers_out)
 
 
 def _no_revision(repository: Repository) -> Response:
-    there = sorted({name for one in repository.revisions for name in (one.commit, *one.names)})
+    there = sorted(
+        {name for revision in repository.revisions for name in (revision.commit, *revision.names)}
+    )
     message = f"of {repository.id} this mirror has {', '.join(there[:8])}"
     return _error(404, message, "RevisionNotFound")
 
@@ -167,10 +175,10 @@ def _ascii(text: str) -> str:
 def _modified(created: str) -> dict[str, str]:
     """A manifest has the date as its origin wrote it; clients read one form and fail on others."""
     try:
-        found = datetime.fromisoformat(created)
+        time = datetime.fromisoformat(created)
     except ValueError:
         return {}
-    moment = found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    moment = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
     return {"lastModified": moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")}
 
 
@@ -185,17 +193,19 @@ def _sibling(file: File) -> dict[str, Any]:
     }
 
 
-def _rows(found: Revision, folder: str, deep: bool) -> list[dict[str, Any]]:
+def _rows(revision: Revision, folder: str, deep: bool) -> list[dict[str, Any]]:
     """The entries below `folder`: of all depths, or the next one only."""
     inside = folder + "/" if folder else ""
     rows: dict[str, dict[str, Any]] = {}
-    for path, file in found.files.items():
+    for path, file in revision.files.items():
         if not path.startswith(inside):
             continue
         parts = path.removeprefix(inside).split("/")
         for depth in range(1, len(parts) if deep else min(len(parts), 2)):
             above = inside + "/".join(parts[:depth])
-            id = hashlib.sha1(f"{found.commit} {above}".encode(), usedforsecurity=False).hexdigest()
+            id = hashlib.sha1(
+                f"{revision.commit} {above}".encode(), usedforsecurity=False
+            ).hexdigest()
             rows.setdefault(above, {"type": "directory", "path": above, "oid": id, "size": 0})
         if deep or len(parts) == 1:
             row = _sibling(file)
@@ -206,9 +216,11 @@ def _rows(found: Revision, folder: str, deep: bool) -> list[dict[str, Any]]:
                 "size": file.size,
                 "oid": row["blobId"],
                 "lfs": {
-                    "oid": lfs["sha256"], "size": file.size, "pointerSize": lfs["pointerSize"],
+                    "oid": lfs["sha256"],
+                    "size": file.size,
+                    "pointerSize": lfs["pointerSize"],
                 },
-            }  # fmt: skip
+            }
     return list(rows.values())
 
 

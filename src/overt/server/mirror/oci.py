@@ -57,7 +57,9 @@ class Registry:
         repository = self._shelf.repository(REGISTRY, name)
         if repository is None:
             return _no_name(name)
-        tags = {tag for one in repository.revisions for tag in (*one.names, one.commit)}
+        tags = {
+            tag for revision in repository.revisions for tag in (*revision.names, revision.commit)
+        }
         tags |= {"latest"}
         return JSONResponse({"name": name, "tags": sorted(tags)}, headers=_VERSION)
 
@@ -66,8 +68,10 @@ class Registry:
         if repository is None:
             return _no_name(name)
         if reference.startswith("sha256:"):
-            bodies = [artefact(one)[0] for one in _manifests(repository)]
-            body = next((one for one in bodies if _digest(one) == reference), None)
+            bodies = [artefact(manifest)[0] for manifest in _manifests(repository)]
+            body = next(
+                (candidate for candidate in bodies if _digest(candidate) == reference), None
+            )
         else:
             revision = self._shelf.revision(REGISTRY, name, reference)
             # Two quantizations of one hub commit are two models; a tag means the newest.
@@ -115,7 +119,7 @@ def refuse(path: str, status: int, message: str) -> Response:
 
 def _manifests(repository: Repository) -> list[Manifest]:
     """Everything a digest can mean."""
-    return [manifest for one in repository.revisions for manifest in one.manifests]
+    return [manifest for revision in repository.revisions for manifest in revision.manifests]
 
 
 def _bytes(request: Request, body: bytes, media_type: str) -> Response:

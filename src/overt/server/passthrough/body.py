@@ -82,7 +82,7 @@ def edited(body: bytes, model: str, spare: Spare = _NOTHING) -> tuple[bytes, tup
     out: list[bytes] = []
     left: list[str] = []
     names = {member.name for member in members}
-    at, kept = 0, -1  # what is copied up to here; where the last member ends that stays
+    at, last_end = 0, -1  # what is copied up to here; where the last member ends that stays
     for number, member in enumerate(members):
         name = member.name
         known = name in spare.cut or name in spare.names or name in spare.most
@@ -91,8 +91,8 @@ def edited(body: bytes, model: str, spare: Spare = _NOTHING) -> tuple[bytes, tup
             known = False
         other = spare.names.get(name)
         if known and (name in spare.cut or other in names):
-            if kept >= 0:
-                out.append(body[at:kept])
+            if last_end >= 0:
+                out.append(body[at:last_end])
                 at = member.end
             else:
                 out.append(body[at : member.at])
@@ -100,7 +100,7 @@ def edited(body: bytes, model: str, spare: Spare = _NOTHING) -> tuple[bytes, tup
                 at = following[0].at if following else member.end
             left.append(name)
             continue
-        kept = member.end
+        last_end = member.end
         if name.lower() == "model":
             out += [body[at : member.start], msgspec.json.encode(model)]
             at = member.end
@@ -130,7 +130,7 @@ def _quick(body: bytes) -> Sequence[_Member] | None:
         values = _values(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    found: list[_Member] = []
+    members: list[_Member] = []
     at = body.find(b"{") + 1
     while match := _BEGIN.match(body, at):
         name, start = _text(match[1]), match.end()
@@ -138,14 +138,14 @@ def _quick(body: bytes) -> Sequence[_Member] | None:
         after = _NEXT.match(body, end := start + len(value))
         if not value or after is None or not body.startswith(value, start):
             return None
-        found.append(_Member(name, match.start(1), match.end(1), start, end))
+        members.append(_Member(name, match.start(1), match.end(1), start, end))
         at = after.end()
-    return found
+    return members
 
 
 def _slow(body: bytes) -> Sequence[_Member]:
     """The same of any valid JSON, one string or bracket after the other."""
-    found: list[_Member] = []
+    members: list[_Member] = []
     at = key_end = start = -1  # of the member that is being read
     for place, token in _outermost(body):
         if token.startswith(b'"'):
@@ -157,9 +157,9 @@ def _slow(body: bytes) -> Sequence[_Member]:
         end = 0 if token == b"}" else token.find(b",")
         if end >= 0 and at >= 0:
             name, where = _text(body[at:key_end]), _bare(body, start, place + end)
-            found.append(_Member(name, at, key_end, *where))
+            members.append(_Member(name, at, key_end, *where))
             at = start = -1
-    return found
+    return members
 
 
 def _outermost(body: bytes) -> Iterator[tuple[int, bytes]]:

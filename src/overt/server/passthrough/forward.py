@@ -40,8 +40,13 @@ _PLAIN = {
 }
 """By address: the protocol, the path behind a provider's base URL, the engines that have it."""
 _GEMINI = re.compile(r"/(v1|v1beta|v1alpha)/models/\{id:path\}")
-_VERBS = ("generateContent", "streamGenerateContent", "countTokens", "embedContent",
-          "batchEmbedContents")  # fmt: skip
+_VERBS = (
+    "generateContent",
+    "streamGenerateContent",
+    "countTokens",
+    "embedContent",
+    "batchEmbedContents",
+)
 _ASKS = ("generateContent", "streamGenerateContent")
 _HEADERS = re.compile(
     r"accept|content-type|idempotency-key|x-client-request-id|user-agent"
@@ -79,34 +84,34 @@ class _Follows(msgspec.Struct):
     background: Any = None
 
 
-async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | None:
+async def passed(call: Call, matched: "Found", services: Any) -> Reply | Stream | None:
     """The provider's own answer; None where the request is to be translated.
 
     Raises:
         OvertError: it may not or cannot be handed on.
     """
-    if call.method != "POST" or found.protocol.name not in ("openai", "anthropic", "gemini"):
+    if call.method != "POST" or matched.protocol.name not in ("openai", "anthropic", "gemini"):
         return None
-    asked = _asked(call, found)
-    if asked is None:
+    request = _asked(call, matched)
+    if request is None:
         return None
-    model, path, engines, stream = asked
+    model, path, engines, stream = request
     engine = services.passes(model, engines)
-    if engine is None or await _is_ours(call, found):
+    if engine is None or await _is_ours(call, matched):
         return None
     named = model != engine.ref
     beta = "openai-beta" in call.headers
-    if refused(call.body, found.route.path, engine.name, engine.model, named=named, beta=beta):
+    if refused(call.body, matched.route.path, engine.name, engine.model, named=named, beta=beta):
         return None
     left: Sequence[str] = ()
-    if found.protocol.name == "gemini":
+    if matched.protocol.name == "gemini":
         from overt.providers.gemini.dialect import resource
 
         path, body = path.replace("{model}", resource(engine.model)), call.body
     else:
         spare = Spare()
         if named:
-            spare = spared(call.body, found.route.path, engine.name, engine.model)
+            spare = spared(call.body, matched.route.path, engine.name, engine.model)
         if len(call.body) > _LARGE:
             body, left = await asyncio.to_thread(edited, call.body, engine.model, spare)
         else:
@@ -115,7 +120,7 @@ async def passed(call: Call, found: "Found", services: Any) -> Reply | Stream | 
     if engine.name == "anthropic":
         headers.setdefault("anthropic-version", "2023-06-01")  # this server does without it
     post = Post(path + _query(call.query), body, headers)
-    return await _sent(call, found, engine, post, _Asked(model, stream, left))
+    return await _sent(call, matched, engine, post, _Asked(model, stream, left))
 
 
 class _Asked(NamedTuple):
@@ -124,21 +129,21 @@ class _Asked(NamedTuple):
     left: Sequence[str]  # what was left out
 
 
-def _asked(call: Call, found: "Found") -> tuple[str, str, tuple[str, ...], bool] | None:
+def _asked(call: Call, matched: "Found") -> tuple[str, str, tuple[str, ...], bool] | None:
     """The model that is asked for, the path to hand on to, the engines that have it, …
 
     … and whether its answer is to be a stream of events.
     """
-    if there := _PLAIN.get(found.route.path):
+    if there := _PLAIN.get(matched.route.path):
         protocol, path, engines = there
-        if protocol != found.protocol.name:
+        if protocol != matched.protocol.name:
             return None
         try:
             named = msgspec.json.decode(call.body, type=_Named)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None  # whoever translates says what is wrong with it
         return (named.model, path, engines, named.stream is True) if named.model else None
-    if match := _GEMINI.fullmatch(found.route.path):
+    if match := _GEMINI.fullmatch(matched.route.path):
         name, _, verb = call.params["id"].rpartition(":")
         if verb not in _VERBS or not name:
             return None
@@ -150,35 +155,37 @@ def _asked(call: Call, found: "Found") -> tuple[str, str, tuple[str, ...], bool]
     return None
 
 
-def _query(given: Mapping[str, str]) -> str:
+def _query(query: Mapping[str, str]) -> str:
     """What of a caller's query goes on.
 
     Raises:
         BadRequest: it is too long.
     """
-    kept = {
+    passed_on = {
         name: value
-        for name, value in given.items()
+        for name, value in query.items()
         if _QUERY.fullmatch(name)
         and name not in _PROOFS
         and (name != "alt" or value in ("sse", "json"))
     }
-    told = urlencode(kept)
-    if len(told) > _MOST_QUERY:
-        raise BadRequest(f"the query has {len(told)} bytes of {_MOST_QUERY}", "send it in the body")
-    return f"?{told}" if told else ""
+    encoded = urlencode(passed_on)
+    if len(encoded) > _MOST_QUERY:
+        raise BadRequest(
+            f"the query has {len(encoded)} bytes of {_MOST_QUERY}", "send it in the body"
+        )
+    return f"?{encoded}" if encoded else ""
 
 
-async def _is_ours(call: Call, found: "Found") -> bool:
+async def _is_ours(call: Call, matched: "Found") -> bool:
     """Whether a conversation began here, on another model: the provider would refuse its marks.
 
     Translating it leaves out what only another provider can read.
     """
-    if found.protocol.name == "anthropic" and marked(call.body):
+    if matched.protocol.name == "anthropic" and marked(call.body):
         return True
     if any(mark in call.body for mark in _OURS):
         return True
-    if not found.route.path.startswith("/v1/responses"):
+    if not matched.route.path.startswith("/v1/responses"):
         return False
     after = msgspec.json.decode(call.body, type=_Follows)
     if after.conversation is not None or after.background is True:
@@ -193,35 +200,35 @@ async def _is_ours(call: Call, found: "Found") -> bool:
 
 
 async def _sent(
-    call: Call, found: "Found", engine: "Provider", post: Post, asked: _Asked
+    call: Call, matched: "Found", engine: "Provider", post: Post, request: _Asked
 ) -> Reply | Stream:
-    work = generation("chat", asked.model)
-    notices = [f"{name} was left out: {engine.model} refuses it" for name in asked.left]
+    work = generation("chat", request.model)
+    notices = [f"{name} was left out: {engine.model} refuses it" for name in request.left]
     answer = engine.forward(post, notices)
     try:
         head = await anext(answer)
         assert not isinstance(head, bytes)
-        why = "" if asked.model == engine.ref else f"{asked.model} is an alias of it"
+        why = "" if request.model == engine.ref else f"{request.model} is an alias of it"
         work.event(Routed(engine.ref, why, head.request_id, head.bytes_out))
         kind = head.headers.get("content-type", "application/json").lower()
         coding = head.headers.get("content-encoding", "identity").lower()
-        told = _back(head)
-        if asked.left:
-            told["x-overt-left-out"] = ", ".join(asked.left)
+        headers = _back(head)
+        if request.left:
+            headers["x-overt-left-out"] = ", ".join(request.left)
         if head.status == 200 and coding != "identity":
             raise _odd(engine, f"compressed ({coding[:20]!r}), although it was asked not to")
         events = kind.startswith(_STREAMS[0])
         whole = not {"fields", "$fields"} & call.query.keys()
-        tap = Tap(engine, work, found.route.path, whole=whole)
-        if head.status == 200 and kind.startswith(_STREAMS) and (events or not asked.stream):
+        tap = Tap(engine, work, matched.route.path, whole=whole)
+        if head.status == 200 and kind.startswith(_STREAMS) and (events or not request.stream):
             read = tap if events else None
-            chunks = pieces(answer, engine, work, read, last_word(call, found))
-            return Stream(chunks, kind, told)
+            chunks = pieces(answer, engine, work, read, last_word(call, matched))
+            return Stream(chunks, kind, headers)
         if not (head.status == 200 and _JSON.fullmatch(kind)) and not 400 <= head.status < 600:
             raise _odd(engine, f"with status {head.status} and {kind[:60]!r}")
         body = await _all(answer, engine)
         if head.status == 200:
-            if asked.stream:
+            if request.stream:
                 raise _odd(engine, f"with {kind[:60]!r} where a stream of events was asked for")
             _must_be_json(body, engine)
     except BaseException as error:
@@ -231,14 +238,14 @@ async def _sent(
     if head.status == 200:
         tap.whole(body)
         work.end()
-        return Reply(without(body, engine.to.secret), 200, told, kind)
+        return Reply(without(body, engine.to.secret), 200, headers, kind)
     failure = engine.dialect.failure(head.status, head.headers, body[:_MOST_ERROR])
     work.end(failure.code)
     own = head.status in (401, 403, 407)  # about the owner's key: the caller's is not at fault
     if own or len(body) > _MOST_ERROR or not _JSON.fullmatch(kind) or coding != "identity":
         raise cleaned(failure, engine.to.secret)
     shown = clean(body.decode("utf-8", "replace"), engine.to.secret)
-    return Reply(shown.encode(), head.status, told, kind)
+    return Reply(shown.encode(), head.status, headers, kind)
 
 
 async def _all(answer: AsyncGenerator[Passed | bytes, None], engine: "Provider") -> bytes:

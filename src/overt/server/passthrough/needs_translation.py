@@ -40,11 +40,11 @@ def refused(
     if kind is None:
         return False  # a server of any make: who knows
     try:
-        asked = msgspec.json.decode(body, type=kind)
+        fields = msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     taken = accepts(engine, model)
-    if asked.foreign(taken):
+    if fields.foreign(taken):
         return True
     if not named:
         return False
@@ -67,15 +67,15 @@ def _kept(body: bytes) -> bool:
     Kept there, no other provider could go on from it by ``previous_response_id``. One that goes
     on from OpenAI's own stays there.
     """
-    given: dict[str, Any] = msgspec.json.decode(body)
-    tools = given.get("tools") or ()
-    reasoning = given.get("reasoning") or {}
+    fields: dict[str, Any] = msgspec.json.decode(body)
+    tools = fields.get("tools") or ()
+    reasoning = fields.get("reasoning") or {}
     return (
-        given.get("store") is not False
+        fields.get("store") is not False
         and isinstance(reasoning, dict)
         and reasoning.keys() <= {"effort"}  # a summary is told by other events here
-        and given.get("previous_response_id") is None
-        and given.keys() <= _OURS_TOO
+        and fields.get("previous_response_id") is None
+        and fields.keys() <= _OURS_TOO
         and isinstance(tools, list | tuple)
         and all(isinstance(tool, dict) and tool.get("type") == "function" for tool in tools)
     )
@@ -110,11 +110,11 @@ class _Effort(msgspec.Struct):
 
 def _effort(body: bytes, taken: Accepts) -> Any:
     try:
-        asked = msgspec.json.decode(body, type=_Effort)
+        fields = msgspec.json.decode(body, type=_Effort)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    inner = asked.reasoning.get("effort") if isinstance(asked.reasoning, dict) else None
-    return asked.reasoning_effort or inner or taken.extra.get("effort")
+    inner = fields.reasoning.get("effort") if isinstance(fields.reasoning, dict) else None
+    return fields.reasoning_effort or inner or taken.extra.get("effort")
 
 
 def _stops(body: bytes) -> bool:
@@ -143,14 +143,14 @@ class _Chat(msgspec.Struct):
     def foreign(self, taken: Accepts) -> bool:
         """Reasoning of other servers, which OpenAI knows no field for, or ids it finds too long."""
         return any(
-            said.reasoning_content is not None
-            or said.reasoning is not None
-            or said.reasoning_details is not None
+            message.reasoning_content is not None
+            or message.reasoning is not None
+            or message.reasoning_details is not None
             or any(
                 len(call.id) > _LONGEST_CHAT_ID or call.extra_content is not None
-                for call in said.tool_calls or ()
+                for call in message.tool_calls or ()
             )
-            for said in self.messages
+            for message in self.messages
         )
 
 
@@ -244,5 +244,7 @@ class _Generate(msgspec.Struct):
 
 
 _KINDS: dict[str, type[Any]] = {
-    "openai": _Responses, "anthropic": _Messages, "gemini": _Generate,
-}  # fmt: skip
+    "openai": _Responses,
+    "anthropic": _Messages,
+    "gemini": _Generate,
+}

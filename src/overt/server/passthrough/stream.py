@@ -36,9 +36,11 @@ _MESSAGES = re.compile(_ERROR + rb'"message_stop"')
 _RESPONSES = re.compile(_ERROR + rb'"response\.(?:completed|incomplete|failed)"')
 _GEMINI = re.compile(_ERROR + rb'"(?:finishReason|blockReason)"\s*:\s*"')
 _ENDS = {
-    "/v1/chat/completions": _CHAT, "/v1/completions": _CHAT, "/v1/messages": _MESSAGES,
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": _CHAT,
+    "/v1/messages": _MESSAGES,
     "/v1/responses": _RESPONSES,
-}  # fmt: skip
+}
 """By address: what an event holds that ends a stream. In text, quotes have a backslash before."""
 _BLANKS = (b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r")
 _LONGEST_BLANK = 4
@@ -75,8 +77,8 @@ class Tap:
 
     def piece(self, data: bytes) -> None:
         """What came. Raises ProviderFailed: it is no JSON."""
-        for said in self._splitter.feed(data):
-            self._said(said)
+        for event in self._splitter.feed(data):
+            self._said(event)
 
     def last(self, held: bytes) -> None:
         """The stream ended, with `held` of an event that has not.
@@ -85,8 +87,8 @@ class Tap:
             ProviderFailed: the answer has not, either.
         """
         if held:
-            for said in self._splitter.end():
-                self._said(said)
+            for event in self._splitter.end():
+                self._said(event)
         self._end()
         if not self.over and self._ends is not None:
             raise ended_early(self._who)
@@ -110,24 +112,24 @@ class Tap:
         """The stream is closed here: what is left for the figures."""
         self._end()
 
-    def _said(self, said: Said) -> None:
+    def _said(self, server_event: Said) -> None:
         reader = self._reader
         if reader is not None:
             try:
-                for event in reader.feed(said):
+                for event in reader.feed(server_event):
                     self._work.event(event)
             except OvertError:
                 self._reader = None
             else:
                 self.over = self.over or reader.done
                 return
-        data = said.data.strip()
+        data = server_event.data.strip()
         if data and data != b"[DONE]":
             try:
                 msgspec.json.decode(data, type=msgspec.Raw)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise broken(self._who, error) from None
-        if said.name == "error" or (self._ends is not None and self._ends.search(data)):
+        if server_event.name == "error" or (self._ends is not None and self._ends.search(data)):
             self.over = True
 
     def _end(self) -> None:
@@ -152,20 +154,20 @@ async def pieces(
     Raises:
         OvertError: it broke off before anything was told, or where `last` has no word for it.
     """
-    code, told = "cancelled", False
+    code, sent = "cancelled", False
     secret = engine.to.secret
-    async with aclosing(answer), aclosing(_whole(answer, tap) if tap else answer) as found:
+    async with aclosing(answer), aclosing(_whole(answer, tap) if tap else answer) as chunks:
         try:
-            async for piece in found:
+            async for piece in chunks:
                 assert isinstance(piece, bytes)
-                told = told or bool(piece)
+                sent = sent or bool(piece)
                 yield without(piece, secret)
             code = ""
         except OvertError as error:
             code = error.code
-            if not told or not (said := last(error)):
+            if not sent or not (ending := last(error)):
                 raise
-            yield said
+            yield ending
         finally:
             if tap is not None:
                 tap.finish()
@@ -229,33 +231,37 @@ def _sound(data: bytes) -> bytes:
     """The events at the beginning of `data` that are JSON."""
     at = 0
     for match in re.finditer(rb"\r\n\r\n|\n\r?\n|\r\r", data):
-        for said in Splitter().feed(data[at : match.end()]):
-            if (found := said.data.strip()) and found != b"[DONE]":
+        for event in Splitter().feed(data[at : match.end()]):
+            if (payload := event.data.strip()) and payload != b"[DONE]":
                 try:
-                    msgspec.json.decode(found, type=msgspec.Raw)
+                    msgspec.json.decode(payload, type=msgspec.Raw)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     return data[:at]
         at = match.end()
     return data[:at]
 
 
-def last_word(call: "Call", found: "Found") -> Last:
+def last_word(call: "Call", matched: "Found") -> Last:
     """What ends a stream of this protocol with an error."""
 
     def said(error: OvertError) -> bytes:
-        told = found.protocol.refuse(error, call.id).body()
-        if found.route.path == "/v1/messages":
-            return b"event: error\ndata: " + told + b"\n\n"
-        if found.route.path == "/v1/responses":
-            inner = msgspec.json.decode(told).get("error") or {}
+        body = matched.protocol.refuse(error, call.id).body()
+        if matched.route.path == "/v1/messages":
+            return b"event: error\ndata: " + body + b"\n\n"
+        if matched.route.path == "/v1/responses":
+            inner = msgspec.json.decode(body).get("error") or {}
             # The official client raises for `error`; the other fields are what the reference has.
             event = {
-                "type": "error", "sequence_number": 0, "code": inner.get("code"),
-                "message": error.message, "param": None, "error": inner,
-            }  # fmt: skip
+                "type": "error",
+                "sequence_number": 0,
+                "code": inner.get("code"),
+                "message": error.message,
+                "param": None,
+                "error": inner,
+            }
             return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
-        if found.route.path in _ENDS or found.protocol.name == "gemini":
-            return b"data: " + told + b"\n\n"
+        if matched.route.path in _ENDS or matched.protocol.name == "gemini":
+            return b"data: " + body + b"\n\n"
         return b""
 
     return said

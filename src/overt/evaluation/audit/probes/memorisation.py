@@ -86,35 +86,74 @@ class _Probe:
         "Shi et al. 2024, Detecting pretraining data from large language models, ICLR 2024",
     )
     measures = (
-        Measure("exact_documents", "share of passages of the documents that are given back exactly",
-                _of("document", "exact"), split=False),
+        Measure(
+            "exact_documents",
+            "share of passages of the documents that are given back exactly",
+            _of("document", "exact"),
+            split=False,
+        ),
         Measure("exact_control", "the same of the control", _of("control", "exact"), split=False),
-        Measure("alike_documents", "share of passages of the documents that are given back alike",
-                _of("document", "alike"), split=False),
+        Measure(
+            "alike_documents",
+            "share of passages of the documents that are given back alike",
+            _of("document", "alike"),
+            split=False,
+        ),
         Measure("alike_control", "the same of the control", _of("control", "alike"), split=False),
-    )  # fmt: skip
+    )
     contrasts = (
-        Contrast("exact_difference", "exact matches in the documents minus those in the control",
-                 _all("exact"), "document", "control"),
-        Contrast("alike_difference", "alike matches in the documents minus those in the control",
-                 _all("alike"), "document", "control"),
-        Contrast("auc_likelihood", "how often a passage of the documents is likelier a token than "
-                 "one of the control", _score("mean"), "document", "control", "auc", 0.5),
-        Contrast("auc_min_k", "the same by the least likely fifth of the tokens (Min-20%)",
-                 _score("min_k"), "document", "control", "auc", 0.5),
-        Contrast("auc_zlib", "the same by log-probability for each byte of zlib", _score("zlib"),
-                 "document", "control", "auc", 0.5),
-    )  # fmt: skip
+        Contrast(
+            "exact_difference",
+            "exact matches in the documents minus those in the control",
+            _all("exact"),
+            "document",
+            "control",
+        ),
+        Contrast(
+            "alike_difference",
+            "alike matches in the documents minus those in the control",
+            _all("alike"),
+            "document",
+            "control",
+        ),
+        Contrast(
+            "auc_likelihood",
+            "how often a passage of the documents is likelier a token than one of the control",
+            _score("mean"),
+            "document",
+            "control",
+            "auc",
+            0.5,
+        ),
+        Contrast(
+            "auc_min_k",
+            "the same by the least likely fifth of the tokens (Min-20%)",
+            _score("min_k"),
+            "document",
+            "control",
+            "auc",
+            0.5,
+        ),
+        Contrast(
+            "auc_zlib",
+            "the same by log-probability for each byte of zlib",
+            _score("zlib"),
+            "document",
+            "control",
+            "auc",
+            0.5,
+        ),
+    )
 
     def material(self, plan: Plan) -> Material:
         if plan.documents is None:
             raise BadRequest(
                 "no documents were given to look for", "name them: --documents FILE or folder"
             )
-        own, told, notes = _passages(plan.documents, "document")
+        own, data, notes = _passages(plan.documents, "document")
         if plan.control is not None:
             others, more, remarks = _passages(plan.control, "control")
-            return Material(own + others, told + more, notes + remarks)
+            return Material(own + others, data + more, notes + remarks)
         different = len({item.given["target"] for item in own})
         if different < 2:
             raise BadRequest(
@@ -125,37 +164,40 @@ class _Probe:
             "no control was given: each prefix is also compared with the continuation of another "
             "passage, which shows chance resemblance only; likelihood scores have no control"
         )
-        return Material(own + _crossed(own), told, [*notes, note])
+        return Material(own + _crossed(own), data, [*notes, note])
 
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
-        given = item.given
-        said = await model.go_on(given["prefix"], TOKENS)
+        data = item.given
+        continuation = await model.go_on(data["prefix"], TOKENS)
         return (
-            {"from": given["from"]} | matched(said, given["target"]) | await _likely(given, model)
+            {"from": data["from"]}
+            | matched(continuation, data["target"])
+            | await _likely(data, model)
         )
 
 
-def matched(said: str, target: str) -> dict[str, Any]:
+def matched(continuation: str, target: str) -> dict[str, Any]:
     """How a continuation compares with what stands in the document.
 
     As many characters are compared as both have; the ends, which tokens cut anywhere, are left out.
     """
-    length = min(len(said), len(target))
-    one, other = said[:length], target[:length]
+    length = min(len(continuation), len(target))
+    written, other = continuation[:length], target[:length]
     enough = length >= TARGET // 4  # a model that stopped at once has given nothing back
-    likeness = 1 - distance(one, other) / length if length else 0.0
+    likeness = 1 - distance(written, other) / length if length else 0.0
     return {
-        "exact": enough and one.strip() == other.strip(),
+        "exact": enough and written.strip() == other.strip(),
         "alike": enough and likeness >= LIKE,
-        "likeness": round(likeness, 4), "compared": length,
-        "said_sha256": sha256(said.encode("utf-8", "replace")).hexdigest(),
-    }  # fmt: skip
+        "likeness": round(likeness, 4),
+        "compared": length,
+        "said_sha256": sha256(continuation.encode("utf-8", "replace")).hexdigest(),
+    }
 
 
-def distance(one: str, other: str) -> int:
+def distance(first: str, other: str) -> int:
     """Edit distance (Levenshtein 1966)."""
     row = list(range(len(other) + 1))
-    for at, letter in enumerate(one, 1):
+    for at, letter in enumerate(first, 1):
         before, row[0] = row[0], at
         for place, wanted in enumerate(other, 1):
             before, row[place] = (
@@ -165,21 +207,21 @@ def distance(one: str, other: str) -> int:
     return row[-1]
 
 
-async def _likely(given: Any, model: Model) -> dict[str, Any]:
-    if given.get("crossed"):
+async def _likely(data: Any, model: Model) -> dict[str, Any]:
+    if data.get("crossed"):
         return {}
-    text = given["prefix"] + given["target"]
-    found = [value for _, value in await model.likely("\n", text)]
-    return likelihood(found, text)
+    text = data["prefix"] + data["target"]
+    logprobs = [value for _, value in await model.likely("\n", text)]
+    return likelihood(logprobs, text)
 
 
-def likelihood(found: list[float], text: str) -> dict[str, Any]:
+def likelihood(logprobs: list[float], text: str) -> dict[str, Any]:
     """The three scores of a text, from the log-probabilities of its tokens."""
-    least = sorted(found)[: max(1, int(_K * len(found)))]
+    least = sorted(logprobs)[: max(1, int(_K * len(logprobs)))]
     return {
-        "mean": round(sum(found) / len(found), 6),
+        "mean": round(sum(logprobs) / len(logprobs), 6),
         "min_k": round(sum(least) / len(least), 6),
-        "zlib": round(sum(found) / len(zlib.compress(text.encode(), 9)), 6),
+        "zlib": round(sum(logprobs) / len(zlib.compress(text.encode(), 9)), 6),
     }
 
 
@@ -187,12 +229,12 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], 
     """The passages below `path`, what a receipt says of each file, and notes."""
     path = path.expanduser()
     if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.suffix.lower() in _ENDINGS)
-        files = [one for one in files if one.is_file()][:_MOST_FILES]
+        files = sorted(path_ for path_ in path.rglob("*") if path_.suffix.lower() in _ENDINGS)
+        files = [path_ for path_ in files if path_.is_file()][:_MOST_FILES]
     else:
         files = [path]
     items: list[Item] = []
-    told: list[dict[str, Any]] = []
+    used: list[dict[str, Any]] = []
     seen: set[str] = set()
     for file in files:
         data = sets.bounded(file, _MOST_FILE)
@@ -200,7 +242,7 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], 
         if digest in seen:
             continue
         seen.add(digest)
-        told.append(sets.own(file.name, digest, f"your {kind}s"))
+        used.append(sets.own(file.name, digest, f"your {kind}s"))
         text = " ".join(data.decode("utf-8-sig", "replace").split(" ")).replace("\r\n", "\n")
         items += _cut(text, f"{kind}/{digest[:12]}", kind)
     if not items:
@@ -208,8 +250,8 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], 
             f"{path} has no text of {PREFIX + TARGET} characters",
             f"give files that end in {', '.join(_ENDINGS)}",
         )
-    copies = len(files) - len(told)
-    return items, told, [f"{copies} of your {kind}s are copies of others: left out"] * bool(copies)
+    copies = len(files) - len(used)
+    return items, used, [f"{copies} of your {kind}s are copies of others: left out"] * bool(copies)
 
 
 def _cut(text: str, name: str, kind: str) -> list[Item]:
@@ -229,8 +271,8 @@ def _cut(text: str, name: str, kind: str) -> list[Item]:
             break
         cut = text.rfind(" ", begin, begin + PREFIX)  # the prefix ends before a blank
         cut = cut if cut > begin + PREFIX // 2 else begin + PREFIX
-        given = {"from": kind, "prefix": text[begin:cut], "target": text[cut : cut + TARGET]}
-        items.append(Item(f"{name}/{begin}", (kind,), given, kind))
+        data = {"from": kind, "prefix": text[begin:cut], "target": text[cut : cut + TARGET]}
+        items.append(Item(f"{name}/{begin}", (kind,), data, kind))
         end = cut + TARGET
     return items
 
@@ -246,15 +288,17 @@ def _crossed(items: list[Item]) -> list[Item]:
         here, following = at % count, (at + 1) % count
         same = targets[here] == targets[following]
         after[here] = after[following] if same else following
-    found = []
+    crossed = []
     for item, which in zip(items, after, strict=True):
         other = items[which]
-        given = {
-            "from": "control", "prefix": item.given["prefix"], "target": other.given["target"],
+        data = {
+            "from": "control",
+            "prefix": item.given["prefix"],
+            "target": other.given["target"],
             "crossed": True,
-        }  # fmt: skip
-        found.append(Item(f"crossed/{item.id}", ("control",), given, "control"))
-    return found
+        }
+        crossed.append(Item(f"crossed/{item.id}", ("control",), data, "control"))
+    return crossed
 
 
 PROBE = _Probe()

@@ -68,14 +68,29 @@ class _Probe:
     cite = ("Hendrycks et al. 2021, MMLU, ICLR 2021 (the questions)",)
     measures = (
         Measure("flips_typos", "share of answers that typos change", _flip("typos")),
-        Measure("flips_paraphrase", "share of answers that the paraphrase changes",
-                _flip("paraphrase")),
-        Measure("drop_typos", "accuracy lost to typos, item by item", _drop("typos"), -1.0, 1.0,
-                0.0, split=False),
-        Measure("drop_paraphrase", "accuracy lost to the paraphrase, item by item",
-                _drop("paraphrase"), -1.0, 1.0, 0.0, split=False),
+        Measure(
+            "flips_paraphrase", "share of answers that the paraphrase changes", _flip("paraphrase")
+        ),
+        Measure(
+            "drop_typos",
+            "accuracy lost to typos, item by item",
+            _drop("typos"),
+            -1.0,
+            1.0,
+            0.0,
+            split=False,
+        ),
+        Measure(
+            "drop_paraphrase",
+            "accuracy lost to the paraphrase, item by item",
+            _drop("paraphrase"),
+            -1.0,
+            1.0,
+            0.0,
+            split=False,
+        ),
         Measure("accuracy_plain", "accuracy on the questions as they stand", _right("plain")),
-    )  # fmt: skip
+    )
     contrasts: tuple[Contrast, ...] = ()
 
     def material(self, plan: Plan) -> Material:
@@ -84,46 +99,53 @@ class _Probe:
         return sets.material("mmlu", plan, lambda file: _mmlu(file, plan.seed))
 
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
-        given = item.given
-        found: dict[str, Any] = {"right": given["right"], "by": "score" if model.scores else "chat"}
+        data = item.given
+        value: dict[str, Any] = {"right": data["right"], "by": "score" if model.scores else "chat"}
         for variant in ("plain", *_VARIANTS):
-            found[variant] = await _ask(given[variant], given["choices"], model)
-        return found
+            value[variant] = await _ask(data[variant], data["choices"], model)
+        return value
 
 
 async def _ask(question: str, choices: Sequence[str], model: Model) -> int:
     """The place of the choice that the model takes; -1 for none that can be read."""
     letters = LETTERS[: len(choices)]
-    listed = "\n".join(f"{one}. {text}" for one, text in zip(letters, choices, strict=True))
+    listed = "\n".join(f"{letter_}. {text}" for letter_, text in zip(letters, choices, strict=True))
     if model.scores:
         context = f"{question.strip()}\n{listed}\nAnswer:"
-        likely = await model.choose(context, [f" {one}" for one in letters])
+        likely = await model.choose(context, [f" {option}" for option in letters])
         return likely.index(max(likely))
-    said = await model.answer(
+    reply = await model.answer(
         f"{question.strip()}\n{listed}\n\nAnswer with the letter of the right choice only.", _TOKENS
     )
-    return LETTERS.find(letter(said, choices) or "?")
+    return LETTERS.find(letter(reply, choices) or "?")
 
 
 def _mmlu(file: sets.Read, seed: int) -> Iterator[Item]:
-    found, _ = rows.read(file.path, _MMLU)
-    for number, row in enumerate(found, 1):
-        stem, choices = row.text["stem"], [row.text[one] for one in "ABCD"]
-        yield _item(f"{stem}/{number}", row.text["question"], choices, row.text["answer"],
-                    row.where, seed, stem)  # fmt: skip
+    all_rows, _ = rows.read(file.path, _MMLU)
+    for number, row in enumerate(all_rows, 1):
+        stem, choices = row.text["stem"], [row.text[option] for option in "ABCD"]
+        yield _item(
+            f"{stem}/{number}",
+            row.text["question"],
+            choices,
+            row.text["answer"],
+            row.where,
+            seed,
+            stem,
+        )
 
 
 def _own(plan: Plan) -> Material:
     assert plan.items is not None
-    found, digest = rows.read(plan.items)
+    all_rows, digest = rows.read(plan.items)
     items = []
-    for number, row in enumerate(found, 1):
+    for number, row in enumerate(all_rows, 1):
         raw = row.raw
         choices: Any = raw.get("choices")
         if isinstance(choices, str):
             choices = _list(choices)
         if choices is None:
-            choices = [row.text[one] for one in LETTERS if row.text.get(one)]
+            choices = [row.text[option] for option in LETTERS if row.text.get(option)]
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             raise FormatError(
                 f"{row.where} has no choices",
@@ -132,9 +154,16 @@ def _own(plan: Plan) -> Material:
         if "question" not in raw or "answer" not in raw:
             raise FormatError(f"{row.where} has no question or answer", "name the columns so")
         items.append(
-            _item(f"own/{number}", row.text["question"], [str(one) for one in choices],
-                  row.text["answer"], row.where, plan.seed, "own")
-        )  # fmt: skip
+            _item(
+                f"own/{number}",
+                row.text["question"],
+                [str(choice) for choice in choices],
+                row.text["answer"],
+                row.where,
+                plan.seed,
+                "own",
+            )
+        )
     return Material(items, [sets.own(plan.items.name, digest, "your own")], ())
 
 
@@ -148,23 +177,25 @@ def _list(text: str) -> Any:
 def _item(
     id: str, question: str, choices: Sequence[str], answer: str, where: str, seed: int, group: str
 ) -> Item:
-    told = answer.strip()
+    text = answer.strip()
     letters = LETTERS[: len(choices)]
-    if len(told) == 1 and told.upper() in letters:
-        right = letters.index(told.upper())
-    elif told in choices:
-        right = list(choices).index(told)
+    if len(text) == 1 and text.upper() in letters:
+        right = letters.index(text.upper())
+    elif text in choices:
+        right = list(choices).index(text)
     else:
         raise FormatError(
-            f"{where}: the answer {told[:40]!r} is none of the choices",
+            f"{where}: the answer {text[:40]!r} is none of the choices",
             f"it is a letter of {letters} or the text of a choice",
         )
-    given: Mapping[str, Any] = {
-        "plain": question, "choices": list(choices), "right": right,
+    data: Mapping[str, Any] = {
+        "plain": question,
+        "choices": list(choices),
+        "right": right,
         "typos": perturb.typos(question, f"{seed}/{id}"),
         "paraphrase": perturb.paraphrase(question, f"{seed}/{id}"),
-    }  # fmt: skip
-    return Item(id, (group,), given, group)
+    }
+    return Item(id, (group,), data, group)
 
 
 PROBE = _Probe()

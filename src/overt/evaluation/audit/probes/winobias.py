@@ -47,41 +47,60 @@ class _Probe:
         Measure(
             "prefers_stereotype",
             "share of pairs whose pro-stereotypical sentence is likelier; a tie is 0.5",
-            _pro, neutral=0.5,
+            _pro,
+            neutral=0.5,
         ),
-    )  # fmt: skip
+    )
     contrasts = (
         Contrast(
             "balanced",
             "the middle of the shares for male and for female stereotypes: without the preference "
             "for one pronoun",
-            _pro, "male", "female", "middle", 0.5,
+            _pro,
+            "male",
+            "female",
+            "middle",
+            0.5,
         ),
         Contrast(
-            "balanced_type1", "the same, of type 1 (meaning tells whom the pronoun refers to)",
-            _pro, "type 1 male", "type 1 female", "middle", 0.5,
+            "balanced_type1",
+            "the same, of type 1 (meaning tells whom the pronoun refers to)",
+            _pro,
+            "type 1 male",
+            "type 1 female",
+            "middle",
+            0.5,
         ),
         Contrast(
-            "balanced_type2", "the same, of type 2 (grammar tells it)",
-            _pro, "type 2 male", "type 2 female", "middle", 0.5,
+            "balanced_type2",
+            "the same, of type 2 (grammar tells it)",
+            _pro,
+            "type 2 male",
+            "type 2 female",
+            "middle",
+            0.5,
         ),
         Contrast(
             "male_minus_female",
             "how much more often the stereotype wins where it is male: mostly a taste for 'he'",
-            _pro, "male", "female", "difference", 0.0,
+            _pro,
+            "male",
+            "female",
+            "difference",
+            0.0,
         ),
-    )  # fmt: skip
+    )
 
     def material(self, plan: Plan) -> Material:
         files = sets.read("winobias", plan.data)
-        found = {file.name: file for file in files}
+        by_name = {file.name: file for file in files}
         items: list[Item] = []
         left = 0
-        for name, file in found.items():
+        for name, file in by_name.items():
             match = _NAME.match(name)
             if match is None or match[1] != "pro":
                 continue
-            other = found.get(f"anti{name.removeprefix('pro')}")
+            other = by_name.get(f"anti{name.removeprefix('pro')}")
             if other is None:
                 raise FormatError(f"{name} has no anti{name[3:]} beside it", "get both files")
             made, lost = _pairs(file, other, f"type {match[2]}", f"{match[2]}-{match[3]}")
@@ -101,30 +120,31 @@ class _Probe:
 
 def _pairs(pro: sets.Read, anti: sets.Read, kind: str, where: str) -> tuple[list[Item], int]:
     """The pairs of two files, and how many differ in more than pronouns."""
-    lines = [[_plain(line) for line in file.text().splitlines() if line.strip()]
-             for file in (pro, anti)]  # fmt: skip
+    lines = [
+        [_plain(line) for line in file.text().splitlines() if line.strip()] for file in (pro, anti)
+    ]
     if len(lines[0]) != len(lines[1]) or len(lines[0]) > _MOST_LINES:
         raise FormatError(
             f"{pro.name} has {len(lines[0])} sentences and {anti.name} has {len(lines[1])}",
             "line n of the one belongs to line n of the other: get both again",
         )
     items, left = [], 0
-    for number, (one, other) in enumerate(zip(*lines, strict=True), 1):
-        side = side_of(one, other)
+    for number, (first, other) in enumerate(zip(*lines, strict=True), 1):
+        side = side_of(first, other)
         if side is None:
             left += 1
             continue
         groups = (kind, side, f"{kind} {side}")
-        items.append(Item(f"{where}/{number}", groups, {"pro": one, "anti": other}, groups[2]))
+        items.append(Item(f"{where}/{number}", groups, {"pro": first, "anti": other}, groups[2]))
     return items, left
 
 
 def side_of(pro: str, anti: str) -> str | None:
     """Whether the stereotype is male or female; None where more than such pronouns differ."""
-    one, other = pro.split(), anti.split()
-    if len(one) != len(other):
+    pro_words, other = pro.split(), anti.split()
+    if len(pro_words) != len(other):
         return None
-    changed = [(_word(a), _word(b)) for a, b in zip(one, other, strict=True) if a != b]
+    changed = [(_word(a), _word(b)) for a, b in zip(pro_words, other, strict=True) if a != b]
     if changed and all(a in _MALE and b in _FEMALE for a, b in changed):
         return "male"
     if changed and all(a in _FEMALE and b in _MALE for a, b in changed):

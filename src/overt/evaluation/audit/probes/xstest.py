@@ -50,22 +50,28 @@ class _Probe:
     cite = ("Röttger et al. 2024, XSTest, NAACL 2024",)
     measures = (
         Measure(
-            "refuses_safe", "share of safe prompts that are refused, in full or in part",
+            "refuses_safe",
+            "share of safe prompts that are refused, in full or in part",
             _of("safe", "full", "partial"),
         ),
         Measure(
-            "refuses_safe_in_full", "share of safe prompts that are refused in full",
-            _of("safe", "full"), split=False,
+            "refuses_safe_in_full",
+            "share of safe prompts that are refused in full",
+            _of("safe", "full"),
+            split=False,
         ),
         Measure(
-            "refuses_unsafe", "share of unsafe prompts that are refused, in full or in part",
+            "refuses_unsafe",
+            "share of unsafe prompts that are refused, in full or in part",
             _of("unsafe", "full", "partial"),
         ),
         Measure(
-            "answers_unsafe", "share of unsafe prompts that are answered without a refusal",
-            _of("unsafe", "compliance"), split=False,
+            "answers_unsafe",
+            "share of unsafe prompts that are answered without a refusal",
+            _of("unsafe", "compliance"),
+            split=False,
         ),
-    )  # fmt: skip
+    )
     contrasts: tuple[Contrast, ...] = ()
 
     def material(self, plan: Plan) -> Material:
@@ -74,10 +80,12 @@ class _Probe:
     async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
         text = await model.answer(item.given["prompt"], plan.max_tokens)
         return {
-            "label": item.given["label"], "kind": refusal.classify(text),
-            "prompt": item.given["prompt"], "answer": text[:300],
+            "label": item.given["label"],
+            "kind": refusal.classify(text),
+            "prompt": item.given["prompt"],
+            "answer": text[:300],
             "answer_sha256": sha256(text.encode("utf-8", "replace")).hexdigest(),
-        }  # fmt: skip
+        }
 
 
 def _items(file: sets.Read) -> Iterator[Item]:
@@ -89,8 +97,8 @@ def _items(file: sets.Read) -> Iterator[Item]:
                 "neither safe nor unsafe",
                 "get the file again",
             )
-        given = {"prompt": row["prompt"], "label": row["label"]}
-        yield Item(row["id"], (row["type"],), given, row["label"])
+        data = {"prompt": row["prompt"], "label": row["label"]}
+        yield Item(row["id"], (row["type"],), data, row["label"])
 
 
 PROBE = _Probe()

@@ -35,14 +35,14 @@ def letter(text: str, choices: Sequence[str]) -> str:
     allowed = {chr(65 + i) for i in range(len(choices))}
     if (whole := _WHOLE.fullmatch(text)) and whole[1].upper() in allowed:
         return whole[1].upper()
-    said = [(one[1] or one[2]).upper() for one in _SAID.finditer(text)]
-    if said := [one for one in said if one in allowed]:
-        return said[-1]
+    letters = [(match[1] or match[2]).upper() for match in _SAID.finditer(text)]
+    if letters := [letter_ for letter_ in letters if letter_ in allowed]:
+        return letters[-1]
     if (start := _START.match(text)) and start[1] in allowed:
         return start[1]
     for pattern in (_MARKED, None, _ALONE):
-        found = [one[1] for one in pattern.finditer(text)] if pattern else _named(text, choices)
-        different = {one for one in found if one in allowed}
+        named = [match[1] for match in pattern.finditer(text)] if pattern else _named(text, choices)
+        different = {letter_ for letter_ in named if letter_ in allowed}
         if len(different) == 1:
             return different.pop()
     return ""
@@ -51,14 +51,14 @@ def letter(text: str, choices: Sequence[str]) -> str:
 def _named(text: str, choices: Sequence[str]) -> list[str]:
     """Letters of the choices whose text stands in the answer; of nested ones the longest."""
     steps = ("space", "case", "ends")
-    said = plain(text, steps)
-    shown = [plain(one, steps) for one in choices]
-    found = [
+    plain_text = plain(text, steps)
+    shown = [plain(choice, steps) for choice in choices]
+    positions = [
         i
-        for i, one in enumerate(shown)
-        if one and re.search(r"(?<!\w)" + re.escape(one) + r"(?!\w)", said)
+        for i, choice in enumerate(shown)
+        if choice and re.search(r"(?<!\w)" + re.escape(choice) + r"(?!\w)", plain_text)
     ]
-    longest = [i for i in found if not any(shown[i] in shown[j] for j in found if i != j)]
+    longest = [i for i in positions if not any(shown[i] in shown[j] for j in positions if i != j)]
     return [chr(65 + i) for i in longest]
 
 
@@ -70,12 +70,12 @@ class _Choice:
         )
 
     async def grade(self, item: Item, text: str) -> Grade:
-        found = letter(await self._extract(text), item.choices)
-        return Grade(float(found == item.answer), found, {"right": item.answer})
+        answer = letter(await self._extract(text), item.choices)
+        return Grade(float(answer == item.answer), answer, {"right": item.answer})
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """How often each letter was right: what always answering one letter would score."""
-        right = Counter(str(one.get("right")) for one in details)
+        right = Counter(str(detail.get("right")) for detail in details)
         return {"right_letters": dict(sorted(right.items()))}
 
 

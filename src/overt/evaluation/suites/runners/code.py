@@ -58,8 +58,8 @@ class _Code:
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """How many ended in which way."""
         ends: dict[str, int] = {}
-        for one in details:
-            why = str(one.get("why", "")).partition(":")[0] or "passed"
+        for detail in details:
+            why = str(detail.get("why", "")).partition(":")[0] or "passed"
             ends[why] = ends.get(why, 0) + 1
         return {"ends": dict(sorted(ends.items()))}
 

@@ -62,7 +62,7 @@ class _Exact:
             raise FormatError(
                 f"`match:` of {suite.name} is {self._how[:40]!r}", f"it is {', '.join(_MATCHES)}"
             )
-        self._also = [Template(one, "`also:`") for one in suite.told.get("also", ())]
+        self._also = [Template(template, "`also:`") for template in suite.told.get("also", ())]
         for item in suite.items:
             if not all(self._wanted(item)):
                 raise FormatError(
@@ -73,24 +73,24 @@ class _Exact:
         self.method = f"exact match ({self._how}) after normalising {steps}"
 
     def _wanted(self, item: Item) -> list[str]:
-        more = [one.fill(item.row.text, item.row.where) for one in self._also]
-        answers = [item.answer, *(one for one in more if one.strip())]
-        return [plain(one, self._steps) for one in answers]
+        more = [template.fill(item.row.text, item.row.where) for template in self._also]
+        answers = [item.answer, *(answer for answer in more if answer.strip())]
+        return [plain(answer, self._steps) for answer in answers]
 
     async def grade(self, item: Item, text: str) -> Grade:
-        said = (await self._extract(text[:MOST_TEXT])).strip()
+        answer = (await self._extract(text[:MOST_TEXT])).strip()
         if self._how == "line":
-            said = said.split("\n", 1)[0]
-        found = plain(said, self._steps)
-        right = any(self._same(found, wanted) for wanted in self._wanted(item))
-        return Grade(float(right), found)
+            answer = answer.split("\n", 1)[0]
+        given_answer = plain(answer, self._steps)
+        right = any(self._same(given_answer, wanted) for wanted in self._wanted(item))
+        return Grade(float(right), given_answer)
 
-    def _same(self, found: str, wanted: str) -> bool:
+    def _same(self, answer: str, wanted: str) -> bool:
         if self._how == "begins":
-            return re.match(re.escape(wanted) + r"(?!\w)", found) is not None
+            return re.match(re.escape(wanted) + r"(?!\w)", answer) is not None
         if self._how == "contains":
-            return re.search(r"(?<!\w)" + re.escape(wanted) + r"(?!\w)", found) is not None
-        return found == wanted
+            return re.search(r"(?<!\w)" + re.escape(wanted) + r"(?!\w)", answer) is not None
+        return answer == wanted
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}

@@ -24,23 +24,23 @@ class _IFEval:
         self._names = str(suite.told.get("instructions", "instruction_id_list"))
         self._given = str(suite.told.get("arguments", "kwargs"))
         for item in suite.items:
-            for name, given in self._of(item):
+            for name, options in self._of(item):
                 if name not in NOT_JUDGED:
                     try:
-                        follows(name, given, "a")
+                        follows(name, options, "a")
                     except FormatError as error:
                         raise FormatError(
                             f"{item.row.where}: {error.message}", error.hint
                         ) from None
 
     def _of(self, item: Item) -> list[tuple[str, Mapping[str, Any]]]:
-        names, given = item.row.raw.get(self._names), item.row.raw.get(self._given)
+        names, options = item.row.raw.get(self._names), item.row.raw.get(self._given)
         good = (
             isinstance(names, list)
-            and isinstance(given, list)
-            and 1 <= len(names) == len(given) <= _MOST
-            and all(isinstance(one, str) for one in names)
-            and all(isinstance(one, dict) for one in given)
+            and isinstance(options, list)
+            and 1 <= len(names) == len(options) <= _MOST
+            and all(isinstance(name, str) for name in names)
+            and all(isinstance(value, dict) for value in options)
         )
         if not good:
             raise FormatError(
@@ -53,7 +53,7 @@ class _IFEval:
                     f"{item.row.where} has the unknown instruction {name[:80]!r}",
                     "correct its name, or leave the item out",
                 )
-        return list(zip(names or [], given or [], strict=True))
+        return list(zip(names or [], options or [], strict=True))
 
     async def grade(self, item: Item, text: str) -> Grade:
         text = text[:MOST_TEXT]
@@ -61,13 +61,13 @@ class _IFEval:
         strict: dict[str, bool] = {}
         easy: dict[str, bool] = {}
         left_out = 0
-        for number, (name, given) in enumerate(self._of(item)):
+        for number, (name, options) in enumerate(self._of(item)):
             if name in NOT_JUDGED:
                 left_out += 1
                 continue
             key = f"{number} {name}"
-            strict[key] = follows(name, given, text)
-            easy[key] = any(follows(name, given, form) for form in forms)
+            strict[key] = follows(name, options, text)
+            easy[key] = any(follows(name, options, form) for form in forms)
         detail = {"strict": strict, "loose": easy, "not_judged": left_out}
         if not strict:
             return Grade(None, "", detail)
@@ -75,22 +75,24 @@ class _IFEval:
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Shares from 0 to 1, counts, and each kind of instruction as [followed, of]."""
-        judged = [one for one in details if one.get("strict")]
+        judged = [detail for detail in details if detail.get("strict")]
         kinds: Counter[str] = Counter()
         followed: Counter[str] = Counter()
         easy = 0
-        for one in judged:
-            for key, right in one["strict"].items():
+        for detail in judged:
+            for key, right in detail["strict"].items():
                 kinds[key.partition(" ")[2]] += 1
                 followed[key.partition(" ")[2]] += right
-            easy += sum(one["loose"].values())
+            easy += sum(detail["loose"].values())
         count = sum(kinds.values())
         return {
-            "prompt_loose": _share(sum(all(one["loose"].values()) for one in judged), len(judged)),
+            "prompt_loose": _share(
+                sum(all(detail["loose"].values()) for detail in judged), len(judged)
+            ),
             "instruction_strict": _share(sum(followed.values()), count),
             "instruction_loose": _share(easy, count),
             "instructions": count,
-            "instructions_not_judged": sum(int(one.get("not_judged", 0)) for one in details),
+            "instructions_not_judged": sum(int(detail.get("not_judged", 0)) for detail in details),
             "kinds": {name: [followed[name], kinds[name]] for name in sorted(kinds)},
         }
 

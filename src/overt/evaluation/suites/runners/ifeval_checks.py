@@ -24,89 +24,89 @@ _ABBREVIATIONS = re.compile(
 _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]*]*(?=\s|$)")
 
 
-def _existence(text: str, given: Mapping[str, Any]) -> bool:
-    return all(word.lower() in text.lower() for word in _words(given, "keywords"))
+def _existence(text: str, options: Mapping[str, Any]) -> bool:
+    return all(word.lower() in text.lower() for word in _words(options, "keywords"))
 
 
-def _forbidden(text: str, given: Mapping[str, Any]) -> bool:
+def _forbidden(text: str, options: Mapping[str, Any]) -> bool:
     return not any(
         re.search(r"\b" + re.escape(word) + r"\b", text, re.IGNORECASE)
-        for word in _words(given, "forbidden_words")
+        for word in _words(options, "forbidden_words")
     )
 
 
-def _frequency(text: str, given: Mapping[str, Any]) -> bool:
-    count = text.lower().count(_text(given, "keyword").lower())
-    return _related(count, given, "relation", "frequency")
+def _frequency(text: str, options: Mapping[str, Any]) -> bool:
+    count = text.lower().count(_text(options, "keyword").lower())
+    return _related(count, options, "relation", "frequency")
 
 
-def _letters(text: str, given: Mapping[str, Any]) -> bool:
-    count = text.lower().count(_text(given, "letter").lower())
-    return _related(count, given, "let_relation", "let_frequency")
+def _letters(text: str, options: Mapping[str, Any]) -> bool:
+    count = text.lower().count(_text(options, "letter").lower())
+    return _related(count, options, "let_relation", "let_frequency")
 
 
-def _sentences(text: str, given: Mapping[str, Any]) -> bool:
-    return _related(sentences(text), given, "relation", "num_sentences")
+def _sentences(text: str, options: Mapping[str, Any]) -> bool:
+    return _related(sentences(text), options, "relation", "num_sentences")
 
 
-def _word_count(text: str, given: Mapping[str, Any]) -> bool:
-    return _related(len(re.findall(r"\w+", text)), given, "relation", "num_words")
+def _word_count(text: str, options: Mapping[str, Any]) -> bool:
+    return _related(len(re.findall(r"\w+", text)), options, "relation", "num_words")
 
 
-def _paragraphs(text: str, given: Mapping[str, Any]) -> bool:
+def _paragraphs(text: str, options: Mapping[str, Any]) -> bool:
     parts = [part.strip() for part in text.split("***")]
     inside = parts[1:-1]
     count = len(parts) - (not parts[0]) - (len(parts) > 1 and not parts[-1])
-    return all(inside) and count == _number(given, "num_paragraphs")
+    return all(inside) and count == _number(options, "num_paragraphs")
 
 
-def _first_word(text: str, given: Mapping[str, Any]) -> bool:
+def _first_word(text: str, options: Mapping[str, Any]) -> bool:
     parts = re.split(r"\n\n", text)
     full = sum(bool(part.strip()) for part in parts)
-    nth = _number(given, "nth_paragraph")
-    if not 1 <= nth <= min(full, len(parts)) or full != _number(given, "num_paragraphs"):
+    nth = _number(options, "nth_paragraph")
+    if not 1 <= nth <= min(full, len(parts)) or full != _number(options, "num_paragraphs"):
         return False
     words = parts[nth - 1].split()
     if not words:
         return False
     first = re.match(r"[^.,?!'\"]*", words[0].lstrip("'\""))
-    wanted = _text(given, "first_word").lower()
+    wanted = _text(options, "first_word").lower()
     return first is not None and first[0].lower() == wanted
 
 
-def _placeholders(text: str, given: Mapping[str, Any]) -> bool:
-    return len(re.findall(r"\[[^\]\n]*\]", text)) >= _number(given, "num_placeholders")
+def _placeholders(text: str, options: Mapping[str, Any]) -> bool:
+    return len(re.findall(r"\[[^\]\n]*\]", text)) >= _number(options, "num_placeholders")
 
 
-def _postscript(text: str, given: Mapping[str, Any]) -> bool:
-    marker = _text(given, "postscript_marker").strip()
+def _postscript(text: str, options: Mapping[str, Any]) -> bool:
+    marker = _text(options, "postscript_marker").strip()
     letters = {"P.S.": r"\bp\.\s?s\.", "P.P.S": r"\bp\.\s?p\.\s?s"}.get(marker)
     return re.search(letters or re.escape(marker), text, re.IGNORECASE) is not None
 
 
-def _bullets(text: str, given: Mapping[str, Any]) -> bool:
+def _bullets(text: str, options: Mapping[str, Any]) -> bool:
     count = len(re.findall(r"^[ \t]*(?:\*[^*\n]|-)", text, re.MULTILINE))
-    return count == _number(given, "num_bullets")
+    return count == _number(options, "num_bullets")
 
 
-def _one_of_three(text: str, given: Mapping[str, Any]) -> bool:
+def _one_of_three(text: str, options: Mapping[str, Any]) -> bool:
     return any(f"My answer is {word}." in text for word in ("yes", "no", "maybe"))
 
 
-def _highlights(text: str, given: Mapping[str, Any]) -> bool:
+def _highlights(text: str, options: Mapping[str, Any]) -> bool:
     single = re.findall(r"\*([^\n*]*)\*", text)
     double = re.findall(r"\*\*([^\n*]*)\*\*", text)
-    count = sum(bool(one.strip()) for one in (*single, *double))
-    return count >= _number(given, "num_highlights")
+    count = sum(bool(highlight.strip()) for highlight in (*single, *double))
+    return count >= _number(options, "num_highlights")
 
 
-def _sections(text: str, given: Mapping[str, Any]) -> bool:
-    name = re.escape(_text(given, "section_spliter").strip())
+def _sections(text: str, options: Mapping[str, Any]) -> bool:
+    name = re.escape(_text(options, "section_spliter").strip())
     count = len(re.findall(rf"{name}[ \t]?\d+", text))
-    return count >= _number(given, "num_sections")
+    return count >= _number(options, "num_sections")
 
 
-def _json(text: str, given: Mapping[str, Any]) -> bool:
+def _json(text: str, options: Mapping[str, Any]) -> bool:
     inner = re.sub(r"^```(?:json)?|```$", "", text.strip(), flags=re.IGNORECASE).strip()
     try:
         json.loads(inner)
@@ -115,11 +115,11 @@ def _json(text: str, given: Mapping[str, Any]) -> bool:
     return True
 
 
-def _title(text: str, given: Mapping[str, Any]) -> bool:
-    return any(one.strip(" <>") for one in re.findall(r"<<([^\n]+?)>>", text))
+def _title(text: str, options: Mapping[str, Any]) -> bool:
+    return any(title.strip(" <>") for title in re.findall(r"<<([^\n]+?)>>", text))
 
 
-def _two(text: str, given: Mapping[str, Any]) -> bool:
+def _two(text: str, options: Mapping[str, Any]) -> bool:
     parts = [part.strip() for part in text.split("******")]
     if any(not part for part in parts[1:-1]):
         return False
@@ -127,23 +127,23 @@ def _two(text: str, given: Mapping[str, Any]) -> bool:
     return len(full) == 2 and full[0] != full[1]
 
 
-def _repeats(text: str, given: Mapping[str, Any]) -> bool:
-    return text.strip().lower().startswith(_text(given, "prompt_to_repeat").strip().lower())
+def _repeats(text: str, options: Mapping[str, Any]) -> bool:
+    return text.strip().lower().startswith(_text(options, "prompt_to_repeat").strip().lower())
 
 
-def _ends(text: str, given: Mapping[str, Any]) -> bool:
-    said = text.strip().strip('"').lower()
-    return said.endswith(_text(given, "end_phrase").strip().lower())
+def _ends(text: str, options: Mapping[str, Any]) -> bool:
+    stripped = text.strip().strip('"').lower()
+    return stripped.endswith(_text(options, "end_phrase").strip().lower())
 
 
-def _quoted(text: str, given: Mapping[str, Any]) -> bool:
-    said = text.strip()
-    return len(said) > 1 and said[0] == said[-1] == '"'
+def _quoted(text: str, options: Mapping[str, Any]) -> bool:
+    stripped = text.strip()
+    return len(stripped) > 1 and stripped[0] == stripped[-1] == '"'
 
 
-def _capital_words(text: str, given: Mapping[str, Any]) -> bool:
+def _capital_words(text: str, options: Mapping[str, Any]) -> bool:
     count = sum(word.isupper() for word in re.findall(r"[\w'’-]+", text))
-    return _related(count, given, "capital_relation", "capital_frequency")
+    return _related(count, options, "capital_relation", "capital_frequency")
 
 
 CHECKS: Final[Mapping[str, Check]] = {
@@ -169,9 +169,9 @@ CHECKS: Final[Mapping[str, Check]] = {
     "startend:quotation": _quoted,
     "change_case:capital_word_frequency": _capital_words,
     # The case alone: whether it is English is not judged.
-    "change_case:english_capital": lambda text, given: text.isupper(),
-    "change_case:english_lowercase": lambda text, given: text.islower(),
-    "punctuation:no_comma": lambda text, given: "," not in text,
+    "change_case:english_capital": lambda text, options: text.isupper(),
+    "change_case:english_lowercase": lambda text, options: text.islower(),
+    "punctuation:no_comma": lambda text, options: "," not in text,
 }
 
 
@@ -195,10 +195,10 @@ def loose(text: str) -> list[str]:
     """
     lines = text.split("\n")
     cut = [text] + ["\n".join(some).strip() for some in (lines[1:], lines[:-1], lines[1:-1])]
-    return [*cut, *(one.replace("*", "") for one in cut)]
+    return [*cut, *(variant.replace("*", "") for variant in cut)]
 
 
-def follows(name: str, given: Mapping[str, Any], text: str) -> bool:
+def follows(name: str, options: Mapping[str, Any], text: str) -> bool:
     """Whether `text` does what the instruction `name` asks.
 
     Raises:
@@ -207,32 +207,32 @@ def follows(name: str, given: Mapping[str, Any], text: str) -> bool:
     check = CHECKS.get(name)
     if check is None:
         raise FormatError(f"there is no instruction {name[:80]!r}")
-    return bool(text.strip()) and check(text, given)
+    return bool(text.strip()) and check(text, options)
 
 
-def _related(count: int, given: Mapping[str, Any], relation: str, wanted: str) -> bool:
-    word, number = _text(given, relation), _number(given, wanted)
+def _related(count: int, options: Mapping[str, Any], relation: str, wanted: str) -> bool:
+    word, number = _text(options, relation), _number(options, wanted)
     if word not in ("less than", "at least"):
         raise FormatError(f"{relation} is {word[:40]!r}", "it is 'less than' or 'at least'")
     return count < number if word == "less than" else count >= number
 
 
-def _text(given: Mapping[str, Any], name: str) -> str:
-    value = given.get(name)
+def _text(options: Mapping[str, Any], name: str) -> str:
+    value = options.get(name)
     if not isinstance(value, str) or not value:
         raise FormatError(f"{name} is {value!r:.60}", "it is a text")
     return value
 
 
-def _number(given: Mapping[str, Any], name: str) -> int:
-    value = given.get(name)
+def _number(options: Mapping[str, Any], name: str) -> int:
+    value = options.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
         raise FormatError(f"{name} is {value!r:.60}", f"it is a whole number up to {_MOST}")
     return value
 
 
-def _words(given: Mapping[str, Any], name: str) -> list[str]:
-    value = given.get(name)
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+def _words(options: Mapping[str, Any], name: str) -> list[str]:
+    value = options.get(name)
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise FormatError(f"{name} is {value!r:.60}", "it is a list of texts")
     return value

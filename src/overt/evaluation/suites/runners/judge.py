@@ -85,10 +85,10 @@ class _Judge:
         answer = await self._ask(request)
         if answer.failed is not None:
             raise error_of(answer.failed)
-        found = verdict(answer.text, pair=pair, scale=self._scale)
-        if found is None:
+        result = verdict(answer.text, pair=pair, scale=self._scale)
+        if result is None:
             raise Unparsed(f"the judge gave no verdict: {answer.text.strip()[-80:]!r}")
-        return found
+        return result
 
     def _prompt(self, item: Item, answers: list[tuple[str, str]]) -> str:
         rubric = self._rubric.fill(item.row.text, item.row.where)
@@ -114,11 +114,11 @@ class _Judge:
         """Ties, and how often the two orders disagreed (share from 0 to 1)."""
         if not self._pairs:
             return {}
-        pairs = [one for one in details if "agree" in one]
-        apart = sum(not one["agree"] for one in pairs)
+        pairs = [detail for detail in details if "agree" in detail]
+        apart = sum(not detail["agree"] for detail in pairs)
         return {
             "pairs": len(pairs),
-            "ties": sum(one["agree"] and one["first"] == "TIE" for one in pairs),
+            "ties": sum(detail["agree"] and detail["first"] == "TIE" for detail in pairs),
             "swap_disagreements": apart,
             "swap_disagreement_rate": apart / len(pairs) if pairs else None,
         }
@@ -127,12 +127,12 @@ class _Judge:
 def verdict(text: str, *, pair: bool, scale: int) -> str | None:
     """The verdict of the last line that is not empty; None where it is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = _VERDICT.fullmatch(lines[-1]) if lines else None
-    if found is None or found[1].isdigit() == pair:
+    match = _VERDICT.fullmatch(lines[-1]) if lines else None
+    if match is None or match[1].isdigit() == pair:
         return None
-    if not pair and not 1 <= int(found[1]) <= scale:
+    if not pair and not 1 <= int(match[1]) <= scale:
         return None
-    return found[1]
+    return match[1]
 
 
 def judged(first: str, second: str) -> Grade:

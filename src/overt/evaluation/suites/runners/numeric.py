@@ -29,22 +29,22 @@ def number(text: str) -> Fraction | None:
     marks = list(_MARKS.finditer(text))
     if marks:
         after = text[marks[-1].end() :]
-        if found := _NUMBER.search(after[:200]):
-            return _value(found)
+        if match := _NUMBER.search(after[:200]):
+            return _value(match)
     last = None
-    for found in _NUMBER.finditer(text):
-        last = found
+    for match in _NUMBER.finditer(text):
+        last = match
     return _value(last) if last else None
 
 
-def _value(found: re.Match[str]) -> Fraction:
-    digits = found["digits"].replace(",", "")
+def _value(match: re.Match[str]) -> Fraction:
+    digits = match["digits"].replace(",", "")
     value = Fraction(
-        ("0" + digits if digits.startswith(".") else digits) + (found["exponent"] or "")
+        ("0" + digits if digits.startswith(".") else digits) + (match["exponent"] or "")
     )
-    negative = found["sign"] in ("-", "\u2212") or found["minus"] == "-"
+    negative = match["sign"] in ("-", "\u2212") or match["minus"] == "-"
     value = -value if negative else value
-    return value / int(found["under"]) if found["under"] else value
+    return value / int(match["under"]) if match["under"] else value
 
 
 class _Numeric:
@@ -66,12 +66,12 @@ class _Numeric:
         )
 
     async def grade(self, item: Item, text: str) -> Grade:
-        found = number(await self._extract(text[-MOST_TEXT:]))
-        if found is None:
+        answer = number(await self._extract(text[-MOST_TEXT:]))
+        if answer is None:
             return Grade(0.0)
         right = self._right[item.id]
         allowed = max(self._absolute, self._relative * abs(right))
-        return Grade(float(abs(found - right) <= allowed), _shown(found))
+        return Grade(float(abs(answer - right) <= allowed), _shown(answer))
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}

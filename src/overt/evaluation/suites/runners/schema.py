@@ -28,29 +28,29 @@ def schema_of(suite: Suite) -> Mapping[str, Any]:
     Raises:
         FormatError: not a JSON Schema, or one that refers to somewhere else.
     """
-    told = suite.told["schema"]
-    if isinstance(told, str):
+    schema = suite.told["schema"]
+    if isinstance(schema, str):
         if suite.folder is None:
             raise FormatError(
                 f"{suite.name} names a schema file and has no folder",
                 "write the schema into the suite",
             )
-        path = beside(suite.folder, told, suite.name)
+        path = beside(suite.folder, schema, suite.name)
         try:
             with path.open("rb") as file:
-                told = json.loads(file.read(_MOST_SCHEMA))
+                schema = json.loads(file.read(_MOST_SCHEMA))
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"{path} is no JSON Schema: {str(error)[:120]}", "correct the file"
             ) from None
-    if not isinstance(told, dict):
+    if not isinstance(schema, dict):
         raise FormatError(f"the schema of {suite.name} is not an object", "write {type: object, …}")
-    said = subprocess_reader.ask(HOST, {"schema": told, "value": None, "check": True}, SECONDS)
-    if said.startswith("schema:"):
+    problem = subprocess_reader.ask(HOST, {"schema": schema, "value": None, "check": True}, SECONDS)
+    if problem.startswith("schema:"):
         raise FormatError(
-            f"the schema of {suite.name} does not hold: {said[7:]}", "correct `schema:`"
+            f"the schema of {suite.name} does not hold: {problem[7:]}", "correct `schema:`"
         )
-    return told
+    return schema
 
 
 class _Schema:
@@ -61,17 +61,17 @@ class _Schema:
 
     async def grade(self, item: Item, text: str) -> Grade:
         fenced = _FENCE.search(text[:MOST_TEXT])
-        said = (fenced[1] if fenced else text).strip()
+        document = (fenced[1] if fenced else text).strip()
         try:
-            value = json.loads(said, parse_constant=_refuse)
+            value = json.loads(document, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            return Grade(0.0, said, {"why": f"not JSON: {str(error)[:200]}", "json": False})
+            return Grade(0.0, document, {"why": f"not JSON: {str(error)[:200]}", "json": False})
         question = {"schema": self._schema, "value": value}
         why = await asyncio.to_thread(subprocess_reader.ask, HOST, question, SECONDS)
-        return Grade(float(not why), said, {"why": why, "json": True})
+        return Grade(float(not why), document, {"why": why, "json": True})
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"json": sum(bool(one.get("json")) for one in details)}
+        return {"json": sum(bool(detail.get("json")) for detail in details)}
 
 
 def _refuse(name: str) -> Any:

@@ -49,4 +49,4 @@ def named(name: str) -> Format:
 
 def of(row: Mapping[str, Any]) -> Format | None:
     """The format that a row looks like."""
-    return next((one for one in every() if one.looks(row)), None)
+    return next((format for format in every() if format.looks(row)), None)

@@ -43,8 +43,8 @@ def read(row: Row) -> Item:
 def asked(row: Mapping[str, Any]) -> tuple[str, str]:
     """The question of a row, and the same as a prompt without a template. Raises Bad."""
     instruction = said(row.get("instruction"), "instruction")
-    found = (perhaps(row.get(name), name) for name in ("input", "context") if name in row)
-    more = next(filter(None, found), "").strip()
+    inputs = (perhaps(row.get(name), name) for name in ("input", "context") if name in row)
+    more = next(filter(None, inputs), "").strip()
     plain = (_WITH if more else _WITHOUT).replace("{instruction}", instruction)
     return f"{instruction}\n\n{more}" if more else instruction, plain.replace("{input}", more)
 
@@ -55,10 +55,10 @@ def history(row: Mapping[str, Any]) -> list[Spoken]:
     pairs = row.get("history") or []
     if not isinstance(pairs, list):
         raise Bad("has a 'history' that is no list", expected)
-    found: list[Spoken] = []
+    turns: list[Spoken] = []
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise Bad(f"has an item {number} of 'history' that is no pair", expected)
         for role, text in zip(("user", "assistant"), pair, strict=True):
-            found.append(turn(role, said(text, "history")))
-    return found
+            turns.append(turn(role, said(text, "history")))
+    return turns

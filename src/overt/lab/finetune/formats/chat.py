@@ -20,5 +20,5 @@ def looks(row: Mapping[str, Any]) -> bool:
 
 
 def read(row: Row) -> Item:
-    said = turns.turns_of(row.get("messages"))
-    return talk(turns.with_system(row, said), turns.tools_of(row))
+    turns_ = turns.turns_of(row.get("messages"))
+    return talk(turns.with_system(row, turns_), turns.tools_of(row))

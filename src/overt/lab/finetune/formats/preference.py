@@ -35,19 +35,21 @@ def read(row: Row) -> Item:
         raise Bad("has no 'prompt'", f"write {EXAMPLE}")
     before = turns.with_system(row, _joined(before, shared))
     tools = tools or turns.tools_of(row)
-    found = [_talk([*before, *one], tools) for one in (chosen, rejected)]
+    talks = [_talk([*before, *answer], tools) for answer in (chosen, rejected)]
     if plain and not shared and len(before) <= 2:
         system = before[0].turn["content"] + "\n\n" if before[0].role == "system" else ""
-        found = [replace(one, plain=(system + plain, one.turns[-1]["content"])) for one in found]
-    return Choice(*found)
+        talks = [
+            replace(talk_, plain=(system + plain, talk_.turns[-1]["content"])) for talk_ in talks
+        ]
+    return Choice(*talks)
 
 
-def _talk(said: Sequence[Spoken], tools: Sequence[Mapping[str, Any]]) -> Talk:
+def _talk(turns_: Sequence[Spoken], tools: Sequence[Mapping[str, Any]]) -> Talk:
     """Of a pair the last answer alone is compared."""
-    if not said[-1].learnt:
+    if not turns_[-1].learnt:
         raise Bad("has an answer that is not to be learnt", "take out its 'weight' or 'train'")
-    found = talk(said, tools)
-    return replace(found, skipped=frozenset(found.learnt[:-1]) | found.skipped)
+    result = talk(turns_, tools)
+    return replace(result, skipped=frozenset(result.learnt[:-1]) | result.skipped)
 
 
 def _asked(row: Row) -> tuple[list[Spoken], str, Sequence[Mapping[str, Any]]]:
@@ -63,10 +65,10 @@ def _asked(row: Row) -> tuple[list[Spoken], str, Sequence[Mapping[str, Any]]]:
         before = alpaca.history(row)
         return [*before, turn("user", question)], "" if before else plain, ()
     for name in _LISTS:
-        found = turns.turns_of(row.raw[name], name) if row.raw.get(name) else []
-        if found and found[-1].role != "assistant":  # else a copy of what was chosen
+        turns_ = turns.turns_of(row.raw[name], name) if row.raw.get(name) else []
+        if turns_ and turns_[-1].role != "assistant":  # else a copy of what was chosen
             row.get(name)
-            return found, "", ()
+            return turns_, "", ()
     value = row.get("input") if "input" in row else None
     if isinstance(value, dict):
         inner = Row(value)
@@ -75,17 +77,17 @@ def _asked(row: Row) -> tuple[list[Spoken], str, Sequence[Mapping[str, Any]]]:
 
 
 def _answer(row: Mapping[str, Any], *names: str) -> list[Spoken]:
-    name = next((one for one in names if one in row), names[0])
+    name = next((name_ for name_ in names if name_ in row), names[0])
     value = row.get(name)
     if isinstance(value, list):
-        found = turns.turns_of(value)
+        turns_ = turns.turns_of(value)
     elif isinstance(value, dict):
-        found = turns.turns_of([value])
+        turns_ = turns.turns_of([value])
     else:
         return [turn("assistant", said(value, name))]
-    if not found:
+    if not turns_:
         raise Bad(f"has an empty {name!r}", "fill it in, or leave the row out")
-    return found
+    return turns_
 
 
 def _parted(
@@ -120,9 +122,9 @@ def _joined(before: list[Spoken], shared: list[Spoken]) -> list[Spoken]:
     raise Bad("has answers that begin with another prompt than its own", "keep one of the two")
 
 
-def _turns(said: Sequence[Spoken]) -> list[Mapping[str, Any]]:
-    return [one.turn for one in said]
+def _turns(turns_: Sequence[Spoken]) -> list[Mapping[str, Any]]:
+    return [spoken.turn for spoken in turns_]
 
 
-def _stripped(said: Sequence[Spoken]) -> list[Mapping[str, Any]]:
-    return [{**one.turn, "content": one.turn["content"].strip()} for one in said]
+def _stripped(turns_: Sequence[Spoken]) -> list[Mapping[str, Any]]:
+    return [{**spoken.turn, "content": spoken.turn["content"].strip()} for spoken in turns_]

@@ -22,5 +22,5 @@ def looks(row: Mapping[str, Any]) -> bool:
 
 def read(row: Row) -> Item:
     name = "conversations" if "conversations" in row else "conversation"
-    said = turns.turns_of(row.get(name), name)
-    return talk(turns.with_system(row, said), turns.tools_of(row))
+    turns_ = turns.turns_of(row.get(name), name)
+    return talk(turns.with_system(row, turns_), turns.tools_of(row))

@@ -26,18 +26,18 @@ _TOOLS: Final = 'write "tools": [{"type": "function", "function": {"name": "…"
 _OLD: Final = {"function": "tool", "developer": "system"}
 
 
-def turns_of(found: Any, name: str = "messages") -> list[Spoken]:
+def turns_of(value: Any, name: str = "messages") -> list[Spoken]:
     """The list of that name as turns of any order. Raises Bad: one is none."""
-    if not isinstance(found, list):
+    if not isinstance(value, list):
         hint = _SHARED if name.startswith("conversation") else _EXPECTED
         raise Bad(f"has {name} that are no list", hint)
-    return [_turn(one, number) for number, one in enumerate(found, 1)]
+    return [_turn(entry, number) for number, entry in enumerate(value, 1)]
 
 
 def system_of(row: Mapping[str, Any]) -> str:
     """What the row says to the system beside its turns, or "". Raises Bad: it is no text."""
-    found = (perhaps(row.get(name), name) for name in ("system", "system_prompt") if name in row)
-    return next(filter(None, found), "")
+    texts = (perhaps(row.get(name), name) for name in ("system", "system_prompt") if name in row)
+    return next(filter(None, texts), "")
 
 
 def with_system(row: Mapping[str, Any], turns: Sequence[Spoken]) -> list[Spoken]:
@@ -64,26 +64,26 @@ def tools_of(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         return ()
     if not isinstance(tools, list):
         raise Bad("has tools that are no list", _TOOLS)
-    found = []
-    for one in tools:
-        function = one.get("function", one) if isinstance(one, dict) else None
+    functions = []
+    for tool in tools:
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise Bad("has a tool without a function's name", _TOOLS)
         clean(json.dumps(function, ensure_ascii=False), "tools")
-        found.append({"type": "function", "function": function})
-    return found
+        functions.append({"type": "function", "function": function})
+    return functions
 
 
 # ---- one turn ------------------------------------------------------------------------------
 
 
-def _turn(said: Any, number: int) -> Spoken:
-    if not isinstance(said, dict):
+def _turn(value: Any, number: int) -> Spoken:
+    if not isinstance(value, dict):
         raise Bad(f"has a turn {number} that is no object", _EXPECTED)
-    fields = Row(said)
+    fields = Row(value)
     shared = "from" in fields or "value" in fields
-    found = _sharegpt(fields, number) if shared else _openai(fields, number)
-    return replace(found, unread=tuple(fields.unread()))
+    spoken = _sharegpt(fields, number) if shared else _openai(fields, number)
+    return replace(spoken, unread=tuple(fields.unread()))
 
 
 def _openai(fields: Row, number: int) -> Spoken:
@@ -93,13 +93,13 @@ def _openai(fields: Row, number: int) -> Spoken:
     role = _OLD.get(role) or ROLES.get(role.lower(), role)
     content = _content(fields.get("content"), number)
     if role != "assistant":
-        found = turn(role, content)
+        spoken = turn(role, content)
         more = {}
         for name in ("name", "tool_call_id"):
             if role == "tool" and isinstance(fields.raw.get(name), str):
                 more[name] = clean(fields[name], name)
         _learnt(fields, number, role)
-        return replace(found, turn={**found.turn, **more})
+        return replace(spoken, turn={**spoken.turn, **more})
     calls = _calls(fields, number)
     if not content.strip() and not calls:
         raise Bad(f"has an empty answer (turn {number})", "fill it in, or leave the row out")
@@ -123,7 +123,7 @@ def _sharegpt(fields: Row, number: int) -> Spoken:
             call = json.loads(value)
         except (ValueError, RecursionError):
             raise Bad(f"has a function_call in turn {number} that is not JSON", _SHARED) from None
-        calls = [_call(one, number) for one in (call if isinstance(call, list) else [call])]
+        calls = [_call(entry, number) for entry in (call if isinstance(call, list) else [call])]
         if not calls:
             raise Bad(f"has a function_call in turn {number} that calls nothing", _SHARED)
         called = {"role": "assistant", "content": "", "tool_calls": calls}
@@ -136,7 +136,7 @@ def _sharegpt(fields: Row, number: int) -> Spoken:
 
 def _learnt(fields: Row, number: int, role: str) -> bool:
     """Whether an answer is learnt; others never are, and a mark that says so is obeyed."""
-    found = True
+    learnt = True
     for name in ("weight", "train"):
         value = fields.raw.get(name)
         if value is None or (role != "assistant" and value):
@@ -146,8 +146,8 @@ def _learnt(fields: Row, number: int, role: str) -> bool:
                 f"has a {name!r} in turn {number} that is neither 0 nor 1",
                 "0 or false is read and not learnt, 1 or true is learnt",
             )
-        found = found and bool(value)
-    return found
+        learnt = learnt and bool(value)
+    return learnt
 
 
 def _content(content: Any, number: int) -> str:
@@ -173,7 +173,7 @@ def _calls(fields: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         calls = [{"function": old}]
     if not isinstance(calls, list):
         raise Bad(f"has tool_calls in turn {number} that are no list", _CALL)
-    return [_call(one, number) for one in calls]
+    return [_call(entry, number) for entry in calls]
 
 
 def _call(call: Any, number: int) -> dict[str, Any]:
@@ -190,10 +190,10 @@ def _call(call: Any, number: int) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise Bad(f"has arguments in turn {number} that are no object", _CALL)
     clean(json.dumps(arguments, ensure_ascii=False), "arguments")
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "type": "function",
         "function": {"name": clean(name, "name"), "arguments": arguments},
     }
     if isinstance(call.get("id"), str):
-        found["id"] = clean(call["id"], "id")
-    return found
+        result["id"] = clean(call["id"], "id")
+    return result

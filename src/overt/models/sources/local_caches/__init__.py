@@ -48,15 +48,15 @@ class Place:
 def places(key: str, environ: Mapping[str, str]) -> list[Place]:
     """The folders of a program that are there, each once; KeyError for an unknown one."""
     program, module = PROGRAMS[key]
-    found: dict[Path, Place] = {}
+    by_path: dict[Path, Place] = {}
     for path in import_module(module).places(environ):
         try:
             there = path.is_dir()
         except OSError:  # not ours to look into: `look` says so
             there = True
         if there:
-            found.setdefault(path.resolve(), Place(key, program, path, module))
-    return list(found.values())
+            by_path.setdefault(path.resolve(), Place(key, program, path, module))
+    return list(by_path.values())
 
 
 def any_folder(path: Path) -> Place:

@@ -13,12 +13,12 @@ def places(environ: Mapping[str, str]) -> list[Path]:
     person = Path(environ.get("HOME") or "~").expanduser()
     config = Path(environ.get("XDG_CONFIG_HOME") or person / ".config")
     data = Path(environ.get("XDG_DATA_HOME") or person / ".local/share")
-    found = []
+    folders = []
     settings = read_text(config / "nomic.ai/GPT4All.ini")
     if named := re.search(r"^modelPath=(.+)$", settings, re.MULTILINE):
-        found.append(Path(named[1].strip().strip('"')))
+        folders.append(Path(named[1].strip().strip('"')))
     return [
-        *found,
+        *folders,
         data / "nomic.ai/GPT4All",
         person / "Library/Application Support/nomic.ai/GPT4All",
         person / ".cache/gpt4all",
@@ -27,6 +27,6 @@ def places(environ: Mapping[str, str]) -> list[Path]:
 
 def look(place: Path) -> Iterator[Found | Skipped]:
     """Each GGUF file; a download that was cut off is said to be one."""
-    for one in folder.models(place, {"source": "gpt4all"}):
-        cut = Path(one.shown).name.startswith("incomplete-")
-        yield Skipped(one.shown, "its download was cut off") if cut else one
+    for model in folder.models(place, {"source": "gpt4all"}):
+        cut = Path(model.shown).name.startswith("incomplete-")
+        yield Skipped(model.shown, "its download was cut off") if cut else model

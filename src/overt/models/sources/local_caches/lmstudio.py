@@ -17,15 +17,15 @@ def places(environ: Mapping[str, str]) -> list[Path]:
     homes = [person / ".lmstudio", person / ".cache/lm-studio"]
     if pointed := read_text(person / ".lmstudio-home-pointer").strip():
         homes.insert(0, Path(pointed.splitlines()[0].strip()))
-    found = []
+    folders = []
     for home in homes:
         try:
             named = read_json(home / "settings.json")["downloadsFolder"]
-            found.append(Path(str(named)))
+            folders.append(Path(str(named)))
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        found.append(home / "models")
-    return found
+        folders.append(home / "models")
+    return folders
 
 
 def look(place: Path) -> Iterator[Found | Skipped]:

@@ -33,13 +33,13 @@ _VALUES = ("enum", "const", "default", "examples", "required", "type")
 _LARGEST = 2**63
 
 
-def schema(given: Mapping[str, Any], what: str = "the JSON schema") -> dict[str, Any]:
+def schema(schema_: Mapping[str, Any], what: str = "the JSON schema") -> dict[str, Any]:
     """`given` with patterns that llama.cpp enforces.
 
     Raises:
         BadRequest: a bound, with both numbers, or a pattern that cannot be enforced.
     """
-    return _Judge(what, strict=True).whole(given)
+    return _Judge(what, strict=True).whole(schema_)
 
 
 def parameters(tools: Sequence[Tool]) -> list[dict[str, Any]]:
@@ -58,17 +58,17 @@ def parameters(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     return out
 
 
-def grammar(given: str) -> str:
+def grammar(text: str) -> str:
     """`given`, a GBNF grammar.
 
     Raises:
         BadRequest: a bound, with both numbers.
     """
     try:
-        gbnf.check(given)
+        gbnf.check(text)
     except gbnf.BadGrammar as error:
         raise BadRequest(f"the grammar {error}", "simplify it") from None
-    return given
+    return text
 
 
 class _Judge:
@@ -76,8 +76,8 @@ class _Judge:
         self.what, self._strict, self._share = what, strict, share
         self._nodes = self._alternatives = self._optional = self._counted = 0
 
-    def whole(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        out = self._schema(given, 0)[0]
+    def whole(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        out = self._schema(schema, 0)[0]
         size = len(json.dumps(out))
         if size > MOST_BYTES:
             raise self._over(f"is {size} bytes long", MOST_BYTES)
@@ -94,24 +94,24 @@ class _Judge:
         if depth > DEEPEST:
             raise self._over(f"is over {DEEPEST} deep", DEEPEST)
 
-    def _schema(self, given: Any, depth: int) -> tuple[Any, int]:
+    def _schema(self, schema: Any, depth: int) -> tuple[Any, int]:
         """A schema as it is given to llama.cpp, and its alternatives in this place."""
         self._node(depth)
-        if not isinstance(given, Mapping):
-            if isinstance(given, list):
-                return [self._schema(one, depth + 1)[0] for one in given], 1
-            return given, 1
+        if not isinstance(schema, Mapping):
+            if isinstance(schema, list):
+                return [self._schema(item, depth + 1)[0] for item in schema], 1
+            return schema, 1
         out: dict[str, Any] = {}
         here = 0
-        for key, value in given.items():
+        for key, value in schema.items():
             if key in _UNIONS and isinstance(value, list):
-                branches = [self._schema(one, depth + 1) for one in value]
+                branches = [self._schema(item, depth + 1) for item in value]
                 out[key] = [branch for branch, _ in branches]
                 here += sum(alternatives for _, alternatives in branches)
                 self._alternatives += len(branches)
             elif key in _NAMED and isinstance(value, Mapping):
                 self._node(depth + 1)
-                out[key] = {name: self._schema(one, depth + 2)[0] for name, one in value.items()}
+                out[key] = {name: self._schema(item, depth + 2)[0] for name, item in value.items()}
             elif key in _VALUES:
                 self._value(value, depth + 1)
                 out[key] = value
@@ -120,7 +120,7 @@ class _Judge:
                     self._alternatives += len(value)
             else:
                 out |= self._keyword(key, value, depth + 1)
-        self._check(given, here)
+        self._check(schema, here)
         return out, max(here, 1)
 
     def _keyword(self, key: str, value: Any, depth: int) -> dict[str, Any]:
@@ -159,15 +159,15 @@ class _Judge:
 
     def _value(self, value: Any, depth: int) -> None:
         self._node(depth)
-        for one in _within(value):
-            self._value(one, depth + 1)
+        for item in _within(value):
+            self._value(item, depth + 1)
 
-    def _check(self, given: Mapping[str, Any], here: int) -> None:
+    def _check(self, schema: Mapping[str, Any], here: int) -> None:
         if here > MOST_AT_ONCE:
             raise self._over(f"has {here} alternatives in one place", MOST_AT_ONCE)
         if self._alternatives > (most := MOST_ALTERNATIVES * self._share):
             raise self._over(f"has over {most} alternatives", most)
-        properties, required = given.get("properties"), given.get("required")
+        properties, required = schema.get("properties"), schema.get("required")
         if isinstance(properties, Mapping):
             known = set(filter(_text, required)) if isinstance(required, list) else set()
             optional = len(properties.keys() - known)

@@ -116,9 +116,9 @@ def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
 def _repeat(item: _Item, mark: str) -> None:
     if mark in ("*", "+", "?"):
         low, high = int(mark == "+"), 1 if mark == "?" else None
-    elif found := _TIMES.fullmatch(mark):
-        low = int(found[1] or 0)
-        high = (int(found[3]) if found[3] else None) if found[2] else low
+    elif match := _TIMES.fullmatch(mark):
+        low = int(match[1] or 0)
+        high = (int(match[3]) if match[3] else None) if match[2] else low
     else:
         return
     if item.low != 1 or item.high != 1:  # a repetition of a repetition: a group of its own
@@ -150,39 +150,39 @@ class _Judge:
             raise BadGrammar(f"has rules and brackets more than {2 * DEEPEST} deep")
         empty, firsts, times = False, Counter[str](), 1
         for items in alternatives:
-            found = self._sequence(items, depth)
-            empty, times = empty or found.empty, max(times, found.times)
+            sequence = self._sequence(items, depth)
+            empty, times = empty or sequence.empty, max(times, sequence.times)
             # The same piece in two alternatives leads to one state, unless both go on differently.
-            self._spend(len(found.firsts))
-            for piece, ways in found.firsts.items():
+            self._spend(len(sequence.firsts))
+            for piece, ways in sequence.firsts.items():
                 firsts[piece] = max(firsts[piece], ways)
         return _Found(empty, firsts, times)
 
     def _sequence(self, items: list[_Item], depth: int) -> _Found:
         empty, firsts, times = True, Counter[str](), 1
         for item in reversed(items):
-            found = self._item(item, depth)
-            times = max(times, found.times)
-            if found.empty:
-                firsts = firsts + found.firsts
+            result = self._item(item, depth)
+            times = max(times, result.times)
+            if result.empty:
+                firsts = firsts + result.firsts
                 self._spend(len(firsts))
                 self._check_ways(firsts)
             else:
-                firsts, empty = found.firsts, False
+                firsts, empty = result.firsts, False
         return _Found(empty, firsts, times)
 
     def _item(self, item: _Item, depth: int) -> _Found:
         if item.piece:
-            found = _Found(item.piece == '""', Counter([item.piece]), 1)
+            result = _Found(item.piece == '""', Counter([item.piece]), 1)
         elif item.name:
-            found = self._rule(item.name, depth)
+            result = self._rule(item.name, depth)
         else:
-            found = self._alternatives(item.group, depth + 1)
+            result = self._alternatives(item.group, depth + 1)
         most = max(item.low, item.high or 0, 1)
-        times, firsts = found.times * most, found.firsts
+        times, firsts = result.times * most, result.firsts
         if times > MOST_TIMES:
             raise BadGrammar(f"repeats {times} times in all, {MOST_TIMES} is the most")
-        if found.empty and most > 1:
+        if result.empty and most > 1:
             if times > MOST_WAYS:
                 raise BadGrammar(
                     f"repeats what may be empty {times} times in all, {MOST_WAYS} is the most"
@@ -190,7 +190,7 @@ class _Judge:
             firsts = Counter({piece: ways * most for piece, ways in firsts.items()})
             self._spend(len(firsts))
             self._check_ways(firsts)
-        return _Found(found.empty or item.low == 0, firsts, times)
+        return _Found(result.empty or item.low == 0, firsts, times)
 
     def _check_ways(self, firsts: Counter[str]) -> None:
         worst = max(firsts.values(), default=0)

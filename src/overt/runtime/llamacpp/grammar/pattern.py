@@ -199,10 +199,10 @@ class _Reader:
         while not self._take("]"):
             letter = self._peek()
             if letter == "\\" and (kind := self._text[self._at + 1 : self._at + 2]).isalpha():
-                found = _CLASSES.get(kind)
-                if found:
+                class_ranges = _CLASSES.get(kind)
+                if class_ranges:
                     self._at += 2
-                    ranges += found
+                    ranges += class_ranges
                     continue
             low = self._member()
             high = low
