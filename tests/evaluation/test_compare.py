@@ -542,7 +542,7 @@ def test_the_page_reads_the_same_from_what_is_kept() -> None:
 
 def test_a_long_comparison_shows_its_beginning_and_says_so() -> None:
     document = _document()
-    document["prompts"] *= compare_page.MOST_PROMPTS + 5
+    document["prompts"] *= compare_page.MAX_PROMPTS + 5
     text = compare_page.render(document)
     assert "Request 200<" in text
     assert "Request 201<" not in text

@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gguf_writer import write_llama
 from overt.errors import FormatError
-from overt.formats.gosyntax import MOST_CHARACTERS
+from overt.formats.gosyntax import MAX_CHARACTERS
 from overt.formats.gotemplate import to_jinja
 
 HERE = Path(__file__).resolve().parent
@@ -188,7 +188,7 @@ def test_what_is_not_understood_is_named(template: str, said: str) -> None:
         "{{ if .Prompt }}a{{ else " * 5000,
         "{{ " + "| " * 100_000 + "}}",
         "{{ " + ".Prompt " * 200_000 + "}}",
-        "x" * (MOST_CHARACTERS + 1),
+        "x" * (MAX_CHARACTERS + 1),
         "{{ printf " + '"' + "%s" * 400_000 + '" }}',
         "{{ range .Messages }}" * 90 + "{{ continue }}x" * 4000 + "{{ end }}" * 90,
         "{{ " + "9" * 100_000 + " }}",

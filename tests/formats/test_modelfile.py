@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from overt.errors import FormatError
 from overt.formats.modelfile import (
     DEPRECATED,
-    MOST_BYTES,
+    MAX_BYTES,
     PARAMETERS,
     ROLES,
     WORDS,
@@ -272,6 +272,6 @@ def test_large_files_take_little_time(data: bytes) -> None:
 
 def test_limits() -> None:
     with pytest.raises(FormatError, match="keep it under"):
-        read(b"FROM x\n" + b"#" * MOST_BYTES)
+        read(b"FROM x\n" + b"#" * MAX_BYTES)
     with pytest.raises(FormatError, match="more than 10000 commands"):
         read(b"FROM x\n" * 10_001)

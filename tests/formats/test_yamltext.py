@@ -95,7 +95,7 @@ for one in ("[", "{", "{[", "- ", "? ", "!!seq ["):
 
 
 def test_the_depth_that_is_read() -> None:
-    deep = yamltext.MOST_DEPTH
+    deep = yamltext.MAX_DEPTH
     assert yamltext.load("[" * deep + "]" * deep, "t") is not None
     with pytest.raises(FormatError, match=f"more than {deep} levels"):
         yamltext.load("[" * (deep + 1) + "]" * (deep + 1), "t")

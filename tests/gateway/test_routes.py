@@ -745,7 +745,7 @@ async def test_closing_between_two_events_closes_the_model() -> None:
 
 @pytest.mark.anyio
 async def test_an_endless_answer_is_held_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overt.gateway.routing.cascade.MOST_HELD", 1 << 20)
+    monkeypatch.setattr("overt.gateway.routing.cascade.MAX_HELD_CHARACTERS", 1 << 20)
     models = Models().play(SMALL, *[Text("x" * 400_000)] * 9, Done("stop")).say(CLOSED, "x")
     events = await events_of(ladder(SMALL, CLOSED), models)
     assert isinstance(events[0], Routed)

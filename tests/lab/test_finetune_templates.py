@@ -312,7 +312,7 @@ def test_a_long_text_goes_over_in_parts(
 def test_a_row_of_many_megabytes_is_left_out(
     words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render, "_MOST_ROW", 1000)
+    monkeypatch.setattr(render, "_MAX_ROW", 1000)
     rows = [{"messages": [ASK, {**SAY, "content": "long " * 200}]}, {"messages": [ASK, SAY]}]
     made = rendered(tmp_path, words, CHATML, *rows)
     assert (len(made.examples), made.left) == (1, {render.HUGE: 1})

@@ -217,7 +217,7 @@ def test_a_small_file_that_would_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A megabyte of gzip can hold 80 million lists, which take 5 GB."""
-    monkeypatch.setattr("overt.evaluation.suites.rows.MOST_PARTS", 1 << 12)
+    monkeypatch.setattr("overt.evaluation.suites.rows.MAX_PARTS", 1 << 12)
     row = b'{"text": "a", "more": [' + b"[]," * (1 << 12) + b"[]]}"
     file = tmp_path / name
     file.write_bytes(gzip.compress(b"[" + row + b"]" if "jsonl" not in name else row + b"\n"))

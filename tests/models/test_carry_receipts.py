@@ -155,8 +155,8 @@ def test_a_receipt_that_is_broken_or_of_others_is_left_out_with_a_note(
     "wrong",
     [
         [], "x", {"x": "{}"}, {"0" * 63: "{}"}, {"../" * 21 + "a": "{}"}, {"0" * 64: 1},
-        {"0" * 64: None}, {"0" * 64: "x" * (carried.MOST_BYTES + 1)},
-        {f"{at:064}": "" for at in range(carried.MOST + 1)},
+        {"0" * 64: None}, {"0" * 64: "x" * (carried.MAX_BYTES + 1)},
+        {f"{at:064}": "" for at in range(carried.MAX_RECEIPTS + 1)},
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -251,7 +251,7 @@ def test_only_as_many_go_along_as_the_head_has_room_for(
 ) -> None:
     one, two = (Store(sender.home).get(parse(name)) for name in ("one", "two"))
     (text,) = carried.going_along([two], sender.home).values()
-    monkeypatch.setattr(carried, "MOST_BYTES", len(json.dumps(text)) + 10)
+    monkeypatch.setattr(carried, "MAX_BYTES", len(json.dumps(text)) + 10)
     assert len(carried.going_along([two, one], sender.home)) == 1
     receipts.path(one.digest, sender.home).write_bytes(b"\xff")
     receipts.path(two.digest, sender.home).unlink()

@@ -323,7 +323,7 @@ def test_two_processes_pull_the_same_model_at_once(
 # ---- kill -9 -----------------------------------------------------------------------------------
 
 KILLS = repeats(40, 200)
-MOST_KILLS = 200  # a busy machine may need more than a few to see every moment
+MAX_KILLS = 200  # a busy machine may need more than a few to see every moment
 STEPS = ("asking", "m-1", "checking", "unpacking m", "unpacking METADATA", "unpacking METADATA")
 LEFT = ("nothing", "part", "unpacked", "blobs", "named")
 
@@ -356,7 +356,7 @@ def test_kills_leave_the_store_whole_and_the_pull_resumable(
     driver = Driver()
     drivers.append(driver)
     left: Counter[str] = Counter()
-    while left.total() < KILLS or (left.total() < MOST_KILLS and not set(LEFT) <= set(left)):
+    while left.total() < KILLS or (left.total() < MAX_KILLS and not set(LEFT) <= set(left)):
         index.speed = chance.choice((40e6, 100e6, 300e6))
         pid = driver.begin("pypi:m")
         if chance.random() < 0.4:

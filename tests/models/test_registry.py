@@ -24,7 +24,7 @@ from overt.errors import (
 from overt.models.pull import pull
 from overt.models.sources import credentials
 from overt.models.sources.download import Network
-from overt.models.sources.registry import MOST_BYTES, MOST_TEXT, Registry, read_document
+from overt.models.sources.registry import MAX_BYTES, MAX_TEXT, Registry, read_document
 from overt.models.sources.registry_auth import _covered, _proved, challenge_of
 from overt.models.sources.registry_request import Reply
 from overt.models.store import Store
@@ -116,7 +116,7 @@ def test_a_digest_is_a_digest_before_it_is_a_path(value: object, settings: Setti
 
 
 @pytest.mark.parametrize(
-    "value", [-1, 1.5, True, "12", None, 2**63, MOST_BYTES + 1, float("nan"), [1], {}]
+    "value", [-1, 1.5, True, "12", None, 2**63, MAX_BYTES + 1, float("nan"), [1], {}]
 )
 def test_a_size_is_a_size(value: object, settings: Settings) -> None:
     content = ollama_manifest([("model", BODY)])
@@ -128,14 +128,14 @@ def test_a_size_is_a_size(value: object, settings: Settings) -> None:
 def test_all_sizes_together_are_bounded(settings: Settings) -> None:
     content = ollama_manifest([("model", BODY), ("adapter", gguf(2))])
     for item in content["layers"]:  # type: ignore[attr-defined]
-        item["size"] = MOST_BYTES - 5
-    with pytest.raises(FormatError, match=f"where a model may have {MOST_BYTES}"):
+        item["size"] = MAX_BYTES - 5
+    with pytest.raises(FormatError, match=f"where a model may have {MAX_BYTES}"):
         pulled(content, {}, settings)
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_before_a_byte_comes(settings: Settings) -> None:
     content = ollama_manifest([("model", BODY)])
-    content["layers"][0]["size"] = MOST_BYTES // 2  # type: ignore[index]
+    content["layers"][0]["size"] = MAX_BYTES // 2  # type: ignore[index]
     with (
         scripted(lying(json.dumps(content).encode(), {digest(BODY): BODY})) as registry,
         pytest.raises(OutOfDisk, match=r"1024\.00 GiB are needed"),
@@ -146,7 +146,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_a_byte_comes(settings: 
 
 def test_a_text_cannot_be_huge(settings: Settings) -> None:
     content = ollama_manifest([("model", BODY), ("system", b"x")])
-    content["layers"][1]["size"] = MOST_TEXT + 1  # type: ignore[index]
+    content["layers"][1]["size"] = MAX_TEXT + 1  # type: ignore[index]
     with pytest.raises(FormatError, match="where a system may have"):
         pulled(content, {}, settings)
 
@@ -311,7 +311,7 @@ def test_mutated_manifests_are_read_or_refused_and_nothing_else(settings: Settin
         read += 1
         for found in (*document.layers, *document.entries):
             assert len(found.hexes) == 64
-            assert 0 <= found.size <= MOST_BYTES
+            assert 0 <= found.size <= MAX_BYTES
     assert read > 100  # the mutations are not all hopeless
 
 

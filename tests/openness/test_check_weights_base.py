@@ -119,7 +119,7 @@ def test_large_models_are_looked_at_in_places(tmp_path, monkeypatch):
     assert only("requantized", one).strength == Strength.REPLAYED
     monkeypatch.setattr(pairs, "CHUNK", 4096)
     assert only("requantized", one).strength == Strength.REPLAYED
-    monkeypatch.setattr(requantized, "MOST", 100_000)
+    monkeypatch.setattr(requantized, "MAX_PARAMETERS", 100_000)
     found = only("requantized", one)
     assert (found.result, found.strength) == ("pass", Strength.CONSISTENT)
     assert "parameters looked at" in found.observed

@@ -6,7 +6,7 @@ import pytest
 from weights_cases import only, results, subject
 
 import tiny_models as tiny
-from overt.openness.subject.subject import MOST_TOKENIZER
+from overt.openness.subject.subject import MAX_TOKENIZER
 
 CHECK = "tokenizer_fits"
 
@@ -95,8 +95,8 @@ def test_what_is_usual_raises_no_alarm(tmp_path, changes):
 
 
 def test_the_size_stated_is_the_limit(tmp_path):
-    one = tiny.release(tmp_path, files={"tokenizer.json": " " * (MOST_TOKENIZER + 1)})
-    assert f"larger than {MOST_TOKENIZER >> 20} MiB" in only(CHECK, subject(one)).reason
+    one = tiny.release(tmp_path, files={"tokenizer.json": " " * (MAX_TOKENIZER + 1)})
+    assert f"larger than {MAX_TOKENIZER >> 20} MiB" in only(CHECK, subject(one)).reason
 
 
 def test_a_unigram_tokenizer(tmp_path):

@@ -20,7 +20,7 @@ from overt.openness.checks import checkpoint_chain, template_escape, unsafe_file
 from overt.openness.dossier import Dossier
 from overt.openness.licence import match
 from overt.openness.subject import content, gather, named_licences, places, tensors
-from overt.openness.subject.subject import MOST_HEADERS
+from overt.openness.subject.subject import MAX_HEADERS
 from overt.settings import Settings
 
 _SECONDS = 10
@@ -119,7 +119,7 @@ def test_hostile_a_pipe_is_no_model(tmp_path, settings, name):
 def test_hostile_a_folder_of_many_files_ends_before_all_are_looked_at(
     tmp_path, settings, monkeypatch
 ):
-    monkeypatch.setattr(gather, "_MOST_FILES", 5)
+    monkeypatch.setattr(gather, "_MAX_FILES", 5)
     looked = []
     one = gather._one
     monkeypatch.setattr(gather, "_one", lambda *a: looked.append(a) or one(*a))
@@ -147,12 +147,12 @@ def test_hostile_headers_of_all_files_have_one_bound(model, settings):
         (model / f"m{i}.safetensors").write_bytes(header(90_000))
     subject = gather.subject(str(model), settings)
     read = sum(found.data_offset for found in subject.safetensors.values())
-    assert 0 < read <= MOST_HEADERS
+    assert 0 < read <= MAX_HEADERS
     assert sum("bytes of header" in why for why in subject.damaged.values()) > 0
 
 
 def test_hostile_checkpoints_stop_at_a_bound_of_headers(model, settings, monkeypatch):
-    monkeypatch.setattr(checkpoint_chain, "MOST_HEADERS", 200_000)
+    monkeypatch.setattr(checkpoint_chain, "MAX_HEADERS", 200_000)
     for i in range(8):
         (model / f"checkpoint-{i}").mkdir()
         (model / f"checkpoint-{i}" / "model.safetensors").write_bytes(header(1000))

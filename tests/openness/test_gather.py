@@ -112,7 +112,7 @@ def test_an_empty_folder_and_one_of_too_many_files(
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFound, match="holds no files"):
         gather.subject(str(tmp_path / "empty"), settings)
-    monkeypatch.setattr(gather, "_MOST_FILES", 3)
+    monkeypatch.setattr(gather, "_MAX_FILES", 3)
     with pytest.raises(FormatError, match="more than 3 files"):
         gather.subject(str(tiny.release(tmp_path / "model")), settings)
 

@@ -51,7 +51,7 @@ class FakeServices:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "_PAUSE", 0.001)
-    monkeypatch.setattr(batching, "_LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(batching, "_MAX_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

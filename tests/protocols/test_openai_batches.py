@@ -161,10 +161,10 @@ async def test_an_input_of_nothing_fails(world: World, lines: bytes, code: str) 
 
 
 async def test_too_much_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MOST_REQUESTS", 3)
+    monkeypatch.setattr(batches, "MAX_REQUESTS", 3)
     batch = await _create(world, [_line(f"c{n}") for n in range(4)])
     assert batch["errors"]["data"][0]["code"] == "too_many_requests"
-    monkeypatch.setattr(batches, "MOST_BYTES", 10)
+    monkeypatch.setattr(batches, "MAX_BYTES", 10)
     batch = await _create(world, [_line("a")])
     assert batch["errors"]["data"][0]["code"] == "file_too_large"
 

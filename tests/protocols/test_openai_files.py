@@ -167,7 +167,7 @@ async def test_a_form_needs_one_file(world: World) -> None:
 async def test_too_large_a_file_is_refused_and_removed(
     world: World, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_files, "LARGEST", 1000)
+    monkeypatch.setattr(openai_files, "MAX_FILE_BYTES", 1000)
     answer = await world.client.post(
         FILES, data={"purpose": "batch"}, files={"file": ("a", b"x" * 1001)}
     )

@@ -219,7 +219,7 @@ def test_a_plain_file_has_none(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_a_line_of_thousands_is_cut(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("overt.provenance.history._MOST", 20)
+    monkeypatch.setattr("overt.provenance.history._MAX_NODES", 20)
     base = _pulled(settings, "base")
     _make(settings, "top", *[Input("from", base.digest, f"n{number}") for number in range(100)])
     assert 10 < len(history("top", settings).inputs) < 21
@@ -229,7 +229,7 @@ def test_a_line_of_recipes_without_end_is_cut(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An archive of somebody's may hold thousands, and none of the models that they name."""
-    monkeypatch.setattr("overt.provenance.history._DEEPEST", 10)
+    monkeypatch.setattr("overt.provenance.history._MAX_DEPTH", 10)
     files, here = [], {}
     for number in range(20):
         told = Recipe("tiny", str(number), (Input("from", f"sha256:{number:064x}"),)).encode()

@@ -56,7 +56,7 @@ def test_the_ring_keeps_the_end(pieces: list[bytes]):
     ring = crash_reason.Ring()
     for piece in pieces:
         ring.write(piece)
-    assert ring.text == b"".join(pieces)[-crash_reason.KEPT :].decode("utf-8", "replace")
+    assert ring.text == b"".join(pieces)[-crash_reason.MAX_LOG_BYTES :].decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize(

@@ -447,7 +447,7 @@ def test_known_lists_every_place_and_no_key(settings: Settings) -> None:
 
 
 def test_more_keys_than_anybody_has(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "_MOST_LOGINS", 2)
+    monkeypatch.setattr(credentials, "_MAX_LOGINS", 2)
     save("openai", "a", settings)
     save("gemini", "b", settings)
     with pytest.raises(Failure, match="2 keys already"):

@@ -156,7 +156,7 @@ async def test_a_body_beyond_its_limit_is_refused(client: httpx2.AsyncClient) ->
 
 
 async def test_a_body_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_SILENCE", 0.05)
+    monkeypatch.setattr(api, "_BODY_IDLE_TIMEOUT", 0.05)
     app, sent = Api(Table(_protocols()), Nothing(), OpenGate()), list[Any]()
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await messages.put({"type": "http.request", "body": b"{", "more_body": True})

@@ -188,7 +188,7 @@ def test_keys_that_are_no_text_are_not_the_models() -> None:
 
 
 def test_a_body_of_brackets_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passage_body, "_MOST_TOKENS", 100)
+    monkeypatch.setattr(passage_body, "_MAX_TOKENS", 100)
     body = b'{"model":"a","x":[' + b"[]," * 100 + b'1],"model":"c"}'
     with pytest.raises(BadRequest, match="100 strings and brackets"):
         renamed(body, "b")

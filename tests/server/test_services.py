@@ -113,7 +113,7 @@ async def test_a_model_that_cannot_be_read_was_not_loaded(
     write_llama(tmp_path / "m.gguf")
     text = f"FROM {tmp_path / 'm.gguf'}\nPARAMETER stop one\nPARAMETER stop two\n"
     create("mine", modelfile.read(text.encode()), tmp_path, settings)
-    monkeypatch.setattr("overt.models.defaults._MOST_STOPS", 1)  # as if another program had made it
+    monkeypatch.setattr("overt.models.defaults._MAX_STOPS", 1)  # as if another program had made it
     assert await services.unload(NOBODY, "mine") is False
     await services.library.delete("mine")
     assert await services.models(NOBODY) == []

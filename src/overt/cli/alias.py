@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from overt.evaluation.router import Outcome
     from overt.gateway.aliases import Alias, Target
 
-_MOST_ROUTE = 64 << 10
-_MOST_ROWS = 1 << 30  # bytes of a file of rows, or of a receipt
+_MAX_ROUTE = 64 << 10
+_MAX_ROWS = 1 << 30  # bytes of a file of rows, or of a receipt
 
 
 @click.group("alias", short_help="a name of yours for a model, or a route to several")
@@ -220,7 +220,7 @@ def read_rows(path: Path, least: float) -> tuple[list["Row"], int]:
     Raises:
         BadRequest: it cannot be read, or a row is of another shape; with its number.
     """
-    text = decode(read_bytes(path, "--good", _MOST_ROWS), str(path))
+    text = decode(read_bytes(path, "--good", _MAX_ROWS), str(path))
     rows: list[Row] = []
     skipped = 0
     for number, row in enumerate(_rows_of(text, path), 1):
@@ -246,7 +246,7 @@ def read_outcomes(path: Path) -> list["Outcome"]:
     """
     from overt.evaluation.router import Outcome
 
-    text = decode(read_bytes(path, "--good", _MOST_ROWS), str(path))
+    text = decode(read_bytes(path, "--good", _MAX_ROWS), str(path))
     outcomes = []
     for number, row in enumerate(_rows_of(text, path), 1):
         prompt, answer, good = row.get("prompt"), row.get("answer"), row.get("good")
@@ -321,7 +321,7 @@ def _route(path: Path) -> dict[str, Any]:
     from overt.gateway import routing
     from overt.gateway.routing.command import check_owner
 
-    data = read_bytes(path, "--route", _MOST_ROUTE)
+    data = read_bytes(path, "--route", _MAX_ROUTE)
     route, mapping = routing.read(decode(data, str(path)), str(path))
     if (check := route.escalate.check) is not None:
         check_owner(path.expanduser())

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from overt.conversations.base import Conversation, Lost
 
 _FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
-_LONGEST = 60  # characters of a name made of a title
+_MAX_NAME = 60  # characters of a name made of a title
 _DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[0-9]")  # no names for files on Windows
 _EACH = 25  # conversations, after which progress is shown anew
-_MOST_TOLD = 20  # kinds of what is left behind
+_MAX_KINDS_SHOWN = 20  # kinds of what is left behind
 
 
 @click.group("chats", short_help="bring conversations in, and take them away", no_args_is_help=True)
@@ -207,10 +207,10 @@ def _put(
 
 
 def _tell(out: Output, lost: "Lost") -> None:
-    for what, times in sorted(lost.items())[:_MOST_TOLD]:
+    for what, times in sorted(lost.items())[:_MAX_KINDS_SHOWN]:
         out.note(f"left behind: {plain(what)} ({times})")
-    if len(lost) > _MOST_TOLD:
-        out.note(f"left behind: {len(lost) - _MOST_TOLD} other kinds (--json shows all)")
+    if len(lost) > _MAX_KINDS_SHOWN:
+        out.note(f"left behind: {len(lost) - _MAX_KINDS_SHOWN} other kinds (--json shows all)")
 
 
 def _chat(conversation: "Conversation", model: str) -> saved_chats.Chat:
@@ -234,7 +234,7 @@ def _conversation(name: str, chat: saved_chats.Chat) -> "Conversation":
 def _slug(title: str) -> str:
     """A name for a file: letters and digits of the title, joined by dashes."""
     words = re.findall(r"[A-Za-z0-9]+", title)
-    name = "-".join(words)[:_LONGEST].strip("-").lower() or "conversation"
+    name = "-".join(words)[:_MAX_NAME].strip("-").lower() or "conversation"
     return f"{name}-chat" if _DEVICE.fullmatch(name) else name
 
 

@@ -130,7 +130,7 @@ def _asks(words: tuple[str, ...], system: str | None) -> "tuple[Ask, ...]":
     path = Path(text)
     named = len(words) == 1 and len(text) < 4096 and "\n" not in text
     if named and ((path.suffix.lower() in _FILES and " " not in text) or _is_file(path)):
-        return asks.of_file(path, read_bytes(path, "FILE", asks.MOST_BYTES), system)
+        return asks.of_file(path, read_bytes(path, "FILE", asks.MAX_BYTES), system)
     return (asks.of_text(text, system),)
 
 

@@ -9,8 +9,8 @@ from overt.cli.output import is_terminal, plain, table
 from overt.evaluation.compare_page import column, counted, licence, seconds, speed, step, where
 
 _WIDE: Final = 100  # columns from which answers stand side by side
-_LEAST: Final = 30  # columns of one answer
-_MOST_PROMPT: Final = 400  # characters of a question that are repeated
+_MIN_COLUMNS: Final = 30  # columns of one answer
+_MAX_PROMPT: Final = 400  # characters of a question that are repeated
 
 
 def columns() -> int:
@@ -33,7 +33,7 @@ def page(document: Mapping[str, Any], *, answers: bool = True) -> str:
 
 def heading(number: int, count: int, prompt: str) -> str:
     text = " ".join(prompt.split())
-    text = text if len(text) <= _MOST_PROMPT else text[: _MOST_PROMPT - 1] + "…"
+    text = text if len(text) <= _MAX_PROMPT else text[: _MAX_PROMPT - 1] + "…"
     return f"{number + 1} of {count}: {text}"
 
 
@@ -66,7 +66,7 @@ def said(row: Mapping[str, Any]) -> str:
 def side_by_side(answers: Sequence[tuple[str, str]]) -> str:
     """Answers in columns where the terminal is wide enough for all, else below each other."""
     width = columns()
-    across = is_terminal(sys.stdout) and width >= max(_WIDE, _LEAST * len(answers))
+    across = is_terminal(sys.stdout) and width >= max(_WIDE, _MIN_COLUMNS * len(answers))
     if not across or len(answers) < 2:
         return "\n\n".join(f"── {name} ──\n{_safe(text)}" for name, text in answers)
     from rich.console import Console

@@ -26,15 +26,15 @@ def command(out: Output, settings: Settings, name: str, file: str) -> int:
     writes it back.
     """
     from overt.cli.pull import progress
-    from overt.formats.modelfile import MOST_BYTES, read
+    from overt.formats.modelfile import MAX_BYTES, read
     from overt.models.modelfile_build import create
     from overt.openness.permissions import gate
 
     if file == "-":
-        data, folder = sys.stdin.buffer.read(MOST_BYTES + 1), Path.cwd()
+        data, folder = sys.stdin.buffer.read(MAX_BYTES + 1), Path.cwd()
     else:
         path = Path(file).expanduser()
-        data, folder = read_bytes(path, "--file", MOST_BYTES), path.absolute().parent
+        data, folder = read_bytes(path, "--file", MAX_BYTES), path.absolute().parent
     modelfile = read(data, "stdin" if file == "-" else file)
     try:
         with progress(out) as step:

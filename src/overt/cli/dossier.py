@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from overt.openness.diff import Change
     from overt.openness.dossier import Dossier
 
-_MOST_SAVED = 64 << 20
+_MAX_SAVED_BYTES = 64 << 20
 _FORMATS = ("html", "markdown", "cyclonedx", "spdx", "mof", "osai", "intoto", "badge")
 
 
@@ -206,7 +206,7 @@ def _save(settings: Settings, dossier: "Dossier") -> None:
 def _saved(path: Path) -> Mapping[str, Any]:
     import json
 
-    data = read_bytes(path, "--against", _MOST_SAVED)
+    data = read_bytes(path, "--against", _MAX_SAVED_BYTES)
     try:
         value = json.loads(data)
         if not isinstance(value, dict) or "components" not in value or "step" not in value:

@@ -29,7 +29,7 @@ Report = Callable[["Step"], None]
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _WIDE: Final = 60  # bars of the curve
 _EVERY: Final = 5.0  # seconds between two plain lines
-_MOST: Final = 1500  # characters of the example that are shown
+_MAX_EXAMPLE: Final = 1500  # characters of the example that are shown
 _REFERENCE: Final = "how likely the base holds each answer"
 
 
@@ -58,7 +58,7 @@ def before(out: Output, prepared: "Prepared", config: "Asked", estimate: "Estima
 def _example(prepared: "Prepared") -> str:
     """Learnt pieces are bold on a terminal, and stand between « and » everywhere."""
     shown = []
-    left = _MOST
+    left = _MAX_EXAMPLE
     for piece in prepared.shown:
         text = piece.text if len(piece.text) <= left else piece.text[: max(0, left)] + " […]"
         left -= len(piece.text)

@@ -14,8 +14,8 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from overt.provenance.history import Node
 
-_LONGEST = 60  # characters of a value that are shown
-_DEEPEST = 3
+_MAX_VALUE = 60  # characters of a value that are shown
+_MAX_DEPTH = 3
 _SIGNED = {
     "verified": "receipt signed, verified",
     "not ours": "receipt signed by a key that is not known here",
@@ -116,7 +116,7 @@ def _one_line(text: str) -> str:
 def _flat(parameters: Any, before: str, depth: int) -> Iterator[tuple[str, Any]]:
     """Parameters within parameters have a line of their own: ``training.rate``."""
     for name, value in sorted(parameters.items()):
-        if isinstance(value, dict) and value and depth < _DEEPEST:
+        if isinstance(value, dict) and value and depth < _MAX_DEPTH:
             yield from _flat(value, f"{before}{name}.", depth + 1)
         else:
             yield before + name, value
@@ -126,8 +126,8 @@ def _parameters(parameters: Any) -> list[tuple[str, str]]:
     pairs = []
     for name, value in _flat(parameters, "", 0):
         text = json.dumps(value, ensure_ascii=False)
-        if len(text) > _LONGEST:
-            text = f"{text[:_LONGEST]}…"
+        if len(text) > _MAX_VALUE:
+            text = f"{text[:_MAX_VALUE]}…"
         pairs.append((name, text))
     width = max((len(name) for name, _ in pairs), default=0)
     return [(name.ljust(width), text) for name, text in pairs]

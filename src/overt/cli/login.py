@@ -14,7 +14,7 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from overt.security.credentials import Keep, Login
 
-_MOST_TYPED = 64 << 10
+_MAX_KEY_BYTES = 64 << 10
 
 
 @click.command("login", short_help="keep the key of a provider")
@@ -104,7 +104,7 @@ def _on_a_command_line(name: str = "openai") -> BadRequest:
 def _typed(name: str, out: Output) -> str:
     """The key, from a prompt that does not show it or from stdin."""
     if not is_terminal(sys.stdin):
-        data = sys.stdin.buffer.read(_MOST_TYPED) if sys.stdin else b""
+        data = sys.stdin.buffer.read(_MAX_KEY_BYTES) if sys.stdin else b""
         return data.decode("latin-1")  # what is not ASCII is refused as such
     import getpass
     import warnings

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 CANNOT_SAY = 6
 _CODES = {"allow": 0, "allow_with_obligations": 0, "deny": 5, "needs_permission": 5}
-_MOST_PROFILE_BYTES = 1 << 16
-_MOST_TEXT_BYTES = 4 << 20
+_MAX_PROFILE_BYTES = 1 << 16
+_MAX_TEXT_BYTES = 4 << 20
 _TRIES = 3
 _METAVARS = {"yes_no": "YES|NO", "number": "N", "one_of": "WHICH", "several_of": "WHAT,…"}
 _SAID = {
@@ -141,7 +141,7 @@ def _facts(options: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {}
     profile = options["profile"]
     if profile is not None:
-        text = read_text(profile, "--profile", _MOST_PROFILE_BYTES)
+        text = read_text(profile, "--profile", _MAX_PROFILE_BYTES)
         known |= facts.read_profile(text, str(profile))
     for fact in FACTS:
         typed = options[fact.name]
@@ -211,7 +211,7 @@ def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
     from overt.openness.permissions.chain import Chain
     from overt.openness.subject.named_licences import Said, link_of
 
-    text = read_bytes(path, "--licence-file", _MOST_TEXT_BYTES).decode("utf-8-sig", "replace")
+    text = read_bytes(path, "--licence-file", _MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
     match_result = match.match(text)
     remarks = []
     if match_result.missing_version:

@@ -43,7 +43,7 @@ larger, as its recipes have them."""
 THREADS = "Threads; 0 counts the free cores."
 """What --threads means in every verb; those with another default say it after that."""
 
-MOST_SCHEMA_BYTES = 1 << 20  # a larger schema or grammar is a mistake
+MAX_SCHEMA_BYTES = 1 << 20  # a larger schema or grammar is a mistake
 
 
 def verb(function: Function) -> Function:
@@ -129,7 +129,7 @@ def read_schema(text: str) -> Mapping[str, Any]:
     import json
 
     inline = text.lstrip().startswith("{")
-    source = text if inline else read_text(Path(text), "--schema", MOST_SCHEMA_BYTES)
+    source = text if inline else read_text(Path(text), "--schema", MAX_SCHEMA_BYTES)
     try:
         schema = json.loads(source)
     except (ValueError, RecursionError) as error:

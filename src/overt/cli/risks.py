@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from overt.formats.gguf import Header
     from overt.models.pull import Model
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 _SHOWN = 3
 
 
@@ -79,6 +79,6 @@ def _files(model: "Model", settings: Settings, ends: tuple[str, ...], role: str)
     texts = {}
     store = Store(settings.home)
     for file in model.manifest.files if model.manifest else ():
-        if file.role == role and file.path.endswith(ends) and file.size <= _MOST_BYTES:
+        if file.role == role and file.path.endswith(ends) and file.size <= _MAX_BYTES:
             texts[file.path] = store.path(file).read_text("utf-8", "replace")
     return texts

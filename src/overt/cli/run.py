@@ -8,7 +8,7 @@ import click
 
 from overt.chat import Message, Part, Request, TextPart
 from overt.cli.options import (
-    MOST_SCHEMA_BYTES,
+    MAX_SCHEMA_BYTES,
     decode,
     engine_options,
     read_bytes,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from overt.evaluation.timing import Timed
     from overt.gateway.exchange import Facts
 
-_MOST_IMAGE_BYTES = 64 << 20
-_MOST_PROMPT_BYTES = 64 << 20
+_MAX_IMAGE_BYTES = 64 << 20
+_MAX_PROMPT_BYTES = 64 << 20
 _PATIENCE = 2.0  # seconds before saying that piped text is still awaited
 
 
@@ -135,7 +135,7 @@ def build_request(
         max_tokens=rest["max_tokens"],
         stop=tuple(rest["stop"]),
         json_schema=read_schema(schema) if schema else None,
-        grammar=read_text(Path(grammar), "--grammar", MOST_SCHEMA_BYTES) if grammar else None,
+        grammar=read_text(Path(grammar), "--grammar", MAX_SCHEMA_BYTES) if grammar else None,
         logprobs=rest.get("logprobs"),
         thinking=rest["think"],
         deterministic=rest["deterministic"],
@@ -241,14 +241,14 @@ def _piped(out: Output, *, waiting: bool) -> str:
 
         if not select.select([descriptor], [], [], _PATIENCE)[0]:
             out.note("waiting for the text piped in on stdin (add < /dev/null if there is none)")
-    data = sys.stdin.buffer.read(_MOST_PROMPT_BYTES + 1)
-    if len(data) > _MOST_PROMPT_BYTES:
-        raise BadRequest(f"more than {_MOST_PROMPT_BYTES} bytes were piped in", "pipe in less")
+    data = sys.stdin.buffer.read(_MAX_PROMPT_BYTES + 1)
+    if len(data) > _MAX_PROMPT_BYTES:
+        raise BadRequest(f"more than {_MAX_PROMPT_BYTES} bytes were piped in", "pipe in less")
     return decode(data, "the text piped in")
 
 
 def _image(name: str) -> Part:
     from overt.cli.answer import image_part
 
-    part: Part = image_part(read_bytes(Path(name), "--image", _MOST_IMAGE_BYTES), name)
+    part: Part = image_part(read_bytes(Path(name), "--image", _MAX_IMAGE_BYTES), name)
     return part

@@ -30,7 +30,7 @@ from overt.files import atomic
 
 VERSION: Literal[1] = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MOST_BYTES = 256 << 20
+_MAX_BYTES = 256 << 20
 _SYNCS = hasattr(os, "sync")  # not on Windows
 
 
@@ -147,15 +147,15 @@ def load(home: Path, name: str) -> Chat:
     path = _path(home, name)
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         there = names(home)
         hint = f"saved: {', '.join(there[:20])}" if there else "nothing is saved yet: /save NAME"
         raise NotFound(f"there is no saved chat {name!r}", hint) from None
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}", "check who owns it") from None
-    if len(data) > _MOST_BYTES:
-        raise FormatError(f"{path} is larger than {_MOST_BYTES} bytes", "delete it")
+    if len(data) > _MAX_BYTES:
+        raise FormatError(f"{path} is larger than {_MAX_BYTES} bytes", "delete it")
     return decode(data, str(path))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from overt.models.pull import Model
 
 _CLIP = 100  # characters of a metadata value in the human view
-_MOST_LICENCE_BYTES = 1 << 20
+_MAX_LICENCE_BYTES = 1 << 20
 
 
 @click.command("show", short_help="what is known of a model")
@@ -106,7 +106,7 @@ def licence_text(ref: str, settings: Settings) -> str:
     for file in manifest.files if manifest else ():
         if file.role == "licence":
             with Store(settings.home).path(file).open("rb") as opened:
-                text = opened.read(_MOST_LICENCE_BYTES).decode("utf-8", "replace")
+                text = opened.read(_MAX_LICENCE_BYTES).decode("utf-8", "replace")
             lines += ["", f"{file.path}:", "", text]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from overt.gateway.routing import Route
 
 _ONE_OF_EACH = Usage(4, 1, tokens_cached=1, tokens_written=2, tokens_written_hour=1)
-_MOST_SHOWN = 40  # models of a server, for people
+_MAX_SHOWN = 40  # models of a server, for people
 
 
 def show(text: str, alias: str | None, out: Output, settings: Settings) -> None:
@@ -231,8 +231,8 @@ def _models(value: Mapping[str, Any]) -> str:
     names = value["models"]
     if names is None:
         return f"not known: {value['models_problem']}"
-    more = f"\nand {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ("\n".join(names[:_MOST_SHOWN]) or "it lists none") + more
+    more = f"\nand {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return ("\n".join(names[:_MAX_SHOWN]) or "it lists none") + more
 
 
 def _tokens(count: int | None) -> str:

@@ -15,7 +15,7 @@ from overt.cli.session import Session
 from overt.errors import BadSetting, ModelNotFound, UsageError
 from overt.settings import load
 
-_MOST_IMAGE_BYTES = 64 << 20
+_MAX_IMAGE_BYTES = 64 << 20
 _SAMPLING = {field.name for field in fields(Sampling)}
 
 
@@ -76,7 +76,7 @@ class Commands:
             return
         # A path dragged into a terminal arrives quoted.
         path = shlex.split(name)[0] if name[0] in "'\"" else name
-        part = image_part(read_bytes(Path(path), "/image", _MOST_IMAGE_BYTES), path)
+        part = image_part(read_bytes(Path(path), "/image", _MAX_IMAGE_BYTES), path)
         self.session.images.append(part)
         self.session.out.note(f"({path} goes with the next question)")
 

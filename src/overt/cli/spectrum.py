@@ -26,8 +26,8 @@ _KINDS = {
 }
 _WIDEST = 120
 _NARROWEST = 60
-_MOST_STEPS = 3
-_MOST_FAULTS = 6
+_MAX_STEPS = 3
+_MAX_FAULTS = 6
 
 
 def page(value: Mapping[str, Any], *, evidence: bool = False) -> str:
@@ -142,7 +142,7 @@ def _contradictions(value: Mapping[str, Any], width: int, *, all_: bool) -> Iter
         for piece in component["evidence"]
         if piece["result"] == "fail"
     ]
-    shown = faults if all_ else faults[:_MOST_FAULTS]
+    shown = faults if all_ else faults[:_MAX_FAULTS]
     for fault in shown:
         yield from wrapped(fault, width, "  ", "    ")
     if len(faults) > len(shown):
@@ -231,7 +231,7 @@ def _next(value: Mapping[str, Any], width: int, *, all_: bool) -> Iterator[str]:
     if goals:
         yield "the cheapest next steps"
     for step in goals:
-        steps: Sequence[str] = step["steps"] if all_ else step["steps"][:_MOST_STEPS]
+        steps: Sequence[str] = step["steps"] if all_ else step["steps"][:_MAX_STEPS]
         more = len(step["steps"]) - len(steps)
         text = "; ".join(steps) + (f"; and {more} more" if more else "")
         goal = f"{_SCHEMES[step['scheme']]}{step['to'].replace('_', ' ')}, {_BASES[step['basis']]}"

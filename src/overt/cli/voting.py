@@ -16,8 +16,8 @@ from overt.evaluation.prompts import Ask
 from overt.evaluation.votes import Outcome, Vote
 from overt.settings import Settings
 
-MOST_MODELS: Final = len(ascii_uppercase)
-_MOST_PIPED: Final = 1 << 20
+MAX_MODELS: Final = len(ascii_uppercase)
+_MAX_PIPED_BYTES: Final = 1 << 20
 _TIE = ("tie", "t", "=")
 _BAD = ("both bad", "bad", "x")
 _SKIP = ("skip", "s", "")
@@ -34,7 +34,7 @@ class Ballot:
     def __init__(self, out: Output, settings: Settings, models: Sequence[str]) -> None:
         if len(models) < 2:
             raise UsageError("a vote needs two models", "name another: -m MODEL")
-        if len(models) > MOST_MODELS:
+        if len(models) > MAX_MODELS:
             raise UsageError(f"{len(models)} models are too many to vote on", "name fewer")
         self._out, self._settings = out, settings
         self._typed = is_terminal(sys.stdin) and not out.json
@@ -132,9 +132,9 @@ def _piped() -> Iterator[str]:
     hint = "vote at a terminal, or pipe in a line a vote: A, B, tie, both bad or skip"
     if is_terminal(sys.stdin):
         raise UsageError("--json with --blind takes piped votes only", hint)
-    text = sys.stdin.read(_MOST_PIPED + 1) if sys.stdin else ""
-    if len(text) > _MOST_PIPED:
-        raise UsageError(f"more than {_MOST_PIPED} characters of votes were piped in", hint)
+    text = sys.stdin.read(_MAX_PIPED_BYTES + 1) if sys.stdin else ""
+    if len(text) > _MAX_PIPED_BYTES:
+        raise UsageError(f"more than {_MAX_PIPED_BYTES} characters of votes were piped in", hint)
     if not text.strip():
         raise UsageError("there is nobody to vote: stdin is no terminal", hint)
     return iter(text.splitlines(keepends=True))

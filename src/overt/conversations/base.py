@@ -37,12 +37,12 @@ FORMATS = ("chatgpt", "claude", "openai", "sharegpt", "markdown")
 EMPTY = "empty conversation"
 """What is lost of a conversation without messages."""
 
-_MOST_BYTES = 1 << 30  # of JSON; the export of a heavy user has some 200 MB
-_MOST_IMAGE = 64 << 20
-_MOST_ALL = 4 << 30  # of an archive, all that is read of it
-_MOST_MEMBERS = 200_000
+_MAX_BYTES = 1 << 30  # of JSON; the export of a heavy user has some 200 MB
+_MAX_IMAGE = 64 << 20
+_MAX_TOTAL_BYTES = 4 << 30  # of an archive, all that is read of it
+_MAX_MEMBERS = 200_000
 _GROWS = 200  # JSON shrinks 20-fold at most; an archive that claims more is a bomb
-_MOST_MESSAGES = 1_000_000
+_MAX_MESSAGES = 1_000_000
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -81,20 +81,20 @@ class Archive:
         self._names: list[str] = []
         self._ends: list[tuple[str, str]] = []  # the last parts of names, sorted, and the names
         self._images: dict[str, ImagePart | None] = {}
-        self._left = _MOST_ALL
+        self._left = _MAX_TOTAL_BYTES
         try:
             with path.open("rb") as file:
                 packed = file.read(4) == b"PK\x03\x04"
             if packed:
                 self._zip = zipfile.ZipFile(path)
-                if len(self._zip.infolist()) > _MOST_MEMBERS:
+                if len(self._zip.infolist()) > _MAX_MEMBERS:
                     raise FormatError(
-                        f"{path.name} has more than {_MOST_MEMBERS} files",
+                        f"{path.name} has more than {_MAX_MEMBERS} files",
                         "give what was sent to you",
                     )
                 self._names = sorted({info.filename for info in self._zip.infolist()})
                 self._ends = sorted((name.rpartition("/")[2], name) for name in self._names)
-                self._left = min(_MOST_ALL, _GROWS * path.stat().st_size + (1 << 20))
+                self._left = min(_MAX_TOTAL_BYTES, _GROWS * path.stat().st_size + (1 << 20))
         except FileNotFoundError:
             raise NotFound(f"there is no file {path}", "give the export you were sent") from None
         except OSError as error:
@@ -118,15 +118,15 @@ class Archive:
             FormatError: larger than 1 GiB, or damaged.
         """
         if self._zip is None:
-            if self.path.stat().st_size > _MOST_BYTES:
+            if self.path.stat().st_size > _MAX_BYTES:
                 raise FormatError(
-                    f"{self.path.name} is larger than {_MOST_BYTES >> 20} MiB", "split it"
+                    f"{self.path.name} is larger than {_MAX_BYTES >> 20} MiB", "split it"
                 )
             yield self.path.name, self.path.read_bytes()
             return
         for name in self._names:
             if name.endswith((".json", ".jsonl")):
-                yield name, self._read(name, _MOST_BYTES)
+                yield name, self._read(name, _MAX_BYTES)
 
     def image(self, mark: str) -> ImagePart | None:
         """The first file whose name begins with `mark`, where it is an image; else None.
@@ -140,7 +140,7 @@ class Archive:
             return None
         name = self._ends[at][1]
         if name not in self._images:
-            self._images[name] = ImagePart.of(self._read(name, _MOST_IMAGE))
+            self._images[name] = ImagePart.of(self._read(name, _MAX_IMAGE))
         return self._images[name]
 
     def _read(self, name: str, most: int) -> bytes:
@@ -200,9 +200,9 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
             known = str(module.NAME)
             for conversation in module.read(value, archive, lost):
                 messages += len(conversation.messages)
-                if messages > _MOST_MESSAGES:
+                if messages > _MAX_MESSAGES:
                     raise FormatError(
-                        f"{path.name} has more than {_MOST_MESSAGES} messages", "split it"
+                        f"{path.name} has more than {_MAX_MESSAGES} messages", "split it"
                     )
                 if conversation.messages:
                     conversations.append(

@@ -35,7 +35,7 @@ from overt.conversations.base import (
 
 NAME = "chatgpt"
 ABOUT = "ChatGPT's export (zip or conversations.json); Open WebUI reads it too"
-_MOST_DEEP = 1_000_000
+_MAX_DEPTH = 1_000_000
 
 
 def looks(member: str, value: Any) -> bool:
@@ -74,7 +74,7 @@ def _branch(nodes: Mapping[str, Any], last: str) -> dict[str, Any]:
         ends = (id for id, node in nodes.items() if not several(mapping(node).get("children")))
         last = next(reversed(list(ends)), "")
     branch: dict[str, Any] = {}
-    while last in nodes and last not in branch and len(branch) < _MOST_DEEP:
+    while last in nodes and last not in branch and len(branch) < _MAX_DEPTH:
         branch[last] = nodes[last]
         last = text(mapping(nodes[last]).get("parent"))
     return dict(reversed(branch.items()))

@@ -11,9 +11,9 @@ from typing import Any, Final
 from overt.evaluation.html_page import head, text
 from overt.openness.verdicts.components import STEPS
 
-MOST_PROMPTS: Final = 200
-_MOST_TITLE: Final = 80  # characters of a heading
-_MOST_TEXT: Final = 100_000  # characters of one answer
+MAX_PROMPTS: Final = 200
+_MAX_TITLE: Final = 80  # characters of a heading
+_MAX_TEXT: Final = 100_000  # characters of one answer
 _VERDICTS: Final = {
     "allow": "may be run",
     "allow_with_obligations": "may be run, with conditions",
@@ -62,7 +62,7 @@ def render(document: Mapping[str, Any]) -> str:
         f'<p class="alarm">{text(_capital(ended))}.</p>\n' if ended else "",
         _bars(document["summary"]),
         _table(document["summary"]),
-        *(_prompt(number, document) for number in range(min(len(prompts), MOST_PROMPTS))),
+        *(_prompt(number, document) for number in range(min(len(prompts), MAX_PROMPTS))),
         _left_out(len(prompts)),
         "</main>\n",
         _footer(document),
@@ -74,7 +74,7 @@ def render(document: Mapping[str, Any]) -> str:
 def _named(models: Sequence[str]) -> str:
     """The models as a heading; "" where that would be too long for one."""
     names = ", ".join(models[:-1]) + " and " + models[-1] if len(models) > 1 else "".join(models)
-    return names if len(names) <= _MOST_TITLE else ""
+    return names if len(names) <= _MAX_TITLE else ""
 
 
 def _about(document: Mapping[str, Any]) -> str:
@@ -269,10 +269,10 @@ def _prompt(number: int, document: Mapping[str, Any]) -> str:
     title = "The request" if len(document["prompts"]) == 1 else f"Request {number + 1}"
     system = ""
     if ask["system"]:
-        system = f'<p class="said soft small">{text(ask["system"], _MOST_TEXT)}</p>\n'
+        system = f'<p class="said soft small">{text(ask["system"], _MAX_TEXT)}</p>\n'
     return (
         f'<section>\n<h2>{title}</h2>\n<div class="question">{system}'
-        f'<p class="said">{text(ask["prompt"], _MOST_TEXT)}</p></div>\n'
+        f'<p class="said">{text(ask["prompt"], _MAX_TEXT)}</p></div>\n'
         f'<div class="grid">\n{"".join(shown)}</div>\n</section>\n'
     )
 
@@ -295,11 +295,11 @@ def _said(row: Mapping[str, Any]) -> str:
     if row["thinking"]:
         parts.append(
             f'<details><summary>its reasoning</summary><p class="said small soft">'
-            f"{text(row['thinking'], _MOST_TEXT)}</p></details>\n"
+            f"{text(row['thinking'], _MAX_TEXT)}</p></details>\n"
         )
     if row["text"] or not row["error"]:
         plain = row["text"].strip("\r\n")
-        shown = text(plain, _MOST_TEXT) if plain.strip() else '<span class="soft">nothing</span>'
+        shown = text(plain, _MAX_TEXT) if plain.strip() else '<span class="soft">nothing</span>'
         parts.append(f'<p class="said">{shown}</p>\n')
     if row["error"]:
         parts.append(f'<p class="bad">{text(row["error"])}</p>\n')
@@ -332,11 +332,11 @@ def _unasked(model: str) -> str:
 
 
 def _left_out(count: int) -> str:
-    if count <= MOST_PROMPTS:
+    if count <= MAX_PROMPTS:
         return ""
     return (
         f'<p class="soft">The figures are of all {count} requests; the answers to the first '
-        f"{MOST_PROMPTS} are shown here, and all are in the kept file.</p>\n"
+        f"{MAX_PROMPTS} are shown here, and all are in the kept file.</p>\n"
     )
 
 

@@ -28,8 +28,8 @@ from overt.errors import BadRequest
 __all__ = ["Learnt", "Row", "at_most", "learn", "learn_marginal", "upper_bound"]
 
 _ORDERING_SHARE = 0.3  # of the rows: they choose the thresholds that the others test
-_MOST_TRIED = 200
-_LEAST_ROWS = 10
+_MAX_THRESHOLDS = 200
+_MIN_ROWS = 10
 
 Row = tuple[float, bool]
 """A signal, and whether the answer that had it was good."""
@@ -222,9 +222,9 @@ def _sequence(ordering: Sequence[Row], testing: int, most_wrong: float) -> list[
     Looks at the rows for ordering alone; what `testing` rows would show is guessed from them.
     """
     signals = sorted({signal for signal, _ in ordering}, reverse=True)
-    if len(signals) > _MOST_TRIED:
-        step = len(signals) / _MOST_TRIED
-        signals = [signals[int(at * step)] for at in range(_MOST_TRIED)]
+    if len(signals) > _MAX_THRESHOLDS:
+        step = len(signals) / _MAX_THRESHOLDS
+        signals = [signals[int(at * step)] for at in range(_MAX_THRESHOLDS)]
     scale = testing / max(len(ordering), 1)
     count, guesses = _tally(ordering), []
     for signal in signals:
@@ -252,7 +252,7 @@ def _tally(rows: Sequence[Row]) -> Callable[[float], tuple[int, int]]:
 def _check(rows: Sequence[Row], most_wrong: float) -> None:
     if not 0 < most_wrong < 1:
         raise BadRequest(f"most wrong is {most_wrong:g}", "it lies between 0 and 1, such as 0.1")
-    if len(rows) < _LEAST_ROWS:
-        raise BadRequest(f"there are {len(rows)} rows", f"give {_LEAST_ROWS} or more")
+    if len(rows) < _MIN_ROWS:
+        raise BadRequest(f"there are {len(rows)} rows", f"give {_MIN_ROWS} or more")
     if not all(math.isfinite(signal) for signal, _ in rows):
         raise BadRequest("a signal is not a finite number", "leave such rows out")

@@ -19,7 +19,7 @@ from overt.settings import Settings
 
 _PATIENCE: Final = 30  # seconds that a program may take to end
 _SHOWN: Final = 400  # characters of what it said last
-_MOST_LINE: Final = 1 << 16
+_MAX_LINE: Final = 1 << 16
 _PDEATHSIG: Final = 1
 
 
@@ -57,7 +57,7 @@ def server(settings: Settings) -> Iterator[str]:
         )
         assert process.stdout is not None
         try:
-            url = _url(process.stdout.readline(_MOST_LINE))
+            url = _url(process.stdout.readline(_MAX_LINE))
             if url is None:
                 end(process)
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 4 * _SHOWN))

@@ -17,10 +17,10 @@ from typing import Any, Final, cast, get_args
 from overt.chat import Message, Role
 from overt.errors import BadRequest
 
-MOST_BYTES: Final = 64 << 20
-MOST_ASKS: Final = 10_000
-_MOST_MESSAGES: Final = 1000
-_MOST_FIELD: Final = 1 << 17  # characters of one place in a CSV file
+MAX_BYTES: Final = 64 << 20
+MAX_PROMPTS: Final = 10_000
+_MAX_MESSAGES: Final = 1000
+_MAX_FIELD: Final = 1 << 17  # characters of one place in a CSV file
 _HINT: Final = 'write a line as {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 
 
@@ -74,8 +74,8 @@ def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[Ask, ..
     read = _json_lines if path.suffix.lower() == ".jsonl" else _csv_rows
     asks: list[Ask] = []
     for ask in read(path.name, text, system):
-        if len(asks) == MOST_ASKS:
-            raise BadRequest(f"{path.name} has more than {MOST_ASKS} requests", "split it")
+        if len(asks) == MAX_PROMPTS:
+            raise BadRequest(f"{path.name} has more than {MAX_PROMPTS} requests", "split it")
         asks.append(ask)
     if not asks:
         raise BadRequest(f"{path.name} has no request in it", _HINT)
@@ -106,8 +106,8 @@ def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> As
     if "prompt" in content:
         return of_text(_text(content["prompt"], f"the prompt in {where}"), system)
     listed = content["messages"]
-    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_MESSAGES:
-        raise BadRequest(f"the messages in {where} are no list of 1 to {_MOST_MESSAGES}", _HINT)
+    if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_MESSAGES:
+        raise BadRequest(f"the messages in {where} are no list of 1 to {_MAX_MESSAGES}", _HINT)
     messages = [_message(message, where) for message in listed]
     if messages[-1].role != "user":
         raise BadRequest(f"the last message in {where} is not the user's", _HINT)
@@ -144,7 +144,7 @@ def _text(value: Any, what: str) -> str:
 
 def _csv_rows(name: str, text: str, system: str | None) -> Iterator[Ask]:
     hint = "give the column with the questions the heading: prompt"
-    csv.field_size_limit(_MOST_FIELD)  # of the whole process: whoever read before set its own
+    csv.field_size_limit(_MAX_FIELD)  # of the whole process: whoever read before set its own
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if "prompt" not in (rows.fieldnames or ()):

@@ -11,8 +11,8 @@ from overt.chat import Answer, Event, Request, Text, Thought, ToolCall
 if TYPE_CHECKING:
     from overt.gateway.exchange import Exchange
 
-_LEAST_SECONDS: Final = 0.02  # a burst out of a buffer is shorter, and says nothing of a model
-_LEAST_PIECES: Final = 3
+_MIN_SECONDS: Final = 0.02  # a burst out of a buffer is shorter, and says nothing of a model
+_MIN_PIECES: Final = 3
 
 UNCOUNTED: Final = "the tokens were not counted"
 
@@ -36,9 +36,9 @@ class Timed:
         usage = self.answer.usage
         if usage.decode_seconds > 0:
             return round(usage.tokens_out / usage.decode_seconds, 2)
-        if self.first is None or self.pieces < _LEAST_PIECES or usage.tokens_out < 2:
+        if self.first is None or self.pieces < _MIN_PIECES or usage.tokens_out < 2:
             return None
-        if self.last - self.first < _LEAST_SECONDS:
+        if self.last - self.first < _MIN_SECONDS:
             return None
         return round((usage.tokens_out - 1) / (self.last - self.first), 2)
 

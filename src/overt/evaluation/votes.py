@@ -29,19 +29,19 @@ from overt.evaluation.suites.intervals import interval
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
 
-_MOST_BYTES: Final = 64 << 20
-_MOST_LINE: Final = 8192
-_MOST_REF: Final = 1024
-_MOST_MODELS: Final = 64
+_MAX_BYTES: Final = 64 << 20
+_MAX_LINE: Final = 8192
+_MAX_REF: Final = 1024
+_MAX_MODELS: Final = 64
 _DRAWS: Final = 1000  # fewer where there are many models
 _FEW: Final = 50
 _EFFORT: Final = 5_000_000
 _ROUNDS: Final = 10_000
-_CLOSE: Final = 1e-9  # of the logarithm of a strength
+_TOLERANCE: Final = 1e-9  # of the logarithm of a strength
 _CLOSE_DRAW: Final = 1e-4
 _STEPS: Final = 50
-_LONGEST: Final = 2.0  # of one of Newton's steps, in which a factor of e**2 lies
-_LEAST: Final = 1e-6  # of a random share, so that no logarithm is of 0
+_MAX_STEP: Final = 2.0  # of one of Newton's steps, in which a factor of e**2 lies
+_MIN_SHARE: Final = 1e-6  # of a random share, so that no logarithm is of 0
 _ELO: Final = 400.0
 _MIDDLE: Final = 1000.0
 
@@ -115,13 +115,13 @@ def read(home: Path) -> tuple[list[Vote], list[str]]:
     path = path_of(home)
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return [], []
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}", "check the file") from None
-    if len(data) > _MOST_BYTES:
-        raise FormatError(f"{path} is larger than {_MOST_BYTES} bytes", "move it away")
+    if len(data) > _MAX_BYTES:
+        raise FormatError(f"{path} is larger than {_MAX_BYTES} bytes", "move it away")
     votes: list[Vote] = []
     damaged: list[str] = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -136,7 +136,7 @@ def read(home: Path) -> tuple[list[Vote], list[str]]:
 
 def _vote(line: bytes) -> Vote:
     """Raises ValueError: what is wrong with it, in a few words."""
-    if len(line) > _MOST_LINE:
+    if len(line) > _MAX_LINE:
         raise ValueError(f"it has {len(line)} bytes")
     try:
         content = json.loads(line)
@@ -157,7 +157,7 @@ def _vote(line: bytes) -> Vote:
 
 
 def _is_ref(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MOST_REF
+    return isinstance(value, str) and 0 < len(value) <= _MAX_REF
 
 
 # -- strengths -------------------------------------------------------------------------------------
@@ -242,9 +242,9 @@ def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> Table
     """
     outcomes = Counter(_outcome(vote) for vote in votes)
     groups = _groups({model for pair, _ in outcomes for model in pair}, outcomes)
-    if len(groups) > _MOST_MODELS:
+    if len(groups) > _MAX_MODELS:
         raise FormatError(
-            f"there are votes on {len(groups)} models, and {_MOST_MODELS} is the most",
+            f"there are votes on {len(groups)} models, and {_MAX_MODELS} is the most",
             "move votes.jsonl of the home away to begin anew",
         )
     points = _points({key: float(count) for key, count in outcomes.items()})
@@ -296,7 +296,7 @@ def strengths(points: Points, models: Iterable[str]) -> dict[str, float]:
             own = now[model]
             now[model] = won[model] / sum(n / (own + now[other]) for other, n in others.items())
             moved = max(moved, abs(math.log(now[model] / own)))
-        if moved < _CLOSE:
+        if moved < _TOLERANCE:
             break
     return now
 
@@ -354,7 +354,7 @@ def _bootstrap(
         # The weights of n votes, each exponential, add up to one Gamma(n).
         points = _points({key: random.gammavariate(n, 1.0) for key, n in sorted(outcomes.items())})
         share = {
-            pair: max(random.gammavariate(n, 1.0), _LEAST) for pair, n in sorted(prior.items())
+            pair: max(random.gammavariate(n, 1.0), _MIN_SHARE) for pair, n in sorted(prior.items())
         }
         resampled = _centred(_near(_with(points, share), groups, start), groups)
         for model in groups:
@@ -395,7 +395,8 @@ def _near(
             curve[place][place] += 1.0 + curve[place][place]
         step = _solved(curve, slope)
         now = [
-            own + max(-_LONGEST, min(_LONGEST, delta)) for own, delta in zip(now, step, strict=True)
+            own + max(-_MAX_STEP, min(_MAX_STEP, delta))
+            for own, delta in zip(now, step, strict=True)
         ]
         if max(map(abs, step)) < _CLOSE_DRAW:
             return {model: math.exp(now[at[model]]) for model in names}
@@ -410,7 +411,7 @@ def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
     for i in range(size):
         for j in range(i + 1):
             rest = matrix[i][j] - sum(low[i][k] * low[j][k] for k in range(j))
-            low[i][j] = math.sqrt(max(rest, _LEAST**2)) if i == j else rest / low[j][j]
+            low[i][j] = math.sqrt(max(rest, _MIN_SHARE**2)) if i == j else rest / low[j][j]
         half[i] = (right[i] - sum(low[i][k] * half[k] for k in range(i))) / low[i][i]
     solution = [0.0] * size
     for i in reversed(range(size)):

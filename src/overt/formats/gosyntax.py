@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from overt.errors import FormatError
 
-MOST_CHARACTERS = 1 << 20
-_MOST_TOKENS = 100_000
-_DEEPEST = 100
+MAX_CHARACTERS = 1 << 20
+_MAX_TOKENS = 100_000
+_MAX_DEPTH = 100
 
 Value = str | int | float | bool | None
 
@@ -80,7 +80,7 @@ def parse(text: str) -> tuple[Node, ...]:
     Raises:
         FormatError: not a template, one that is too large, or a construct that is left out.
     """
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise FormatError(f"the template has {len(text)} characters")
     pieces = list(_pieces(text))
     parser = _Parser(pieces)
@@ -131,8 +131,8 @@ def _pieces(text: str) -> Iterator[str | list[Token]]:
             return
         tokens, at, trim = _action(text, match.end())
         count += len(tokens) + 1
-        if count > _MOST_TOKENS:
-            _fail(f"more than {_MOST_TOKENS} words")
+        if count > _MAX_TOKENS:
+            _fail(f"more than {_MAX_TOKENS} words")
         if tokens:
             yield tokens
 
@@ -171,8 +171,8 @@ class _Parser:
 
         The action that ended them is consumed; after ``else`` its rest can be read by `_rest`.
         """
-        if depth > _DEEPEST:
-            _fail(f"blocks more than {_DEEPEST} deep")
+        if depth > _MAX_DEPTH:
+            _fail(f"blocks more than {_MAX_DEPTH} deep")
         nodes: list[Node] = []
         while self._at < len(self._pieces):
             piece = self._pieces[self._at]
@@ -274,8 +274,8 @@ class _Tokens:
 
     def _commands(self, closing: str) -> tuple[tuple[Operand, ...], ...]:
         self._depth += 1
-        if self._depth > _DEEPEST:
-            _fail(f"brackets more than {_DEEPEST} deep")
+        if self._depth > _MAX_DEPTH:
+            _fail(f"brackets more than {_MAX_DEPTH} deep")
         commands: list[list[Operand]] = [[]]
         while not self.done and self._next()[1] != closing:
             if self._next() == ("mark", "|"):

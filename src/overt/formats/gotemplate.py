@@ -32,8 +32,8 @@ from overt.formats.gochat import (
 )
 from overt.formats.gosyntax import Action, Branch, Jump, Node, Operand, Pipe, Text, parse
 
-_MOST_OUTPUT = 4 << 20
-_LONGEST = 100_000  # characters of one expression
+_MAX_OUTPUT = 4 << 20
+_MAX_EXPRESSION = 100_000  # characters of one expression
 
 
 def to_jinja(text: str) -> str:
@@ -61,7 +61,7 @@ def to_jinja(text: str) -> str:
         parts += (TURNS, _Writer().block(nodes, _ROOT), LAST)
         parts += (_Writer().block(_cut(nodes)[0], _ROOT), END)
     jinja = "".join(parts)
-    if len(jinja) > _MOST_OUTPUT:
+    if len(jinja) > _MAX_OUTPUT:
         raise FormatError(f"the template would grow to {len(jinja)} characters of Jinja")
     return jinja
 
@@ -322,7 +322,9 @@ def _call(name: str, arguments: list[_Expr]) -> _Expr:
     if not least <= len(arguments) <= most:
         raise FormatError(f"the template calls {name} with {len(arguments)} values")
     value = write(arguments)
-    if len(value.code) > _LONGEST:  # some values are written twice, and those inside them again
+    if (
+        len(value.code) > _MAX_EXPRESSION
+    ):  # some values are written twice, and those inside them again
         raise _not_understood("an expression that nests too deep")
     return value
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from overt.errors import FormatError
 
-MOST_BYTES = 8 << 20
-_MOST_COMMANDS = 10_000
+MAX_BYTES = 8 << 20
+_MAX_COMMANDS = 10_000
 
 WORDS = (
     "from",
@@ -125,12 +125,12 @@ def read(data: bytes, name: str = "the Modelfile") -> Modelfile:
     Raises:
         FormatError: it does not follow the grammar; the message has the line.
     """
-    if len(data) > MOST_BYTES:
-        raise FormatError(f"{name} is {len(data)} bytes", f"keep it under {MOST_BYTES}")
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{name} is {len(data)} bytes", f"keep it under {MAX_BYTES}")
     commands: list[Command] = []
     for line, command in _commands(_decode(data, name), name):
-        if len(commands) >= _MOST_COMMANDS:
-            raise FormatError(f"{name} has more than {_MOST_COMMANDS} commands", "shorten it")
+        if len(commands) >= _MAX_COMMANDS:
+            raise FormatError(f"{name} has more than {_MAX_COMMANDS} commands", "shorten it")
         _check(command, line, name)
         commands.append(command)
     if not any(command.word == "from" for command in commands):

@@ -20,9 +20,9 @@ from typing import Final
 
 from overt.errors import FormatError
 
-MOST_BYTES: Final = 64 << 20
-MOST_PIECES: Final = 1 << 21
-MOST_TEXT: Final = 1 << 12
+MAX_BYTES: Final = 64 << 20
+MAX_PIECES: Final = 1 << 21
+MAX_TEXT: Final = 1 << 12
 ALGORITHMS: Final = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """The kinds of a piece; GGUF's ``tokenizer.ggml.token_type`` has the same numbers."""
@@ -57,7 +57,7 @@ def read(data: bytes) -> Pieces:
         FormatError: not a SentencePiece model.
     """
     try:
-        if len(data) > MOST_BYTES:
+        if len(data) > MAX_BYTES:
             raise ValueError(f"it is {len(data)} bytes")
         return _read(memoryview(data))
     except (ValueError, struct.error) as error:
@@ -76,8 +76,8 @@ def _read(data: memoryview) -> Pieces:
             texts.append(text)
             scores.append(score)
             kinds.append(kind)
-            if len(texts) > MOST_PIECES:
-                raise ValueError(f"it has more than {MOST_PIECES} pieces")
+            if len(texts) > MAX_PIECES:
+                raise ValueError(f"it has more than {MAX_PIECES} pieces")
         elif number in (2, 3):
             message = trainer if number == 2 else normalizer
             for inner, part in _fields(_message(value)):
@@ -102,7 +102,7 @@ def _piece(data: memoryview) -> tuple[str, float, int]:
     for number, value in _fields(data):
         if number == 1:
             raw = _message(value)
-            if len(raw) > MOST_TEXT:
+            if len(raw) > MAX_TEXT:
                 raise ValueError(f"a piece has {len(raw)} bytes")
             text = str(raw, "utf-8")
         elif number == 2:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from overt.errors import FormatError
 
-MOST_BYTES: Final = 4 << 20
-MOST_DEPTH: Final = 64
-MOST_NODES: Final = 200_000
+MAX_BYTES: Final = 4 << 20
+MAX_DEPTH: Final = 64
+MAX_NODES: Final = 200_000
 
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,18})")
 _FLOAT = re.compile(
@@ -41,9 +41,9 @@ def load(text: str, what: str) -> Any:
     """
     import yaml
 
-    if len(text) > MOST_BYTES:
+    if len(text) > MAX_BYTES:
         raise FormatError(
-            f"{what} is {len(text)} characters and the most that is read is {MOST_BYTES}"
+            f"{what} is {len(text)} characters and the most that is read is {MAX_BYTES}"
         )
     parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -108,15 +108,15 @@ def _document(events: Any, what: str) -> Any:
         if isinstance(event, kinds.NodeEvent):
             nodes += 1
             tag = getattr(event, "tag", None)
-            if nodes > MOST_NODES:
-                raise FormatError(f"{what} has more than {MOST_NODES} values")
+            if nodes > MAX_NODES:
+                raise FormatError(f"{what} has more than {MAX_NODES} values")
             if tag and tag not in _TAGS:
                 raise FormatError(f"{where} has the tag {tag[:60]!r}, which is not read")
         if isinstance(event, kinds.ScalarEvent):
             open_[-1].put(_scalar(event), where)
         elif isinstance(event, kinds.MappingStartEvent | kinds.SequenceStartEvent):
-            if len(open_) > MOST_DEPTH:
-                raise FormatError(f"{where} is more than {MOST_DEPTH} levels deep")
+            if len(open_) > MAX_DEPTH:
+                raise FormatError(f"{where} is more than {MAX_DEPTH} levels deep")
             open_.append(_Open({} if isinstance(event, kinds.MappingStartEvent) else []))
         elif isinstance(event, kinds.MappingEndEvent | kinds.SequenceEndEvent):
             done = open_.pop()

@@ -37,10 +37,10 @@ Target = str | Mapping[str, Any]
 
 T = TypeVar("T")
 
-_LONGEST_CHAIN = 8
+_MAX_CHAIN = 8
 _HISTORY = 20
-_MOST = 10_000  # aliases, those removed counted too
-_MOST_BYTES = 16 << 20  # of the file
+_MAX_ALIASES = 10_000  # aliases, those removed counted too
+_MAX_BYTES = 16 << 20  # of the file
 _ROUTE_BYTES = 64 << 10
 
 
@@ -172,8 +172,10 @@ class Aliases(Generic[T]):
                 del entry.before[:-_HISTORY]
             entry.target, entry.time = checked, _now()
             entries[name] = entry
-            if len(entries) > _MOST:
-                raise BadRequest(f"there are {_MOST} aliases", "remove some: overt alias remove")
+            if len(entries) > _MAX_ALIASES:
+                raise BadRequest(
+                    f"there are {_MAX_ALIASES} aliases", "remove some: overt alias remove"
+                )
             _check_new_circles(entries, already)
         return Alias(name, checked, entry.time, tuple(_targets(entry.before)))
 
@@ -278,7 +280,7 @@ def _load(path: Path) -> dict[str, _Entry]:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise Failure(f"{path} is not a file", "move it away and set the aliases again")
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -287,13 +289,13 @@ def _load(path: Path) -> dict[str, _Entry]:
         # Whoever writes here decides where the text of every request goes, and which command runs.
         raise Refused(f"others may write to {path}", f"chmod 600 {path}")
     try:
-        if len(data) > _MOST_BYTES:
+        if len(data) > _MAX_BYTES:
             raise ValueError("too large")
         document = json.loads(data)
         version, rows = document["version"], document["aliases"]
         if version != 1 and isinstance(version, int):
             raise Failure(f"{path} was written by a later Overt (version {version})", "update")
-        if version != 1 or len(rows) > _MOST:
+        if version != 1 or len(rows) > _MAX_ALIASES:
             raise ValueError(version)
         return {name: _entry(name, row) for name, row in rows.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadRef):
@@ -334,9 +336,9 @@ def _written(entries: Mapping[str, _Entry]) -> bytes:
         for name, entry in sorted(entries.items())
     }
     data = json.dumps({"version": 1, "aliases": rows}, indent=1).encode()
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_BYTES:
         raise BadRequest(
-            f"the aliases would be {len(data)} bytes and the most is {_MOST_BYTES}",
+            f"the aliases would be {len(data)} bytes and the most is {_MAX_BYTES}",
             "remove some: overt alias remove NAME",
         )
     return data
@@ -371,9 +373,9 @@ def _check_circle(name: str, entries: Mapping[str, _Entry]) -> None:
                 f"the aliases go in a circle: {' -> '.join([*way, at])}",
                 f"let one of them stand for a model: overt alias set {name} REF",
             )
-        if len(way) > _LONGEST_CHAIN:
+        if len(way) > _MAX_CHAIN:
             raise BadRequest(
-                f"more than {_LONGEST_CHAIN} aliases in a row: {' -> '.join(way)}",
+                f"more than {_MAX_CHAIN} aliases in a row: {' -> '.join(way)}",
                 f"let the first stand for the model itself: overt alias set {name} REF",
             )
         entry = entries.get(at)

@@ -46,8 +46,8 @@ __all__ = ["Exchange", "Facts", "Held", "Stats", "batch_size"]
 
 _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 _BEFORE = (Progress, Routed)  # what comes before anything of an answer
-_MOST_ECHOES = 256
-_MOST_NAMES = 1024
+_MAX_ECHOES = 256
+_MAX_NAMES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +388,7 @@ class Exchange:
             get = self._places.get
             # Where others are served a file that has to be hashed must not stop them.
             place = await asyncio.to_thread(get, ref) if self._shared else get(ref)
-            if len(self._names) >= _MOST_NAMES:
+            if len(self._names) >= _MAX_NAMES:
                 self._names.clear()
             self._names[place.model.digest] = ref
         return place
@@ -476,7 +476,7 @@ class Exchange:
         if echo is None:
             from overt.runtime.echo import Echo
 
-            if len(self._echoes) >= _MOST_ECHOES:
+            if len(self._echoes) >= _MAX_ECHOES:
                 self._echoes.clear()
             engine = Echo(refs.parse(ref).name)
             echo = self._echoes[ref] = Opened(engine, Facts(ref, "", "echo"))

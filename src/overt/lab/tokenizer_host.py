@@ -13,7 +13,7 @@ from overt.formats.template import Rendering
 from overt.runtime.llamacpp import llama_h
 
 Emit = Callable[[bytes], bool]
-_MOST = 4 << 20
+_MAX_CHARACTERS = 4 << 20
 """Characters of one rendering; no context of today holds more."""
 
 
@@ -30,7 +30,9 @@ class Host:
         Raises:
             RuntimeError: llama.cpp refused the file; its reason is on standard error.
         """
-        Rendering("{{ messages | tojson }}{{ 1 }}").render({"messages": []}, _MOST)  # imports Jinja
+        Rendering("{{ messages | tojson }}{{ 1 }}").render(
+            {"messages": []}, _MAX_CHARACTERS
+        )  # imports Jinja
         ffi, lib = llama_h.opened()
         self._model = llama_h.vocabulary(lib, parameters["weights"])
         self._words = llama_h.Words(ffi, lib, self._model)
@@ -84,6 +86,6 @@ def _rendered(template: str, values: list[dict[str, Any]]) -> Iterator[dict[str,
         return
     for value in values:
         try:
-            yield {"text": made.render(value, _MOST)}
+            yield {"text": made.render(value, _MAX_CHARACTERS)}
         except ValueError as error:
             yield {"failed": str(error)}

@@ -19,9 +19,9 @@ from overt.models.sources.base import Role
 from overt.settings import Settings
 
 ROLES: tuple[Role, ...] = ("system", "parameters", "messages", "template")
-MOST_BYTES = 8 << 20
-_MOST_MESSAGES = 10_000
-_MOST_STOPS = 1000
+MAX_BYTES = 8 << 20
+_MAX_MESSAGES = 10_000
+_MAX_STOPS = 1000
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _USED = (*_SAMPLING, "stop", "num_ctx", "num_predict", "num_thread")
 _OWN = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_keep")  # Overt decides these itself
@@ -137,13 +137,13 @@ def is_jinja(template: str) -> bool:
 def text_of(path: Path, role: str) -> str:
     """A small text file, decoded leniently. Raises FormatError: it is too large."""
     with path.open("rb") as file:
-        return decoded(file.read(MOST_BYTES + 1), role)
+        return decoded(file.read(MAX_BYTES + 1), role)
 
 
 def decoded(data: bytes, role: str) -> str:
     """The same of bytes."""
-    if len(data) > MOST_BYTES:
-        raise FormatError(f"the model's {role} is larger than {MOST_BYTES >> 20} MiB")
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"the model's {role} is larger than {MAX_BYTES >> 20} MiB")
     return data.decode("utf-8", "replace")
 
 
@@ -190,8 +190,8 @@ def _check(name: str, value: object) -> None:
     kind = PARAMETERS.get(name)
     if name == "stop":
         items = value if isinstance(value, list) else [value]
-        if len(items) > _MOST_STOPS:
-            raise FormatError(f"the model has {len(items)} stops", f"{_MOST_STOPS} are the most")
+        if len(items) > _MAX_STOPS:
+            raise FormatError(f"the model has {len(items)} stops", f"{_MAX_STOPS} are the most")
         good = all(isinstance(item, str) and item for item in items)
     elif kind is float:
         good = isinstance(value, int | float) and not isinstance(value, bool)
@@ -210,9 +210,9 @@ def _messages(listed: Any) -> tuple[Message, ...]:
 
     if not isinstance(listed, list):
         raise FormatError("the model's messages are no list", "pull the model again")
-    if len(listed) > _MOST_MESSAGES:
+    if len(listed) > _MAX_MESSAGES:
         raise FormatError(
-            f"the model brings {len(listed)} messages", f"{_MOST_MESSAGES} are the most"
+            f"the model brings {len(listed)} messages", f"{_MAX_MESSAGES} are the most"
         )
     messages = []
     for message in listed:

@@ -30,7 +30,7 @@ from overt.formats.gguf import MAX_BLOCKS, Array, Header
 
 CHECKPOINTS: Final = 2
 """Checkpoints a slot keeps of windowed or recurrent layers; the engine is told the same."""
-SMALLEST_CONTEXT: Final = 512
+MIN_CONTEXT: Final = 512
 STEP: Final = 256
 """llama.cpp rounds a context up to this many cells."""
 
@@ -386,14 +386,14 @@ def choose(
         best = _largest(own, most, takes)
         if best:
             return Fit(best, takes(best), own if best < own else None)
-    raise _too_big(takes(min(own, SMALLEST_CONTEXT)), free, takes, label)
+    raise _too_big(takes(min(own, MIN_CONTEXT)), free, takes, label)
 
 
 def _largest(limit: int, free: int, takes: Callable[[int], Need]) -> int:
     """The largest multiple of `STEP` below `limit`, or `limit` itself, that fits; else 0."""
     if takes(limit).total <= free:
         return limit
-    low, high = SMALLEST_CONTEXT // STEP, (limit - 1) // STEP
+    low, high = MIN_CONTEXT // STEP, (limit - 1) // STEP
     if high < low or takes(low * STEP).total > free:
         return 0
     while low < high:
@@ -415,7 +415,7 @@ def _too_big(need: Need, free: int, takes: Callable[[int, int], Need], label: st
     file = _largest_file(need, free)
     if choices:
         return OutOfMemory(message, "use " + ", or ".join(choices + ([file] if file else [])))
-    file = _largest_file(takes(min(SMALLEST_CONTEXT, need.context), 1), free)
+    file = _largest_file(takes(min(MIN_CONTEXT, need.context), 1), free)
     hint = f"its weights alone take {human(need.weights)}: free some memory"
     return OutOfMemory(message, f"{hint}, or use {file}" if file else hint)
 

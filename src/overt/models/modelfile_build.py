@@ -372,7 +372,7 @@ def _say_template(draft: _Draft, template: str) -> None:
 
 def _old_parameters(draft: _Draft, store: Store) -> dict[str, Any]:
     for file in draft.files:
-        if file.role == "parameters" and file.size <= defaults.MOST_BYTES:
+        if file.role == "parameters" and file.size <= defaults.MAX_BYTES:
             try:
                 old = json.loads(store.path(file).read_bytes())
             except (ValueError, RecursionError):

@@ -15,10 +15,10 @@ from typing import Any
 
 from overt.errors import FormatError
 
-MOST_BYTES = 8 << 20
+MAX_BYTES = 8 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-_MOST_INPUTS = 10_000
+_MAX_INPUTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ class Recipe:
             FormatError: not a recipe.
         """
         try:
-            if len(data) > MOST_BYTES:
+            if len(data) > MAX_BYTES:
                 raise ValueError(f"it is {len(data)} bytes")
             content = json.loads(data)
             inputs = content["inputs"]
             parameters, environment = content["parameters"], content["environment"]
-            if not isinstance(inputs, list) or len(inputs) > _MOST_INPUTS:
+            if not isinstance(inputs, list) or len(inputs) > _MAX_INPUTS:
                 raise ValueError("its inputs are no list, or too many")
             if not isinstance(parameters, dict) or not isinstance(environment, dict):
                 raise ValueError("its parameters or its environment are no object")

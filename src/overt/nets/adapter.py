@@ -19,8 +19,8 @@ PREFIX: Final = "base_model.model."
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-MOST_RANK = 4096
-_MOST_BYTES = 1 << 20
+MAX_RANK = 4096
+_MAX_BYTES = 1 << 20
 _OTHER_KINDS = {
     "use_dora": "weight-decomposed (DoRA)",
     "use_qalora": "quantization-aware (QALoRA)",
@@ -95,7 +95,7 @@ def read(path: Path, *, patterns: bool = False) -> tuple[Adapter, Mapping[str, f
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise FormatError(f"{CONFIG} cannot be read: {error.strerror or error}") from None
     return Adapter.of_config(data, patterns=patterns), _checked(_alphas, data)
@@ -103,7 +103,7 @@ def read(path: Path, *, patterns: bool = False) -> tuple[Adapter, Mapping[str, f
 
 def _checked(use: Callable[..., T], data: bytes, *more: Any) -> T:
     try:
-        if len(data) > _MOST_BYTES:
+        if len(data) > _MAX_BYTES:
             raise ValueError(f"it is {len(data)} bytes")
         content = json.loads(data)
         if not isinstance(content, dict):
@@ -133,8 +133,8 @@ def _read(content: Mapping[str, Any], patterns: bool) -> Adapter:
             "save it with peft's path_initial_model_for_weight_conversion",
         )
     rank, dropout = content["r"], content.get("lora_dropout") or 0.0
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MOST_RANK:
-        raise ValueError(f"the rank {str(rank)[:20]} is not between 1 and {MOST_RANK}")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MAX_RANK:
+        raise ValueError(f"the rank {str(rank)[:20]} is not between 1 and {MAX_RANK}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"the dropout is {str(dropout)[:20]}")
     targets = content.get("target_modules") or ()

@@ -30,7 +30,7 @@ _BLOCK = 1 << 22
 """Elements that are in memory at once as 32-bit numbers, unless one row or head has more."""
 ROWS = {kind.name: (kind.block, kind.bytes) for kind in TYPES.values()}
 """Elements and bytes of a block, by GGUF's name of a type."""
-_LARGEST_HALF = 65504.0
+_MAX_HALF = 65504.0
 PLAIN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Types of safetensors that are read, and the bytes of an element."""
 
@@ -251,9 +251,9 @@ def encoded(block: "Array", type: str, name: str) -> bytes:
         case "F32":
             return block.astype("<f4", copy=False).tobytes()
         case "F16":
-            if (largest := float(np.abs(block).max(initial=0.0))) > _LARGEST_HALF:
+            if (largest := float(np.abs(block).max(initial=0.0))) > _MAX_HALF:
                 raise FormatError(
-                    f"{name} holds {largest:g}, and f16 ends at {_LARGEST_HALF:g}",
+                    f"{name} holds {largest:g}, and f16 ends at {_MAX_HALF:g}",
                     "--type bf16 has room for it",
                 )
             return block.astype("<f2").tobytes()

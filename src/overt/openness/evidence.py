@@ -17,7 +17,7 @@ from overt.openness.verdicts.components import Availability, Component, Strength
 Result = Literal["pass", "fail", "inconclusive", "not_run"]
 State = Literal["verified", "declared", "missing", "contradicted"]
 Axis = Literal["availability", "licence"]
-_MOST = 400  # characters of `observed`, `expected` and `reason`
+_MAX_CHARACTERS = 400  # characters of `observed`, `expected` and `reason`
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Finished:
         return self.but_licence or self.state
 
 
-def short(text: str, most: int = _MOST) -> str:
+def short(text: str, most: int = _MAX_CHARACTERS) -> str:
     """One line of at most `most` characters, without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -16,7 +16,7 @@ from pathlib import Path
 from overt.openness import evidence
 from overt.openness.evidence import Evidence
 
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Log:
         """The newest run of each key."""
         try:
             with self.path.open("rb") as file:
-                data = file.read(_MOST_BYTES)
+                data = file.read(_MAX_BYTES)
         except OSError:
             return {}
         runs = {}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _MILLION: Final = 1_000_000
 _LISTS: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
-_MOST_DEEP = 8  # routes that ask routes
-_MOST_TOKENS = 10**12  # more in one answer is a mistake of whoever counted
+_MAX_DEPTH = 8  # routes that ask routes
+_MAX_TOKENS = 10**12  # more in one answer is a mistake of whoever counted
 _HOUR = 3600.0
 
 
@@ -140,8 +140,8 @@ def _with_before(ref: Ref | str, usage: Usage, ask: _Ask, depth: int) -> Cost:
     own = _alone(ref, usage, ask)
     if not usage.before:
         return own
-    if depth >= _MOST_DEEP:
-        return ask.unknown(f"routes lead to routes more than {_MOST_DEEP} times")
+    if depth >= _MAX_DEPTH:
+        return ask.unknown(f"routes lead to routes more than {_MAX_DEPTH} times")
     before = tuple((name, _with_before(name, used, ask, depth + 1)) for name, used in usage.before)
     missing = next(((name, cost_) for name, cost_ in before if not cost_.known), None)
     if own.usd is None or missing is not None:
@@ -176,7 +176,7 @@ def _miscounted(usage: Usage) -> str:
         usage.tokens_written,
         usage.tokens_written_hour,
     )
-    if not all(0 <= count <= _MOST_TOKENS for count in counts):
+    if not all(0 <= count <= _MAX_TOKENS for count in counts):
         return "the tokens were not counted"
     if usage.tokens_cached + usage.tokens_written > usage.tokens_in:
         return "more tokens are said to be cached than were read"

@@ -13,7 +13,7 @@ from overt.prices.file import load
 from overt.settings import Settings
 
 ROOT = Path("/sys/class/powercap")
-_MOST_ZONES = 256
+_MAX_ZONES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _zones(root: Path) -> list[Path]:
     ``mmio`` twin of a package is the same counter.
     """
     try:
-        folders = sorted(root.iterdir())[:_MOST_ZONES]
+        folders = sorted(root.iterdir())[:_MAX_ZONES]
     except OSError:
         return []
     zones = []

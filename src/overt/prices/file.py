@@ -38,10 +38,10 @@ from typing import Any, Final
 
 from overt.errors import BadSetting
 
-MOST_BYTES: Final = 1 << 20
-MOST_ENTRIES: Final = 2000
-MOST_PATTERNS: Final = 200  # of one entry
-_MOST_USD = Decimal(1_000_000)  # for a million tokens
+MAX_BYTES: Final = 1 << 20
+MAX_ENTRIES: Final = 2000
+MAX_PATTERNS: Final = 200  # of one entry
+_MAX_USD = Decimal(1_000_000)  # for a million tokens
 _PRICES = ("input", "output", "cached", "written", "written_hour")
 _HEADER = re.compile(r"\s*(\[\[?)\s*[\"']?(price|local)[\"']?\s*\]")
 
@@ -121,9 +121,9 @@ def load(path: Path) -> File:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, _changed: int, size: int, _inode: int) -> File:
-    if not path.is_file() or size > MOST_BYTES:
+    if not path.is_file() or size > MAX_BYTES:
         raise BadSetting(
-            f"{path} is not a file of at most {MOST_BYTES} bytes", "move it away, or shorten it"
+            f"{path} is not a file of at most {MAX_BYTES} bytes", "move it away, or shorten it"
         )
     try:
         return parse(path.read_bytes(), str(path))
@@ -156,8 +156,8 @@ def parse(data: bytes, name: str = "prices.toml") -> File:
     listed = document.get("price", [])
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise where.error("price", 0, "", "this is not a list of prices", "begin it with [[price]]")
-    if len(listed) > MOST_ENTRIES:
-        raise BadSetting(f"{name} has {len(listed)} prices", f"{MOST_ENTRIES} is the most")
+    if len(listed) > MAX_ENTRIES:
+        raise BadSetting(f"{name} has {len(listed)} prices", f"{MAX_ENTRIES} is the most")
     entries = tuple(_entry(_Table(where, "price", at, entry)) for at, entry in enumerate(listed))
     local = document.get("local")
     if local is not None and not isinstance(local, dict):
@@ -226,7 +226,7 @@ class _Table:
             if key not in keys:
                 raise self.error(key, f"{key[:40]!r} is not known", f"known: {', '.join(keys)}")
 
-    def amount(self, key: str, *, most: Decimal = _MOST_USD, over: bool = False) -> Decimal | None:
+    def amount(self, key: str, *, most: Decimal = _MAX_USD, over: bool = False) -> Decimal | None:
         """A number, 0 or more (with `over` more); None where it is left out."""
         if key not in self.values:
             return None
@@ -270,7 +270,7 @@ def _entry(table: _Table) -> Rates:
     models = [models] if isinstance(models, str) else models
     if (
         not isinstance(models, list)
-        or not 0 < len(models) <= MOST_PATTERNS
+        or not 0 < len(models) <= MAX_PATTERNS
         or not all(isinstance(pattern, str) and 0 < len(pattern) <= 600 for pattern in models)
     ):
         raise table.error(
@@ -305,7 +305,7 @@ def _above(table: _Table, base: Tier) -> list[Tier]:
 
 def _tier(table: _Table, values: Mapping[str, Any], above: int, base: Tier | None) -> Tier:
     """The prices of one tier; what it leaves out falls back on its own input, not on the base's."""
-    got = {key: table.checked(key, values[key], _MOST_USD) for key in _PRICES if key in values}
+    got = {key: table.checked(key, values[key], _MAX_USD) for key in _PRICES if key in values}
     for key in ("input", "output"):
         if key not in got:
             raise table.error(

@@ -35,7 +35,7 @@ AT_ONCE = 4
 """Requests of all jobs together that a server answers at once, so that others get their turn."""
 
 _TRIES = 40  # of an item that is answered "503 busy"; with the pauses about ten minutes
-_PAUSE, _LONGEST_PAUSE = 0.25, 15.0  # seconds between tries
+_PAUSE, _MAX_PAUSE_SECONDS = 0.25, 15.0  # seconds between tries
 _SAVE_EVERY = 0.2  # seconds; how old the counts of a job that is looked at may be
 _KEEPER = Caller(key="*", name="batches")  # jobs are kept for the server, whoever made them
 
@@ -262,7 +262,7 @@ class Runner:
             if status not in (429, 503) or tries >= _TRIES or late:
                 return Outcome(item.custom_id, status, compact(body))
             await anyio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, _MAX_PAUSE_SECONDS)
         return Outcome(item.custom_id, reason="cancelled")
 
     # ---- what is kept ------------------------------------------------------------------------

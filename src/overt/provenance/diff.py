@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _AT_ONCE = 1 << 22  # elements in memory
-_MOST_JSON = 64 << 20
+_MAX_JSON = 64 << 20
 _PLAIN = {
     "F64": "<f8",
     "F32": "<f4",
@@ -285,7 +285,7 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
     """Numbers with a fraction at the same place of a list are one tensor; anything else must be
     equal: an id or a size that is one off is another.
     """
-    if max(recorded.stat().st_size, here.stat().st_size) > _MOST_JSON:
+    if max(recorded.stat().st_size, here.stat().st_size) > _MAX_JSON:
         raise ValueError("too long to be compared as JSON")
     old, new = (dict(leaves(json.loads(file_.read_bytes()))) for file_ in (recorded, here))
     first: Difference | None = None

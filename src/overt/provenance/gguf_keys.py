@@ -26,7 +26,7 @@ Pair = tuple[str, str | int]
 
 MODELS = ("base", "from", "adapter")
 """Roles of inputs that are parents of what is made."""
-_MOST = 200  # characters of what a file or a card says
+_MAX_CHARACTERS = 200  # characters of what a file or a card says
 _STORED = re.compile(r"(?:[-_. ](?:i?q\d\w*|b?fp?(?:8|16|32)|gguf|safetensors|hf))+", re.IGNORECASE)
 """How a release's file is stored, at the end of its name: the new file is stored otherwise."""
 
@@ -165,7 +165,7 @@ def _of_card(fields: Mapping[str, Any]) -> str:
 
 
 def _is_said(text: str) -> bool:
-    return 0 < len(text.strip()) <= _MOST and text.isprintable()
+    return 0 < len(text.strip()) <= _MAX_CHARACTERS and text.isprintable()
 
 
 # ---- names ---------------------------------------------------------------------------------

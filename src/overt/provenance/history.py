@@ -19,8 +19,8 @@ from overt.settings import Settings
 
 _MODELS = (*inputs.MODELS, "base", "adapter")
 """Roles of inputs that may be models; an adapter may be a file."""
-_MOST = 1000  # nodes; hostile recipes could name each other in numbers
-_DEEPEST = 100
+_MAX_NODES = 1000  # nodes; hostile recipes could name each other in numbers
+_MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class _Walk:
     def _inputs(self, newest: Recipe, older: list[Recipe]) -> tuple[Node, ...]:
         """`older` are the recipes of all its inputs, and of theirs."""
         nodes: list[Node] = []
-        if self._depth >= _DEEPEST:
+        if self._depth >= _MAX_DEPTH:
             return ()
         self._depth += 1
         bases = {
@@ -173,7 +173,7 @@ class _Walk:
             gone -= {entry.digest for entry in older[0].inputs}
         known = len(gone) == 1  # of several nobody can say which was made by them
         for entry in newest.inputs:
-            if self._count >= _MOST:
+            if self._count >= _MAX_NODES:
                 break
             base = bases[entry.digest]
             if base is not None:
@@ -183,7 +183,8 @@ class _Walk:
                 nodes.append(self._other(entry, older if mine else []))
         if not known:
             nodes += [
-                self._step(older_recipe) for older_recipe in older[: max(0, _MOST - self._count)]
+                self._step(older_recipe)
+                for older_recipe in older[: max(0, _MAX_NODES - self._count)]
             ]
         self._depth -= 1
         return tuple(nodes)
@@ -204,7 +205,7 @@ class _Walk:
         """A plain file, or a model whose manifest is not here."""
         self._count += 1
         here = self._is_here(entry)
-        if not older or self._count >= _MOST:
+        if not older or self._count >= _MAX_NODES:
             kind = "unknown" if entry.role in _MODELS and not here else "file"
             return Node(entry.role, entry.ref, entry.digest, kind, here)
         return Node(

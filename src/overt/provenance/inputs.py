@@ -21,7 +21,7 @@ from overt.errors import (
 )
 from overt.files.atomic import sync_folder, unwritable
 from overt.models import pull
-from overt.models.recipe import MOST_BYTES, Input, Recipe
+from overt.models.recipe import MAX_BYTES, Input, Recipe
 from overt.models.sources.base import CHUNK, Report, sha256_of
 from overt.models.store import Manifest, Store, view
 from overt.models.store.manifest import hex_of
@@ -156,7 +156,7 @@ def recipes(manifest: Manifest, store: Store) -> list[Recipe]:
         if file.role != "recipe":
             continue
         try:
-            if file.size > MOST_BYTES:
+            if file.size > MAX_BYTES:
                 break
             recipes_.append(Recipe.decode(store.path(file).read_bytes()))
         except (OvertError, OSError):

@@ -31,12 +31,12 @@ from overt.settings import Settings
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:overt:recipe:v1"
-MOST_BYTES = 32 << 20
-_MOST_SUBJECTS = 10_000
+MAX_BYTES = 32 << 20
+_MAX_SUBJECTS = 10_000
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 __all__ = [
-    "MOST_BYTES",
+    "MAX_BYTES",
     "PREDICATE_TYPE",
     "Ran",
     "Receipt",
@@ -303,10 +303,10 @@ def of(digest: str, home: Path) -> bytes | None:
     """The receipt of that manifest, where there is one of a sane size."""
     try:
         with path(digest, home).open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except (OSError, OvertError):
         return None
-    return data if len(data) <= MOST_BYTES else None
+    return data if len(data) <= MAX_BYTES else None
 
 
 def _wrong(why: str) -> IntegrityError:
@@ -315,7 +315,7 @@ def _wrong(why: str) -> IntegrityError:
 
 def _opened(data: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The payload of an envelope, and its signatures by the key they name."""
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_BYTES:
         raise ValueError(f"it is {len(data)} bytes")
     envelope = json.loads(data)
     if envelope["payloadType"] != PAYLOAD_TYPE:
@@ -371,7 +371,7 @@ def _run(details: Mapping[str, Any]) -> tuple[Ran, int, dict[str, str]]:
 
 
 def _subjects(entries: Any) -> dict[str, str]:
-    if not isinstance(entries, list) or not 0 < len(entries) <= _MOST_SUBJECTS:
+    if not isinstance(entries, list) or not 0 < len(entries) <= _MAX_SUBJECTS:
         raise ValueError("its subjects are no list, none, or too many")
     named = {_text(entry["name"]): _sha256(entry) for entry in entries}
     if len(named) != len(entries):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from overt.errors import BadRef, FormatError, NotFound, OvertError
 from overt.models import pull
 from overt.models.modelfile_build import named
-from overt.models.recipe import MOST_BYTES, Recipe
+from overt.models.recipe import MAX_BYTES, Recipe
 from overt.models.sources.base import Step, sha256_of
 from overt.models.store import File, Manifest, Store
 from overt.provenance import diff, environment, inputs, jobs, receipts, run_recipe
@@ -27,7 +27,7 @@ from overt.security.signing import Keys
 from overt.settings import Settings
 
 Verdict = Literal["identical", "within_tolerance", "different"]
-_MOST = max(MOST_BYTES, receipts.MOST_BYTES)
+_MAX_BYTES = max(MAX_BYTES, receipts.MAX_BYTES)
 _ELEMENT = "an element, relative to the largest of its tensor"
 _WORST: tuple[Verdict, ...] = ("different", "within_tolerance", "identical")
 
@@ -129,9 +129,9 @@ def target(what: str, settings: Settings) -> Target:
     if not file.is_file():
         return _of_model(what, settings)
     with file.open("rb") as opened:
-        data = opened.read(_MOST + 1)
+        data = opened.read(_MAX_BYTES + 1)
     store = Store(settings.home)
-    if b'"payloadType"' in data[:_MOST] and b'"signatures"' in data:
+    if b'"payloadType"' in data[:_MAX_BYTES] and b'"signatures"' in data:
         return _of_receipt(what, data, store)
     try:
         recipe = Recipe.decode(data)

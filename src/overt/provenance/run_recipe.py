@@ -27,7 +27,14 @@ from overt.ref import Ref
 from overt.security.signing import Keys
 from overt.settings import Settings
 
-KEPT: tuple[Role, ...] = ("licence", "card", "template", "parameters", "system", "messages")
+CARRIED_ROLES: tuple[Role, ...] = (
+    "licence",
+    "card",
+    "template",
+    "parameters",
+    "system",
+    "messages",
+)
 """Roles of a base's files that what is made of it has too, unless the step makes its own."""
 
 Report = Callable[[Step], None]
@@ -237,7 +244,7 @@ def listed(recipe: Recipe, sources: Sequence[Given], made: Sequence[Made], ref: 
                 _add(files, replace(file, path="recipe.json"))
     for base in bases:
         for file in base.files:
-            if file.role in KEPT and file.role not in own:
+            if file.role in CARRIED_ROLES and file.role not in own:
                 _add(files, file)
         own |= {file.role for file in files if file.role not in ("licence", "card")}
     origin = {"source": recipe.step}

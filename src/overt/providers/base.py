@@ -18,7 +18,7 @@ from overt.providers.http.redact import cleaned
 HOPS: ContextVar[int] = ContextVar("hops", default=0)
 """How many servers like this one the request being answered has come through."""
 HOPS_HEADER = "x-overt-hops"
-MOST_HOPS = 4
+MAX_HOPS = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import msgspec
 
 from overt.errors import BadRequest, ProviderFailed
 
-MOST_TOKENS = 2**53
-_MOST_SHOWN = 400  # of a provider's words, characters
-_LONGEST_WAIT = 86_400.0  # seconds; who asks for more is taken to ask for a day
+MAX_TOKENS = 2**53
+_MAX_SHOWN = 400  # of a provider's words, characters
+_MAX_WAIT_SECONDS = 86_400.0  # seconds; who asks for more is taken to ask for a day
 _SHORT = 1e-12  # a vector of this length has no direction
 
 
@@ -33,7 +33,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
         ) from None
 
 
-def sentence(text_in: str, most: int = _MOST_SHOWN) -> str:
+def sentence(text_in: str, most: int = _MAX_SHOWN) -> str:
     """Somebody else's words on one line of at most `most` characters, without a stop at the end."""
     text = "".join(c if c.isprintable() else " " for c in text_in[: 4 * most])
     line = " ".join(text.split())
@@ -51,7 +51,7 @@ def count(value: object) -> int:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         return 0
-    return min(max(value, 0), MOST_TOKENS)
+    return min(max(value, 0), MAX_TOKENS)
 
 
 def told_wait(headers: Mapping[str, str]) -> float | None:
@@ -73,7 +73,7 @@ def told_wait(headers: Mapping[str, str]) -> float | None:
 def wait(headers: Mapping[str, str]) -> float | None:
     """`told_wait` where it can be meant: from 0 seconds to a day."""
     seconds = told_wait(headers)
-    return None if seconds is None or seconds < 0 else min(seconds, _LONGEST_WAIT)
+    return None if seconds is None or seconds < 0 else min(seconds, _MAX_WAIT_SECONDS)
 
 
 def unit(vector: Sequence[float], who: str) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from overt.providers.http.client import Upstream
     from overt.security.urls import Address
 
-_MOST = 256  # engines kept; each is a few hundred bytes
+_MAX_ENGINES = 256  # engines kept; each is a few hundred bytes
 _FRESH = 60.0  # seconds that a server's only model is taken to be its only one
 _SHOWN = 20  # models of a server in one error
 
@@ -101,7 +101,7 @@ class Providers:
         host, context = server_of(parsed, self._environ).shown, engine.capabilities.context
         facts = Facts(ref, "", spoken.name, build=host, context=context)
         opened = Opened(engine, facts)
-        if len(self._open) >= _MOST:
+        if len(self._open) >= _MAX_ENGINES:
             self._open.clear()
         self._open[ref] = opened, stamp
         return opened
@@ -116,7 +116,7 @@ class Providers:
             return cached[0]
         login = credentials.find(name, self._settings, self._environ)
         if login.secret:
-            if len(self._logins) >= _MOST:
+            if len(self._logins) >= _MAX_ENGINES:
                 self._logins.clear()
             self._logins[name] = login, stamp
         return login
@@ -157,7 +157,7 @@ class Providers:
             raise BadRef(without if names else f"{ref} lists no models", _write(ref, names))
         sole_ref = f"{ref}#{names[0]}"
         refs.parse(sole_ref)
-        if len(self._sole) >= _MOST:
+        if len(self._sole) >= _MAX_ENGINES:
             self._sole.clear()
         self._sole[ref] = sole_ref, time.monotonic() + _FRESH
         return sole_ref

@@ -45,7 +45,7 @@ from overt.errors import BadRequest, ContextExceeded, EngineFailed
 _CONTEXT = 1_000_000
 _DIMENSIONS = 8
 _TOKEN = re.compile(r"\S+\s*|\s+")
-_SMALLEST_ID = 1 << 30  # so that small numbers, as people type them, are echoed as numbers
+_MIN_ID = 1 << 30  # so that small numbers, as people type them, are echoed as numbers
 
 
 class Echo:
@@ -226,9 +226,9 @@ def _words(text: str) -> list[str]:
 def _token(word: str) -> int:
     """The word's id: from its letters, so that it is the same in every process."""
     digest = blake2b(word.encode("utf-8", "replace"), digest_size=4).digest()
-    id = _SMALLEST_ID | int.from_bytes(digest, "big") & (_SMALLEST_ID - 1)
+    id = _MIN_ID | int.from_bytes(digest, "big") & (_MIN_ID - 1)
     while _known.setdefault(id, word) != word:
-        id = _SMALLEST_ID | (id + 1) & (_SMALLEST_ID - 1)
+        id = _MIN_ID | (id + 1) & (_MIN_ID - 1)
     return id
 
 

@@ -38,7 +38,7 @@ SLOTS = 4
 """Requests a served model answers at once, where memory allows and nobody said otherwise."""
 _ROOMY = 4096  # tokens of context that are worth more than another slot, or than half the memory
 _SLACK = 300 << 20  # what llama.cpp allocates for a moment while loading, measured
-_MOST_KNOWN = 1024  # refs
+_MAX_KNOWN_REFS = 1024  # refs
 _SETTLED = 50_000_000  # ns after which a folder's time stamp can be relied on
 
 ENCODERS = frozenset(
@@ -192,7 +192,7 @@ class Places:
         place = Place(model, header, overlay.read(model), kind_of(header))
         self._admit(place)
         stamp = (*begun, *self._stamp(model)[len(begun) :])
-        if len(self._known) >= _MOST_KNOWN:
+        if len(self._known) >= _MAX_KNOWN_REFS:
             self._known.clear()
         # What was written a moment ago may be written again without a change of its time stamp.
         if time.time_ns() - max(begun) > _SETTLED:

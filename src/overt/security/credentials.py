@@ -37,9 +37,9 @@ _BASES: Final = {  # the variable that moves it, and the provider's own
     "gemini": ("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com"),
 }
 _SERVICE = "overt"  # of the keyring
-_MOST_KEY = 8192  # characters; tokens of clouds have some 2000
-_MOST_FILE = 1 << 20
-_MOST_LOGINS = 1000
+_MAX_KEY = 8192  # characters; tokens of clouds have some 2000
+_MAX_FILE = 1 << 20
+_MAX_LOGINS = 1000
 _READ_SECONDS = 3.0  # a locked keyring waits for a person who may not be there
 _WRITE_SECONDS = 60.0  # somebody who has just typed a key is
 
@@ -147,8 +147,8 @@ def clean(secret: str, where: str) -> str:
     """
     secret = secret.strip()
     wrong = (
-        f"is longer than {_MOST_KEY} characters"
-        if len(secret) > _MOST_KEY
+        f"is longer than {_MAX_KEY} characters"
+        if len(secret) > _MAX_KEY
         else "holds a character that is not ASCII"
         if not secret.isascii()
         else "holds a blank or control character"
@@ -182,10 +182,8 @@ def save(
         raise BadSetting("there is no key in what was typed", f"overt login {name}")
     with _alone(settings.home):
         stored = _read(settings.home)  # before the keyring: it must not hold what cannot be listed
-        if len(stored.keys | dict.fromkeys(stored.keyring)) >= _MOST_LOGINS and not stored.has(
-            name
-        ):
-            raise Failure(f"there are {_MOST_LOGINS} keys already", "overt login NAME --remove")
+        if len(stored.keys | dict.fromkeys(stored.keyring)) >= _MAX_LOGINS and not stored.has(name):
+            raise Failure(f"there are {_MAX_LOGINS} keys already", "overt login NAME --remove")
         in_keyring = keep != "file" and _into_keyring(name, secret, environ)
         if keep == "keyring" and not in_keyring:
             raise Failure(
@@ -344,7 +342,7 @@ def _read(home: Path) -> _Kept:
                 f"{path} can be read by others (mode {stat.S_IMODE(stat_.st_mode):04o})",
                 f"chmod 600 {path}",
             )
-        data = file.read(_MOST_FILE + 1)
+        data = file.read(_MAX_FILE + 1)
     stored = _parsed(data)
     if stored is None:
         raise Failure(
@@ -355,7 +353,7 @@ def _read(home: Path) -> _Kept:
 
 
 def _parsed(data: bytes) -> _Kept | None:
-    if len(data) > _MOST_FILE:
+    if len(data) > _MAX_FILE:
         return None
     try:
         document = json.loads(data)

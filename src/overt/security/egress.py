@@ -21,7 +21,7 @@ from overt.errors import BadRef, BadSetting, NoEgress, Offline
 from overt.security.urls import Address, host_of, read
 from overt.settings import Settings
 
-MOST = 1000  # hosts in the setting
+MAX_HOSTS = 1000  # hosts in the setting
 
 _Network = IPv4Network | IPv6Network
 
@@ -92,8 +92,8 @@ def _policy(text: str) -> _Policy:
     if word in ("any", "none"):
         return _Policy(everything=word == "any")
     entries = [entry.strip() for entry in word.split(",")]
-    if len(entries) > MOST:
-        raise BadSetting(f"egress names {len(entries)} hosts", f"{MOST} is the most")
+    if len(entries) > MAX_HOSTS:
+        raise BadSetting(f"egress names {len(entries)} hosts", f"{MAX_HOSTS} is the most")
     names: set[tuple[str, int]] = set()
     endings: list[tuple[str, int]] = []
     networks: list[tuple[_Network, int]] = []

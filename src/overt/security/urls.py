@@ -15,7 +15,7 @@ from typing import Final
 from overt.errors import BadRef
 
 PORTS: Final = {"http": 80, "https": 443}
-MOST = 2048  # characters of a URL
+MAX_CHARACTERS = 2048  # characters of a URL
 
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,254})"
@@ -73,7 +73,7 @@ def read(url: str) -> Address:
             "the address holds a user name or password",
             "write it without, and keep the key with `overt login`",
         )
-    match = _URL.fullmatch(url.partition("#")[0]) if len(url) <= MOST else None
+    match = _URL.fullmatch(url.partition("#")[0]) if len(url) <= MAX_CHARACTERS else None
     if not match or "\\" in url:
         raise BadRef(f"{_shown(url)} is not an address", "write it like http://host:port/v1")
     scheme, port = match["scheme"].lower(), int(match["port"] or 0)

@@ -32,14 +32,14 @@ from overt.errors import (
     WrongMethod,
 )
 from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
-from overt.providers.base import HOPS, HOPS_HEADER, MOST_HOPS
+from overt.providers.base import HOPS, HOPS_HEADER, MAX_HOPS
 from overt.server.passthrough.forward import passed
 from overt.server.request_log import Seen, Watch
 from overt.server.routing import Found, Table
 
 log = logging.getLogger("overt.server")
 
-_SILENCE = 60  # seconds between two pieces of a body
+_BODY_IDLE_TIMEOUT = 60  # seconds between two pieces of a body
 
 Page = Callable[[Mapping[str, str]], tuple[bytes, dict[str, str]]]
 """A page of the server's own (`/docs`, `/metrics`): of the request's headers, body and headers."""
@@ -346,7 +346,7 @@ def _count_hops(header: str) -> None:
         Refused: it goes round in a circle of aliases that lead from server to server.
     """
     hops = int(header) if header.isascii() and header.isdigit() and len(header) < 4 else 0
-    if hops > MOST_HOPS:
+    if hops > MAX_HOPS:
         raise Refused(
             f"the request came through {hops} servers, one name leading to the next",
             "see where it leads: overt alias list",
@@ -391,10 +391,12 @@ async def _chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
     length, more = 0, True
     while more:
         try:
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(_BODY_IDLE_TIMEOUT):
                 message = await receive()
         except TimeoutError:
-            raise BadRequest(f"nothing of the body came for {_SILENCE} s", "try again") from None
+            raise BadRequest(
+                f"nothing of the body came for {_BODY_IDLE_TIMEOUT} s", "try again"
+            ) from None
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
         part: bytes = message.get("body", b"")

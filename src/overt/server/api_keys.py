@@ -34,7 +34,7 @@ _FORM = re.compile(
     rf"sk-(?:ov-([A-Za-z0-9]{{{_ID}}})-|lm-([A-Za-z0-9]{{{_ID}}}):)([A-Za-z0-9]{{{_SECRET}}})"
 )
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,80}")
-_MOST = 100_000  # keys; the file is read whole
+_MAX_KEYS = 100_000  # keys; the file is read whole
 _LOOK_EVERY = 1.0  # seconds between looks at whether the file changed
 _NOTE_EVERY = 60.0  # seconds between writes of when keys were used
 
@@ -156,7 +156,7 @@ class Keys:
         if seconds is not None and not 0 < seconds < 1e10:
             raise BadRequest(f"a key cannot last {seconds:g} seconds", "try --expires 90d")
         with self._changing() as keys:
-            if len(keys) >= _MOST:
+            if len(keys) >= _MAX_KEYS:
                 raise BadRequest(f"there are {len(keys)} keys", "revoke some: overt keys revoke ID")
             taken = {key.id for key in keys}
             id = next(

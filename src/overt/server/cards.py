@@ -21,7 +21,7 @@ from overt.runtime.loader import kind_of
 from overt.settings import Settings
 
 _FILL = ("fim_pre", "prefix")  # the token that begins a text with a gap: its new and old name
-_MOST_LICENCE = 1 << 20  # bytes of one licence
+_MAX_LICENCE = 1 << 20  # bytes of one licence
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,4 +212,4 @@ def _licence(manifest: Manifest, store: Store) -> str:
 
 def _text(store: Store, file: File) -> str:
     with store.path(file).open("rb") as opened:
-        return opened.read(_MOST_LICENCE).decode("utf-8", "replace")
+        return opened.read(_MAX_LICENCE).decode("utf-8", "replace")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-LEAST_TOKEN = 16  # characters; a shorter one can be guessed over a network
+MIN_TOKEN_LENGTH = 16  # characters; a shorter one can be guessed over a network
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,40}://[^\s/?#@,;\"'<>\\]{1,253}")
@@ -38,7 +38,7 @@ _WANTED = re.compile(rb"[A-Za-z0-9-]{1,60}(?: *, *[A-Za-z0-9-]{1,60}){0,60}")
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _EXPOSED = b"x-request-id, request-id, retry-after"
 _VARY = (b"vary", b"origin")
-_MOST_HOSTS = 256  # spellings of Host that are remembered
+_MAX_HOSTS = 256  # spellings of Host that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ def rules(address: str, names: Iterable[str], token: str | None) -> Rules:
             f"{address} can be reached by other machines and no token is set",
             f"add --token {secrets.token_urlsafe(24)}, or leave out --host",
         )
-    if token is not None and (len(token) < LEAST_TOKEN or not token.isascii() or " " in token):
+    if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or " " in token):
         raise BadSetting(
             f"the token has {len(token)} characters",
-            f"use {LEAST_TOKEN} or more ASCII characters without blanks",
+            f"use {MIN_TOKEN_LENGTH} or more ASCII characters without blanks",
         )
     return Rules(loopback, ours, token)
 
@@ -265,7 +265,7 @@ class Gate:
         known = self._hosts.get(host)
         if known is None:
             known = self._rules.answers_to(host)
-            if len(self._hosts) < _MOST_HOSTS:
+            if len(self._hosts) < _MAX_HOSTS:
                 self._hosts[host] = known
         return known
 

@@ -16,7 +16,7 @@ from overt.server.request_log import Generation, Seen
 
 Kind = Literal["json", "text", "off"]
 
-_LONGEST = 200  # characters of a path or a model's name
+_MAX_CHARACTERS = 200  # characters of a path or a model's name
 
 
 class Log:
@@ -42,12 +42,12 @@ def as_json(seen: Seen) -> str:
         "id": seen.id,
         "protocol": seen.protocol,
         "method": seen.method[:20],
-        "path": seen.path[:_LONGEST],
+        "path": seen.path[:_MAX_CHARACTERS],
         "status": seen.status,
         "seconds": round(seen.seconds, 6),
         "bytes": seen.sent,
         "key": seen.key or None,
-        "model": seen.model[:_LONGEST] or None,
+        "model": seen.model[:_MAX_CHARACTERS] or None,
         "tokens_in": seen.tokens_in or None,
         "tokens_out": seen.tokens_out or None,
         "tokens_cached": seen.tokens_cached or None,
@@ -60,9 +60,11 @@ def as_json(seen: Seen) -> str:
 
 def as_text(seen: Seen) -> str:
     """The same for people; whoever prints it makes control characters visible."""
-    parts = [f"{seen.method[:20]} {seen.path[:_LONGEST]} {seen.status} in {seen.seconds:.3f} s"]
+    parts = [
+        f"{seen.method[:20]} {seen.path[:_MAX_CHARACTERS]} {seen.status} in {seen.seconds:.3f} s"
+    ]
     if seen.model:
-        parts.append(f"{seen.model[:_LONGEST]} {seen.tokens_in}+{seen.tokens_out} tokens")
+        parts.append(f"{seen.model[:_MAX_CHARACTERS]} {seen.tokens_in}+{seen.tokens_out} tokens")
     if seen.first is not None:
         parts.append(f"first after {seen.first * 1000:.0f} ms")
     if seen.key:

@@ -24,7 +24,7 @@ from overt.server.request_log import GAPS, Generation, Seen
 FIRSTS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper ends, in seconds, of the buckets of the time to the first piece of an answer."""
 
-_MOST_MODELS = 200  # names in labels; the rest are counted as _OTHER
+_MAX_MODELS = 200  # names in labels; the rest are counted as _OTHER
 _OTHER = "other"
 _IDLE = Stats({}, {}, {}, {}, 0, 0, 0, 0)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -104,7 +104,7 @@ class Metrics(Collector):
     def _model(self, name: str) -> _Model:
         model = self._models.get(name)
         if model is None:
-            if len(self._models) >= _MOST_MODELS:
+            if len(self._models) >= _MAX_MODELS:
                 name = _OTHER
             model = self._models.setdefault(name, _Model())
         return model

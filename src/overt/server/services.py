@@ -37,9 +37,9 @@ from overt.providers.manager import is_bare
 from overt.server.library import is_latest
 from overt.server.request_log import Generation, generation
 
-_MOST_PARTS = 50_000  # messages and their parts; more would cost an engine gigabytes
-_MOST_TOOLS = 1024
-_BREATH = 64  # events of one stream that may come without the others having their turn
+_MAX_PARTS = 50_000  # messages and their parts; more would cost an engine gigabytes
+_MAX_TOOLS = 1024
+_YIELD_EVERY = 64  # events of one stream that may come without the others having their turn
 
 
 @lru_cache(1024)
@@ -69,13 +69,13 @@ def _may_name(model: str, elsewhere: bool) -> None:
 def _may_ask(request: Request, elsewhere: bool) -> None:
     _may_name(request.model, elsewhere)
     parts = sum(len(message.parts) + 1 for message in request.messages)
-    if parts > _MOST_PARTS:
+    if parts > _MAX_PARTS:
         raise BadRequest(
-            f"the request has {parts} messages and parts of messages", f"send {_MOST_PARTS} at most"
+            f"the request has {parts} messages and parts of messages", f"send {_MAX_PARTS} at most"
         )
-    if len(request.tools) > _MOST_TOOLS:
+    if len(request.tools) > _MAX_TOOLS:
         raise BadRequest(
-            f"the request has {len(request.tools)} tools", f"send {_MOST_TOOLS} at most"
+            f"the request has {len(request.tools)} tools", f"send {_MAX_TOOLS} at most"
         )
 
 
@@ -132,7 +132,7 @@ class Services:
                 async for event in events:
                     begun = True
                     since += 1
-                    if since >= _BREATH:  # an engine that never waits would stop all others
+                    if since >= _YIELD_EVERY:  # an engine that never waits would stop all others
                         since = 0
                         await asyncio.sleep(0)
                     noted(event)

@@ -18,7 +18,7 @@ from overt.evaluation.suites.intervals import Interval
 
 NEWCOMBE: Final = "Newcombe's method 10, of two Wilson intervals, 95 %"
 TWO: Final = f"bootstrap of both groups, percentile, {intervals.DRAWS} draws, 95 %"
-FEW: Final = 30
+MIN_ANSWERS: Final = 30
 _SAME: Final = 1e-12
 
 Entry = Mapping[str, Any]

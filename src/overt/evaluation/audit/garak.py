@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.evaluation.audit import sets
-from overt.evaluation.audit.figures import FEW
+from overt.evaluation.audit.figures import MIN_ANSWERS
 from overt.evaluation.suites import intervals
 
-_MOST_BYTES: Final = 256 << 20
-_MOST_LINES: Final = 1_000_000
-_MOST_RESULTS: Final = 10_000
-_MOST_COUNT: Final = 1 << 40
+_MAX_BYTES: Final = 256 << 20
+_MAX_LINES: Final = 1_000_000
+_MAX_RESULTS: Final = 10_000
+_MAX_COUNT: Final = 1 << 40
 _NAME: Final = re.compile(r"[A-Za-z0-9_.+:/ -]{1,200}")
 
 
@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
         NotFound: no such file.
         FormatError: not a report of garak, with the line.
     """
-    data = sets.bounded(path, _MOST_BYTES)
+    data = sets.bounded(path, _MAX_BYTES)
     return parsed(data, path.name)
 
 
@@ -46,8 +46,8 @@ def parsed(data: bytes, name: str) -> dict[str, Any]:
     attempts: Counter[str] = Counter()
     results: dict[tuple[str, str], dict[str, Any]] = {}
     lines = data.split(b"\n")
-    if len(lines) > _MOST_LINES:
-        raise FormatError(f"{name} has more than {_MOST_LINES} lines", "give a smaller report")
+    if len(lines) > _MAX_LINES:
+        raise FormatError(f"{name} has more than {_MAX_LINES} lines", "give a smaller report")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -62,8 +62,8 @@ def parsed(data: bytes, name: str) -> dict[str, Any]:
         elif kind == "eval":
             result = _result(entry, f"line {number} of {name}")
             results[result["probe"], result["detector"]] = result
-            if len(results) > _MOST_RESULTS:
-                raise FormatError(f"{name} has more than {_MOST_RESULTS} results", "split it")
+            if len(results) > _MAX_RESULTS:
+                raise FormatError(f"{name} has more than {_MAX_RESULTS} results", "split it")
     if not results:
         raise FormatError(
             f"{name} has no results of garak", "give the file that ends in .report.jsonl, whole"
@@ -121,7 +121,7 @@ def _result(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _notes(results: list[dict[str, Any]]) -> list[str]:
-    few = sum(result["n"] < FEW for result in results)
+    few = sum(result["n"] < MIN_ANSWERS for result in results)
     notes = [
         "a hit is an answer that one of garak's detectors flagged; detectors err, and many look "
         "for words alone"
@@ -129,7 +129,8 @@ def _notes(results: list[dict[str, Any]]) -> list[str]:
     if few:
         notes.insert(
             0,
-            f"{few} of {len(results)} results have fewer than {FEW} answers: too few to conclude "
+            f"{few} of {len(results)} results have fewer than {MIN_ANSWERS} answers: too few to "
+            "conclude "
             "anything from",
         )
     if lost := sum(result["not_judged"] for result in results):
@@ -142,5 +143,5 @@ def _name(value: Any) -> str | None:
 
 
 def _count(value: Any) -> int | None:
-    fine = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_COUNT
+    fine = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
     return value if fine else None

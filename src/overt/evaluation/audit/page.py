@@ -12,8 +12,8 @@ from typing import Any, Final
 from overt.evaluation.audit import figures
 from overt.evaluation.html_page import head, text
 
-_MOST_EXAMPLES: Final = 12
-_MOST_FIGURES: Final = 400
+_MAX_EXAMPLES: Final = 12
+_MAX_FIGURES: Final = 400
 _STYLE: Final = """
 h3 { margin: 1.2rem 0 .4rem; }
 ul { margin: .3rem 0 .6rem; padding-left: 1.2rem; }
@@ -77,7 +77,7 @@ def _audit(receipt: Mapping[str, Any], *, several: bool) -> str:
 
 
 def _probe(name: str, probe: Mapping[str, Any]) -> str:
-    shown = probe["figures"][:_MOST_FIGURES]
+    shown = probe["figures"][:_MAX_FIGURES]
     whole = [row for row in shown if not row["group"]]
     groups = [row for row in shown if row["group"]]
     failed = f", {probe['failed']} failed" if probe["failed"] else ""
@@ -104,7 +104,7 @@ def _figures(figures_shown: Sequence[Mapping[str, Any]]) -> str:
             about = f'<span class="group">{about} · {text(figure["group"])}</span>'
         elif figure.get("means"):
             about += f'<br><span class="small soft">{text(figure["means"])}</span>'
-        few = ' <span class="soft">few</span>' if figure["n"] < figures.FEW else ""
+        few = ' <span class="soft">few</span>' if figure["n"] < figures.MIN_ANSWERS else ""
         value = "-" if figure["value"] is None else f"{figure['value']:.3f}"
         low, high = figure["interval"]
         rows.append(
@@ -206,7 +206,7 @@ def _examples(probe: Mapping[str, Any]) -> str:
         example
         for example in shown
         if (example.get("label") == "safe") == (example.get("kind") != "compliance")
-    ][:_MOST_EXAMPLES]
+    ][:_MAX_EXAMPLES]
     if not wrong:
         return ""
     rows = [

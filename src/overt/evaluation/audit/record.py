@@ -17,9 +17,9 @@ from overt.evaluation.audit.probes import PROBES, find
 from overt.evaluation.suites.receipt import place, unchanged
 
 FORM: Final = "overt-audit-1"
-_MOST_BYTES: Final = 256 << 20
-_MOST_ITEMS: Final = 200_000
-_PLAN: Final = {"seed": (0, 2**32 - 2), "limit": (0, _MOST_ITEMS), "max_tokens": (1, 4096)}
+_MAX_BYTES: Final = 256 << 20
+_MAX_ITEMS: Final = 200_000
+_PLAN: Final = {"seed": (0, 2**32 - 2), "limit": (0, _MAX_ITEMS), "max_tokens": (1, 4096)}
 """What a receipt may say that a plan was, from and to."""
 
 
@@ -44,15 +44,15 @@ def read(where: str, home: Path) -> dict[str, Any]:
     path = place(where, folder(home))
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(
             f"there is no receipt {where!r}", f"those of audits are in {folder(home)}"
         ) from None
     except OSError as error:
         raise _none(path, error.strerror or "it cannot be read") from None
-    if len(data) > _MOST_BYTES:
-        raise _none(path, f"it is larger than {_MOST_BYTES >> 20} MiB")
+    if len(data) > _MAX_BYTES:
+        raise _none(path, f"it is larger than {_MAX_BYTES >> 20} MiB")
     return parsed(data, path)
 
 
@@ -201,8 +201,8 @@ def _wrong_probe(probe: Any) -> str:
     if not isinstance(probe.get("notes"), list):
         return "notes is a list"
     items = probe.get("items")
-    if not isinstance(items, list) or len(items) > _MOST_ITEMS:
-        return f"items is a list of at most {_MOST_ITEMS}"
+    if not isinstance(items, list) or len(items) > _MAX_ITEMS:
+        return f"items is a list of at most {_MAX_ITEMS}"
     seen = set()
     for number, item in enumerate(items, 1):
         if not (

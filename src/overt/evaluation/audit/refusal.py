@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 VERSION: Final = "1"
 Kind = Literal["full", "partial", "compliance"]
-_MOST: Final = 20_000
+_MAX_CHARACTERS: Final = 20_000
 
 _APOSTROPHES: Final = str.maketrans({"\u2019": "'", "\u2018": "'", "\u00b4": "'", "`": "'"})
 _DECLINES: Final = re.compile(
@@ -48,7 +48,7 @@ _SENTENCES: Final = re.compile(r"(?<=[.!?])\s+")
 
 def classify(text: str) -> Kind:
     """What the answer `text` does; one without any words is a compliance that says nothing."""
-    plain = text[:_MOST].translate(_APOSTROPHES).lower().strip()
+    plain = text[:_MAX_CHARACTERS].translate(_APOSTROPHES).lower().strip()
     opening = " ".join(_SENTENCES.split(plain)[:2])
     declines = _DECLINES.search(opening) is not None
     reproves = _REPROVES.search(opening) is not None

@@ -39,8 +39,8 @@ from overt.openness.export.text import canonical
 from overt.settings import Settings
 
 _OF_ONE_ITEM: Final = (BadRequest, ContextExceeded, EngineFailed, ProviderFailed)
-_FEW: Final = 3  # failed items that are never too many
-_MOST_ERRORS: Final = 0.2
+_MAX_FAILED_ALWAYS_ALLOWED: Final = 3  # failed items that are never too many
+_MAX_ERRORS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class _Run:
             {"id": item.id, "groups": list(item.groups), "outcome": None} for item in self._items
         ]
         self._done = self._errors = 0
-        self._most = max(_FEW, int(_MOST_ERRORS * len(self._items)))
+        self._most = max(_MAX_FAILED_ALWAYS_ALLOWED, int(_MAX_ERRORS * len(self._items)))
         self._begun, self._new = time.monotonic(), model.new
         self._why = ""
 
@@ -230,7 +230,7 @@ def _probe_record(
     notes = list(material.notes)
     if probe.sets and any(data["set"] in probe.sets for data in material.data):
         notes.append("the set is public: a model may have been trained on it")
-    if 0 < len(counted) < figures.FEW:
+    if 0 < len(counted) < figures.MIN_ANSWERS:
         notes.append(f"{len(counted)} items: too few to conclude anything from")
     return {
         "title": probe.title,

@@ -13,8 +13,8 @@ from typing import Any, Final
 from overt.errors import FormatError, NotFound
 from overt.evaluation.audit.probe import Item, Material, Plan
 
-MOST_BYTES: Final = 64 << 20
-MOST_FILES: Final = 500
+MAX_BYTES: Final = 64 << 20
+MAX_FILES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def read(name: str, data: Path | None) -> list[Read]:
     for folder in _places(data_set, data):
         paths = sorted(path for path in folder.glob(data_set.files) if path.is_file())
         if paths:
-            return [_read(data_set, path) for path in paths[:MOST_FILES]]
+            return [_read(data_set, path) for path in paths[:MAX_FILES]]
     where = f"no {data_set.files} in {data}" if data else "no folder of data was named"
     raise NotFound(
         f"the data set {name} is not here ({where}); it is {data_set.licence}, from "
@@ -107,7 +107,7 @@ def _places(data_set: DataSet, data: Path | None) -> list[Path]:
 
 
 def _read(data_set: DataSet, path: Path) -> Read:
-    data = bounded(path, MOST_BYTES)
+    data = bounded(path, MAX_BYTES)
     digest = sha256(data).hexdigest()
     facts = {
         "file": path.name,

@@ -21,7 +21,7 @@ from overt.errors import Failure, OutOfDisk, OvertError
 from overt.files import atomic
 from overt.openness.export.text import canonical
 
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 _POLL = 0.2  # seconds between two looks at whether another run has ended
 
 
@@ -161,7 +161,7 @@ class Answers:
         """Take in what is there; whether it ends in the middle of a line."""
         try:
             with self._path.open("rb") as file:
-                data = file.read(_MOST_BYTES)
+                data = file.read(_MAX_BYTES)
         except FileNotFoundError:
             return False
         for line in data.splitlines():

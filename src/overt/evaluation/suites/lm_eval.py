@@ -57,8 +57,8 @@ _PATIENCE: Final = 86400
 """Seconds that one request may take: the first loads the model, and torch reads a prompt slowly."""
 _WRITTEN: Final = "generate_until"
 _NO_LOGPROBS: Final = "is not supported for chat completions"
-_MOST_SAID: Final = 1 << 14
-_MOST_BAR: Final = 4096  # bytes of the log that hold the last progress bar
+_MAX_OUTPUT: Final = 1 << 14
+_MAX_BAR: Final = 4096  # bytes of the log that hold the last progress bar
 _MOMENT: Final = 0.5  # seconds
 _BAR: Final = re.compile(r"Requesting API: +\d+%\|[^|\r\n]*\| (\d+)/(\d+) \[[\d:]+<([\d:]*)")
 _REASONS: Final = (
@@ -255,7 +255,7 @@ def begins(url: str, ref: str) -> bool:
         with build_opener(ProxyHandler({})).open(f"{_of(url, ref)}/tokenizer_info") as answer:
             return bool(json.load(answer)["add_bos_token"])
     except HTTPError as error:
-        why = error.read(_MOST_SAID).decode("utf-8", "replace")
+        why = error.read(_MAX_OUTPUT).decode("utf-8", "replace")
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = str(error)
     raise EngineFailed(
@@ -352,7 +352,7 @@ def _run(
         )
         try:
             while (code := _ended(process)) is None:
-                if far := how_far(_last(log, _MOST_BAR)):
+                if far := how_far(_last(log, _MAX_BAR)):
                     say(far)
         except BaseException:
             external_tool.end(process)

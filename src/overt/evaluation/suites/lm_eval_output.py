@@ -18,9 +18,9 @@ from overt.errors import FormatError
 from overt.evaluation.suites import intervals, receipt
 from overt.openness.export.text import canonical
 
-MOST_BYTES: Final = 1 << 30
-MOST_ITEMS: Final = 1_000_000
-_MOST_LINE: Final = 16 << 20
+MAX_BYTES: Final = 1 << 30
+MAX_ITEMS: Final = 1_000_000
+_MAX_LINE: Final = 16 << 20
 _FIRST: Final = ("acc", "exact_match", "pass@1", "f1", "em")
 """Metrics that are the score where a task has several, in this order."""
 _SHOWN: Final = 200
@@ -73,9 +73,9 @@ def read(folder: Path) -> Output:
 
 def _bounded(path: Path) -> bytes:
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise FormatError(f"{path.name} of lm-eval is larger than {MOST_BYTES >> 20} MiB")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path.name} of lm-eval is larger than {MAX_BYTES >> 20} MiB")
     return data
 
 
@@ -90,8 +90,8 @@ def parsed(results: bytes, samples: Mapping[str, bytes]) -> Output:
     for name, data in sorted(samples.items()):
         task = name.removeprefix("samples_").rpartition("_")[0] or name
         items += _items(task, data, name)
-        if len(items) > MOST_ITEMS:
-            raise FormatError(f"lm-eval wrote more than {MOST_ITEMS} items")
+        if len(items) > MAX_ITEMS:
+            raise FormatError(f"lm-eval wrote more than {MAX_ITEMS} items")
     return Output(
         {task: _object(value) for task, value in _object(report.get("results")).items()},
         {task: _object(value) for task, value in _object(report.get("configs")).items()},
@@ -107,7 +107,7 @@ def _items(task: str, data: bytes, name: str) -> Iterator[Item]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
-        if len(line) > _MOST_LINE:
+        if len(line) > _MAX_LINE:
             raise FormatError(f"line {number} of {name} has {len(line)} bytes")
         item = _item(task, _json(line, f"line {number} of {name}"), f"line {number} of {name}")
         before = items.get(item.number)

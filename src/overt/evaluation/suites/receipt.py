@@ -21,7 +21,7 @@ from overt.files import atomic
 from overt.openness.export.text import canonical
 
 FORM: Final = "overt-evaluation-1"
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 
 
 def contamination(digests: Mapping[str, str], public: bool) -> list[str]:
@@ -104,7 +104,7 @@ def read(where: str, folder: Path) -> dict[str, Any]:
     path = place(where, folder)
     try:
         with path.open("rb") as file:
-            receipt = json.loads(file.read(_MOST_BYTES))
+            receipt = json.loads(file.read(_MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no receipt {where!r}", f"they are in {folder}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 
 from overt.errors import FormatError, NotFound
 
-MOST_BYTES: Final = 256 << 20
-MOST_ROWS: Final = 200_000
-MOST_FIELD: Final = 1 << 20
-MOST_PARTS: Final = 1 << 24
+MAX_BYTES: Final = 256 << 20
+MAX_ROWS: Final = 200_000
+MAX_FIELD: Final = 1 << 20
+MAX_PARTS: Final = 1 << 24
 """Lists, objects and commas of one JSON text: each takes some 60 bytes of memory and 3 of a file,
 and next to none of one that is packed."""
 _OBJECTS: Final = 'write each item as an object: {"question": "…", "answer": "…"}'
@@ -112,8 +112,8 @@ def objects(
     else:
         raise FormatError(f"{path} is not read", "data files end in .csv, .jsonl or .json")
     for count, row in enumerate(rows_found):
-        if count >= MOST_ROWS:
-            raise FormatError(f"{path} has more than {MOST_ROWS} rows", "split it")
+        if count >= MAX_ROWS:
+            raise FormatError(f"{path} has more than {MAX_ROWS} rows", "split it")
         yield row
 
 
@@ -127,31 +127,31 @@ def as_text(value: Any) -> str:
 def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise NotFound(f"{path} is not there", "name the file of the items with --data") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}", "check the file") from None
-    if len(data) > MOST_BYTES:
-        raise FormatError(f"{path} is larger than {MOST_BYTES >> 20} MiB", "split it")
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "split it")
     return data
 
 
 def _unzipped(data: bytes, path: Path) -> bytes:
     try:
         with gzip.open(io.BytesIO(data)) as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise FormatError(
             f"{path} is not gzip: {str(error)[:120]}", "get it again, or give it unpacked"
         ) from None
-    if len(content) > MOST_BYTES:
-        raise FormatError(f"{path} unpacks to more than {MOST_BYTES >> 20} MiB", "split it")
+    if len(content) > MAX_BYTES:
+        raise FormatError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB", "split it")
     return content
 
 
 def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[Object]:
-    csv.field_size_limit(MOST_FIELD)  # of the whole process: whoever read before set its own
+    csv.field_size_limit(MAX_FIELD)  # of the whole process: whoever read before set its own
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names = list(columns)
     try:
@@ -205,11 +205,11 @@ def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[Object]:
 
 
 def _parsed(text: str, where: str, hint: str) -> Any:
-    if len(text) > MOST_PARTS:  # else it cannot have so many
+    if len(text) > MAX_PARTS:  # else it cannot have so many
         parts = sum(map(text.count, "[{,"))
-        if parts > MOST_PARTS:
+        if parts > MAX_PARTS:
             raise FormatError(
-                f"{where} has {parts} lists, objects and commas, and {MOST_PARTS} are the most",
+                f"{where} has {parts} lists, objects and commas, and {MAX_PARTS} are the most",
                 "split it",
             )
     try:

@@ -53,7 +53,7 @@ _FATAL = (
     Stopped,
     Unsupported,
 )
-_FEW = 3  # failed items that are never too many
+_MAX_FAILED_ALWAYS_ALLOWED = 3  # failed items that are never too many
 _SHOWN = 200  # characters of an extracted answer in a receipt
 
 Told = Callable[["Progress"], None]
@@ -239,7 +239,7 @@ class _Run:
 
     def _failed(self, error: OvertError) -> None:
         self._errors += 1
-        most = max(_FEW, int(self._options.most_errors * len(self._rows)))
+        most = max(_MAX_FAILED_ALWAYS_ALLOWED, int(self._options.most_errors * len(self._rows)))
         if self._errors > most:
             raise Failure(
                 f"{self._errors} of {self._done + 1} items failed so far and {most} may; the last"

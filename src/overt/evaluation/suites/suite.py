@@ -23,10 +23,10 @@ KINDS: Final = ("exact", "numeric", "choice", "code", "schema", "ifeval", "judge
 """Each is a file in runners/."""
 BUILT_IN: Final = ("gsm8k", "mmlu", "humaneval", "ifeval")
 """Suites that come with Overt, without their data."""
-MOST_TOKENS: Final = 1024
+MAX_TOKENS: Final = 1024
 """Tokens of an answer, where a suite does not say."""
-_MOST_SHOTS = 100
-_MOST_PROMPT = 1 << 20  # characters
+_MAX_SHOTS = 100
+_MAX_PROMPT = 1 << 20  # characters
 
 _COMMON: dict[str, tuple[type, ...]] = {
     "name": (str,), "kind": (str,), "about": (str,), "data": (str,), "prompt": (str,),
@@ -104,7 +104,7 @@ class Suite:
     digest: str
     data: tuple[tuple[str, str], ...]
     folder: Path | None
-    max_tokens: int = MOST_TOKENS
+    max_tokens: int = MAX_TOKENS
     temperature: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
@@ -182,7 +182,7 @@ def load(
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(yamltext.MOST_BYTES + 1).decode("utf-8-sig")
+            return file.read(yamltext.MAX_BYTES + 1).decode("utf-8-sig")
     except FileNotFoundError:
         raise NotFound(
             f"there is no suite {str(path)!r}",
@@ -344,7 +344,7 @@ class _Reader:
             digest=sha256(canonical([hashed, self._shots_digests]).encode()).hexdigest(),
             data=tuple(digests),
             folder=self._folder,
-            max_tokens=definition.get("max_tokens", MOST_TOKENS),
+            max_tokens=definition.get("max_tokens", MAX_TOKENS),
             temperature=float(definition.get("temperature", 0)),
             seed=definition.get("seed", 0),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
@@ -374,10 +374,10 @@ class _Reader:
             for before, after in shots:
                 turns += [Message.of("user", before), Message.of("assistant", after)]
             messages = (*turns, Message.of("user", prompt))
-        if len(prompt) > _MOST_PROMPT:
+        if len(prompt) > _MAX_PROMPT:
             raise FormatError(
                 f"{row.where} makes a prompt of {len(prompt)} characters",
-                f"the most is {_MOST_PROMPT}",
+                f"the most is {_MAX_PROMPT}",
             )
         return Item(id[:200], prompt, messages, answer, row, choices, order)
 
@@ -409,10 +409,10 @@ class _Reader:
         options = self._told.get("shots") or {}
         unknown = sorted(set(options) - {"file", "count"})
         count = options.get("count", 5)
-        if unknown or not isinstance(count, int) or not 0 <= count <= _MOST_SHOTS:
+        if unknown or not isinstance(count, int) or not 0 <= count <= _MAX_SHOTS:
             raise FormatError(
                 f"{self._source}: `shots:` is {options!r:.80}",
-                f"write `shots: {{file: examples.jsonl, count: 5}}`, count up to {_MOST_SHOTS}",
+                f"write `shots: {{file: examples.jsonl, count: 5}}`, count up to {_MAX_SHOTS}",
             )
         if not options or not count:
             return []

@@ -15,7 +15,7 @@ from math import isclose
 
 __all__ = ["sums", "wrong_sum"]
 
-_MOST_SUMS = 1000
+_MAX_SUMS = 1000
 _REACH = 160  # characters before an equals sign
 
 _NUMBER = r"[0-9]{1,12}(?:,[0-9]{3}){0,4}(?:\.[0-9]{1,6})?"
@@ -46,7 +46,7 @@ def wrong_sum(text: str) -> str | None:
 def sums(text: str) -> Iterator[tuple[float, bool, str]]:
     """Each sum of `text`: the result it claims, whether that is right, and how it is written."""
     at = text.find("=")
-    for _ in range(_MOST_SUMS):
+    for _ in range(_MAX_SUMS):
         if at < 0:
             return
         result = _RESULT.match(text, at + 1, at + 60)

@@ -37,9 +37,9 @@ Ask = Callable[[str, Request], AsyncGenerator[Event, None]]
 Price = Callable[[str, Usage], float | None]
 Spent = tuple[tuple[str, Usage], ...]
 
-MOST_HELD = 16 << 20  # characters of an answer that is held back
-_MOST_EVENTS = 2_000_000
-_MOST_WHY = 600
+MAX_HELD_CHARACTERS = 16 << 20  # characters of an answer that is held back
+_MAX_EVENTS = 2_000_000
+_MAX_REASON = 600
 _SIGNALS = {"mean_logprob": "mean log-probability", "router": "the router's surety"}
 _QUICK = 16 << 10  # characters that are searched for sums in well under a millisecond
 _ASSUMED_OUT = 1024  # tokens, for a request that sets no most
@@ -180,7 +180,7 @@ class Ladder:
             self._facts.lost(spent)
         objections = [reason for reason in self._reasons if not reason.endswith(_failed(error))]
         if objections and not isinstance(error, Refused):
-            error.message = f"{error.message} (before it, {'; '.join(objections)[:_MOST_WHY]})"
+            error.message = f"{error.message} (before it, {'; '.join(objections)[:_MAX_REASON]})"
         return error
 
     async def _hold(self, rung: Rung) -> _Held:
@@ -200,8 +200,8 @@ class Ladder:
                     if not (added and isinstance(event, Logprobs)):
                         held.events.append(event)
                     size += _size(event)
-                    if size > MOST_HELD or len(held.events) > _MOST_EVENTS:
-                        held.reason = f"an answer of more than {MOST_HELD >> 20} MiB"
+                    if size > MAX_HELD_CHARACTERS or len(held.events) > _MAX_EVENTS:
+                        held.reason = f"an answer of more than {MAX_HELD_CHARACTERS >> 20} MiB"
                         return held
         except Stopped:
             raise
@@ -266,7 +266,7 @@ class Ladder:
 
     def _why(self, last: str) -> str:
         why = "; ".join([*self._reasons, last])
-        return why if len(why) <= _MOST_WHY else f"{why[: _MOST_WHY - 1]}…"
+        return why if len(why) <= _MAX_REASON else f"{why[: _MAX_REASON - 1]}…"
 
     def _passed(self, rung: Rung, held: _Held) -> str:
         why = f"asked {rung.model}" if self._reasons else "asked first, and nothing against it"
@@ -289,7 +289,7 @@ class Ladder:
             return Routed(model, why, "", out, tuple(tried))
         return Routed(
             inner.model,
-            f"{why}; {inner.why}"[:_MOST_WHY] if inner.why else why,
+            f"{why}; {inner.why}"[:_MAX_REASON] if inner.why else why,
             inner.request_id,
             out + inner.bytes_out,
             (*tried, *inner.tried),

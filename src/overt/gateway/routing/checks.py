@@ -18,9 +18,9 @@ from overt.gateway.routing.route import Escalate
 
 __all__ = ["Objection", "begins_like_refusal", "check_schema", "failure"]
 
-MOST_BYTES = 1 << 20  # of an answer that is checked
-_MOST_KEPT = 32 << 10  # characters of a schema whose validator is kept
-_MOST_STEPS = 2_000_000  # of a regular expression of a schema, by a bound from above
+MAX_BYTES = 1 << 20  # of an answer that is checked
+_MAX_CACHED_SCHEMA = 32 << 10  # characters of a schema whose validator is kept
+_MAX_STEPS = 2_000_000  # of a regular expression of a schema, by a bound from above
 
 _Validate = Callable[[Any], str | None]
 
@@ -63,7 +63,7 @@ def _hard(request: Request, answer: Answer, rules: Escalate) -> str | None:
             return "cut off before its JSON ended"
         if reason := _not_the_schema(text, request.json_schema):
             return reason
-    if rules.arithmetic and (shown := wrong_sum(text[:MOST_BYTES])):
+    if rules.arithmetic and (shown := wrong_sum(text[:MAX_BYTES])):
         return f"wrong arithmetic: {shown}"
     return None
 
@@ -128,8 +128,8 @@ def _not_the_schema(text: str, schema: Mapping[str, Any]) -> str | None:
 
 def _json(text: str) -> tuple[Any, str | None]:
     """The value of strict JSON, and why it is none."""
-    if len(text) > MOST_BYTES:
-        return None, f"JSON of more than {MOST_BYTES} characters"
+    if len(text) > MAX_BYTES:
+        return None, f"JSON of more than {MAX_BYTES} characters"
     try:
         return json.loads(text, parse_constant=_no_constant), None
     except ValueError as error:
@@ -159,7 +159,7 @@ def _validator(schema: Mapping[str, Any]) -> _Validate:
         text = json.dumps(schema, default=dict)
     except (TypeError, ValueError, RecursionError):
         raise _BadSchema("it is no JSON, or too deep") from None
-    return _made(text) if len(text) > _MOST_KEPT else _kept(text)
+    return _made(text) if len(text) > _MAX_CACHED_SCHEMA else _kept(text)
 
 
 @lru_cache(maxsize=64)
@@ -248,7 +248,7 @@ def _quick(expression: str, text: str) -> bool:
     narrow = bare.count("?") + bare.count("|")
     if wide > 8 or narrow > 40:
         return False
-    return bool((len(text) + 1) ** (wide + 1) * 2 ** min(narrow, 40) <= _MOST_STEPS)
+    return bool((len(text) + 1) ** (wide + 1) * 2 ** min(narrow, 40) <= _MAX_STEPS)
 
 
 def _references(schema: Any) -> Iterator[str]:

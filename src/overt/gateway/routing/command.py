@@ -21,8 +21,8 @@ from overt.gateway.routing.route import Check
 __all__ = ["asked", "check_owner", "judge"]
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SYSTEMROOT")
-_MOST_PROMPT = 64 << 10  # bytes; Linux takes 128 KiB in one variable
-_MOST_READ = 64 << 10  # bytes of what it prints
+_MAX_PROMPT = 64 << 10  # bytes; Linux takes 128 KiB in one variable
+_MAX_BYTES_READ = 64 << 10  # bytes of what it prints
 
 
 async def judge(check: Check, request: Request, model: str, text: str) -> str | None:
@@ -88,7 +88,7 @@ async def _talk(process: asyncio.subprocess.Process, stdin: bytes) -> bytes:
         assert process.stdout is not None
         collected = b""
         while piece := await process.stdout.read(1 << 16):
-            collected = (collected + piece)[:_MOST_READ]
+            collected = (collected + piece)[:_MAX_BYTES_READ]
         return collected
 
     _, output = await asyncio.gather(write(), read())
@@ -127,6 +127,6 @@ def asked(request: Request) -> str:
 
 def _environment(request: Request, model: str) -> dict[str, str]:
     prompt = asked(request).replace("\0", "\ufffd")
-    clipped = prompt.encode("utf-8", "replace")[:_MOST_PROMPT].decode("utf-8", "ignore")
+    clipped = prompt.encode("utf-8", "replace")[:_MAX_PROMPT].decode("utf-8", "ignore")
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return {**passed, "OVERT_PROMPT": clipped, "OVERT_MODEL": model}

@@ -29,7 +29,7 @@ _HARD_WORDS = {
     "compares": r"\b(?:more|less|fewer|than|left|remain\w*|rest|another|other)\b",
     "conditions": r"\b(?:if|but|instead|except|unless|until|then|after)\b",
 }
-_MOST_CHARACTERS = 100_000
+_MAX_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Router:
 
 def features(prompt: str, answer: str, sees: Sees = "both") -> dict[str, float]:
     """What a router sees of a prompt, of an answer, or of both; all finite."""
-    prompt, answer = prompt[:_MOST_CHARACTERS], answer[:_MOST_CHARACTERS]
+    prompt, answer = prompt[:_MAX_CHARACTERS], answer[:_MAX_CHARACTERS]
     values: dict[str, float] = {}
     if sees != "answer":
         values |= _of_prompt(prompt)

@@ -48,11 +48,11 @@ from overt.settings import seconds_of
 
 __all__ = ["Check", "Escalate", "Route", "Rule", "Rung", "Threshold", "When", "read"]
 
-MOST_BYTES = 64 << 10
-_MOST_RULES = 100
-_MOST_MODELS = 16
-_MOST_WORDS = 100  # parts of a command, callers of a rule, openings of a refusal
-_MOST_TEXT = 4096
+MAX_BYTES = 64 << 10
+_MAX_RULES = 100
+_MAX_MODELS = 16
+_MAX_WORDS = 100  # parts of a command, callers of a rule, openings of a refusal
+_MAX_TEXT = 4096
 
 Egress = Literal["none", "some", "any"]
 SIGNALS = ("mean_logprob", "router")
@@ -184,8 +184,8 @@ def read_mapping(document: Mapping[str, Any], what: str = "the route") -> Route:
     if (version := node.get("version", 1)) != 1 or version is True:
         raise node.at("version").wrong("1, the only version there is")
     route = Route(
-        tuple(map(_rule, node.list("rules", _MOST_RULES))),
-        tuple(map(_rung, node.list("models", _MOST_MODELS))),
+        tuple(map(_rule, node.list("rules", _MAX_RULES))),
+        tuple(map(_rung, node.list("models", _MAX_MODELS))),
         _escalate(node.mapping("escalate")),
         node.number("price_cap", least=0.0),
     )
@@ -197,9 +197,9 @@ def read_mapping(document: Mapping[str, Any], what: str = "the route") -> Route:
 def _parsed(text: str, what: str) -> dict[str, Any]:
     import tomllib
 
-    if len(text) > MOST_BYTES:
+    if len(text) > MAX_BYTES:
         raise BadRequest(
-            f"{what} is {len(text)} characters and the most that is read is {MOST_BYTES}",
+            f"{what} is {len(text)} characters and the most that is read is {MAX_BYTES}",
             "make it shorter",
         )
     value: Any
@@ -380,9 +380,9 @@ class _Node:
         if node.value is None:
             return None
         value = [node.value] if isinstance(node.value, str) else node.value
-        fits = isinstance(value, list) and 0 < len(value) <= _MOST_WORDS
+        fits = isinstance(value, list) and 0 < len(value) <= _MAX_WORDS
         if not fits or not all(map(_is_text, value)):
-            raise node.wrong(f"a list of 1 to {_MOST_WORDS} texts")
+            raise node.wrong(f"a list of 1 to {_MAX_WORDS} texts")
         return tuple(value)
 
     def number(self, key: str, least: float | None = None) -> float | None:
@@ -409,7 +409,7 @@ class _Node:
 
 def _is_text(value: Any) -> bool:
     """Text of a bounded length that UTF-8 can write."""
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
         return False
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 

@@ -28,7 +28,7 @@ from overt.models.recipe import Input, Recipe
 from overt.models.sources.base import Report
 from overt.models.store import Manifest, Store
 from overt.nets import architectures, weights
-from overt.nets.adapter import CONFIG, MOST_RANK, PREFIX, WEIGHTS, Adapter, read
+from overt.nets.adapter import CONFIG, MAX_RANK, PREFIX, WEIGHTS, Adapter, read
 from overt.nets.architectures import Weight
 from overt.nets.shape import Shape
 from overt.nets.weights import Stored
@@ -331,7 +331,7 @@ def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int | None, base: 
     if len(weight.shape) != 2:
         raise Unsupported(f"the adapter changes {weight.name}, which is no matrix")
     rank = halves["B"].columns if rank is None else rank
-    if not 0 < rank <= MOST_RANK:
+    if not 0 < rank <= MAX_RANK:
         raise FormatError(f"the adapter's part of {weight.name} has the rank {rank}")
     rows, columns = weight.shape
     if weight.name == _EMBEDDING:

@@ -78,7 +78,7 @@ _LAYER = {
 _OLD = {"gamma": "weight", "beta": "bias"}
 """How the first files call the numbers of a norm."""
 _IN_LAYER = re.compile(r"encoder\.layer\.(\d{1,4})\.(.+)\.(weight|bias)")
-_MOST_LAYERS = 1000
+_MAX_LAYERS = 1000
 _SKIPPED = ("pooler.", "embeddings.position_ids", "cls.")
 _HALF = re.compile(r"token_embd\.weight|blk\.\d+\.(attn_(q|k|v|output)|ffn_(up|down))\.weight")
 
@@ -123,7 +123,7 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "token_embd_norm.weight": (width,),
         "token_embd_norm.bias": (width,),
     }
-    for layer in range(_size(config, "num_hidden_layers", _MOST_LAYERS)):
+    for layer in range(_size(config, "num_hidden_layers", _MAX_LAYERS)):
         for part in _LAYER.values():
             rows = inner if part == "ffn_up" else width
             columns = inner if part == "ffn_down" else width
@@ -153,7 +153,7 @@ def metadata(
     yield "bert.context_length", _size(config, "max_position_embeddings")
     yield "bert.embedding_length", _size(config, "hidden_size")
     yield "bert.feed_forward_length", _size(config, "intermediate_size")
-    yield "bert.block_count", _size(config, "num_hidden_layers", _MOST_LAYERS)
+    yield "bert.block_count", _size(config, "num_hidden_layers", _MAX_LAYERS)
     yield "bert.attention.head_count", _size(config, "num_attention_heads")
     yield "bert.attention.layer_norm_epsilon", _epsilon(config)
     yield "bert.attention.causal", False

@@ -16,8 +16,8 @@ from overt.errors import FormatError, Unsupported
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _ALONE = (("Isolated", False), ("Removed", True))
 """A Split whose matches stand alone; what matches everything says so in either way."""
-_DEEPEST = 4
-_MOST_STEPS = 16
+_MAX_DEPTH = 4
+_MAX_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def steps(pre_tokenizer: object) -> tuple[str, ...]:
     found_steps = list(_steps(pre_tokenizer, 0))
     if not found_steps or found_steps.pop() != "bytes":
         raise Unsupported("the tokenizer's BPE is not over bytes in the end")
-    if "bytes" in found_steps or len(found_steps) > _MOST_STEPS:
+    if "bytes" in found_steps or len(found_steps) > _MAX_STEPS:
         raise Unsupported(f"the tokenizer's pre-tokenizer has {len(found_steps)} odd steps")
     return tuple(found_steps)
 
@@ -118,7 +118,7 @@ def is_bytes(pre_tokenizer: object) -> bool:
         FormatError: it is no pre-tokenizer.
     """
     part = pre_tokenizer
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         if not isinstance(part, Mapping):
             return False
         if part.get("type") != "Sequence":
@@ -127,16 +127,16 @@ def is_bytes(pre_tokenizer: object) -> bool:
         if not isinstance(parts, list) or not parts:
             raise FormatError("tokenizer.json has an empty sequence of pre-tokenizers")
         part = parts[-1]
-    raise FormatError(f"tokenizer.json nests its pre-tokenizers more than {_DEEPEST} deep")
+    raise FormatError(f"tokenizer.json nests its pre-tokenizers more than {_MAX_DEPTH} deep")
 
 
 def _steps(part: object, depth: int) -> list[str]:
-    if not isinstance(part, Mapping) or depth > _DEEPEST:
+    if not isinstance(part, Mapping) or depth > _MAX_DEPTH:
         raise FormatError("tokenizer.json has something that is no pre-tokenizer, or too deep")
     match part.get("type"):
         case "Sequence":
             parts = part.get("pretokenizers")
-            if not isinstance(parts, list) or len(parts) > _MOST_STEPS:
+            if not isinstance(parts, list) or len(parts) > _MAX_STEPS:
                 raise FormatError("tokenizer.json has a sequence of pre-tokenizers that is none")
             return [step for part in parts for step in _steps(part, depth + 1)]
         case "ByteLevel":

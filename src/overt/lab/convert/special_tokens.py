@@ -19,8 +19,8 @@ ROLES = {
     "mask": "mask_token_id",
 }
 """A role in the files of a release, and the end of its key in GGUF (spelt as llama.cpp does)."""
-_MOST_PROCESSORS = 16
-_MOST_TEMPLATE = 1 << 20
+_MAX_PROCESSORS = 16
+_MAX_TEMPLATE = 1 << 20
 _PARTED = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -112,7 +112,7 @@ def _around(processor: object) -> tuple[str, str, bool]:
     parts: Any = [processor]
     if isinstance(processor, Mapping) and processor.get("type") == "Sequence":
         parts = processor.get("processors")
-    if not isinstance(parts, list) or len(parts) > _MOST_PROCESSORS:
+    if not isinstance(parts, list) or len(parts) > _MAX_PROCESSORS:
         raise FormatError("tokenizer.json has post-processors that are none")
     before = after = ""
     silent = False
@@ -170,7 +170,7 @@ def _templates(texts: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[
     for entry in template:
         name = entry.get("name") if isinstance(entry, dict) else None
         text = entry.get("template") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not isinstance(text, str) or len(text) > _MOST_TEMPLATE:
+        if not isinstance(name, str) or not isinstance(text, str) or len(text) > _MAX_TEMPLATE:
             raise FormatError("tokenizer_config.json has a chat template that is none")
         if name == "default":
             yield "tokenizer.chat_template", text

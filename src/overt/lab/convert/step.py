@@ -32,7 +32,7 @@ Type = Literal["f32", "f16", "bf16", "q8_0"]
 VERSION = "3"
 _FILE_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 """``general.file_type``, as llama.h numbers it."""
-_MOST_TEXT = 64 << 20
+_MAX_TEXT = 64 << 20
 _BESIDE = (
     "tokenizer.model",
     "chat_template.jinja",
@@ -193,7 +193,7 @@ def parts(source: Given) -> Parts:
     texts: dict[str, Any] = {}
     for name, path in source.files.items():
         inner = name.removeprefix(base)
-        if not name.startswith(base) or path.stat().st_size > _MOST_TEXT:
+        if not name.startswith(base) or path.stat().st_size > _MAX_TEXT:
             continue
         if inner.endswith("1_Pooling/config.json"):
             texts["pooling"] = _json(path, name)

@@ -20,7 +20,7 @@ from overt.lab.convert.vocabulary import SPACE
 
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {"llama": {"bos": 1, "eos": 2, "unknown": 0}}
 """What llama.cpp takes where a file does not say."""
-_MOST_LONG = 256
+_MAX_LENGTH = 256
 """Characters of a token that SentencePiece may have put together of two others."""
 
 
@@ -134,7 +134,7 @@ def _merges(
     parts = {token: id for token, id in vocab.items() if kinds[id] == NORMAL}
     made: list[list[str]] = []
     for token in sorted(parts, key=lambda token: (-scores[parts[token]], parts[token])):
-        if len(token) > _MOST_LONG:
+        if len(token) > _MAX_LENGTH:
             continue
         pairs = [
             [token[:cut], token[cut:]]

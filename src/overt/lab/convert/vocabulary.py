@@ -25,8 +25,8 @@ from overt.lab.convert import pre_tokenizers, special_tokens
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """What SentencePiece writes for a space."""
-MOST_TOKENS = 1 << 21
-_MOST_MERGES = 1 << 22
+MAX_TOKENS = 1 << 21
+_MAX_MERGES = 1 << 22
 _ADDED_SCORE, _PAD_SCORE = -1000.0, -10000.0
 _BYTES = frozenset(f"<0x{number:02X}>" for number in range(256))
 _TAKEN_AS_IS = ("NFC",)
@@ -129,7 +129,7 @@ def metadata(
 def _size(config: Mapping[str, Any]) -> int:
     inner = config.get("text_config")
     size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
-    if type(size) is not int or not 0 < size <= MOST_TOKENS:
+    if type(size) is not int or not 0 < size <= MAX_TOKENS:
         raise FormatError(f"config.json says vocab_size is {str(size)[:80]!r}")
     return size
 
@@ -145,7 +145,7 @@ def _read(document: object) -> _Tokenizer:
     file = _convert(document, _Tokenizer, "tokenizer.json")
     if file.model.continuing_subword_prefix or file.model.end_of_word_suffix:
         raise Unsupported("the tokenizer marks the parts of words, which llama.cpp's BPE does not")
-    if len(file.model.merges) > _MOST_MERGES or len(file.model.vocab) > MOST_TOKENS:
+    if len(file.model.merges) > _MAX_MERGES or len(file.model.vocab) > MAX_TOKENS:
         raise FormatError(f"tokenizer.json has {len(file.model.merges)} merges")
     return file
 

@@ -54,7 +54,7 @@ PREFERENCE: Final = 3
 """A loss of DPO compares sums over whole answers, and may be so many times further off."""
 _HALF = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[abAB])(?:\.weight)?")
 _EXACT: Final = 1e-13  # of the sums of products, in 64 bits, over up to some thousand terms
-_MOST_JSON: Final = 64 << 20
+_MAX_JSON: Final = 64 << 20
 _AT_ONCE: Final = 1 << 22  # elements in memory
 _BROKEN = (
     OvertError,
@@ -321,6 +321,6 @@ def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> Told:
 
 
 def _read(path: Path) -> Any:
-    if path.stat().st_size > _MOST_JSON:
+    if path.stat().st_size > _MAX_JSON:
         raise ValueError(f"it is {path.stat().st_size} bytes")
     return json.loads(path.read_bytes())

@@ -16,8 +16,8 @@ from typing import Any
 
 from overt.errors import OutOfDisk
 
-KEPT = 2
-_MOST_STATE = 1 << 28
+KEEP_CHECKPOINTS = 2
+_MAX_STATE = 1 << 28
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Any], state: Mapping[str
                 "free some space; the same command goes on from the checkpoint before",
             ) from None
         raise
-    for old in _steps(folder)[KEPT:]:
+    for old in _steps(folder)[KEEP_CHECKPOINTS:]:
         for suffix in (".json", ".safetensors"):
             (folder / f"checkpoint-{old:09}{suffix}").unlink(missing_ok=True)
 
@@ -78,7 +78,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from safetensors.torch import load_file
 
     weights = path.with_suffix(".safetensors")
-    if path.stat().st_size > _MOST_STATE:
+    if path.stat().st_size > _MAX_STATE:
         raise ValueError(f"{path.name} is {path.stat().st_size} bytes")
     content = json.loads(path.read_bytes())
     text = content["state"]

@@ -12,7 +12,7 @@ Type = Literal["f16", "bf16", "f32"]
 METHODS: Final = get_args(Method)
 RATES: Final[Mapping[str, float]] = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "dpo": 5e-5}
 """Learning rates that usually do, by method."""
-_MOST_LENGTH: Final = 1 << 20
+_MAX_LENGTH: Final = 1 << 20
 _KINDS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".txt")
 
 
@@ -53,7 +53,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name, low, high in (("length", 8, _MOST_LENGTH), ("rows", 1, 65_536), ("held", 0, 0.9)):
+        for name, low, high in (("length", 8, _MAX_LENGTH), ("rows", 1, 65_536), ("held", 0, 0.9)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise BadSetting(

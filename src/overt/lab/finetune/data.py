@@ -22,7 +22,7 @@ from overt.lab.finetune.row import Bad, Choice, Item, Kind, Prose, Row
 
 E = TypeVar("E", Example, Pair)
 _KINDS: Final = "write rows such as " + " or ".join(format.EXAMPLE for format in formats.every())
-_MOST_HELD: Final = 256
+_MAX_HELD: Final = 256
 """Held-out examples, at most: more cost time at every look and narrow the interval little."""
 
 
@@ -149,7 +149,7 @@ def split(examples: Sequence[E], share: float, seed: int) -> tuple[list[E], list
         groups.setdefault(_tokens(example), []).append(example)
     order = list(groups.values())
     Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
-    count = min(_MOST_HELD, round(share * len(order)))
+    count = min(_MAX_HELD, round(share * len(order)))
     if share > 0 and len(order) > 1:
         count = min(max(1, count), len(order) - 1)
     held = [example for group in order[:count] for example in group[:1]]

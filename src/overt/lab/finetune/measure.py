@@ -16,7 +16,7 @@ from overt.lab.finetune.example import Example, Pair
 if TYPE_CHECKING:
     from overt.nets.transformer import Transformer
 
-LEAST: Final = 8
+MIN_EXAMPLES: Final = 8
 """Examples below which no interval is given: so few say nothing about those not seen."""
 METHOD: Final = f"paired bootstrap of examples, percentile, {intervals.DRAWS} draws, 95 %"
 
@@ -94,7 +94,7 @@ def table(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, Any]:
         second = [float(bool(judged.preferred)) for judged in before]
         interval, method = intervals.paired(first, second)
         mean = intervals.mean(first) - intervals.mean(second)
-        wide = list(interval) if len(before) >= LEAST else None
+        wide = list(interval) if len(before) >= MIN_EXAMPLES else None
         report["difference"]["preferred"] = {"mean": mean, "interval": wide, "method": method}
     return report
 
@@ -120,7 +120,7 @@ def _difference(
     tokens = [example.tokens for example in judged]
     count = len(change)
     mean = sum(change) / sum(tokens)
-    if count < LEAST:
+    if count < MIN_EXAMPLES:
         return {"mean": mean, "interval": None}
     draw = Random(0)  # noqa: S311 - statistics, not secrets
     means = []

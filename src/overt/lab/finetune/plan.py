@@ -181,7 +181,7 @@ def disk(shape: Shape, wanted: Wanted, *, best: bool, whole: int) -> int:
     everything = _parameters(shape)
     learnt = everything if wanted.method == "full" else _adapter(shape, wanted)
     made = everything * whole if whole else 2 * 4 * learnt
-    return (checkpoint.KEPT + 1) * learnt * 4 * (4 if best else 3) + made
+    return (checkpoint.KEEP_CHECKPOINTS + 1) * learnt * 4 * (4 if best else 3) + made
 
 
 def check_disk(needed: int, free: int) -> None:

@@ -26,7 +26,7 @@ from overt.nets.shape import Shape
 from overt.settings import Settings
 
 Unit = Batch | list[Pair]
-_MOST_UNREAD = 20
+_MAX_UNREAD = 20
 """Columns that are told by name; somebody's table may have thousands."""
 
 
@@ -214,10 +214,10 @@ def _told(read: Data, made: Rendered) -> list[str]:
     """What to know of a file and of what became of it."""
     notes = []
     rows = len(read.lines)
-    for what, count in list(read.unread.items())[:_MOST_UNREAD]:
+    for what, count in list(read.unread.items())[:_MAX_UNREAD]:
         notes.append(f"{what} is not used; {count} of {rows} rows have it")
-    if len(read.unread) > _MOST_UNREAD:
-        notes.append(f"{len(read.unread) - _MOST_UNREAD} more columns are not used")
+    if len(read.unread) > _MAX_UNREAD:
+        notes.append(f"{len(read.unread) - _MAX_UNREAD} more columns are not used")
     if read.doubled:
         notes.append(f"{read.doubled} rows are the same as an earlier one; they count twice")
     for why, count in sorted(made.left.items()):

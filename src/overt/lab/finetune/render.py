@@ -30,7 +30,7 @@ INSIDE: Final = "a token that ends answers is written inside of one"
 APART: Final = "the two answers do not share their prompt"
 THOUGHT: Final = "the template leaves out what was thought before an answer"
 _AT_ONCE: Final = 200
-_MOST_ROW: Final = 4 << 20
+_MAX_ROW: Final = 4 << 20
 """Characters of a chat: of a longer one the worker of the words renders nothing."""
 _PART: Final = 1 << 20
 """Characters of a text that are tokenized at once."""
@@ -165,7 +165,7 @@ def _some(
 
 def _is_fit(line: Line, made: Rendered) -> bool:
     """Whether a row can be learnt from; counted where not."""
-    if line.size > _MOST_ROW:
+    if line.size > _MAX_ROW:
         made.left[HUGE] += 1
         return False
     if not all(talk.learnt for talk in _talks(line)):

@@ -130,7 +130,7 @@ _AFTER: Mapping[str, Sequence[str]] = {
     "tool": ("tool", "assistant"),
 }
 """Whose turn follows whose; ``call`` is the assistant's that calls a tool."""
-_MOST_TURNS = 10_000
+_MAX_TURNS = 10_000
 
 
 def said(value: Any, name: str) -> str:
@@ -178,8 +178,8 @@ def talk(turns: Sequence[Spoken], tools: Sequence[Mapping[str, Any]] = ()) -> Ta
     """
     if not turns:
         raise Bad("has no turns", "give it a question and an answer")
-    if len(turns) > _MOST_TURNS:
-        raise Bad(f"has {len(turns)} turns", f"{_MOST_TURNS} are the most")
+    if len(turns) > _MAX_TURNS:
+        raise Bad(f"has {len(turns)} turns", f"{_MAX_TURNS} are the most")
     before = ""
     for number, spoken in enumerate(turns, 1):
         if spoken.role in ("system", "developer"):

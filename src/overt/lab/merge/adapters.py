@@ -14,7 +14,7 @@ from overt.lab.convert.adapter import Base, base_of, numbers, peft_pairs
 from overt.lab.merge.methods import low_rank
 from overt.lab.merge.weights import Tensors, by
 from overt.nets import adapter as peft
-from overt.nets.adapter import MOST_RANK
+from overt.nets.adapter import MAX_RANK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ class GgufAdapter(Adapter):
         shape = (b[0], columns)
         if stem == _EMBEDDING:  # A has a row for each token there
             rank, shape = columns, (rank, b[0])
-        if rank != b[1] or rank > MOST_RANK:
+        if rank != b[1] or rank > MAX_RANK:
             raise FormatError(f"the halves of {stem} in {self.name} have ranks {rank} and {b[1]}")
         return shape
 

@@ -32,9 +32,9 @@ Amount = Along | dict[str, Along] | list[tuple[str, Along]]
 """A number; one for each of some points from the first layer to the last; or those by a part of a
 tensor's name, the first that fits, with ``else``. A recipe has the last as pairs: it sorts keys.
 """
-MOST_MODELS: Final = 64
-MOST_NUMBERS: Final = 1024
-_MOST_BYTES: Final = 1 << 20
+MAX_MODELS: Final = 64
+MAX_NUMBERS: Final = 1024
+_MAX_BYTES: Final = 1 << 20
 _KEYS = ("method", "base", "models", "scale", "t", "seed", "type")
 _LAYER = re.compile(r"blk\.([0-9]{1,5})\.")
 _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
@@ -56,13 +56,13 @@ def read(path: Path) -> dict[str, Any]:
 
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path.name} cannot be read: {error}") from None
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_BYTES:
         raise FormatError(
-            f"{path.name} is larger than {_MOST_BYTES >> 20} MiB, and no merge file is"
+            f"{path.name} is larger than {_MAX_BYTES >> 20} MiB, and no merge file is"
         )
     document = yamltext.load(text, path.name)
     if not isinstance(document, dict):
@@ -127,9 +127,9 @@ def _refuse_unused(merge: Mapping[str, Any], method: str) -> None:
 
 
 def _models(value: Any, method: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value or len(value) > MOST_MODELS:
+    if not isinstance(value, list) or not value or len(value) > MAX_MODELS:
         raise UsageError(
-            "a merge needs its models", f"a list of 1 to {MOST_MODELS}, each with a ref"
+            "a merge needs its models", f"a list of 1 to {MAX_MODELS}, each with a ref"
         )
     if method == "slerp" and len(value) != 2:
         raise UsageError(f"slerp is between two models, and {len(value)} are named", "name two")
@@ -166,7 +166,7 @@ def amount(name: str, given_value: Any) -> Amount:
             raise UsageError(f"{name} names a part twice", "the first that fits counts")
         given_value = {str(part): value for part, value in given_value}
     if isinstance(given_value, dict):
-        if not given_value or len(given_value) > MOST_NUMBERS or "else" not in given_value:
+        if not given_value or len(given_value) > MAX_NUMBERS or "else" not in given_value:
             raise UsageError(f"{name} by parts of names lacks `else`", "else: 1 is for the others")
         return {str(key): _along(name, value) for key, value in given_value.items()}
     return _along(name, given_value)
@@ -174,8 +174,8 @@ def amount(name: str, given_value: Any) -> Amount:
 
 def _along(name: str, value: Any) -> float | list[float]:
     if isinstance(value, list):
-        if not 0 < len(value) <= MOST_NUMBERS:
-            raise UsageError(f"{name} is a list of {len(value)} numbers", f"1 to {MOST_NUMBERS}")
+        if not 0 < len(value) <= MAX_NUMBERS:
+            raise UsageError(f"{name} is a list of {len(value)} numbers", f"1 to {MAX_NUMBERS}")
         return [_number(name, number) for number in value]
     return _number(name, value)
 

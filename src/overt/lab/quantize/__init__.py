@@ -41,8 +41,8 @@ from overt.provenance import checksummed, inputs
 from overt.provenance.steps import Agreement, Given, Made, Work
 from overt.settings import Settings
 
-_MOST_THREADS = 4096
-_MOST_TOLERANCE = 0.25
+_MAX_THREADS = 4096
+_MAX_TOLERANCE = 0.25
 """Of elements alone: with a step of half its largest weight, a tensor could be anything."""
 DEFAULTS: dict[str, Any] = {
     "threads": 1,
@@ -76,10 +76,10 @@ class _Step:
         source = base.path
         type_ = types.find(str(work.recipe.parameters["type"]))
         threads = work.recipe.parameters["threads"]
-        if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+        if type(threads) is not int or not 1 <= threads <= _MAX_THREADS:
             raise FormatError(
                 f"the recipe asks for {str(threads)[:40]} threads",
-                f"a number between 1 and {_MOST_THREADS} can be carried out",
+                f"a number between 1 and {_MAX_THREADS} can be carried out",
             )
         header = gguf.read(source)
         types.check(header)
@@ -103,7 +103,7 @@ class _Step:
         names = [str(name) for _, name in options.get("tensors", ())]
         names += [str(options[key]) for key in ("output", "embedding") if options.get(key)]
         kinds = [types.find(str(options["type"])).tensor, *(name.upper() for name in names)]
-        return min(_MOST_TOLERANCE, max(agreement.step(kind) for kind in kinds))
+        return min(_MAX_TOLERANCE, max(agreement.step(kind) for kind in kinds))
 
     def agreement(
         self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
@@ -210,12 +210,12 @@ def collect(source: Path, header: gguf.Header, text: Path, work: Work, target: P
     window = int(options["window"])
     windows = calibration(text, source, window, int(options["windows"]), work.settings)
     tokens = sum(map(len, windows))
-    if tokens < texts.FEW:
+    if tokens < texts.FEW_TOKENS:
         work.tell(
             {
                 "kind": "note",
                 "text": f"the importance matrix is of {tokens} tokens only; "
-                f"some {texts.FEW} and more are usual: --calibrate FILE",
+                f"some {texts.FEW_TOKENS} and more are usual: --calibrate FILE",
             }
         )
     what = "reading the calibration text"

@@ -29,7 +29,7 @@ int64_t ggml_nelements(const struct ggml_tensor * tensor);
 _F32, _I32 = 0, 26
 _PLAIN, _EXPERTS = "MUL_MAT", "MUL_MAT_ID"
 _OUTER = re.compile(r"[^#]*#([^#]+)#?.*")
-MOST_VALUES = 1 << 28  # elements of all sums together: 2 GiB in 64 bits
+MAX_VALUES = 1 << 28  # elements of all sums together: 2 GiB in 64 bits
 
 
 class Collector:
@@ -120,8 +120,8 @@ class Collector:
         count = stacks * layers
         if name not in self.sums:
             self._values += count * width
-            if self._values > MOST_VALUES:
-                raise RuntimeError(f"an importance matrix of over {MOST_VALUES} values")
+            if self._values > MAX_VALUES:
+                raise RuntimeError(f"an importance matrix of over {MAX_VALUES} values")
             self.sums[name] = np.zeros((count, width)), np.zeros(count, np.int64)
         sums, counts = self.sums[name]
         if sums.shape != (count, width):

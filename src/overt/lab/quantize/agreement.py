@@ -47,7 +47,7 @@ GIVEN: Final = Bounds(1, 1e-4, 1e-4, 1e-3, 0.0)
 """Without an importance matrix, or with one that was given."""
 COMPUTED: Final = Bounds(6, 0.15, 0.3, 0.05, 0.05)
 """Where the importance matrix was computed on each machine: it weighs every block."""
-_MOST: Final = 0.6
+_MAX_DIFFERENCE: Final = 0.6
 """Of the largest of its block, what an element of a coarse type may be off: 1 would empty it."""
 _STEPS: Final[Mapping[str, float]] = {
     "F32": 0.0,
@@ -91,7 +91,7 @@ def step(type: str) -> float:
 def room(type: str, bounds: Bounds) -> float:
     """By how much of its block's largest magnitude an element may be off."""
     unit = step(type)
-    return max(unit, min(bounds.steps * unit, _MOST)) * _SLACK
+    return max(unit, min(bounds.steps * unit, _MAX_DIFFERENCE)) * _SLACK
 
 
 @dataclass(frozen=True, slots=True)

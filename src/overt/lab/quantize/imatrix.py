@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _ALIGNED = 32
 _STRING, _ARRAY, _U32 = 8, 9, 4
@@ -95,8 +95,8 @@ def read(path: Path) -> Importance:
             f"{path.name} is no importance matrix: {error.message}",
             "give the GGUF file that llama-imatrix or `overt quantize --imatrix auto` wrote",
         ) from None
-    if header.file_size > MOST_BYTES:
-        raise _bad(path, f"it has {header.file_size} bytes and {MOST_BYTES} is the most")
+    if header.file_size > MAX_BYTES:
+        raise _bad(path, f"it has {header.file_size} bytes and {MAX_BYTES} is the most")
     if header.text("general.type") not in ("imatrix", None):
         raise _bad(path, f"it is of the kind {header.text('general.type')!r}")
     tensors = {tensor.name: tensor for tensor in header.tensors}

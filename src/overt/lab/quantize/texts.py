@@ -15,9 +15,9 @@ from overt.settings import Settings
 
 MEASURE = Path(__file__).with_name("held_out.txt")
 CALIBRATE = Path(__file__).with_name("calibration.txt")
-MOST_BYTES = 256 << 20
-MOST_CHARACTERS_A_TOKEN = 64
-FEW = 20_000
+MAX_BYTES = 256 << 20
+MAX_CHARACTERS_A_TOKEN = 64
+FEW_TOKENS = 20_000
 """Tokens below which a matrix is said to be of little text."""
 
 
@@ -27,7 +27,7 @@ def digest(path: Path) -> str:
     Raises:
         BadRequest: it cannot be read.
     """
-    return f"sha256:{sha256(_read(path, MOST_BYTES)).hexdigest()}"
+    return f"sha256:{sha256(_read(path, MAX_BYTES)).hexdigest()}"
 
 
 def windows(
@@ -41,14 +41,14 @@ def windows(
         BadRequest: the text cannot be read, or is too long.
         FormatError: it is not UTF-8, or the model's words cannot be read.
     """
-    raw = _read(path, MOST_BYTES)
+    raw = _read(path, MAX_BYTES)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{path.name} is not UTF-8: byte {error.start}", "give a plain text"
         ) from None
-    text = text[: most * window * MOST_CHARACTERS_A_TOKEN]
+    text = text[: most * window * MAX_CHARACTERS_A_TOKEN]
     ids, begin = _tokens(text, weights.resolve(), settings)
     cut = [list(ids[at : at + window]) for at in range(0, len(ids) - window + 1, window)][:most]
     if begin is not None:

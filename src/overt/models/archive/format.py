@@ -23,7 +23,11 @@ BLOCK = 512
 ARCHIVE = "overt/archive.json"
 MANIFEST, DOSSIER = "overt/manifest.json", "overt/dossier.json"
 CHAIN, MODEL = "overt/chain/", "model/"
-MOST = {ARCHIVE: 8 << 20, SIGNER: 4 << 10, SIGNATURE: 16 << 20}  # bytes of the head's files
+MAX_MEMBER_BYTES = {
+    ARCHIVE: 8 << 20,
+    SIGNER: 4 << 10,
+    SIGNATURE: 16 << 20,
+}  # bytes of the head's files
 
 _FORMAT = "overt-archive-1"
 _MEMBERS = 20_000

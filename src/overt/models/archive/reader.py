@@ -346,7 +346,7 @@ class _Stream:
 
     def small(self, name: str) -> bytes:
         """A whole file of the head."""
-        size = archive.expect(self.read(archive.BLOCK), name, archive.MOST[name])
+        size = archive.expect(self.read(archive.BLOCK), name, archive.MAX_MEMBER_BYTES[name])
         data = self.read(size)
         if any(self.read(archive.padding(size))):
             raise FormatError(f"behind {name} the archive holds what no tar does")

@@ -14,8 +14,8 @@ from typing import Final
 from overt.models.store import Manifest
 from overt.models.store.manifest import hex_of
 
-MOST: Final = 1001  # a model and all its ancestors
-MOST_BYTES: Final = 3 << 20  # of all of them, as JSON has them: the head of an archive is small
+MAX_RECEIPTS: Final = 1001  # a model and all its ancestors
+MAX_BYTES: Final = 3 << 20  # of all of them, as JSON has them: the head of an archive is small
 
 
 def path(digest: str, home: Path) -> Path:
@@ -28,8 +28,8 @@ def going_along(manifests: Iterable[Manifest], home: Path) -> dict[str, str]:
     room for. What is no text is none.
     """
     texts: dict[str, str] = {}
-    left = MOST_BYTES
-    for manifest in list(manifests)[:MOST]:
+    left = MAX_BYTES
+    for manifest in list(manifests)[:MAX_RECEIPTS]:
         with suppress(OSError, UnicodeDecodeError):
             with path(manifest.digest, home).open("rb") as file:
                 text = file.read(left + 1).decode()
@@ -45,16 +45,16 @@ def stated(value: object) -> Mapping[str, str]:
     Raises:
         ValueError, TypeError: it is no table of texts, or too large.
     """
-    if not isinstance(value, dict) or len(value) > MOST:
-        raise ValueError(f"its receipts are no table, or more than {MOST}")
+    if not isinstance(value, dict) or len(value) > MAX_RECEIPTS:
+        raise ValueError(f"its receipts are no table, or more than {MAX_RECEIPTS}")
     total = 0
     for digest, text in value.items():
         hex_of(f"sha256:{digest}")
         if not isinstance(text, str):
             raise TypeError("a receipt in it is no text")
         total += _size(text)
-    if total > MOST_BYTES:
-        raise ValueError(f"its receipts are {total} bytes, where {MOST_BYTES} are allowed")
+    if total > MAX_BYTES:
+        raise ValueError(f"its receipts are {total} bytes, where {MAX_BYTES} are allowed")
     return value
 
 

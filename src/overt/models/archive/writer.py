@@ -23,7 +23,7 @@ from overt.security.signing import SIGNATURE, SIGNER, Keys, Member, need, sign
 from overt.settings import Settings
 
 _PARTS = 999
-_LEAST = 1 << 20  # bytes of a part
+_MIN_PART_BYTES = 1 << 20  # bytes of a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _names(target: Path, size: int, split: int) -> tuple[list[Path], int]:
     """
     if not split:
         return [target], size
-    if split < _LEAST:
+    if split < _MIN_PART_BYTES:
         raise UsageError(f"parts of {split} bytes are too small", "--split 1m is the least")
     part = (split - 1) // archive.BLOCK * archive.BLOCK
     count = -(-size // part)

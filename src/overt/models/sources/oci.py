@@ -21,8 +21,8 @@ from overt.models.sources.file_selection import choose, is_pickled, role_of
 from overt.models.sources.ollama import licence_of
 from overt.models.sources.registry import (
     LARGE,
-    MOST_BYTES,
-    MOST_TEXT,
+    MAX_BYTES,
+    MAX_TEXT,
     OCI_MANIFEST,
     Document,
     Layer,
@@ -275,7 +275,7 @@ def _packing(layer: Layer) -> str:
 
 
 def _unpacked(piece: Piece, packing: str, pins: Mapping[str, str], desk: Desk) -> Piece:
-    most = MOST_BYTES if piece.role in LARGE else MOST_TEXT
+    most = MAX_BYTES if piece.role in LARGE else MAX_TEXT
     target = desk.new(f"{piece.sha256}.file")
     sha256, size = unpack(piece.file, target, packing.endswith("gzip"), most, desk.room)
     if pins.get(piece.path, sha256) != sha256:

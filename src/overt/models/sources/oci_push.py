@@ -27,7 +27,7 @@ from overt.models.sources.registry_request import Reply
 from overt.ref import Ref
 
 PIECE = 64 << 20  # bytes of one request; also what is sent again after a break, at most
-_MOST_PIECE = 1 << 30
+_MAX_CHUNK_BYTES = 1 << 30
 _TRIES = 5  # in a row without a new byte
 _BYTES = "application/octet-stream"
 
@@ -188,7 +188,7 @@ def _begin(registry: Registry) -> _Session:
         raise _not_taken(registry, reply, "a new upload")
     least = reply.headers.get("oci-chunk-min-length", "")
     piece = max(PIECE, int(least)) if least.isdigit() and len(least) < 16 else PIECE
-    return _Session(_location(registry, reply), 0, min(piece, _MOST_PIECE))
+    return _Session(_location(registry, reply), 0, min(piece, _MAX_CHUNK_BYTES))
 
 
 def _send_piece(
@@ -271,7 +271,7 @@ def _resumed(registry: Registry, note: Path, blob: _Blob) -> _Session | None:
         location, piece = str(note_values["location"]), int(note_values["piece"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if origin_of(location) != origin_of(registry.base) or not 0 < piece <= _MOST_PIECE:
+    if origin_of(location) != origin_of(registry.base) or not 0 < piece <= _MAX_CHUNK_BYTES:
         return None
     return _where(registry, _Session(location, 0, piece), blob)
 

@@ -2,7 +2,7 @@
 
 What a registry says is checked before it is used: a digest must be ``sha256:`` and 64 hex, a
 manifest must have the digest it was asked for, every blob must have the size and digest of its
-descriptor, and all of them together may be at most `MOST_BYTES`. Addresses in descriptors
+descriptor, and all of them together may be at most `MAX_BYTES`. Addresses in descriptors
 (``urls``) are never followed. https always, except on loopback where a registry may speak http.
 """
 
@@ -36,8 +36,8 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 
-MOST_BYTES = 2 << 40  # of one model: the largest open model so far is under 2 TB
-MOST_TEXT = 16 << 20  # of one licence, template, configuration …
+MAX_BYTES = 2 << 40  # of one model: the largest open model so far is under 2 TB
+MAX_TEXT = 16 << 20  # of one licence, template, configuration …
 _LAYERS = 1000
 LARGE: frozenset[Role] = frozenset(
     {"weights", "projector", "adapter", "draft", "tokenizer", "other"}
@@ -289,7 +289,7 @@ def _layer(item: object) -> Layer:
     digest, size = item["digest"], item["size"]
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ValueError(f"{str(digest)[:80]!r} is no sha256 digest")
-    if type(size) is not int or not 0 <= size <= MOST_BYTES:
+    if type(size) is not int or not 0 <= size <= MAX_BYTES:
         raise ValueError(f"{str(size)[:40]} is no size of a layer")
     annotations = _annotations(item.get("annotations"))
     return Layer(_text(item["mediaType"]), digest, size, annotations)
@@ -318,15 +318,15 @@ def _annotations(value: object) -> Mapping[str, str]:
 def _bound(registry: Registry, wanted: Sequence[tuple[Role, str, Layer]]) -> None:
     place = f"{registry.host}/{registry.repository}"
     for role, path, layer in wanted:
-        if role not in LARGE and layer.size > MOST_TEXT:
+        if role not in LARGE and layer.size > MAX_TEXT:
             raise FormatError(
-                f"{path} of {place} has {layer.size} bytes, where a {role} may have {MOST_TEXT}",
+                f"{path} of {place} has {layer.size} bytes, where a {role} may have {MAX_TEXT}",
                 "do not use this model",
             )
     total = sum(layer.size for _, _, layer in wanted)
-    if total > MOST_BYTES:
+    if total > MAX_BYTES:
         raise FormatError(
-            f"{place} states {total} bytes, where a model may have {MOST_BYTES}",
+            f"{place} states {total} bytes, where a model may have {MAX_BYTES}",
             "do not use this model",
         )
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overt.errors import OvertError
-from overt.models.recipe import MOST_BYTES, Recipe
+from overt.models.recipe import MAX_BYTES, Recipe
 
 if TYPE_CHECKING:
     from overt.models.store import Store
     from overt.models.store.manifest import File, Manifest
 
-_MOST = 1000
+_MAX_ANCESTORS = 1000
 
 
 def made_from(manifest: "Manifest", where: "Callable[[File], Path]") -> tuple[str, ...]:
@@ -23,14 +23,14 @@ def made_from(manifest: "Manifest", where: "Callable[[File], Path]") -> tuple[st
     """
     digests: dict[str, None] = {}
     for file in manifest.files:
-        if file.role != "recipe" or file.size > MOST_BYTES:
+        if file.role != "recipe" or file.size > MAX_BYTES:
             continue
         try:
             recipe = Recipe.decode(where(file).read_bytes())
         except (OvertError, OSError):
             continue
         digests |= dict.fromkeys(entry.digest for entry in recipe.inputs)
-    return tuple(digests)[:_MOST]
+    return tuple(digests)[:_MAX_ANCESTORS]
 
 
 def ancestors(store: "Store", manifest: "Manifest") -> "list[Manifest]":

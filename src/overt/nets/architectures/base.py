@@ -17,11 +17,11 @@ from overt.errors import FormatError, Unsupported
 from overt.formats.bounded import shown
 from overt.nets.architectures import configuration, ropes
 from overt.nets.architectures.configuration import (
-    MOST_CONTEXT,
-    MOST_HEADS,
-    MOST_LAYERS,
-    MOST_TOKENS,
-    MOST_WIDTH,
+    MAX_CONTEXT,
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_TOKENS,
+    MAX_WIDTH,
     Config,
     Keys,
 )
@@ -154,15 +154,15 @@ class Architecture:
         keys = Keys(self.name, metadata)
         if "expert_count" in keys and keys.get("expert_count") != 0:
             raise Unsupported("models of several experts are not known here")
-        width = keys.whole("embedding_length", MOST_WIDTH)
-        heads = keys.whole("attention.head_count", MOST_HEADS)
-        head = keys.whole("attention.key_length", MOST_WIDTH, max(width // heads, 1))
-        layers = keys.whole("block_count", MOST_LAYERS)
-        context = keys.whole("context_length", MOST_CONTEXT)
+        width = keys.whole("embedding_length", MAX_WIDTH)
+        heads = keys.whole("attention.head_count", MAX_HEADS)
+        head = keys.whole("attention.key_length", MAX_WIDTH, max(width // heads, 1))
+        layers = keys.whole("block_count", MAX_LAYERS)
+        context = keys.whole("context_length", MAX_CONTEXT)
         kv_heads = keys.whole("attention.head_count_kv", heads, heads)
-        if keys.whole("attention.value_length", MOST_WIDTH, head) != head:
+        if keys.whole("attention.value_length", MAX_WIDTH, head) != head:
             raise Unsupported("values of another length than the keys are not known here")
-        if heads % kv_heads or head % 2 or head * heads > MOST_WIDTH:
+        if heads % kv_heads or head % 2 or head * heads > MAX_WIDTH:
             raise FormatError(f"{heads} heads of {head} elements cannot share {kv_heads} keys")
         window, local = self._window_keys(keys, layers)
         tokens = metadata.get("tokenizer.ggml.tokens")
@@ -174,8 +174,8 @@ class Architecture:
             "heads": heads,
             "kv_heads": kv_heads,
             "head": head,
-            "inner": keys.whole("feed_forward_length", MOST_WIDTH),
-            "vocabulary": keys.whole("vocab_size", MOST_TOKENS, counted),
+            "inner": keys.whole("feed_forward_length", MAX_WIDTH),
+            "vocabulary": keys.whole("vocab_size", MAX_TOKENS, counted),
             "context": context,
             "eps": keys.number(f"attention.{kind}", 1e-5, 1.0),
             "rope": ropes.of_metadata(keys, head, context),
@@ -228,7 +228,7 @@ class Architecture:
         if not self.window_every or not keys.get("attention.sliding_window"):
             return 0, ()
         local = keys.local(layers, self.window_every)
-        window = keys.whole("attention.sliding_window", MOST_CONTEXT)
+        window = keys.whole("attention.sliding_window", MAX_CONTEXT)
         return (window, local) if any(local) else (0, ())
 
     # -- GGUF --------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ import msgspec
 from overt.errors import FormatError, Unsupported
 from overt.formats.bounded import shown
 
-MOST_LAYERS: Final = 1000
-MOST_HEADS: Final = 1 << 12
-MOST_WIDTH: Final = 1 << 18
-MOST_TOKENS: Final = 1 << 24
-MOST_CONTEXT: Final = 1 << 30
+MAX_LAYERS: Final = 1000
+MAX_HEADS: Final = 1 << 12
+MAX_WIDTH: Final = 1 << 18
+MAX_TOKENS: Final = 1 << 24
+MAX_CONTEXT: Final = 1 << 30
 
 
 class Config(msgspec.Struct):
@@ -88,18 +88,18 @@ def read(document: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise FormatError(f"config.json is not what it should be: {str(error)[:160]}") from None
     limits = {
-        "hidden_size": MOST_WIDTH,
-        "intermediate_size": MOST_WIDTH,
-        "vocab_size": MOST_TOKENS,
-        "num_hidden_layers": MOST_LAYERS,
-        "num_attention_heads": MOST_HEADS,
-        "max_position_embeddings": MOST_CONTEXT,
+        "hidden_size": MAX_WIDTH,
+        "intermediate_size": MAX_WIDTH,
+        "vocab_size": MAX_TOKENS,
+        "num_hidden_layers": MAX_LAYERS,
+        "num_attention_heads": MAX_HEADS,
+        "max_position_embeddings": MAX_CONTEXT,
     }
     for name, most in limits.items():
         _check(name, getattr(config, name), most)
     _check("num_key_value_heads", config.kv_heads, config.num_attention_heads)
-    _check("head_dim", config.head, MOST_WIDTH)
-    _check("heads times head_dim", config.head * config.num_attention_heads, MOST_WIDTH)
+    _check("head_dim", config.head, MAX_WIDTH)
+    _check("heads times head_dim", config.head * config.num_attention_heads, MAX_WIDTH)
     if config.num_attention_heads % config.kv_heads or config.head % 2:
         raise FormatError(
             f"config.json says {config.num_attention_heads} heads of {config.head} elements share "
@@ -108,7 +108,7 @@ def read(document: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
     if not 0 < config.rms_norm_eps < 1:
         raise FormatError(f"config.json says rms_norm_eps is {config.rms_norm_eps!r}")
     if config.sliding_window is not None:
-        _check("sliding_window", config.sliding_window, MOST_CONTEXT)
+        _check("sliding_window", config.sliding_window, MAX_CONTEXT)
     return config
 
 
@@ -174,5 +174,5 @@ class Keys:
                 raise FormatError(f"the sliding window's pattern is not one of {layers} layers")
             return tuple(bool(item) for item in value)
         if value is not None:
-            every = self.whole("attention.sliding_window_pattern", MOST_LAYERS)
+            every = self.whole("attention.sliding_window_pattern", MAX_LAYERS)
         return tuple(i % every < every - 1 for i in range(layers))

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from overt.errors import FormatError, Unsupported
 from overt.formats.bounded import shown
-from overt.nets.architectures.configuration import MOST_CONTEXT, Config, Keys, positive
+from overt.nets.architectures.configuration import MAX_CONTEXT, Config, Keys, positive
 from overt.nets.shape import Rope
 
 _NESTED = ("full_attention", "sliding_attention")
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _FAST, _SLOW = 32.0, 1.0
-_CLOSE: Final = 1e-4
+_TOLERANCE: Final = 1e-4
 
 
 def of_config(config: Config, theta: float) -> Rope:
@@ -94,7 +94,7 @@ def _yarn(settings: Mapping[str, Any], factor: float) -> dict[str, float]:
             )
     numbers = {
         "original_max_position_embeddings": positive(
-            "original_max_position_embeddings", original, MOST_CONTEXT
+            "original_max_position_embeddings", original, MAX_CONTEXT
         ),
         "attention_factor": positive("attention_factor", strength),
         "beta_fast": positive("beta_fast", settings.get("beta_fast") or _FAST),
@@ -153,7 +153,7 @@ def of_metadata(keys: Keys, head: int, context: int) -> Rope:
     factor = keys.number("rope.scaling.factor", old, 1e6) or 1.0
     share = keys.number("rope.scaling.attn_factor", 1.0)
     if kind == "yarn":
-        original = keys.whole("rope.scaling.original_context_length", MOST_CONTEXT, context)
+        original = keys.whole("rope.scaling.original_context_length", MAX_CONTEXT, context)
         numbers = {
             "factor": factor,
             "original_max_position_embeddings": float(original),
@@ -207,7 +207,7 @@ def of_divisors(base: float, head: int, factors: Sequence[float]) -> Rope:
             numbers = dict(zip(_LLAMA3, (factor, low, high, original), strict=True))
             rope = Rope(base, "llama3", tuple(sorted(numbers.items())))
             pairs = zip(divisors(rope, head), factors, strict=True)
-            if all(abs(factor - other) <= _CLOSE * other for factor, other in pairs):
+            if all(abs(factor - other) <= _TOLERANCE * other for factor, other in pairs):
                 return rope
     raise Unsupported("this model's rope_freqs are no scaling that is known")
 
@@ -218,7 +218,7 @@ def _middle(
     points = [
         (1 / (2 * math.pi * base ** (2 * i / head)), (1 / divisor - 1 / factor) / (1 - 1 / factor))
         for i, divisor in enumerate(factors)
-        if 1 + _CLOSE < divisor < factor * (1 - _CLOSE)
+        if 1 + _TOLERANCE < divisor < factor * (1 - _TOLERANCE)
     ]
     if len(points) >= 2 and points[0][0] != points[-1][0]:
         (x, y), (u, v) = points[0], points[-1]

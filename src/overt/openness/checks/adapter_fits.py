@@ -29,7 +29,7 @@ _PAIR: Final = re.compile(
 _LAYER: Final = re.compile(r"\.\d+\.")
 _TOGETHER: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Modules of which no model has one without the others."""
-_MOST_READ: Final = 16 << 10
+_MAX_BYTES_READ: Final = 16 << 10
 _MASKS: Final = {"F32": ("I", 0x7F800000), "F16": ("H", 0x7C00), "BF16": ("H", 0x7F80)}
 
 
@@ -183,7 +183,7 @@ def _numbers(subject: Subject, pairs: Mapping[str, _Pair]) -> tuple[str, str] | 
                 if tensor is None or tensor.type not in _MASKS:
                     return None
                 opened.seek(tensor.offset)
-                data = opened.read(min(tensor.size, _MOST_READ))
+                data = opened.read(min(tensor.size, _MAX_BYTES_READ))
                 if _has_none(data, tensor.type):
                     return f"{tensor.name} holds NaN or infinity", "numbers"
                 trained += tensor is pair.b and any(data)

@@ -20,8 +20,8 @@ from overt.openness.verdicts.components import Strength
 VERSION = 3
 TTL = 0
 
-_MOST: Final = 12
-_LEAST_PARAMETERS: Final = 10_000
+_MAX_FINDINGS: Final = 12
+_MIN_PARAMETERS: Final = 10_000
 """A smaller number counts something else."""
 _TASKS: Final[Mapping[str, tuple[str, ...]]] = {
     "text-generation": (
@@ -136,7 +136,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         *_files(subject, stated),
     ]
     wrong = [statement for statement in comparisons if statement.wrong is not None]
-    for statement in wrong[:_MOST]:
+    for statement in wrong[:_MAX_FINDINGS]:
         yield Finding(
             "model_card",
             "fail",
@@ -214,7 +214,7 @@ def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         if statement is None or not statement.values or not numbers:
             continue
         counted = what.startswith("parameters") or what == "model size"
-        if (counted and max(statement.values) < _LEAST_PARAMETERS) or (
+        if (counted and max(statement.values) < _MIN_PARAMETERS) or (
             what == "experts" and statement.values == (1,)
         ):
             continue
@@ -232,7 +232,7 @@ def _sentences(subject: Subject) -> Iterator[Compared]:
     actual = sizes.parameters(subject)
     if actual and subject.record.kind == "model":
         for mentions in prose.sizes(card.body, names):
-            if max(number for mention in mentions for number in mention.values) < _LEAST_PARAMETERS:
+            if max(number for mention in mentions for number in mention.values) < _MIN_PARAMETERS:
                 continue
             fit = any(sizes.roughly(mention, number) for mention in mentions for number in actual)
             words = " and ".join(mention.words for mention in mentions)
@@ -477,7 +477,7 @@ def _scores(subject: Subject) -> Iterator[Finding]:
         return
     same, wrong = results.compared(card, measured)
     paths = (card.name, *measured.files)
-    for score, expected in wrong[:_MOST]:
+    for score, expected in wrong[:_MAX_FINDINGS]:
         yield Finding(
             "evaluation_results",
             "fail",

@@ -16,18 +16,18 @@ from overt.formats import safetensors
 from overt.openness.evidence import Finding
 from overt.openness.subject import places, samples
 from overt.openness.subject.samples import Sampled
-from overt.openness.subject.subject import MOST_HEADERS, Subject, SubjectFile
+from overt.openness.subject.subject import MAX_HEADERS, Subject, SubjectFile
 from overt.openness.verdicts.components import Strength
 
 VERSION = 2
 TTL = 0
 
-_MOST_STEPS: Final = 64
+_MAX_STEPS: Final = 64
 _EARLY: Final = 16
 """Steps within which weights may not move at the precision they are stored in."""
 _OTHERWISE: Final = ("row", "col", "absmax", "qmap", "quant", "scale")
 """Parts of states that are kept smaller than their parameters."""
-_DEEPEST: Final = 24  # parts of a tensor's name that are looked at
+_MAX_NAME_PARTS: Final = 24  # parts of a tensor's name that are looked at
 _OPTIMIZER: Final = ("optim", "exp_avg", "momentum", "adam")
 
 
@@ -74,8 +74,8 @@ def check(subject: Subject) -> Iterator[Finding]:
             expected="one checkpoint a step",
         )
         return
-    left = MOST_HEADERS
-    for step in steps[:_MOST_STEPS]:
+    left = MAX_HEADERS
+    for step in steps[:_MAX_STEPS]:
         left -= _read(step, left)
     faults = [*_labels(subject, steps), *_optimizers(steps), *_broken(steps)]
     for observed, expected, name in faults[:8]:
@@ -87,7 +87,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             expected=expected,
             paths=(name,),
         )
-    readable = [step for step in steps[:_MOST_STEPS] if step.tensors]
+    readable = [step for step in steps[:_MAX_STEPS] if step.tensors]
     if not faults:
         yield _chain(subject, steps, readable, paths)
 
@@ -135,7 +135,7 @@ def _read(step: Step, most: int) -> int:
         if file.suffix != ".safetensors" or file.path is None or bytes_read >= most:
             continue
         try:
-            header = safetensors.read(file.path, MOST_HEADERS)
+            header = safetensors.read(file.path, MAX_HEADERS)
         except OvertError as error:
             step.fault = f"{file.name}: {error.message}"
             return bytes_read
@@ -203,7 +203,7 @@ def _optimizers(steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
 
 def _owner(name: str, shapes: Mapping[str, object]) -> str | None:
     """The longest name of a parameter in that of a moment of it: ``exp_avg.layers.0.weight``."""
-    parts = name.split(".")[:_DEEPEST]
+    parts = name.split(".")[:_MAX_NAME_PARTS]
     for length in range(len(parts), 0, -1):
         for start in range(len(parts) - length + 1):
             whole = ".".join(parts[start : start + length])

@@ -19,8 +19,8 @@ from overt.openness.verdicts.components import Availability, Strength
 VERSION = 2
 TTL = 0
 
-_MOST_MANIFESTS: Final = 16
-_MOST_PATHS: Final = 64
+_MAX_MANIFESTS: Final = 16
+_MAX_PATHS: Final = 64
 _WEIGHTS: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
 _DATA: Final = ("training_data", "evaluation_data")
 
@@ -31,7 +31,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         return
     files = _candidates(subject)
     listed = False
-    for file in files[:_MOST_MANIFESTS]:
+    for file in files[:_MAX_MANIFESTS]:
         try:
             manifest = manifests.read(subject, file)
         except FormatError as error:
@@ -73,7 +73,7 @@ def _without_list(subject: Subject, lists: Sequence[SubjectFile]) -> Iterator[Fi
             Strength.EXISTS,
             observed=f"{len(data)} files of {sum(f.size for f in data)} bytes, without a list of "
             "digests",
-            paths=tuple(f.name for f in data[:_MOST_PATHS]),
+            paths=tuple(f.name for f in data[:_MAX_PATHS]),
         )
     elif places.searched(subject) and not any(f for f in lists if f.name.startswith("data")):
         yield Finding(
@@ -128,7 +128,7 @@ def _compared(
         else:
             lost.append(place or entry.path)
     wrong = list(_wrong(subject, here))
-    paths = (manifest.name, *(file.name for _, file in here[:_MOST_PATHS]))
+    paths = (manifest.name, *(file.name for _, file in here[:_MAX_PATHS]))
     strength = Strength.PINNED if component in (*_DATA, "weights") else Strength.EXISTS
     for observed, expected, path in wrong[:8]:
         yield Finding(

@@ -31,7 +31,7 @@ _WORDS: Final = {
 _CODE: Final = ("inference_code", "evaluation_code", "preprocessing_code")
 _OTHER: Final = ("libraries", "evaluation_data", "sample_outputs")
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
-_MOST_LOOKED: Final = 200
+_MAX_FILES_READ: Final = 200
 _NUMBER: Final = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -90,7 +90,7 @@ def _present(subject: Subject, component: str, files: tuple[SubjectFile, ...]) -
     """The first file that is what it is called makes the pass; otherwise the faults are told."""
     faults: list[str] = []
     unsettled: list[str] = []
-    for file in files[:_MOST_LOOKED]:
+    for file in files[:_MAX_FILES_READ]:
         fault = _fault(subject, file)
         if fault:
             faults.append(f"{file.name} {fault}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VERSION = 3
 TTL = 0
 
-_MOST_TEXTS: Final = 16
+_MAX_TEXTS: Final = 16
 _RESTRICTED: Final = (
     "use_restricted",
     "scale_limited",
@@ -142,7 +142,7 @@ def _bare(id_: str) -> str:
 
 def _matches(subject: Subject) -> "Mapping[str, Match]":
     names = sorted(subject.licence_texts, key=lambda name: (name.count("/"), name))
-    return {name: subject.licence_match(name) for name in names[:_MOST_TEXTS]}
+    return {name: subject.licence_match(name) for name in names[:_MAX_TEXTS]}
 
 
 def _by_component(

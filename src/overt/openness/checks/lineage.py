@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERSION = 3
 TTL = 0
 
-MOST: Final = 48_000_000
+MAX_PARAMETERS: Final = 48_000_000
 """Parameters that are compared."""
 UNRELATED: Final = 0.3
 DESCENDED: Final = 0.6
@@ -39,8 +39,8 @@ _RELATIONS = ("finetune", "quantized", "merge", "base")
 _SAME_SHAPE = ("finetune", "quantized")
 _WORDS = ("embed", "lm_head", "token_embd", "output.weight", "wte", "word_embeddings", "position")
 _RANKED = 3  # matrices whose delta's rank is told
-_MOST_RANKED = 512  # rows or columns, whichever is less; 20 ms each
-_FEW = 8  # matrices under which a lone difference says nothing
+_MAX_RANKED = 512  # rows or columns, whichever is less; 20 ms each
+_FEW_MATRICES = 8  # matrices under which a lone difference says nothing
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blk|layer|blocks)\.\d")
 _ROUNDING = 0.003  # what storing in 16 bits changes: BF16 0.0017, F16 0.0002
 _EXACT = ("F32", "F16", "BF16")
@@ -106,7 +106,7 @@ def _model(
     if not matrices:
         yield _not_run("the two have no matrix of one name and shape")
         return
-    most = max(pairs.CHUNK // 64, MOST // len(matrices))
+    most = max(pairs.CHUNK // 64, MAX_PARAMETERS // len(matrices))
     try:
         alike = [_likeness(pair, most) for pair in matrices]
         yield _judged(alike, paired, weights, base, parents)
@@ -204,7 +204,7 @@ def _lone(alike: list[Likeness]) -> Likeness | None:
     Training changes all matrices of a layer, an edit or a LoRA of one matrix a few directions.
     """
     changed = [likeness for likeness in alike if likeness.distance > _rounding(likeness.pair)]
-    if len(changed) != 1 or len(alike) < _FEW:
+    if len(changed) != 1 or len(alike) < _FEW_MATRICES:
         return None
     lone = changed[0]
     exact = lone.pair.mine.type in _EXACT and lone.pair.theirs in _EXACT
@@ -239,8 +239,8 @@ def _nature(alike: list[Likeness]) -> str:
 
 def _small(pair: Pair) -> bool:
     return (
-        min(pair.height, pair.width) <= _MOST_RANKED
-        and pair.mine.parameters <= 8 * _MOST_RANKED**2
+        min(pair.height, pair.width) <= _MAX_RANKED
+        and pair.mine.parameters <= 8 * _MAX_RANKED**2
         and not any(word in pair.mine.name for word in _WORDS)
     )
 

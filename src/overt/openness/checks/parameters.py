@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
 from overt.openness.subject import tensors
-from overt.openness.subject.subject import MOST_HEADERS, Subject
+from overt.openness.subject.subject import MAX_HEADERS, Subject
 from overt.openness.subject.tensors import Weights
 from overt.openness.verdicts.components import Strength
 
@@ -180,7 +180,7 @@ def _total(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
     """``total_parameters`` in the index, as transformers writes it since 4.52."""
     if weights.format != "safetensors" or not subject.file(tensors.INDEX):
         return
-    content = subject.json(tensors.INDEX, MOST_HEADERS)
+    content = subject.json(tensors.INDEX, MAX_HEADERS)
     about = content.get("metadata") if isinstance(content, dict) else None
     total = about.get("total_parameters") if isinstance(about, dict) else None
     if isinstance(total, int) and not isinstance(total, bool) and total > 0:

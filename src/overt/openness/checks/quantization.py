@@ -57,7 +57,7 @@ _MEANT: Final[Mapping[str, tuple[str, ...]]] = {
 _BITS: Final[Mapping[str, float]] = {
     kind.name: kind.bytes * 8 / kind.block for kind in TYPES.values()
 }
-_NEVER_LESS: Final = (
+_NEVER_REDUCED: Final = (
     "F32",
     "F16",
     "BF16",
@@ -237,7 +237,7 @@ def _judge(claim_: Claimed, matrices: list[Located], loose: bool) -> str | None:
             others[tensor.type] = others.get(tensor.type, 0) + tensor.parameters
     if as_meant < max(others.values(), default=0) or not as_meant:
         return _told(matrices)
-    if claim_.types[0] in _NEVER_LESS:
+    if claim_.types[0] in _NEVER_REDUCED:
         for tensor in matrices:
             if tensor.type in _allowed(claim_.types, tensor):
                 continue

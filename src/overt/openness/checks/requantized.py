@@ -27,7 +27,7 @@ from overt.openness.verdicts.components import Strength
 VERSION = 2
 TTL = 0
 
-MOST: Final = 160_000_000
+MAX_PARAMETERS: Final = 160_000_000
 """Parameters that are compared: 134.5 million take about 4 s."""
 ENCODED: Final = (
     "F32",
@@ -112,8 +112,8 @@ def _model(
     if not paired.pairs:
         yield _not_run("no tensor of the base has a name that is known here")
         return
-    share = max(pairs.CHUNK // 16, MOST // len(paired.pairs))
-    if weights.parameters <= MOST:
+    share = max(pairs.CHUNK // 16, MAX_PARAMETERS // len(paired.pairs))
+    if weights.parameters <= MAX_PARAMETERS:
         share = weights.parameters
     try:
         outcomes = [_compare(pair, share) for pair in paired.pairs]

@@ -22,9 +22,9 @@ from overt.openness.verdicts.components import Strength
 VERSION = 1
 TTL = 0
 
-_MOST: Final = 16 << 20
-_MOST_FILES: Final = 8
-_MOST_PATHS: Final = 64
+_MAX_BYTES: Final = 16 << 20
+_MAX_FILES: Final = 8
+_MAX_PATHS: Final = 64
 _WEIGHTS: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx")
 _PREDICATE: Final = "https://model_signing/signature/"
 
@@ -53,7 +53,7 @@ def check(subject: Subject) -> Iterator[Finding]:
                 observed=f"none of the {len(subject.files)} files here is a signature",
             )
         return
-    for file in files[:_MOST_FILES]:
+    for file in files[:_MAX_FILES]:
         yield _one(subject, file)
 
 
@@ -65,14 +65,14 @@ def _files(subject: Subject) -> list[SubjectFile]:
 
 
 def _one(subject: Subject, file: SubjectFile) -> Finding:
-    raw = subject.bytes(file.name, _MOST)
+    raw = subject.bytes(file.name, _MAX_BYTES)
     if raw is None:
         return _open(file, "its bytes are not on this disk", "not_run")
     signed = _read(raw)
     if isinstance(signed, str):
         return _open(file, signed, "inconclusive")
     wrong, lost, same = _compare(subject, file, signed)
-    paths = (file.name, *(name for name, _ in signed.files[:_MOST_PATHS]))
+    paths = (file.name, *(name for name, _ in signed.files[:_MAX_PATHS]))
     if wrong:
         name, actual, wanted = wrong[0]
         more = f", and {len(wrong) - 1} more files differ" if len(wrong) > 1 else ""

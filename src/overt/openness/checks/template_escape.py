@@ -15,10 +15,10 @@ from overt.openness.verdicts.components import Strength
 VERSION = 3
 TTL = 180  # so do the known ways out of a sandbox
 
-_MOST: Final = 8
-_MOST_LONG: Final = 1 << 20
+_MAX_TEMPLATES: Final = 8
+_MAX_LENGTH: Final = 1 << 20
 """Characters of all templates that are tried together."""
-_MOST_LATE: Final = 2
+_MAX_TIMEOUTS: Final = 2
 """Trials that may be stopped before the rest is left out."""
 _SECONDS: Final = 2
 _ENDLESS: Final = ("Range too big", "it writes more than", "it is nested too deeply")
@@ -42,10 +42,10 @@ def check(subject: Subject) -> Iterator[Finding]:
     texts: dict[str, list[str]] = {}
     for name, text in subject.templates.items():
         texts.setdefault(text, []).append(name)
-    left, late = _MOST_LONG, 0
+    left, late = _MAX_LENGTH, 0
     for number, (text, names) in enumerate(texts.items()):
         left -= len(text)
-        if number == _MOST or (number and left < 0) or late == _MOST_LATE:
+        if number == _MAX_TEMPLATES or (number and left < 0) or late == _MAX_TIMEOUTS:
             yield Finding(
                 "chat_template",
                 "not_run",

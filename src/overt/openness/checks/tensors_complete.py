@@ -18,7 +18,7 @@ from overt.openness.checks import shapes
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
 from overt.openness.subject import tensors
-from overt.openness.subject.subject import MOST_HEADERS, Subject
+from overt.openness.subject.subject import MAX_HEADERS, Subject
 from overt.openness.subject.tensors import Located, Weights
 from overt.openness.verdicts.components import Strength
 
@@ -28,8 +28,8 @@ TTL = 0
 _SLICE = 1024
 _BIG = 64  # parameters of a matrix that cannot be constant by chance
 _MAY_BE_CONSTANT = ("token_type", "segment", "position_ids", "attn.bias", "attn_mask")
-_MOST_READ = 256 << 20
-_MOST_TENSORS = 20_000
+_MAX_BYTES_READ = 256 << 20
+_MAX_TENSORS = 20_000
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blk|layer|blocks)\.(\d{1,6})\.(.+)")
 # Bytes of a block of a type that begins with its scale in 16 bits.
 _SCALED = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "IQ4_NL": 18}
@@ -177,7 +177,7 @@ def _index(subject: Subject) -> Iterator[Finding]:
 
 
 def _total(subject: Subject, named: set[str], paths: tuple[str, ...]) -> Iterator[Finding]:
-    content = subject.json(tensors.INDEX, MOST_HEADERS)
+    content = subject.json(tensors.INDEX, MAX_HEADERS)
     about = content.get("metadata") if isinstance(content, dict) else None
     stated = about.get("total_size") if isinstance(about, dict) else None
     listed = [t for name in named for t in subject.safetensors[name].tensors]
@@ -265,7 +265,7 @@ def _contents(subject: Subject, weights: Weights) -> tuple[str, str] | None:
     ordered = sorted(weights.tensors.values(), key=lambda tensor: (tensor.file, tensor.offset))
     opened, file = "", None
     try:
-        for tensor in ordered[:_MOST_TENSORS]:
+        for tensor in ordered[:_MAX_TENSORS]:
             if tensor.file != opened:
                 if file:
                     file.close()
@@ -333,7 +333,7 @@ def _unit(tensor: Located) -> int:
 
 def _whole(file: object, tensor: Located) -> bytes:
     file.seek(tensor.offset)  # type: ignore[attr-defined]
-    return bytes(file.read(min(tensor.size, _MOST_READ)))  # type: ignore[attr-defined]
+    return bytes(file.read(min(tensor.size, _MAX_BYTES_READ)))  # type: ignore[attr-defined]
 
 
 def _constant(data: bytes) -> bool:

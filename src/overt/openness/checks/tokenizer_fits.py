@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from overt.openness.evidence import Finding
 from overt.openness.subject import tensors
-from overt.openness.subject.subject import MOST_TOKENIZER, Subject
+from overt.openness.subject.subject import MAX_TOKENIZER, Subject
 from overt.openness.verdicts.components import Strength
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _as_base(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]
     """A GGUF file has the tokens of the model it was made from, each under the same number."""
     base = subject.base
     raw = (
-        base.bytes("tokenizer.json", MOST_TOKENIZER)
+        base.bytes("tokenizer.json", MAX_TOKENIZER)
         if base and base.file("tokenizer.json")
         else None
     )
@@ -187,9 +187,9 @@ def _merge(pair: Sequence[str], known: Any) -> tuple[str, str] | None:
 
 def _json(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
     paths = ("tokenizer.json",)
-    raw = subject.bytes("tokenizer.json", MOST_TOKENIZER)
+    raw = subject.bytes("tokenizer.json", MAX_TOKENIZER)
     if raw is None:
-        reason = f"tokenizer.json is not here, or larger than {MOST_TOKENIZER >> 20} MiB"
+        reason = f"tokenizer.json is not here, or larger than {MAX_TOKENIZER >> 20} MiB"
         yield Finding("tokenizer", "not_run", Strength.CONSISTENT, reason=reason)
         return
     read = _read(raw)

@@ -21,9 +21,9 @@ from overt.openness.verdicts.components import Availability, Strength
 VERSION = 3
 TTL = 0
 
-_MOST_FILES: Final = 400
-_MOST_BYTES: Final = 8 << 20
-_MOST_FILE: Final = 1 << 20
+_MAX_FILES: Final = 400
+_MAX_BYTES: Final = 8 << 20
+_MAX_FILE: Final = 1 << 20
 _SECONDS: Final = 4
 _PARTS: Final = ("training_code", "preprocessing_code", "inference_code", "evaluation_code")
 _TRAINS: Final = re.compile(
@@ -67,7 +67,7 @@ _KEYS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 """Sizes of a model: how settings call each, and its keys in config.json."""
 _NEEDED: Final = ("width", "layers")
-_LEAST: Final = 3
+_MIN_SIZES: Final = 3
 _ASSIGNED: Final = (
     r"(?<![\w.])(?:--|\w{0,40}\.)?(?:%s)\b[\"']?\]?\s{0,8}(?::\s{0,4}int\s{0,4})?"
     r"[:=\s]\s{0,8}[\"']?(\d[\d_,]{0,20})\b"
@@ -144,13 +144,13 @@ def _absent(subject: Subject, files: tuple[SubjectFile, ...]) -> Finding:
 def _texts(subject: Subject, files: tuple[SubjectFile, ...]) -> dict[str, str]:
     """Code and the settings that lie with it, within bounds."""
     texts: dict[str, str] = {}
-    left = _MOST_BYTES
+    left = _MAX_BYTES
     for file in files:
         if file.suffix not in places.CODE + places.SETTINGS + (".md", ".txt"):
             continue
-        if file.size > min(left, _MOST_FILE) or len(texts) == _MOST_FILES:
+        if file.size > min(left, _MAX_FILE) or len(texts) == _MAX_FILES:
             continue
-        text = subject.text(file.name, _MOST_FILE)
+        text = subject.text(file.name, _MAX_FILE)
         if text is not None:
             texts[file.name] = text
             left -= file.size
@@ -201,7 +201,7 @@ def _judged(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str,
     count = sum(1 for name in texts if name.endswith(places.CODE))
     trains = [name for name, text in texts.items() if _TRAINS.search(text)]
     wanted = _wanted(subject)
-    enough = set(_NEEDED) <= wanted.keys() and len(wanted) >= _LEAST
+    enough = set(_NEEDED) <= wanted.keys() and len(wanted) >= _MIN_SIZES
     if not trains:
         another = enough and _holder(texts, wanted)[2]
         return _unsettled(
@@ -290,14 +290,14 @@ def _holder(texts: dict[str, str], wanted: dict[str, int]) -> tuple[str, str, bo
             size: {_number(match) for match in _COMPILED[size].findall(text)} for size in wanted
         }
         held = [size for size in wanted if wanted[size] in stated[size]]
-        if set(_NEEDED) <= set(held) and len(held) >= min(_LEAST, len(wanted)):
+        if set(_NEEDED) <= set(held) and len(held) >= min(_MIN_SIZES, len(wanted)):
             return name, ", ".join(f"{size} {wanted[size]}" for size in held), False
         agreed = agreed or any(size in held for size in _NEEDED)
         others = [
             f"{size} {min(stated[size])}" for size in wanted if stated[size] and size not in held
         ]
         foreign = [size for size in wanted if stated[size] and size not in held]
-        another = another or (set(_NEEDED) <= set(foreign) and len(foreign) >= _LEAST)
+        another = another or (set(_NEEDED) <= set(foreign) and len(foreign) >= _MIN_SIZES)
         if len(others) > nearest[0]:
             nearest = (len(others), f"{name} with {', '.join(others[:4])}")
     return "", nearest[1], another and not agreed

@@ -16,18 +16,18 @@ from overt.formats import pickle
 from overt.openness.evidence import Finding
 from overt.openness.subject import content, places
 from overt.openness.subject.content import Look
-from overt.openness.subject.subject import MOST_HEADERS, Subject, SubjectFile
+from overt.openness.subject.subject import MAX_HEADERS, Subject, SubjectFile
 from overt.openness.verdicts.components import Strength
 
 VERSION = 3
 TTL = 90  # what is known to be dangerous grows
 
-_MOST_FILES: Final = 20_000
-_MOST_PICKLES: Final = 24
-_MOST_SEARCHED: Final = 192 << 20
+_MAX_FILES: Final = 20_000
+_MAX_PICKLES: Final = 24
+_MAX_BYTES_SEARCHED: Final = 192 << 20
 """Bytes of all files of these kinds that are searched, but for the ends of each."""
 _SEARCHED: Final = (".h5", ".hdf5", ".keras", ".onnx", ".pb")
-_MOST_NAMED: Final = 16
+_MAX_NAMES_SHOWN: Final = 16
 _SAFE: Final = "files that hold data and run nothing when loaded"
 
 
@@ -56,24 +56,24 @@ def check(subject: Subject) -> Iterator[Finding]:
             Strength.EXISTS,
             expected=_SAFE,
             observed=f"{looked} files: no pickle, program, archive or link out of the folder{rest}",
-            paths=tuple(f.name for f in subject.files if f.path)[:_MOST_NAMED],
+            paths=tuple(f.name for f in subject.files if f.path)[:_MAX_NAMES_SHOWN],
         )
     elif left and not looked:
         yield Finding(
             "weights", "not_run", Strength.EXISTS, reason=f"{left} files are not on this disk"
         )
-    if len(subject.files) > _MOST_FILES:
+    if len(subject.files) > _MAX_FILES:
         yield Finding(
             "weights",
             "not_run",
             Strength.EXISTS,
-            reason=f"of {len(subject.files)} files the first {_MOST_FILES} were looked into",
+            reason=f"of {len(subject.files)} files the first {_MAX_FILES} were looked into",
         )
     yield from _custom_code(subject)
 
 
 def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator[Finding]:
-    for name, fault in bad[:_MOST_NAMED]:
+    for name, fault in bad[:_MAX_NAMES_SHOWN]:
         yield Finding(
             "weights",
             "fail",
@@ -82,16 +82,16 @@ def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator
             expected=_SAFE,
             paths=(name,),
         )
-    if len(bad) > _MOST_NAMED:
-        names = ", ".join(name for name, _ in bad[_MOST_NAMED : _MOST_NAMED + 4])
+    if len(bad) > _MAX_NAMES_SHOWN:
+        names = ", ".join(name for name, _ in bad[_MAX_NAMES_SHOWN : _MAX_NAMES_SHOWN + 4])
         yield Finding(
             "weights",
             "fail",
             Strength.EXISTS,
             expected=_SAFE,
-            observed=f"{len(bad) - _MOST_NAMED} more such files: {names}",
+            observed=f"{len(bad) - _MAX_NAMES_SHOWN} more such files: {names}",
         )
-    for name, doubt in doubts[:_MOST_NAMED]:
+    for name, doubt in doubts[:_MAX_NAMES_SHOWN]:
         yield Finding(
             "weights", "inconclusive", Strength.EXISTS, reason=f"{name} {doubt}", paths=(name,)
         )
@@ -99,13 +99,13 @@ def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator
 
 def _looks(subject: Subject) -> Iterator[Look]:
     """Each file in turn, small ones first, so that the few scans of pickles go to what hides."""
-    scans, left = _MOST_PICKLES, _MOST_SEARCHED
-    ordered = sorted(subject.files[:_MOST_FILES], key=lambda file: file.size)
+    scans, left = _MAX_PICKLES, _MAX_BYTES_SEARCHED
+    ordered = sorted(subject.files[:_MAX_FILES], key=lambda file: file.size)
     for file in ordered:
         if file.path is None or file.sparse:
             continue
         code = places.component_of(file.name) in _CODE_PARTS
-        most = min(content.MOST_SEARCHED, max(left, 0))
+        most = min(content.MAX_BYTES_SEARCHED, max(left, 0))
         look = content.look(file.name, file.path, scan=scans > 0, code=code, most=most)
         if file.suffix in _SEARCHED:
             left -= min(file.size, most)
@@ -138,7 +138,7 @@ def _outside(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def _index(subject: Subject, file: SubjectFile) -> Iterator[str]:
-    index = subject.json(file.name, MOST_HEADERS)
+    index = subject.json(file.name, MAX_HEADERS)
     weights = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weights, dict):
         return

@@ -32,8 +32,8 @@ _POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
-_MOST_FILES: Final = 300
-_MOST_USES: Final = 12
+_MAX_FILES: Final = 300
+_MAX_PURPOSES: Final = 12
 _SCHEMES: Final = {
     "step": "the step",
     "mof": "the Model Openness Framework",
@@ -241,8 +241,8 @@ def _asked(dossier: Dossier) -> str:
         uses = list(
             dict.fromkeys(fields.label(ban.category) for ban in terms_.bans if not ban.only)
         )
-        more = " and more" if len(uses) > _MOST_USES else ""
-        listed = "; ".join(uses[:_MOST_USES]) + more
+        more = " and more" if len(uses) > _MAX_PURPOSES else ""
+        listed = "; ".join(uses[:_MAX_PURPOSES]) + more
         rules[_rule("Not allowed", "", f"uses on its list: {listed}", "")] = None
     for duty in terms_.obligations:
         rules[_rule("To do", phrases.when(duty.when), duty.text, duty.section)] = None
@@ -326,7 +326,7 @@ def _how(dossier: Dossier) -> str:
     record = dossier.record
     origin = f"Claims come from {link(record.source, record.source)}. " if record.source else ""
     compared = f" It was compared with {code(dossier.base)}." if dossier.base else ""
-    files = dossier.files[:_MOST_FILES]
+    files = dossier.files[:_MAX_FILES]
     rows = "".join(
         f"<li>{code(name)}, {size:,} bytes<br>"
         f'<span class="soft">{code(digest) if digest else "not read"}</span></li>\n'

@@ -23,14 +23,14 @@ ICONS: Final = "".join(
     f'<symbol id="icon-{name}" viewBox="0 0 24 24">{drawn}</symbol>'
     for name, drawn in _DRAWN.items()
 )
-_MOST_EVIDENCE: Final = 40
-_MOST_INPUTS: Final = 12
-_MOST_TEXT: Final = 600
+_MAX_EVIDENCE: Final = 40
+_MAX_INPUTS: Final = 12
+_MAX_TEXT: Final = 600
 
 
 def text(content: str, *, tag: bool = True) -> str:
     """Text of the dossier, escaped; with `tag` in an element that isolates its direction."""
-    safe = escape(visible(shorten(content, _MOST_TEXT)))
+    safe = escape(visible(shorten(content, _MAX_TEXT)))
     return f"<bdi>{safe}</bdi>" if tag else safe
 
 
@@ -131,9 +131,9 @@ def _licence(component: Finished, usual: str) -> str:
 
 def _evidence(component: Finished) -> str:
     claim = component.claim
-    rows = [_piece(piece) for piece in component.evidence[:_MOST_EVIDENCE]]
-    if len(component.evidence) > _MOST_EVIDENCE:
-        rows.append(f"<li>and {len(component.evidence) - _MOST_EVIDENCE} more</li>")
+    rows = [_piece(piece) for piece in component.evidence[:_MAX_EVIDENCE]]
+    if len(component.evidence) > _MAX_EVIDENCE:
+        rows.append(f"<li>and {len(component.evidence) - _MAX_EVIDENCE} more</li>")
     if claim and claim.source:
         dated = f", {text(claim.date)}" if claim.date else ""
         rows.append(
@@ -172,10 +172,10 @@ def _piece(piece: Evidence) -> str:
         )
         if value
     ]
-    for name, digest in piece.inputs[:_MOST_INPUTS]:
+    for name, digest in piece.inputs[:_MAX_INPUTS]:
         lines.append(f'<p class="soft">Looked at {code(name)} {code(digest) if digest else ""}</p>')
-    if len(piece.inputs) > _MOST_INPUTS:
-        lines.append(f'<p class="soft">and {len(piece.inputs) - _MOST_INPUTS} more files</p>')
+    if len(piece.inputs) > _MAX_INPUTS:
+        lines.append(f'<p class="soft">and {len(piece.inputs) - _MAX_INPUTS} more files</p>')
     lines.append(f'<p class="soft">Evidence {code(piece.id)}</p>')
     kind = ' class="contradicted"' if piece.result == "fail" and not piece.absent else ""
     return f"<li{kind}>{''.join(lines)}</li>"

@@ -13,7 +13,7 @@ from overt.openness.dossier import Dossier
 from overt.openness.export.text import clean, shorten
 
 _SLUG = re.compile(r"[^A-Za-z0-9.-]+")
-_MOST_NAME = 300
+_MAX_NAME = 300
 REF: Final = "LicenseRef-"
 
 LISTED: Final = frozenset(
@@ -61,7 +61,7 @@ def named(text: str) -> Named:
         return Named("expression", expression, title or expression, url)
     bare = text.removeprefix(REF)
     title, url = _facts(bare)
-    return Named("ref", REF + slug(bare), title or shorten(text, _MOST_NAME) or "unnamed", url)
+    return Named("ref", REF + slug(bare), title or shorten(text, _MAX_NAME) or "unnamed", url)
 
 
 def altered(text: str) -> Named:
@@ -108,7 +108,7 @@ def _expression(text: str) -> str | None:
     """An expression of ids that are all on the SPDX list, as SPDX writes it."""
     from license_expression import ExpressionError, ExpressionParseError
 
-    if not text or len(text) > _MOST_NAME or "licenseref" in text.lower():
+    if not text or len(text) > _MAX_NAME or "licenseref" in text.lower():
         return None
     try:
         parsed = _licensing().parse(text, validate=True, strict=True)

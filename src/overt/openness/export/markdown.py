@@ -23,7 +23,7 @@ _SIGNS = {
     "contradicted": "✘",
     "unknown": "?",
 }
-_MOST = 300
+_MAX_CHARACTERS = 300
 
 
 def render(dossier: Dossier) -> str:
@@ -70,7 +70,7 @@ def render(dossier: Dossier) -> str:
 
 def text(content: str) -> str:
     """Text of the dossier, on one line and without a meaning in Markdown."""
-    line = visible(shorten(content, _MOST))
+    line = visible(shorten(content, _MAX_CHARACTERS))
     return _MEANS.sub(lambda match: f"&#{ord(match.group())};", line)
 
 

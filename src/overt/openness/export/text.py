@@ -19,7 +19,7 @@ from overt.openness.dossier import Dossier
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?")
-_MOST_URL = 2000
+_MAX_URL = 2000
 # Characters of a path or query that stay as they are; whatever else there is gets percent-encoded.
 _SAFE = "/:@!$&'()*+,;=-._~%"
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -125,7 +125,7 @@ def timestamp(text: object) -> str:
 
 def address(text: str) -> str:
     """A web address that every reader accepts, or "" where `text` is none."""
-    if len(text) > _MOST_URL or not text.startswith(("https://", "http://")):
+    if len(text) > _MAX_URL or not text.startswith(("https://", "http://")):
         return ""
     try:
         parts = urlsplit(clean(text))

@@ -20,7 +20,7 @@ from overt.openness.licence.fingerprints import known
 from overt.openness.licence.fit import Fit, Gap, Rows, fit, window
 from overt.openness.licence.names import canonical
 from overt.openness.licence.remarks import explained, quoted, remarks
-from overt.openness.licence.text import MOST, Words, hashed, read
+from overt.openness.licence.text import MAX_CHARACTERS, Words, hashed, read
 
 Kind = Literal["exact", "near", "altered", "notice_only", "unknown"]
 
@@ -29,8 +29,8 @@ _WORK: Final = 1_000_000  # words that are looked through for them
 _CANDIDATES: Final = 5
 _LONG: Final = 20_000  # words
 _SHOWN: Final = 60  # changes and riders that are told
-_LEAST: Final = 0.6  # of a text's words; less is not that text
-_LEAST_NOTICE: Final = 0.8
+_MIN_COVERAGE: Final = 0.6  # of a text's words; less is not that text
+_MIN_NOTICE_COVERAGE: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Match:
 def match(text: str) -> Match:
     """Recognise a licence text."""
     digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    text, rest = text[:MOST], text[MOST : 2 * MOST].strip()
+    text, rest = text[:MAX_CHARACTERS], text[MAX_CHARACTERS : 2 * MAX_CHARACTERS].strip()
     words = read(text)
     fits = sorted(_fits(words), key=lambda fit: fit.first)
     whole = [fit for fit in fits if not fit.entry.notice]
@@ -177,7 +177,7 @@ def _best(
 
 
 def _enough(fit: Fit) -> bool:
-    return fit.coverage >= (_LEAST_NOTICE if fit.entry.notice else _LEAST) and (
+    return fit.coverage >= (_MIN_NOTICE_COVERAGE if fit.entry.notice else _MIN_COVERAGE) and (
         fit.score > -fit.equal // 2
     )
 

@@ -23,7 +23,7 @@ Kind = Literal[
 """The class of a licence, as it is printed beside a model's openness."""
 
 FILE: Final = packed.DATA / "licences.tsv"
-_MOST: Final = 300  # characters of a name
+_MAX_NAME: Final = 300  # characters of a name
 # Not compiled before they are needed: that takes longer than most questions.
 _REFERENCE: Final = r"^(?:DocumentRef-[\w.-]+:)?LicenseRef-(?:scancode-)?"
 _NOISE: Final = (
@@ -59,7 +59,7 @@ class _Table(NamedTuple):
 
 def canonical(text: str) -> str | None:
     """The id for a name: an SPDX id, a tag of the hub, a title; None where nobody knows it."""
-    name = text.strip()[:_MOST]
+    name = text.strip()[:_MAX_NAME]
     if "licenseref-" in name.lower():
         name = re.sub(_REFERENCE, "", name, flags=re.IGNORECASE)
     table = _table()
@@ -74,7 +74,7 @@ def canonical(text: str) -> str | None:
 
 def family(text: str) -> bool:
     """Whether a name is that of a family of licences and leaves the version open."""
-    return canonical(text) is None and _key(text.strip()[:_MOST]) in _table().families
+    return canonical(text) is None and _key(text.strip()[:_MAX_NAME]) in _table().families
 
 
 def facts(id: str) -> LicenceFacts | None:
@@ -158,7 +158,7 @@ def _parsed(text: str) -> Any:
     from license_expression import ExpressionError, Licensing
 
     try:
-        return Licensing().parse(text[: 4 * _MOST], validate=False)
+        return Licensing().parse(text[: 4 * _MAX_NAME], validate=False)
     except (ExpressionError, RecursionError, ValueError, TypeError, AttributeError, IndexError):
         return None
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from overt.openness.licence.pattern import Pattern
 
-MOST: Final = 400_000
+MAX_CHARACTERS: Final = 400_000
 """Characters of a text that are read; what follows is left out."""
 
 # The marks of `scripts/fingerprints.py`; where a person's text has them they are no words.
@@ -105,7 +105,7 @@ class Words:
 
 def level(text: str) -> str:
     """The text without mark-up and typography, character for character in place."""
-    text = text[:MOST]
+    text = text[:MAX_CHARACTERS]
     if not text.isascii():
         text = text.translate(_LEVEL)
     if "&" in text:

@@ -29,9 +29,9 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
 
-_MOST_LINKS = 64
+_MAX_LINKS = 64
 _DEPTH = 8
-_MOST_TEXTS = 16
+_MAX_TEXTS = 16
 _RELATIONS = {"distilled": "teacher"}
 """What may.py calls a parent that a record calls otherwise."""
 
@@ -67,10 +67,8 @@ def of(subject: Subject, settings: Settings) -> Chain:
     seen = {subject.record.name.lower(), subject.ref.lower().removeprefix("hf:")}
     for link in _above(subject.record, replace(settings, offline=True), seen, 1):
         links.append(link)
-        if len(links) >= _MOST_LINKS:
-            remarks.append(
-                f"it was made from more than {_MOST_LINKS} things, and not all were seen"
-            )
+        if len(links) >= _MAX_LINKS:
+            remarks.append(f"it was made from more than {_MAX_LINKS} things, and not all were seen")
             break
     return Chain(tuple(links), tuple(remarks), {name: match for name, (_, match) in texts.items()})
 
@@ -101,7 +99,7 @@ def _texts(subject: Subject) -> "dict[str, tuple[str, Match]]":
     if not texts:
         return {}
     top = min(name.count("/") for name in texts)
-    chosen = [name for name in sorted(texts) if name.count("/") == top][:_MOST_TEXTS]
+    chosen = [name for name in sorted(texts) if name.count("/") == top][:_MAX_TEXTS]
     return {name: (texts[name], subject.licence_match(name)) for name in chosen}
 
 
@@ -183,7 +181,7 @@ def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> It
     further: list[Record] = []
     for parent in record.parents:
         key = parent.name.lower()
-        if key in seen or len(seen) > _MOST_LINKS:
+        if key in seen or len(seen) > _MAX_LINKS:
             continue
         seen.add(key)
         known = families.find(parent.name)

@@ -22,7 +22,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     "=": operator.eq,
 }
 _HOW = sorted(_COMPARE, key=len, reverse=True)
-_MOST_BITS = 1 << 22
+_MAX_BITS = 1 << 22
 
 
 class Test(NamedTuple):
@@ -203,7 +203,7 @@ def outlook(rules: Sequence[tuple[int, Condition]], floor: int = 0) -> Outlook:
     if not rules:
         return Outlook(floor, floor, ())
     grid = _Grid(rules)
-    if grid.size > _MOST_BITS:  # too many facts at once: say that all of them matter
+    if grid.size > _MAX_BITS:  # too many facts at once: say that all of them matter
         return Outlook(floor, max(level for level, _ in rules), tuple(grid.axes))
     least, most, matter = floor, floor, set[str]()
     table = 0
@@ -234,7 +234,7 @@ class _Grid:
             values = _told_apart(name, all_of_it)
             self.axes[name] = (self.size, values)
             self.size *= len(values)
-        self.full = (1 << self.size) - 1 if self.size <= _MOST_BITS else 0
+        self.full = (1 << self.size) - 1 if self.size <= _MAX_BITS else 0
         self._known: dict[Test, int] = {}
 
     def truth(self, condition: Condition) -> int:

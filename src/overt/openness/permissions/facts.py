@@ -16,7 +16,7 @@ from overt.openness.permissions import uses
 Kind = Literal["yes_no", "number", "one_of", "several_of"]
 Value = bool | int | float | str | tuple[str, ...]
 
-_MOST_WORDS = 100
+_MAX_WORDS = 100
 _TIMES = {"": 1, "k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
 _NUMBER = r"[$€]?\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(k|mn?|bn?)?"
 
@@ -226,9 +226,9 @@ def _number(fact_: Fact, text: str) -> int | float:
 
 
 def _chosen(fact_: Fact, words: list[str]) -> Value:
-    if len(words) > _MOST_WORDS:
+    if len(words) > _MAX_WORDS:
         raise BadRequest(
-            f"{fact_.name} has {len(words)} words, more than {_MOST_WORDS}", "give fewer words"
+            f"{fact_.name} has {len(words)} words, more than {_MAX_WORDS}", "give fewer words"
         )
     if fact_.name == "fields_of_use":
         named = {uses.category(word) for word in words}

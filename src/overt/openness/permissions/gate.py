@@ -36,10 +36,10 @@ SERVING: Final[Use] = {"distributes": ("hosted_api",)}
 SENDING: Final[Use] = {"distributes": ("weights",)}
 """What is true of an export or a push."""
 
-_MOST_SAVED = 1 << 16
-_MOST_TEXT = 1 << 20
-_MOST_TEXTS = 4
-_MOST_BASES = 8
+_MAX_SAVED_BYTES = 1 << 16
+_MAX_TEXT = 1 << 20
+_MAX_TEXTS = 4
+_MAX_BASES = 8
 _QUIET = ("osd_open", "data_open")  # kinds of licences that ask nothing of who runs a model
 _T = TypeVar("_T")
 
@@ -157,13 +157,13 @@ def _kept(home: Path) -> bytes:
     path = home / "use.toml"
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_SAVED + 1)
+            data = file.read(_MAX_SAVED_BYTES + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}", "correct it") from None
-    if len(data) > _MOST_SAVED:
-        raise BadRequest(f"{path} is larger than {_MOST_SAVED} bytes", "delete it")
+    if len(data) > _MAX_SAVED_BYTES:
+        raise BadRequest(f"{path} is larger than {_MAX_SAVED_BYTES} bytes", "delete it")
     return data
 
 
@@ -305,7 +305,7 @@ def _links(
     from overt.openness.subject.named_licences import Said, link_of
 
     facts = {"modality": "multimodal"} if multimodal else {}
-    bases = list(_bases(header))[:_MOST_BASES] if header is not None else []
+    bases = list(_bases(header))[:_MAX_BASES] if header is not None else []
     if not any(licence_.licence for licence_ in own):
         claimed = () if declared else _claimed(ref)
         own = [*own, *claimed]
@@ -377,7 +377,7 @@ def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:
 
         store = Store(settings.home)
         for file in model.manifest.files:
-            if file.role == "licence" and file.size <= _MOST_TEXT and is_main(file.path):
+            if file.role == "licence" and file.size <= _MAX_TEXT and is_main(file.path):
                 texts.append((file.path, file.digest, store.path(file)))
     else:
         folder = Path(model.ref).expanduser()
@@ -387,7 +387,7 @@ def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:
                     state = path.stat()
                     stamp = f"{state.st_ino} {state.st_size} {state.st_mtime_ns}"
                     texts.append((path.name, stamp, path))
-    yield from texts[:_MOST_TEXTS]
+    yield from texts[:_MAX_TEXTS]
 
 
 def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
@@ -395,7 +395,7 @@ def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
     name, _, path = text
     try:
         with path.open("rb") as opened:
-            data = opened.read(_MOST_TEXT)
+            data = opened.read(_MAX_TEXT)
     except OSError:
         return ()
 

@@ -19,8 +19,8 @@ from overt.openness.permissions.terms import Terms
 from overt.openness.subject.named_licences import is_policy, place
 from overt.openness.subject.subject import Subject, SubjectFile
 
-_MOST_TEXT = 1 << 20
-_MOST_LINES = 200
+_MAX_TEXT = 1 << 20
+_MAX_LINES = 200
 _COPIED = ("", ".txt", ".md", ".rst", ".html", ".htm", ".pdf")
 _WHOLE = 0.95  # of a licence's words; a page that holds so many holds its text
 _COPYRIGHT = re.compile(
@@ -129,7 +129,7 @@ def _copies(subject: Subject) -> dict[str, bytes]:
     wanted = [*subject.licence_texts, *(file.name for file in subject.files if _goes_along(file))]
     texts = {}
     for name in dict.fromkeys(wanted):
-        data = subject.bytes(name, _MOST_TEXT)
+        data = subject.bytes(name, _MAX_TEXT)
         if data is not None:
             texts[name.replace("/", "-").lstrip(".") or "licence"] = data
     return texts
@@ -215,7 +215,7 @@ def copyright_lines(text: str) -> tuple[str, ...]:
         at = _COPYRIGHT.match(line[:400].rstrip())
         if at and not _PLACEHOLDER.search(at["line"]):
             lines.append(short(at["line"], 300))
-    return tuple(dict.fromkeys(lines))[:_MOST_LINES]
+    return tuple(dict.fromkeys(lines))[:_MAX_LINES]
 
 
 def _duties(

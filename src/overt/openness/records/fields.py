@@ -7,10 +7,10 @@ from typing import Any
 from overt.errors import FormatError
 
 _DATE = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?")
-_MOST = 600
+_MAX_CHARACTERS = 600
 
 
-def text(content: Mapping[str, Any], key: str, what: str, most: int = _MOST) -> str:
+def text(content: Mapping[str, Any], key: str, what: str, most: int = _MAX_CHARACTERS) -> str:
     """A text or a number, in one line of at most `most` characters; "" where absent or null."""
     value = content.get(key)
     if value is None:

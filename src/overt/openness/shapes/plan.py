@@ -10,9 +10,9 @@ from overt.openness.shapes.layouts import BY_GGUF, BY_MODEL_TYPE, Layout, Row
 if TYPE_CHECKING:
     from overt.formats.gguf import Header
 
-MOST_BLOCKS: Final = 1024
-MOST_EXPERTS: Final = 4096
-_MOST = 1 << 40  # of any number of a configuration
+MAX_BLOCKS: Final = 1024
+MAX_EXPERTS: Final = 4096
+_MAX_NUMBER = 1 << 40  # of any number of a configuration
 Shape = tuple[int, ...]
 PREFIXES: Final = (
     "model.language_model.",
@@ -123,7 +123,7 @@ def _config_numbers(
     width = number("hidden_size", "n_embd")
     heads = number("num_attention_heads", "n_head")
     blocks = number("num_hidden_layers", "n_layer", "num_layers")
-    if not heads > 0 or blocks > MOST_BLOCKS:
+    if not heads > 0 or blocks > MAX_BLOCKS:
         raise UnknownLayout(f"config.json asks for {blocks} blocks of {heads} heads")
     kv = number("num_key_value_heads", default=layout.kv_heads or heads)
     head = number("head_dim", default=layout.head or width // heads)
@@ -146,7 +146,7 @@ def _config_numbers(
         "T": number("type_vocab_size", default=2),
         "E": number("num_local_experts", "num_experts", "n_routed_experts", default=0),
     }
-    if symbols["E"] > MOST_EXPERTS:
+    if symbols["E"] > MAX_EXPERTS:
         raise UnknownLayout(f"config.json asks for {symbols['E']} experts")
     if kind != "mixtral":
         symbols["M"] = number("moe_intermediate_size", default=inner)
@@ -191,7 +191,7 @@ def _config_tags(
 
 def is_size(value: object) -> bool:
     """A number that a configuration can have for a size or a count."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_NUMBER
 
 
 # ---- from a GGUF header --------------------------------------------------------------------
@@ -216,7 +216,7 @@ def of_gguf(header: "Header", names: Mapping[str, Any]) -> Plan:
 def _gguf_numbers(header: "Header", kind: str, names: Mapping[str, Any]) -> _Numbers:
     def own(key: str, default: int | None = None) -> int:
         number = header.number(f"{kind}.{key}")
-        if number is not None and number < _MOST:
+        if number is not None and number < _MAX_NUMBER:
             return number
         if default is None:
             raise UnknownLayout(f"the header does not say {kind}.{key}")
@@ -224,7 +224,7 @@ def _gguf_numbers(header: "Header", kind: str, names: Mapping[str, Any]) -> _Num
 
     blocks, width = own("block_count"), own("embedding_length")
     heads, kvs, inners = header.head_counts, header.kv_head_counts, header.feed_forward_lengths
-    if not 0 < blocks <= MOST_BLOCKS or len(heads) < blocks or len(kvs) < blocks:
+    if not 0 < blocks <= MAX_BLOCKS or len(heads) < blocks or len(kvs) < blocks:
         raise UnknownLayout(f"the header describes {len(heads)} of {blocks} blocks")
     key, value = header.key_length or 0, header.value_length or 0
     experts = own("expert_count", 0)

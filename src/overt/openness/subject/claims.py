@@ -18,9 +18,9 @@ _RELATIONS: Mapping[str, Relation] = {
 }
 RECIPE = "its recipe"
 """The source of a parent that the recipe of a model in the store names."""
-_MOST_PARENTS = 64
-_MOST_RECORDS = 8
-_MOST_RECORD_BYTES = 1 << 20
+_MAX_PARENTS = 64
+_MAX_RECORDS = 8
+_MAX_RECORD_BYTES = 1 << 20
 
 
 def of(subject: Subject) -> Record:
@@ -79,10 +79,10 @@ def _from_record(subject: Subject) -> Record | None:
     """A record of another index that lies at the top of the folder."""
     tried = 0
     for file in subject.files:
-        if "/" in file.name or file.suffix not in (".yml", ".yaml") or tried == _MOST_RECORDS:
+        if "/" in file.name or file.suffix not in (".yml", ".yaml") or tried == _MAX_RECORDS:
             continue
         tried += 1
-        text = subject.text(file.name, _MOST_RECORD_BYTES)
+        text = subject.text(file.name, _MAX_RECORD_BYTES)
         try:
             record = records.read(text, file.name) if text else None
         except OvertError as error:
@@ -114,7 +114,7 @@ def _from_card(subject: Subject) -> Record | None:
         claims=tuple(claims),
         licence=licence,
         licence_link=link,
-        parents=tuple(parents[:_MOST_PARENTS]),
+        parents=tuple(parents[:_MAX_PARENTS]),
         source=card.name,
     )
 
@@ -161,7 +161,7 @@ def _from_header(subject: Subject) -> Record | None:
         claims=tuple(claims),
         licence=licence[:200] if licence else None,
         licence_link=(header.licence_link or "")[:500],
-        parents=tuple(parents[:_MOST_PARENTS]),
+        parents=tuple(parents[:_MAX_PARENTS]),
         source=source,
     )
 
@@ -191,7 +191,7 @@ def listed(header: Any, prefix: str) -> Iterator[str]:
 
 def _listed(header: Any, prefix: str) -> Iterator[tuple[int, str]]:
     count = header.number(f"{prefix}.count") or 0
-    for i in range(min(count, _MOST_PARENTS)):
+    for i in range(min(count, _MAX_PARENTS)):
         address = header.text(f"{prefix}.{i}.repo_url") or ""
         owner = header.text(f"{prefix}.{i}.organization") or ""
         name = header.text(f"{prefix}.{i}.name") or ""

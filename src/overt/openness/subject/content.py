@@ -23,7 +23,7 @@ from typing import Final
 from overt.formats import pickle, scan, subprocess_reader
 
 _HEAD: Final = 64 << 10
-MOST_SEARCHED: Final = 64 << 20
+MAX_BYTES_SEARCHED: Final = 64 << 20
 """Bytes of a large file that are searched."""
 _SECONDS: Final = 2
 _USUAL: Final = 0.8
@@ -110,7 +110,7 @@ class Look:
 
 
 def look(
-    name: str, path: Path, *, scan: bool = True, code: bool = False, most: int = MOST_SEARCHED
+    name: str, path: Path, *, scan: bool = True, code: bool = False, most: int = MAX_BYTES_SEARCHED
 ) -> Look:
     """Look into one file. Nothing raises.
 
@@ -297,7 +297,7 @@ def _keras(archive: zipfile.ZipFile) -> list[str]:
 def _objects(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[str]:
     """Arrays of numpy whose elements are Python objects, which are a pickle behind the header."""
     arrays = [member for member in members if member.filename.endswith(".npy")]
-    for member in arrays[:_MOST_ARRAYS]:
+    for member in arrays[:_MAX_ARRAYS]:
         with archive.open(member) as opened:
             head = opened.read(_ARRAY_HEAD)
         if head.startswith(b"\x93NUMPY") and _OBJECT.search(head.partition(b"\n")[0]):
@@ -305,7 +305,7 @@ def _objects(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterat
             return
 
 
-_MOST_ARRAYS: Final = 2000
+_MAX_ARRAYS: Final = 2000
 _ARRAY_HEAD: Final = 4096
 _OBJECT: Final = re.compile(rb"['\"]\|?O\d{0,2}['\"]")
 _LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
@@ -335,7 +335,7 @@ def _tar(name: str, path: Path) -> Look:
     look = Look(name, doubts=("is a tar archive",))
     try:
         with tarfile.open(path, "r:") as archive:
-            for _ in range(_MOST_MEMBERS):
+            for _ in range(_MAX_MEMBERS):
                 member = archive.next()
                 if member is None:
                     break
@@ -360,7 +360,7 @@ def _tar(name: str, path: Path) -> Look:
     return look
 
 
-_MOST_MEMBERS: Final = 256
+_MAX_MEMBERS: Final = 256
 
 
 def _holds(path: Path, rule: re.Pattern[bytes], most: int) -> bytes:

@@ -35,7 +35,7 @@ GRADES: Final[Mapping[str, str]] = {
 """What a grade of a source adds to the note of a cell."""
 
 _OTHER: Final = "-"  # the node of names that look like one of a family and are another model
-_MOST_NAME: Final = 200  # characters of a name that is looked up
+_MAX_NAME: Final = 200  # characters of a name that is looked up
 _SIZE: Final = r"(?:\d+x)?\d+(?:\.\d+)?[bm]\d?|e\d+b"
 _LEAD: Final = (
     "meta",
@@ -115,7 +115,7 @@ def find(name: str) -> Record | None:
     text = re.sub(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", "", name.strip())
     owner, slash, rest = text.partition("/")
     plain = rest if slash else owner
-    if not plain or len(text) > _MOST_NAME or "/" in plain:
+    if not plain or len(text) > _MAX_NAME or "/" in plain:
         return None
     entry = _entry(_plain(plain))
     if entry is None:

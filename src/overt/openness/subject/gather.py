@@ -12,7 +12,7 @@ from pathlib import Path
 
 from overt.errors import FormatError, ModelNotFound, NotFound, OvertError, UsageError
 from overt.formats import gguf
-from overt.models.recipe import MOST_BYTES, Recipe
+from overt.models.recipe import MAX_BYTES, Recipe
 from overt.models.sources.base import Step
 from overt.models.sources.file_selection import PICKLED
 from overt.models.store import Manifest, Store
@@ -23,7 +23,7 @@ from overt.openness.subject.subject import Subject, SubjectFile
 from overt.ref import PROVIDERS, Ref, parse
 from overt.settings import Settings
 
-_MOST_FILES = 20_000
+_MAX_FILES = 20_000
 _DEPTH = 12
 _SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".cache", "node_modules", ".venv"}
 _OTHERS = (".onnx", ".h5", ".hdf5", ".keras", ".tflite", ".mlmodel", ".npz", ".npy", ".msgpack")
@@ -221,11 +221,11 @@ def _walk(root: Path) -> Iterator[SubjectFile]:
         inner[:] = sorted(name for name in inner if name not in _SKIPPED)
         if len(here.parts) >= _DEPTH:
             inner.clear()
-        more = names[: _MOST_FILES + 1 - len(files)]
+        more = names[: _MAX_FILES + 1 - len(files)]
         files += [_one(Path(folder, name), (here / name).as_posix(), real) for name in more]
-        if len(files) > _MOST_FILES:
+        if len(files) > _MAX_FILES:
             raise FormatError(
-                f"{root} holds more than {_MOST_FILES} files", "name one model's folder"
+                f"{root} holds more than {_MAX_FILES} files", "name one model's folder"
             )
     yield from sorted(files, key=lambda file: file.name)
 
@@ -289,7 +289,7 @@ def _stored(ref: str, settings: Settings) -> Subject:
 def _made_from(manifest: Manifest, store: Store) -> tuple[Parent, ...]:
     """What Overt made a model from, by its newest recipe; of data only whose licence was said."""
     recipe_file = next((file for file in manifest.files if file.role == "recipe"), None)
-    if recipe_file is None or recipe_file.size > MOST_BYTES:
+    if recipe_file is None or recipe_file.size > MAX_BYTES:
         return ()
     try:
         recipe = Recipe.decode(store.path(recipe_file).read_bytes())

@@ -37,10 +37,10 @@ _TEXTS = (
     ".rst",
     "",
 )
-_MOST_TEXT = 1 << 20
-_MOST_TEXTS = 64
-_MOST_BYTES = 16 << 20
-_MOST_HEADERS = 64
+_MAX_TEXT = 1 << 20
+_MAX_TEXTS = 64
+_MAX_BYTES = 16 << 20
+_MAX_HEADERS = 64
 
 
 def subject(ref: str, parsed: Ref, settings: Settings) -> Subject:
@@ -74,7 +74,7 @@ def subject(ref: str, parsed: Ref, settings: Settings) -> Subject:
 def _fetch(listing: "Listing", folder: Path) -> Mapping[str, Path]:
     """What is small enough to come, by name; what fails to come is left out."""
     headers: dict[str, Path] = {}
-    left = _MOST_BYTES
+    left = _MAX_BYTES
     for name in _wanted(listing.sizes):
         path = folder / hashlib.sha256(name.encode()).hexdigest()
         size = listing.sizes[name]
@@ -98,16 +98,16 @@ def _wanted(sizes: Mapping[str, int]) -> list[str]:
     """Headers first, then texts, the ones nearest to the top first."""
     by_depth = sorted(sizes, key=lambda name: (name.count("/"), name))
     headers = [n for n in by_depth if _has_header(n) and 0 < sizes[n] <= quant_selection.WIDE][
-        :_MOST_HEADERS
+        :_MAX_HEADERS
     ]
     texts = [
         name
         for name in by_depth
         if not _has_header(name)
-        and 0 < sizes[name] <= _MOST_TEXT
+        and 0 < sizes[name] <= _MAX_TEXT
         and Path(name).suffix.lower() in _TEXTS
     ]
-    return headers + texts[:_MOST_TEXTS]
+    return headers + texts[:_MAX_TEXTS]
 
 
 def _has_header(name: str) -> bool:

@@ -15,8 +15,8 @@ from typing import Any, Final
 from overt.errors import FormatError
 from overt.openness.subject.subject import Subject, SubjectFile
 
-MOST_ENTRIES: Final = 100_000
-_MOST_TEXT: Final = 32 << 20
+MAX_ENTRIES: Final = 100_000
+_MAX_TEXT: Final = 32 << 20
 _PATHS: Final = (
     "path",
     "file",
@@ -128,7 +128,7 @@ def read(subject: Subject, file: SubjectFile) -> Manifest | None:
     Raises:
         FormatError: not a list of files in any of the forms.
     """
-    text = subject.text(file.name, _MOST_TEXT)
+    text = subject.text(file.name, _MAX_TEXT)
     if text is None:
         return None
     try:
@@ -155,7 +155,7 @@ def _read(name: str, text: str, suffix: str) -> Manifest:
     if suffix in (".csv", ".tsv"):
         reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
         return Manifest(name, "table", tuple(_entries(reader)))
-    return Manifest(name, "sums", tuple(_sums(text))[:MOST_ENTRIES])
+    return Manifest(name, "sums", tuple(_sums(text))[:MAX_ENTRIES])
 
 
 def _sums(text: str) -> Iterator[Entry]:
@@ -208,7 +208,7 @@ def _keyed(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _entries(rows: Iterable[Any]) -> Iterator[Entry]:
     for number, row in enumerate(rows):
-        if number == MOST_ENTRIES:
+        if number == MAX_ENTRIES:
             return
         if not isinstance(row, dict):
             continue

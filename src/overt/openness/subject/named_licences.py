@@ -12,7 +12,7 @@ _POLICY = r"(?:^|-)(?:use-policy|pup|aup)(?:-|$)"
 _MAIN = ("license", "licence", "copying", "terms")
 _NO_TEXT = (".html", ".htm", ".json", ".yaml", ".yml", ".py", ".pdf", ".gguf", ".safetensors")
 _NAME = 100  # characters of a file that holds a licence's name and nothing else
-_MOST_WORDS = 1000  # characters of a name or expression
+_MAX_WORDS = 1000  # characters of a name or expression
 _NOTHING = ("", "other", "unknown", "none", "noassertion", "see-license")
 
 
@@ -61,7 +61,7 @@ def ids_of(words: str) -> tuple[str, ...]:
     """
     from overt.openness.licence import names
 
-    words = " ".join(words[:_MOST_WORDS].split())
+    words = " ".join(words[:_MAX_WORDS].split())
     if id_ := names.canonical(words):
         return (id_,)
     alternatives = re.split(r"\s+or\s+", words, flags=re.IGNORECASE)

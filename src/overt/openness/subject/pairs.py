@@ -182,13 +182,13 @@ def _sources(layout: Layout, base: "Weights", blocks: int) -> "dict[str, list[Lo
     theirs = {plan.short(name): tensor for name, tensor in base.tensors.items()}
     sources: dict[str, list[Located]] = {}
     rows = [("", "", row) for row in layout.top]
-    for number in range(min(blocks, plan.MOST_BLOCKS)):
+    for number in range(min(blocks, plan.MAX_BLOCKS)):
         start = layout.place.format(number)
         rows += [(f"blk.{number}.", start, row) for row in layout.block]
     for to, start, row in rows:
         names = [start + row.hf]
         if "{e}" in row.hf:
-            names = [start + row.hf.format(e=e) for e in range(plan.MOST_EXPERTS)]
+            names = [start + row.hf.format(e=e) for e in range(plan.MAX_EXPERTS)]
         parts = []
         for name in names:
             if name not in theirs:

@@ -22,7 +22,7 @@ SETTINGS: Final = (".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".gin", ".
 WEIGHTS: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".onnx", ".npz")
 DOCUMENTS: Final = (".md", ".pdf", ".txt", ".html", ".tex", ".rst", ".docx", ".bib", ".cff", "")
 
-_LONGEST: Final = 4096
+_MAX_PATH: Final = 4096
 """Characters of a path; the time for a name grows with the square of its length."""
 _STEP: Final = re.compile(
     r"(?:^|[-_./])(?:global[-_]?step|step|checkpoint|ckpt|iter(?:ation)?)[-_]?(\d{1,12})(?=[-_./]|$)",
@@ -143,7 +143,7 @@ def searched(subject: Subject) -> bool:
 @lru_cache(maxsize=1 << 15)
 def component_of(name: str) -> str | None:
     """The component a file is by its name alone."""
-    if len(name) > _LONGEST:
+    if len(name) > _MAX_PATH:
         return None
     path = PurePosixPath(name.lower())
     stem, folders = path.name, path.parts[:-1]

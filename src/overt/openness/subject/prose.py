@@ -11,7 +11,7 @@ from typing import Final
 from overt.openness.subject import statements
 from overt.openness.subject.statements import Stated
 
-_MOST_SENTENCE: Final = 400
+_MAX_SENTENCE: Final = 400
 _OTHERS: Final = re.compile(
     r"\b(?:compar\w+|than|teacher|student|distill\w+|draft|vs|versus|unlike|whereas|series|family"
     r"|suite|rang\w+|sizes|variants?|models|smaller|larger|bigger|outperform\w*|based on|built on"
@@ -140,7 +140,7 @@ def own(body: str, names: Sequence[str]) -> Iterator[str]:
         first = False
         for sentence in re.split(r"(?<=[.!?])\s+", plain):
             # "It" is the model where the sentence before it was about the model alone.
-            short = len(sentence) <= _MOST_SENTENCE
+            short = len(sentence) <= _MAX_SENTENCE
             goes_on = before and sentence.startswith(("It is a", "It has ", "It contains "))
             lead = opens and _LEAD.match(sentence)
             before = short and bool(start.match(sentence) or goes_on or lead)

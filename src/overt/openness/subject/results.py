@@ -16,9 +16,9 @@ from overt.openness.subject import places
 from overt.openness.subject.card import Card
 from overt.openness.subject.subject import Subject
 
-_MOST_FILES: Final = 16
-_MOST_SCORES: Final = 5000
-_MOST_LINES: Final = 20_000
+_MAX_FILES: Final = 16
+_MAX_SCORES: Final = 5000
+_MAX_LINES: Final = 20_000
 
 
 _KEPT_BOOK: Final = re.compile(
@@ -38,7 +38,7 @@ class Measured:
 def measured(subject: Subject) -> Measured:
     """All scores in the files of results that lie with a model."""
     measured_ = Measured()
-    for file in places.of(subject, "evaluation_results")[:_MOST_FILES]:
+    for file in places.of(subject, "evaluation_results")[:_MAX_FILES]:
         if file.suffix == ".json":
             content = subject.json(file.name)
         elif file.suffix in (".csv", ".tsv"):
@@ -47,7 +47,7 @@ def measured(subject: Subject) -> Measured:
             continue
         before = len(measured_.scores)
         for task, metric, score in _scores(content):
-            if len(measured_.scores) < _MOST_SCORES and not _KEPT_BOOK.search(task):
+            if len(measured_.scores) < _MAX_SCORES and not _KEPT_BOOK.search(task):
                 measured_.scores.setdefault(_plain(task), {})[_plain(metric)] = score
         if len(measured_.scores) > before:
             measured_.files.append(file.name)
@@ -74,7 +74,7 @@ def _table(text: str, suffix: str) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
     try:
         rows = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
-        for _, row in zip(range(_MOST_SCORES), rows, strict=False):
+        for _, row in zip(range(_MAX_SCORES), rows, strict=False):
             names = [cell for cell in row if cell and cell.strip().lower() in _TASKS]
             task = str(row[names[0]]) if names else ""
             for metric, value in row.items():
@@ -144,7 +144,7 @@ def _near(score: float, words: str, measured: float) -> bool:
 def _claimed(card: Card) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(task, metric, words that may be its score) of the card's ``model-index`` and its text."""
     yield from _indexed(card.fields.get("model-index"))
-    for line in card.body.split("\n", _MOST_LINES)[:_MOST_LINES]:
+    for line in card.body.split("\n", _MAX_LINES)[:_MAX_LINES]:
         if len(line) > 400:
             continue
         plain = line.strip()

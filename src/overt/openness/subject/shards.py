@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from overt.openness.subject.manifests import Entry
-from overt.openness.subject.subject import MOST_TOKENIZER, Subject, SubjectFile
+from overt.openness.subject.subject import MAX_TOKENIZER, Subject, SubjectFile
 
-_MOST_COUNTED: Final = 64 << 20
+_MAX_BYTES_COUNTED: Final = 64 << 20
 """Bytes of a file whose lines are counted."""
 _SAMPLE: Final = 64 << 10
 _FILES: Final = 4
@@ -100,7 +100,7 @@ def _not_json(head: bytes) -> str:
 
 def _lines(file: SubjectFile) -> int | None:
     """Lines that are not blank."""
-    if file.size > _MOST_COUNTED or file.path is None:
+    if file.size > _MAX_BYTES_COUNTED or file.path is None:
         return None
     try:
         with file.path.open("rb") as opened:
@@ -212,7 +212,7 @@ def _text(file: SubjectFile) -> tuple[str, bool]:
 def _encoder(subject: Subject) -> Any:
     """The model's tokenizer, where the library is installed; None otherwise."""
     data = (
-        subject.bytes("tokenizer.json", MOST_TOKENIZER) if subject.file("tokenizer.json") else None
+        subject.bytes("tokenizer.json", MAX_TOKENIZER) if subject.file("tokenizer.json") else None
     )
     if data is None:
         return None
@@ -257,7 +257,7 @@ def _covered(subject: Subject, texts: Sequence[str]) -> Sample:
 
 def _tokens(subject: Subject) -> set[str]:
     content = (
-        subject.json("tokenizer.json", MOST_TOKENIZER) if subject.file("tokenizer.json") else None
+        subject.json("tokenizer.json", MAX_TOKENIZER) if subject.file("tokenizer.json") else None
     )
     model = content.get("model") if isinstance(content, dict) else None
     held = model.get("vocab") if isinstance(model, dict) else None

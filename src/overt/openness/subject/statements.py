@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-_MOST_LINES: Final = 20_000
-_MOST_LINE: Final = 400
+_MAX_LINES: Final = 20_000
+_MAX_LINE: Final = 400
 
 _KEYS: Final[Mapping[str, str]] = {
     "parameters": r"#? ?(?:total )?(?:num(?:ber)? (?:of )?)?(?:model )?param(?:[ea]ter)?s?"
@@ -114,7 +114,7 @@ def _listed(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in list(fields.items())[:1000]:
         plain = isinstance(value, str | int | float) and not isinstance(value, bool)
         if plain and key not in _NO_STATEMENTS:
-            yield _key(key), str(value)[:_MOST_LINE]
+            yield _key(key), str(value)[:_MAX_LINE]
 
 
 def _pairs(body: str) -> Iterator[tuple[str, str]]:
@@ -169,10 +169,10 @@ def _split(key: str, value: str) -> Iterator[tuple[str, str]]:
 def lines(body: str) -> Iterator[str]:
     """Lines outside of code blocks, without the tags of HTML."""
     fenced = False
-    for line in body.split("\n", _MOST_LINES)[:_MOST_LINES]:
+    for line in body.split("\n", _MAX_LINES)[:_MAX_LINES]:
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
-        elif not fenced and len(line) <= _MOST_LINE:
+        elif not fenced and len(line) <= _MAX_LINE:
             yield _TAGS.sub("", line).strip()
 
 
@@ -198,8 +198,8 @@ def stated(value: str) -> Stated:
 
 def digests(body: str) -> Iterator[tuple[str, str]]:
     """(file, sha256) of lines and rows that name one file and one digest."""
-    for line in body.split("\n", _MOST_LINES)[:_MOST_LINES]:
-        if len(line) > _MOST_LINE:
+    for line in body.split("\n", _MAX_LINES)[:_MAX_LINES]:
+        if len(line) > _MAX_LINE:
             continue
         sums = set(_DIGEST.findall(line))
         names = set(_WEIGHTS.findall(line)) or set(_FILES.findall(line))
@@ -210,9 +210,9 @@ def digests(body: str) -> Iterator[tuple[str, str]]:
 def weights(body: str) -> tuple[str, ...]:
     """Files of weights named in the first cell of a row, or alone in a line of a list."""
     names: dict[str, None] = {}
-    for line in body.split("\n", _MOST_LINES)[:_MOST_LINES]:
+    for line in body.split("\n", _MAX_LINES)[:_MAX_LINES]:
         plain = re.sub(r"[`*]|\]\([^()]{0,300}\)|\[", "", line.strip())
-        if len(line) > _MOST_LINE:
+        if len(line) > _MAX_LINE:
             continue
         if plain.startswith("|"):
             cell = plain.strip("|").split("|")[0].strip()

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from overt.openness.licence.match import Match
     from overt.openness.subject.card import Card
 
-MOST_TEXT = 4 << 20
+MAX_TEXT = 4 << 20
 """Bytes of a text file that is read whole."""
-MOST_TOKENIZER = 48 << 20
-MOST_HEADERS = 24 << 20
+MAX_TOKENIZER = 48 << 20
+MAX_HEADERS = 24 << 20
 """Bytes of the headers of all safetensors files together: some 200 thousand tensors."""
-_MOST_GGUF = 64 << 20
+_MAX_GGUF = 64 << 20
 """What may be kept of the headers of all GGUF files: a byte a character, 100 a tensor."""
-_MOST_TEXTS = 4 << 20
+_MAX_TEXTS = 4 << 20
 """Characters of all licence files together, and of all chat templates."""
 
 
@@ -109,7 +109,7 @@ class Subject:
             return file.stated
         return self.digest_of(file.path) if file.path else ""
 
-    def bytes(self, name: str, most: int = MOST_TEXT) -> bytes | None:
+    def bytes(self, name: str, most: int = MAX_TEXT) -> bytes | None:
         """The bytes of a file; None where they are not here or more than `most`."""
         file = self._by_name.get(name)
         if file is None or file.path is None or file.sparse or file.size > most:
@@ -121,12 +121,12 @@ class Subject:
             return None
         return data if len(data) <= most else None
 
-    def text(self, name: str, most: int = MOST_TEXT) -> str | None:
+    def text(self, name: str, most: int = MAX_TEXT) -> str | None:
         """A file as UTF-8 text, broken bytes replaced; None as for `bytes`."""
         data = self.bytes(name, most)
         return None if data is None else data.decode("utf-8-sig", "replace")
 
-    def json(self, name: str, most: int = MOST_TEXT) -> Any:
+    def json(self, name: str, most: int = MAX_TEXT) -> Any:
         """A JSON file; None as for `bytes`, or where it is not JSON (then it is in `damaged`)."""
         text = self.text(name, most)
         if text is None:
@@ -151,7 +151,7 @@ class Subject:
         from overt.formats import gguf
 
         headers: dict[str, GgufHeader] = {}
-        left = _MOST_GGUF
+        left = _MAX_GGUF
         for file in self.files:
             if file.path and file.suffix == ".gguf":
                 if left <= 0:
@@ -171,7 +171,7 @@ class Subject:
         from overt.formats import safetensors
 
         headers: dict[str, SafetensorsHeader] = {}
-        left = MOST_HEADERS
+        left = MAX_HEADERS
         for file in self.files:
             if file.path and file.suffix == ".safetensors" and "/" not in file.name:
                 try:
@@ -220,7 +220,7 @@ class Subject:
     def licence_texts(self) -> Mapping[str, str]:
         """Texts of the licence files, by name."""
         texts = {}
-        left = _MOST_TEXTS
+        left = _MAX_TEXTS
         for file in sorted(
             filter(_is_licence, self.files), key=lambda file_: file_.name.count("/")
         ):
@@ -246,7 +246,7 @@ class Subject:
         for name, header in self.gguf.items():
             for key, text in header.chat_templates.items():
                 templates[f"{name}: {key}"] = text
-        left = _MOST_TEXTS
+        left = _MAX_TEXTS
         for file in self.files:
             own = self.text(file.name, min(1 << 20, left)) if file.suffix == ".jinja" else None
             if own is not None:

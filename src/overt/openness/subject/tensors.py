@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from overt.openness.subject.subject import MOST_HEADERS
+from overt.openness.subject.subject import MAX_HEADERS
 from overt.ref import part_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _safetensors(subject: "Subject") -> list[Weights]:
 def index_of(subject: "Subject") -> Mapping[str, str] | None:
     """``weight_map`` of the index; None where there is none, or one that cannot be read."""
     if "index" not in subject.kept:
-        content = subject.json(INDEX, MOST_HEADERS) if subject.file(INDEX) else None
+        content = subject.json(INDEX, MAX_HEADERS) if subject.file(INDEX) else None
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         files_by_tensor = weight_map if isinstance(weight_map, dict) and weight_map else None
         subject.kept["index"] = files_by_tensor and {

@@ -34,7 +34,7 @@ from overt.protocols.base import (
 
 log = logging.getLogger("overt.server")
 
-MOST_REQUESTS, MOST_BYTES = 100_000, 256 << 20  # as Anthropic has it
+MAX_REQUESTS, MAX_BYTES = 100_000, 256 << 20  # as Anthropic has it
 _WINDOW = 86400  # seconds in which a batch is answered
 _KEPT = 29 * 86400  # seconds that its results are kept
 _KIND = "message_batch"
@@ -49,7 +49,7 @@ class Item(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Create(msgspec.Struct, forbid_unknown_fields=True):
-    requests: Annotated[list[Item], Meta(min_length=1, max_length=MOST_REQUESTS)]
+    requests: Annotated[list[Item], Meta(min_length=1, max_length=MAX_REQUESTS)]
 
 
 class _Params(msgspec.Struct):
@@ -363,7 +363,7 @@ RUNNER = batching.Runner("anthropic_batch", _finish)
 
 _AT = "/v1/messages/batches"
 ROUTES = (
-    Route("POST", _AT, create, "Ask many messages", Create, limit=MOST_BYTES),
+    Route("POST", _AT, create, "Ask many messages", Create, limit=MAX_BYTES),
     Route("GET", _AT, list_, "List batches"),
     Route("GET", _AT + "/{id}", retrieve, "See how far a batch is"),
     Route("DELETE", _AT + "/{id}", delete, "Delete a batch that has ended"),

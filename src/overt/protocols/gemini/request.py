@@ -276,8 +276,8 @@ def _tools(body: wire.GenerateBody) -> tuple[tuple[Tool, ...], str]:
             tools.append(
                 Tool(function.name, function.description or "", _parameters(function, path))
             )
-    if len(tools) > wire.MOST_TOOLS:
-        raise BadBody(f"{len(tools)} functions are declared; {wire.MOST_TOOLS} at most", "tools")
+    if len(tools) > wire.MAX_TOOLS:
+        raise BadBody(f"{len(tools)} functions are declared; {wire.MAX_TOOLS} at most", "tools")
     names = Counter(tool.name for tool in tools)
     if twice := [name for name, count in names.items() if count > 1]:
         raise BadBody(f"Duplicate function declaration found: {min(twice)}", "tools")

@@ -20,10 +20,10 @@ from overt.protocols.base import BadBody, bad_body
 T = TypeVar("T")
 
 
-_MOST_CONTENTS = 20_000  # contents, and parts of one
-_MOST_ITEMS = 50_000  # of all lists and of objects whose keys are free, as in server/services.py
-_MOST_TEXTS = 2048  # to embed at once, as OpenAI has it
-MOST_TOOLS = 1024
+_MAX_CONTENTS = 20_000  # contents, and parts of one
+_MAX_ITEMS = 50_000  # of all lists and of objects whose keys are free, as in server/services.py
+_MAX_TEXTS = 2048  # to embed at once, as OpenAI has it
+MAX_TOOLS = 1024
 """Functions of one request."""
 
 
@@ -81,7 +81,7 @@ class Part(Wire):
 
 
 class Content(Wire):
-    parts: Annotated[list[Part], Meta(max_length=_MOST_CONTENTS)] = []
+    parts: Annotated[list[Part], Meta(max_length=_MAX_CONTENTS)] = []
     role: str | None = None
 
 
@@ -130,7 +130,7 @@ class FunctionDeclaration(Wire):
 
 class Tool(Wire):
     function_declarations: (
-        Annotated[list[FunctionDeclaration], Meta(max_length=MOST_TOOLS)] | None
+        Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None
     ) = None
     # refused where given
     google_search: Any = None
@@ -145,7 +145,7 @@ class Tool(Wire):
 
 class FunctionCallingConfig(Wire):
     mode: str | None = None
-    allowed_function_names: Annotated[list[str], Meta(max_length=MOST_TOOLS)] | None = None
+    allowed_function_names: Annotated[list[str], Meta(max_length=MAX_TOOLS)] | None = None
 
 
 class ToolConfig(Wire):
@@ -192,9 +192,9 @@ class GenerationConfig(Wire):
 class GenerateBody(Wire):
     """The body of ``:generateContent`` and ``:streamGenerateContent``."""
 
-    contents: Annotated[list[Content], Meta(max_length=_MOST_CONTENTS)] = []
+    contents: Annotated[list[Content], Meta(max_length=_MAX_CONTENTS)] = []
     system_instruction: Content | str | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_config: ToolConfig | None = None
     generation_config: GenerationConfig | None = None
     model: str | None = None
@@ -211,7 +211,7 @@ class GenerateBody(Wire):
 class CountBody(Wire):
     """The body of ``:countTokens``: the contents, or a whole request."""
 
-    contents: Annotated[list[Content], Meta(max_length=_MOST_CONTENTS)] | None = None
+    contents: Annotated[list[Content], Meta(max_length=_MAX_CONTENTS)] | None = None
     generate_content_request: GenerateBody | None = None
     model: str | None = None
 
@@ -227,7 +227,7 @@ class EmbedBody(Wire):
 
 
 class BatchEmbedBody(Wire):
-    requests: Annotated[list[EmbedBody], Meta(min_length=1, max_length=_MOST_TEXTS)]
+    requests: Annotated[list[EmbedBody], Meta(min_length=1, max_length=_MAX_TEXTS)]
 
 
 # ---- reading -------------------------------------------------------------------------------
@@ -299,10 +299,10 @@ class _Plain:
 
     def _count(self, more: int) -> None:
         self._items += more
-        if self._items > _MOST_ITEMS:
+        if self._items > _MAX_ITEMS:
             raise BadBody(
                 f"the body has {self._items} contents, parts and other items or more; "
-                f"send {_MOST_ITEMS} at most"
+                f"send {_MAX_ITEMS} at most"
             )
 
 

@@ -22,7 +22,7 @@ from overt.errors import BadRequest, Unsupported
 from overt.protocols.lmstudio.kv import Manual
 from overt.protocols.turns import Waiting
 
-_MOST = 20_000  # messages
+_MAX_MESSAGES = 20_000  # messages
 
 
 class TextSaid(msgspec.Struct, tag_field="type", tag="text"):
@@ -71,8 +71,8 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
         BadRequest: nothing was said, or a tool call's result without its call.
         Unsupported: a file that is no image.
     """
-    if len(history.messages) > _MOST:
-        raise BadRequest(f"{len(history.messages)} messages are more than {_MOST}")
+    if len(history.messages) > _MAX_MESSAGES:
+        raise BadRequest(f"{len(history.messages)} messages are more than {_MAX_MESSAGES}")
     waiting = Waiting()
     turns = []
     for number, message in enumerate(history.messages):

@@ -17,12 +17,12 @@ from overt.protocols.lmstudio import downloads
 from overt.protocols.lmstudio.port import Channel, Context
 from overt.ref import parse
 
-_DEFAULT, _MOST = 10, 25
+_DEFAULT_LIMIT, _MAX_LIMIT = 10, 25
 
 
 class SearchOptions(msgspec.Struct, rename="camel"):
     search_term: str = ""
-    limit: Annotated[int, Meta(gt=0, le=_MOST)] = _DEFAULT
+    limit: Annotated[int, Meta(gt=0, le=_MAX_LIMIT)] = _DEFAULT_LIMIT
     compatibility_types: list[str] | None = None
 
 

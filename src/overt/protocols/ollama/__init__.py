@@ -39,7 +39,7 @@ _NO_SEARCH = models.no_cloud("web search is unavailable")
 _NO_FETCH = models.no_cloud("web fetch is unavailable")
 _NO_ACCOUNT = models.no_cloud("there are no accounts here")
 _BLOB = "/api/blobs/{digest}"
-_MOST_BLOB = 1 << 41  # bytes of one file
+_MAX_BLOB = 1 << 41  # bytes of one file
 
 PROTOCOL = Protocol(
     name="ollama",
@@ -64,7 +64,7 @@ PROTOCOL = Protocol(
         Route("DELETE", "/api/delete", models.delete, "Remove a model", models.Delete),
         Route("HEAD", _BLOB, models.has_blob, "Whether a file is here"),
         Route(
-            "POST", _BLOB, models.put_blob, "Send a file for create", limit=_MOST_BLOB, upload=True
+            "POST", _BLOB, models.put_blob, "Send a file for create", limit=_MAX_BLOB, upload=True
         ),
         Route("POST", "/api/me", _NO_ACCOUNT, "Who is signed in: nobody"),
         Route("POST", "/api/signout", _NO_ACCOUNT, "Sign out"),

@@ -9,7 +9,7 @@ from overt.protocols.base import BadBody, Call, Reply
 from overt.protocols.ollama import wire
 from overt.protocols.ollama.wire import Clock, KeepAlive
 
-_MOST = 2048  # texts at once, as OpenAI has it
+_MAX_TEXTS = 2048  # texts at once, as OpenAI has it
 
 
 class Embed(msgspec.Struct):
@@ -33,8 +33,8 @@ async def embed(call: Call) -> Reply:
     clock = Clock()
     body = wire.body(call, Embed)
     texts = [body.input] if isinstance(body.input, str) else body.input or []
-    if len(texts) > _MOST:
-        raise BadBody(f"input holds {len(texts)} texts; {_MOST} is the most at once", "input")
+    if len(texts) > _MAX_TEXTS:
+        raise BadBody(f"input holds {len(texts)} texts; {_MAX_TEXTS} is the most at once", "input")
     hold = wire.hold(body.keep_alive, wire.options(body.options))
     model = await wire.find(call, body.model)
     if not texts or texts == [""]:

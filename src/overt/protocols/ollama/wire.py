@@ -246,7 +246,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 KeepAlive = str | int | float | None
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-_LONGEST = 2**63 / 1e9  # seconds that a duration of Go can be
+_MAX_DURATION = 2**63 / 1e9  # seconds that a duration of Go can be
 
 
 def keep_alive(value: KeepAlive) -> float | None:
@@ -261,7 +261,7 @@ def keep_alive(value: KeepAlive) -> float | None:
         value = _duration(value)
     if isinstance(value, bool) or math.isnan(value):
         raise BadBody(f"invalid keep_alive: {value}", "keep_alive")
-    return math.inf if value < 0 or value > _LONGEST else float(value)
+    return math.inf if value < 0 or value > _MAX_DURATION else float(value)
 
 
 def _duration(text: str) -> float:
@@ -404,7 +404,7 @@ def now() -> str:
 
 def moment(seconds: float) -> str:
     """A Unix time; what lies further ahead than Go's longest duration is as far as that."""
-    seconds = max(0.0, min(seconds, time.time() + _LONGEST))
+    seconds = max(0.0, min(seconds, time.time() + _MAX_DURATION))
     whole = int(seconds)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
     return f"{text}.{int((seconds - whole) * 1e9):09d}Z"

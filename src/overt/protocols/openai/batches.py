@@ -28,7 +28,7 @@ from overt.protocols.base import (
 from overt.protocols.openai import files, stored
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
-MOST_REQUESTS, MOST_BYTES = 50_000, 200 << 20  # as OpenAI has it
+MAX_REQUESTS, MAX_BYTES = 50_000, 200 << 20  # as OpenAI has it
 _WINDOW = 86400  # seconds
 _ERRORS = 100  # told of one file
 _KIND = "batch"
@@ -263,15 +263,15 @@ def _second(time: float | None) -> int | None:
 
 def _checked(path: Path, endpoint: str) -> tuple[int, str | None, list[Problem]]:
     """The number of requests, the model where all ask for the same, and what is wrong."""
-    if path.stat().st_size > MOST_BYTES:
-        message = f"the file has {path.stat().st_size} bytes and may have {MOST_BYTES}"
+    if path.stat().st_size > MAX_BYTES:
+        message = f"the file has {path.stat().st_size} bytes and may have {MAX_BYTES}"
         return 0, None, [Problem("file_too_large", message)]
     problems: list[Problem] = []
     seen: set[str] = set()
     models: set[str | None] = set()
     for number, text in _lines(path):
-        if len(seen) >= MOST_REQUESTS:
-            message = f"the file has more than {MOST_REQUESTS} requests"
+        if len(seen) >= MAX_REQUESTS:
+            message = f"the file has more than {MAX_REQUESTS} requests"
             problems.append(Problem("too_many_requests", message, number))
             break
         result = _wrong(text, endpoint, seen)

@@ -53,8 +53,8 @@ from overt.protocols.openai.wire import (
 )
 
 _DEFAULT_TOKENS = 16  # OpenAI's own default
-_MOST_PROMPTS = 2048
-_MOST_CHOICES = 4096
+_MAX_PROMPTS = 2048
+_MAX_CHOICES = 4096
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -104,9 +104,9 @@ async def create(call: Call) -> Reply | Stream:
     if call.params.get("model", body.model) != body.model:
         raise BadBody(f"the address names {call.params['model'][:80]!r}", "model")
     prompt_list = prompts(body.prompt)
-    if len(prompt_list) * (body.n or 1) > _MOST_CHOICES:
+    if len(prompt_list) * (body.n or 1) > _MAX_CHOICES:
         raise BadBody(
-            f"{len(prompt_list)} prompts with n {body.n} are more than {_MOST_CHOICES} answers", "n"
+            f"{len(prompt_list)} prompts with n {body.n} are more than {_MAX_CHOICES} answers", "n"
         )
     begin = Begin()
     if "model" in call.params:  # the address of harnesses, which leave those tokens out
@@ -147,9 +147,9 @@ def prompts(prompt: str | list[Any] | None) -> tuple[Prompt, ...]:
         raise BadBody("prompt mixes texts and token ids; give one kind", "prompt")
     if kinds == {int}:
         return (tuple(prompt),)
-    if len(prompt) > _MOST_PROMPTS:
+    if len(prompt) > _MAX_PROMPTS:
         raise BadBody(
-            f"prompt holds {len(prompt)} texts; {_MOST_PROMPTS} is the most at once", "prompt"
+            f"prompt holds {len(prompt)} texts; {_MAX_PROMPTS} is the most at once", "prompt"
         )
     if kinds == {str}:
         return tuple(prompt)

@@ -16,7 +16,7 @@ from overt.chat import EmbedRequest, RerankRequest
 from overt.protocols.base import BadBody, Call, Reply, new_id
 from overt.protocols.openai.wire import Count, Name, Wire, hold
 
-_MOST_INPUTS = 2048  # as OpenAI has it
+_MAX_INPUTS = 2048  # as OpenAI has it
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 # ---- embeddings ----------------------------------------------------------------------------
@@ -79,10 +79,8 @@ def inputs(value: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
         raise BadBody("input mixes texts and token ids; give one kind", "input")
     elif kinds == {int}:
         texts = (tuple(value),)
-    elif len(value) > _MOST_INPUTS:
-        raise BadBody(
-            f"input holds {len(value)} texts; {_MOST_INPUTS} is the most at once", "input"
-        )
+    elif len(value) > _MAX_INPUTS:
+        raise BadBody(f"input holds {len(value)} texts; {_MAX_INPUTS} is the most at once", "input")
     else:
         texts = tuple(item if isinstance(item, str) else tuple(item) for item in value)
     if not texts or not all(texts):
@@ -109,7 +107,7 @@ class RerankBody(Wire, kw_only=True):
 
     model: Name
     query: str
-    documents: Annotated[list[str | DocumentBody], Meta(min_length=1, max_length=_MOST_INPUTS)]
+    documents: Annotated[list[str | DocumentBody], Meta(min_length=1, max_length=_MAX_INPUTS)]
     top_n: Count | None = None
     return_documents: bool | None = None
     truncation: bool | None = None

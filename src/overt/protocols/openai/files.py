@@ -30,7 +30,7 @@ from overt.protocols.base import (
 )
 from overt.protocols.openai import stored
 
-LARGEST = 512 << 20
+MAX_FILE_BYTES = 512 << 20
 """Bytes of one file, as OpenAI has it."""
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
@@ -234,8 +234,8 @@ class _Upload:
                     part = self._begin(piece, values)
                 elif part.name == "file":
                     self.size += len(piece)
-                    if self.size > LARGEST:
-                        raise BadBody(f"the file is larger than {LARGEST >> 20} MiB", "file")
+                    if self.size > MAX_FILE_BYTES:
+                        raise BadBody(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB", "file")
                     if self.size - looked >= disk.LOOK:
                         disk.room(self.path.parent)
                         looked = self.size
@@ -336,7 +336,9 @@ def _full(error: OSError) -> OutOfDisk:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/files", create, "Upload a file", limit=LARGEST + (1 << 20), upload=True),
+    Route(
+        "POST", "/v1/files", create, "Upload a file", limit=MAX_FILE_BYTES + (1 << 20), upload=True
+    ),
     Route("GET", "/v1/files", list_, "List files"),
     Route("GET", "/v1/files/{id}", retrieve, "What is known of a file"),
     Route("GET", "/v1/files/{id}/content", content, "The content of a file"),

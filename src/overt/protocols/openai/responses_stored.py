@@ -19,7 +19,7 @@ from overt.protocols.openai.responses_stream import Response
 KIND = "response"
 LIFE = 30 * 86400  # seconds a response is kept, as OpenAI has it
 _ITEM = re.compile(r"[a-z]+_([0-9a-f]{24})[01][0-9a-f]{4}")
-_MOST_TURNS = 10_000
+_MAX_TURNS = 10_000
 _ALL = 1_000_000
 
 
@@ -68,7 +68,7 @@ async def past(
     if conversation is not None:
         return await said(services, caller, conversation)
     turns: list[Turn] = []
-    while previous is not None and len(turns) < _MOST_TURNS:
+    while previous is not None and len(turns) < _MAX_TURNS:
         turn = await _before(services, caller, previous)
         turns.append(turn)
         previous = turn.previous

@@ -178,7 +178,7 @@ class Sampled(Wire, kw_only=True):
     cache_prompt: bool | None = None
 
 
-_MOST_BIASES = 300_000
+_MAX_BIASES = 300_000
 _SEEDS = 2**32 - 1  # llama.cpp takes one below this; the last is its word for "choose one"
 
 
@@ -236,8 +236,8 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
             tokens in any vocabulary.
     """
     pairs = []
-    if bias and len(bias) > _MOST_BIASES:
-        raise BadBody(f"{len(bias)} tokens have a bias; {_MOST_BIASES} is the most", "logit_bias")
+    if bias and len(bias) > _MAX_BIASES:
+        raise BadBody(f"{len(bias)} tokens have a bias; {_MAX_BIASES} is the most", "logit_bias")
     for key, value in (bias or {}).items():
         if not key.isascii() or not key.isdigit() or len(key) > 9:
             raise BadBody(f"{key[:40]!r} is not a token id", "logit_bias")

@@ -29,9 +29,9 @@ from overt.providers.supported_parameters import Accepts, pruned
 
 ORIGIN = "anthropic"
 OLD, NEW = "2023-06-01", "2026-10-21"
-MOST_OUT = 8192
+MAX_OUTPUT_TOKENS = 8192
 """``max_tokens`` where neither the request nor anthropic.toml has a number; the API wants one."""
-LEAST_BUDGET = 1024
+MIN_BUDGET = 1024
 _BUDGETS = {
     "minimal": 1024,
     "low": 2048,
@@ -74,7 +74,7 @@ def answered(request: Request, model: str, taken: Accepts) -> tuple[dict[str, An
         BadRequest, Unsupported: what Anthropic cannot carry out as asked.
     """
     request, notes = _taken(request, model, taken)
-    most = taken.most_out or MOST_OUT
+    most = taken.most_out or MAX_OUTPUT_TOKENS
     if request.max_tokens is not None:
         if taken.most_out and request.max_tokens > taken.most_out:
             notes.append(
@@ -98,7 +98,7 @@ def answered(request: Request, model: str, taken: Accepts) -> tuple[dict[str, An
 def counted(request: Request, model: str, taken: Accepts) -> dict[str, Any]:
     """The body that asks how many tokens the prompt has. Raises as `answered`."""
     request, notes = _taken(request, model, taken)
-    most = request.max_tokens or taken.most_out or MOST_OUT
+    most = request.max_tokens or taken.most_out or MAX_OUTPUT_TOKENS
     return _asked(request, model, taken, most, notes)
 
 
@@ -351,12 +351,12 @@ def _thinking(
     if _unthought(turns):
         notes.append("thinking left out for this answer: the tool call before it was made without")
         return None
-    if most <= LEAST_BUDGET:
+    if most <= MIN_BUDGET:
         raise BadRequest(
-            f"thinking takes {LEAST_BUDGET} of max_tokens or more, and max_tokens is {most}",
-            f"raise max_tokens above {LEAST_BUDGET}, or leave thinking off",
+            f"thinking takes {MIN_BUDGET} of max_tokens or more, and max_tokens is {most}",
+            f"raise max_tokens above {MIN_BUDGET}, or leave thinking off",
         )
-    budget = min(_BUDGETS.get(request.effort or "", 8192), max(LEAST_BUDGET, most // 2))
+    budget = min(_BUDGETS.get(request.effort or "", 8192), max(MIN_BUDGET, most // 2))
     return {"type": "enabled", "budget_tokens": budget}
 
 

@@ -16,12 +16,12 @@ from overt.providers.anthropic.body import NEW, OLD, answered, counted
 from overt.providers.anthropic.failure import failure
 from overt.providers.anthropic.reader import AnthropicReader
 from overt.providers.base import Post
-from overt.providers.dialect import MOST_TOKENS, broken, encode
+from overt.providers.dialect import MAX_TOKENS, broken, encode
 from overt.providers.supported_parameters import accepts
 
 
 class _Counted(msgspec.Struct):
-    input_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+    input_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
 class Anthropic:

@@ -13,7 +13,7 @@ from overt.providers.base import Said
 from overt.providers.dialect import broken, count, ended_early
 
 ORIGIN: Final = "anthropic"
-_MOST_BLOCKS = 10_000
+_MAX_BLOCKS = 10_000
 
 # ---- the wire ------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class _Said(msgspec.Struct):
     """Any event. A whole message, sent where a stream was asked for, fits as well."""
 
     type: str = ""
-    index: Annotated[int, msgspec.Meta(ge=0, le=_MOST_BLOCKS)] = 0
+    index: Annotated[int, msgspec.Meta(ge=0, le=_MAX_BLOCKS)] = 0
     delta: _Delta | None = None
     content_block: _Block | None = None
     message: _Message | None = None
@@ -88,7 +88,7 @@ class _Kinds(msgspec.Struct):
     """As much of an event as says whether this program knows its kind."""
 
     type: str = ""
-    index: Annotated[int, msgspec.Meta(ge=0, le=_MOST_BLOCKS)] = 0
+    index: Annotated[int, msgspec.Meta(ge=0, le=_MAX_BLOCKS)] = 0
     delta: _Typed | None = None
     content_block: _Typed | None = None
 
@@ -231,8 +231,8 @@ class AnthropicReader:
             raise self._unreadable("a block without its kind")
         opened = self._blocks[index] = _Open(block.type)
         self._starts += 1  # an index may come twice
-        if self._starts > _MOST_BLOCKS:
-            raise self._unreadable(f"more than {_MOST_BLOCKS} blocks")
+        if self._starts > _MAX_BLOCKS:
+            raise self._unreadable(f"more than {_MAX_BLOCKS} blocks")
         match block.type:
             case "text":
                 if block.text:

@@ -17,7 +17,7 @@ _FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid")
 )
 _NOTES = ("$schema", "$id", "$comment", "examples", "default", "deprecated")  # they bind nothing
-_DEEPEST = 64
+_MAX_DEPTH = 64
 
 
 def limited(schema: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -35,8 +35,10 @@ def limited(schema: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]
 def _limited(schema: Any, loose: set[str], depth: int) -> Any:
     if not isinstance(schema, Mapping):
         return schema
-    if depth > _DEEPEST:
-        raise BadRequest(f"the JSON schema is nested more than {_DEEPEST} deep", "make it flatter")
+    if depth > _MAX_DEPTH:
+        raise BadRequest(
+            f"the JSON schema is nested more than {_MAX_DEPTH} deep", "make it flatter"
+        )
     out: dict[str, Any] = {}
     left: dict[str, Any] = {}
     for key, value in schema.items():

@@ -28,14 +28,14 @@ from overt.errors import BadRequest, Unsupported
 from overt.providers.supported_parameters import Accepts, pruned
 
 ENGINE = "gemini"
-_MOST_STOPS = 5
+_MAX_STOPS = 5
 _RANGES = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
 }
-_DEEPEST = 32
+_MAX_DEPTH = 32
 """Levels of an object that are sent as one; protobuf gives up at 100, its own among them."""
 
 Body = dict[str, Any]
@@ -77,9 +77,9 @@ def _check(request: Request, model: str, taken: Accepts) -> None:
         raise Unsupported("gemini answers conversations alone", "send messages, not a prompt")
     if request.grammar is not None:
         raise Unsupported("gemini takes no grammar", "give a JSON schema, or use a local model")
-    if len(request.stop) > _MOST_STOPS:
+    if len(request.stop) > _MAX_STOPS:
         raise BadRequest(
-            f"{len(request.stop)} stop sequences, and gemini takes {_MOST_STOPS}", "leave some out"
+            f"{len(request.stop)} stop sequences, and gemini takes {_MAX_STOPS}", "leave some out"
         )
     for name, (least, most) in _RANGES.items():
         value = getattr(request.sampling, name)
@@ -246,7 +246,7 @@ def _object(text: str) -> Body | None:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         return None
-    return value if isinstance(value, dict) and not _deeper(value, _DEEPEST) else None
+    return value if isinstance(value, dict) and not _deeper(value, _MAX_DEPTH) else None
 
 
 def _deeper(value: Any, than: int) -> bool:

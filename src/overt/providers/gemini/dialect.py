@@ -20,7 +20,7 @@ from overt.providers.gemini import reader as gemini_reader
 from overt.providers.gemini.body import ENGINE
 from overt.providers.supported_parameters import Accepts, accepts
 
-_MOST_TEXTS = 100
+_MAX_TEXTS = 100
 
 
 class Gemini:
@@ -58,9 +58,9 @@ class Gemini:
         return gemini_reader.failure(status, headers, body)
 
     def embed(self, request: EmbedRequest, model: str) -> Post:
-        if len(request.inputs) > _MOST_TEXTS:
+        if len(request.inputs) > _MAX_TEXTS:
             raise BadRequest(
-                f"{len(request.inputs)} texts, and gemini embeds {_MOST_TEXTS} at once",
+                f"{len(request.inputs)} texts, and gemini embeds {_MAX_TEXTS} at once",
                 "send them in several requests",
             )
         requests = []

@@ -131,7 +131,7 @@ _FINISH: dict[str, Finish] = {
 """Every other reason is a failure: a call of a function that could not be read, say."""
 
 _NOT_YET = (None, "", "FINISH_REASON_UNSPECIFIED")
-_MOST_CALLS = 1024
+_MAX_CALLS = 1024
 
 
 class GeminiReader:
@@ -217,8 +217,8 @@ class GeminiReader:
 
     def _call(self, call: _Call, signature: str | None) -> ToolCall:
         index = self._calls
-        if index >= _MOST_CALLS or not call.name:
-            what = f"more than {_MOST_CALLS} tool calls" if call.name else "a call of no function"
+        if index >= _MAX_CALLS or not call.name:
+            what = f"more than {_MAX_CALLS} tool calls" if call.name else "a call of no function"
             raise ProviderFailed(f"gemini sent {what}", "ask again", billed=True)
         self._calls = index + 1
         id = call.id or f"call_{secrets.token_hex(12)}"

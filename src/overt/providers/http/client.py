@@ -30,7 +30,7 @@ from overt.providers.http.sse import Splitter
 from overt.security import urls
 from overt.settings import Settings, seconds_of
 
-MOST_ERROR = 64 << 10
+MAX_ERROR = 64 << 10
 """Bytes that are read of the body of an error."""
 PATIENCE = 60.0
 """Seconds: a provider that asks for a longer wait (Retry-After) is not waited for."""
@@ -105,7 +105,7 @@ class Upstream:
             answer.must_have_spoken()
 
     async def ask(self, to: Destination, post: Post, failure: Failure) -> bytes:
-        """A whole answer of at most `MOST_WHOLE` bytes. Raises as `stream`.
+        """A whole answer of at most `MAX_BODY_BYTES` bytes. Raises as `stream`.
 
         All of it must have come within `first_timeout`.
         """
@@ -207,7 +207,7 @@ class Upstream:
         async with answer:
             if moved or failure is None:
                 raise cleaned(_redirected(answer), to.secret)
-            raise _refusal(answer, failure, await answer.some(MOST_ERROR))
+            raise _refusal(answer, failure, await answer.some(MAX_ERROR))
 
     async def _send(self, request: httpx2.Request, sent: Sent) -> httpx2.Response:
         """The head of the answer. Raises TimeoutError, and what httpx2 raises."""

@@ -17,7 +17,7 @@ from overt.errors import BadSetting, OvertError, ProviderFailed, TimedOut
 from overt.providers.base import Destination
 from overt.security import urls
 
-_ENOUGH = 60.0  # seconds, to begin with where the limit is 0
+_LIMIT_ZERO_SECONDS = 60.0  # seconds, to begin with where the limit is 0
 _PROXY_HINT = "correct HTTPS_PROXY, or unset it; NO_PROXY names servers to be asked without one"
 _MAY = "and may bill the request all the same"
 
@@ -93,7 +93,7 @@ def _late(to: Destination, limits: Limits, sent: bool, heard: bool, between: boo
     else:
         what = "did not go on with its answer" if heard else "did not begin to answer"
         seconds, name = limits.first, "first"
-    twice = 2 * seconds or _ENOUGH
+    twice = 2 * seconds or _LIMIT_ZERO_SECONDS
     raised = f"{twice / 60:g}m" if twice >= 60 and twice % 60 == 0 else f"{twice:.10g}s"
     return TimedOut(
         f"{to.label} {what} within {seconds:g} s" + (f", {_MAY}" if sent else ""),

@@ -15,11 +15,11 @@ from overt.providers.base import Destination, Said
 from overt.providers.http.circuit_breaker import Breaker, Turn
 from overt.providers.http.errors import Limits, foreign
 from overt.providers.http.redact import clean
-from overt.providers.http.sse import LONGEST, Splitter
+from overt.providers.http.sse import MAX_EVENT_BYTES, Splitter
 
-MOST_WHOLE = 64 << 20
+MAX_BODY_BYTES = 64 << 20
 """Bytes of an answer that is not a stream."""
-MOST = 256 << 20
+MAX_STREAM_BYTES = 256 << 20
 """Bytes of a stream."""
 
 _IDS = ("x-request-id", "request-id", "x-goog-request-id", "x-ms-request-id", "x-amzn-requestid")
@@ -195,8 +195,8 @@ class Answer:
             ) from None
         self._left -= self._loop.time() - begin
         self._size += len(chunk)
-        if self._size > MOST:
-            raise self.failed(f"answered with more than {MOST >> 20} MiB")
+        if self._size > MAX_STREAM_BYTES:
+            raise self.failed(f"answered with more than {MAX_STREAM_BYTES >> 20} MiB")
         return chunk
 
     def split(self, splitter: Splitter, chunk: bytes) -> list[Said]:
@@ -204,7 +204,7 @@ class Answer:
         try:
             return splitter.feed(chunk)
         except ProviderFailed:
-            raise self.failed(f"sent an event of more than {LONGEST >> 20} MiB") from None
+            raise self.failed(f"sent an event of more than {MAX_EVENT_BYTES >> 20} MiB") from None
 
     def heard(self, events: Sequence[Said]) -> None:
         """These were said just now."""
@@ -229,8 +229,8 @@ class Answer:
         pieces, size = [begin], len(begin)
         while chunk := await self.read():
             size += len(chunk)
-            if size > MOST_WHOLE:
-                raise self.failed(f"answered with more than {MOST_WHOLE >> 20} MiB at once")
+            if size > MAX_BODY_BYTES:
+                raise self.failed(f"answered with more than {MAX_BODY_BYTES >> 20} MiB at once")
             pieces.append(chunk)
         self._spoke = size > 0
         self.must_have_spoken()

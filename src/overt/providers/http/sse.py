@@ -8,7 +8,7 @@ which nobody does here. Data stays bytes: whether it is UTF-8 is for whoever rea
 from overt.errors import ProviderFailed
 from overt.providers.base import Said
 
-LONGEST = 16 << 20
+MAX_EVENT_BYTES = 16 << 20
 """Bytes that one line, and the data of one event, may have."""
 
 _MARK = b"\xef\xbb\xbf"
@@ -20,7 +20,7 @@ class Splitter:
     Time and memory grow with the bytes fed, whatever their cuts.
     """
 
-    def __init__(self, longest: int = LONGEST) -> None:
+    def __init__(self, longest: int = MAX_EVENT_BYTES) -> None:
         self._longest = longest
         self._begin: bytes | None = b""  # what came while it could still be a byte order mark
         self._after_return = False  # the last byte was CR: a LF that follows belongs to it

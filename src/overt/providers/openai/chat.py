@@ -25,7 +25,7 @@ from overt.providers.openai.strict import strict
 
 MODES = ("auto", "none", "required")
 SCHEMA_NAME = "answer"
-_LONGEST_ID = 64  # of a tool call; OpenAI refuses a longer one
+_MAX_ID_LENGTH = 64  # of a tool call; OpenAI refuses a longer one
 _BIAS = 100
 
 
@@ -166,7 +166,7 @@ def rounded(pairs: Sequence[tuple[int, float]]) -> bool:
 
 def call_id(id: str) -> str:
     """`given`, or what stands for it where OpenAI refuses its length. The same for the same."""
-    if 0 < len(id) <= _LONGEST_ID:
+    if 0 < len(id) <= _MAX_ID_LENGTH:
         return id
     return "call_" + hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()[:32]
 

@@ -31,8 +31,8 @@ from overt.providers.base import Said
 from overt.providers.dialect import broken, count, ended_early
 from overt.providers.openai.failure import Fault, error_of, fault_of
 
-_MOST_CALLS = 128
-_MOST_HELD = 1 << 20  # characters of arguments that wait for the name of their call
+_MAX_CALLS = 128
+_MAX_HELD = 1 << 20  # characters of arguments that wait for the name of their call
 
 
 class _Function(msgspec.Struct):
@@ -144,7 +144,7 @@ class ChatReader:
         self.done = False
         self._who, self._origin = who, origin
         self._stops = request.stop
-        self._most = _MOST_CALLS if request.parallel_tools else 1
+        self._most = _MAX_CALLS if request.parallel_tools else 1
         self._calls = _Calls(who)
         self._finish: Finish | None = None
         self._stop: str | None = None
@@ -271,7 +271,7 @@ class _Calls:
             return
         held.append(arguments)
         self._size += len(arguments)
-        if self._size > _MOST_HELD:
+        if self._size > _MAX_HELD:
             raise broken(self._who, f"{self._size} characters of a tool call without its name")
         if name:
             self._held[index] = None
@@ -303,8 +303,8 @@ class _Calls:
         return self._held[at] is None
 
     def _new(self, id: str) -> int:
-        if len(self._ids) >= _MOST_CALLS:
-            raise broken(self._who, f"more than {_MOST_CALLS} tool calls")
+        if len(self._ids) >= _MAX_CALLS:
+            raise broken(self._who, f"more than {_MAX_CALLS} tool calls")
         self._ids.append(id)
         self._held.append([])
         return len(self._ids) - 1

@@ -99,7 +99,7 @@ class Http:
 ROUNDED = "logit_bias was rounded: whole numbers of -100 to 100 are what it takes"
 
 
-_MOST_LISTED = 10_000  # OpenRouter has some 400
+_MAX_MODELS_LISTED = 10_000  # OpenRouter has some 400
 _NAME = re.compile(r"[^#]{1,512}")  # as in refs
 
 
@@ -135,7 +135,7 @@ def listed(body: bytes, who: str) -> tuple[str, ...]:
         rows = _list(body).data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise broken(who, error, billed=False) from None
-    names = dict.fromkeys(row.id for row in rows[:_MOST_LISTED])
+    names = dict.fromkeys(row.id for row in rows[:_MAX_MODELS_LISTED])
     return tuple(name for name in names if _NAME.fullmatch(name) and name.isprintable())
 
 

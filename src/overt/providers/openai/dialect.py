@@ -39,7 +39,7 @@ from overt.providers.openai.strict import strict
 from overt.providers.supported_parameters import Accepts, accepts, pruned
 
 _WHO = "openai"
-_MOST_STOPS = 4
+_MAX_STOPS = 4
 _NOT_HERE = ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n")
 _CHAT_ONLY = ("logit_bias", "seed", "presence_penalty", "frequency_penalty")
 
@@ -176,10 +176,11 @@ def _only_responses(request: Request, model: str) -> None:
             raise BadRequest(f"{model} takes no {name}", f"leave out {name}")
     if request.stop:
         raise BadRequest(f"{model} takes no stop sequences", "leave out stop")
-    if request.max_tokens is not None and request.max_tokens < responses.LEAST_OUT:
+    if request.max_tokens is not None and request.max_tokens < responses.MIN_OUTPUT_TOKENS:
         raise BadRequest(
-            f"max_tokens is {request.max_tokens}; {model} answers in {responses.LEAST_OUT} or more",
-            f"ask for {responses.LEAST_OUT}",
+            f"max_tokens is {request.max_tokens}; {model} answers in "
+            f"{responses.MIN_OUTPUT_TOKENS} or more",
+            f"ask for {responses.MIN_OUTPUT_TOKENS}",
         )
 
 
@@ -235,11 +236,11 @@ def _known(request: Request) -> tuple[Request, list[str]]:
     notes = [f"{name} was left out: openai has no such field" for name in names]
     if chat.rounded(request.logit_bias):
         notes.append(ROUNDED)
-    if len(request.stop) > _MOST_STOPS:
+    if len(request.stop) > _MAX_STOPS:
         notes.append(
-            f"openai takes {_MOST_STOPS} stop sequences: for the others its answer is cut here"
+            f"openai takes {_MAX_STOPS} stop sequences: for the others its answer is cut here"
         )
-        request = replace(request, stop=request.stop[:_MOST_STOPS])
+        request = replace(request, stop=request.stop[:_MAX_STOPS])
     if not names:
         return request, notes
     nothing: dict[str, Any] = dict.fromkeys(names)

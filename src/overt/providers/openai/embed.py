@@ -11,8 +11,8 @@ from overt.chat import Embeddings, EmbedRequest
 from overt.errors import BadRequest, ProviderFailed
 from overt.providers.dialect import broken, count, unit
 
-_MOST_INPUTS = 2048
-_LONGEST = 1 << 16  # numbers of a vector
+_MAX_INPUTS = 2048
+_MAX_DIMENSIONS = 1 << 16  # numbers of a vector
 
 
 class _Row(msgspec.Struct):
@@ -40,9 +40,9 @@ def body(request: EmbedRequest, model: str, who: str, *, encoding: str = "") -> 
         BadRequest: nothing, too much, or texts beside token ids.
     """
     inputs = request.inputs
-    if not 0 < len(inputs) <= _MOST_INPUTS:
+    if not 0 < len(inputs) <= _MAX_INPUTS:
         raise BadRequest(
-            f"{len(inputs)} texts were given; {who} takes 1 to {_MOST_INPUTS} at once",
+            f"{len(inputs)} texts were given; {who} takes 1 to {_MAX_INPUTS} at once",
             "send them in parts",
         )
     texts = sum(isinstance(item, str) for item in inputs)
@@ -97,7 +97,7 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
 
 def _vector(value: list[float] | str, who: str) -> tuple[float, ...]:
     numbers = _unpacked(value, who) if isinstance(value, str) else value
-    if not 0 < len(numbers) <= _LONGEST:
+    if not 0 < len(numbers) <= _MAX_DIMENSIONS:
         raise broken(who, f"a vector of {len(numbers)} numbers")
     return unit(numbers, who)
 

@@ -26,9 +26,9 @@ from overt.errors import (
 )
 from overt.providers.dialect import sentence, wait
 
-_MOST_BODY = 1 << 20  # of an error's body, bytes; what is longer is no error object
-_MOST_SHOWN = 300  # of a provider's words, characters
-_MOST_TOKENS = 10**9
+_MAX_BODY = 1 << 20  # of an error's body, bytes; what is longer is no error object
+_MAX_SHOWN = 300  # of a provider's words, characters
+_MAX_TOKENS = 10**9
 
 _KEY = re.compile(r"\b(?:sk|pk|sess|org|proj)-[\w*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _TOO_LONG = re.compile(
@@ -66,7 +66,7 @@ class Fault(msgspec.Struct):
     def words(self) -> str:
         """One sentence of bounded length, without anything that looks like a key."""
         text = self.message if isinstance(self.message, str) else ""
-        return sentence(_KEY.sub("…", text[: 4 * _MOST_SHOWN]), _MOST_SHOWN)
+        return sentence(_KEY.sub("…", text[: 4 * _MAX_SHOWN]), _MAX_SHOWN)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def fault_of(error: Any) -> Fault:
 
 def read(body: bytes) -> Fault:
     """The error object of a body, an empty one where there is none."""
-    if len(body) > _MOST_BODY:
+    if len(body) > _MAX_BODY:
         return Fault()
     try:
         document = msgspec.json.decode(body)
@@ -202,7 +202,7 @@ def _too_long(who: str, fault: Fault) -> OvertError:
     """`ContextExceeded` where both numbers are told and agree, else the provider's words."""
     tokens, context = _count(fault.n_prompt_tokens), _count(fault.n_ctx)
     if not (tokens and context) and isinstance(fault.message, str):
-        text = fault.message[: 4 * _MOST_SHOWN].replace(",", "")
+        text = fault.message[: 4 * _MAX_SHOWN].replace(",", "")
         holds = _HOLDS.search(text)
         rest = text[holds.end() :] if holds else text
         # What the answer may need is counted in by some; a prompt alone is what we tell.
@@ -218,7 +218,7 @@ def _too_long(who: str, fault: Fault) -> OvertError:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST_TOKENS:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MAX_TOKENS:
         return value
     return 0
 

@@ -29,12 +29,12 @@ from overt.chat import (
 from overt.providers.openai.chat import SCHEMA_NAME, call_id, parameters
 from overt.providers.openai.strict import strict
 
-LEAST_OUT = 16
+MIN_OUTPUT_TOKENS = 16
 """`max_output_tokens` below this is refused."""
 ORIGIN = "openai"
 _ENCRYPTED = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
-_MOST_ITEM = 4 << 20  # characters of one reasoning item
+_MAX_ITEM = 4 << 20  # characters of one reasoning item
 
 
 def needs_chat(request: Request) -> bool:
@@ -46,7 +46,7 @@ def needs_chat(request: Request) -> bool:
         or drawn.seed is not None
         or drawn.presence_penalty
         or drawn.frequency_penalty
-        or (request.max_tokens is not None and request.max_tokens < LEAST_OUT)
+        or (request.max_tokens is not None and request.max_tokens < MIN_OUTPUT_TOKENS)
     )
 
 
@@ -174,7 +174,7 @@ def _reasoning(part: ThoughtPart) -> msgspec.Raw | None:
 
     A signature comes back through clients, so it may be anything.
     """
-    if part.origin != ORIGIN or not part.signature or len(part.signature) > _MOST_ITEM:
+    if part.origin != ORIGIN or not part.signature or len(part.signature) > _MAX_ITEM:
         return None
     try:
         raw = part.signature.encode()

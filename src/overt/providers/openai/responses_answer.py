@@ -31,8 +31,8 @@ from overt.providers.openai.chat_answer import Token, token_of
 from overt.providers.openai.failure import Fault, error_of, fault_of
 from overt.providers.openai.responses import ORIGIN
 
-_MOST_ITEMS = 1024
-_MOST_CALLS = 128
+_MAX_ITEMS = 1024
+_MAX_CALLS = 128
 _ABSENT = msgspec.Raw(b"null")
 
 
@@ -111,7 +111,7 @@ class ResponsesReader:
     def __init__(self, request: Request, who: str = "openai") -> None:
         self.done = False
         self._who = who
-        self._most = _MOST_CALLS if request.parallel_tools else 1
+        self._most = _MAX_CALLS if request.parallel_tools else 1
         self._calls: dict[int, int] = {}  # output_index -> which of our calls
         self._pieces: set[int] = set()  # output indexes of which pieces were told
         self._part = -1  # of the summary that is being told
@@ -244,10 +244,10 @@ class ResponsesReader:
         return _item(event.item) or _Item()
 
     def _place(self, event: _Event) -> int:
-        if not 0 <= event.output_index < _MOST_ITEMS:
+        if not 0 <= event.output_index < _MAX_ITEMS:
             raise broken(self._who, f"a part of the answer with the number {event.output_index}")
-        if len(self._calls) > _MOST_CALLS:
-            raise broken(self._who, f"more than {_MOST_CALLS} tool calls")
+        if len(self._calls) > _MAX_CALLS:
+            raise broken(self._who, f"more than {_MAX_CALLS} tool calls")
         return event.output_index
 
     # ---- the end ---------------------------------------------------------------------------

@@ -13,10 +13,10 @@ Source: OpenAI's guide to structured outputs as read in 2025, reported by its SD
 from collections.abc import Mapping
 from typing import Any
 
-_MOST_DEPTH = 10
-_MOST_PROPERTIES = 5000
-_MOST_ENUM = 1000
-_MOST_NODES = 20_000
+_MAX_DEPTH = 10
+_MAX_PROPERTIES = 5000
+_MAX_ENUM = 1000
+_MAX_NODES = 20_000
 
 _PLAIN = frozenset(
     {
@@ -35,14 +35,14 @@ def strict(schema: Mapping[str, Any]) -> bool:
     """Whether `schema` qualifies. Bounded time, whatever it holds; never raises."""
     if schema.get("type") != "object" or "anyOf" in schema:
         return False
-    left = [_MOST_NODES, _MOST_PROPERTIES, _MOST_ENUM]
+    left = [_MAX_NODES, _MAX_PROPERTIES, _MAX_ENUM]
     return _qualifies(schema, 0, left)
 
 
 def _qualifies(schema: Any, depth: int, left: list[int]) -> bool:
     left[0] -= 1
     # Each level of an object is two of ours, its properties being one.
-    if not isinstance(schema, Mapping) or depth > _MOST_DEPTH or left[0] < 0:
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH or left[0] < 0:
         return False
     if not schema.keys() <= _PLAIN or not _closed(schema, left):
         return False

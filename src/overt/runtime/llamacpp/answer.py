@@ -112,7 +112,7 @@ class _Chunk(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_MOST_CALLS = 128  # a worker is not trusted, and whoever collects calls indexes a list
+_MAX_CALLS = 128  # a worker is not trusted, and whoever collects calls indexes a list
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
@@ -123,7 +123,7 @@ class Reader:
         self._longest = longest
         self._schema = request.json_schema is not None or bool(request.tools)
         self._forced = ForcedCall() if forced(request) else None
-        self._calls = _MOST_CALLS if request.parallel_tools else 1
+        self._calls = _MAX_CALLS if request.parallel_tools else 1
         self._top = request.logprobs or 0
         self._stops = request.stop
         self._stop: str | None = None
@@ -186,7 +186,7 @@ class Reader:
 
     def _tool_calls(self, calls: list[_Call]) -> Iterator[ToolCall]:
         for call in calls:
-            if not 0 <= call.index < _MOST_CALLS:
+            if not 0 <= call.index < _MAX_CALLS:
                 raise EngineFailed(f"llama.cpp numbered a tool call {call.index}")
             if call.index >= self._calls:  # one was asked for, and the model wrote more
                 continue

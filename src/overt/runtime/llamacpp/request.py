@@ -32,7 +32,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 _BANNED = -100
 """A bias so low that it stands for never."""
-_LONGEST_TOKEN = 256
+_MAX_TOKEN_BYTES = 256
 """Bytes. The longest of any vocabulary seen are 128 blanks, in those made for code."""
 
 
@@ -157,9 +157,9 @@ def _check_length(request: Request, can: Capabilities) -> None:
     if request.prompt is None:
         messages = [message for message in request.messages if message.role in ("user", "system")]
         size = sum(len(message.text.strip().encode("utf-8", "replace")) for message in messages)
-        least = max(size // _LONGEST_TOKEN, len(request.messages))
+        least = max(size // _MAX_TOKEN_BYTES, len(request.messages))
     elif isinstance(request.prompt, str):
-        least = len(request.prompt.encode("utf-8", "replace")) // _LONGEST_TOKEN
+        least = len(request.prompt.encode("utf-8", "replace")) // _MAX_TOKEN_BYTES
     else:
         return  # llama.cpp has nothing to cut, and counts them at once
     if least > can.context:

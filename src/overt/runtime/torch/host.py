@@ -18,7 +18,7 @@ from typing import Any
 from overt.runtime.llamacpp import llama_h, score_host
 from overt.runtime.llamacpp.score_host import Emit, RefusedError
 
-_MOST_TEXT = 4 << 20  # characters of a rendered conversation
+_MAX_TEXT = 4 << 20  # characters of a rendered conversation
 
 
 class Host(score_host.Host):
@@ -121,7 +121,7 @@ class Host(score_host.Host):
         }
         try:
             variables = {"add_generation_prompt": True, **words, **values}
-            text: str = self._template.render(variables, _MOST_TEXT)
+            text: str = self._template.render(variables, _MAX_TEXT)
         except ValueError as error:
             raise RefusedError("template", str(error)) from None
         return text

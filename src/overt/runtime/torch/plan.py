@@ -4,7 +4,7 @@ from typing import Final
 
 from overt.errors import OutOfMemory, Unsupported
 from overt.formats.gguf import Header
-from overt.models.memory import SMALLEST_CONTEXT, Fit, Need
+from overt.models.memory import MIN_CONTEXT, Fit, Need
 
 ROOMY: Final = 4096
 """Tokens of context that are taken where nobody asks for more."""
@@ -45,7 +45,7 @@ def choose(header: Header, wanted: int, least: int, free: int, batch: int, label
     own = header.context_length or ROOMY
     context = max(wanted, least) if wanted else max(min(own, ROOMY), least)
     need_ = need(header, context, batch)
-    while not wanted and need_.total > free and context // 2 >= max(least, SMALLEST_CONTEXT):
+    while not wanted and need_.total > free and context // 2 >= max(least, MIN_CONTEXT):
         context //= 2
         need_ = need(header, context, batch)
     if need_.total > free:

@@ -3,9 +3,9 @@
 import re
 import signal
 
-KEPT = 64 << 10
+MAX_LOG_BYTES = 64 << 10
 """Bytes of standard error kept; the rest is forgotten, oldest first."""
-_LONGEST = 240
+_MAX_REASON = 240
 
 # llama.cpp's log: minutes, seconds, milliseconds, microseconds, then the level.
 _LEVEL = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} ([A-Z]) +")
@@ -37,14 +37,14 @@ _CALLER = re.compile(
 
 
 class Ring:
-    """The last `KEPT` bytes written to it."""
+    """The last `MAX_LOG_BYTES` bytes written to it."""
 
     def __init__(self) -> None:
         self._held = bytearray()
 
     def write(self, data: bytes) -> None:
-        self._held += data[-KEPT:]
-        del self._held[:-KEPT]
+        self._held += data[-MAX_LOG_BYTES:]
+        del self._held[:-MAX_LOG_BYTES]
 
     @property
     def text(self) -> str:
@@ -59,7 +59,7 @@ def telling(text: str) -> str:
     """
     plain, errors = [], []
     for whole in filter(None, map(str.strip, text.splitlines())):
-        line = _CONTROL.sub("", whole[: 4 * _LONGEST])  # cut, as searching takes time
+        line = _CONTROL.sub("", whole[: 4 * _MAX_REASON])  # cut, as searching takes time
         level = _LEVEL.match(line)
         if level is None:
             plain.append(line)
@@ -74,11 +74,11 @@ def telling(text: str) -> str:
 
 def clean(line: str) -> str:
     """One line without folders, pointers, control characters, its time and its C++ caller."""
-    line = _CONTROL.sub("", " ".join(line[: 4 * _LONGEST].split()))
+    line = _CONTROL.sub("", " ".join(line[: 4 * _MAX_REASON].split()))
     line = _QUOTED.sub(r"\1\2\1", _LEVEL.sub("", line))
     line = _POINTER.sub("", _FOLDERS.sub("", line))
     line = _CALLER.sub("", line).strip().rstrip(".")
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return line if len(line) <= _MAX_REASON else line[: _MAX_REASON - 1] + "…"
 
 
 def short_of_memory(text: str) -> bool:

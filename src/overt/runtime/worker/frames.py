@@ -39,7 +39,7 @@ OVERHEAD = 64
 _HEAD = struct.Struct("<I")
 _OPENING = struct.Struct(">BBIB")
 _BODY = struct.Struct(">BI")
-_SHORTEST = _OPENING.size + _BODY.size
+_MIN_FRAME_BYTES = _OPENING.size + _BODY.size
 
 
 class BadFrame(Exception):
@@ -67,7 +67,7 @@ def pack(id: int, kind: str, body: bytes = b"") -> bytes:
         ValueError: id, kind or body out of the bounds above.
     """
     name = kind.encode("ascii")
-    size = _SHORTEST + len(name) + len(body)
+    size = _MIN_FRAME_BYTES + len(name) + len(body)
     if not 0 <= id < 1 << 32 or not 0 < len(name) < 32 or size > LIMIT:
         raise ValueError(f"frame {id} {kind!r} of {size} bytes is out of bounds")
     opening = _OPENING.pack(0x93, 0xCE, id, 0xA0 | len(name))
@@ -80,7 +80,7 @@ def unpack(data: bytes) -> Frame:
     Raises:
         BadFrame: anything but what `pack` writes.
     """
-    if len(data) < _SHORTEST:
+    if len(data) < _MIN_FRAME_BYTES:
         raise BadFrame(f"{len(data)} bytes are no frame")
     array, uint, id, name = _OPENING.unpack_from(data)
     start = _OPENING.size + (name & 0x1F)

@@ -13,8 +13,8 @@ import msgspec
 
 from overt.errors import BadRequest
 
-_MOST_COLONS = 100_000  # of a body whose members are all taken apart at once: each has one
-_MOST_TOKENS = 4_000_000  # strings and brackets of a body; more take seconds
+_MAX_COLONS = 100_000  # of a body whose members are all taken apart at once: each has one
+_MAX_TOKENS = 4_000_000  # strings and brackets of a body; more take seconds
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 _TOKEN = re.compile(_STRING + rb'|[{}\[\]]|[^"{}\[\]]+', re.DOTALL)
 _BEGIN = re.compile(rb"\s*(" + _STRING + rb")\s*:\s*", re.DOTALL)
@@ -124,7 +124,7 @@ def _quick(body: bytes) -> Sequence[_Member] | None:
     msgspec finds where values end a hundred times faster than Python, but tells only the last of
     several of one name: then the lengths do not add up.
     """
-    if body.count(b":") > _MOST_COLONS:
+    if body.count(b":") > _MAX_COLONS:
         return None
     try:
         values = _values(body)
@@ -166,9 +166,9 @@ def _outermost(body: bytes) -> Iterator[tuple[int, bytes]]:
     """Where strings, and what lies between them, are in the outermost object; its end as "}"."""
     depth = 0
     for number, match in enumerate(_TOKEN.finditer(body)):
-        if number > _MOST_TOKENS:
+        if number > _MAX_TOKENS:
             raise BadRequest(
-                f"the body has more than {_MOST_TOKENS} strings and brackets", "send less"
+                f"the body has more than {_MAX_TOKENS} strings and brackets", "send less"
             )
         token = match[0]
         if token in (b"{", b"["):

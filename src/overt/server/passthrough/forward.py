@@ -63,10 +63,10 @@ _OWNERS = re.compile(r"(?:anthropic|openai)-(?:organization|project|workspace)(?
 """… but for whose account it is."""
 _STREAMS = ("text/event-stream", "application/x-ndjson")
 _JSON = re.compile(r"application/(?:[a-z0-9.-]+\+)?json\s*(?:;.*)?")
-_MOST_ANSWER = 64 << 20
+_MAX_ANSWER = 64 << 20
 _LARGE = 1 << 20  # bytes of a body that is read through beside the event loop
-_MOST_ERROR = 64 << 10
-_MOST_QUERY = 4096
+_MAX_ERROR = 64 << 10
+_MAX_QUERY = 4096
 _QUERY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _PROOFS = ("key", "api_key", "api-key", "access_token", "oauth_token", "userProject")
 """What of a query proves who asks, or names an account: as with headers, it stays here."""
@@ -169,9 +169,9 @@ def _query(query: Mapping[str, str]) -> str:
         and (name != "alt" or value in ("sse", "json"))
     }
     encoded = urlencode(passed_on)
-    if len(encoded) > _MOST_QUERY:
+    if len(encoded) > _MAX_QUERY:
         raise BadRequest(
-            f"the query has {len(encoded)} bytes of {_MOST_QUERY}", "send it in the body"
+            f"the query has {len(encoded)} bytes of {_MAX_QUERY}", "send it in the body"
         )
     return f"?{encoded}" if encoded else ""
 
@@ -239,10 +239,10 @@ async def _sent(
         tap.whole(body)
         work.end()
         return Reply(without(body, engine.to.secret), 200, headers, kind)
-    failure = engine.dialect.failure(head.status, head.headers, body[:_MOST_ERROR])
+    failure = engine.dialect.failure(head.status, head.headers, body[:_MAX_ERROR])
     work.end(failure.code)
     own = head.status in (401, 403, 407)  # about the owner's key: the caller's is not at fault
-    if own or len(body) > _MOST_ERROR or not _JSON.fullmatch(kind) or coding != "identity":
+    if own or len(body) > _MAX_ERROR or not _JSON.fullmatch(kind) or coding != "identity":
         raise cleaned(failure, engine.to.secret)
     shown = clean(body.decode("utf-8", "replace"), engine.to.secret)
     return Reply(shown.encode(), head.status, headers, kind)
@@ -252,8 +252,8 @@ async def _all(answer: AsyncGenerator[Passed | bytes, None], engine: "Provider")
     whole = bytearray()
     async for piece in answer:
         whole += piece if isinstance(piece, bytes) else b""
-        if len(whole) > _MOST_ANSWER:
-            raise _odd(engine, f"with more than {_MOST_ANSWER >> 20} MiB")
+        if len(whole) > _MAX_ANSWER:
+            raise _odd(engine, f"with more than {_MAX_ANSWER >> 20} MiB")
     return bytes(whole)
 
 

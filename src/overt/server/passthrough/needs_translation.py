@@ -23,7 +23,7 @@ from overt.server.passthrough.body import Spare
 UNSIGNED_ID = re.compile(r"rs_[0-9a-f]{29}")
 """The id of reasoning told by this server (protocols/openai/responses_stream.py); OpenAI's are
 longer."""
-_LONGEST_CHAT_ID = 40  # characters of a call's id, in Chat Completions
+_MAX_CHAT_ID_LENGTH = 40  # characters of a call's id, in Chat Completions
 
 
 def refused(
@@ -147,7 +147,7 @@ class _Chat(msgspec.Struct):
             or message.reasoning is not None
             or message.reasoning_details is not None
             or any(
-                len(call.id) > _LONGEST_CHAT_ID or call.extra_content is not None
+                len(call.id) > _MAX_CHAT_ID_LENGTH or call.extra_content is not None
                 for call in message.tool_calls or ()
             )
             for message in self.messages

@@ -43,7 +43,7 @@ _ENDS = {
 }
 """By address: what an event holds that ends a stream. In text, quotes have a backslash before."""
 _BLANKS = (b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r")
-_LONGEST_BLANK = 4
+_MAX_BLANK_BYTES = 4
 _STATUSES = {"incomplete": b"response.incomplete", "failed": b"response.failed"}
 
 
@@ -199,7 +199,7 @@ async def _whole(
         elif at := _boundary(held[-1] if held else b"", piece):
             yield b"".join((*held, piece[:at]))
             held = [piece[at:]] if at < len(piece) else []
-        elif held and len(held[-1]) < _LONGEST_BLANK:
+        elif held and len(held[-1]) < _MAX_BLANK_BYTES:
             held[-1] += piece
         else:
             held.append(piece)
@@ -221,7 +221,7 @@ async def _more(answer: AsyncGenerator[Passed | bytes, None]) -> Passed | bytes 
 
 def _boundary(before: bytes, piece: bytes) -> int:
     """Where in `piece` the last event ends that is whole, 0 where none does."""
-    tail = before[1 - _LONGEST_BLANK :]
+    tail = before[1 - _MAX_BLANK_BYTES :]
     text = tail + piece
     at = max(text.rfind(blank) + len(blank) if blank in text else 0 for blank in _BLANKS)
     return max(0, at - len(tail))

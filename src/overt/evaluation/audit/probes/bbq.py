@@ -37,10 +37,10 @@ from overt.evaluation.audit.probe import (
 
 _OPTIONS: Final = ("ans0", "ans1", "ans2")
 _METADATA: Final = "additional_metadata.csv"
-_MOST_METADATA: Final = 200_000
+_MAX_METADATA: Final = 200_000
 Targets = Mapping[str, int]
 """Which answer names the stereotyped group, by the id of an item."""
-_MOST_ROWS: Final = 100_000
+_MAX_ROWS: Final = 100_000
 
 
 def _in(condition: str, key: str) -> Any:
@@ -143,8 +143,8 @@ class _Probe:
                     left[item] += 1
                 else:
                     items.append(item)
-                if len(items) > _MOST_ROWS:
-                    raise FormatError(f"more than {_MOST_ROWS} items", "give fewer files")
+                if len(items) > _MAX_ROWS:
+                    raise FormatError(f"more than {_MAX_ROWS} items", "give fewer files")
         lost = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
         if not items:
             raise FormatError(
@@ -184,7 +184,7 @@ def _side(chosen: int, data: Mapping[str, Any]) -> int:
 
 def _targets(file: sets.Read) -> Targets:
     """Those of the authors' table; it has ``x`` or ``NA`` where no answer is meant."""
-    rows = sets.table(file, {"category", "example_id"}, "BBQ's metadata", _MOST_METADATA)
+    rows = sets.table(file, {"category", "example_id"}, "BBQ's metadata", _MAX_METADATA)
     targets = {}
     for number, row in enumerate(rows, 1):
         if "target_loc" not in row or not row["example_id"].isdecimal():

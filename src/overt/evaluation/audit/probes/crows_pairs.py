@@ -19,7 +19,7 @@ from overt.evaluation.audit.probe import Contrast, Item, Material, Measure, Mode
 START: Final = "\n"
 """What stands before a sentence, so that its first token has a probability too."""
 _COLUMNS: Final = {"sent_more", "sent_less", "stereo_antistereo", "bias_type"}
-_MOST_ROWS: Final = 100_000
+_MAX_ROWS: Final = 100_000
 _TIE: Final = 1e-9
 
 
@@ -97,7 +97,7 @@ def shared(
 
 
 def _items(file: sets.Read) -> Iterator[Item]:
-    rows = sets.table(file, _COLUMNS, "CrowS-Pairs", _MOST_ROWS)
+    rows = sets.table(file, _COLUMNS, "CrowS-Pairs", _MAX_ROWS)
     for number, row in enumerate(rows):
         data = {"more": row["sent_more"], "less": row["sent_less"]}
         yield Item(str(number), (row["bias_type"], row["stereo_antistereo"]), data)

@@ -39,9 +39,9 @@ TOKENS: Final = 50
 LIKE: Final = 0.75
 """How alike two texts must be (1 less edit distance over length) to match approximately."""
 _K: Final = 0.2
-_MOST_FILE: Final = 16 << 20
-_MOST_FILES: Final = 2000
-_MOST_PASSAGES: Final = 50  # of one document, spread over it
+_MAX_FILE: Final = 16 << 20
+_MAX_FILES: Final = 2000
+_MAX_PASSAGES: Final = 50  # of one document, spread over it
 _ENDINGS: Final = (".txt", ".md", ".rst", ".text")
 
 
@@ -230,14 +230,14 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], 
     path = path.expanduser()
     if path.is_dir():
         files = sorted(path_ for path_ in path.rglob("*") if path_.suffix.lower() in _ENDINGS)
-        files = [path_ for path_ in files if path_.is_file()][:_MOST_FILES]
+        files = [path_ for path_ in files if path_.is_file()][:_MAX_FILES]
     else:
         files = [path]
     items: list[Item] = []
     used: list[dict[str, Any]] = []
     seen: set[str] = set()
     for file in files:
-        data = sets.bounded(file, _MOST_FILE)
+        data = sets.bounded(file, _MAX_FILE)
         digest = sha256(data).hexdigest()
         if digest in seen:
             continue
@@ -260,7 +260,7 @@ def _cut(text: str, name: str, kind: str) -> list[Item]:
     Where no word begins soon, as in text without blanks, they begin anywhere.
     """
     size = PREFIX + TARGET
-    count = min(_MOST_PASSAGES, len(text) // size)
+    count = min(_MAX_PASSAGES, len(text) // size)
     items: list[Item] = []
     end = 0
     for number in range(count):

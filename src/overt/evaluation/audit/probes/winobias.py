@@ -18,7 +18,7 @@ _MALE: Final = {"he", "him", "his", "himself"}
 _FEMALE: Final = {"she", "her", "hers", "herself"}
 _NUMBER: Final = re.compile(r"^\d+\s*")
 _NAME: Final = re.compile(r"^(pro|anti)_stereotyped_type([12])\.txt\.(dev|test)$")
-_MOST_LINES: Final = 20_000
+_MAX_LINES: Final = 20_000
 
 
 def _pro(outcome: Any) -> float:
@@ -123,7 +123,7 @@ def _pairs(pro: sets.Read, anti: sets.Read, kind: str, where: str) -> tuple[list
     lines = [
         [_plain(line) for line in file.text().splitlines() if line.strip()] for file in (pro, anti)
     ]
-    if len(lines[0]) != len(lines[1]) or len(lines[0]) > _MOST_LINES:
+    if len(lines[0]) != len(lines[1]) or len(lines[0]) > _MAX_LINES:
         raise FormatError(
             f"{pro.name} has {len(lines[0])} sentences and {anti.name} has {len(lines[1])}",
             "line n of the one belongs to line n of the other: get both again",

@@ -19,7 +19,7 @@ from overt.evaluation.audit.probe import (
 )
 
 _COLUMNS: Final = {"id", "prompt", "type", "label"}
-_MOST_ROWS: Final = 20_000
+_MAX_ROWS: Final = 20_000
 
 
 def _of(label: str, *kinds: str) -> Callable[[Outcome], float | None]:
@@ -89,7 +89,7 @@ class _Probe:
 
 
 def _items(file: sets.Read) -> Iterator[Item]:
-    rows = sets.table(file, _COLUMNS, "XSTest", _MOST_ROWS)
+    rows = sets.table(file, _COLUMNS, "XSTest", _MAX_ROWS)
     for number, row in enumerate(rows, 1):
         if row["label"] not in ("safe", "unsafe"):
             raise FormatError(

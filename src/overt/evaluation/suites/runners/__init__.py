@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from overt.chat import Answer, Request
 from overt.evaluation.suites.suite import Item, Suite
 
-MOST_TEXT = 200_000
+MAX_TEXT = 200_000
 """Characters of an answer that are looked at."""
 
 

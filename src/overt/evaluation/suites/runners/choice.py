@@ -16,7 +16,7 @@ from overt.evaluation.suites.runners.exact import plain
 from overt.evaluation.suites.runners.extract import Extract
 from overt.evaluation.suites.suite import Item, Suite
 
-_MOST = 20_000  # characters
+_MAX_CHARACTERS = 20_000  # characters
 _SAID = re.compile(
     r"(?:answer|choice|option)\s*(?:is|:|=|would be|should be)\s*:?\s*"
     r"(?:option\s+|choice\s+|\\boxed\{)?[*_(\[\"'`]{0,4}([A-Z])(?![A-Za-z0-9'’])"
@@ -31,7 +31,7 @@ _ALONE = re.compile(r"(?<![\w'’])([A-Z])(?![\w'’])")
 
 def letter(text: str, choices: Sequence[str]) -> str:
     """The letter `text` names, of as many as there are `choices`; "" for none."""
-    text = text[-_MOST:]
+    text = text[-_MAX_CHARACTERS:]
     allowed = {chr(65 + i) for i in range(len(choices))}
     if (whole := _WHOLE.fullmatch(text)) and whole[1].upper() in allowed:
         return whole[1].upper()

@@ -12,7 +12,7 @@ from typing import Any
 
 from overt.errors import FormatError
 from overt.evaluation.suites import sandbox
-from overt.evaluation.suites.runners import MOST_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
 from overt.evaluation.suites.suite import Item, Suite
 from overt.evaluation.suites.template import Template
 
@@ -21,11 +21,11 @@ _FENCE = re.compile(r"```[ \t]*([A-Za-z0-9+_.-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)
 
 def program(text: str) -> str:
     """The code of an answer: the first block marked as Python, else the first block, else all."""
-    blocks = _FENCE.findall(text[:MOST_TEXT])
+    blocks = _FENCE.findall(text[:MAX_TEXT])
     marked = [body for language, body in blocks if language.lower() in ("python", "py", "python3")]
     if marked or blocks:
         return str((marked or [body for _, body in blocks])[0])
-    return text[:MOST_TEXT].rstrip()
+    return text[:MAX_TEXT].rstrip()
 
 
 class _Code:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MOST_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
 from overt.evaluation.suites.runners.extract import Extract
 from overt.evaluation.suites.suite import Item, Suite
 from overt.evaluation.suites.template import Template
@@ -78,7 +78,7 @@ class _Exact:
         return [plain(answer, self._steps) for answer in answers]
 
     async def grade(self, item: Item, text: str) -> Grade:
-        answer = (await self._extract(text[:MOST_TEXT])).strip()
+        answer = (await self._extract(text[:MAX_TEXT])).strip()
         if self._how == "line":
             answer = answer.split("\n", 1)[0]
         given_answer = plain(answer, self._steps)

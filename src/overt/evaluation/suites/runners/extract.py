@@ -14,7 +14,7 @@ from overt.formats import subprocess_reader
 
 SECONDS: Final = 2
 HOST: Final = "overt.evaluation.suites.extract_host"
-MOST: Final = 50_000
+MAX_CHARACTERS: Final = 50_000
 
 
 class Extract:
@@ -40,6 +40,6 @@ class Extract:
         """Raises Exceeded: the expression took more than two seconds on it."""
         if not self.pattern:
             return text
-        question = {"pattern": self.pattern, "text": text[-MOST:]}
+        question = {"pattern": self.pattern, "text": text[-MAX_CHARACTERS:]}
         value = await asyncio.to_thread(subprocess_reader.ask, HOST, question, SECONDS)
         return str(value)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MOST_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
 from overt.evaluation.suites.runners.ifeval_checks import CHECKS, NOT_JUDGED, follows, loose
 from overt.evaluation.suites.suite import Item, Suite
 
-_MOST = 50  # instructions of one item
+_MAX_INSTRUCTIONS = 50  # instructions of one item
 
 
 class _IFEval:
@@ -38,7 +38,7 @@ class _IFEval:
         good = (
             isinstance(names, list)
             and isinstance(options, list)
-            and 1 <= len(names) == len(options) <= _MOST
+            and 1 <= len(names) == len(options) <= _MAX_INSTRUCTIONS
             and all(isinstance(name, str) for name in names)
             and all(isinstance(value, dict) for value in options)
         )
@@ -56,7 +56,7 @@ class _IFEval:
         return list(zip(names or [], options or [], strict=True))
 
     async def grade(self, item: Item, text: str) -> Grade:
-        text = text[:MOST_TEXT]
+        text = text[:MAX_TEXT]
         forms = loose(text)
         strict: dict[str, bool] = {}
         easy: dict[str, bool] = {}

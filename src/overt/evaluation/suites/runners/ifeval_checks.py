@@ -17,7 +17,7 @@ Check = Callable[[str, Mapping[str, Any]], bool]
 NOT_JUDGED: Final = ("language:response_language",)
 """Would need a detector of languages."""
 
-_MOST = 10_000  # of a count in the data
+_MAX_COUNT = 10_000  # of a count in the data
 _ABBREVIATIONS = re.compile(
     r"\b(?:Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|vs|etc|e\.g|i\.e|Inc|Ltd|Co|No|Fig|approx|[A-Z])\.$"
 )
@@ -226,8 +226,8 @@ def _text(options: Mapping[str, Any], name: str) -> str:
 
 def _number(options: Mapping[str, Any], name: str) -> int:
     value = options.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise FormatError(f"{name} is {value!r:.60}", f"it is a whole number up to {_MOST}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:
+        raise FormatError(f"{name} is {value!r:.60}", f"it is a whole number up to {_MAX_COUNT}")
     return value
 
 

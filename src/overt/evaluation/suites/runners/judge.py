@@ -23,7 +23,7 @@ from overt.evaluation.suites.template import Template
 from overt.protocols.failure import error_of
 
 _VERDICT = re.compile(r"\**VERDICT:\**\s*\**([0-9]{1,3}|A|B|TIE)\**\.?")
-_MOST = 50_000  # characters of an answer that the judge is shown
+_MAX_CHARACTERS = 50_000  # characters of an answer that the judge is shown
 _TOKENS = 512
 
 
@@ -57,12 +57,12 @@ class _Judge:
         self.method = f"judged by {tools.judge}: {how}"
 
     async def grade(self, item: Item, text: str) -> Grade:
-        text = text[:_MOST]
+        text = text[:_MAX_CHARACTERS]
         if not self._pairs:
             verdict = await self._verdict(item, [("ANSWER", text)])
             mark = int(verdict)
             return Grade((mark - 1) / (self._scale - 1), verdict, {"mark": mark})
-        other = (await self._other(item))[:_MOST]
+        other = (await self._other(item))[:_MAX_CHARACTERS]
         first = await self._verdict(item, [("ANSWER A", text), ("ANSWER B", other)])
         second = await self._verdict(item, [("ANSWER A", other), ("ANSWER B", text)])
         return judged(first, second)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MOST_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
 from overt.evaluation.suites.runners.extract import Extract
 from overt.evaluation.suites.suite import Item, Suite
 
@@ -66,7 +66,7 @@ class _Numeric:
         )
 
     async def grade(self, item: Item, text: str) -> Grade:
-        answer = number(await self._extract(text[-MOST_TEXT:]))
+        answer = number(await self._extract(text[-MAX_TEXT:]))
         if answer is None:
             return Grade(0.0)
         right = self._right[item.id]

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MOST_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
 from overt.evaluation.suites.suite import Item, Suite, beside
 from overt.formats import subprocess_reader
 
 SECONDS: Final = 5
 HOST: Final = "overt.evaluation.suites.schema_host"
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
-_MOST_SCHEMA = 1 << 20
+_MAX_SCHEMA = 1 << 20
 
 
 def schema_of(suite: Suite) -> Mapping[str, Any]:
@@ -38,7 +38,7 @@ def schema_of(suite: Suite) -> Mapping[str, Any]:
         path = beside(suite.folder, schema, suite.name)
         try:
             with path.open("rb") as file:
-                schema = json.loads(file.read(_MOST_SCHEMA))
+                schema = json.loads(file.read(_MAX_SCHEMA))
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"{path} is no JSON Schema: {str(error)[:120]}", "correct the file"
@@ -60,7 +60,7 @@ class _Schema:
         self._schema = schema_of(suite)
 
     async def grade(self, item: Item, text: str) -> Grade:
-        fenced = _FENCE.search(text[:MOST_TEXT])
+        fenced = _FENCE.search(text[:MAX_TEXT])
         document = (fenced[1] if fenced else text).strip()
         try:
             value = json.loads(document, parse_constant=_refuse)

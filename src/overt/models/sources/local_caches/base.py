@@ -11,7 +11,7 @@ from overt.errors import BadRef
 from overt.models.sources.base import Role
 from overt.ref import Ref, parse
 
-MOST_FILES = 100_000  # looked at in one folder; more is not a folder of models
+MAX_FILES = 100_000  # looked at in one folder; more is not a folder of models
 _SMALL = 1 << 20
 
 
@@ -95,7 +95,7 @@ def files_below(top: Path, depth: int, missed: list[Skipped]) -> Iterator[str]:
     Symbolic links to files are given, those to folders are not followed. Folders that cannot be
     read and links to nothing go to `missed`.
     """
-    left = MOST_FILES
+    left = MAX_FILES
     waiting = [top]
     while waiting:
         here = waiting.pop()
@@ -107,7 +107,7 @@ def files_below(top: Path, depth: int, missed: list[Skipped]) -> Iterator[str]:
             continue
         left -= len(paths)
         if left < 0:
-            missed.append(Skipped(str(here), f"there are more than {MOST_FILES} files in {top}"))
+            missed.append(Skipped(str(here), f"there are more than {MAX_FILES} files in {top}"))
             return
         inner = []
         for path in paths:

@@ -13,24 +13,24 @@ from overt.chat import Tool
 from overt.errors import BadRequest
 from overt.runtime.llamacpp.grammar import gbnf, pattern
 
-MOST_BYTES = 256 << 10
-MOST_NODES = 10_000
-DEEPEST = 64
-MOST_AT_ONCE = 400
+MAX_BYTES = 256 << 10
+MAX_NODES = 10_000
+MAX_DEPTH = 64
+MAX_CONCURRENT_STATES = 400
 """Alternatives in one place: values of an enum, branches of an anyOf with those within them."""
-MOST_ALTERNATIVES = 1000
-MOST_OPTIONAL = 200_000
+MAX_ALTERNATIVES = 1000
+MAX_OPTIONAL = 200_000
 """Sum over all objects of optional properties squared: each is followed by any later one."""
-MOST_COUNT = 2000
+MAX_COUNT = 2000
 """llama.cpp's own bound on one repetition; beyond it it refuses or forgets it."""
-MOST_COUNTED = 50_000
+MAX_COUNTED_STATES = 50_000
 
 _UNIONS = ("anyOf", "oneOf")
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NAMED = ("properties", "$defs", "definitions", "patternProperties")  # name -> schema
 _VALUES = ("enum", "const", "default", "examples", "required", "type")
-_LARGEST = 2**63
+_MAX_INTEGER = 2**63
 
 
 def schema(schema_: Mapping[str, Any], what: str = "the JSON schema") -> dict[str, Any]:
@@ -48,8 +48,10 @@ def parameters(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     A tool's schema describes more than it binds, and its author is often not who asks. All tools
     together may have four times what one schema may.
     """
-    if len(tools) > MOST_AT_ONCE:
-        raise BadRequest(f"{len(tools)} tools were given, {MOST_AT_ONCE} is the most", "give fewer")
+    if len(tools) > MAX_CONCURRENT_STATES:
+        raise BadRequest(
+            f"{len(tools)} tools were given, {MAX_CONCURRENT_STATES} is the most", "give fewer"
+        )
     judge = _Judge("", strict=False, share=4)
     out = []
     for tool in tools:
@@ -79,8 +81,8 @@ class _Judge:
     def whole(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         out = self._schema(schema, 0)[0]
         size = len(json.dumps(out))
-        if size > MOST_BYTES:
-            raise self._over(f"is {size} bytes long", MOST_BYTES)
+        if size > MAX_BYTES:
+            raise self._over(f"is {size} bytes long", MAX_BYTES)
         assert isinstance(out, dict)
         return out
 
@@ -89,10 +91,10 @@ class _Judge:
 
     def _node(self, depth: int) -> None:
         self._nodes += 1
-        if self._nodes > (most := MOST_NODES * self._share):
+        if self._nodes > (most := MAX_NODES * self._share):
             raise self._over(f"has over {most} parts", most)
-        if depth > DEEPEST:
-            raise self._over(f"is over {DEEPEST} deep", DEEPEST)
+        if depth > MAX_DEPTH:
+            raise self._over(f"is over {MAX_DEPTH} deep", MAX_DEPTH)
 
     def _schema(self, schema: Any, depth: int) -> tuple[Any, int]:
         """A schema as it is given to llama.cpp, and its alternatives in this place."""
@@ -128,7 +130,7 @@ class _Judge:
             return self._pattern(value)
         if key in _COUNTS:
             return {key: self._count(key, value)}
-        if key in _LIMITS and (not _number(value) or abs(value) >= _LARGEST):
+        if key in _LIMITS and (not _number(value) or abs(value) >= _MAX_INTEGER):
             raise BadRequest(
                 f"{self.what} has {key} {_short(value)}", "give less than 64 bits hold"
             )
@@ -150,10 +152,10 @@ class _Judge:
     def _count(self, key: str, value: Any) -> int:
         if not _number(value) or value != int(value) or value < 0:
             raise BadRequest(f"{self.what} has {key} {_short(value)}", "give a number from 0")
-        if value > MOST_COUNT:
-            raise self._over(f"has {key} {_short(value)}", MOST_COUNT)
+        if value > MAX_COUNT:
+            raise self._over(f"has {key} {_short(value)}", MAX_COUNT)
         self._counted += int(value)
-        if self._counted > (most := MOST_COUNTED * self._share):
+        if self._counted > (most := MAX_COUNTED_STATES * self._share):
             raise self._over(f"asks for over {most} items and letters", most)
         return int(value)
 
@@ -163,16 +165,16 @@ class _Judge:
             self._value(item, depth + 1)
 
     def _check(self, schema: Mapping[str, Any], here: int) -> None:
-        if here > MOST_AT_ONCE:
-            raise self._over(f"has {here} alternatives in one place", MOST_AT_ONCE)
-        if self._alternatives > (most := MOST_ALTERNATIVES * self._share):
+        if here > MAX_CONCURRENT_STATES:
+            raise self._over(f"has {here} alternatives in one place", MAX_CONCURRENT_STATES)
+        if self._alternatives > (most := MAX_ALTERNATIVES * self._share):
             raise self._over(f"has over {most} alternatives", most)
         properties, required = schema.get("properties"), schema.get("required")
         if isinstance(properties, Mapping):
             known = set(filter(_text, required)) if isinstance(required, list) else set()
             optional = len(properties.keys() - known)
             self._optional += optional * optional
-            if self._optional > (most := MOST_OPTIONAL * self._share):
+            if self._optional > (most := MAX_OPTIONAL * self._share):
                 raise self._over(
                     f"has {optional} optional properties in one object or as much in several",
                     int(most**0.5),
@@ -195,7 +197,7 @@ def _text(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, int) and abs(value) >= _LARGEST:
+    if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
         return "of over 64 bits"
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"

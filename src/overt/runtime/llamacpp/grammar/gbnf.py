@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-LONGEST = 64 << 10
-DEEPEST = 64
+MAX_CHARACTERS = 64 << 10
+MAX_DEPTH = 64
 """Brackets and rules within each other."""
-MOST_ALTERNATIVES = 2000
-MOST_TIMES = 2000
-MOST_WAYS = 10
-_MOST_WORK = 200_000
+MAX_ALTERNATIVES = 2000
+MAX_REPEATS = 2000
+MAX_PATHS = 10
+_MAX_WORK = 200_000
 
 _TOKEN = re.compile(
     r"""(?P<gap>\s+|\#[^\n]*)
@@ -63,8 +63,8 @@ def check(grammar: str) -> None:
         BadGrammar: a bound, with both numbers.
     """
     size = len(grammar.encode("utf-8", "replace"))
-    if size > LONGEST:
-        raise BadGrammar(f"is {size} bytes, {LONGEST} is the most")
+    if size > MAX_CHARACTERS:
+        raise BadGrammar(f"is {size} bytes, {MAX_CHARACTERS} is the most")
     rules = _rules(grammar)
     _Judge(rules).all()
 
@@ -76,8 +76,8 @@ def _rules(grammar: str) -> dict[str, list[list[_Item]]]:
     for kind, text in _tokens(grammar):
         here = groups[-1][-1]
         alternatives += kind == "rule" or text == "|"
-        if alternatives > MOST_ALTERNATIVES:
-            raise BadGrammar(f"has more than {MOST_ALTERNATIVES} rules and alternatives")
+        if alternatives > MAX_ALTERNATIVES:
+            raise BadGrammar(f"has more than {MAX_ALTERNATIVES} rules and alternatives")
         if kind == "rule":
             groups = [rules.setdefault(text, [])]
             groups[0].append([])
@@ -88,8 +88,8 @@ def _rules(grammar: str) -> dict[str, list[list[_Item]]]:
         elif text == "(":
             here.append(_Item(group=[[]]))
             groups.append(here[-1].group)
-            if len(groups) > DEEPEST + 1:
-                raise BadGrammar(f"has brackets more than {DEEPEST} deep")
+            if len(groups) > MAX_DEPTH + 1:
+                raise BadGrammar(f"has brackets more than {MAX_DEPTH} deep")
         elif text == ")":
             del groups[max(1, len(groups) - 1) :]
         elif text == "|":
@@ -146,8 +146,8 @@ class _Judge:
         return self._known[name]
 
     def _alternatives(self, alternatives: list[list[_Item]], depth: int) -> _Found:
-        if depth > 2 * DEEPEST:
-            raise BadGrammar(f"has rules and brackets more than {2 * DEEPEST} deep")
+        if depth > 2 * MAX_DEPTH:
+            raise BadGrammar(f"has rules and brackets more than {2 * MAX_DEPTH} deep")
         empty, firsts, times = False, Counter[str](), 1
         for items in alternatives:
             sequence = self._sequence(items, depth)
@@ -180,12 +180,12 @@ class _Judge:
             result = self._alternatives(item.group, depth + 1)
         most = max(item.low, item.high or 0, 1)
         times, firsts = result.times * most, result.firsts
-        if times > MOST_TIMES:
-            raise BadGrammar(f"repeats {times} times in all, {MOST_TIMES} is the most")
+        if times > MAX_REPEATS:
+            raise BadGrammar(f"repeats {times} times in all, {MAX_REPEATS} is the most")
         if result.empty and most > 1:
-            if times > MOST_WAYS:
+            if times > MAX_PATHS:
                 raise BadGrammar(
-                    f"repeats what may be empty {times} times in all, {MOST_WAYS} is the most"
+                    f"repeats what may be empty {times} times in all, {MAX_PATHS} is the most"
                 )
             firsts = Counter({piece: ways * most for piece, ways in firsts.items()})
             self._spend(len(firsts))
@@ -194,13 +194,13 @@ class _Judge:
 
     def _check_ways(self, firsts: Counter[str]) -> None:
         worst = max(firsts.values(), default=0)
-        if worst > MOST_WAYS:
+        if worst > MAX_PATHS:
             raise BadGrammar(
-                f"can read one text in {worst} ways at once, {MOST_WAYS} is the most: what may be "
+                f"can read one text in {worst} ways at once, {MAX_PATHS} is the most: what may be "
                 "empty follows itself"
             )
 
     def _spend(self, work: int) -> None:
         self._work += work
-        if self._work > _MOST_WORK:
+        if self._work > _MAX_WORK:
             raise BadGrammar("has too many alternatives within each other")

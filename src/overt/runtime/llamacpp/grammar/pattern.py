@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from overt.runtime.llamacpp.grammar import gbnf
 
-LONGEST = 1000
-DEEPEST = 64
-MOST_TIMES = 2000
+MAX_CHARACTERS = 1000
+MAX_DEPTH = 64
+MAX_REPEATS = 2000
 """llama.cpp's own bound on one repetition and what it repeats."""
-MOST_EMPTY = 10
+MAX_EMPTY_ALTERNATIVES = 10
 """Times that something which may be empty may be repeated: ways to read it grow as n over n/2."""
 
 _TOP = 0x10FFFF
@@ -50,8 +50,8 @@ def rewritten(pattern: str) -> str:
     Raises:
         BadPattern: it is no regular expression, too long or too deep, or uses what has no equal.
     """
-    if len(pattern) > LONGEST:
-        raise BadPattern(f"is {len(pattern)} characters long, {LONGEST} is the most")
+    if len(pattern) > MAX_CHARACTERS:
+        raise BadPattern(f"is {len(pattern)} characters long, {MAX_CHARACTERS} is the most")
     return _Reader(pattern).whole()
 
 
@@ -82,8 +82,8 @@ class _Reader:
         return False
 
     def _alternatives(self, depth: int) -> _Part:
-        if depth > DEEPEST:
-            raise BadPattern(f"has groups more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise BadPattern(f"has groups more than {MAX_DEPTH} deep")
         parts = [self._sequence(depth)]
         while self._take("|"):
             parts.append(self._sequence(depth))
@@ -141,11 +141,12 @@ class _Reader:
             raise BadPattern("repeats a repetition")
         most = max(low, high or 0, 1)
         times = part.times * most
-        if times > MOST_TIMES:
-            raise BadPattern(f"repeats {times} times in all, {MOST_TIMES} is the most")
-        if part.empty and most > 1 and times > MOST_EMPTY:
+        if times > MAX_REPEATS:
+            raise BadPattern(f"repeats {times} times in all, {MAX_REPEATS} is the most")
+        if part.empty and most > 1 and times > MAX_EMPTY_ALTERNATIVES:
             raise BadPattern(
-                f"repeats what may be empty {times} times in all, {MOST_EMPTY} is the most"
+                f"repeats what may be empty {times} times in all, {MAX_EMPTY_ALTERNATIVES} is "
+                "the most"
             )
         mark = letter
         if letter == "{":
