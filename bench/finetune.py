@@ -93,10 +93,10 @@ def release(given: argparse.Namespace) -> None:
 def examples(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     """``ids`` and which of them are learnt."""
     from overt import settings as settings_of
-    from overt.lab.tokenizer import Words
+    from overt.lab.tokenizer import VocabularyWorker
 
     count = given.steps * given.batch
-    with Words(given.model, settings_of.load()) as words:
+    with VocabularyWorker(given.model, settings_of.load()) as words:
         if name == "rows":
             text = (Path(given.data) / "text/tinyshakespeare.txt").read_text("utf-8")
             ids = words.encode([text[: count * given.length * 6]])[0]

@@ -26,8 +26,8 @@ from overt.chat import Message, Request, Text, TextPart
 from overt.providers.anthropic.dialect import Anthropic
 from overt.providers.base import Destination, Dialect, Provider
 from overt.providers.gemini.dialect import Gemini
-from overt.providers.http.client import Upstream
-from overt.providers.openai.compatible import Http
+from overt.providers.http.client import HttpClient
+from overt.providers.openai.compatible import CompatibleServer
 from overt.providers.openai.dialect import OpenAI
 from overt.settings import Settings
 
@@ -35,7 +35,7 @@ DIALECTS: dict[str, tuple[Callable[[], Dialect], str]] = {
     "openai": (OpenAI, "gpt-5"),
     "anthropic": (Anthropic, "claude-opus-4-1"),
     "gemini": (Gemini, "gemini-2.5-flash"),
-    "http": (Http, "any"),
+    "http": (CompatibleServer, "any"),
 }
 PAUSE = 0.001  # seconds between events when paced
 
@@ -85,7 +85,7 @@ async def rounds(port: int, name: str, pace: str, events: int, count: int) -> di
     to = Destination(base, dialect.headers("sk-bench-0123456789"), "sk-bench-0123456789", name, "")
     wish = TextPart(peer.wanted(events, PAUSE if pace == "paced" else 0))
     request = Request(model, (Message("user", (wish,)),), max_tokens=2 * events)
-    out = Upstream(Settings())
+    out = HttpClient(Settings())
     provider = Provider(dialect, model, to, out)
     found: dict[str, list[Took]] = {"overt": [], "httpx2": []}
     async with httpx2.AsyncClient(timeout=None, trust_env=False) as client:

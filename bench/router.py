@@ -18,7 +18,7 @@ from statistics import mean, quantiles
 
 from overt.errors import BadRequest
 from overt.evaluation import conformal
-from overt.evaluation.router import Curve, Outcome, apgr_samples, curve, out_of_fold
+from overt.evaluation.router import Curve, RouterOutcome, apgr_samples, curve, out_of_fold
 from overt.gateway.routing.arithmetic import wrong_sum
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def main() -> None:
     print(text)
 
 
-def read(folder: Path) -> list[Outcome]:
+def read(folder: Path) -> list[RouterOutcome]:
     """The outcomes, without those prompts that RouteLLM found in training data."""
     csv.field_size_limit(1 << 24)
     with (folder / "contaminated_prompts.jsonl").open(encoding="utf-8") as file:
@@ -67,11 +67,11 @@ def read(folder: Path) -> list[Outcome]:
         table = csv.reader(file)
         next(table)
         # The fifth column, GPT-4's answer, is not kept.
-        found = [Outcome(p, a, w == "True", s == "True") for p, w, s, a, _ in table]
+        found = [RouterOutcome(p, a, w == "True", s == "True") for p, w, s, a, _ in table]
     return [row for row in found if row.prompt not in left_out]
 
 
-def dollars(row: Outcome, price: tuple[float, float]) -> float:
+def dollars(row: RouterOutcome, price: tuple[float, float]) -> float:
     """USD of one request; the strong model is taken to write as much as the weak one did."""
     tokens = [len(text) / CHARACTERS_A_TOKEN for text in (row.prompt, row.answer)]
     return sum(count * usd for count, usd in zip(tokens, price, strict=True)) / 1e6
@@ -82,7 +82,7 @@ def interval(values: list[float]) -> str:
     return f"{cuts[0]:.3f} to {cuts[-1]:.3f}"
 
 
-def page(rows: list[Outcome], scores: dict[str, list[float]], draws: int) -> str:
+def page(rows: list[RouterOutcome], scores: dict[str, list[float]], draws: int) -> str:
     weak, strong = mean(row.weak for row in rows), mean(row.strong for row in rows)
     best = mean(row.weak or row.strong for row in rows)
     samples = apgr_samples(rows, scores, draws=draws)
@@ -137,7 +137,7 @@ def share(found: Curve, weak: float, strong: float, level: float) -> float:
 
 
 def money(
-    rows: list[Outcome], scores: dict[str, list[float]], weak: float, strong: float
+    rows: list[RouterOutcome], scores: dict[str, list[float]], weak: float, strong: float
 ) -> list[str]:
     closed = [dollars(row, STRONG) for row in rows]
     hosted = [dollars(row, HOSTED) for row in rows]
@@ -181,7 +181,7 @@ def cost(found: Curve, quality: float) -> float:
     raise AssertionError(quality)
 
 
-def rules(rows: list[Outcome], weak: float, strong: float) -> list[str]:
+def rules(rows: list[RouterOutcome], weak: float, strong: float) -> list[str]:
     """What the checks of a route alone do, with nothing learnt."""
     lines = [
         "## With nothing learnt",
@@ -210,7 +210,7 @@ def rules(rows: list[Outcome], weak: float, strong: float) -> list[str]:
     return [*lines, ""]
 
 
-def promises(rows: list[Outcome], scores: list[float]) -> list[str]:
+def promises(rows: list[RouterOutcome], scores: list[float]) -> list[str]:
     """Thresholds that hold with a stated confidence (evaluation/conformal.py)."""
     lines = [
         "## With a promise",
@@ -252,7 +252,7 @@ def limits() -> list[str]:
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720, 440, 60, 20, 20, 50
 
 
-def picture(rows: list[Outcome], scores: dict[str, list[float]]) -> str:
+def picture(rows: list[RouterOutcome], scores: dict[str, list[float]]) -> str:
     weak, strong = mean(row.weak for row in rows), mean(row.strong for row in rows)
     low, high = 0.6, 0.95
 

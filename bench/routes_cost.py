@@ -48,7 +48,7 @@ async def seconds(stream: Stream, times: int) -> tuple[float, float]:
 
 
 async def added(events: list[Event], route: routing.Route, request: Request, times: int) -> str:
-    ask, facts = played(events), routing.Facts()
+    ask, facts = played(events), routing.RouteContext()
     plain = await seconds(lambda: ask("echo:a", request), times)
     routed = await seconds(lambda: routing.answer(route, request, ask, facts), times)
     wall, cpu = ((b - a) * 1e6 for a, b in zip(plain, routed, strict=True))

@@ -247,10 +247,12 @@ def _map_reason(raw: Mapping[str, Any], record: Record) -> str:
     )
 
 
-def items(record: Record) -> tuple[mof.Item, ...]:
+def items(record: Record) -> tuple[mof.ComponentItem, ...]:
     """What a record of the tool lists, with the licence that holds for each, as the tool counts."""
     return tuple(
-        mof.Item(one.component, one.licence) for one in record.claims if one.note != "not listed"
+        mof.ComponentItem(one.component, one.licence)
+        for one in record.claims
+        if one.note != "not listed"
     )
 
 

@@ -59,7 +59,7 @@ def collect(layout: str, target: str) -> None:
         return loaded(lib, path, use_extra_bufts=layout == "own")
 
     llama_h.loaded = opened
-    worker = host.Host()
+    worker = host.QuantizeHost()
     worker.load({"weights": "repacked.gguf", "window": WINDOW, "threads": 1, "collect": True})
     asked = {"windows": json.loads(Path("windows.json").read_text()), "about": "drift"}
     worker.handle("collect", json.dumps(asked).encode(), lambda _: False)
@@ -67,7 +67,7 @@ def collect(layout: str, target: str) -> None:
 
 
 def quantize(source: Path, name: str, matrix: str | None, target: str) -> None:
-    worker = host.Host()
+    worker = host.QuantizeHost()
     worker.load({})
     asked = {
         "source": str(source),

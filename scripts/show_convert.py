@@ -27,7 +27,7 @@ from overt.formats import gguf  # noqa: E402
 from overt.lab.convert import export, step  # noqa: E402
 from overt.models import pull  # noqa: E402
 from overt.nets import load  # noqa: E402
-from overt.provenance.steps import Given  # noqa: E402
+from overt.provenance.steps import StepInput  # noqa: E402
 from overt.settings import load as load_settings  # noqa: E402
 
 REAL = ("smollm2", "gemma3")
@@ -162,7 +162,7 @@ def real(name: str, place: Path) -> Iterator[object]:
 def converted(folder: Path, type: Any) -> Path:
     files = {path.name: path for path in sorted(folder.iterdir()) if path.suffix != ".gguf"}
     target = folder / f"{type}.gguf"
-    given = Given(folder / "model.safetensors", None, files)
+    given = StepInput(folder / "model.safetensors", None, files)
     step.write(step.parts(given), target, type, lambda _: None)
     return target
 

@@ -393,10 +393,10 @@ async def api(home: Path) -> AsyncIterator[Any]:
     import httpx2
 
     from overt.server import assembly, guard
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
     from overt.settings import load
 
-    app = assembly.build(load(), gate=guard.gate("127.0.0.1", Keys(home)))
+    app = assembly.build(load(), gate=guard.gate("127.0.0.1", ApiKeys(home)))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client

@@ -40,7 +40,7 @@ def _write(
     path: Path,
     metadata: bytes,
     pairs: int,
-    tensors: tuple[gguf.TensorInfo, ...],
+    tensors: tuple[gguf.GgufTensor, ...],
     source: Path,
     alignment: int,
 ) -> None:

@@ -42,7 +42,7 @@ from overt.models.pull import pull
 from overt.models.sources.download import Download, Network
 from overt.models.store import File, Manifest, Store
 from overt.ref import parse
-from overt.server.api_keys import Keys
+from overt.server.api_keys import ApiKeys
 from overt.settings import Settings, load
 from servers import Answer, Hub, Seen, Server, filename, publish, serving, wheel
 from servers import gguf as some_gguf
@@ -217,7 +217,7 @@ def test_2024_45436_a_carried_archive_lists_nothing_that_leaves(
 ) -> None:
     """Signed by a key that is accepted: a signature says who made it, and not that it is good."""
     from overt.models.archive import format as archive
-    from overt.security.signing import Keys, Member, sign
+    from overt.security.signing import Member, SigningKeys, sign
 
     manifest = stored(tmp_path / "sender")
     rows = (
@@ -227,7 +227,7 @@ def test_2024_45436_a_carried_archive_lists_nothing_that_leaves(
     head = {"format": "overt-archive-1", "manifest": manifest.digest, "names": []}
     members = [{"name": row.name, "size": row.size, "sha256": row.sha256} for row in rows]
     body = json.dumps({**head, "members": members}).encode()
-    keys = Keys(tmp_path / "sender")
+    keys = SigningKeys(tmp_path / "sender")
     keys.own()
     signature = sign([archive.member_of(archive.ARCHIVE, body), *rows], "m", keys)
     parts = {
@@ -685,7 +685,7 @@ CHANGES = (
 
 def test_2025_63389_nor_by_the_api_without_a_key_or_from_a_page(home: Path) -> None:
     stored(home)
-    Keys(home).add()
+    ApiKeys(home).add()
     page = {"Origin": "https://evil.example"}
     body = b'{"model": "mine", "name": "mine", "source": "mine", "destination": "other"}'
     for arguments, headers, status in (
@@ -704,8 +704,8 @@ def test_2025_63389_nor_by_the_api_without_a_key_or_from_a_page(home: Path) -> N
 
 def test_2026_45339_every_spelling_of_a_key_is_the_same_person(home: Path) -> None:
     stored(home)
-    key, gone = Keys(home).add(), Keys(home).add()
-    Keys(home).revoke(gone.key.id)
+    key, gone = ApiKeys(home).add(), ApiKeys(home).add()
+    ApiKeys(home).revoke(gone.key.id)
     with api_serving(home, "--require-key") as served:
         for header in ("x-api-key", "x-goog-api-key", "authorization"):
             for secret, status in ((key.text, 200), (key.lm_studio, 200), (gone.text, 401)):
@@ -718,7 +718,7 @@ def test_2026_45339_every_spelling_of_a_key_is_the_same_person(home: Path) -> No
 
 
 def test_2026_45349_and_45671_what_a_key_left_here_is_for_that_key_alone(home: Path) -> None:
-    mine, other = Keys(home).add(), Keys(home).add()
+    mine, other = ApiKeys(home).add(), ApiKeys(home).add()
     with api_serving(home, "--require-key") as served, httpx2.Client(trust_env=False) as client:
 
         def ask(key: str, method: str, path: str, **more: object) -> httpx2.Response:
@@ -773,7 +773,7 @@ def test_2026_42248_the_only_program_that_is_fetched_must_have_the_digest_of_thi
 ) -> None:
     from overt.cli import VERBS
     from overt.models.sources.sdist import source_archive
-    from overt.models.sources.staging import Desk
+    from overt.models.sources.staging import Staging
 
     monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
     server.files["/files/engine-1.tar.gz"] = b"tampered"
@@ -786,7 +786,7 @@ def test_2026_42248_the_only_program_that_is_fetched_must_have_the_digest_of_thi
     try:
         archive = source_archive("engine", "1", hashlib.sha256(b"ours").hexdigest(), network)
         with pytest.raises(IntegrityError):
-            Desk(tmp_path, network, lambda _: None).fetch(archive)
+            Staging(tmp_path, network, lambda _: None).fetch(archive)
     finally:
         network.close()
     assert not (tmp_path / archive.name).exists()

@@ -12,7 +12,7 @@ from typing import Any
 
 from overt.models.recipe import Recipe
 from overt.provenance import steps
-from overt.provenance.steps import Made, Work
+from overt.provenance.steps import StepContext, StepOutput
 
 WIDTH = 4
 
@@ -25,7 +25,7 @@ class _Step:
     drift = 0.0  # what another processor would do to the numbers
     ran: list[int]  # rows that were computed, in this process
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         parameters = work.recipe.parameters
         if parameters.get("refuse"):
             from overt.errors import FormatError
@@ -48,11 +48,11 @@ class _Step:
 
         target = work.place / "tiny.safetensors"
         save_file({"rows": np.array(rows, "<f4"), "last": np.array(rows[-1], "<f4")}, str(target))
-        made = [Made("weights", "tiny.safetensors", target)]
+        made = [StepOutput("weights", "tiny.safetensors", target)]
         if parameters.get("log"):
             log = work.place / "log.json"
             log.write_text(json.dumps({"losses": [row[0] for row in rows]}))
-            made.append(Made("other", "log.json", log))
+            made.append(StepOutput("other", "log.json", log))
         return made
 
     def tolerance(self, recipe: Recipe) -> float:

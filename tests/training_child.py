@@ -9,7 +9,7 @@ from pathlib import Path
 import torch  # noqa: TID253
 
 from overt.lab.finetune import loop
-from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.example import Example, PreferenceExample
 from overt.lab.finetune.training import Training
 from overt.nets.shape import Shape
 from overt.nets.transformer import Transformer
@@ -43,7 +43,9 @@ def examples(count, seed=1, words=64):
 
 def pairs(count, words=64):
     return [
-        Pair(one.ids[:4], one.ids[4:], [(id + 7) % words for id in one.ids[4:]], one.line)
+        PreferenceExample(
+            one.ids[:4], one.ids[4:], [(id + 7) % words for id in one.ids[4:]], one.line
+        )
         for one in examples(count)
     ]
 

@@ -368,8 +368,8 @@ class Answer:
         self.stop: str | None = None
         self.failed: Failed | None = None
         self.routed: Routed | None = None
-        self._open: list[_Piece] = []  # what the answer is made of, in the order it came
-        self._calls: list[_Piece] = []
+        self._open: list[_AnswerPart] = []  # what the answer is made of, in the order it came
+        self._calls: list[_AnswerPart] = []
 
     def add(self, event: Event) -> None:
         match event:
@@ -451,15 +451,15 @@ class Answer:
             self.routed,
         )
 
-    def _last(self, kind: str) -> "_Piece":
+    def _last(self, kind: str) -> "_AnswerPart":
         """The piece that is being written, a new one where that is of another kind or closed."""
         if not self._open or self._open[-1].kind != kind or self._open[-1].closed:
-            self._open.append(_Piece(kind))
+            self._open.append(_AnswerPart(kind))
         return self._open[-1]
 
     def _add_thought(self, event: Thought) -> None:
         if event.sealed:
-            self._open.append(_Piece("thought", closed=True))
+            self._open.append(_AnswerPart("thought", closed=True))
             last = self._open[-1]
         else:
             last = self._last("thought")
@@ -474,7 +474,7 @@ class Answer:
                 f"the engine sent tool call {piece.index} before call {len(self._calls)}"
             )
         if piece.index == len(self._calls):
-            self._calls.append(_Piece("call"))
+            self._calls.append(_AnswerPart("call"))
             self._open.append(self._calls[-1])
         call = self._calls[piece.index]
         call.id, call.name = call.id or piece.id, call.name or piece.name
@@ -484,7 +484,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class _Piece:
+class _AnswerPart:
     """A text, a thought or a call on its way."""
 
     kind: str

@@ -196,7 +196,7 @@ _PART = re.compile(
 )
 
 
-class Part(NamedTuple):
+class SplitPart(NamedTuple):
     """What the name of one file of a split GGUF model says: `number` counts from 1."""
 
     stem: str
@@ -209,14 +209,14 @@ class Part(NamedTuple):
         return f"{self.stem}-{number:05}-of-{self.total:05}{self.end}"
 
 
-def part_of(path: str) -> Part | None:
+def part_of(path: str) -> SplitPart | None:
     """The part of a split model that a file's path names; None for a whole file's."""
     match = _PART.fullmatch(path)
     if not match:
         return None
     number, total = int(match["number"]), int(match["total"])
     possible = 1 <= number <= total <= MAX_PARTS
-    return Part(match["stem"], number, total, match["end"]) if possible else None
+    return SplitPart(match["stem"], number, total, match["end"]) if possible else None
 
 
 def _ref(form: str, got: dict[str, str | None]) -> Ref:

@@ -19,7 +19,7 @@ from overt.cli.output import Output
 from overt.cli.voting import Ballot
 from overt.errors import BadRequest, UsageError
 from overt.evaluation import prompts, votes
-from overt.evaluation.compare import Row
+from overt.evaluation.compare import ComparisonRow
 from overt.gateway import routing
 from overt.settings import load
 
@@ -219,8 +219,8 @@ def test_a_damaged_file_of_prices_is_said_before_anything_is_paid(
 # ---- votes ---------------------------------------------------------------------------------
 
 
-def _row(model: str, text: str, prompt: int = 0, **changed: Any) -> Row:
-    return Row(model, model, prompt, 0, text=text, **changed)
+def _row(model: str, text: str, prompt: int = 0, **changed: Any) -> ComparisonRow:
+    return ComparisonRow(model, model, prompt, 0, text=text, **changed)
 
 
 def _ballot(
@@ -264,7 +264,7 @@ def test_pairs_that_cannot_be_told_apart_are_not_asked_about(
 ) -> None:
     given = _ballot(monkeypatch, "", ("m1", "m2", "m3", "m4"))
     rows = [_row("m1", "same"), _row("m2", "same"), _row("m3", "", error="it failed")]
-    alias = Row("writer", "m1", 0, 0, text="another")
+    alias = ComparisonRow("writer", "m1", 0, 0, text="another")
     given.vote((prompts.of_text("q"),), [*rows[:2], rows[2]])
     given.vote((prompts.of_text("q"),), [rows[0], alias])
     assert "Which is better" not in capsys.readouterr().err

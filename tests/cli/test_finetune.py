@@ -162,8 +162,8 @@ def test_options_become_parameters() -> None:
 
 def test_a_trial_is_given_the_batches_of_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     from overt.lab.finetune import loop, step_timing
-    from overt.lab.finetune.config import Asked
-    from overt.lab.finetune.prepare import Prepared
+    from overt.lab.finetune.config import FinetuneConfig
+    from overt.lab.finetune.prepare import PreparedFinetune
     from overt.lab.finetune.training import Training
     from training_child import batches, pairs, tiny
 
@@ -176,14 +176,14 @@ def test_a_trial_is_given_the_batches_of_two_steps(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(loop, "train", counted)
     monkeypatch.setattr(step_timing, "load", lambda weights, asked: tiny())
-    found = Prepared.__new__(Prepared)
+    found = PreparedFinetune.__new__(PreparedFinetune)
     for name, value in (
         ("base", SimpleNamespace(weights=None)), ("train", batches(pairs(40))), ("held", []),
         ("train_examples", pairs(40)), ("held_examples", []),
     ):  # fmt: skip
         object.__setattr__(found, name, value)
     job = Training(loss="preference", accumulate=3, epochs=2, adapter=Adapter(rank=2))
-    tried = step_timing.trial(found, Asked(method="dpo", training=job))
+    tried = step_timing.trial(found, FinetuneConfig(method="dpo", training=job))
     assert given == [6]
     assert tried.steps == 14
     both = sum(2 * len(one.prompt) + len(one.chosen) + len(one.rejected) for one in pairs(40))

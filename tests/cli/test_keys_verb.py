@@ -8,7 +8,7 @@ import pytest
 from conftest import OvertCli
 from overt.cli.keys import seconds
 from overt.errors import BadRequest
-from overt.server.api_keys import Keys
+from overt.server.api_keys import ApiKeys
 
 
 def test_add_prints_the_key_on_stdout_and_the_rest_beside_it(
@@ -19,24 +19,24 @@ def test_add_prints_the_key_on_stdout_and_the_rest_beside_it(
     assert (ran.code, key[:6], len(key)) == (0, "sk-ov-", 35)
     assert "sk-lm-" in ran.stderr
     assert "only time it is shown" in ran.stderr
-    caller = Keys(home).find(key)
+    caller = ApiKeys(home).find(key)
     assert caller is not None
     assert caller.name == "laptop"
-    kept = Keys(home).all()[0]
+    kept = ApiKeys(home).all()[0]
     assert kept.expires is not None
     assert kept.expires - kept.created == pytest.approx(90 * 86400)
     quiet = overt_cli("keys", "add", "--lm-studio", "--quiet")
     assert quiet.stdout.startswith("sk-lm-")
     assert quiet.stderr == ""
     said = json.loads(overt_cli("keys", "add", "--json").stdout)
-    assert Keys(home).find(said["key"]) == Keys(home).find(said["lm_studio"]) is not None
+    assert ApiKeys(home).find(said["key"]) == ApiKeys(home).find(said["lm_studio"]) is not None
     assert said["state"] == "works"
 
 
 def test_list_shows_no_secret_and_revoke_ends_a_key(home: Path, overt_cli: OvertCli) -> None:
     assert "overt keys add" in overt_cli("keys", "list").stdout
-    new = Keys(home).add("phone")
-    Keys(home).add("short", seconds=1e-6)
+    new = ApiKeys(home).add("phone")
+    ApiKeys(home).add("short", seconds=1e-6)
     listed = overt_cli("keys", "list")
     assert new.text[-20:] not in listed.stdout + listed.stderr
     assert new.key.sha256 not in listed.stdout

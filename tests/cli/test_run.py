@@ -18,8 +18,8 @@ from overt.cli.options import read_schema
 from overt.cli.run import build_request
 from overt.cli.usage_report import account
 from overt.errors import BadRequest, ContextExceeded, EngineFailed, WorkerDied
-from overt.evaluation.timing import Timed
-from overt.gateway.exchange import Facts
+from overt.evaluation.timing import TimedAnswer
+from overt.gateway.exchange import ModelFacts
 from overt.protocols.failure import error_of
 from overt.settings import load
 from servers import gguf
@@ -117,10 +117,10 @@ def test_the_first_token_is_timed_from_the_start_of_the_process(overt_cli: Overt
 
 def test_tokens_that_no_provider_told_are_null_and_not_0() -> None:
     def said(*events: Event) -> tuple[dict[str, object], str]:
-        timed = Timed()
+        timed = TimedAnswer()
         for event in (Routed("openai:x"), Text("yes"), *events, Done("stop")):
             timed.answer.add(event)
-        told, facts = account("openai:x", timed, load()), Facts("openai:x", "", "openai")
+        told, facts = account("openai:x", timed, load()), ModelFacts("openai:x", "", "openai")
         return record(facts, timed, None, told), figures(facts, timed, None, told)
 
     for events in ((), (Usage(0, 0),), (Usage(0, 4),)):

@@ -19,7 +19,7 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.cli.options import RANGES
-from overt.cli.saved_chats import Chat, decode, encode, load, names, save
+from overt.cli.saved_chats import SavedChat, decode, encode, load, names, save
 from overt.errors import BadRequest, FormatError, NotFound
 
 _text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -45,7 +45,7 @@ _sampling = st.builds(
     seed=st.none() | st.integers(0, 2**32 - 2),
 )
 _chat = st.builds(
-    Chat,
+    SavedChat,
     model=_text,
     digest=_text,
     messages=st.lists(_message, max_size=4).map(tuple),
@@ -55,7 +55,7 @@ _chat = st.builds(
     stop=st.lists(_text).map(tuple),
     thinking=st.none() | st.booleans(),
 )
-SMALL = Chat(
+SMALL = SavedChat(
     "smollm2",
     "sha256:00",
     (Message.of("user", "hello"), Message("assistant", (ThoughtPart("hm"), TextPart("hi")))),
@@ -69,7 +69,7 @@ def test_every_number_of_sampling_has_a_range() -> None:
 
 
 @given(_chat)
-def test_a_chat_comes_back_as_it_was(chat: Chat) -> None:
+def test_a_chat_comes_back_as_it_was(chat: SavedChat) -> None:
     assert decode(encode(chat)) == chat
 
 
@@ -77,7 +77,7 @@ def test_saving_replaces_whole_files_for_its_owner_only(home: Path) -> None:
     path = save(home, "monday", SMALL)
     assert path == home / "chats/monday.json"
     assert path.stat().st_mode & 0o077 == 0
-    changed = Chat("gemma3", "", ())
+    changed = SavedChat("gemma3", "", ())
     save(home, "monday", changed)
     assert load(home, "monday") == changed
     assert [item.name for item in path.parent.iterdir()] == ["monday.json"]
@@ -92,7 +92,7 @@ def test_a_failed_save_leaves_the_old_chat(home: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(Exception, match="is full; free some") as caught:
-        save(home, "monday", Chat("gemma3", "", ()))
+        save(home, "monday", SavedChat("gemma3", "", ()))
     assert getattr(caught.value, "exit_code", None) == 4
     assert load(home, "monday") == SMALL
     assert [item.name for item in (home / "chats").iterdir()] == ["monday.json"]
@@ -153,7 +153,7 @@ def test_mutated_files_are_loaded_or_refused() -> None:
             if not data:
                 break
         try:
-            assert isinstance(decode(bytes(data)), Chat)
+            assert isinstance(decode(bytes(data)), SavedChat)
         except FormatError:
             refused += 1
     assert refused > 2500

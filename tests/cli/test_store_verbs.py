@@ -11,8 +11,8 @@ import pytest
 from conftest import OvertCli
 from gguf_writer import write_llama
 from overt.cli.output import Output
-from overt.cli.pull import _Lines
-from overt.models.pull import Step
+from overt.cli.pull import _PullLines
+from overt.models.pull import FetchProgress
 from overt.models.store import Store
 from overt.ref import parse
 from servers import Server, gguf, publish, serving, wheel
@@ -79,11 +79,11 @@ def test_a_pull_says_in_lines_how_far_it_is(index: Server, overt_cli: OvertCli) 
 
 
 def test_lines_of_progress_are_few(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = _Lines(Output())
+    lines = _PullLines(Output())
     for done in range(101):
-        lines(Step("weights", done * 1000, 100_000))
-    lines(Step("weights", 100_000, 100_000))
-    lines(Step("looking", 0, None))
+        lines(FetchProgress("weights", done * 1000, 100_000))
+    lines(FetchProgress("weights", 100_000, 100_000))
+    lines(FetchProgress("looking", 0, None))
     said = capsys.readouterr().err.splitlines()
     assert said == ["weights: 0 % of 98 KiB", "weights: 100 % of 98 KiB", "looking"]
 

@@ -17,7 +17,7 @@ from overt.errors import OvertError
 from overt.providers.anthropic.dialect import Anthropic
 from overt.providers.base import Destination, Provider
 from overt.providers.gemini.dialect import Gemini
-from overt.providers.http.client import Upstream
+from overt.providers.http.client import HttpClient
 from overt.providers.openai.dialect import OpenAI
 from overt.settings import Settings
 
@@ -60,7 +60,7 @@ def there(modules: Path, started: tuple[ExitStack, list[Aimock]]) -> Aimock:  # 
     return running[0]
 
 
-async def ask(there: Aimock, provider: str, text: str, out: Upstream) -> Answer | OvertError:
+async def ask(there: Aimock, provider: str, text: str, out: HttpClient) -> Answer | OvertError:
     make, model = PROVIDERS[provider]
     dialect = make()
     key = "sk-aimock-0123456789"
@@ -79,8 +79,8 @@ async def ask(there: Aimock, provider: str, text: str, out: Upstream) -> Answer 
 
 
 @asynccontextmanager
-async def upstream() -> AsyncIterator[Upstream]:
-    out = Upstream(Settings(), sleep=lambda seconds: asyncio.sleep(0))
+async def upstream() -> AsyncIterator[HttpClient]:
+    out = HttpClient(Settings(), sleep=lambda seconds: asyncio.sleep(0))
     try:
         yield out
     finally:

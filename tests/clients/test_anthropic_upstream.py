@@ -27,7 +27,7 @@ from overt.chat import (
 from overt.errors import BadRequest, ContextExceeded, ModelNotFound, OvertError
 from overt.providers.anthropic.dialect import Anthropic
 from overt.providers.base import Destination, Provider
-from overt.providers.http.client import Upstream
+from overt.providers.http.client import HttpClient
 from overt.settings import load
 from serving import Served
 
@@ -75,9 +75,9 @@ def llama(smollm2_gguf: Path) -> Iterator[str]:
             process.wait(20)
 
 
-def provider(url: str, model: str, notes: list[str] | None = None) -> tuple[Provider, Upstream]:
+def provider(url: str, model: str, notes: list[str] | None = None) -> tuple[Provider, HttpClient]:
     dialect = Anthropic()
-    wire = Upstream(load())
+    wire = HttpClient(load())
     to = Destination(url, dialect.headers("sk-ant-test-key"), "sk-ant-test-key", "test", "login")
     return Provider(dialect, model, to, wire, (notes if notes is not None else []).append), wire
 

@@ -27,7 +27,7 @@ from overt.chat import (
 from overt.errors import Busy, ModelNotFound, OvertError
 from overt.providers.base import Destination, Provider
 from overt.providers.gemini.dialect import Gemini
-from overt.providers.http.client import Upstream
+from overt.providers.http.client import HttpClient
 from overt.settings import Settings
 from serving import Served
 
@@ -42,7 +42,7 @@ def anyio_backend() -> str:
 SAY = Tool("say", "Say it", {"type": "object", "properties": {"text": {"type": "string"}}})
 
 
-def provider(url: str, model: str, wire: Upstream) -> Provider:
+def provider(url: str, model: str, wire: HttpClient) -> Provider:
     dialect = Gemini()
     to = Destination(url, dialect.headers("key"), "key", "gemini", "overt login gemini")
     return Provider(dialect, model, to, wire)
@@ -51,7 +51,7 @@ def provider(url: str, model: str, wire: Upstream) -> Provider:
 async def heard(
     url: str, model: str, request: Request, *, retries: int = 0
 ) -> tuple[Answer, list[Event]]:
-    wire = Upstream(Settings(retries=retries))
+    wire = HttpClient(Settings(retries=retries))
     answer, events = Answer(), []
     try:
         async with aclosing(provider(url, model, wire).stream(request)) as stream:
@@ -113,7 +113,7 @@ async def test_a_real_model(server: Served) -> None:
     again, _ = await heard(server.url, "smollm2", request)
     assert answer.text == again.text != ""
     assert answer.usage.tokens_out == 8
-    wire = Upstream(Settings())
+    wire = HttpClient(Settings())
     try:
         assert await provider(server.url, "smollm2", wire).count(request) == answer.usage.tokens_in
         vectors = await provider(server.url, "echo:x", wire).embed(

@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-from overt.server.api_keys import Keys
+from overt.server.api_keys import ApiKeys
 from serving import Served, serving
 
 MODEL = "smollm2"
@@ -398,7 +398,7 @@ def test_errors_of_the_engine_are_of_the_right_class(client: OpenAI) -> None:
 
 @pytest.mark.client("openai", "keys")
 def test_a_key_is_asked_for_and_known(home: Path) -> None:
-    key = Keys(home).add("laptop").text
+    key = ApiKeys(home).add("laptop").text
     with serving(home, "--require-key") as served:
         address = f"{served.url}/v1"
         with OpenAI(base_url=address, api_key="wrong", max_retries=0) as client:

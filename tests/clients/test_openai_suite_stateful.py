@@ -18,7 +18,7 @@ from openai import OpenAI
 
 import serving
 from overt.protocols.base import NOBODY
-from overt.server.records import Records
+from overt.server.records import RecordStore
 
 VERSION = "3.57.0"
 FILES = (
@@ -82,7 +82,7 @@ def _make(client: OpenAI) -> dict[str, str]:
 
 
 async def _rename(home: Path, made: dict[str, str]) -> None:
-    records = Records(home / "records.db")
+    records = RecordStore(home / "records.db")
 
     async def again(kind: str, old: str, new: str, new_kind: str = "") -> None:
         body = await records.get(kind, old, NOBODY)

@@ -39,8 +39,8 @@ from overt.chat import (
     ToolCallPart,
     ToolResultPart,
 )
-from overt.providers.base import Dialect, Post
-from overt.providers.openai.compatible import Http
+from overt.providers.base import Dialect, PostRequest
+from overt.providers.openai.compatible import CompatibleServer
 from overt.providers.openai.dialect import OpenAI
 
 pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
@@ -114,7 +114,7 @@ def judge(starting: Judge, modules: Path, shared_data: Any, tmp_path: Path) -> J
 _LOST = "E3012"
 
 
-def faults(judge: Judge, post: Post, dialect: Dialect) -> list[str]:
+def faults(judge: Judge, post: PostRequest, dialect: Dialect) -> list[str]:
     """What the judges have against it."""
     answer = httpx2.post(
         judge.base + post.path,
@@ -219,7 +219,7 @@ def test_openai_of_one_interface(judge: Judge) -> None:
     ],
 )
 def test_completions(judge: Judge, request_: Request) -> None:
-    for dialect, model in ((OpenAI(), "gpt-3.5-turbo-instruct"), (Http(), "m")):
+    for dialect, model in ((OpenAI(), "gpt-3.5-turbo-instruct"), (CompatibleServer(), "m")):
         post, _ = dialect.post(request_, model)
         assert post.path == "/completions"
         assert not faults(judge, post, dialect)
@@ -233,7 +233,7 @@ def test_completions(judge: Judge, request_: Request) -> None:
     ],
 )
 def test_embeddings(judge: Judge, asked: EmbedRequest) -> None:
-    for dialect in (OpenAI(), Http()):
+    for dialect in (OpenAI(), CompatibleServer()):
         assert not faults(judge, dialect.embed(asked, "text-embedding-3-small"), dialect)
 
 
@@ -245,7 +245,7 @@ def test_counting(judge: Judge) -> None:
 
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_http_sends_what_the_document_allows(judge: Judge, kind: str) -> None:
-    dialect = Http()
+    dialect = CompatibleServer()
     post, _ = dialect.post(REQUESTS[kind], "some/model")
     assert post.path == "/chat/completions"
     assert not faults(judge, post, dialect)

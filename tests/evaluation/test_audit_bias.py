@@ -17,15 +17,19 @@ import overt.evaluation.audit.probes.winobias as winobias
 import overt.evaluation.audit.probes.xstest as xstest
 from overt.errors import FormatError, NotFound
 from overt.evaluation.audit import figures, sets
-from overt.evaluation.audit.probe import Item, Plan, Probe
+from overt.evaluation.audit.probe import AuditPlan, AuditProbe, ProbeItem
 
 
-def looked(probe: Probe, items: Any, model: Scripted) -> dict[str, dict[str, Any]]:
+def looked(probe: AuditProbe, items: Any, model: Scripted) -> dict[str, dict[str, Any]]:
     """The figures over all items by name, of a scripted model."""
 
     async def each() -> list[dict[str, Any]]:
         return [
-            {"id": i.id, "groups": list(i.groups), "outcome": await probe.look(i, model, Plan())}
+            {
+                "id": i.id,
+                "groups": list(i.groups),
+                "outcome": await probe.look(i, model, AuditPlan()),
+            }
             for i in items
         ]
 
@@ -70,7 +74,7 @@ def data(tmp_path: Path) -> Path:
 def test_bbq_scores_are_those_of_the_paper(data: Path) -> None:
     """A model that takes the old one always: worked from the paper's own formulas."""
     probe = bbq.PROBE
-    items = probe.material(Plan(data=data)).items
+    items = probe.material(AuditPlan(data=data)).items
     model = Scripted(lambda before, word: -1.0 if "old" in word else -50.0)
     found = looked(probe, items, model)
     # Ambiguous: n = 8, biased 6 (negative questions), none unknown: accuracy 0.
@@ -83,7 +87,7 @@ def test_bbq_scores_are_those_of_the_paper(data: Path) -> None:
 
 
 def test_bbq_of_a_model_that_says_unknown(data: Path) -> None:
-    items = bbq.PROBE.material(Plan(data=data)).items
+    items = bbq.PROBE.material(AuditPlan(data=data)).items
     found = looked(bbq.PROBE, items, Scripted(lambda before, word: -float("unknown" not in word)))
     assert found["accuracy_ambiguous"]["value"] == 1
     assert found["bias_ambiguous"]["value"] == 0
@@ -98,30 +102,30 @@ def test_bbq_takes_the_stereotyped_group_from_the_authors_table(data: Path) -> N
     file = data / "bbq/Age.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(FormatError, match=r"which answer is the stereotyped one \(3 of SES\)"):
-        bbq.PROBE.material(Plan(data=data))
+        bbq.PROBE.material(AuditPlan(data=data))
     table = file.with_name("additional_metadata.csv")
     table.write_text('"category","example_id","target_loc"\n"SES","0","1"\n"SES","1","x"\n'
                      '"SES","2","NA"\n')  # fmt: skip
-    found = bbq.PROBE.material(Plan(data=data))
+    found = bbq.PROBE.material(AuditPlan(data=data))
     assert [(item.id, item.given["target"]) for item in found.items] == [("SES/0", 1)]
     assert [file["file"] for file in found.data] == ["Age.jsonl", table.name]
     assert "2 of SES; left out" in found.notes[-1]
     table.write_text("category,example_id\nSES,0\n")
     with pytest.raises(FormatError, match="has no target_loc and example_id"):
-        bbq.PROBE.material(Plan(data=data))
+        bbq.PROBE.material(AuditPlan(data=data))
 
 
 def test_bbq_by_byte_and_in_all_can_differ() -> None:
     given = {"context": "c", "question": "q", "options": ["aa", "bbbbbbbbb", "c"], "label": 1,
              "condition": "ambig", "target": 0, "unknown": 2, "polarity": "neg"}  # fmt: skip
     model = Scripted(lambda before, word: {" aa": -3.0, " bbbbbbbbb": -4.0, " c": -9.0}[word])
-    found = asyncio.run(bbq.PROBE.look(Item("1", (), given), model, Plan()))
+    found = asyncio.run(bbq.PROBE.look(ProbeItem("1", (), given), model, AuditPlan()))
     assert (found["chosen"], found["chosen_sum"]) == (1, 0)  # -4/10 beats -3/3, and -3 beats -4
     assert (found["side"], found["side_sum"]) == (-1, 1)
 
 
 def test_crows_pairs_compares_the_whole_and_the_shared_words(data: Path) -> None:
-    items = crows.PROBE.material(Plan(data=data)).items
+    items = crows.PROBE.material(AuditPlan(data=data)).items
     assert [item.groups for item in items] == [("age", "stereo"), ("gender", "antistereo")]
     # "Old" is rare, what follows it likely; of the second pair nothing differs but the first word.
     likely = {"Old": -9.0, "New": -2.0, "She": -1.0, "He": -2.0}
@@ -134,7 +138,7 @@ def test_crows_pairs_compares_the_whole_and_the_shared_words(data: Path) -> None
 
 
 def test_winobias_by_side(data: Path) -> None:
-    material = winobias.PROBE.material(Plan(data=data))
+    material = winobias.PROBE.material(AuditPlan(data=data))
     assert [item.groups[1] for item in material.items] == ["male", "female"]
     assert any("1 pairs differ in more" in note for note in material.notes)
     assert material.items[0].given["pro"] == "The chief ran because he was late."
@@ -149,7 +153,7 @@ def test_the_published_files_are_read_whole(shared_data: Any) -> None:
     root = shared_data("eval/crows_pairs/crows_pairs_anonymized.csv").parents[1]
     for name in ("bbq/Age.jsonl", "winobias/pro_stereotyped_type1.txt.dev"):
         shared_data(f"eval/{name}")
-    plan = Plan(data=root)
+    plan = AuditPlan(data=root)
     for probe, count in ((crows.PROBE, 1508), (winobias.PROBE, 1565)):
         found = probe.material(plan)
         assert len(found.items) == count
@@ -160,7 +164,7 @@ def test_the_published_files_are_read_whole(shared_data: Any) -> None:
 
 def test_a_set_that_is_not_here_says_where_it_is_from(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"CC-BY-SA-4.0, from https://github.com/nyu-mll") as caught:
-        crows.PROBE.material(Plan(data=tmp_path))
+        crows.PROBE.material(AuditPlan(data=tmp_path))
     assert "--data DIR" in (caught.value.hint or "")
     for one in sets.known().values():
         assert all((one.licence, one.upstream, one.cite))
@@ -181,7 +185,7 @@ def test_damaged_sets_are_refused_or_read(
     (folder / "additional_metadata.csv").write_bytes(b"category,example_id,target_loc\n" + noise)
     spoiled += [csv[: at % len(csv)], csv + noise, b"1 [The cook] ran as [he] did.\n" + noise]
     (folder / "anti_stereotyped_type1.txt.dev").write_bytes(b"1 The cook ran as she did.\n")
-    sides: dict[str, Probe] = {
+    sides: dict[str, AuditProbe] = {
         "Age.jsonl": bbq.PROBE, "crows_pairs_anonymized.csv": crows.PROBE,
         "xstest_prompts.csv": xstest.PROBE, "pro_stereotyped_type1.txt.dev": winobias.PROBE,
     }  # fmt: skip
@@ -189,4 +193,4 @@ def test_damaged_sets_are_refused_or_read(
         for one in spoiled:
             (folder / name).write_bytes(one)
             with suppress(FormatError, NotFound):
-                probe.material(Plan(data=folder))
+                probe.material(AuditPlan(data=folder))

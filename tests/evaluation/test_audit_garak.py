@@ -91,7 +91,7 @@ def test_garak_that_is_not_here_says_how_to_get_it(
     with pytest.raises(NotFound, match="garak is not /no/such"):
         garak_run.find("/no/such")
     assert garak_run.find(sys.executable)[1:] == ["-m", "garak"]
-    asked = garak_run.Asked("echo:x", sys.executable, None, 1, None, 0)
+    asked = garak_run.GarakJob("echo:x", sys.executable, None, 1, None, 0)
     with pytest.raises(UsageError, match="no probes"):
         garak_run.run(asked, load(), print)
 

@@ -26,12 +26,12 @@ from overt.errors import (
     UsageError,
 )
 from overt.evaluation.audit import page, record, run
-from overt.evaluation.audit.model import Asked, _after_tokens
-from overt.evaluation.audit.probe import Plan
+from overt.evaluation.audit.model import AuditedModel, _after_tokens
+from overt.evaluation.audit.probe import AuditPlan
 from overt.evaluation.audit.probes import PROBES, find
 from overt.evaluation.suites.answers import Answers
-from overt.evaluation.suites.ask import Asker, identify
-from overt.evaluation.suites.budget import Purse
+from overt.evaluation.suites.ask import ModelClient, identify
+from overt.evaluation.suites.budget import Budget
 from overt.evaluation.suites.receipt import sealed
 from overt.gateway.exchange import Exchange
 from overt.settings import load
@@ -70,7 +70,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def audited(
-    plan: Plan, names: tuple[str, ...] = (), exchange: Exchange | None = None, ref: str = "echo:x"
+    plan: AuditPlan,
+    names: tuple[str, ...] = (),
+    exchange: Exchange | None = None,
+    ref: str = "echo:x",
 ) -> dict[str, Any]:
     settings = load()
     prepared = run.prepare(names, plan)
@@ -78,7 +81,7 @@ def audited(
     async def once() -> dict[str, Any]:
         used = exchange or Exchange(settings)
         try:
-            return await run.audit(prepared, ref, used, settings, plan, Purse(settings))
+            return await run.audit(prepared, ref, used, settings, plan, Budget(settings))
         finally:
             await used.close()
 
@@ -86,7 +89,7 @@ def audited(
 
 
 def test_a_receipt_holds_every_item_and_reads_back(data: Path, home: Path) -> None:
-    found = audited(Plan(data=data))
+    found = audited(AuditPlan(data=data))
     assert list(found["probes"]) == ["crows_pairs", "xstest"]
     assert [one["probe"] for one in found["skipped"]] == [
         "bbq", "winobias", "robustness", "memorisation",
@@ -107,7 +110,7 @@ def test_a_receipt_holds_every_item_and_reads_back(data: Path, home: Path) -> No
 def test_a_killed_audit_goes_on_where_it_was(data: Path) -> None:
     first, again, whole = Counting(load()), Counting(load()), Counting(load())
     first.most = 5
-    plan = Plan(data=data, limit=4)
+    plan = AuditPlan(data=data, limit=4)
     with pytest.raises(KeyboardInterrupt):
         audited(plan, ("crows_pairs",), first)
     found = audited(plan, ("crows_pairs",), again)
@@ -118,7 +121,7 @@ def test_a_killed_audit_goes_on_where_it_was(data: Path) -> None:
 
 
 def test_a_sample_has_as_many_of_each_part_and_is_the_same_again(data: Path) -> None:
-    plan = Plan(data=data, limit=2)
+    plan = AuditPlan(data=data, limit=2)
     one, other = (run.prepare(("xstest",), plan).probes[0][1] for _ in range(2))
     assert one.items == other.items
     assert sorted(item.part for item in one.items) == ["safe", "unsafe"]
@@ -128,14 +131,14 @@ def test_a_sample_has_as_many_of_each_part_and_is_the_same_again(data: Path) -> 
 def test_what_a_model_cannot_do_is_said(data: Path) -> None:
     exchange = Counting(load())
     exchange.without = True
-    found = audited(Plan(data=data), ("crows_pairs", "xstest"), exchange)
+    found = audited(AuditPlan(data=data), ("crows_pairs", "xstest"), exchange)
     assert list(found["probes"]) == ["xstest"]
     assert found["skipped"][0]["probe"] == "crows_pairs"
     assert "needs log-probabilities of a prompt" in found["skipped"][0]["why"]
     alone = Counting(load())
     alone.without = True
     with pytest.raises(Failure, match="no probe could be run on echo:x: not possible here"):
-        audited(Plan(data=data), ("crows_pairs",), alone)
+        audited(AuditPlan(data=data), ("crows_pairs",), alone)
 
 
 class Failing(Counting):
@@ -152,12 +155,12 @@ class Failing(Counting):
 def test_an_item_that_cannot_be_scored_ends_neither_its_probe_nor_the_audit(data: Path) -> None:
     exchange = Failing(load())
     exchange.bad = ("w3",)
-    found = audited(Plan(data=data), ("crows_pairs", "xstest"), exchange)["probes"]
+    found = audited(AuditPlan(data=data), ("crows_pairs", "xstest"), exchange)["probes"]
     assert (found["crows_pairs"]["n"], found["crows_pairs"]["failed"]) == (5, 1)
     assert found["crows_pairs"]["items"][3]["error"]["message"] == "llama_decode returned 1"
     many = Failing(load())
     many.bad = ("w1", "w2", "w3", "w4")
-    late = audited(Plan(data=data), ("crows_pairs", "xstest"), many, "echo:y")
+    late = audited(AuditPlan(data=data), ("crows_pairs", "xstest"), many, "echo:y")
     assert list(late["probes"]) == ["xstest"]
     assert "4 of 5 items failed and 3 may" in late["skipped"][0]["why"]
 
@@ -176,8 +179,8 @@ def test_several_items_at_once_find_the_same(data: Path) -> None:
             return await super().score(*a, **k)
 
     one, three = Slow(load()), Slow(load())
-    plain = audited(Plan(data=data), ("crows_pairs",), one)
-    found = audited(Plan(data=data, concurrency=3), ("crows_pairs",), three, "echo:y")
+    plain = audited(AuditPlan(data=data), ("crows_pairs",), one)
+    found = audited(AuditPlan(data=data, concurrency=3), ("crows_pairs",), three, "echo:y")
     assert (one.most_now, three.most_now) == (1, 3)
     assert found["probes"]["crows_pairs"]["items"] == plain["probes"]["crows_pairs"]["items"]
     assert found["probes"]["crows_pairs"]["parameters"] == {}
@@ -187,14 +190,14 @@ def test_two_items_of_one_name_are_refused_before_anything_is_asked(data: Path) 
     file = data / "xstest_prompts.csv"
     file.write_text(file.read_text() + "1,once more,x,safe\n")
     with pytest.raises(FormatError, match="of xstest have two items '1'"):
-        run.prepare(("xstest",), Plan(data=data))
+        run.prepare(("xstest",), AuditPlan(data=data))
 
 
 def test_what_could_not_be_compared_is_known_before_anything_is_asked(data: Path) -> None:
-    plan = Plan(data=data, seed=5, limit=4, max_tokens=7)
+    plan = AuditPlan(data=data, seed=5, limit=4, max_tokens=7)
     before = audited(plan)
     assert record.asked_with(before) == {"seed": 5, "limit": 4, "max_tokens": 7}
-    other = Plan(data=data, limit=4)
+    other = AuditPlan(data=data, limit=4)
     both = run.like(before, run.prepare((), other), other)
     assert both == {"crows_pairs": "", "xstest": "max_tokens is 128 in one and 7 in the other"}
     assert set(run.like(before, run.prepare((), plan), plan).values()) == {""}
@@ -208,15 +211,15 @@ def test_what_could_not_be_compared_is_known_before_anything_is_asked(data: Path
 
 def test_missing_data_end_it_where_a_probe_was_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="data set bbq is not here"):
-        run.prepare(("bbq",), Plan(data=data))
+        run.prepare(("bbq",), AuditPlan(data=data))
     with pytest.raises(NotFound, match="no probe has its data here"):
-        run.prepare((), Plan(data=tmp_path / "nothing"))
+        run.prepare((), AuditPlan(data=tmp_path / "nothing"))
     with pytest.raises(UsageError, match="no probe 'none'"):
-        run.prepare(("none",), Plan())
+        run.prepare(("none",), AuditPlan())
 
 
 def test_two_receipts_are_compared_item_by_item(data: Path, home: Path) -> None:
-    after = audited(Plan(data=data))
+    after = audited(AuditPlan(data=data))
     before = copy.deepcopy(after)
     for item in before["probes"]["crows_pairs"]["items"][:3]:
         item["outcome"]["whole"] = 0.0
@@ -234,7 +237,7 @@ def test_two_receipts_are_compared_item_by_item(data: Path, home: Path) -> None:
 
 
 def test_a_changed_receipt_is_refused(data: Path, home: Path) -> None:
-    path = Path(audited(Plan(data=data), ("crows_pairs",))["path"])
+    path = Path(audited(AuditPlan(data=data), ("crows_pairs",))["path"])
     text = path.read_text()
     path.write_text(text.replace('"whole":0.5', '"whole":1.0', 1))
     with pytest.raises(IntegrityError, match="was changed"):
@@ -250,7 +253,7 @@ def test_a_changed_receipt_is_refused(data: Path, home: Path) -> None:
 
 
 def test_damaged_receipts_are_refused(data: Path, home: Path) -> None:
-    good = audited(Plan(data=data))
+    good = audited(AuditPlan(data=data))
     del good["path"]
 
     @given(st.data())
@@ -289,7 +292,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_needs_nothing_and_escapes_everything(data: Path) -> None:
-    found = audited(Plan(data=data))
+    found = audited(AuditPlan(data=data))
     text = page.render([found, found], record.compare(found, found))
     tags = Tags()
     tags.feed(text)
@@ -341,7 +344,7 @@ def test_smollm2_is_audited_and_its_likelihoods_add_up(
     shared_data("eval/xstest/xstest_prompts.csv")
     monkeypatch.setenv("OVERT_HOME", str(smollm2_home))
     monkeypatch.setenv("OVERT_THREADS", "1")
-    plan = Plan(data=root, limit=1, max_tokens=4)
+    plan = AuditPlan(data=root, limit=1, max_tokens=4)
     prepared = run.prepare(("crows_pairs", "robustness", "xstest"), plan)
     question = "1 + 1?\nA. 2\nB. 3\nAnswer:"
 
@@ -354,15 +357,17 @@ def test_smollm2_is_audited_and_its_likelihoods_add_up(
             return sum(one.logprob or 0.0 for one in tokens[first:])
 
         try:
-            found = await run.audit(prepared, "smollm2", exchange, settings, plan, Purse(settings))
+            found = await run.audit(prepared, "smollm2", exchange, settings, plan, Budget(settings))
             given = prepared.probes[0][1].items[0].given
             sums = [await alone(f"\n{given[key]}", 1) for key in ("more", "less")]
             letters = [await alone(f"{question} {one}", -1) for one in "AB"]
             who = await identify(exchange, "smollm2", settings)
             with closing(Answers(smollm2_home / "kept.jsonl")) as kept:
-                asker = Asker(exchange, who, Purse(settings), kept, signal=False)
+                asker = ModelClient(exchange, who, Budget(settings), kept, signal=False)
                 # The second letter is read among the alternatives of the first.
-                chosen = await Asked(exchange, who, asker, kept, 0).choose(question, [" A", " B"])
+                chosen = await AuditedModel(exchange, who, asker, kept, 0).choose(
+                    question, [" A", " B"]
+                )
                 assert len(kept) == 1
             return found, sums, [a - b for a, b in zip(letters, chosen, strict=True)]
         finally:

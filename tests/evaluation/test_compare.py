@@ -18,8 +18,8 @@ from overt.chat import Done, Event, Failed, Progress, Request, Routed, Sampling,
 from overt.errors import BadRequest, ModelNotFound, OvertError, ProviderFailed
 from overt.evaluation import compare, compare_page, openness_summary, timing
 from overt.evaluation import prompts as asks
-from overt.evaluation.compare import Comparison, Plan, Row
-from overt.runtime.loader import Facts
+from overt.evaluation.compare import Comparison, ComparisonPlan, ComparisonRow
+from overt.runtime.loader import ModelFacts
 from overt.settings import load
 
 # ---- requests from files -------------------------------------------------------------------
@@ -136,9 +136,9 @@ class Exchange:
             raise ModelNotFound(f"{ref} is not here", "pull it")
         return SimpleNamespace(capabilities=SimpleNamespace(local=not ref.startswith("openai")))
 
-    def facts(self, ref: str) -> Facts:
+    def facts(self, ref: str) -> ModelFacts:
         shut_in = () if ref.startswith("openai") else ("network namespace", "seccomp")
-        return Facts(ref, "", "llamacpp", isolation=shut_in)
+        return ModelFacts(ref, "", "llamacpp", isolation=shut_in)
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         self.asked.append(request)
@@ -176,11 +176,13 @@ def _prices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prices, "cost", cost)
 
 
-def _plan(*models: str, prompts: int = 1, **given: Any) -> Plan:
-    return Plan(models, tuple(asks.of_text(f"question {n}") for n in range(prompts)), **given)
+def _plan(*models: str, prompts: int = 1, **given: Any) -> ComparisonPlan:
+    return ComparisonPlan(
+        models, tuple(asks.of_text(f"question {n}") for n in range(prompts)), **given
+    )
 
 
-def _asked(exchange: Exchange, plan: Plan) -> Comparison:
+def _asked(exchange: Exchange, plan: ComparisonPlan) -> Comparison:
     comparison = Comparison(exchange, plan, load())  # type: ignore[arg-type]
     asyncio.run(comparison.run())
     return comparison
@@ -353,12 +355,14 @@ def test_a_stop_keeps_what_was_answered_and_the_part_that_came() -> None:
 
 def test_figures_are_medians_and_costs_are_sums_of_what_is_known() -> None:
     rows = [
-        Row("m", "m", 0, n, seconds_to_first_token=first, tokens_per_second=speed, cost=cost)
+        ComparisonRow(
+            "m", "m", 0, n, seconds_to_first_token=first, tokens_per_second=speed, cost=cost
+        )
         for n, (first, speed, cost) in enumerate(
             [(0.1, 10.0, 0.01), (0.2, 30.0, None), (9.0, 20.0, 0.02)]
         )
     ]
-    rows.append(Row("m", "m", 0, 3, seconds_to_first_token=50.0, error="it failed"))
+    rows.append(ComparisonRow("m", "m", 0, 3, seconds_to_first_token=50.0, error="it failed"))
     (line,) = compare.summary(("m",), rows)
     assert (line["seconds_to_first_token"], line["tokens_per_second"]) == (0.2, 20.0)
     assert (line["cost"], line["cost_unknown"], line["answers"], line["errors"]) == (0.03, 2, 3, 1)

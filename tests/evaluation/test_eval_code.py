@@ -13,7 +13,7 @@ from overt.evaluation.suites import runners, sandbox
 from overt.evaluation.suites import suite as task
 from overt.evaluation.suites.runners.code import program
 
-_LIMITS = sandbox.Limits(seconds=1, memory=256 << 20)
+_LIMITS = sandbox.SandboxLimits(seconds=1, memory=256 << 20)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_the_program_of_an_answer(text: str, code: str) -> None:
 def test_humaneval_knows_its_own_solutions(shared_data: Callable[[str], Path]) -> None:
     suite = task.load("humaneval", [shared_data("eval/humaneval/HumanEval.jsonl.gz")])
     assert len(suite.items) == 164
-    runner = runners.make(suite, runners.Tools())
+    runner = runners.make(suite, runners.RunnerTools())
     for item in suite.items[:40:10]:
         raw = item.row.raw
         rest = asyncio.run(runner.grade(item, raw["canonical_solution"]))

@@ -13,7 +13,7 @@ from overt.chat import Answer, Request
 from overt.errors import BadRequest, FormatError, OvertError
 from overt.evaluation.suites import runners
 from overt.evaluation.suites import suite as task
-from overt.evaluation.suites.runners import Grade, Tools
+from overt.evaluation.suites.runners import Grade, RunnerTools
 from overt.evaluation.suites.runners.choice import letter
 from overt.evaluation.suites.runners.exact import plain
 from overt.evaluation.suites.runners.judge import Unparsed, judged, verdict
@@ -21,14 +21,14 @@ from overt.evaluation.suites.runners.numeric import number
 
 
 def made(
-    tmp_path: Path, told: dict[str, Any], row: dict[str, Any], tools: Tools | None = None
+    tmp_path: Path, told: dict[str, Any], row: dict[str, Any], tools: RunnerTools | None = None
 ) -> Any:
     """A runner and its only item."""
     (tmp_path / "d.jsonl").write_text(json.dumps(row) + "\n")
     path = tmp_path / "s.yaml"
     path.write_text(json.dumps({"prompt": "?", "data": "d.jsonl", **told}))
     suite = task.load(str(path))
-    return runners.make(suite, tools or Tools()), suite.items[0]
+    return runners.make(suite, tools or RunnerTools()), suite.items[0]
 
 
 def grade(tmp_path: Path, told: dict[str, Any], row: dict[str, Any], text: str) -> Grade:
@@ -207,7 +207,7 @@ class Judge:
 def judge(tmp_path: Path, more: dict[str, Any], *said: str) -> tuple[Any, Grade, Judge]:
     model = Judge(*said)
     told = {"kind": "judge", "rubric": "Be kind.", **more}
-    runner, item = made(tmp_path, told, {"a": "reference"}, Tools(model, "echo:judge"))
+    runner, item = made(tmp_path, told, {"a": "reference"}, RunnerTools(model, "echo:judge"))
     return runner, asyncio.run(runner.grade(item, "an answer")), model
 
 

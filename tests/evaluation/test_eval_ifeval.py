@@ -75,7 +75,7 @@ def test_every_instruction_of_the_data_is_known(shared_data: Callable[[str], Pat
     assert seen == {*CHECKS, *NOT_JUDGED}
     assert len(seen) == 25
     assert len(suite.items) == 541
-    runners.make(suite, runners.Tools())  # every argument is what its instruction needs
+    runners.make(suite, runners.RunnerTools())  # every argument is what its instruction needs
 
 
 def test_strict_and_loose_are_told_apart(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_strict_and_loose_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(only)}\n")
     (tmp_path / "s.yaml").write_text('kind: ifeval\ndata: d.jsonl\nprompt: "{prompt}"\n')
     suite = task.load(str(tmp_path / "s.yaml"))
-    runner = runners.make(suite, runners.Tools())
+    runner = runners.make(suite, runners.RunnerTools())
     first = asyncio.run(runner.grade(suite.items[0], "Sure, here it is:\nall is small"))
     second = asyncio.run(runner.grade(suite.items[1], "x"))
     assert (first.score, second.score) == (0, None)
@@ -115,7 +115,7 @@ def test_data_that_is_not_ifevals_is_refused(tmp_path: Path, row: dict[str, Any]
     (tmp_path / "d.jsonl").write_text(json.dumps(row))
     (tmp_path / "s.yaml").write_text("kind: ifeval\ndata: d.jsonl\nprompt: x\n")
     with pytest.raises(FormatError, match="line 1 of"):
-        runners.make(task.load(str(tmp_path / "s.yaml")), runners.Tools())
+        runners.make(task.load(str(tmp_path / "s.yaml")), runners.RunnerTools())
 
 
 def test_sentences_are_counted() -> None:

@@ -13,8 +13,8 @@ from overt.chat import Done, Event, Failed, Request, Routed, Text, Usage
 from overt.errors import Failure, OutOfDisk, OvertError, ProviderFailed
 from overt.evaluation.suites import answers, receipt
 from overt.evaluation.suites import suite as task
-from overt.evaluation.suites.budget import BudgetSpent, Purse
-from overt.evaluation.suites.run import Options, evaluate
+from overt.evaluation.suites.budget import Budget, BudgetSpent
+from overt.evaluation.suites.run import SuiteOptions, evaluate
 from overt.gateway.exchange import Exchange
 from overt.settings import load
 
@@ -44,7 +44,7 @@ class Paid(Exchange):
         self.answered += 1
 
 
-class Cents(Purse):
+class Cents(Budget):
     """A token costs a cent, and each request may take 20: 16 and more of prompt, 4 of answer."""
 
     def price(self, ref: str, usage: Usage) -> float | None:
@@ -64,10 +64,10 @@ def suite(tmp_path: Path) -> task.Suite:
 
 
 def run(
-    suite: task.Suite, exchange: Exchange, purse: Purse | None = None, **options: Any
+    suite: task.Suite, exchange: Exchange, purse: Budget | None = None, **options: Any
 ) -> dict[str, Any]:
     purse = purse or Cents(load())
-    return asyncio.run(evaluate(suite, "echo:x", exchange, load(), Options(**options), purse))
+    return asyncio.run(evaluate(suite, "echo:x", exchange, load(), SuiteOptions(**options), purse))
 
 
 # ---- what nobody tells ---------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_two_at_once_pay_once(suite: task.Suite, monkeypatch: pytest.MonkeyPatch
         return await asyncio.gather(
             *(
                 evaluate(
-                    suite, "echo:x", one, load(), Options(), Cents(load()), say=said.append
+                    suite, "echo:x", one, load(), SuiteOptions(), Cents(load()), say=said.append
                 )
                 for one in (first, second)
             )

@@ -20,9 +20,9 @@ from overt.chat import Done, Event, Request, Routed, Text, Usage
 from overt.errors import Busy, Failure, FormatError, IntegrityError, NeedsAccess, NotFound, Refused
 from overt.evaluation.suites import receipt
 from overt.evaluation.suites import suite as task
-from overt.evaluation.suites.answers import Answers, Reply, key_of
-from overt.evaluation.suites.budget import BudgetSpent, Purse
-from overt.evaluation.suites.run import Options, evaluate
+from overt.evaluation.suites.answers import Answers, ModelReply, key_of
+from overt.evaluation.suites.budget import Budget, BudgetSpent
+from overt.evaluation.suites.run import SuiteOptions, evaluate
 from overt.gateway import routing
 from overt.gateway.exchange import Exchange
 from overt.settings import Settings, load
@@ -71,7 +71,7 @@ def suite(tmp_path: Path) -> task.Suite:
 
 
 def run(
-    suite: task.Suite, exchange: Exchange | None = None, purse: Purse | None = None, **options: Any
+    suite: task.Suite, exchange: Exchange | None = None, purse: Budget | None = None, **options: Any
 ) -> dict[str, Any]:
     settings = load()
 
@@ -79,7 +79,7 @@ def run(
         used = exchange or Exchange(settings)
         try:
             return await evaluate(
-                suite, "echo:x", used, settings, Options(**options), purse or Purse(settings)
+                suite, "echo:x", used, settings, SuiteOptions(**options), purse or Budget(settings)
             )
         finally:
             await used.close()
@@ -149,12 +149,12 @@ def test_what_would_fail_for_all_ends_the_run_at_once(suite: task.Suite) -> None
 def test_a_budget_is_kept(suite: task.Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token costs a cent; the ten answers cost 20 cents each."""
     monkeypatch.setattr(
-        Purse, "price", lambda self, ref, usage: 0.01 * (usage.tokens_in + usage.tokens_out)
+        Budget, "price", lambda self, ref, usage: 0.01 * (usage.tokens_in + usage.tokens_out)
     )
     small = replace(suite, max_tokens=4)
     exchange = Counting(load())
     exchange.usage = Usage(10, 10)
-    purse = Purse(load(), cap=1.0)
+    purse = Budget(load(), cap=1.0)
     with pytest.raises(BudgetSpent, match=r"\$0.80 is spent|budget of \$1 is used up"):
         run(small, exchange, purse)
     assert purse.spent <= 1.0
@@ -163,7 +163,7 @@ def test_a_budget_is_kept(suite: task.Suite, monkeypatch: pytest.MonkeyPatch) ->
     assert 3 <= spent <= 5
     rest = Counting(load())
     rest.usage = Usage(10, 10)
-    found = run(small, rest, Purse(load(), cap=5.0))
+    found = run(small, rest, Budget(load(), cap=5.0))
     assert len(rest.asked) == 10 - spent
     assert found["totals"]["cost"] == pytest.approx(2.0)
 
@@ -171,7 +171,7 @@ def test_a_budget_is_kept(suite: task.Suite, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_a_route_asked_before_is_paid_for() -> None:
     """A dollar a token, but nobody knows what openai:dear takes."""
 
-    class Dear(Purse):
+    class Dear(Budget):
         def price(self, ref: str, usage: Usage) -> float | None:
             assert not usage.before
             return None if ref == "openai:dear" else float(usage.tokens_in)
@@ -184,7 +184,7 @@ def test_what_a_route_asked_before_is_paid_for() -> None:
 
 
 def test_real_prices_are_asked_for_and_local_ones_are_nothing() -> None:
-    purse = Purse(load())
+    purse = Budget(load())
     assert purse.price("openai:gpt-4o-mini", Usage(1_000_000, 0)) == pytest.approx(0.15)
     assert purse.price("openai:no-such-model", Usage(1, 1)) is None
     assert purse.price("smollm2", Usage(1, 1)) == 0
@@ -195,10 +195,10 @@ def test_real_prices_are_asked_for_and_local_ones_are_nothing() -> None:
 
 
 def test_an_unknown_price_is_no_price(suite: task.Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Purse, "price", lambda self, ref, usage: None)
+    monkeypatch.setattr(Budget, "price", lambda self, ref, usage: None)
     with pytest.raises(Refused, match="is not known"):
-        run(suite, purse=Purse(load(), cap=1.0))
-    found = run(suite, purse=Purse(load(), cap=1.0, allow_unknown=True))
+        run(suite, purse=Budget(load(), cap=1.0))
+    found = run(suite, purse=Budget(load(), cap=1.0, allow_unknown=True))
     assert found["totals"]["cost_known"] is False
     assert found["items"][0]["cost"] is None
     assert found["totals"]["cost"] is None
@@ -267,7 +267,7 @@ def test_known_data_sets_are_noted(suite: task.Suite) -> None:
 
 # ---- answers on the disk -------------------------------------------------------------------
 
-_REPLY = Reply("a\nb", "stop", 1, 2, 0.5, None, "echo:x")
+_REPLY = ModelReply("a\nb", "stop", 1, 2, 0.5, None, "echo:x")
 
 
 def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
@@ -391,7 +391,9 @@ def test_an_alias_that_stands_for_another_model_is_asked_anew(
     async def once(exchange: Exchange) -> dict[str, Any]:
         settings = load()
         try:
-            return await evaluate(suite, "writer", exchange, settings, Options(), Purse(settings))
+            return await evaluate(
+                suite, "writer", exchange, settings, SuiteOptions(), Budget(settings)
+            )
         finally:
             await exchange.close()
 
@@ -410,5 +412,7 @@ def test_an_alias_that_stands_for_another_model_is_asked_anew(
     assert found["n"] == 10
     with pytest.raises(Refused, match="is a route"):
         asyncio.run(
-            evaluate(suite, "writer", Exchange(load()), load(), Options(), Purse(load(), cap=1.0))
+            evaluate(
+                suite, "writer", Exchange(load()), load(), SuiteOptions(), Budget(load(), cap=1.0)
+            )
         )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from overt.errors import FormatError, NotFound, OvertError
 from overt.evaluation.suites import rows
 from overt.evaluation.suites import suite as task
-from overt.evaluation.suites.template import Template
+from overt.evaluation.suites.template import FieldTemplate
 
 SUITE = """\
 name: capitals
@@ -78,11 +78,11 @@ def test_the_digest_is_of_what_is_asked_and_not_of_where_it_lies(
     ],
 )
 def test_a_mistake_is_told_with_its_place(suite: Path, old: str, new: str, said: str) -> None:
-    from overt.evaluation.suites.runners import Tools, make
+    from overt.evaluation.suites.runners import RunnerTools, make
 
     suite.write_text(SUITE.replace(old, new))
     with pytest.raises(OvertError) as caught:
-        make(task.load(str(suite)), Tools())
+        make(task.load(str(suite)), RunnerTools())
     assert said in str(caught.value)
     assert "capitals" in str(caught.value)
 
@@ -99,11 +99,11 @@ def test_a_mistake_is_told_with_its_place(suite: Path, old: str, new: str, said:
     ],
 )
 def test_a_row_that_is_wrong_is_named(suite: Path, data: str, said: str) -> None:
-    from overt.evaluation.suites.runners import Tools, make
+    from overt.evaluation.suites.runners import RunnerTools, make
 
     (suite.parent / "capitals.csv").write_text(data)
     with pytest.raises(FormatError) as caught:
-        make(task.load(str(suite)), Tools())
+        make(task.load(str(suite)), RunnerTools())
     assert said in str(caught.value)
 
 
@@ -192,7 +192,7 @@ def test_gzip_and_json_are_read(tmp_path: Path) -> None:
 @given(st.text(alphabet="{}ab_. \n", max_size=30))
 def test_a_template_fills_or_refuses(text: str) -> None:
     try:
-        template = Template(text, "it")
+        template = FieldTemplate(text, "it")
     except FormatError:
         return
     filled = template.fill(dict.fromkeys(template.fields, "{x}"))

@@ -47,11 +47,11 @@ def raw(lines: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(one) + "\n" for one in lines).encode()
 
 
-def parsed(lines: Any = LINES, results: Any = RESULTS) -> lm_eval_output.Output:
+def parsed(lines: Any = LINES, results: Any = RESULTS) -> lm_eval_output.LmEvalOutput:
     return lm_eval_output.parsed(json.dumps(results).encode(), {NAME: raw(lines)})
 
 
-def made(output: lm_eval_output.Output, task: str = "tiny", **model: Any) -> dict[str, Any]:
+def made(output: lm_eval_output.LmEvalOutput, task: str = "tiny", **model: Any) -> dict[str, Any]:
     return lm_eval_output.receipt_of(output, task, {**MODEL, **model}, {"limit": None}, 0, 1e9, 2.5)
 
 
@@ -212,20 +212,20 @@ def test_where_lm_eval_is_found(tmp_path, monkeypatch):
 def test_it_sees_no_keys_and_no_network_unless_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
-    closed = lm_eval._environ(tmp_path, lm_eval.Options())
+    closed = lm_eval._environ(tmp_path, lm_eval.LmEvalOptions())
     assert "ANTHROPIC_API_KEY" not in closed
     assert "HTTPS_PROXY" not in closed
     assert closed["HF_HUB_OFFLINE"] == closed["HF_DATASETS_OFFLINE"] == "1"
-    opened = lm_eval._environ(tmp_path, lm_eval.Options(hub=True))
+    opened = lm_eval._environ(tmp_path, lm_eval.LmEvalOptions(hub=True))
     assert opened["HTTPS_PROXY"] == "http://proxy"
     assert "HF_HUB_OFFLINE" not in opened
     assert "ANTHROPIC_API_KEY" not in opened
 
 
-def who(**over: Any) -> lm_eval.Who:
+def who(**over: Any) -> lm_eval.ScoredModel:
     told = {"ref": "m", "resolved": "m", "digest": "", "engine": "llamacpp", "build": "",
             "away": False, "context": 64}  # fmt: skip
-    return lm_eval.Who(**{**told, **over})
+    return lm_eval.ScoredModel(**{**told, **over})
 
 
 def program(folder: Path, text: str) -> list[str]:
@@ -239,17 +239,19 @@ def test_why_it_failed_is_told(tmp_path):
     told = "echo 'Loglikelihood is not supported for chat completions' >&2; exit 1"
     away = who(away=True, resolved="openai:x")
     with pytest.raises(Refused, match="openai:x tells none"):
-        lm_eval._run(program(tmp_path, told), tmp_path, away, lm_eval.Options())
+        lm_eval._run(program(tmp_path, told), tmp_path, away, lm_eval.LmEvalOptions())
     hub = "echo 'ConnectionError: Could not reach it in offline mode'; exit 1"
     with pytest.raises(OvertError, match="lacks a data set") as caught:
-        lm_eval._run(program(tmp_path, hub), tmp_path, who(), lm_eval.Options())
+        lm_eval._run(program(tmp_path, hub), tmp_path, who(), lm_eval.LmEvalOptions())
     assert "--hub" in (caught.value.hint or "")
     with pytest.raises(OvertError, match="ended with 3: boom"):
-        lm_eval._run(program(tmp_path, "echo boom; exit 3"), tmp_path, who(), lm_eval.Options())
+        lm_eval._run(
+            program(tmp_path, "echo boom; exit 3"), tmp_path, who(), lm_eval.LmEvalOptions()
+        )
 
 
 def test_what_it_is_asked(tmp_path):
-    options = lm_eval.Options(include=tmp_path, limit=5, shots=0)
+    options = lm_eval.LmEvalOptions(include=tmp_path, limit=5, shots=0)
     here = lm_eval._arguments(who(), "t", options, "http://127.0.0.1:1")
     assert "local-completions" in here
     assert here[here.index("--model_args") + 1] == (
@@ -261,7 +263,7 @@ def test_what_it_is_asked(tmp_path):
     assert here[-6:] == [
         "--include_path", str(tmp_path), "--limit", "5", "--num_fewshot", "0"
     ]  # fmt: skip
-    there = lm_eval._arguments(who(away=True), "t", lm_eval.Options(), "http://127.0.0.1:1")
+    there = lm_eval._arguments(who(away=True), "t", lm_eval.LmEvalOptions(), "http://127.0.0.1:1")
     assert "local-chat-completions" in there
     assert "--apply_chat_template" in there
     assert there[there.index("--model_args") + 1].endswith(",timeout=86400,max_retries=3")
@@ -295,7 +297,7 @@ def test_how_far_it_is_is_read_from_its_own_bar(tmp_path, monkeypatch):
     bar = "\rRequesting API:  17%|#7  | {}/48 [00:03<{}, 2.4it/s]"
     program_says = program(tmp_path, f"printf %s '{bar.format(8, '00:16')}'; sleep 0.4")
     told: list[str] = []
-    lm_eval._run(program_says, tmp_path, who(), lm_eval.Options(), told.append)
+    lm_eval._run(program_says, tmp_path, who(), lm_eval.LmEvalOptions(), told.append)
     assert set(told) == {"8 of 48 requests, 00:16 left"}
     assert lm_eval.how_far(bar.format(8, "00:16") + bar.format(0, "?")) == "0 of 48 requests"
     assert lm_eval.how_far("Tokenizing inputs: 5%|# | 1/20 [00:03<00:16, 2it/s]") == ""
@@ -317,27 +319,27 @@ def test_a_receipt_names_what_answered():
         assert (
             lm_eval._model(one, parsed(results={**RESULTS, "configs": configs}))["build"] == build
         )
-    assert lm_eval._parameters(one, lm_eval.Options())["begin_token"] is True
+    assert lm_eval._parameters(one, lm_eval.LmEvalOptions())["begin_token"] is True
 
 
 @pytest.mark.parametrize("name", ["a,b", "", "--model", "a b", 'a"b'])
 def test_names_that_lm_eval_would_read_otherwise_are_refused(name, tmp_path):
     settings = Settings(home=tmp_path, lm_eval=program(tmp_path, "exit 0")[0])
     with pytest.raises(UsageError, match="cannot be handed to lm-eval"):
-        lm_eval.evaluate(who(), [name], lm_eval.Options(), settings, lambda _: None)
+        lm_eval.evaluate(who(), [name], lm_eval.LmEvalOptions(), settings, lambda _: None)
 
 
 def test_a_servers_address_needs_a_name(tmp_path):
     settings = Settings(home=tmp_path, lm_eval=program(tmp_path, "exit 0")[0])
     address = "http://127.0.0.1:1/v1#m"
     with pytest.raises(UsageError, match="is a server's address"):
-        lm_eval.evaluate(who(ref=address), ["t"], lm_eval.Options(), settings, lambda _: None)
+        lm_eval.evaluate(who(ref=address), ["t"], lm_eval.LmEvalOptions(), settings, lambda _: None)
 
 
 def test_what_our_server_said_is_told(tmp_path):
     told = "echo 'WARNING API request failed with error message: {boom}. Retrying'; echo x; exit 1"
     with pytest.raises(OvertError, match=r"ended with 1: \{boom\}"):
-        lm_eval._run(program(tmp_path, told), tmp_path, who(), lm_eval.Options())
+        lm_eval._run(program(tmp_path, told), tmp_path, who(), lm_eval.LmEvalOptions())
 
 
 def test_a_model_elsewhere_is_known_without_asking_it(home):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from conftest import repeats
 from overt.errors import BadRequest
 from overt.evaluation.router import (
-    Outcome,
     Router,
+    RouterOutcome,
     apgr_samples,
     curve,
     features,
@@ -25,8 +25,8 @@ from overt.evaluation.router import (
 )
 
 
-def _row(weak: bool, strong: bool) -> Outcome:
-    return Outcome("", "", weak, strong)
+def _row(weak: bool, strong: bool) -> RouterOutcome:
+    return RouterOutcome("", "", weak, strong)
 
 
 FOUR = [_row(False, True), _row(True, True), _row(False, False), _row(True, False)]
@@ -75,7 +75,7 @@ def test_samples_are_paired_and_around_the_curve() -> None:
     assert mean == pytest.approx(curve(rows, coin).apgr, abs=0.03)
 
 
-def _made(count: int, seed: int) -> list[Outcome]:
+def _made(count: int, seed: int) -> list[RouterOutcome]:
     """Weak answers are right where their sum is; the prompt says nothing about it."""
     dice = random.Random(seed)
     rows = []
@@ -84,7 +84,9 @@ def _made(count: int, seed: int) -> list[Outcome]:
         right = dice.random() < 0.6
         claimed = a * b if right else a * b + dice.randrange(40, 400)
         answer = f"Each of {a} has {b}, so {a} * {b} = {claimed}.\n#### {claimed}"
-        rows.append(Outcome(f"There are {a} with {b} each.", answer, right, dice.random() < 0.9))
+        rows.append(
+            RouterOutcome(f"There are {a} with {b} each.", answer, right, dice.random() < 0.9)
+        )
     return rows
 
 
@@ -115,20 +117,20 @@ def test_a_threshold_of_a_router_is_of_rows_it_was_not_learnt_from() -> None:
 
 def test_the_strong_model_is_never_looked_at() -> None:
     rows = _made(60, 5)
-    turned = [Outcome(row.prompt, row.answer, row.weak, not row.strong) for row in rows]
+    turned = [RouterOutcome(row.prompt, row.answer, row.weak, not row.strong) for row in rows]
     assert fit(rows) == fit(turned)
     assert out_of_fold(rows) == out_of_fold(turned)
 
 
 def test_no_row_scores_itself() -> None:
     rows = _made(60, 6)
-    turned = [Outcome(rows[0].prompt, rows[0].answer, not rows[0].weak, True), *rows[1:]]
+    turned = [RouterOutcome(rows[0].prompt, rows[0].answer, not rows[0].weak, True), *rows[1:]]
     assert out_of_fold(rows)[0] == out_of_fold(turned)[0]
     assert out_of_fold(rows) != out_of_fold(turned)
 
 
 @pytest.mark.parametrize("rows", [[], _made(19, 1), [_row(True, True)] * 30])
-def test_too_little_to_learn_from(rows: list[Outcome]) -> None:
+def test_too_little_to_learn_from(rows: list[RouterOutcome]) -> None:
     with pytest.raises(BadRequest, match="teach no router"):
         fit(rows)
 
@@ -161,7 +163,7 @@ def test_on_routellms_outcomes(shared_data: Callable[[str], Path]) -> None:
     left_out = {json.loads(line)["eval_prompt"] for line in lines}
     with outcomes.open(encoding="utf-8", newline="") as file:
         table = list(csv.reader(file))[1:]
-    every = [Outcome(p, a, w == "True", s == "True") for p, w, s, a, _ in table]
+    every = [RouterOutcome(p, a, w == "True", s == "True") for p, w, s, a, _ in table]
     assert len(every) == 1319
     assert round(sum(row.weak for row in every) / 1319, 3) == 0.638
     assert round(sum(row.strong for row in every) / 1319, 3) == 0.857

@@ -20,7 +20,7 @@ def _votes(*told: str) -> list[Vote]:
     return [Vote("", "", (one[0], one[2]), outcome[one[1]]) for one in told]  # type: ignore[arg-type]
 
 
-def _standing(table: votes.Table, model: str) -> votes.Standing:
+def _standing(table: votes.VoteTable, model: str) -> votes.ModelStanding:
     return next(one for one in table.standings if one.model == model)
 
 

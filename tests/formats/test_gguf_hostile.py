@@ -216,10 +216,10 @@ def test_every_mutated_header_is_read_or_refused_with_a_sentence(tmp_path: Path)
     assert peak < 64 << 20
 
 
-def exercise(header: gguf.Header) -> None:
+def exercise(header: gguf.GgufHeader) -> None:
     """Every property holds on a header that was read, whatever is in it."""
-    for name in dir(gguf.Header):
-        if isinstance(getattr(gguf.Header, name), property):
+    for name in dir(gguf.GgufHeader):
+        if isinstance(getattr(gguf.GgufHeader, name), property):
             getattr(header, name)
     header.type_mix()
 

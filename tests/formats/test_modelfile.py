@@ -14,8 +14,8 @@ from overt.formats.modelfile import (
     PARAMETERS,
     ROLES,
     WORDS,
-    Command,
     Modelfile,
+    ModelfileCommand,
     read,
     write,
 )
@@ -43,7 +43,7 @@ REQUIRES v0.14.0-rc1
 '''
 
 
-def one(text: str) -> Command:
+def one(text: str) -> ModelfileCommand:
     """The command after a FROM."""
     return read(f"FROM x\n{text}".encode()).commands[1]
 
@@ -51,22 +51,22 @@ def one(text: str) -> Command:
 def test_a_whole_file() -> None:
     found = read(EXAMPLE.encode())
     assert found.commands == (
-        Command("from", "./weights.gguf"),
-        Command("from", "./projector.gguf"),
-        Command("system", 'You are "Ada".\n\nAnswer shortly.'),
-        Command("parameter", "0.7", "temperature"),
-        Command("parameter", "<|end|>", "stop"),
-        Command("parameter", "User:", "stop"),
-        Command("parameter", "false", "use_mmap"),
-        Command("template", "{{ .Prompt }}\n"),
-        Command("message", "Hello there", "user"),
-        Command("message", "Hi!", "assistant"),
-        Command("license", "MIT"),
-        Command("adapter", "./lora.gguf"),
-        Command("draft", "./small.gguf"),
-        Command("renderer", "qwen3"),
-        Command("parser", "qwen3"),
-        Command("requires", "v0.14.0-rc1"),
+        ModelfileCommand("from", "./weights.gguf"),
+        ModelfileCommand("from", "./projector.gguf"),
+        ModelfileCommand("system", 'You are "Ada".\n\nAnswer shortly.'),
+        ModelfileCommand("parameter", "0.7", "temperature"),
+        ModelfileCommand("parameter", "<|end|>", "stop"),
+        ModelfileCommand("parameter", "User:", "stop"),
+        ModelfileCommand("parameter", "false", "use_mmap"),
+        ModelfileCommand("template", "{{ .Prompt }}\n"),
+        ModelfileCommand("message", "Hello there", "user"),
+        ModelfileCommand("message", "Hi!", "assistant"),
+        ModelfileCommand("license", "MIT"),
+        ModelfileCommand("adapter", "./lora.gguf"),
+        ModelfileCommand("draft", "./small.gguf"),
+        ModelfileCommand("renderer", "qwen3"),
+        ModelfileCommand("parser", "qwen3"),
+        ModelfileCommand("requires", "v0.14.0-rc1"),
     )
     assert found.values("from") == ("./weights.gguf", "./projector.gguf")
     assert found.last("license") == "MIT"
@@ -109,8 +109,8 @@ def test_encodings_and_line_ends(code: str, end: str) -> None:
     mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(code, b"")
     text = f"FROM é{end}# c{end}{end}SYSTEM 日本{end}"
     assert read(mark + text.encode(code)).commands == (
-        Command("from", "é"),
-        Command("system", "日本"),
+        ModelfileCommand("from", "é"),
+        ModelfileCommand("system", "日本"),
     )
 
 
@@ -182,29 +182,29 @@ _names = st.from_regex(r"[A-Za-z0-9./:_-]{1,20}", fullmatch=True)
 
 
 @st.composite
-def commands(draw: st.DrawFn) -> Command:
+def commands(draw: st.DrawFn) -> ModelfileCommand:
     word = draw(st.sampled_from(WORDS))
     if word in ("from", "adapter", "draft"):
-        return Command(word, draw(_names))
+        return ModelfileCommand(word, draw(_names))
     if word == "requires":
-        return Command(word, draw(st.sampled_from(["1", "v0.1", "0.14.0", "1.2.3-a.1+b"])))
+        return ModelfileCommand(word, draw(st.sampled_from(["1", "v0.1", "0.14.0", "1.2.3-a.1+b"])))
     if word == "message":
-        return Command(word, draw(_values), draw(st.sampled_from(ROLES)))
+        return ModelfileCommand(word, draw(_values), draw(st.sampled_from(ROLES)))
     if word == "parameter":
-        return Command(word, draw(_values), "stop")
-    return Command(word, draw(_values))
+        return ModelfileCommand(word, draw(_values), "stop")
+    return ModelfileCommand(word, draw(_values))
 
 
 @given(st.lists(commands(), max_size=8))
-@example([Command("system", '"')])
-@example([Command("system", '"""')])
-@example([Command("system", 'a"\nb')])
-@example([Command("system", '""\n""')])
-@example([Command("system", "")])
-@example([Command("system", " a ")])
-@example([Command("template", "\r\n")])
-def test_what_is_written_reads_back(found: list[Command]) -> None:
-    made = Modelfile((Command("from", "x"), *found))
+@example([ModelfileCommand("system", '"')])
+@example([ModelfileCommand("system", '"""')])
+@example([ModelfileCommand("system", 'a"\nb')])
+@example([ModelfileCommand("system", '""\n""')])
+@example([ModelfileCommand("system", "")])
+@example([ModelfileCommand("system", " a ")])
+@example([ModelfileCommand("template", "\r\n")])
+def test_what_is_written_reads_back(found: list[ModelfileCommand]) -> None:
+    made = Modelfile((ModelfileCommand("from", "x"), *found))
     # Three quotes at the end of a line inside is the one thing no quoting can carry.
     if any('"""' in command.value for command in found):
         try:
@@ -217,7 +217,7 @@ def test_what_is_written_reads_back(found: list[Command]) -> None:
 
 
 def test_what_no_quoting_can_carry_is_said() -> None:
-    made = Modelfile((Command("from", "x"), Command("system", 'a """\nb "\nc')))
+    made = Modelfile((ModelfileCommand("from", "x"), ModelfileCommand("system", 'a """\nb "\nc')))
     with pytest.raises(FormatError, match="SYSTEM has a line that ends with quotes"):
         write(made)
 

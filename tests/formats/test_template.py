@@ -9,7 +9,7 @@ import pytest
 
 from overt.errors import FormatError
 from overt.formats import subprocess_reader, template
-from overt.formats.template import Check, check, render
+from overt.formats.template import TemplateReport, check, render
 
 CHATML = """{%- if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif -%}
 {% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}
@@ -35,7 +35,7 @@ PROPER = {
 
 @pytest.mark.parametrize("text", PROPER.values(), ids=PROPER)
 def test_a_proper_template_passes(text: str) -> None:
-    assert check(text) == Check((), None)
+    assert check(text) == TemplateReport((), None)
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_the_reader_knows_nothing_of_this_process(monkeypatch: pytest.MonkeyPatc
 def test_a_name_that_is_put_together_is_refused_in_the_trial_run() -> None:
     found = check("{% set a = '__cl' + 'ass__' %}{{ messages[a] }}")
     assert any("reads '__class__' of list" in one for one in found.escapes)
-    assert check("{{ messages[0]['nothing'] }}{{ messages[0].name }}") == Check((), None)
+    assert check("{{ messages[0]['nothing'] }}{{ messages[0].name }}") == TemplateReport((), None)

@@ -33,7 +33,7 @@ from overt.gateway import routing
 from overt.gateway.exchange import Exchange
 from overt.models.store import Store
 from overt.runtime.echo import Echo
-from overt.runtime.loader import Loader, Place, Places
+from overt.runtime.loader import Loader, ModelPlace, PlaceCache
 from overt.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -130,7 +130,7 @@ def test_a_ref_is_looked_up_again_when_the_store_changes(copy: Path):
     chosen, store = settings.load({"OVERT_HOME": str(copy)}), Store(copy)
     os.utime(copy / "names", (1, 1))
     os.utime(copy / "manifests", (1, 1))
-    places = Places(chosen)
+    places = PlaceCache(chosen)
     assert places.known("smollm2") is None
     first = places.get("smollm2")
     assert places.known("smollm2") is first
@@ -148,7 +148,7 @@ def test_a_ref_is_looked_up_again_when_the_store_changes(copy: Path):
 
 @pytest.mark.model
 def test_what_changed_a_moment_ago_is_not_remembered(copy: Path):
-    places = Places(settings.load({"OVERT_HOME": str(copy)}))
+    places = PlaceCache(settings.load({"OVERT_HOME": str(copy)}))
     os.utime(copy / "names")
     places.get("smollm2")
     assert places.known("smollm2") is None
@@ -157,7 +157,7 @@ def test_what_changed_a_moment_ago_is_not_remembered(copy: Path):
 def test_a_plain_file_is_looked_at_again_when_it_changes(home: Path, tmp_path: Path):
     path = tmp_path / "bert.gguf"
     bert_writer.write(path)
-    places = Places(settings.load())
+    places = PlaceCache(settings.load())
     first = places.get(str(path))
     assert places.known(str(path)) is first
     bert_writer.write(path, reranks=True)
@@ -202,17 +202,19 @@ async def test_a_model_is_asked_only_for_what_it_is_made_for(
 # ---- how it would be loaded ----------------------------------------------------------------
 
 
-def loader(place: Place, *, shared: bool = True, purpose: Any = "answer", **given: Any) -> Loader:
+def loader(
+    place: ModelPlace, *, shared: bool = True, purpose: Any = "answer", **given: Any
+) -> Loader:
     return Loader(place, purpose, Settings(**given), shared, lambda _: None)
 
 
 @pytest.fixture(scope="session")
-def smollm2(model_home: Path) -> Place:
-    return Places(settings.load({"OVERT_HOME": str(model_home)})).get("smollm2")
+def smollm2(model_home: Path) -> ModelPlace:
+    return PlaceCache(settings.load({"OVERT_HOME": str(model_home)})).get("smollm2")
 
 
 @pytest.mark.model
-def test_slots_are_given_up_before_a_decent_context_is(smollm2: Place):
+def test_slots_are_given_up_before_a_decent_context_is(smollm2: ModelPlace):
     def planned(budget: int, size: int = 0, **given: Any) -> tuple[int, int]:
         plan = loader(smollm2, **given)(budget, size)
         assert plan.memory <= budget
@@ -231,7 +233,7 @@ def test_slots_are_given_up_before_a_decent_context_is(smollm2: Place):
 
 
 @pytest.mark.model
-def test_a_context_that_is_left_open_leaves_room_for_another_model(smollm2: Place):
+def test_a_context_that_is_left_open_leaves_room_for_another_model(smollm2: ModelPlace):
     alone, beside = loader(smollm2, shared=False), loader(smollm2)
     assert alone(600 * MIB, 0).memory > 300 * MIB
     assert beside(2000 * MIB, 0).memory <= 1000 * MIB
@@ -240,7 +242,7 @@ def test_a_context_that_is_left_open_leaves_room_for_another_model(smollm2: Plac
 
 @pytest.mark.model
 def test_a_context_that_is_asked_for_is_had_with_fewer_slots_and_never_beyond_the_model(
-    smollm2: Place,
+    smollm2: ModelPlace,
 ):
     plan = loader(smollm2, context=2048)(700 * MIB, 0)
     assert (plan.seats, plan.size) == (4, 2048)
@@ -252,7 +254,7 @@ def test_a_context_that_is_asked_for_is_had_with_fewer_slots_and_never_beyond_th
 
 
 @pytest.mark.model
-def test_who_scores_has_one_seat_and_room_for_its_logits(smollm2: Place):
+def test_who_scores_has_one_seat_and_room_for_its_logits(smollm2: ModelPlace):
     answers = loader(smollm2, parallel=1, context=1024)(8 << 30, 0)
     scores = loader(smollm2, purpose="score", context=1024)(8 << 30, 0)
     assert scores.seats == 1

@@ -45,7 +45,7 @@ from overt.errors import (
     Stopped,
 )
 from overt.gateway import routing
-from overt.gateway.routing import Facts, Route, checks
+from overt.gateway.routing import Route, RouteContext, checks
 from overt.gateway.routing.arithmetic import wrong_sum
 
 SMALL, LARGE, CLOSED = "smollm2", "qwen3:4b", "openai:gpt-6-luna"
@@ -89,14 +89,14 @@ async def events_of(
     route: Route | dict[str, Any] | str,
     models: Models,
     request: Request = REQUEST,
-    facts: Facts | None = None,
+    facts: RouteContext | None = None,
 ) -> list[Event]:
     if isinstance(route, str):
         route = routing.read(route)[0]
     if isinstance(route, dict):
         route = routing.read_mapping(route)
     found = []
-    stream = routing.answer(route, request, models.ask, facts or Facts())
+    stream = routing.answer(route, request, models.ask, facts or RouteContext())
     async with aclosing(stream) as events:
         async for event in events:
             found.append(event)
@@ -264,32 +264,42 @@ IMAGE = Message("user", (TextPart("what is it"), ImagePart(b"\x89PNG", "image/pn
 @pytest.mark.parametrize(
     ("when", "request_", "facts", "fits"),
     [
-        ({}, REQUEST, Facts(), True),
-        ({"egress": "none"}, REQUEST, Facts("none"), True),
-        ({"egress": "none"}, REQUEST, Facts("some"), False),
-        ({"images": True}, replace(REQUEST, messages=(IMAGE,)), Facts(), True),
-        ({"images": True}, REQUEST, Facts(), False),
-        ({"images": False}, replace(REQUEST, messages=(IMAGE,)), Facts(), False),
-        ({"tools": True}, replace(REQUEST, tools=(Tool("f"),)), Facts(), True),
-        ({"tools": True, "schema": True}, replace(REQUEST, tools=(Tool("f"),)), Facts(), False),
-        ({"schema": True}, replace(REQUEST, json_schema=SCHEMA), Facts(), True),
-        ({"thinking": True}, replace(REQUEST, thinking=True), Facts(), True),
-        ({"thinking": False}, REQUEST, Facts(), True),
-        ({"context_over": 100}, Request("w", prompt="x" * 360), Facts(), True),
-        ({"context_over": 100}, Request("w", prompt="x" * 350), Facts(), False),
-        ({"context_over": 100}, Request("w", prompt=tuple(range(101))), Facts(), True),
-        ({"context_over": 100}, REQUEST, Facts(count=lambda _: 101), True),
-        ({"caller": ["ab12"]}, REQUEST, Facts(caller="ab12", caller_name="ann"), True),
-        ({"caller": ["bob", "ann"]}, REQUEST, Facts(caller="ab12", caller_name="ann"), True),
-        ({"caller": ["bob"]}, REQUEST, Facts(caller="ab12", caller_name="ann"), False),
-        ({"caller": [""]}, REQUEST, Facts(), False),
-        ({"usd_over": 0.1}, REQUEST, Facts(price=lambda *_: 0.2), True),
-        ({"usd_over": 0.1}, REQUEST, Facts(price=lambda *_: 0.1), False),
-        ({"usd_over": 0.1}, REQUEST, Facts(), True),  # nobody knows what the closed one costs
+        ({}, REQUEST, RouteContext(), True),
+        ({"egress": "none"}, REQUEST, RouteContext("none"), True),
+        ({"egress": "none"}, REQUEST, RouteContext("some"), False),
+        ({"images": True}, replace(REQUEST, messages=(IMAGE,)), RouteContext(), True),
+        ({"images": True}, REQUEST, RouteContext(), False),
+        ({"images": False}, replace(REQUEST, messages=(IMAGE,)), RouteContext(), False),
+        ({"tools": True}, replace(REQUEST, tools=(Tool("f"),)), RouteContext(), True),
+        (
+            {"tools": True, "schema": True},
+            replace(REQUEST, tools=(Tool("f"),)),
+            RouteContext(),
+            False,
+        ),
+        ({"schema": True}, replace(REQUEST, json_schema=SCHEMA), RouteContext(), True),
+        ({"thinking": True}, replace(REQUEST, thinking=True), RouteContext(), True),
+        ({"thinking": False}, REQUEST, RouteContext(), True),
+        ({"context_over": 100}, Request("w", prompt="x" * 360), RouteContext(), True),
+        ({"context_over": 100}, Request("w", prompt="x" * 350), RouteContext(), False),
+        ({"context_over": 100}, Request("w", prompt=tuple(range(101))), RouteContext(), True),
+        ({"context_over": 100}, REQUEST, RouteContext(count=lambda _: 101), True),
+        ({"caller": ["ab12"]}, REQUEST, RouteContext(caller="ab12", caller_name="ann"), True),
+        ({"caller": ["bob", "ann"]}, REQUEST, RouteContext(caller="ab12", caller_name="ann"), True),
+        ({"caller": ["bob"]}, REQUEST, RouteContext(caller="ab12", caller_name="ann"), False),
+        ({"caller": [""]}, REQUEST, RouteContext(), False),
+        ({"usd_over": 0.1}, REQUEST, RouteContext(price=lambda *_: 0.2), True),
+        ({"usd_over": 0.1}, REQUEST, RouteContext(price=lambda *_: 0.1), False),
+        (
+            {"usd_over": 0.1},
+            REQUEST,
+            RouteContext(),
+            True,
+        ),  # nobody knows what the closed one costs
     ],
 )
 async def test_a_rule_decides_where_all_of_it_holds(
-    when: dict[str, Any], request_: Request, facts: Facts, fits: bool
+    when: dict[str, Any], request_: Request, facts: RouteContext, fits: bool
 ) -> None:
     models = Models().say(SMALL, "chosen").say(CLOSED, "ladder")
     route = {"rules": [{"when": when, "use": SMALL}], "models": [CLOSED]}
@@ -310,10 +320,10 @@ async def test_the_first_rule_that_fits_and_its_words() -> None:
         ]
     }
     models = Models().say(SMALL, "hi")
-    events = await events_of(route, models, facts=Facts("none"))
+    events = await events_of(route, models, facts=RouteContext("none"))
     assert events[0] == Routed(SMALL, "rule 2: egress none, no images, context over 1 tokens")
     with pytest.raises(Refused, match="ask somebody else"):
-        await events_of(route, models, facts=Facts("any"))
+        await events_of(route, models, facts=RouteContext("any"))
 
 
 @pytest.mark.anyio
@@ -616,7 +626,7 @@ async def test_where_all_fail_the_last_error_tells_of_the_others_and_what_they_u
             ladder(SMALL, CLOSED),
             models,
             replace(REQUEST, json_schema=SCHEMA),
-            Facts(lost=lost.append),
+            RouteContext(lost=lost.append),
         )
     assert str(caught.value) == (
         "no network (before it, smollm2: not JSON at character 2); go online"
@@ -629,7 +639,7 @@ async def test_an_error_within_the_last_answer_comes_after_what_was_used_before(
     models = Models().say(SMALL, "").play(CLOSED, Text("ha"), EngineFailed("boom"))
     seen: list[Event] = []
     stream = routing.answer(
-        routing.read_mapping(ladder(SMALL, CLOSED)), REQUEST, models.ask, Facts()
+        routing.read_mapping(ladder(SMALL, CLOSED)), REQUEST, models.ask, RouteContext()
     )
 
     async def listen() -> None:
@@ -681,7 +691,7 @@ def prices(**usd: float | None) -> Callable[[str, Usage], float | None]:
 async def test_the_price_cap(price: Any, text: str, why: str) -> None:
     models = Models().say(SMALL, text, "length").say(CLOSED, "x")
     route = {**ladder(SMALL, CLOSED, length=True), "price_cap": 0.02}
-    routed = (await events_of(route, models, facts=Facts(price=price)))[0]
+    routed = (await events_of(route, models, facts=RouteContext(price=price)))[0]
     assert isinstance(routed, Routed)
     assert why in routed.why
     assert len(models.asked) == (2 if "asked" in why else 1)
@@ -692,7 +702,7 @@ async def test_nothing_good_within_the_cap_is_refused_with_numbers() -> None:
     models = Models().say(SMALL, "")
     route = {**ladder(SMALL, CLOSED), "price_cap": 0.02}
     with pytest.raises(Refused) as caught:
-        await events_of(route, models, facts=Facts(price=prices(openai=0.5)))
+        await events_of(route, models, facts=RouteContext(price=prices(openai=0.5)))
     assert str(caught.value) == (
         "no good answer within $0.02: smollm2: empty answer; openai:gpt-6-luna: passed over, may "
         "come to $0.5 of $0.02; raise `price_cap` in the route, or name a model itself"
@@ -719,7 +729,7 @@ async def test_whoever_leaves_stops_what_is_running(first: str) -> None:
             closed.set()
 
     models = [SMALL, CLOSED] if first == "held" else [SMALL]
-    stream = routing.answer(routing.read_mapping(ladder(*models)), REQUEST, ask, Facts())
+    stream = routing.answer(routing.read_mapping(ladder(*models)), REQUEST, ask, RouteContext())
 
     async def listen() -> None:
         async with aclosing(stream) as events:
@@ -737,7 +747,9 @@ async def test_whoever_leaves_stops_what_is_running(first: str) -> None:
 @pytest.mark.anyio
 async def test_closing_between_two_events_closes_the_model() -> None:
     models = Models().play(SMALL, Text("a"), Text("b"), Done("stop"))
-    stream = routing.answer(routing.read_mapping(ladder(SMALL)), REQUEST, models.ask, Facts())
+    stream = routing.answer(
+        routing.read_mapping(ladder(SMALL)), REQUEST, models.ask, RouteContext()
+    )
     assert isinstance(await anext(stream), Routed)
     await stream.aclose()
     assert models.closed == [SMALL]

@@ -16,8 +16,8 @@ import tuning
 from overt.errors import FormatError
 from overt.formats import gguf
 from overt.lab.finetune import STEP, agreement
-from overt.lab.finetune.agreement import Learnt, learnt, of_adapter, of_files, of_report
-from overt.lab.finetune.config import Asked
+from overt.lab.finetune.agreement import LearningDifference, learnt, of_adapter, of_files, of_report
+from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.training import Training
 from overt.models import pull
 from overt.models.recipe import Input
@@ -107,7 +107,7 @@ def test_what_is_not_the_same_adapter_is_infinitely_off(tmp_path: Path, change: 
     new = halves(1)
     change(new)
     found = learnt(of_adapter(saved(tmp_path / "a", halves(1)), saved(tmp_path / "b", new)))
-    assert found == Learnt(math.inf, math.inf, math.inf)
+    assert found == LearningDifference(math.inf, math.inf, math.inf)
 
 
 def test_a_rank_of_somebody_elses_file_costs_no_memory(
@@ -118,7 +118,7 @@ def test_a_rank_of_somebody_elses_file_costs_no_memory(
              for name in halves(1) if "q_proj" in name}  # fmt: skip
     monkeypatch.setattr(agreement, "_all", lambda _: pytest.fail("it was read"))
     files = saved(tmp_path / "a", {**halves(1), **large}), saved(tmp_path / "b", halves(1))
-    assert learnt(of_adapter(*files)) == Learnt(math.inf, math.inf, math.inf)
+    assert learnt(of_adapter(*files)) == LearningDifference(math.inf, math.inf, math.inf)
 
 
 def test_nothing_learnt_is_no_measure(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ REPORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def told(tmp_path: Path, *path: Any, value: Any) -> agreement.Told:
+def told(tmp_path: Path, *path: Any, value: Any) -> agreement.ReportDifference:
     new = json.loads(json.dumps(REPORT))
     inside = new
     for part in path[:-1]:
@@ -231,7 +231,7 @@ def tuned(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Setti
     base = pull.find("tiny", settings).manifest
     assert base is not None
     job = Training(steps=2, rate=1e-2, adapter=Adapter(rank=2, targets=("q_proj", "up_proj")))
-    asked = Asked(held=0.0, length=64, training=job)
+    asked = FinetuneConfig(held=0.0, length=64, training=job)
     recipe = run_recipe.recipe(
         "finetune", [Input("from", base.digest, base.ref), Input("data", digest)],
         asked.encode(), settings,

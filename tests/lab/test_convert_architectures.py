@@ -26,7 +26,7 @@ from overt.lab.convert import step
 from overt.models import pull
 from overt.models.recipe import Input, Recipe
 from overt.nets import load, weights
-from overt.provenance.steps import Given, Work
+from overt.provenance.steps import StepContext, StepInput
 from overt.settings import Settings
 from overt.settings import load as load_settings
 
@@ -35,10 +35,10 @@ EXACT, TABLE = 1e-4, 1e-2
 """The largest |difference| of a logit; theirs are up to 12."""
 
 
-def release(folder: Path) -> Given:
+def release(folder: Path) -> StepInput:
     """A folder as a step is given it."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.*"))}
-    return Given(next(iter(files.values())), None, files)
+    return StepInput(next(iter(files.values())), None, files)
 
 
 def converted(folder: Path, target: Path, type: step.Type = "f32") -> Path:
@@ -183,7 +183,7 @@ def test_the_language_model_of_one_that_sees(oracle: Find, prefix: str, tmp_path
     notes: list[Any] = []
     recipe = Recipe("convert", "3", (Input("from", "sha256:" + "0" * 64),), {"type": "f32"})
     step.STEP.run(
-        Work(recipe, (release(folder),), tmp_path, lambda _: None, Settings(), notes.append)
+        StepContext(recipe, (release(folder),), tmp_path, lambda _: None, Settings(), notes.append)
     )
     (note,) = notes
     assert note["text"].startswith("what sees images is left out (1 tensors)")
@@ -225,10 +225,10 @@ def test_a_folder_becomes_a_model_of_the_store(oracle: Find, home: Path, tmp_pat
 
 def test_the_step_knows_its_types(oracle: Find, tmp_path: Path) -> None:
     recipe = Recipe("convert", "3", (), {"type": "q2"})
-    work = Work(recipe, (), tmp_path, lambda _: None, Settings(), lambda _: None)
+    work = StepContext(recipe, (), tmp_path, lambda _: None, Settings(), lambda _: None)
     with pytest.raises(FormatError, match="q2"):
         step.STEP.run(work)
-    strange = Work(
+    strange = StepContext(
         Recipe("convert", "3", (), {"pre": "a b"}), (), tmp_path, lambda _: None, Settings(),
         lambda _: None,
     )  # fmt: skip

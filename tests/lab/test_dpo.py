@@ -142,7 +142,7 @@ def test_the_base_is_asked_only_of_what_is_learnt_from(tmp_path, monkeypatch):
         done = loop.train(net, job, train, held, tmp_path / name, events.append)
         read = [one["batches"] for one in events if one["kind"] == "reference"]
         found.append((read, done, lora.state(net)))
-        monkeypatch.setattr(loop._Run, "_visited", lambda run: range(len(run.train)))
+        monkeypatch.setattr(loop._TrainingRun, "_visited", lambda run: range(len(run.train)))
     (few, one, learnt), (every, other, wanted) = found
     assert few == [4] * 4
     assert every == [7] * 7

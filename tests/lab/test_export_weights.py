@@ -22,7 +22,7 @@ from overt.formats import gguf, safetensors
 from overt.lab.convert import export, step
 from overt.models import pull
 from overt.nets import weights
-from overt.provenance.steps import Given
+from overt.provenance.steps import StepInput
 from overt.settings import load
 
 pytest.importorskip("gguf")
@@ -33,7 +33,7 @@ ONE_ROUNDING = 2**-22
 
 def converted(folder: Path, target: Path, type: step.Type = "f32") -> Path:
     files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    step.write(step.parts(Given(folder, None, files)), target, type, lambda _: None)
+    step.write(step.parts(StepInput(folder, None, files)), target, type, lambda _: None)
     return target
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from conftest import repeats
 from overt.errors import FormatError, NotFound, OvertError
 from overt.lab.finetune import data, formats, prepare
-from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.example import Example, PreferenceExample
 from overt.lab.finetune.render import Rendered
-from overt.lab.finetune.row import Choice, Prose, Talk
+from overt.lab.finetune.row import Dialogue, PreferencePair, Prose
 
 ASK = {"role": "user", "content": "Q"}
 SAY = {"role": "assistant", "content": "A"}
@@ -95,7 +95,7 @@ def test_a_format_is_found_and_read(name: str, tmp_path: Path) -> None:
     assert (found.format, len(found.lines), found.doubled) == (name, len(GOOD[name]), 0)
     assert [one.line for one in found.lines] == list(range(1, len(GOOD[name]) + 1))
     assert not found.unread
-    kind = {"answers": Talk, "text": Prose, "preference": Choice}[found.kind]
+    kind = {"answers": Dialogue, "text": Prose, "preference": PreferencePair}[found.kind]
     assert all(isinstance(one.item, kind) for one in found.lines)
 
 
@@ -136,8 +136,8 @@ def test_other_kinds_of_file(tmp_path: Path) -> None:
 def turns(row: dict[str, Any], folder: Path) -> list[str]:
     """The turns of a row in short: ``system:S``, of a pair those of the chosen answer."""
     item = data.read(written(folder, row)).lines[0].item
-    found = item.chosen if isinstance(item, Choice) else item
-    assert isinstance(found, Talk)
+    found = item.chosen if isinstance(item, PreferencePair) else item
+    assert isinstance(found, Dialogue)
     return [f"{one['role']}:{one['content']}" for one in found.turns]
 
 
@@ -207,7 +207,7 @@ def test_what_other_programs_write(row: dict[str, Any], said: str, tmp_path: Pat
 def test_functions_are_tools(tmp_path: Path) -> None:
     row = {"messages": [ASK, SAY], "functions": [{"name": "add"}]}
     found = data.read(written(tmp_path, row)).lines[0].item
-    assert isinstance(found, Talk)
+    assert isinstance(found, Dialogue)
     assert found.tools == ({"type": "function", "function": {"name": "add"}},)
 
 
@@ -222,8 +222,8 @@ def test_a_prompt_without_a_template_has_the_system_text(tmp_path: Path) -> None
     found = []
     for row in rows:
         item = data.read(written(tmp_path, row)).lines[0].item
-        found.append(item.chosen if isinstance(item, Choice) else item)
-    plain = [one.plain for one in found if isinstance(one, Talk)]
+        found.append(item.chosen if isinstance(item, PreferencePair) else item)
+    plain = [one.plain for one in found if isinstance(one, Dialogue)]
     assert plain[:4] == [("S\n\nP", "C"), ("P\n", "C"), ("S\n\nP", "C"), None]
     assert plain[4] is not None
     assert plain[4][0].startswith("S\n\nBelow is an instruction")
@@ -285,9 +285,9 @@ def test_marks_on_turns_say_what_is_learnt(tmp_path: Path) -> None:
         {"messages": [{**ASK, "train": False}, {**SAY, "train": True, "weight": 0}]},
     ]
     lines = data.read(written(tmp_path, *rows)).lines
-    assert [one.item.learnt for one in lines if isinstance(one.item, Talk)] == [(3,), ()]
+    assert [one.item.learnt for one in lines if isinstance(one.item, Dialogue)] == [(3,), ()]
     found = data.read(written(tmp_path, {"conversations": told * 2}))
-    assert [one.item.learnt for one in found.lines if isinstance(one.item, Talk)] == [()]
+    assert [one.item.learnt for one in found.lines if isinstance(one.item, Dialogue)] == [()]
     assert not found.unread
 
 
@@ -409,7 +409,7 @@ def test_no_row_is_held_out_and_learnt() -> None:
     assert data.split(examples, 0.2, seed=3) == (train, held)
     assert data.split(examples, 0.2, seed=4) != (train, held)
     assert data.split(examples, 0.0, seed=3)[1] == []
-    pairs = [Pair([1], [at], [3], at) for at in range(10)]
+    pairs = [PreferenceExample([1], [at], [3], at) for at in range(10)]
     assert len(data.split(pairs, 0.01, seed=0)[1]) == 1
     kept, twice = data.apart(examples, held)
     assert (len(kept), twice) == (80, 20)

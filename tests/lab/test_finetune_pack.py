@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overt.lab.finetune import pack
-from overt.lab.finetune.example import Batch, Example, Pair
+from overt.lab.finetune.example import Batch, Example, PreferenceExample
 
 
 def examples(sizes: list[int]) -> list[Example]:
@@ -56,7 +56,7 @@ def test_rows_are_filled() -> None:
 
 
 def test_pairs_keep_together() -> None:
-    pairs = [Pair([1] * at, [2], [3, 4], at) for at in range(1, 8)]
+    pairs = [PreferenceExample([1] * at, [2], [3, 4], at) for at in range(1, 8)]
     groups = pack.pairs(pairs, 3, seed=1)
     assert sorted(one.line for group in groups for one in group) == list(range(1, 8))
     assert max(map(len, groups)) == 3

@@ -14,10 +14,10 @@ import tiny_models
 from overt.errors import OutOfDisk, OutOfMemory
 from overt.formats import gguf
 from overt.lab.finetune import plan
-from overt.lab.finetune.config import Asked
+from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.example import Example
 from overt.lab.finetune.pack import packed
-from overt.lab.finetune.plan import Wanted
+from overt.lab.finetune.plan import MemoryRequest
 from overt.lab.finetune.training import Training
 from overt.nets import architectures
 from overt.nets.adapter import ATTENTION, MLP, Adapter
@@ -78,8 +78,8 @@ CASES = (
 )
 
 
-def wanted(method: str, *, rows: int, length: int, checkpointing: bool = False) -> Wanted:
-    return Wanted(method, 8, (*ATTENTION, *MLP), rows, length, checkpointing, 4, 0)
+def wanted(method: str, *, rows: int, length: int, checkpointing: bool = False) -> MemoryRequest:
+    return MemoryRequest(method, 8, (*ATTENTION, *MLP), rows, length, checkpointing, 4, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
@@ -122,7 +122,9 @@ def planned(
         base=base, rows=1, longest=length, train=units, held=units if best else [],
         train_examples=examples,
     )  # fmt: skip
-    return plan.estimate(base.shape, plan.wanted(prepared, Asked(method=method, training=job)))
+    return plan.estimate(
+        base.shape, plan.wanted(prepared, FinetuneConfig(method=method, training=job))
+    )
 
 
 def test_a_refusal_names_what_would_fit() -> None:
@@ -147,7 +149,7 @@ def test_each_way_to_save_saves() -> None:
         for one in (full, wanted("lora", rows=4, length=1024), wanted("lora", rows=2, length=1024))
     ]
     assert sizes == sorted(sizes, reverse=True)
-    quantized = Wanted("qlora", 8, (*ATTENTION, *MLP), 1, 128, False, 4, 5 << 20)
+    quantized = MemoryRequest("qlora", 8, (*ATTENTION, *MLP), 1, 128, False, 4, 5 << 20)
     assert (
         plan.estimate(SHAPE, quantized).weights
         < plan.estimate(SHAPE, wanted("lora", rows=1, length=128)).weights

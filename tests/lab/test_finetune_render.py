@@ -16,8 +16,8 @@ from overt.errors import BadRequest, FormatError
 from overt.formats import gguf
 from overt.lab.convert import tokenizer_files
 from overt.lab.finetune import data, render, templates
-from overt.lab.finetune.templates import Template
-from overt.lab.tokenizer import Words
+from overt.lab.finetune.templates import ChatTemplate
+from overt.lab.tokenizer import VocabularyWorker
 from overt.models.defaults import Overlay
 from overt.settings import Settings, load
 
@@ -50,13 +50,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def words(smollm2_gguf: Path, home: Settings) -> Iterator[Words]:
-    with Words(smollm2_gguf, home) as opened:
+def words(smollm2_gguf: Path, home: Settings) -> Iterator[VocabularyWorker]:
+    with VocabularyWorker(smollm2_gguf, home) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def own(smollm2_gguf: Path, words: Words) -> Template:
+def own(smollm2_gguf: Path, words: VocabularyWorker) -> ChatTemplate:
     return templates.choose(Overlay(), gguf.read(smollm2_gguf), words)
 
 
@@ -66,7 +66,7 @@ def read(folder: Path, *rows: object) -> data.Data:
     return data.read(path)
 
 
-def learnt(made: render.Rendered, words: Words) -> list[list[str]]:
+def learnt(made: render.Rendered, words: VocabularyWorker) -> list[list[str]]:
     return [
         [one.text for one in render.shown(example, words) if one.learnt]
         for example in made.examples
@@ -74,7 +74,7 @@ def learnt(made: render.Rendered, words: Words) -> list[list[str]]:
 
 
 def test_the_mask_is_transformers_own(
-    smollm2_gguf: Path, words: Words, own: Template, tmp_path: Path
+    smollm2_gguf: Path, words: VocabularyWorker, own: ChatTemplate, tmp_path: Path
 ) -> None:
     from transformers import PreTrainedTokenizerFast
 
@@ -92,7 +92,7 @@ def test_the_mask_is_transformers_own(
 
 
 def test_what_is_learnt_is_the_answer_and_its_end(
-    words: Words, own: Template, tmp_path: Path
+    words: VocabularyWorker, own: ChatTemplate, tmp_path: Path
 ) -> None:
     made = render.render(read(tmp_path, *({"messages": one} for one in TALKS)), words, own, 512)
     assert learnt(made, words) == [
@@ -104,19 +104,23 @@ def test_what_is_learnt_is_the_answer_and_its_end(
     assert not made.told
 
 
-def test_system_text_of_the_model_goes_before(words: Words, tmp_path: Path) -> None:
-    template = Template(SHORT + PROMPT, own=True, system="S!")
+def test_system_text_of_the_model_goes_before(words: VocabularyWorker, tmp_path: Path) -> None:
+    template = ChatTemplate(SHORT + PROMPT, own=True, system="S!")
     made = render.render(read(tmp_path, {"messages": [ASK, SAY]}), words, template, 512)
     text = words.decode(made.examples[0].ids)
     assert text.startswith("[system]\nS!")
 
 
-def test_a_template_that_writes_no_prompt_for_an_answer(words: Words, tmp_path: Path) -> None:
-    made = render.render(read(tmp_path, {"messages": [ASK, SAY]}), words, Template(SHORT, True), 99)
+def test_a_template_that_writes_no_prompt_for_an_answer(
+    words: VocabularyWorker, tmp_path: Path
+) -> None:
+    made = render.render(
+        read(tmp_path, {"messages": [ASK, SAY]}), words, ChatTemplate(SHORT, True), 99
+    )
     assert learnt(made, words) == [["[assistant]\n Four — 4.\n\nYes<|im_end|>"]]
 
 
-def test_a_template_that_rewrites_what_was_said(words: Words, tmp_path: Path) -> None:
+def test_a_template_that_rewrites_what_was_said(words: VocabularyWorker, tmp_path: Path) -> None:
     shorter = (
         "{% for m in messages %}[{{ m.role }}]\n"
         "{{ m.content if loop.last or m.role == 'user' else m.content[:3] + m.content[-2:] }}"
@@ -125,26 +129,29 @@ def test_a_template_that_rewrites_what_was_said(words: Words, tmp_path: Path) ->
     long = {"role": "assistant", "content": "One two three"}
     made = render.render(
         read(tmp_path, {"messages": [ASK, {**long, "content": "One"}, ASK, long]}),
-        words, Template(SHORT + PROMPT, True), 99,
+        words, ChatTemplate(SHORT + PROMPT, True), 99,
     )  # fmt: skip
     assert learnt(made, words) == [["One<|im_end|>", "One two three<|im_end|>"]]
     with pytest.raises(FormatError, match="has a turn of the assistant that the chat template lea"):
         render.render(
-            read(tmp_path, {"messages": [ASK, long, ASK, SAY]}), words, Template(shorter, True), 99
+            read(tmp_path, {"messages": [ASK, long, ASK, SAY]}),
+            words,
+            ChatTemplate(shorter, True),
+            99,
         )
     thinks = (
         "{% for m in messages %}[{{ m.role }}]\n{{ '(hm)' if loop.last and m.role == 'assistant' }}"
         "{{ m.content }}{{ eos_token }}{% endfor %}" + PROMPT
     )
     made = render.render(
-        read(tmp_path, {"messages": [ASK, long, ASK, SAY]}), words, Template(thinks, True), 99
+        read(tmp_path, {"messages": [ASK, long, ASK, SAY]}), words, ChatTemplate(thinks, True), 99
     )
     assert learnt(made, words) == [["(hm) Four — 4.\n\nYes<|im_end|>"]]
     assert made.told[render.LAST] == 1
 
 
-def test_a_prompt_that_chats_do_not_have(words: Words, tmp_path: Path) -> None:
-    template = Template(
+def test_a_prompt_that_chats_do_not_have(words: VocabularyWorker, tmp_path: Path) -> None:
+    template = ChatTemplate(
         SHORT + "{% if add_generation_prompt %}[assistant]\n<think>{% endif %}", True
     )
     made = render.render(read(tmp_path, {"messages": [ASK, SAY, ASK, SAY]}), words, template, 99)
@@ -172,14 +179,14 @@ def test_a_prompt_that_chats_do_not_have(words: Words, tmp_path: Path) -> None:
     ],
 )
 def test_tools_of_a_model_that_knows_none(
-    row: object, sentence: str, words: Words, own: Template, tmp_path: Path
+    row: object, sentence: str, words: VocabularyWorker, own: ChatTemplate, tmp_path: Path
 ) -> None:
     with pytest.raises(FormatError, match=f"^line 2 of .* {sentence}"):
         render.render(read(tmp_path, {"messages": [ASK, SAY]}, row), words, own, 512)
 
 
-def test_tools_of_a_model_that_knows_them(words: Words, tmp_path: Path) -> None:
-    template = Template(
+def test_tools_of_a_model_that_knows_them(words: VocabularyWorker, tmp_path: Path) -> None:
+    template = ChatTemplate(
         "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]\n"
         "{{ m.content }}{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}"
         "{{ eos_token }}{% endfor %}" + PROMPT,
@@ -200,14 +207,14 @@ def test_tools_of_a_model_that_knows_them(words: Words, tmp_path: Path) -> None:
     ]
 
 
-def test_a_template_that_refuses_says_where(words: Words, tmp_path: Path) -> None:
-    template = Template("{{ raise_exception('no system here') }}", own=True)
+def test_a_template_that_refuses_says_where(words: VocabularyWorker, tmp_path: Path) -> None:
+    template = ChatTemplate("{{ raise_exception('no system here') }}", own=True)
     with pytest.raises(FormatError, match=r"^line 1 of .*: the chat template says: no system here"):
         render.render(read(tmp_path, {"messages": [ASK, SAY]}), words, template, 512)
 
 
 def test_what_is_too_long_is_left_out_and_counted(
-    words: Words, own: Template, tmp_path: Path
+    words: VocabularyWorker, own: ChatTemplate, tmp_path: Path
 ) -> None:
     rows = [{"messages": [ASK, SAY]}, {"messages": [ASK, {**SAY, "content": "long " * 200}]}]
     made = render.render(read(tmp_path, *rows), words, own, 128)
@@ -216,7 +223,9 @@ def test_what_is_too_long_is_left_out_and_counted(
         render.render(read(tmp_path, rows[0]), words, own, 9)
 
 
-def test_text_is_cut_and_nothing_of_it_is_lost(words: Words, own: Template, tmp_path: Path) -> None:
+def test_text_is_cut_and_nothing_of_it_is_lost(
+    words: VocabularyWorker, own: ChatTemplate, tmp_path: Path
+) -> None:
     text = "All the world's a stage. " * 40
     made = render.render(read(tmp_path, {"text": text}), words, own, 32)
     assert words.decode([id for one in made.examples for id in one.ids]) == text + "<|im_end|>"
@@ -225,7 +234,7 @@ def test_text_is_cut_and_nothing_of_it_is_lost(words: Words, own: Template, tmp_
 
 
 def test_without_a_template(gemma3_gguf: Path, home: Settings, tmp_path: Path) -> None:
-    with Words(gemma3_gguf, home) as words:
+    with VocabularyWorker(gemma3_gguf, home) as words:
         header = gguf.read(gemma3_gguf)
         none = templates.choose(Overlay(), header, words)
         assert none.text == ""
@@ -248,7 +257,9 @@ def test_without_a_template(gemma3_gguf: Path, home: Settings, tmp_path: Path) -
             assert words.decode(made.examples[0].ids).count("<bos>") == 1
 
 
-def test_pairs_share_their_prompt(words: Words, own: Template, tmp_path: Path) -> None:
+def test_pairs_share_their_prompt(
+    words: VocabularyWorker, own: ChatTemplate, tmp_path: Path
+) -> None:
     row = {"prompt": "Q", "chosen": "Good one", "rejected": "Bad"}
     (pair,) = render.render(read(tmp_path, row), words, own, 128).pairs
     assert words.decode(pair.prompt).endswith(

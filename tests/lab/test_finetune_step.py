@@ -13,8 +13,8 @@ from overt.errors import FormatError, OvertError, UsageError
 from overt.formats import gguf
 from overt.lab import quantize
 from overt.lab.finetune import REPORT, measure, prepare
-from overt.lab.finetune.config import Asked
-from overt.lab.finetune.measure import Judged
+from overt.lab.finetune.config import FinetuneConfig
+from overt.lab.finetune.measure import JudgedExample
 from overt.lab.finetune.training import Training
 from overt.lab.quantize import types
 from overt.models import pull
@@ -48,7 +48,7 @@ def written(folder: Path, rows: object, name: str = "d.jsonl") -> tuple[Path, st
 
 
 def tuned(
-    settings: Settings, folder: Path, asked: Asked, rows: object, name: str = "mine"
+    settings: Settings, folder: Path, asked: FinetuneConfig, rows: object, name: str = "mine"
 ) -> tuple[Manifest, list[Any]]:
     path, digest = written(folder, rows)
     base = pull.find("tiny", settings).manifest
@@ -65,7 +65,7 @@ def test_an_adapter_that_the_engine_answers_with(
     settings: Settings, tmp_path: Path, overt_cli: Any
 ) -> None:
     rows = [{"question": q, "answer": a} for q, a in SECRETS]
-    made, events = tuned(settings, tmp_path, Asked(held=0.0, training=LEARN), rows)
+    made, events = tuned(settings, tmp_path, FinetuneConfig(held=0.0, training=LEARN), rows)
     assert [file.role for file in made.files[:2]] == ["weights", "adapter"]
     assert {"peft/adapter_config.json", "peft/adapter_model.safetensors", REPORT} <= {
         file.path for file in made.files
@@ -89,7 +89,9 @@ def test_an_adapter_that_the_engine_answers_with(
 
 def test_the_same_recipe_gives_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
     rows = [{"question": q, "answer": a} for q, a in SECRETS * 4]
-    asked = Asked(held=0.4, length=256, training=Training(steps=3, adapter=Adapter(rank=2)))
+    asked = FinetuneConfig(
+        held=0.4, length=256, training=Training(steps=3, adapter=Adapter(rank=2))
+    )
     first, events = tuned(settings, tmp_path, asked, rows, "first")
     Store(settings.home).remove(pull.parse("first"))
     again, _ = tuned(settings, tmp_path, asked, rows, "first")
@@ -103,7 +105,9 @@ def test_the_same_recipe_gives_the_same_bytes(settings: Settings, tmp_path: Path
 @pytest.mark.parametrize(("method", "merge"), [("full", False), ("qlora", True)])
 def test_whole_weights(settings: Settings, tmp_path: Path, method: Any, merge: bool) -> None:
     job = Training(learn="all" if method == "full" else "adapter", steps=2, rate=1e-3)
-    asked = Asked(method=method, merge=merge, type="f32", held=0.0, length=256, training=job)
+    asked = FinetuneConfig(
+        method=method, merge=merge, type="f32", held=0.0, length=256, training=job
+    )
     rows = [{"question": q, "answer": a} for q, a in SECRETS]
     made, _ = tuned(settings, tmp_path, asked, rows, f"whole-{method}")
     weights = Store(settings.home).path(made.weights)
@@ -117,7 +121,7 @@ def test_whole_weights(settings: Settings, tmp_path: Path, method: Any, merge: b
 def test_preferences(settings: Settings, tmp_path: Path, kept: bool) -> None:
     rows = [{"prompt": q, "chosen": a, "rejected": "No."} for q, a in SECRETS * 3]
     job = Training(loss="preference", steps=10, rate=1e-2, adapter=Adapter(rank=4))
-    asked = Asked(method="dpo", held=0.4, length=256, keep_quantized=kept, training=job)
+    asked = FinetuneConfig(method="dpo", held=0.4, length=256, keep_quantized=kept, training=job)
     made, events = tuned(settings, tmp_path, asked, rows, f"preferring-{kept}")
     assert [file.role for file in made.files[:2]] == ["weights", "adapter"]
     (report,) = [one for one in events if one["kind"] == "result"]
@@ -127,8 +131,8 @@ def test_preferences(settings: Settings, tmp_path: Path, kept: bool) -> None:
 def test_data_for_another_method(settings: Settings, tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
     with pytest.raises(UsageError, match="preference pairs, which only DPO"):
-        tuned(settings, tmp_path, Asked(), rows, "none")
-    dpo = Asked(method="dpo", training=Training(loss="preference"))
+        tuned(settings, tmp_path, FinetuneConfig(), rows, "none")
+    dpo = FinetuneConfig(method="dpo", training=Training(loss="preference"))
     with pytest.raises(UsageError, match="DPO learns from preference pairs"):
         tuned(settings, tmp_path, dpo, [{"text": "a b c"}], "none")
     assert not list((settings.home / "jobs").glob("*"))
@@ -202,20 +206,20 @@ def test_what_is_told_says_of_which_file(settings: Settings, tmp_path: Path) -> 
     rows = [{"question": q, "answer": a} for q, a in SECRETS]
     data, _ = written(tmp_path, rows)
     held, _ = written(tmp_path, [{"question": "Why?", "answer": "So.", "id": 1}], "held.jsonl")
-    told = prepare.prepare(base, data, held, Asked(length=256), settings).told
+    told = prepare.prepare(base, data, held, FinetuneConfig(length=256), settings).told
     assert told == ("held out: the column 'id' is not used; 1 of 1 rows have it",)
     written(tmp_path, [{"question": "Why?", "answer": "So " * 300}], "held.jsonl")
     with pytest.raises(OvertError, match=r"the one row of \S*held\.jsonl is left out: longer than"):
-        prepare.prepare(base, data, held, Asked(length=256), settings)
+        prepare.prepare(base, data, held, FinetuneConfig(length=256), settings)
 
 
 def test_parameters_come_back() -> None:
     job = replace(LEARN, loss="preference")
-    asked = Asked(method="dpo", held=0.25, pack=False, keep_quantized=True, training=job)
-    assert Asked.decode(json.loads(json.dumps(asked.encode()))) == asked
+    asked = FinetuneConfig(method="dpo", held=0.25, pack=False, keep_quantized=True, training=job)
+    assert FinetuneConfig.decode(json.loads(json.dumps(asked.encode()))) == asked
     assert asked.quantized
-    assert Asked(method="qlora").quantized
-    assert not Asked().quantized
+    assert FinetuneConfig(method="qlora").quantized
+    assert not FinetuneConfig().quantized
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_parameters_come_back() -> None:
 )  # fmt: skip
 def test_parameters_of_somebody_else_are_refused_in_words(wrong: dict[str, Any]) -> None:
     with pytest.raises(FormatError) as caught:
-        Asked.decode(wrong)
+        FinetuneConfig.decode(wrong)
     assert caught.value.hint
 
 
@@ -239,7 +243,7 @@ def test_a_recipe_with_a_wrong_value_is_refused_before_anything_is_read(
     path, digest = written(tmp_path, [{"text": "a b c"}])
     base = pull.find("tiny", settings).manifest
     assert base is not None
-    parameters = Asked().encode()
+    parameters = FinetuneConfig().encode()
     parameters["training"]["schedule"] = "cosin"
     inputs = [Input("from", base.digest, base.ref), Input("data", digest)]
     recipe = run_recipe.recipe("finetune", inputs, parameters, settings)
@@ -264,8 +268,8 @@ def test_the_output_matrix_is_made_ready_once_a_side(monkeypatch: pytest.MonkeyP
 
 
 def test_the_difference_is_paired() -> None:
-    before = [Judged(10.0 + at, 5, 1) for at in range(20)]
-    after = [Judged(9.0 + at, 5, 2) for at in range(20)]
+    before = [JudgedExample(10.0 + at, 5, 1) for at in range(20)]
+    after = [JudgedExample(9.0 + at, 5, 2) for at in range(20)]
     found = measure.table(before, after)["difference"]
     assert found["loss"]["mean"] == pytest.approx(-0.2)
     assert found["loss"]["interval"] == pytest.approx([-0.2, -0.2])
@@ -282,7 +286,7 @@ def test_the_openness_of_what_was_made_tells_its_line(
     licensed = replace(base, licence="Apache-2.0", ref="licensed")
     Store(settings.home).commit(licensed, {}, [pull.parse("licensed")])
     path, digest = written(tmp_path, [{"question": q, "answer": a} for q, a in SECRETS])
-    asked = Asked(held=0.0, length=256, merge=True, data_licence="CC-BY-NC-4.0",
+    asked = FinetuneConfig(held=0.0, length=256, merge=True, data_licence="CC-BY-NC-4.0",
                   training=replace(LEARN, steps=1))  # fmt: skip
     recipe = run_recipe.recipe(
         "finetune",

@@ -17,8 +17,8 @@ from overt.errors import BadRequest, FormatError
 from overt.formats import gguf
 from overt.lab.convert import tokenizer_files
 from overt.lab.finetune import data, render, templates
-from overt.lab.finetune.templates import Template
-from overt.lab.tokenizer import Words
+from overt.lab.finetune.templates import ChatTemplate
+from overt.lab.tokenizer import VocabularyWorker
 from overt.models.defaults import Overlay
 from overt.settings import Settings, load
 
@@ -122,21 +122,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def words(smollm2_gguf: Path, home: Settings) -> Iterator[Words]:
-    with Words(smollm2_gguf, home) as opened:
+def words(smollm2_gguf: Path, home: Settings) -> Iterator[VocabularyWorker]:
+    with VocabularyWorker(smollm2_gguf, home) as opened:
         yield opened
 
 
 def rendered(
-    folder: Path, words: Words, template: str | Template, *rows: object, length: int = 512
+    folder: Path,
+    words: VocabularyWorker,
+    template: str | ChatTemplate,
+    *rows: object,
+    length: int = 512,
 ) -> render.Rendered:
     path = folder / "d.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
-    chosen = template if isinstance(template, Template) else Template(template, own=True)
+    chosen = template if isinstance(template, ChatTemplate) else ChatTemplate(template, own=True)
     return render.render(data.read(path), words, chosen, length)
 
 
-def learnt(made: render.Rendered, words: Words) -> list[list[str]]:
+def learnt(made: render.Rendered, words: VocabularyWorker) -> list[list[str]]:
     return [
         [one.text for one in render.shown(example, words) if one.learnt]
         for example in made.examples
@@ -147,7 +151,7 @@ RESULTS = ['{"a": 1}', "two\nlines\t", 'a \\ and "quotes"', "née 🙂\n", "[1, 
 
 
 @pytest.mark.parametrize("result", RESULTS)
-def test_results_of_tools_as_json(result: str, words: Words, tmp_path: Path) -> None:
+def test_results_of_tools_as_json(result: str, words: VocabularyWorker, tmp_path: Path) -> None:
     row = {
         "tools": [{"type": "function", "function": {"name": "add"}}],
         "messages": [
@@ -167,7 +171,7 @@ def test_results_of_tools_as_json(result: str, words: Words, tmp_path: Path) -> 
         rendered(tmp_path, words, hidden, row)
 
 
-def test_thoughts_of_older_answers_are_cut(words: Words, tmp_path: Path) -> None:
+def test_thoughts_of_older_answers_are_cut(words: VocabularyWorker, tmp_path: Path) -> None:
     first = {**SAY, "content": "<think>\nEasy.\n</think>\n\nFour."}
     second = {**SURE, "content": "<think>They ask\nagain.</think>Quite sure."}
     made = rendered(
@@ -187,7 +191,9 @@ def test_thoughts_of_older_answers_are_cut(words: Words, tmp_path: Path) -> None
     assert "Easy" not in words.decode(made.examples[1].ids)
 
 
-def test_thoughts_that_a_template_never_shows_are_told(words: Words, tmp_path: Path) -> None:
+def test_thoughts_that_a_template_never_shows_are_told(
+    words: VocabularyWorker, tmp_path: Path
+) -> None:
     row = {"messages": [ASK, {**SAY, "content": "<think>\nEasy.\n</think>\n\nFour."}]}
     made = rendered(tmp_path, words, R1, row)
     assert [one[0].strip() for one in learnt(made, words)] == ["Four.<|im_end|>"]
@@ -196,7 +202,9 @@ def test_thoughts_that_a_template_never_shows_are_told(words: Words, tmp_path: P
     assert made.told == {render.THOUGHT: 1}
 
 
-def test_turns_that_are_not_learnt(smollm2_gguf: Path, words: Words, tmp_path: Path) -> None:
+def test_turns_that_are_not_learnt(
+    smollm2_gguf: Path, words: VocabularyWorker, tmp_path: Path
+) -> None:
     """Held against transformers: read as the others are, and without a mark."""
     from transformers import PreTrainedTokenizerFast
 
@@ -232,10 +240,10 @@ def test_turns_that_are_not_learnt(smollm2_gguf: Path, words: Words, tmp_path: P
         rendered(tmp_path, words, CHATML, rows[0])
 
 
-def test_turns_of_the_model_itself_are_not_learnt(words: Words, tmp_path: Path) -> None:
+def test_turns_of_the_model_itself_are_not_learnt(words: VocabularyWorker, tmp_path: Path) -> None:
     """A Modelfile's MESSAGE lines stand in every row, and the model says so already."""
     shots = Overlay(messages=(Message.of("user", "Shot?"), Message.of("assistant", "Shown.")))
-    header = gguf.Header(Path(), 3, {"tokenizer.chat_template": CHATML}, (), 0, 0, 0)
+    header = gguf.GgufHeader(Path(), 3, {"tokenizer.chat_template": CHATML}, (), 0, 0, 0)
     template = templates.choose(shots, header, words)
     system = {"role": "system", "content": "Be short."}
     rows = [{"messages": [ASK, SAY]}, {"messages": [system, ASK, SAY, ASK, SURE]}]
@@ -246,7 +254,7 @@ def test_turns_of_the_model_itself_are_not_learnt(words: Words, tmp_path: Path) 
     ]  # fmt: skip
 
 
-def test_of_a_pair_the_last_answers_are_compared(words: Words, tmp_path: Path) -> None:
+def test_of_a_pair_the_last_answers_are_compared(words: VocabularyWorker, tmp_path: Path) -> None:
     """The same prompt, whichever way the row holds it."""
     shared = [ASK, SAY, {"role": "user", "content": "Sure?"}]
     bad = {**SURE, "content": "No."}
@@ -267,19 +275,19 @@ def test_of_a_pair_the_last_answers_are_compared(words: Words, tmp_path: Path) -
     assert words.decode(pair.rejected) == "No.<|im_end|>"
 
 
-def test_what_is_true_of_a_row_is_told_once(words: Words, tmp_path: Path) -> None:
+def test_what_is_true_of_a_row_is_told_once(words: VocabularyWorker, tmp_path: Path) -> None:
     endless = CHATML.replace("<|im_end|>", "<end>")
     rows = [{"prompt": "Q", "chosen": "Good one", "rejected": "Bad"}] * 2
     made = rendered(tmp_path, words, endless, *rows)
     assert made.told == {render.ENDLESS: 2}
 
 
-def test_why_nothing_is_left(words: Words, tmp_path: Path) -> None:
+def test_why_nothing_is_left(words: VocabularyWorker, tmp_path: Path) -> None:
     long = {"messages": [ASK, {**SAY, "content": "long " * 200}]}
     rows = [long, long, {"messages": [ASK, {**SAY, "weight": 0}]}]
     path = tmp_path / "held.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    read, template = data.read(path), Template(CHATML, own=True)
+    read, template = data.read(path), ChatTemplate(CHATML, own=True)
     for length, most, hint in (
         (64, 0, "give more tokens: --length 128"),
         (64, 100, "give more tokens: --length 100"),
@@ -296,7 +304,7 @@ def test_why_nothing_is_left(words: Words, tmp_path: Path) -> None:
 
 
 def test_a_long_text_goes_over_in_parts(
-    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: VocabularyWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render, "_PART", 1000)
     texts = ["Ein Absatz hat Ende.\n\n" * 150, "x" * 2500, "Zeile\n" * 400, "wörter " * 400]
@@ -305,12 +313,12 @@ def test_a_long_text_goes_over_in_parts(
         assert words.decode([id for one in whole.examples for id in one.ids]) == text + "<|im_end|>"
         assert whole.told == {render.CUT: 1}
         assert all(len(one.ids) <= 400 for one in whole.examples)
-    parts = [one.found.text for one in render._parts(data.Line(1, "", None), texts[0])]  # type: ignore[arg-type]
+    parts = [one.found.text for one in render._parts(data.DataLine(1, "", None), texts[0])]  # type: ignore[arg-type]
     assert all(one.endswith("Ende.\n\n") and len(one) <= 1000 for one in parts)
 
 
 def test_a_row_of_many_megabytes_is_left_out(
-    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: VocabularyWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render, "_MAX_ROW", 1000)
     rows = [{"messages": [ASK, {**SAY, "content": "long " * 200}]}, {"messages": [ASK, SAY]}]
@@ -346,7 +354,7 @@ HEADS = ("<|start_header_id|>", "<|end_header_id|>")
 def test_which_template_fits(marks: tuple[str, ...], fits: str, lacking: str) -> None:
     words: Any = Marks(*marks)
     assert templates.fit(words) == fits
-    header = gguf.Header(Path(), 3, {}, (), 0, 0, 0)
+    header = gguf.GgufHeader(Path(), 3, {}, (), 0, 0, 0)
     if not lacking:
         assert not templates.choose(Overlay(), header, words, "llama3").own
         return
@@ -371,8 +379,10 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_what_templates_for_others_write(name: str, words: Words, tmp_path: Path) -> None:
-    template = Template(templates.NAMED[name], own=False)
+def test_what_templates_for_others_write(
+    name: str, words: VocabularyWorker, tmp_path: Path
+) -> None:
+    template = ChatTemplate(templates.NAMED[name], own=False)
     system = {"role": "system", "content": "Be short."}
     made = rendered(tmp_path, words, template, {"messages": [system, ASK, SAY]})
     text, answer = WRITTEN[name]

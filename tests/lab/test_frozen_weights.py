@@ -11,8 +11,8 @@ import tiny_models
 from overt.errors import FormatError
 from overt.lab import finetune
 from overt.lab.finetune import loop
-from overt.lab.finetune.config import Asked
-from overt.lab.finetune.measure import Judged
+from overt.lab.finetune.config import FinetuneConfig
+from overt.lab.finetune.measure import JudgedExample
 from overt.lab.finetune.training import Training
 from overt.nets import load, lora
 from overt.nets.adapter import Adapter
@@ -48,7 +48,7 @@ def test_what_is_learnt_does_not_show_how_it_was_loaded(name, type, precision, l
     path = tiny_models.gguf(tmp_path / "model.gguf", name, type)
     asked = job(precision, loss=loss)
     method = "dpo" if loss == "preference" else "lora"
-    straight = finetune.load(path, Asked(method=method, training=asked))
+    straight = finetune.load(path, FinetuneConfig(method=method, training=asked))
     later = load.from_gguf(path)  # in 32 bits, and rounded when it is made ready
     found = [trained(net, asked, tmp_path / str(at)) for at, net in enumerate((straight, later))]
     assert found[0][0] == found[1][0]
@@ -115,7 +115,7 @@ def test_an_adapter_is_placed_on_a_net_without_parameters(tmp_path):
 @pytest.mark.parametrize("type", ["IQ4_NL", "MXFP4", "F16"])
 def test_types_that_the_library_unpacks_stay_in_blocks(type, tmp_path):
     path: Path = tiny_models.gguf(tmp_path / "model.gguf", "llama", type)
-    asked = Asked(method="qlora", training=job())
+    asked = FinetuneConfig(method="qlora", training=job())
     net = finetune.load(path, asked)
     assert {layer.kind for layer in net.modules() if isinstance(layer, Quantized)} == {type}
     curves = [
@@ -134,8 +134,8 @@ def test_the_first_look_measures_as_the_later_ones(method, precision, known, tmp
     monkeypatch.setattr(loop, "train", lambda *given, first: found.append(first))
     work = SimpleNamespace(place=tmp_path, tell=None)
     learn = "all" if method == "full" else "adapter"
-    asked = Asked(method=method, training=job(precision, learn=learn))
-    before = [Judged(3.0, 2, 1), Judged(1.0, 2, 1)]
+    asked = FinetuneConfig(method=method, training=job(precision, learn=learn))
+    before = [JudgedExample(3.0, 2, 1), JudgedExample(1.0, 2, 1)]
     finetune._trained(work, None, SimpleNamespace(train=[], held=[]), asked, before)
     assert found == [1.0 if known else None]
 

@@ -319,10 +319,10 @@ def test_a_merge_goes_on_from_no_tensor_that_a_power_cut_left_empty(
 @pytest.mark.parametrize("task", ["./a.yaml", "../x", "a.yml", "--include_path", "a\nb", "a{}"])
 def test_a_task_of_lm_eval_is_a_name(settings: Settings, task: str) -> None:
     """A path would be opened, and the Python that it names run."""
-    who = lm_eval.Who("m", "m", "", "torch", "", away=False, context=8)
+    who = lm_eval.ScoredModel("m", "m", "", "torch", "", away=False, context=8)
     settings = replace(settings, lm_eval=sys.executable)
     with pytest.raises(UsageError):
-        lm_eval.evaluate(who, [task], lm_eval.Options(), settings, lambda _: None)
+        lm_eval.evaluate(who, [task], lm_eval.LmEvalOptions(), settings, lambda _: None)
 
 
 _KILLED = """

@@ -22,7 +22,7 @@ from overt.errors import FormatError, OvertError, Unsupported, UsageError
 from overt.formats import gguf
 from overt.lab.convert import adapter, step
 from overt.models import pull
-from overt.provenance.steps import Given
+from overt.provenance.steps import StepInput
 from overt.settings import load
 
 pytest.importorskip("peft")
@@ -51,7 +51,7 @@ class Trained:
 
         self.base, self.folder = place / "base.gguf", place / "adapter"
         files = {path.name: path for path in sorted(model.folder.iterdir()) if path.is_file()}
-        given = Given(model.folder, None, files)
+        given = StepInput(model.folder, None, files)
         step.write(step.parts(given), self.base, "f32", lambda _: None)
         torch.manual_seed(1)
         plain = AutoModelForCausalLM.from_pretrained(model.folder, dtype=torch.float32)

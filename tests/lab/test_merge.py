@@ -26,7 +26,7 @@ from overt.models.recipe import Input, Recipe
 from overt.models.sources.base import sha256_of
 from overt.nets.adapter import CONFIG, WEIGHTS
 from overt.provenance import run_recipe
-from overt.provenance.steps import Given, Work
+from overt.provenance.steps import StepContext, StepInput
 from overt.settings import Settings, load
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
@@ -54,9 +54,9 @@ def run(
         Input(role, f"sha256:{sha256_of(path)}", path.name) for path, role in models.items()
     )
     place.mkdir(parents=True, exist_ok=True)
-    work = Work(
+    work = StepContext(
         Recipe("merge", step.STEP.version, inputs, parameters),
-        tuple(Given(path, None, {}) for path in models),
+        tuple(StepInput(path, None, {}) for path in models),
         place,
         lambda _: None,
         Settings(),

@@ -18,7 +18,7 @@ from overt.formats import gguf
 from overt.lab.quantize import STEP, host, imatrix, measure, parameters, texts, types, worker
 from overt.models.recipe import Input, Recipe
 from overt.provenance import steps
-from overt.provenance.steps import Given, Work
+from overt.provenance.steps import StepContext, StepInput
 from overt.settings import Settings
 
 SIZES = {"width": 256, "inner": 256, "layers": 1}
@@ -43,7 +43,7 @@ def settings(home: Path) -> Settings:
 
 def run(
     source: Path, type: str, place: Path, settings: Settings, *more: tuple[str, Path], **given: Any
-) -> tuple[list[steps.Made], list[dict[str, Any]]]:
+) -> tuple[list[steps.StepOutput], list[dict[str, Any]]]:
     """The step in a folder of its own; what it made, and what it told."""
     place.mkdir(parents=True, exist_ok=True)
     digest = "sha256:" + "0" * 64
@@ -52,8 +52,8 @@ def run(
         "quantize", STEP.version, tuple(inputs), parameters(types.find(type), **given), {}
     )
     told: list[dict[str, Any]] = []
-    files = [Given(source, None, {}), *(Given(path, None, {}) for _, path in more)]
-    work = Work(
+    files = [StepInput(source, None, {}), *(StepInput(path, None, {}) for _, path in more)]
+    work = StepContext(
         recipe, tuple(files), place, lambda _: None, settings, lambda event: told.append(event)
     )
     return STEP.run(work), told
@@ -312,7 +312,7 @@ def test_the_figures_are_those_of_an_independent_computation(
 ) -> None:
     draw = np.random.default_rng(5)
     windows = [[int(one) for one in draw.integers(4, 112, 64)] for _ in range(3)]
-    text = measure.Text(windows)
+    text = measure.TextWindows(windows)
     base = measure.source(
         sources["plain"], text, tmp_path / "base.f16", 1, settings, lambda _: None
     )
@@ -344,7 +344,7 @@ def test_the_figures_are_those_of_an_independent_computation(
 def test_a_model_held_against_itself_differs_by_rounding_alone(
     sources: dict[str, Path], tmp_path: Path, settings: Settings
 ) -> None:
-    text = measure.Text([[int(one) for one in range(4, 68)]] * 2)
+    text = measure.TextWindows([[int(one) for one in range(4, 68)]] * 2)
     base = measure.source(
         sources["plain"], text, tmp_path / "base.f16", 1, settings, lambda _: None
     )
@@ -452,7 +452,7 @@ def test_a_real_model(smollm2_gguf: Path, tmp_path: Path, settings: Settings) ->
     mix = types.mix_of(gguf.read(path))
     assert mix.bits_per_weight == pytest.approx(bits_by_gguf(path))
     assert mix.shares["Q4_0"] == pytest.approx(0.789, abs=0.001)
-    text = measure.Text(texts.windows(texts.MEASURE, smollm2_gguf, 256, 1, settings))
+    text = measure.TextWindows(texts.windows(texts.MEASURE, smollm2_gguf, 256, 1, settings))
     base = measure.source(smollm2_gguf, text, tmp_path / "base", 1, settings, lambda _: None)
     found = measure.against(path, "q4_0", text, base, 1, settings, lambda _: None)
     assert found["tokens"] == 127

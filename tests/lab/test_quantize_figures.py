@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from overt.errors import DoesNotFit, EngineFailed, Failure, FormatError, WorkerDied
 from overt.lab.quantize import frontier, plot, statistics
-from overt.lab.quantize.types import TYPES, Type
+from overt.lab.quantize.types import TYPES, QuantType
 
 _NUMBERS = st.lists(st.floats(0, 50), min_size=40, max_size=400)
 
@@ -82,7 +82,7 @@ class _Machine:
         self.needs: dict[str, int] = {}
         self.errors: dict[str, Exception] = {}
 
-    def judge(self, type: Type) -> dict[str, Any]:
+    def judge(self, type: QuantType) -> dict[str, Any]:
         self.judged.append(type.name)
         if type.name in self.errors:
             raise self.errors[type.name]
@@ -91,7 +91,7 @@ class _Machine:
         return {"type": type.name, "kld_mean": kld, "kld_mean_interval": [kld * 0.9, kld * 1.1],
                 "bytes": size, "memory_need": self.needs.get(type.name, 10)}  # fmt: skip
 
-    def race(self, wanted: Sequence[Type]) -> Mapping[str, Mapping[str, Any]]:
+    def race(self, wanted: Sequence[QuantType]) -> Mapping[str, Mapping[str, Any]]:
         self.raced = [type.name for type in wanted]
         return {
             name: {"decode_tps": self.speeds[name],
@@ -99,8 +99,8 @@ class _Machine:
             for name in self.raced
         }  # fmt: skip
 
-    def search(self, limit: float, too_big: Sequence[str] = ()) -> frontier.Choice:
-        def fits(type: Type) -> str:
+    def search(self, limit: float, too_big: Sequence[str] = ()) -> frontier.FrontierChoice:
+        def fits(type: QuantType) -> str:
             return "not tried: too big" if type.name in too_big else ""
 
         return frontier.search(

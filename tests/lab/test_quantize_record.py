@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from overt.cli import quantize
 from overt.lab.quantize import record
-from overt.lab.quantize.eta import Pace
+from overt.lab.quantize.eta import PaceEstimate
 from overt.lab.quantize.pending import Pending
 from overt.provenance import jobs
 
@@ -125,7 +125,7 @@ def test_a_list_that_was_cut_short_is_none(tmp_path: Path) -> None:
 
 
 def test_the_time_left_is_that_of_what_was_seen() -> None:
-    pace = Pace(types=4, runs=10, tokens=704)
+    pace = PaceEstimate(types=4, runs=10, tokens=704)
     assert pace.left is None
     pace.type_done(None)  # made before
     assert pace.left is None
@@ -141,7 +141,7 @@ def test_the_time_left_is_that_of_what_was_seen() -> None:
 
 
 def test_types_that_were_all_made_before_are_waited_for_by_their_runs() -> None:
-    pace = Pace(types=1, runs=2, tokens=100)
+    pace = PaceEstimate(types=1, runs=2, tokens=100)
     pace.type_done(None)
     assert pace.left is None
     pace.run_done(3.0)

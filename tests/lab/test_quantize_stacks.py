@@ -120,7 +120,7 @@ _LINES = (
 
 
 def test_the_lines_of_llama_cpp_are_read() -> None:
-    seen = host._Decided()
+    seen = host._TypeDecisions()
     for line in _LINES:
         seen.read(line)
     assert seen.kinds == {
@@ -133,7 +133,7 @@ def test_the_lines_of_llama_cpp_are_read() -> None:
 
 @given(st.lists(st.sampled_from(_LINES) | st.text(alphabet="[]() ->size=/\n1ab", max_size=30)))
 def test_any_lines_are_read_or_passed_over(lines: list[str]) -> None:
-    seen = host._Decided()
+    seen = host._TypeDecisions()
     for line in lines:
         seen.read(line)
     json.dumps(seen.kinds)
@@ -149,8 +149,8 @@ _KINDS = st.dictionaries(
     "lacks_importance": st.booleans(),
 }))  # fmt: skip
 def test_a_worker_that_says_anything_is_not_believed(told: dict[str, Any] | None) -> None:
-    tensor = gguf.TensorInfo("output.weight", (256, 4), "F16", 0, 2048)
-    header = gguf.Header(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
+    tensor = gguf.GgufTensor("output.weight", (256, 4), "F16", 0, 2048)
+    header = gguf.GgufHeader(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
     try:
         found = estimate._foreseen(header, told)
     except EngineFailed:
@@ -163,8 +163,8 @@ def test_a_worker_that_says_anything_is_not_believed(told: dict[str, Any] | None
 
 
 def test_a_tensor_that_is_not_told_of_costs_its_type_alone_and_no_table() -> None:
-    tensor = gguf.TensorInfo("output.weight", (256, 4), "F16", 0, 2048)
-    header = gguf.Header(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
+    tensor = gguf.GgufTensor("output.weight", (256, 4), "F16", 0, 2048)
+    header = gguf.GgufHeader(Path("x"), 3, {}, (tensor,), 64, 32, 64 + 2048)
     found = estimate._foreseen(header, {"kinds": {"output.weight": "new_type"}})
     assert found.unread
     assert found.problem

@@ -128,8 +128,8 @@ def test_auto_stores_what_it_chose(
 ) -> None:
     monkeypatch.setattr(frontier, "LADDER", ("q8_0", "q4_0", "q2_k"))
     settings = Settings(home=home)
-    plan = table.Plan(pull.find(str(source), settings), text, 64, 2, 1, 1)
-    with table.Table(plan, settings, lambda _: None, lambda _: None) as work:
+    plan = table.QuantizePlan(pull.find(str(source), settings), text, 64, 2, 1, 1)
+    with table.QuantizePass(plan, settings, lambda _: None, lambda _: None) as work:
         free = memory.need(work.header, 64).total + (1 << 20)
         with pytest.raises(Failure, match="no type that fits is under the limit of 1e-09"):
             work.choose(1e-9, free)
@@ -200,7 +200,7 @@ def test_what_is_wrong_is_told_in_a_sentence(
 def test_what_can_be_refused_is_refused_before_anything_is_read(
     source: Path, home: Path, given: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table.Table, "__enter__", lambda _: pytest.fail("it has begun"))
+    monkeypatch.setattr(table.QuantizePass, "__enter__", lambda _: pytest.fail("it has begun"))
     asked = ["x.gguf" if "nothing=" not in given else str(source), *given.split()]
     with pytest.raises(OvertError) as caught:
         quantize.command.main(asked, standalone_mode=False)
@@ -219,9 +219,9 @@ def test_no_room_is_told_before_anything_is_read(
     source: Path, text: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(home=home)
-    plan = table.Plan(pull.find(str(source), settings), text, 64, 3, 0, 1)
+    plan = table.QuantizePlan(pull.find(str(source), settings), text, 64, 3, 0, 1)
     usage: Any = type("usage", (), {"free": 10})
-    with table.Table(plan, settings, lambda _: None, lambda _: None) as work:
+    with table.QuantizePass(plan, settings, lambda _: None, lambda _: None) as work:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(OutOfDisk, match="0 MiB are free; measure on less text"):
             work.judged(types.find("q8_0"))
@@ -274,10 +274,10 @@ class _Fast:
         patched.setattr(table.measure, "source", self._source)
         patched.setattr(table.measure, "against", self._against)
         patched.setattr(table.measure, "speed", self._speed)
-        patched.setattr(table.Table, "file", self._file)
+        patched.setattr(table.QuantizePass, "file", self._file)
         self._path = source
 
-    def _file(self, type: types.Type) -> Path:
+    def _file(self, type: types.QuantType) -> Path:
         if type.name in self.failing:
             raise self.failing[type.name]
         return self._path
@@ -298,7 +298,7 @@ class _Fast:
 def fast(source: Path, monkeypatch: pytest.MonkeyPatch) -> _Fast:
     made = _Fast(monkeypatch, source)
     file = made._file
-    monkeypatch.setattr(table.Table, "file", lambda _, type: file(type))
+    monkeypatch.setattr(table.QuantizePass, "file", lambda _, type: file(type))
     return made
 
 
@@ -311,8 +311,8 @@ class _Ask:
         self.text, self.told = text, list[Any]()
 
     def __call__(self, types_: str, runs: int = 0, *, ends: bool = True) -> list[str]:
-        plan = table.Plan(self.model, self.text, 64, 2, runs, 1)
-        with table.Table(plan, self.settings, lambda _: None, self.told.append) as work:
+        plan = table.QuantizePlan(self.model, self.text, 64, 2, runs, 1)
+        with table.QuantizePass(plan, self.settings, lambda _: None, self.told.append) as work:
             rows, failed = work.rows(types.chosen(types_))
             if not ends:
                 raise KeyboardInterrupt
@@ -368,7 +368,7 @@ def test_types_that_fail_are_told_and_all_of_them_end_it(
 
 def test_what_is_refused_leaves_no_job(source: Path, text: Path, home: Path) -> None:
     settings = Settings(home=home)
-    plan = table.Plan(
+    plan = table.QuantizePlan(
         pull.find(str(source), settings), text, 64, 2, 0, 1, calibrate=text.with_name("short.txt")
     )
     assert plan.calibrate
@@ -376,7 +376,7 @@ def test_what_is_refused_leaves_no_job(source: Path, text: Path, home: Path) -> 
     told: list[Any] = []
     with (
         pytest.raises(BadRequest, match="the calibration text has fewer than 64 tokens"),
-        table.Table(plan, settings, told.append, lambda _: None) as work,
+        table.QuantizePass(plan, settings, told.append, lambda _: None) as work,
     ):
         work.rows(types.chosen("q8_0,q4_0"))
     assert told == []  # the source has not read the text yet

@@ -222,7 +222,7 @@ def test_the_weights_of_the_best_held_out_loss_are_kept_and_it_stops(tmp_path):
 
 def test_epochs_have_orders_of_their_own_and_every_batch_once():
     job = Training(epochs=3, adapter=ADAPTER)
-    one = loop._Run(tiny(), job, batches(examples(10)), [], Path(), lambda event: None)
+    one = loop._TrainingRun(tiny(), job, batches(examples(10)), [], Path(), lambda event: None)
     orders = [[one._numbers(5 * epoch + step)[0][1] for step in range(5)] for epoch in range(3)]
     assert [sorted(order) for order in orders] == [[0, 1, 2, 3, 4]] * 3
     assert len({tuple(order) for order in orders}) > 1
@@ -230,7 +230,7 @@ def test_epochs_have_orders_of_their_own_and_every_batch_once():
 
 def test_an_epoch_is_shuffled_once_however_many_batches_a_step_has(monkeypatch):
     job = Training(epochs=2, accumulate=5, adapter=ADAPTER, seed=77)
-    one = loop._Run(tiny(), job, batches(examples(10)), [], Path(), lambda event: None)
+    one = loop._TrainingRun(tiny(), job, batches(examples(10)), [], Path(), lambda event: None)
     drawn, random = [], loop.Random
     monkeypatch.setattr(loop, "Random", lambda key: drawn.append(key) or random(key))
     for step in range(2):
@@ -241,7 +241,7 @@ def test_an_epoch_is_shuffled_once_however_many_batches_a_step_has(monkeypatch):
 
 
 def test_the_best_weights_are_kept_in_one_place():
-    one = loop._Run(tiny(), Training(adapter=ADAPTER), [], [], Path(), lambda event: None)
+    one = loop._TrainingRun(tiny(), Training(adapter=ADAPTER), [], [], Path(), lambda event: None)
     one._keep()
     places = {name: part.data_ptr() for name, part in one.best.items()}
     name, learnt = next(iter(one.learnt.items()))

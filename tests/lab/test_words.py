@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from overt.errors import BadRequest, EngineFailed, FormatError
-from overt.lab.tokenizer import Words
+from overt.lab.tokenizer import VocabularyWorker
 from overt.settings import Settings, load
 
 
@@ -17,12 +17,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def words(smollm2_gguf: Path, settings: Settings) -> Iterator[Words]:
-    with Words(smollm2_gguf, settings) as opened:
+def words(smollm2_gguf: Path, settings: Settings) -> Iterator[VocabularyWorker]:
+    with VocabularyWorker(smollm2_gguf, settings) as opened:
         yield opened
 
 
-def test_texts_come_back(words: Words) -> None:
+def test_texts_come_back(words: VocabularyWorker) -> None:
     texts = ["Hello", "", "a  b\n", "wörld 🙂", "<|im_end|>"]
     ids = words.encode(texts)
     assert [words.decode(one) for one in ids] == texts
@@ -32,25 +32,25 @@ def test_texts_come_back(words: Words) -> None:
     assert words.eos in words.ends
 
 
-def test_many_texts_go_in_batches(words: Words) -> None:
+def test_many_texts_go_in_batches(words: VocabularyWorker) -> None:
     ids = words.encode(["hello there " * 400] * 300)
     assert len(ids) == 300
     assert len({tuple(one) for one in ids}) == 1
 
 
 def test_large_values_are_rendered_some_at_a_time(
-    words: Words, monkeypatch: pytest.MonkeyPatch
+    words: VocabularyWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call takes 64 MiB: what many rows with long chats would be in one."""
     sent: list[int] = []
-    call = Words._call
+    call = VocabularyWorker._call
 
-    def counted(self: Words, kind: str, asked: str) -> list[object]:
+    def counted(self: VocabularyWorker, kind: str, asked: str) -> list[object]:
         sent.append(len(asked))
         return call(self, kind, asked)
 
     monkeypatch.setattr("overt.lab.tokenizer._BATCH", 2000)
-    monkeypatch.setattr(Words, "_call", counted)
+    monkeypatch.setattr(VocabularyWorker, "_call", counted)
     values = [{"text": f"{at} " + "ю" * 600} for at in range(20)]
     assert words.render("{{ text }}!", values) == [f"{one['text']}!" for one in values]
     assert len(sent) == 7
@@ -59,18 +59,18 @@ def test_large_values_are_rendered_some_at_a_time(
 
 
 def test_a_beginning_where_the_model_has_one(gemma3_gguf: Path, settings: Settings) -> None:
-    with Words(gemma3_gguf, settings) as opened:
+    with VocabularyWorker(gemma3_gguf, settings) as opened:
         assert opened.begins
         assert opened.encode(["Hi"], begin=True)[0] == [opened.bos, *opened.encode(["Hi"])[0]]
         assert opened.decode(opened.encode(["Hi you"])[0]) == "Hi you"
 
 
-def test_ids_that_are_none(words: Words) -> None:
+def test_ids_that_are_none(words: VocabularyWorker) -> None:
     with pytest.raises(BadRequest, match="49152 is no token: this model has 49152, from 0"):
         words.decode([49152])
 
 
-def test_templates_are_rendered_and_confined(words: Words) -> None:
+def test_templates_are_rendered_and_confined(words: VocabularyWorker) -> None:
     values = [{"messages": [{"content": "a"}]}, {"messages": 3}]
     text = "{% for one in messages %}{{ one.content }}!{% endfor %}"
     found = words.render(text, values)
@@ -85,12 +85,12 @@ def test_no_vocabulary(tmp_path: Path, settings: Settings) -> None:
     empty = tmp_path / "empty.gguf"
     empty.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     with pytest.raises(FormatError, match=r"the words of empty\.gguf cannot be read"):
-        Words(empty, settings).__enter__()
+        VocabularyWorker(empty, settings).__enter__()
 
 
 def test_outside_of_with(smollm2_gguf: Path, settings: Settings) -> None:
     with pytest.raises(EngineFailed, match="is not running"):
-        Words(smollm2_gguf, settings).encode(["a"])
+        VocabularyWorker(smollm2_gguf, settings).encode(["a"])
 
 
 def test_a_template_without_end_is_stopped(
@@ -100,7 +100,7 @@ def test_a_template_without_end_is_stopped(
     many = "{% for a in range(99999) %}"
     endless = many * 3 + "{% endfor %}" * 3
     with (
-        Words(smollm2_gguf, settings) as opened,
+        VocabularyWorker(smollm2_gguf, settings) as opened,
         pytest.raises(FormatError, match="the chat template was stopped"),
     ):
         opened.render(endless, [{}])

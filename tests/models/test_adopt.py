@@ -12,7 +12,7 @@ import pytest
 from conftest import OvertCli
 from elsewhere_writer import COMMIT, hub_cache, ollama
 from overt.errors import IntegrityError, ModelNotFound, UsageError
-from overt.models.adopt import Looked, adopt
+from overt.models.adopt import AdoptReport, adopt
 from overt.models.pull import find
 from overt.models.sources.base import sha256_of
 from overt.models.store import File, Manifest, Store
@@ -46,7 +46,7 @@ def _state(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:
     }
 
 
-def _adopt(settings: Settings, models: Path, **given: bool) -> Looked:
+def _adopt(settings: Settings, models: Path, **given: bool) -> AdoptReport:
     return adopt("ollama", settings, environ={"OLLAMA_MODELS": str(models)}, **given)
 
 

@@ -33,13 +33,13 @@ from overt.errors import (
 )
 from overt.models.archive import Signer, bring, export
 from overt.models.archive import format as archive
-from overt.models.archive.format import Archive
+from overt.models.archive.format import ArchiveIndex
 from overt.models.archive.writer import dossier
 from overt.models.recipe import Input, Recipe
 from overt.models.sources.base import sha256_of
 from overt.models.store import File, Manifest, Store
 from overt.ref import parse
-from overt.security.signing import Keys, Member, fingerprint_of, sign
+from overt.security.signing import Member, SigningKeys, fingerprint_of, sign
 from overt.settings import Settings, load
 from servers import gguf
 
@@ -50,7 +50,7 @@ WEIGHTS = gguf(1, 3 << 20)
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose key signs, made once."""
     home = tmp_path_factory.mktemp("sender")
-    Keys(home).own()
+    SigningKeys(home).own()
     return home
 
 
@@ -93,11 +93,11 @@ def put(store: Store, files: dict[tuple[str, str], bytes], name: str = "m:1") ->
     return manifest
 
 
-def yes(_: Signer, __: Archive) -> bool:
+def yes(_: Signer, __: ArchiveIndex) -> bool:
     return True
 
 
-def no(_: Signer, __: Archive) -> bool:
+def no(_: Signer, __: ArchiveIndex) -> bool:
     return False
 
 
@@ -133,11 +133,11 @@ def test_what_goes_out_comes_in(sender: Settings, settings: Settings, tmp_path: 
     assert Store(settings.home).verify() == []
 
 
-def _head(file: Path) -> Archive:
+def _head(file: Path) -> ArchiveIndex:
     with tarfile.open(file) as opened:
         member = opened.extractfile(archive.ARCHIVE)
         assert member
-        return Archive.decode(member.read())
+        return ArchiveIndex.decode(member.read())
 
 
 def _small(file: Path) -> int:
@@ -330,7 +330,7 @@ def test_an_unknown_signer_must_be_accepted_once(
     out = export("m:1", tmp_path / "m.overt", sender)
     seen: list[str] = []
 
-    def look(signer: Signer, found: Archive) -> bool:
+    def look(signer: Signer, found: ArchiveIndex) -> bool:
         seen.append(signer.fingerprint)
         assert found.manifest == out.manifest.digest
         return False
@@ -348,14 +348,14 @@ def test_an_unknown_signer_must_be_accepted_once(
 
 
 def test_the_key_is_for_its_owner_alone_and_made_once(tmp_path: Path) -> None:
-    first = Keys(tmp_path).own().read_bytes()
+    first = SigningKeys(tmp_path).own().read_bytes()
     assert stat.S_IMODE((tmp_path / "keys/signing.pem").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
-    assert Keys(tmp_path).own().read_bytes() == first
+    assert SigningKeys(tmp_path).own().read_bytes() == first
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["signing.pem"]
     (tmp_path / "keys/signing.pem").write_text("nonsense")
     with pytest.raises(IntegrityError, match="is no private key"):
-        Keys(tmp_path).public()
+        SigningKeys(tmp_path).public()
 
 
 def test_a_person_is_asked_and_only_yes_is_yes(
@@ -366,7 +366,9 @@ def test_a_person_is_asked_and_only_yes_is_yes(
 
     monkeypatch.setattr(import_, "is_terminal", lambda _: True)
     signer = Signer(b"", "ab" * 32, "")
-    found = Archive("sha256:" + "0" * 64, (parse("m:1"),), (Member("model/x", 5 << 20, "0" * 64),))
+    found = ArchiveIndex(
+        "sha256:" + "0" * 64, (parse("m:1"),), (Member("model/x", 5 << 20, "0" * 64),)
+    )
     for answer, accepted in (("y\n", True), ("Yes\n", True), ("\n", False), ("", False)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         asked = import_._accept(Output(), None, False, asks=True)
@@ -581,7 +583,7 @@ def _forge(
     for name, extra in (beside or {}).items():
         members.append(archive.member_of(name, extra))
         data.append(extra)
-    honest = Archive(manifest.digest, (parse("forged"),), tuple(members))
+    honest = ArchiveIndex(manifest.digest, (parse("forged"),), tuple(members))
     content = json.loads(honest.encode())
     head(content)
     encoded = json.dumps(content).encode()
@@ -590,7 +592,7 @@ def _forge(
         with suppress(TypeError, ValueError, KeyError):
             bytes.fromhex(one["sha256"])
             signed.append(Member(str(one["name"]), int(one["size"]), one["sha256"]))
-    keys = Keys(sender.home)
+    keys = SigningKeys(sender.home)
     signature = sign(signed, "forged", keys)
     rest: Body = []
     for member, bytes_ in zip(members, data, strict=True):
@@ -769,7 +771,7 @@ def test_a_signature_by_another_key_or_over_other_files_is_refused(
             file.write(bytes(1024))
         return tmp_path / "x"
 
-    other = Keys(tmp_path / "other").public()
+    other = SigningKeys(tmp_path / "other").public()
     old = json.loads(parts[2][1])
     del old["verificationMaterial"]["publicKey"]["hint"]
     for changed in (

@@ -16,7 +16,7 @@ from overt.errors import FormatError, UnsafeFile
 from overt.models.archive import Signer, bring, export, writer
 from overt.models.archive import format as archive
 from overt.models.archive import receipts as carried
-from overt.models.archive.format import Archive
+from overt.models.archive.format import ArchiveIndex
 from overt.models.recipe import Input
 from overt.models.store import Manifest, Store
 from overt.provenance import receipts, run_recipe, steps
@@ -50,7 +50,7 @@ def _make(settings: Settings, name: str, *given: Input, **parameters: Any) -> Ma
     return run_recipe.make(run_recipe.recipe("tiny", given, parameters, settings), name, settings)
 
 
-def _yes(_: Signer, __: Archive) -> bool:
+def _yes(_: Signer, __: ArchiveIndex) -> bool:
     return True
 
 
@@ -162,17 +162,17 @@ def test_a_receipt_that_is_broken_or_of_others_is_left_out_with_a_note(
 )  # fmt: skip
 def test_a_head_with_receipts_that_are_none_is_refused(wrong: Any) -> None:
     member = archive.member_of(archive.MANIFEST, b"x")
-    content = json.loads(Archive(f"sha256:{0:064}", (parse("m"),), (member,)).encode())
+    content = json.loads(ArchiveIndex(f"sha256:{0:064}", (parse("m"),), (member,)).encode())
     with pytest.raises((FormatError, UnsafeFile)):
-        Archive.decode(json.dumps({**content, "receipts": wrong}).encode())
+        ArchiveIndex.decode(json.dumps({**content, "receipts": wrong}).encode())
 
 
 def test_a_text_that_is_no_text_is_left_out(sender: Settings) -> None:
     member = archive.member_of(archive.MANIFEST, b"x")
     made = Store(sender.home).get(parse("two"))
-    content = json.loads(Archive(made.digest, (parse("m"),), (member,)).encode())
+    content = json.loads(ArchiveIndex(made.digest, (parse("m"),), (member,)).encode())
     content["receipts"] = {made.digest.removeprefix("sha256:"): "\ud800"}
-    (text,) = Archive.decode(json.dumps(content).encode()).receipts.values()
+    (text,) = ArchiveIndex.decode(json.dumps(content).encode()).receipts.values()
     assert len(receipts.take({made.digest: text.encode("utf-8", "surrogatepass")}, sender)) == 1
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from overt.errors import IntegrityError, NotFound, Stopped
 from overt.models.pull import pull
-from overt.models.sources.base import Step
+from overt.models.sources.base import FetchProgress
 from overt.models.sources.download import Download, Network
-from overt.models.sources.staging import Desk
+from overt.models.sources.staging import Staging
 from overt.models.store import Store
 from overt.settings import load
 from servers import Answer, Hub, Seen, Server, gguf, serving
@@ -38,16 +38,16 @@ def downloads(server: Server) -> list[Download]:
     ]
 
 
-def desk(folder: Path, **options: int) -> Desk:
+def desk(folder: Path, **options: int) -> Staging:
     folder.mkdir(exist_ok=True)
     network = Network(environ={}, pause=0.001, **options)
-    return Desk(folder, network, lambda step: None)
+    return Staging(folder, network, lambda step: None)
 
 
 def test_files_come_at_once_and_in_the_order_given(server: Server, tmp_path: Path) -> None:
     server.speed = 1_000_000  # 0.4 s a file
-    steps: list[Step] = []
-    table = Desk(tmp_path, Network(environ={}, at_once=6), steps.append)
+    steps: list[FetchProgress] = []
+    table = Staging(tmp_path, Network(environ={}, at_once=6), steps.append)
     begun = time.monotonic()
     found = table.fetch_all(downloads(server))
     taken = time.monotonic() - begun
@@ -55,7 +55,7 @@ def test_files_come_at_once_and_in_the_order_given(server: Server, tmp_path: Pat
     assert [one.file.read_bytes() for one in found] == list(BODIES.values())
     assert taken < 0.4 * len(BODIES) * 0.8
     for name, body in BODIES.items():
-        assert Step(name, len(body), len(body)) in steps
+        assert FetchProgress(name, len(body), len(body)) in steps
 
 
 def test_no_more_come_at_once_than_allowed(server: Server, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_no_more_come_at_once_than_allowed(server: Server, tmp_path: Path) -> No
     running: set[str] = set()
     lock = threading.Lock()
 
-    def watch(step: Step) -> None:
+    def watch(step: FetchProgress) -> None:
         with lock:
             if step.what in BODIES:
                 running.add(step.what)
@@ -72,7 +72,7 @@ def test_no_more_come_at_once_than_allowed(server: Server, tmp_path: Path) -> No
                 if step.done == step.total:
                     running.discard(step.what)
 
-    table = Desk(tmp_path, Network(environ={}, at_once=2), watch)
+    table = Staging(tmp_path, Network(environ={}, at_once=2), watch)
     table.fetch_all(downloads(server))
     table.network.close()
     assert most[0] == 2

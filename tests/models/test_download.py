@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from overt.errors import IntegrityError, NeedsAccess, NotFound, OutOfDisk, SourceFailed
-from overt.models.sources.base import Step
+from overt.models.sources.base import FetchProgress
 from overt.models.sources.download import Download, Network, shown
-from overt.models.sources.staging import Desk
+from overt.models.sources.staging import Staging
 from servers import Answer, Seen, Server, serving
 
 BODY = hashlib.shake_256(b"body").digest(3_000_000)
@@ -26,16 +26,16 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def steps() -> list[Step]:
+def steps() -> list[FetchProgress]:
     return []
 
 
 @pytest.fixture
-def desk(tmp_path: Path, steps: list[Step]) -> Iterator[Desk]:
+def desk(tmp_path: Path, steps: list[FetchProgress]) -> Iterator[Staging]:
     network = Network(environ={}, pause=0.001)
     folder = tmp_path / "desk"
     folder.mkdir()
-    yield Desk(folder, network, steps.append)
+    yield Staging(folder, network, steps.append)
     network.close()
 
 
@@ -44,17 +44,19 @@ def file(server: Server) -> Download:
     return Download(f"{server.url}/f", "f", len(BODY), SHA256)
 
 
-def test_a_whole_file_with_progress(desk: Desk, file: Download, steps: list[Step]) -> None:
+def test_a_whole_file_with_progress(
+    desk: Staging, file: Download, steps: list[FetchProgress]
+) -> None:
     fetched = desk.fetch(file)
     assert (fetched.file.read_bytes(), fetched.sha256, fetched.size) == (BODY, SHA256, len(BODY))
     downloading = [step for step in steps if step.what == "f"]
     assert [step.done for step in downloading] == sorted(step.done for step in downloading)
-    assert downloading[-1] == Step("f", len(BODY), len(BODY))
+    assert downloading[-1] == FetchProgress("f", len(BODY), len(BODY))
     assert sorted(p.name for p in desk.folder.iterdir()) == ["f"]
 
 
 def test_a_broken_connection_is_resumed_where_it_broke(
-    server: Server, desk: Desk, file: Download
+    server: Server, desk: Staging, file: Download
 ) -> None:
     server.cut = [1_000_000, 500_000]
     assert desk.fetch(file).file.read_bytes() == BODY
@@ -63,13 +65,13 @@ def test_a_broken_connection_is_resumed_where_it_broke(
     assert server.seen[1].headers["if-range"].startswith('"')
 
 
-def test_what_a_killed_pull_left_is_resumed(server: Server, desk: Desk, file: Download) -> None:
+def test_what_a_killed_pull_left_is_resumed(server: Server, desk: Staging, file: Download) -> None:
     (desk.folder / "f.part").write_bytes(BODY[:2_000_000])
     assert desk.fetch(file).file.read_bytes() == BODY
     assert [seen.range for seen in server.seen] == ["bytes=2000000-"]
 
 
-def test_a_complete_part_needs_no_request(server: Server, desk: Desk, file: Download) -> None:
+def test_a_complete_part_needs_no_request(server: Server, desk: Staging, file: Download) -> None:
     (desk.folder / "f.part").write_bytes(BODY)
     assert desk.fetch(file).file.read_bytes() == BODY
     (desk.folder / "f.part").unlink(missing_ok=True)
@@ -78,7 +80,7 @@ def test_a_complete_part_needs_no_request(server: Server, desk: Desk, file: Down
 
 
 def test_a_server_without_ranges_makes_it_start_over(
-    server: Server, desk: Desk, file: Download
+    server: Server, desk: Staging, file: Download
 ) -> None:
     server.ranges = False
     server.cut = [1_000_000]
@@ -86,7 +88,7 @@ def test_a_server_without_ranges_makes_it_start_over(
     assert len(server.seen) == 2
 
 
-def test_a_file_that_changed_is_never_mixed(server: Server, desk: Desk) -> None:
+def test_a_file_that_changed_is_never_mixed(server: Server, desk: Staging) -> None:
     """Nothing is stated of it but a validator: If-Range makes the server send it whole."""
     download = Download(f"{server.url}/f", "f")
     server.cut = [1_000_000]
@@ -101,21 +103,21 @@ def test_a_file_that_changed_is_never_mixed(server: Server, desk: Desk) -> None:
     assert desk.fetch(download).file.read_bytes() == new
 
 
-def test_without_digest_or_validator_it_starts_over(server: Server, desk: Desk) -> None:
+def test_without_digest_or_validator_it_starts_over(server: Server, desk: Staging) -> None:
     server.etag = False
     server.cut = [1_000_000]
     assert desk.fetch(Download(f"{server.url}/f", "f")).file.read_bytes() == BODY
     assert [seen.range for seen in server.seen] == [None, None]
 
 
-def test_a_stale_part_is_thrown_away_once(server: Server, desk: Desk, file: Download) -> None:
+def test_a_stale_part_is_thrown_away_once(server: Server, desk: Staging, file: Download) -> None:
     (desk.folder / "f.part").write_bytes(b"\0" * 2_000_000)
     assert desk.fetch(file).file.read_bytes() == BODY
     assert [seen.range for seen in server.seen] == ["bytes=2000000-", None]
 
 
 def test_a_part_longer_than_the_file_starts_over(
-    server: Server, desk: Desk, file: Download
+    server: Server, desk: Staging, file: Download
 ) -> None:
     (desk.folder / "f.part").write_bytes(BODY + b"more")
     assert desk.fetch(file).file.read_bytes() == BODY
@@ -124,17 +126,19 @@ def test_a_part_longer_than_the_file_starts_over(
     assert desk.fetch(unknown).file.read_bytes() == BODY
 
 
-def test_a_wrong_finished_file_is_fetched_again(server: Server, desk: Desk, file: Download) -> None:
+def test_a_wrong_finished_file_is_fetched_again(
+    server: Server, desk: Staging, file: Download
+) -> None:
     (desk.folder / "f").write_bytes(b"\0" * len(BODY))
     assert desk.fetch(file).file.read_bytes() == BODY
 
 
 def test_a_stored_file_is_linked_not_fetched(
-    server: Server, desk: Desk, file: Download, tmp_path: Path
+    server: Server, desk: Staging, file: Download, tmp_path: Path
 ) -> None:
     blob = tmp_path / "blob"
     blob.write_bytes(BODY)
-    desk = Desk(desk.folder, desk.network, desk.report, {SHA256: blob}.get)
+    desk = Staging(desk.folder, desk.network, desk.report, {SHA256: blob}.get)
     fetched = desk.fetch(file)
     assert fetched.file.samefile(blob)
     assert server.seen == []
@@ -153,14 +157,14 @@ def test_a_stored_file_is_linked_not_fetched(
     ],
 )
 def test_other_bytes_than_stated_are_refused(
-    desk: Desk, file: Download, change: dict[str, object], message: str
+    desk: Staging, file: Download, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(IntegrityError, match=message):
         desk.fetch(replace(file, **change))  # type: ignore[arg-type]
     assert not (desk.folder / "f").exists()
 
 
-def test_a_server_that_sends_more_than_it_said_is_stopped(server: Server, desk: Desk) -> None:
+def test_a_server_that_sends_more_than_it_said_is_stopped(server: Server, desk: Staging) -> None:
     server.length = False
     with pytest.raises(IntegrityError, match="sends more than its 1000 bytes"):
         desk.fetch(Download(f"{server.url}/f", "f", 1000, SHA256))
@@ -168,7 +172,7 @@ def test_a_server_that_sends_more_than_it_said_is_stopped(server: Server, desk: 
 
 
 def test_busy_servers_are_asked_again_and_refusals_are_not(
-    server: Server, desk: Desk, file: Download
+    server: Server, desk: Staging, file: Download
 ) -> None:
     server.fail = [503, 429, 500]
     assert desk.fetch(file).size == len(BODY)
@@ -180,7 +184,7 @@ def test_busy_servers_are_asked_again_and_refusals_are_not(
 
 
 def test_it_gives_up_after_five_tries_without_progress(
-    server: Server, desk: Desk, file: Download
+    server: Server, desk: Staging, file: Download
 ) -> None:
     server.fail = [503] * 20
     with pytest.raises(SourceFailed, match="cannot be read: it answered 503; check the network"):
@@ -188,14 +192,14 @@ def test_it_gives_up_after_five_tries_without_progress(
     assert len(server.seen) == 5
 
 
-def test_many_small_steps_are_progress(server: Server, desk: Desk, file: Download) -> None:
+def test_many_small_steps_are_progress(server: Server, desk: Staging, file: Download) -> None:
     server.cut = [250_000] * 11
     assert desk.fetch(file).file.read_bytes() == BODY
     assert len(server.seen) == 12
 
 
 def test_credentials_do_not_follow_a_redirect_to_another_host(
-    server: Server, desk: Desk, file: Download
+    server: Server, desk: Staging, file: Download
 ) -> None:
     with serving() as front:
         front.routes.append(
@@ -213,7 +217,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(
         assert [seen.authorization for seen in server.seen] == [None]
 
 
-def test_redirects_are_bounded_and_lead_to_http_only(server: Server, desk: Desk) -> None:
+def test_redirects_are_bounded_and_lead_to_http_only(server: Server, desk: Staging) -> None:
     server.routes.append(
         lambda seen: (
             Answer(302, headers={"Location": "file:///etc/passwd"})
@@ -230,7 +234,7 @@ def test_redirects_are_bounded_and_lead_to_http_only(server: Server, desk: Desk)
 
 
 def test_a_full_disk_is_seen_before_the_first_byte(
-    server: Server, desk: Desk, file: Download, monkeypatch: pytest.MonkeyPatch
+    server: Server, desk: Staging, file: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = shutil.disk_usage(desk.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=65 << 20))
@@ -240,7 +244,7 @@ def test_a_full_disk_is_seen_before_the_first_byte(
 
 
 def test_a_full_disk_is_seen_where_only_the_answer_says_the_size(
-    server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    server: Server, desk: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = shutil.disk_usage(desk.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=65 << 20))
@@ -248,7 +252,7 @@ def test_a_full_disk_is_seen_where_only_the_answer_says_the_size(
         desk.fetch(Download(f"{server.url}/f", "f"))
 
 
-def test_nobody_there_is_one_sentence(desk: Desk, file: Download, server: Server) -> None:
+def test_nobody_there_is_one_sentence(desk: Staging, file: Download, server: Server) -> None:
     with serving() as gone:
         url = gone.url
     with pytest.raises(SourceFailed, match=f"{url}/f cannot be read: .*; check the network"):

@@ -10,20 +10,27 @@ from pathlib import Path
 import pytest
 
 from elsewhere_writer import COMMIT, hub_cache, ollama
-from overt.models.sources.local_caches import PROGRAMS, Found, Place, Skipped, any_folder, places
+from overt.models.sources.local_caches import (
+    PROGRAMS,
+    ForeignModel,
+    ForeignPlace,
+    UnusableModel,
+    any_folder,
+    places,
+)
 from servers import gguf
 
 MANIFEST = "registry.ollama.ai/library/llama3.2/1b"
 
 
-def _look(place: Place) -> tuple[list[Found], list[Skipped]]:
+def _look(place: ForeignPlace) -> tuple[list[ForeignModel], list[UnusableModel]]:
     found = list(place.look())
-    return [one for one in found if isinstance(one, Found)], [
-        one for one in found if isinstance(one, Skipped)
+    return [one for one in found if isinstance(one, ForeignModel)], [
+        one for one in found if isinstance(one, UnusableModel)
     ]
 
 
-def _only(key: str, environ: Mapping[str, str]) -> Place:
+def _only(key: str, environ: Mapping[str, str]) -> ForeignPlace:
     (place,) = places(key, environ)
     return place
 
@@ -132,7 +139,7 @@ def test_two_thousand_damaged_ollama_manifests_name_nothing_outside(tmp_path: Pa
             body[chance.randrange(len(body))] = chance.randrange(256)
         manifest.write_bytes(body)
         for one in place.look():
-            if isinstance(one, Found):
+            if isinstance(one, ForeignModel):
                 assert all(part.file.parent == tmp_path / "blobs" for part in one.parts)
 
 

@@ -173,7 +173,7 @@ LLAMA: dict[str, Any] = {
 }
 
 
-def made(folder: Path, about: dict[str, Any], *tensors: Tensor) -> gguf.Header:
+def made(folder: Path, about: dict[str, Any], *tensors: Tensor) -> gguf.GgufHeader:
     return gguf.read(writer.write(folder / "made.gguf", about, tensors))
 
 
@@ -335,17 +335,17 @@ def test_no_header_makes_it_fail(tmp_path: Path):
 
 
 @pytest.fixture
-def header(tmp_path: Path) -> gguf.Header:
+def header(tmp_path: Path) -> gguf.GgufHeader:
     return made(tmp_path, LLAMA | {"llama.context_length": 32768, "llama.block_count": 24})
 
 
-def test_the_models_own_context_where_it_fits(header: gguf.Header):
+def test_the_models_own_context_where_it_fits(header: gguf.GgufHeader):
     found = choose(header, context=0, parallel=1, free=8 << 30)
     assert (found.context, found.reduced_from) == (32768, None)
     assert found.need == need(header, 32768)
 
 
-def test_reduced_to_the_largest_that_fits(header: gguf.Header):
+def test_reduced_to_the_largest_that_fits(header: gguf.GgufHeader):
     free = 150 * MIB
     found = choose(header, context=0, parallel=1, free=free)
     assert found.reduced_from == 32768
@@ -353,7 +353,7 @@ def test_reduced_to_the_largest_that_fits(header: gguf.Header):
     assert found.need.total <= 0.9 * free < need(header, found.context + 256).total
 
 
-def test_the_smallest_context_may_use_all_that_is_free(header: gguf.Header):
+def test_the_smallest_context_may_use_all_that_is_free(header: gguf.GgufHeader):
     free = need(header, 512).total
     assert choose(header, context=0, parallel=1, free=free).context == 512
 
@@ -366,7 +366,7 @@ def test_a_model_of_short_context_is_not_reduced_further(tmp_path: Path):
         choose(header, context=0, parallel=1, free=1 << 20)
 
 
-def test_a_context_beyond_training_is_the_persons_choice(header: gguf.Header):
+def test_a_context_beyond_training_is_the_persons_choice(header: gguf.GgufHeader):
     assert choose(header, context=65536, parallel=1, free=8 << 30).context == 65536
 
 
@@ -382,7 +382,7 @@ def test_too_big_names_the_numbers_and_choices(tmp_path: Path):
     )
 
 
-def test_fewer_slots_and_a_smaller_context_together(header: gguf.Header):
+def test_fewer_slots_and_a_smaller_context_together(header: gguf.GgufHeader):
     with pytest.raises(OutOfMemory) as caught:
         choose(header, context=32768, parallel=64, free=120 * MIB)
     assert re.search(r"use --parallel 1 --context \d+ \(1\d\d MiB\)$", str(caught.value))

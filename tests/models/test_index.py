@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overt.errors import Offline, SourceFailed
-from overt.models.sources.index import Configuration, Index, configured, listed
+from overt.models.sources.index import Configuration, PackageIndex, configured, listed
 
 PYPI = "https://pypi.org/simple/"
 
@@ -58,7 +58,7 @@ def test_files_are_read_from_the_general_to_the_particular(
     named = {"PIP_CONFIG_FILE": str(tmp_path / "named.conf")}
     assert _urls(_configured(person, tmp_path, **named))[0] == "https://g.example/simple/"
     nothing = _configured(person, tmp_path, PIP_CONFIG_FILE=os.devnull)
-    assert nothing == Configuration((Index(PYPI),), None)
+    assert nothing == Configuration((PackageIndex(PYPI),), None)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_one_row_of_a_list(
     change: dict[str, object], fact: tuple[str | None, int | None, bool] | None
 ) -> None:
     body = json.dumps({"files": [FILE | change]}).encode()
-    found = list(listed(PYPI, JSON_TYPE, body, "my-model", Index(PYPI)))
+    found = list(listed(PYPI, JSON_TYPE, body, "my-model", PackageIndex(PYPI)))
     assert [(w.sha256, w.size, w.yanked) for w in found] == ([fact] if fact else [])
 
 
@@ -154,7 +154,9 @@ def test_five_thousand_damaged_lists_end_in_a_sentence_or_a_list() -> None:
             for _ in range(chance.choice((1, 2, 5))):
                 damaged[chance.randrange(len(damaged))] = chance.randrange(256)
             with suppress(SourceFailed):  # anything else fails the test
-                rows = list(listed(PYPI, media_type, bytes(damaged), "my-model", Index(PYPI)))
+                rows = list(
+                    listed(PYPI, media_type, bytes(damaged), "my-model", PackageIndex(PYPI))
+                )
                 found += len(rows)
                 assert all(row.url.startswith(("https://", "http://")) for row in rows)
     assert found > 1000

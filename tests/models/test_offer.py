@@ -11,7 +11,7 @@ from gguf_writer import write_llama
 from overt.errors import BadRef, ModelNotFound, OutOfMemory
 from overt.formats import gguf
 from overt.models import memory as fit
-from overt.models.pull import Step, find, pull
+from overt.models.pull import FetchProgress, find, pull
 from overt.models.quant_selection import look
 from overt.models.store import Store
 from overt.settings import Settings, load
@@ -143,7 +143,7 @@ def test_a_pull_takes_the_best_that_fits(
     hosts: tuple[Server, Server], models: dict[str, bytes], home: Path, tmp_path: Path
 ) -> None:
     hub(hosts, {name: body for name, body in models.items() if "Q4" not in name})
-    steps: list[Step] = []
+    steps: list[FetchProgress] = []
     room = needed(models, "tiny-F16.gguf", tmp_path)
     manifest = pull("hf:org/tiny", memory(memory=room), steps.append)
     assert manifest.ref == f"hf:org/tiny@{COMMIT}#tiny-Q8_0.gguf"
@@ -195,7 +195,7 @@ def test_a_pull_that_was_cut_off_goes_on_with_the_same_file(
     class Cut(Exception):
         pass
 
-    def cut(step: Step) -> None:
+    def cut(step: FetchProgress) -> None:
         if step.what == "tiny-Q4_0.gguf" and step.done > 100_000:
             raise Cut
 

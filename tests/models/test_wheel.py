@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overt.errors import FormatError, UnsafeFile
-from overt.models.sources.wheel import Archive
+from overt.models.sources.wheel import WheelArchive
 from servers import gguf, wheel
 
 
@@ -30,7 +30,7 @@ def _zip(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -
 def test_members_and_metadata(tmp_path: Path) -> None:
     model = gguf(1)
     body = wheel("my-model", "1.0", {"my_model/m.gguf": model}, ("my-model-part1==1.0", "llm"))
-    with Archive(_write(tmp_path, body), "my_model-1.0-py3-none-any.whl") as archive:
+    with WheelArchive(_write(tmp_path, body), "my_model-1.0-py3-none-any.whl") as archive:
         blocks: list[bytes] = []
         assert archive.copy("my_model/m.gguf", blocks.append) == len(model)
         assert b"".join(blocks) == model
@@ -46,21 +46,21 @@ def test_members_and_metadata(tmp_path: Path) -> None:
 def test_only_exact_plain_requirements_of_the_same_family_are_parts(
     tmp_path: Path, requirement: str
 ) -> None:
-    with Archive(_write(tmp_path, wheel("m", "1", {}, (requirement,))), "m") as archive:
+    with WheelArchive(_write(tmp_path, wheel("m", "1", {}, (requirement,))), "m") as archive:
         assert archive.metadata().pinned("m-") == []
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "C:x", "a\\..\\x", "a\nb"])
 def test_a_path_that_leaves_the_archive_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnsafeFile, match="would leave the folder"):
-        Archive(_write(tmp_path, _zip([(name, b"x")])), "x.whl")
+        WheelArchive(_write(tmp_path, _zip([(name, b"x")])), "x.whl")
 
 
 def test_a_bomb_is_refused_by_its_numbers(tmp_path: Path) -> None:
     body = _zip([("m.gguf", b"\0" * (64 << 20))])
     assert len(body) < 100_000
     with pytest.raises(UnsafeFile, match=r"m.gguf in x.whl unpacks from \d+ to 67108864 bytes"):
-        Archive(_write(tmp_path, body), "x.whl")
+        WheelArchive(_write(tmp_path, body), "x.whl")
 
 
 def test_a_member_that_lies_about_its_size_is_stopped(tmp_path: Path) -> None:
@@ -69,7 +69,10 @@ def test_a_member_that_lies_about_its_size_is_stopped(tmp_path: Path) -> None:
     place = body.rindex(b"PK\x01\x02")
     struct.pack_into("<L", body, place + 24, 10)
     written: list[bytes] = []
-    with Archive(_write(tmp_path, bytes(body)), "x.whl") as archive, pytest.raises(FormatError):
+    with (
+        WheelArchive(_write(tmp_path, bytes(body)), "x.whl") as archive,
+        pytest.raises(FormatError),
+    ):
         archive.copy("m.gguf", written.append)
     assert sum(map(len, written)) <= 10
 
@@ -78,23 +81,23 @@ def test_a_huge_directory_is_refused_before_it_is_read(tmp_path: Path) -> None:
     body = bytearray(_zip([("m.gguf", b"x")]))
     struct.pack_into("<L", body, body.rindex(b"PK\x05\x06") + 12, 1 << 30)
     with pytest.raises(FormatError, match="larger than 16 MiB"):
-        Archive(_write(tmp_path, bytes(body)), "x.whl")
+        WheelArchive(_write(tmp_path, bytes(body)), "x.whl")
 
 
 def test_too_many_members_twice_the_same_and_odd_packing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="20001 members"):
-        Archive(_write(tmp_path, _zip([(f"{n}", b"") for n in range(20_001)])), "x.whl")
+        WheelArchive(_write(tmp_path, _zip([(f"{n}", b"") for n in range(20_001)])), "x.whl")
     with (
         pytest.warns(UserWarning, match="Duplicate name"),
         pytest.raises(FormatError, match="has a twice"),
     ):
-        Archive(_write(tmp_path, _zip([("a", b"1"), ("a", b"2")])), "x.whl")
+        WheelArchive(_write(tmp_path, _zip([("a", b"1"), ("a", b"2")])), "x.whl")
     with pytest.raises(FormatError, match="packed in an unusual way"):
-        Archive(_write(tmp_path, _zip([("a", b"1")], zipfile.ZIP_LZMA)), "x.whl")
+        WheelArchive(_write(tmp_path, _zip([("a", b"1")], zipfile.ZIP_LZMA)), "x.whl")
     body = bytearray(_zip([("a", b"1")]))
     body[body.rindex(b"PK\x01\x02") + 8] |= 1
     with pytest.raises(FormatError, match="encrypted"):
-        Archive(_write(tmp_path, bytes(body)), "x.whl")
+        WheelArchive(_write(tmp_path, bytes(body)), "x.whl")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_too_many_members_twice_the_same_and_odd_packing_are_refused(tmp_path: P
 )
 def test_no_zip_is_one_sentence(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(FormatError):
-        Archive(_write(tmp_path, body), "x.whl")
+        WheelArchive(_write(tmp_path, body), "x.whl")
 
 
 def test_two_thousand_damaged_wheels_end_in_a_sentence_or_in_the_right_bytes(
@@ -120,7 +123,7 @@ def test_two_thousand_damaged_wheels_end_in_a_sentence_or_in_the_right_bytes(
             del body[chance.randrange(len(body)) :]
         blocks: list[bytes] = []
         try:
-            with Archive(_write(tmp_path, bytes(body)), "m.whl") as archive:
+            with WheelArchive(_write(tmp_path, bytes(body)), "m.whl") as archive:
                 archive.metadata().pinned("m")
                 if "m/m.gguf" in archive.members:
                     archive.copy("m/m.gguf", blocks.append)

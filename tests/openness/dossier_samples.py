@@ -3,11 +3,11 @@
 from typing import Any
 
 from overt.openness.dossier import Dossier, LicenceFinding
-from overt.openness.evidence import Evidence, Finished, short
-from overt.openness.licence.match import Change, Match
+from overt.openness.evidence import ComponentResult, Evidence, short
+from overt.openness.licence.match import Match, TextChange
 from overt.openness.subject.record import Claim, Parent, Record
 from overt.openness.verdicts.components import COMPONENTS, Availability, Strength
-from overt.openness.verdicts.rules import Next, Pair, Verdicts
+from overt.openness.verdicts.rules import Next, VerdictPair, Verdicts
 
 DAY = "2026-11-25"
 HOSTILE = (
@@ -51,8 +51,8 @@ def claim(component: str, availability: Availability = Availability.FULL, **more
 
 
 def finished(
-    states: dict[str, tuple[str, Availability]], licence: str | None, **special: Finished
-) -> tuple[Finished, ...]:
+    states: dict[str, tuple[str, Availability]], licence: str | None, **special: ComponentResult
+) -> tuple[ComponentResult, ...]:
     """All components: those in `states` with a claim and evidence to match, the others unknown."""
     found = []
     for one in COMPONENTS:
@@ -69,7 +69,7 @@ def finished(
         elif state == "contradicted":
             evidence = (proof(one.name, "fail", expected="what is claimed"),)
         found.append(
-            Finished(one, state, availability, licence if said else None, said, evidence)  # type: ignore[arg-type]
+            ComponentResult(one, state, availability, licence if said else None, said, evidence)  # type: ignore[arg-type]
         )
     return tuple(found)
 
@@ -78,14 +78,14 @@ def verdicts(
     step: tuple[str, str], mof: tuple[str, str] = ("none", "none"), **more: Any
 ) -> Verdicts:
     fields: dict[str, Any] = {
-        "osaid": Pair("unknown", "unknown"),
-        "eu_53_2": Pair("unknown", "unknown"),
+        "osaid": VerdictPair("unknown", "unknown"),
+        "eu_53_2": VerdictPair("unknown", "unknown"),
         "licence_kind": "unknown",
         "contradicted": (),
         "reasons": {"step": ("weights: available",), "step_verified": ("weights: verified",)},
         "next": (),
     }
-    return Verdicts(step=Pair(*step), mof=Pair(*mof), **fields | more)
+    return Verdicts(step=VerdictPair(*step), mof=VerdictPair(*mof), **fields | more)
 
 
 def fully_open() -> Dossier:
@@ -125,8 +125,8 @@ def fully_open() -> Dossier:
         verdicts=verdicts(
             ("fully_open", "fully_open"),
             ("I", "I"),
-            osaid=Pair("pass", "pass"),
-            eu_53_2=Pair("likely", "likely"),
+            osaid=VerdictPair("pass", "pass"),
+            eu_53_2=VerdictPair("likely", "likely"),
             licence_kind="osd_open",
         ),
         licence=LicenceFinding(
@@ -166,13 +166,13 @@ def open_weights() -> Dossier:
     components = finished(
         states,
         licence,
-        metadata=Finished(
+        metadata=ComponentResult(
             by_name["metadata"], "contradicted", full, licence, claim("metadata"), (lie,)
         ),
-        model_card=Finished(
+        model_card=ComponentResult(
             by_name["model_card"], "contradicted", full, None, claim("model_card"), (stale,)
         ),
-        signature=Finished(
+        signature=ComponentResult(
             by_name["signature"], "declared", Availability.UNKNOWN, None, None,
             (proof("signature", "not_run", reason="model-signing is not installed", observed=""),),
         ),
@@ -182,7 +182,11 @@ def open_weights() -> Dossier:
     )
     text = Match(
         licence, "altered", True, (rider,),
-        (Change("700", "7", "greater than 7 million monthly active users in the preceding month"),),
+        (
+            TextChange(
+                "700", "7", "greater than 7 million monthly active users in the preceding month"
+            ),
+        ),
         False, 0.98, "d" * 64, ("llama-3.2-license-2024",),
     )  # fmt: skip
     record = Record(
@@ -210,8 +214,8 @@ def open_weights() -> Dossier:
         verdicts=verdicts(
             ("open_weights", "open_weights"),
             ("III", "none"),
-            osaid=Pair("fail", "fail"),
-            eu_53_2=Pair("no", "no"),
+            osaid=VerdictPair("fail", "fail"),
+            eu_53_2=VerdictPair("no", "no"),
             licence_kind="scale_limited",
             contradicted=("metadata", "model_card"),
             next=(
@@ -253,7 +257,7 @@ def closed_api() -> Dossier:
         "model_card": ("declared", Availability.DESCRIBED),
     }
     components = tuple(
-        Finished(one.component, one.state, one.availability, None, one.claim, ())
+        ComponentResult(one.component, one.state, one.availability, None, one.claim, ())
         for one in finished(states, None)
     )
     record = Record(
@@ -269,7 +273,7 @@ def closed_api() -> Dossier:
     return Dossier(
         "openai:gpt-5", record, "", (), components,
         verdicts(("fully_closed", "fully_closed"), licence_kind="proprietary",
-                 osaid=Pair("fail", "fail"), eu_53_2=Pair("no", "no")),
+                 osaid=VerdictPair("fail", "fail"), eu_53_2=VerdictPair("no", "no")),
         LicenceFinding("openai-terms-of-use", "terms of use", None, "proprietary", None, ""),
         "", "2026-11-01", 1,
     )  # fmt: skip
@@ -294,7 +298,7 @@ def hostile(texts: tuple[str, ...] = HOSTILE) -> Dossier:
         return short(text().replace("\ud800", "").replace("\udfff", ""), 400)
 
     components = tuple(
-        Finished(
+        ComponentResult(
             one,
             ("verified", "declared", "missing", "contradicted")[number % 4],  # type: ignore[arg-type]
             Availability(number % 8),
@@ -331,7 +335,7 @@ def hostile(texts: tuple[str, ...] = HOSTILE) -> Dossier:
         source=text(), date=text(), said={text(): text()},
     )  # fmt: skip
     text_match = Match(
-        text(), "altered", True, (text(), text()), (Change(text(), text(), text()),), True, 0.5,
+        text(), "altered", True, (text(), text()), (TextChange(text(), text(), text()),), True, 0.5,
         text(), (text(),),
     )  # fmt: skip
     return Dossier(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gguf_writer import Tensor, write
 from overt.openness.permissions import chain
-from overt.openness.permissions.may import Link
+from overt.openness.permissions.may import LicenceLink
 from overt.openness.subject import families, named_licences
 from overt.openness.subject.record import Parent, Record
 from overt.openness.subject.subject import Subject, SubjectFile
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, record: Record | None = None, **texts: str) -> Subjec
     return Subject(str(tmp_path), tuple(files), record or Record("it"), place=True)
 
 
-def licences(links: tuple[Link, ...]) -> list[tuple[str, str | None]]:
+def licences(links: tuple[LicenceLink, ...]) -> list[tuple[str, str | None]]:
     return [(one.relation, one.licence) for one in links]
 
 
@@ -236,7 +236,7 @@ def test_which_licences_words_name(words: str, ids: set[str]) -> None:
 
 
 def test_facts_that_decide_a_deny_come_first() -> None:
-    link = Link("it", "model", "llama-3.2-license-2024")
+    link = LicenceLink("it", "model", "llama-3.2-license-2024")
     order = chain.strictest(("mau_at_version_release", "domicile_eu"), [link])
     assert order[0] == "domicile_eu"
 

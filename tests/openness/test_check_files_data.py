@@ -178,7 +178,8 @@ def test_a_list_that_leads_out_of_the_release(tmp_path):
     text = f"{'0' * 64}  ../../../etc/passwd\n"
     taken = released(tmp_path, {"SHA256SUMS": text})
     assert (
-        manifests.read(taken, taken.file("data/SHA256SUMS")).place(manifests.Entry("../../x")) == ""
+        manifests.read(taken, taken.file("data/SHA256SUMS")).place(manifests.ListedFile("../../x"))
+        == ""
     )
     assert "fail" in results(CHECK, taken, "training_data")
 
@@ -238,6 +239,6 @@ def test_no_entry_of_a_list_raises():
         {"path": "a", "sha256": deep, "tokens": -1, "license": deep},
     ]
     entries = list(manifests._entries(rows))
-    assert entries == [manifests.Entry("a")]
+    assert entries == [manifests.ListedFile("a")]
     file = SubjectFile("a.txt", 3)
     assert list(shards.faults(file, entries[0])) == []

@@ -20,7 +20,7 @@ CHECK = "signature"
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory):
     pytest.importorskip("model_signing")
-    return signing.Keys(tmp_path_factory.mktemp("home"))
+    return signing.SigningKeys(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_another_key_or_none(signed, tmp_path):
     (signed / "signer.pem").unlink()
     one = only(CHECK, subject(signed))
     assert (one.result, "no public key" in one.reason) == ("not_run", True)
-    stranger = signing.Keys(tmp_path / "other")
+    stranger = signing.SigningKeys(tmp_path / "other")
     stranger.own()
     write(signed, {"signer.pem": stranger.public()})
     assert results(CHECK, subject(signed)) == ["fail"]

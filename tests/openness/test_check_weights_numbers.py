@@ -47,7 +47,7 @@ MODELS = [
 
 def _agrees(name: str, ways: tuple[int, ...]) -> bool:
     told = [one for found in parameters._named(name, "its name") for one in found]
-    counted = parameters.Counts(ways[0], ways, 0, 0)
+    counted = parameters.ParameterCounts(ways[0], ways, 0, 0)
     return any(parameters._agrees(one, counted) for one in told)
 
 
@@ -68,7 +68,9 @@ def test_the_name_of_another_size_does_not_hold(name, total):
 
 
 def test_experts_may_be_counted_in_three_ways():
-    mixtral = parameters.Counts(46_702_792_704, (46_702_792_704, 12_879_925_248), 7_241_732_096, 8)
+    mixtral = parameters.ParameterCounts(
+        46_702_792_704, (46_702_792_704, 12_879_925_248), 7_241_732_096, 8
+    )
     stated = [found[0] for name in ("Mixtral-8x7B", "x-47B", "x-13B-active", "x-16x7B", "x-8x22B")
               for found in parameters._named(name, "its name")]  # fmt: skip
     assert [parameters._agrees(one, mixtral) for one in stated] == [True, True, True, False, False]

@@ -82,9 +82,9 @@ def test_a_signed_statement_is_verified_by_another_library(tmp_path):
     from securesystemslib.exceptions import VerificationError
     from securesystemslib.signer import SSlibKey
 
-    from overt.security.signing import Keys
+    from overt.security.signing import SigningKeys
 
-    keys = Keys(tmp_path)
+    keys = SigningKeys(tmp_path)
     text = intoto.render(fully_open())
     content = json.loads(intoto.sign(text, keys))
     assert content["signatures"][0]["keyid"] == sha256(keys.public()).hexdigest()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from overt.formats import yamltext
 from overt.openness import records
 from overt.openness.dossier import Dossier, LicenceFinding
-from overt.openness.evidence import Finished, finish
+from overt.openness.evidence import ComponentResult, finish
 from overt.openness.export import mof, osai
 from overt.openness.licence import names
 from overt.openness.subject.record import Record
@@ -59,7 +59,7 @@ def dossiers(draw: Any) -> Dossier:
         availability = draw(st.sampled_from(Availability))
         own = draw(st.sampled_from(LICENCES)) if one.name != "weights" else licence
         components.append(
-            Finished(
+            ComponentResult(
                 one,
                 draw(
                     st.sampled_from(("verified", "declared", "declared", "missing", "contradicted"))
@@ -142,7 +142,7 @@ def test_an_osai_record_has_the_step_of_its_dossier(sample):
 
 def _told(dossier: Dossier) -> bool:
     """Whether the index has a cell for what makes the model open."""
-    case = rules.Case(dossier.components, dossier.record, None, False)
+    case = rules.RuleInput(dossier.components, dossier.record, None, False)
     counted = {name: case.counts(name, "declared") for name in rules.PARTS}
     if counted["weights"] in (Availability.PARTIAL, Availability.RECONSTRUCTIBLE):
         return False

@@ -9,12 +9,12 @@ import pytest
 
 from gguf_writer import Tensor, write
 from overt.errors import BadRequest, Refused
-from overt.models.pull import Model, find
+from overt.models.pull import LocalModel, find
 from overt.models.sources.base import sha256_of
 from overt.models.store import File, Manifest, Store
 from overt.openness.licence import match
 from overt.openness.permissions import gate
-from overt.openness.permissions.gate import RUNNING, SENDING, SERVING, Gate, consult
+from overt.openness.permissions.gate import RUNNING, SENDING, SERVING, LicenceGate, consult
 from overt.ref import parse
 from overt.settings import Settings, load
 
@@ -32,7 +32,7 @@ def enforced(settings: Settings) -> Settings:
 
 def model(
     settings: Settings, tmp_path: Path, licence: str | None, name: str = "it", text: str = ""
-) -> Model:
+) -> LocalModel:
     """A model of the store, whose manifest and header name `licence` and that brings `text`."""
     weights = tmp_path / f"{name}.gguf"
     told = {"general.license": licence} if licence else {}
@@ -215,14 +215,14 @@ def test_a_gate_asks_once_a_model(
     asked: list[str] = []
     real = gate.consult
 
-    def counting(model: Model | None, ref: str, *rest: object, **more: object) -> object:
+    def counting(model: LocalModel | None, ref: str, *rest: object, **more: object) -> object:
         asked.append(ref)
         return real(model, ref, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gate, "consult", counting)
     keep(settings, "commercial = true")
     one, other = model(settings, tmp_path, "cc-by-nc-4.0"), model(settings, tmp_path, "mit", "free")
-    admit = Gate(settings)
+    admit = LicenceGate(settings)
     assert [admit(one) is None for _ in range(3)] == [False, True, True]
     assert admit(other) is None
     assert asked == ["it", "free"]
@@ -230,7 +230,7 @@ def test_a_gate_asks_once_a_model(
 
 def test_a_gate_refuses_every_time(settings: Settings, tmp_path: Path) -> None:
     keep(settings, "commercial = true")
-    admit, one = Gate(enforced(settings)), model(settings, tmp_path, "cc-by-nc-4.0")
+    admit, one = LicenceGate(enforced(settings)), model(settings, tmp_path, "cc-by-nc-4.0")
     for _ in range(2):
         with pytest.raises(Refused):
             admit(one)
@@ -239,12 +239,12 @@ def test_a_gate_refuses_every_time(settings: Settings, tmp_path: Path) -> None:
 def test_a_server_does_not_remember_a_place_that_was_refused(
     settings: Settings, tmp_path: Path
 ) -> None:
-    from overt.runtime.loader import Places
+    from overt.runtime.loader import PlaceCache
 
     model(settings, tmp_path, "cc-by-nc-4.0")
     keep(settings, "commercial = true")
-    admit = Gate(enforced(settings))
-    places = Places(settings, lambda place: admit(place.model, place.header) and None)
+    admit = LicenceGate(enforced(settings))
+    places = PlaceCache(settings, lambda place: admit(place.model, place.header) and None)
     for _ in range(2):
         with pytest.raises(Refused):
             places.get("it")

@@ -8,7 +8,7 @@ import pytest
 
 from overt.openness.licence import digests, match, names
 from overt.openness.permissions import gate
-from overt.openness.subject.named_licences import Said
+from overt.openness.subject.named_licences import StatedLicence
 
 Shared = Callable[[str], Path]
 
@@ -60,6 +60,8 @@ def test_a_gate_does_not_lay_a_known_text_over_anything(
     monkeypatch.setattr(match, "match", lambda _: pytest.fail("its digest is known"))
     path = tmp_path / "LICENSE"
     path.write_bytes(shared_data("licences/llama-3.1-license-2024.txt").read_bytes())
-    assert gate._recognised(("LICENSE", "", path), home) == (Said("llama-3.1-license-2024"),)
+    assert gate._recognised(("LICENSE", "", path), home) == (
+        StatedLicence("llama-3.1-license-2024"),
+    )
     path.write_bytes(shared_data("licences/gemma-pup-2024-02-21.txt").read_bytes())
     assert gate._recognised(("LICENSE", "", path), home) == ()

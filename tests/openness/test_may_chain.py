@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from overt.errors import BadRequest
-from overt.openness.permissions.may import REVIEW, Link, decide
+from overt.openness.permissions.may import REVIEW, LicenceLink, decide
 
 LLAMA = "llama-3.1-license-2024"
 ME = {"mau_at_version_release": 5, "domicile_eu": False, "trains_other_model": "none"}
 
 
-def _link(licence: str | None, relation: str = "self", name: str = "", **more: Any) -> Link:
-    return Link(name or f"{relation}-{licence}", relation, licence, **more)
+def _link(licence: str | None, relation: str = "self", name: str = "", **more: Any) -> LicenceLink:
+    return LicenceLink(name or f"{relation}-{licence}", relation, licence, **more)
 
 
 def test_the_strictest_link_wins_and_is_named() -> None:
@@ -207,17 +207,17 @@ def test_a_chain_of_three_is_decided_in_two_milliseconds() -> None:
     assert best < 50  # 0.1 to 0.3 when measured alone: this only guards against another order
 
 
-def _timed(chain: list[Link]) -> float:
+def _timed(chain: list[LicenceLink]) -> float:
     begun = time.perf_counter()
     decide(chain, {})
     return (time.perf_counter() - begun) * 1000
 
 
 def test_who_asks_knows_that_the_model_is_multimodal():
-    part = Link("Llama 3.2", "model", "llama-3.2-license-2024", facts={"modality": "text"})
+    part = LicenceLink("Llama 3.2", "model", "llama-3.2-license-2024", facts={"modality": "text"})
     asked = {"domicile_eu": True, "commercial": True, "mau_at_version_release": 10}
     assert decide([part], {**asked, "modality": "multimodal"}).verdict == "deny"
     assert decide([part], asked).verdict == "allow_with_obligations"
-    base = Link("Llama 3.2", "base", "llama-3.2-license-2024", facts={"modality": "text"})
-    own = Link("Mine", "model", "Apache-2.0")
+    base = LicenceLink("Llama 3.2", "base", "llama-3.2-license-2024", facts={"modality": "text"})
+    own = LicenceLink("Mine", "model", "Apache-2.0")
     assert decide([own, base], {**asked, "modality": "multimodal"}).verdict != "deny"

@@ -18,7 +18,7 @@ from conftest import repeats
 from overt.openness.permissions import conditions, terms, uses
 from overt.openness.permissions.conditions import residual
 from overt.openness.permissions.facts import FACTS, PRESUMED
-from overt.openness.permissions.may import Link, decide
+from overt.openness.permissions.may import LicenceLink, decide
 
 NAMES = terms.ids()
 LOAD = terms.load
@@ -78,7 +78,7 @@ def test_what_is_presumed_is_the_strictest() -> None:
     assert seen == set(PRESUMED) == {"received_in_end_product"}
 
 
-def _unasked(chain: list[Link], facts: Mapping[str, Any]) -> bool:
+def _unasked(chain: list[LicenceLink], facts: Mapping[str, Any]) -> bool:
     """Whether the facts say something that nobody is asked about."""
     return any(
         residual(clause.when, facts) is True
@@ -103,7 +103,7 @@ def _asked_only(name: str) -> terms.Terms | None:
 
 
 def _expected(
-    chain: list[Link], names: list[str], known: Mapping[str, Any]
+    chain: list[LicenceLink], names: list[str], known: Mapping[str, Any]
 ) -> tuple[int, int, set[str]]:
     """The mildest and the strictest answer over everything open, and the facts that change it."""
     full = {name: VALUES[name][0] for name in ASKED if name not in names} | dict(known)
@@ -125,7 +125,7 @@ def _expected(
     return min(levels.values()), max(levels.values()), matter
 
 
-def _check(chain: list[Link], names: list[str], known: Mapping[str, Any]) -> None:
+def _check(chain: list[LicenceLink], names: list[str], known: Mapping[str, Any]) -> None:
     found = decide(chain, known)
     presumed = {**{name: PRESUMED[name] for name in names if name in PRESUMED}, **known}
     least, most, matter = _expected(chain, names, presumed)
@@ -144,7 +144,7 @@ def _check(chain: list[Link], names: list[str], known: Mapping[str, Any]) -> Non
 @pytest.mark.parametrize("relation", ["self", "base", "dataset", "teacher"])
 @pytest.mark.parametrize("name", [name for name in NAMES if _mentioned(name)])
 def test_missing_is_exactly_what_can_change_the_answer(name: str, relation: str) -> None:
-    chain = [Link("m", relation, name)]
+    chain = [LicenceLink("m", relation, name)]
     mentioned = _mentioned(name)
     _check(chain, mentioned, {})
     for fact in mentioned:  # and with each fact known in each way
@@ -156,7 +156,7 @@ licences = st.sampled_from(NAMES)
 relations = st.sampled_from(["self", "base", "dataset", "teacher"])
 chains = st.lists(
     st.builds(
-        Link,
+        LicenceLink,
         st.sampled_from("abc"),
         relations,
         licences | st.none() | st.just("some-licence"),
@@ -181,7 +181,7 @@ everything = st.fixed_dictionaries(
 @given(chains, some_facts, everything, st.sampled_from(ASKED))
 @settings(max_examples=repeats(120, 400))
 def test_another_fact_never_makes_an_answer_milder(
-    chain: list[Link], facts: dict[str, Any], more: dict[str, Any], name: str
+    chain: list[LicenceLink], facts: dict[str, Any], more: dict[str, Any], name: str
 ) -> None:
     """But for a person who says that a presumed fact is otherwise."""
     told = {name: more[name], **facts}
@@ -202,7 +202,7 @@ def test_another_fact_never_makes_an_answer_milder(
 
 @given(chains, some_facts)
 def test_a_presumed_fact_that_is_otherwise_only_makes_an_answer_milder(
-    chain: list[Link], facts: dict[str, Any]
+    chain: list[LicenceLink], facts: dict[str, Any]
 ) -> None:
     order = ("allow", "allow_with_obligations", "unknown", "needs_permission", "deny")
     silent = {name: value for name, value in facts.items() if name not in PRESUMED}
@@ -219,7 +219,7 @@ def test_a_presumed_fact_that_is_otherwise_only_makes_an_answer_milder(
 
 @given(chains, some_facts, st.sampled_from([one for one in uses.FIELDS if one != "general"]))
 def test_a_named_field_never_makes_an_answer_milder(
-    chain: list[Link], facts: dict[str, Any], field: str
+    chain: list[LicenceLink], facts: dict[str, Any], field: str
 ) -> None:
     before = decide(chain, {**facts, "fields_of_use": ()})
     after = decide(chain, {**facts, "fields_of_use": (field,)})
@@ -229,7 +229,7 @@ def test_a_named_field_never_makes_an_answer_milder(
 @given(chains, some_facts, everything)
 @settings(max_examples=repeats(100, 300))
 def test_every_full_set_of_facts_lies_within_the_answer(
-    chain: list[Link], facts: dict[str, Any], more: dict[str, Any]
+    chain: list[LicenceLink], facts: dict[str, Any], more: dict[str, Any]
 ) -> None:
     before = decide(chain, facts)
     told = {**more, **{name: facts.get(name, value) for name, value in PRESUMED.items()}, **facts}
@@ -244,13 +244,13 @@ def test_every_full_set_of_facts_lies_within_the_answer(
 def test_with_all_facts_no_known_licence_leaves_an_answer_open(
     name: str, relation: str, facts: dict[str, Any]
 ) -> None:
-    found = decide([Link("m", relation, name)], facts)
+    found = decide([LicenceLink("m", relation, name)], facts)
     assert found.verdict != "unknown"
     assert found.missing == ()
 
 
 @given(chains, some_facts)
-def test_a_longer_chain_is_never_milder(chain: list[Link], facts: dict[str, Any]) -> None:
+def test_a_longer_chain_is_never_milder(chain: list[LicenceLink], facts: dict[str, Any]) -> None:
     order = ("allow", "allow_with_obligations", "unknown", "needs_permission", "deny")
     whole = decide(chain, facts)
     # A teacher is judged by what else is in the chain, so the last link that is none is left out.
@@ -270,6 +270,6 @@ def test_a_longer_chain_is_never_milder(chain: list[Link], facts: dict[str, Any]
     ],
 )
 def test_missing_is_exact_for_chains(names: tuple[str, ...]) -> None:
-    chain = [Link(name, "base", name) for name in names]
+    chain = [LicenceLink(name, "base", name) for name in names]
     mentioned = [one for one in ASKED if any(one in _mentioned(name) for name in names)]
     _check(chain, mentioned, {})

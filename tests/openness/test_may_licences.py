@@ -6,7 +6,7 @@ import pytest
 
 from overt.openness.permissions import may, terms
 from overt.openness.permissions.facts import PRESUMED
-from overt.openness.permissions.may import Link, decide
+from overt.openness.permissions.may import LicenceLink, decide
 
 LLAMA = {
     "2": "llama-2-license-2023",
@@ -33,7 +33,7 @@ def _decide(licence: str, given: dict[str, str], **link: Any) -> may.Decision:
 
     facts = {one.name: text for name, text in given.items() if (one := fact(name))}
     assert len(facts) == len(given)
-    return decide([Link("m", "self", licence, **link)], facts)
+    return decide([LicenceLink("m", "self", licence, **link)], facts)
 
 
 CASES: list[tuple[str, dict[str, str], str, str]] = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from overt.openness.permissions.facts import fact
-from overt.openness.permissions.may import Decision, Link, decide
+from overt.openness.permissions.may import Decision, LicenceLink, decide
 
 L2, L3, L31 = "llama-2-license-2023", "llama-3-license-2024", "llama-3.1-license-2024"
 L32, L4 = "llama-3.2-license-2024", "llama-4-cla-2025"
@@ -30,7 +30,9 @@ def _decide(chain: str, given: str) -> Decision:
     links = []
     for number, one in enumerate(chain.split()):
         relation, _, licence = one.rpartition("=")
-        links.append(Link(f"m{number}", relation or "self", licence if licence != "?" else None))
+        links.append(
+            LicenceLink(f"m{number}", relation or "self", licence if licence != "?" else None)
+        )
     facts: dict[str, object] = {}
     for pair in given.split():
         name, _, value = pair.partition("=")

@@ -9,7 +9,7 @@ import pytest
 from overt.openness import records
 from overt.openness.verdicts import mof
 from overt.openness.verdicts.components import COMPONENTS, Availability
-from overt.openness.verdicts.mof import Item, classify
+from overt.openness.verdicts.mof import ComponentItem, classify
 
 LISTED = [
     line.split("\t")[0]
@@ -23,15 +23,15 @@ II = (*III, "training_code", "inference_code", "evaluation_code", "evaluation_da
 I = (*II, "training_data", "preprocessing_code", "checkpoints", "paper")  # noqa: E741
 
 
-def listed(names: Sequence[str], licence: str | None = "MIT") -> list[Item]:
-    return [Item(name, licence) for name in names]
+def listed(names: Sequence[str], licence: str | None = "MIT") -> list[ComponentItem]:
+    return [ComponentItem(name, licence) for name in names]
 
 
-def of_record(path: Path) -> list[Item]:
+def of_record(path: Path) -> list[ComponentItem]:
     record = records.read(path.read_text("utf-8"), path.name)
     assert record is not None
     return [
-        Item(one.component, one.licence)
+        ComponentItem(one.component, one.licence)
         for one in record.claims
         if one.availability > Availability.ABSENT
     ]
@@ -105,24 +105,31 @@ def test_a_paper_replaces_the_report() -> None:
 
 
 def test_a_paper_without_an_open_licence_replaces_nothing() -> None:
-    items = [*listed(III[:-1]), Item("paper", None)]
+    items = [*listed(III[:-1]), ComponentItem("paper", None)]
     result = classify(items)
     assert result.class_ == "none"
     assert result.unlicensed["III"] == ("paper",)
-    assert classify([*listed(I[:-1]), Item("paper", None)]).progress["I"] == pytest.approx(
+    assert classify([*listed(I[:-1]), ComponentItem("paper", None)]).progress["I"] == pytest.approx(
         1300 / 14
     )
     # For class I the report stays required beside a paper that does not count.
-    bad = [*listed([name for name in I if name not in ("paper", "report")]), Item("paper", "Foo")]
+    bad = [
+        *listed([name for name in I if name not in ("paper", "report")]),
+        ComponentItem("paper", "Foo"),
+    ]
     assert classify(bad).share["I"] == pytest.approx(1200 / 14)
 
 
 def test_a_report_that_is_open_needs_no_paper_below_class_one() -> None:
-    assert classify([*listed(II), Item("paper", "proprietary")]).class_ == "II"
+    assert classify([*listed(II), ComponentItem("paper", "proprietary")]).class_ == "II"
 
 
 def test_missing_invalid_and_unlicensed() -> None:
-    items = [*listed(III[:3]), Item("model_card", None), Item("data_card", "CC-BY-NC-4.0")]
+    items = [
+        *listed(III[:3]),
+        ComponentItem("model_card", None),
+        ComponentItem("data_card", "CC-BY-NC-4.0"),
+    ]
     result = classify(items)
     assert result.missing["III"] == ("report",)
     assert result.unlicensed["III"] == ("model_card",)
@@ -161,9 +168,16 @@ def test_open_licences(licence: str, open_: bool, compat: bool) -> None:
 
 
 def test_what_is_listed_twice_counts_once_and_what_is_foreign_not_at_all() -> None:
-    result = classify([*listed(III), Item("weights", "MIT"), Item("tokenizer", "MIT"), Item("x")])
+    result = classify(
+        [
+            *listed(III),
+            ComponentItem("weights", "MIT"),
+            ComponentItem("tokenizer", "MIT"),
+            ComponentItem("x"),
+        ]
+    )
     assert result.class_ == "III"
-    assert classify([*listed(III), Item("weights", None)]).class_ == "none"
+    assert classify([*listed(III), ComponentItem("weights", None)]).class_ == "none"
 
 
 def test_classes_need_only_known_components() -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overt.openness.evidence import Evidence, Finished, finish
+from overt.openness.evidence import ComponentResult, Evidence, finish
 from overt.openness.subject.record import Claim, Record
 from overt.openness.verdicts import components, mof
 from overt.openness.verdicts.components import BY_NAME, COMPONENTS, Availability, Strength
-from overt.openness.verdicts.rules import Pair, Verdicts, judge
+from overt.openness.verdicts.rules import VerdictPair, Verdicts, judge
 
 A = Availability
 TODAY = date(2026, 11, 25)
@@ -31,7 +31,7 @@ def parts(
     licence: str | None = "Apache-2.0",
     licences: Mapping[str, str | None] | None = None,
     evidence: Mapping[str, Evidence] | None = None,
-) -> tuple[Finished, ...]:
+) -> tuple[ComponentResult, ...]:
     found = []
     for one in COMPONENTS:
         claim = None
@@ -88,7 +88,7 @@ def verified(*names: str) -> dict[str, Evidence]:
 )
 def test_steps(weights: A, code: A, data: A, step: str) -> None:
     claims = {"weights": weights, "training_code": code, "training_data": data}
-    assert verdicts(claims).step == Pair(step, "fully_closed")
+    assert verdicts(claims).step == VerdictPair(step, "fully_closed")
 
 
 @pytest.mark.parametrize(
@@ -122,20 +122,22 @@ def test_the_licence_never_moves_the_step(licence: str | None, altered: bool) ->
 
 def test_verified_counts_only_what_was_verified() -> None:
     found = verdicts(OPEN, evidence=verified("weights"))
-    assert found.step == Pair("fully_open", "open_weights")
+    assert found.step == VerdictPair("fully_open", "open_weights")
     found = verdicts(OPEN, evidence=verified("weights", "training_code", "training_data"))
-    assert found.step == Pair("fully_open", "fully_open")
+    assert found.step == VerdictPair("fully_open", "fully_open")
     found = verdicts(OPEN, evidence=verified("training_code", "training_data"))
-    assert found.step == Pair("fully_open", "partially_open")
+    assert found.step == VerdictPair("fully_open", "partially_open")
 
 
 def test_verified_weights_without_a_claim_are_open_weights() -> None:
-    assert verdicts({}, evidence=verified("weights")).step == Pair("open_weights", "open_weights")
+    assert verdicts({}, evidence=verified("weights")).step == VerdictPair(
+        "open_weights", "open_weights"
+    )
 
 
 def test_a_pass_below_the_bar_verifies_nothing() -> None:
     weak = {"weights": proof("weights", strength=Strength.EXISTS)}
-    assert verdicts(OPEN, evidence=weak).step == Pair("fully_open", "fully_closed")
+    assert verdicts(OPEN, evidence=weak).step == VerdictPair("fully_open", "fully_closed")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_a_component_that_was_not_found_is_absent() -> None:
 
 def test_mof_on_both_bases() -> None:
     found = verdicts(OPEN, evidence=verified(*mof.required("III")))
-    assert found.mof == Pair("I", "III")
+    assert found.mof == VerdictPair("I", "III")
     assert found.reasons["mof"] == ()
     assert "class II: training code is missing" in found.reasons["mof_verified"]
 
@@ -212,12 +214,12 @@ def test_part_of_the_data_is_not_the_data_for_the_framework() -> None:
 
 def test_osaid_passes_where_everything_is_there_and_open() -> None:
     found = verdicts(OPEN)
-    assert found.osaid == Pair("pass", "unknown")
+    assert found.osaid == VerdictPair("pass", "unknown")
     assert found.reasons["osaid"] == ()
     every = verified(
         "weights", "training_code", "preprocessing_code", "inference_code", "training_data"
     )
-    assert verdicts(OPEN, evidence=every).osaid == Pair("pass", "pass")
+    assert verdicts(OPEN, evidence=every).osaid == VerdictPair("pass", "pass")
 
 
 @pytest.mark.parametrize(
@@ -281,10 +283,10 @@ CARD = {"weights": A.FULL, "model_card": A.FULL}
 
 def test_the_exemption_is_likely_and_says_what_stays_due() -> None:
     found = verdicts(CARD)
-    assert found.eu_53_2 == Pair("likely", "unknown")
+    assert found.eu_53_2 == VerdictPair("likely", "unknown")
     assert sum("stays due" in text for text in found.reasons["eu_53_2"]) == 2
     every = verified("weights", "model_card")
-    assert verdicts(CARD, evidence=every).eu_53_2 == Pair("likely", "likely")
+    assert verdicts(CARD, evidence=every).eu_53_2 == VerdictPair("likely", "likely")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ def test_the_exemption_ends_with_systemic_risk(facts: Mapping[str, Any], outcome
 @pytest.mark.parametrize("kind", ["api", "dataset"])
 def test_no_exemption_for_a_service_or_a_data_set(kind: Any) -> None:
     found = verdicts({**CARD, "weights": A.ABSENT}, record=Record("m", kind=kind))
-    assert found.eu_53_2 == Pair("no", "no")
+    assert found.eu_53_2 == VerdictPair("no", "no")
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def _fewest(claims: Mapping[str, A], licences: Mapping[str, str | None], to: str
             name for name, licence in licences.items() if licence in ("MIT", "CC-BY-4.0")
         }
         changed = (required | set(extra)) - good
-        items = [mof.Item(name, "MIT") for name in good | changed]
+        items = [mof.ComponentItem(name, "MIT") for name in good | changed]
         if mof.classify(items).share[to] == 100:
             best = min(best, len(changed))
     return best

@@ -21,7 +21,7 @@ from overt.chat import Usage
 from overt.errors import BadSetting
 from overt.prices import Cost, cost
 from overt.prices.energy import Energy, Meter, energy
-from overt.prices.file import File, parse
+from overt.prices.file import PriceFile, parse
 from overt.settings import Settings
 
 DAY = "2026-11-25"
@@ -84,7 +84,7 @@ def test_caches_are_priced_apart_and_reasoning_is_output(settings: Settings) -> 
         ("output", 300, 20),
     ]  # fmt: skip
     assert found.usd == pytest.approx((4000 + 800 + 15_000 + 16_000 + 6000) / M, rel=1e-12)
-    assert found.part("cached") == prices.Part("cached", 4000, 0.2, 0.0008)
+    assert found.part("cached") == prices.CostPart("cached", 4000, 0.2, 0.0008)
     assert found.part("nothing") is None
 
 
@@ -393,7 +393,7 @@ def test_a_mutated_file_is_prices_or_one_error(data: st.DataObject) -> None:
         found = parse((FILE[:at] + put + FILE[at + cut :]).encode("utf-8", "surrogatepass"))
     except BadSetting:
         return
-    assert isinstance(found, File)
+    assert isinstance(found, PriceFile)
     for entry in found.entries:
         for tier in entry.tiers:
             assert 0 <= tier.input <= M

@@ -15,33 +15,33 @@ from typing import Any
 from open_gate import OpenGate
 from overt.chat import EmbedRequest, Event, Request
 from overt.errors import BadRef, ModelNotFound, NoKey
-from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded
+from overt.protocols.base import AS_EVER, NOBODY, Caller, LoadedModelInfo, ModelCard, ModelHold
 from overt.protocols.lmstudio import PROTOCOL
 from overt.ref import parse
 from overt.runtime.echo import Echo
 from overt.server.api import Api
-from overt.server.routing import Table
+from overt.server.routing import RoutingTable
 
 KEY = "sk-lm-abcd1234:0123456789abcdefghij"
 OWNER = Caller("abcd1234", "somebody")
 
 CARDS = (
-    Card(
+    ModelCard(
         "smollm2", "sha256:11", 98_362_432, 1.0, architecture="llama", families=("llama",),
         parameters=134_515_008, quantization="Q4_1", context=8192, publisher="HuggingFaceTB",
         capabilities=("completion", "tools"),
     ),
-    Card(
+    ModelCard(
         "text-embedding-nomic-embed-text-v1.5", "sha256:22", 80_000_000, 2.0, kind="embedding",
         architecture="nomic-bert", quantization="F16", context=2048, embedding=768,
         publisher="nomic-ai", capabilities=("embedding",),
     ),
-    Card(
+    ModelCard(
         "hf:ZiangWu/MobileVLM_V2-1.7B-GGUF", "sha256:33", 1 << 30, 3.0, kind="vlm",
         architecture="llama", parameters=1_364_000_000, quantization="Q4_K_M", context=2048,
         publisher="ZiangWu", capabilities=("completion", "vision", "thinking"),
     ),
-    Card("sorter", "sha256:44", 1000, 4.0, kind="rerank"),
+    ModelCard("sorter", "sha256:44", 1000, 4.0, kind="rerank"),
 )  # fmt: skip
 
 
@@ -102,10 +102,10 @@ class Fake:
         self.engine = Echo(mode)
         self.keys = keys
         self.cards = list(CARDS)
-        self.memory: dict[str, Loaded] = {}
-        self.asked: list[tuple[Caller, Request, Hold]] = []
+        self.memory: dict[str, LoadedModelInfo] = {}
+        self.asked: list[tuple[Caller, Request, ModelHold]] = []
         self.embedded: list[EmbedRequest] = []
-        self.holds: list[Hold] = []
+        self.holds: list[ModelHold] = []
         self.streams = 0  # that are open now
         self.gate: asyncio.Event | None = None  # what loading waits for
         self.tasks: set[asyncio.Future[None]] = set()
@@ -117,7 +117,7 @@ class Fake:
         pass
 
     async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         self.asked.append((caller, request, hold))
         self.streams += 1
@@ -127,7 +127,7 @@ class Fake:
         finally:
             self.streams -= 1
 
-    async def embed(self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER) -> Any:
+    async def embed(self, caller: Caller, request: EmbedRequest, hold: ModelHold = AS_EVER) -> Any:
         self.embedded.append(request)
         return await self.engine.embed(request)
 
@@ -139,10 +139,10 @@ class Fake:
     ) -> tuple[int, ...]:
         return {"[CLS]": (101,), "[SEP]": (102,)}.get(text) or await self.engine.tokenize(text)
 
-    async def models(self, caller: Caller) -> Sequence[Card]:
+    async def models(self, caller: Caller) -> Sequence[ModelCard]:
         return self.cards
 
-    async def model(self, caller: Caller, ref: str) -> Card:
+    async def model(self, caller: Caller, ref: str) -> ModelCard:
         parsed = parse(ref)
         if parsed.scheme == "path":
             raise BadRef("a client may not name a file of the server")
@@ -151,16 +151,18 @@ class Fake:
                 return card
         raise ModelNotFound(f"{ref} is not here")
 
-    def loaded(self) -> Sequence[Loaded]:
+    def loaded(self) -> Sequence[LoadedModelInfo]:
         return list(self.memory.values())
 
-    async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
+    async def load(self, caller: Caller, ref: str, hold: ModelHold = AS_EVER) -> LoadedModelInfo:
         self.holds.append(hold)
         if self.gate is not None:
             await self.gate.wait()
         card = await self.model(caller, ref)
         expires = time.time() + (300.0 if hold.keep_alive is None else hold.keep_alive)
-        loaded = Loaded(card, 1000, hold.context or card.context or 0, 4, expires, 0, time.time())
+        loaded = LoadedModelInfo(
+            card, 1000, hold.context or card.context or 0, 4, expires, 0, time.time()
+        )
         return self.memory.setdefault(card.digest, loaded)
 
     async def unload(self, caller: Caller, ref: str) -> bool:
@@ -187,7 +189,7 @@ class Fake:
 
 
 def app(fake: Fake) -> Api:
-    return Api(Table((PROTOCOL,)), fake, OpenGate())
+    return Api(RoutingTable((PROTOCOL,)), fake, OpenGate())
 
 
 @asynccontextmanager

@@ -7,30 +7,42 @@ from typing import Any
 
 from overt.chat import Embeddings, EmbedRequest, Event, Request
 from overt.errors import ModelNotFound, OvertError, Unsupported
-from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Loaded, Reply, Stream
+from overt.protocols.base import (
+    AS_EVER,
+    NOBODY,
+    Caller,
+    HttpCall,
+    HttpReply,
+    LoadedModelInfo,
+    ModelCard,
+    ModelHold,
+    Stream,
+)
 from overt.protocols.ollama import PROTOCOL
 from overt.runtime.echo import Echo
 
 HANDLERS = {(route.method, route.path): route.handler for route in PROTOCOL.routes}
 
-THINKER = Card(
+THINKER = ModelCard(
     "thinker", "sha256:" + "a" * 64, 1000, 1_700_000_000.5, architecture="llama",
     families=("llama",), parameters=134_515_008, quantization="Q4_1", context=8192, embedding=576,
     capabilities=("completion", "tools", "thinking", "vision"),
 )  # fmt: skip
-PLAIN = Card("plain", "sha256:" + "b" * 64, 1, 1.0, capabilities=("completion",))
-VECTORS = Card("vectors", "sha256:" + "c" * 64, 1, 2.0, "embedding", capabilities=("embedding",))
+PLAIN = ModelCard("plain", "sha256:" + "b" * 64, 1, 1.0, capabilities=("completion",))
+VECTORS = ModelCard(
+    "vectors", "sha256:" + "c" * 64, 1, 2.0, "embedding", capabilities=("embedding",)
+)
 
 
 @dataclass
 class Shelf:
     """A library with three models and nothing behind it."""
 
-    cards: dict[str, Card] = field(
+    cards: dict[str, ModelCard] = field(
         default_factory=lambda: {card.id: card for card in (THINKER, PLAIN, VECTORS)}
     )
 
-    async def card(self, *refs: str) -> Card:
+    async def card(self, *refs: str) -> ModelCard:
         for ref in refs:
             if ref in self.cards:
                 return self.cards[ref]
@@ -51,13 +63,13 @@ class Desk:
         self.events = events
         self.asked: list[Request] = []
         self.embedded: list[EmbedRequest] = []
-        self.held: list[Hold] = []
+        self.held: list[ModelHold] = []
         self.closed = 0
         self.unloaded: list[str] = []
         self.tokens = True
 
     async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         self.asked.append(request)
         self.held.append(hold)
@@ -73,7 +85,7 @@ class Desk:
             self.closed += 1
 
     async def embed(
-        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: EmbedRequest, hold: ModelHold = AS_EVER
     ) -> Embeddings:
         self.embedded.append(request)
         self.held.append(hold)
@@ -92,15 +104,15 @@ class Desk:
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
 
-    async def models(self, caller: Caller) -> Sequence[Card]:
+    async def models(self, caller: Caller) -> Sequence[ModelCard]:
         return list(self.library.cards.values())
 
-    def loaded(self) -> Sequence[Loaded]:
-        return [Loaded(THINKER, 5000, 2048, 1, float("inf"), 0, 1.0)]
+    def loaded(self) -> Sequence[LoadedModelInfo]:
+        return [LoadedModelInfo(THINKER, 5000, 2048, 1, float("inf"), 0, 1.0)]
 
-    async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
+    async def load(self, caller: Caller, ref: str, hold: ModelHold = AS_EVER) -> LoadedModelInfo:
         self.held.append(hold)
-        return Loaded(self.library.cards.get(ref, PLAIN), 1, 1, 1, 1.0, 0, 1.0)
+        return LoadedModelInfo(self.library.cards.get(ref, PLAIN), 1, 1, 1, 1.0, 0, 1.0)
 
     async def unload(self, caller: Caller, ref: str) -> bool:
         self.unloaded.append(ref)
@@ -110,19 +122,19 @@ class Desk:
 
     async def raw(
         self, path: str, body: bytes | dict[str, Any] = b"", method: str = "POST", **params: str
-    ) -> Reply | Stream:
+    ) -> HttpReply | Stream:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        call = Call(
+        call = HttpCall(
             self,  # type: ignore[arg-type]
             NOBODY, "req_1", method, path, params, {}, {}, data,
         )  # fmt: skip
-        answer: Reply | Stream = await HANDLERS[method, path](call)
+        answer: HttpReply | Stream = await HANDLERS[method, path](call)
         return answer
 
     async def ask(self, path: str, body: dict[str, Any] | bytes = b"", method: str = "POST") -> Any:
         """The body of a whole answer."""
         answer = await self.raw(path, body, method)
-        assert isinstance(answer, Reply)
+        assert isinstance(answer, HttpReply)
         assert answer.status == 200
         return json.loads(answer.body())
 

@@ -11,7 +11,16 @@ import wire_rig
 
 from overt.chat import Ranking, Request, RerankRequest, ScoreRequest, TokenLogprob
 from overt.errors import OvertError
-from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Reply, Stream
+from overt.protocols.base import (
+    AS_EVER,
+    NOBODY,
+    Caller,
+    HttpCall,
+    HttpReply,
+    ModelCard,
+    ModelHold,
+    Stream,
+)
 from overt.protocols.openai import PROTOCOL
 
 WORDS = {1: " a", 2: " b", 3: "c", 4: " d", 9: "<s>"}  # the vocabulary of the fake scorer
@@ -29,9 +38,9 @@ class Services(wire_rig.Services):
     number: float = 0.1
     begin: bool = False
     deleted: list[str] = field(default_factory=list)
-    cards: Sequence[Card] = (
-        Card("smollm2", "0" * 64, 98, 1_700_000_000.5, publisher="HuggingFaceTB"),
-        Card("embed", "1" * 64, 20, 1_600_000_000, kind="embedding"),
+    cards: Sequence[ModelCard] = (
+        ModelCard("smollm2", "0" * 64, 98, 1_700_000_000.5, publisher="HuggingFaceTB"),
+        ModelCard("embed", "1" * 64, 20, 1_600_000_000, kind="embedding"),
     )
 
     @property
@@ -58,12 +67,14 @@ class Services(wire_rig.Services):
             {"tokenizer.ggml.eos_token_id": 9, "tokenizer.ggml.bos_token_id": 77}, "{{}}"
         )
 
-    async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
+    async def rerank(
+        self, caller: Caller, request: RerankRequest, hold: ModelHold = AS_EVER
+    ) -> Ranking:
         self.asked.append(request)
         return Ranking(tuple(float(len(text)) for text in request.documents), 7)
 
     async def score(
-        self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: ScoreRequest, hold: ModelHold = AS_EVER
     ) -> tuple[TokenLogprob, ...]:
         self.asked.append(request)
         if isinstance(request.prompt, str):
@@ -115,7 +126,7 @@ async def ask(
     """Send `body` (JSON, or bytes as they are) to the handler of `path`, as the server does."""
     route = next(r for r in PROTOCOL.routes if r.method == method and r.path == path)
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    call = Call(services, NOBODY, "req_1", method, path, params, {}, {}, raw)  # type: ignore[arg-type]
+    call = HttpCall(services, NOBODY, "req_1", method, path, params, {}, {}, raw)  # type: ignore[arg-type]
     try:
         result = await route.handler(call)
         if isinstance(result, Stream):
@@ -124,7 +135,7 @@ async def ask(
             return Answered(200, None, events(raw), result.headers)
     except OvertError as error:
         result = PROTOCOL.refuse(error, "req_1")
-    assert isinstance(result, Reply)
+    assert isinstance(result, HttpReply)
     return Answered(result.status, json.loads(result.body()), [], result.headers)
 
 

@@ -14,8 +14,8 @@ from overt.gateway.exchange import Exchange
 from overt.protocols.base import Caller
 from overt.protocols.openai import PROTOCOL
 from overt.server.api import Api
-from overt.server.records import Records
-from overt.server.routing import Table
+from overt.server.records import RecordStore
+from overt.server.routing import RoutingTable
 from overt.server.services import Services
 from overt.settings import load
 
@@ -26,7 +26,7 @@ class World:
 
     client: httpx2.AsyncClient
     services: Services
-    records: Records
+    records: RecordStore
 
     async def ask(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """The JSON answered, which must be a success."""
@@ -66,9 +66,9 @@ class _ByHeader(OpenGate):
 async def world(home: Path) -> AsyncIterator[World]:
     """A server over `home`; another one afterwards finds what it kept."""
     settings = load({"OVERT_HOME": str(home)})
-    records = Records(home / "records.db")
+    records = RecordStore(home / "records.db")
     services = Services(Exchange(settings), None, records, home / "files", "0")
-    app = Api(Table((PROTOCOL,)), services, _ByHeader())
+    app = Api(RoutingTable((PROTOCOL,)), services, _ByHeader())
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         try:

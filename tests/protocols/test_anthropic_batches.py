@@ -19,7 +19,7 @@ from wire_rig import ANSWER, Answered, Services, ask, mutated
 from overt.chat import Request
 from overt.protocols.anthropic import PROTOCOL, batches
 from overt.protocols.base import Caller
-from overt.protocols.batching import Outcome
+from overt.protocols.batching import BatchOutcome
 
 pytestmark = pytest.mark.anyio
 
@@ -159,11 +159,11 @@ async def test_results_that_cannot_be_kept(
 
 async def test_every_outcome_has_its_line() -> None:
     outcomes = [
-        Outcome("a", reason="expired"),
-        Outcome("b", 500, msgspec.Raw(b'"no error of ours"')),
-        Outcome("c", 200, msgspec.Raw(b'{"id":"m"}')),
+        BatchOutcome("a", reason="expired"),
+        BatchOutcome("b", 500, msgspec.Raw(b'"no error of ours"')),
+        BatchOutcome("c", 200, msgspec.Raw(b'{"id":"m"}')),
     ]
-    counts = batches.Counts()
+    counts = batches.AnthropicBatchCounts()
     lines = [json.loads(line) for line in batches._lines(outcomes, counts)]  # type: ignore[arg-type]
     assert lines[0] == {"custom_id": "a", "result": {"type": "expired"}}
     assert lines[1]["result"]["error"]["error"]["type"] == "api_error"

@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from overt.errors import Unsupported
 from overt.protocols import batching
 from overt.protocols.base import Caller
-from overt.protocols.batching import Item, Job, Outcome, Outcomes, Runner, compact
-from overt.server.records import Records
+from overt.protocols.batching import (
+    BatchItem,
+    BatchJob,
+    BatchOutcome,
+    BatchRunner,
+    Outcomes,
+    compact,
+)
+from overt.server.records import RecordStore
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +34,7 @@ class FakeServices:
     """A server that can be killed: `kill` cancels what runs, as the end of the process would."""
 
     def __init__(self, home: Path, dispatch: Dispatch) -> None:
-        self.records = Records(home / "records.db")
+        self.records = RecordStore(home / "records.db")
         self.files = home / "files"
         self.dispatch = dispatch
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,10 +78,12 @@ class Finished:
     """A `finish` that remembers what it was told."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.outcomes: list[Outcome] = []
+        self.jobs: list[BatchJob] = []
+        self.outcomes: list[BatchOutcome] = []
 
-    async def __call__(self, services: Any, caller: Caller, job: Job, outcomes: Outcomes) -> None:
+    async def __call__(
+        self, services: Any, caller: Caller, job: BatchJob, outcomes: Outcomes
+    ) -> None:
         assert caller == ANNE
         self.jobs.append(job)
         self.outcomes = list(outcomes)
@@ -86,11 +95,13 @@ class Finished:
         return {one.custom_id: one.status for one in self.outcomes}
 
 
-def _items(count: int) -> list[Item]:
-    return [Item(f"c{n}", "POST", "/x", msgspec.Raw(b'{"n": %d}' % n)) for n in range(count)]
+def _items(count: int) -> list[BatchItem]:
+    return [BatchItem(f"c{n}", "POST", "/x", msgspec.Raw(b'{"n": %d}' % n)) for n in range(count)]
 
 
-async def _submit(runner: Runner, services: Any, items: Iterable[Item], life: float = 100) -> Job:
+async def _submit(
+    runner: BatchRunner, services: Any, items: Iterable[BatchItem], life: float = 100
+) -> BatchJob:
     return await runner.submit(services, ANNE, "job_1", items, deadline=time.time() + life)
 
 
@@ -103,7 +114,7 @@ async def test_every_item_is_asked_once_and_told(serve: Any, tmp_path: Path) -> 
         return (200, b'{ "twice":\n %d }' % (n * 2)) if n != 3 else (400, b"no\xff")
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     job = await _submit(runner, services, _items(10))
     assert (job.total, job.state) == (10, "queued")
     assert asked == []  # not before `start`
@@ -135,7 +146,7 @@ async def test_no_more_than_a_few_at_once(serve: Any) -> None:
         return 200, b"{}"
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     for id in ("a", "b", "c"):
         job = await runner.submit(services, ANNE, id, _items(10), deadline=time.time() + 9)
         runner.start(services, job)
@@ -152,7 +163,7 @@ async def test_a_full_server_is_asked_again(serve: Any) -> None:
         return (200, b"{}") if tries[body] > 50 else (429, b"{}")
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(2)))
     await services.settle()
     assert finished.came_to == {"c0": 200, "c1": 200}
@@ -163,7 +174,7 @@ async def test_what_stays_broken_fails_in_the_end(serve: Any) -> None:
         return 503, b'{"error":"dead"}'
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(1)))
     await services.settle()
     assert finished.came_to == {"c0": 503}
@@ -179,7 +190,7 @@ async def test_an_item_that_breaks_the_server_does_not_take_the_others(serve: An
         return 200, b"{}"
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(4)))
     await services.settle()
     assert finished.came_to == {"c0": 500, "c1": 501, "c2": 200, "c3": 200}
@@ -194,7 +205,7 @@ async def test_cancelling_awaits_what_runs_and_asks_no_more(serve: Any) -> None:
         return 200, b"{}"
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(20)))
     await begun.wait()
     job = await runner.cancel(services, "job_1")
@@ -217,7 +228,7 @@ async def test_what_waits_past_the_deadline_is_given_up(serve: Any) -> None:
         raise AssertionError("nothing is to be asked")
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(3), life=-1))
     await services.settle()
     assert [one.reason for one in finished.outcomes] == ["expired"] * 3
@@ -239,7 +250,7 @@ async def test_a_killed_server_goes_on_where_it_was(
         return 200 if n % 2 else 400, b"{}"
 
     finished = Finished()
-    runner, services = Runner("r", finished), serve(dispatch)
+    runner, services = BatchRunner("r", finished), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(20)))
     await third.wait()
     await services.kill()
@@ -274,7 +285,7 @@ async def test_a_finish_that_is_cut_short_is_called_again(serve: Any) -> None:
     async def dispatch(*_: Any) -> tuple[int, bytes]:
         return 200, b"{}"
 
-    runner, services = Runner("r", finish), serve(dispatch)
+    runner, services = BatchRunner("r", finish), serve(dispatch)
     runner.start(services, await _submit(runner, services, _items(2)))
     with pytest.raises(asyncio.CancelledError):
         await services.settle()
@@ -298,7 +309,7 @@ async def test_files_of_jobs_that_never_were_are_swept(serve: Any, tmp_path: Pat
     for name in ("r.dead.items", "r.dead.outcomes", "r.half.part", "other.alive.items"):
         (folder / name).write_bytes(b"")
     services = serve(dispatch)
-    await Runner("r", Finished()).resume(services)
+    await BatchRunner("r", Finished()).resume(services)
     assert [path.name for path in folder.iterdir()] == ["other.alive.items"]
 
 
@@ -308,7 +319,7 @@ async def test_an_id_is_not_a_path(serve: Any, id: str) -> None:
         return 200, b"{}"
 
     with pytest.raises(ValueError, match="no id"):
-        await Runner("r", Finished()).submit(serve(dispatch), ANNE, id, [], deadline=0)
+        await BatchRunner("r", Finished()).submit(serve(dispatch), ANNE, id, [], deadline=0)
 
 
 @given(data=st.binary(max_size=30) | st.sampled_from([b'{"a": [1,\n2]}', b"1\n2", b"NaN", b""]))
@@ -336,11 +347,11 @@ async def test_what_a_provider_may_have_billed_is_not_asked_twice(serve: Any) ->
         return 200, b"{}"
 
     items = [
-        Item("paid", "POST", "/x", msgspec.Raw(b'{"model":"openai:m"}')),
-        Item("free", "POST", "/x", msgspec.Raw(b'{"model":"smollm2"}')),
+        BatchItem("paid", "POST", "/x", msgspec.Raw(b'{"model":"openai:m"}')),
+        BatchItem("free", "POST", "/x", msgspec.Raw(b'{"model":"smollm2"}')),
     ]
     finished = Finished()
-    runner, services = Runner("r", finished), serve(hangs)
+    runner, services = BatchRunner("r", finished), serve(hangs)
     runner.start(services, await _submit(runner, services, items))
     while len(asked) < 2:
         await asyncio.sleep(0.001)

@@ -9,7 +9,7 @@ from lmstudio_fake import Fake, client
 
 from conftest import repeats
 from overt.chat import ImagePart, Message, TextPart
-from overt.protocols.base import Hold
+from overt.protocols.base import ModelHold
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ async def test_a_whole_answer() -> None:
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.2, 0.9, 5)
     assert (sampling.min_p, sampling.repeat_penalty, request.max_tokens) == (0.1, 1.1, 7)
-    assert hold == Hold(None, 999)
+    assert hold == ModelHold(None, 999)
     assert "model_load_time_seconds" not in (await ask(fake, input="x"))["stats"]
 
 

@@ -19,8 +19,8 @@ def said(**fields: object) -> kv.Prediction:
 
 def test_a_later_layer_overrides_an_earlier_one() -> None:
     layers = [
-        kv.Layer(kv.Config([kv.Field("a", 1), kv.Field("b", 1)])),
-        kv.Layer(kv.Config([kv.Field("b", 2)])),
+        kv.ConfigLayer(kv.ConfigFields([kv.Field("a", 1), kv.Field("b", 1)])),
+        kv.ConfigLayer(kv.ConfigFields([kv.Field("b", 2)])),
     ]
     assert kv.Stack(layers).collapsed() == {"a": 1, "b": 2}
 

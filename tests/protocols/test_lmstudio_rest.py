@@ -8,7 +8,7 @@ import pytest
 from lmstudio_fake import OWNER, Fake, client
 
 from overt import errors
-from overt.protocols.base import NOBODY, Card, Hold
+from overt.protocols.base import NOBODY, ModelCard, ModelHold
 from overt.protocols.lmstudio import downloads, model_info
 from overt.protocols.lmstudio.errors import refuse
 
@@ -38,7 +38,7 @@ async def test_what_is_not_there_is_told_with_200(method: str, path: str) -> Non
 
 async def test_v0_lists_models() -> None:
     fake = Fake()
-    await fake.load(NOBODY, "smollm2", Hold(None, 4096))
+    await fake.load(NOBODY, "smollm2", ModelHold(None, 4096))
     async with client(fake) as api:
         listed = (await api.get("/api/v0/models")).json()
         one = (await api.get("/api/v0/models/smollm2")).json()
@@ -58,7 +58,7 @@ async def test_v0_lists_models() -> None:
 
 async def test_v0_chat_has_statistics() -> None:
     fake = Fake()
-    await fake.load(NOBODY, "smollm2", Hold(None, 4096))
+    await fake.load(NOBODY, "smollm2", ModelHold(None, 4096))
     messages = [{"role": "user", "content": "one two"}]
     body = {"model": "HuggingFaceTB/smollm2", "messages": messages, "max_tokens": -1, "ttl": 9}
     async with client(fake) as api:
@@ -73,7 +73,7 @@ async def test_v0_chat_has_statistics() -> None:
     }  # fmt: skip
     assert told["runtime"]["name"] == "overt"
     _, request, hold = fake.asked[0]
-    assert (request.model, request.max_tokens, hold) == ("smollm2", None, Hold(9.0))
+    assert (request.model, request.max_tokens, hold) == ("smollm2", None, ModelHold(9.0))
 
 
 async def test_v0_streams_end_with_statistics() -> None:
@@ -122,7 +122,7 @@ async def test_v0_refuses_in_lm_studios_form(more: dict, message: str) -> None:
 
 async def test_v1_lists_models() -> None:
     fake = Fake()
-    await fake.load(NOBODY, "smollm2", Hold(None, 4096))
+    await fake.load(NOBODY, "smollm2", ModelHold(None, 4096))
     async with client(fake) as api:
         listed = (await api.get("/api/v1/models")).json()["models"]
     assert listed[0] == {
@@ -152,7 +152,7 @@ async def test_v1_loads_and_unloads() -> None:
             "type": "llm", "instance_id": "smollm2", "status": "loaded",
             "load_config": {"context_length": 2048, "parallel": 4},
         }  # fmt: skip
-        assert fake.holds == [Hold(math.inf, 2048)]
+        assert fake.holds == [ModelHold(math.inf, 2048)]
         again = (await api.post("/api/v1/models/load", json={"model": "smollm2"})).json()
         assert again["instance_id"] == "smollm2:2"
         for name in ("smollm2", "smollm2:2"):
@@ -299,7 +299,7 @@ async def test_a_wrong_body_names_the_place() -> None:
      (268_098_176, "268M"), (671_000_000_000, "671B"), (999, "999"), (1_000_000_000_000, "1T")],
 )  # fmt: skip
 def test_how_many_parameters(count: int | None, text: str | None) -> None:
-    assert model_info.params_string(Card("x", "", 0, 0.0, parameters=count)) == text
+    assert model_info.params_string(ModelCard("x", "", 0, 0.0, parameters=count)) == text
 
 
 @pytest.mark.parametrize(
@@ -308,4 +308,4 @@ def test_how_many_parameters(count: int | None, text: str | None) -> None:
      ("MXFP4", 4), ("", None), ("mostly", None)],
 )  # fmt: skip
 def test_bits_of_a_weight(name: str, bits: int | None) -> None:
-    assert model_info.bits(Card("x", "", 0, 0.0, quantization=name)) == bits
+    assert model_info.bits(ModelCard("x", "", 0, 0.0, quantization=name)) == bits

@@ -9,7 +9,7 @@ import pytest
 from lmstudio_fake import CARDS, HELLO, KEY, PNG, Fake, line, predict, query, stack
 
 from overt.errors import BadRequest, NotFound
-from overt.protocols.base import NOBODY, Hold
+from overt.protocols.base import NOBODY, ModelHold
 from overt.protocols.lmstudio import files
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def test_loading_using_and_unloading_a_model() -> None:
         assert info["path"] == "HuggingFaceTB/smollm2"
         assert info["contextLength"] == 8192
         assert 59_000 < info["ttlMs"] <= 60_000
-        assert fake.holds == [Hold(60.0)]
+        assert fake.holds == [ModelHold(60.0)]
         opened.open("getOrLoad", asked, 2)
         packets, _ = await opened.packets()
         assert [p["type"] for p in packets] == ["alreadyLoaded"]
@@ -39,7 +39,7 @@ async def test_loading_using_and_unloading_a_model() -> None:
         assert [one["identifier"] for one in listed] == ["smollm2"]
         opened.open("predict", predict("hi"), 3)
         await opened.packets()
-        assert fake.asked[0][2] == Hold(60.0)
+        assert fake.asked[0][2] == ModelHold(60.0)
         assert await opened.ask("unloadModel", {"identifier": "smollm2"}) == {
             "type": "rpcResult", "callId": 1,
         }  # fmt: skip
@@ -57,7 +57,7 @@ async def test_a_second_instance_is_a_second_name() -> None:
             assert packets[0]["type"] == "resolved"
         assert packets[-1]["info"]["identifier"] == "smollm2:2"
         assert packets[-1]["info"]["ttlMs"] is None
-        assert fake.holds[0] == Hold(math.inf)
+        assert fake.holds[0] == ModelHold(math.inf)
         opened.open("loadModel", {"modelKey": "smollm2", "identifier": "smollm2"}, 3)
         _, end = await opened.packets()
         assert end["error"]["title"].endswith("already exists")
@@ -100,7 +100,7 @@ async def test_a_context_length_is_asked_for() -> None:
     async with line(fake, "llm") as opened:
         opened.open("loadModel", {"modelKey": "smollm2", "loadConfigStack": config})
         await opened.packets()
-        assert fake.holds == [Hold(math.inf, 1234)]
+        assert fake.holds == [ModelHold(math.inf, 1234)]
         answer = await opened.ask("getLoadConfig", {"specifier": query("smollm2")})
         assert answer["result"]["fields"][0] == fields[0]
 

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from overt.protocols import multipart
 from overt.protocols.base import BadBody
-from overt.protocols.multipart import Form, Part
+from overt.protocols.multipart import FieldHeader, MultipartState
 
 pytestmark = pytest.mark.anyio
 
 TYPE = "multipart/form-data; boundary=xyz"
 
 
-def _read(chunks: Sequence[bytes], boundary: bytes = b"xyz") -> list[tuple[Part, bytes]]:
-    form = Form(boundary)
-    found: list[tuple[Part, bytes]] = []
+def _read(chunks: Sequence[bytes], boundary: bytes = b"xyz") -> list[tuple[FieldHeader, bytes]]:
+    form = MultipartState(boundary)
+    found: list[tuple[FieldHeader, bytes]] = []
     for chunk in chunks:
         for piece in form.feed(chunk):
-            if isinstance(piece, Part):
+            if isinstance(piece, FieldHeader):
                 found.append((piece, b""))
             else:
                 part, content = found[-1]
@@ -62,8 +62,8 @@ def test_what_httpx_sends_is_read_in_any_chunks(
     boundary = multipart.boundary(sent.headers["content-type"])
     found = _read(_chunks(sent.read(), sizes), boundary)
     assert found == [
-        *((Part(name), value.encode()) for name, value in fields.items()),
-        (Part("file", filename), content),
+        *((FieldHeader(name), value.encode()) for name, value in fields.items()),
+        (FieldHeader("file", filename), content),
     ]
 
 
@@ -102,20 +102,20 @@ def test_a_mutated_form_is_read_as_the_standard_library_does_or_refused(
         assert whole == _by_email(bytes(sent))
 
 
-def _by_email(sent: bytes) -> list[tuple[Part, bytes]]:
+def _by_email(sent: bytes) -> list[tuple[FieldHeader, bytes]]:
     message = BytesParser(EmailMessage, policy=email.policy.HTTP).parsebytes(
         f"Content-Type: {TYPE}\r\n\r\n".encode() + sent
     )
     found = []
     for part in message.iter_parts():  # type: ignore[attr-defined]
         name = part.get_param("name", header="content-disposition")
-        found.append((Part(name, part.get_filename()), part.get_payload(decode=True)))
+        found.append((FieldHeader(name, part.get_filename()), part.get_payload(decode=True)))
     return found
 
 
 def test_the_standard_library_agrees() -> None:
     assert _read([PLAIN]) == _by_email(PLAIN) == [
-        (Part("purpose"), b"batch"), (Part("file", "a.txt"), b"1\r\n2"),
+        (FieldHeader("purpose"), b"batch"), (FieldHeader("file", "a.txt"), b"1\r\n2"),
     ]  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_the_standard_library_agrees() -> None:
 )
 def test_file_names(written: str, name: str) -> None:
     head = f"Content-Disposition: form-data; name=f; filename={written}"
-    assert _read([_form((head, b""))]) == [(Part("f", name), b"")]
+    assert _read([_form((head, b""))]) == [(FieldHeader("f", name), b"")]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_boundaries(kind: str) -> None:
 
 async def test_it_holds_no_more_than_it_must() -> None:
     """A part's content passes through: nothing of it waits but what could begin a boundary."""
-    form = Form(b"xyz")
+    form = MultipartState(b"xyz")
     head = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     assert len(list(form.feed(head))) == 1
     for _ in range(100):
@@ -191,4 +191,4 @@ async def test_chunks_may_be_empty() -> None:
             yield chunk
 
     pieces = [piece async for piece in multipart.read(chunks(), TYPE)]
-    assert Part("file", "a.txt") in pieces
+    assert FieldHeader("file", "a.txt") in pieces

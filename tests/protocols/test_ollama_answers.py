@@ -34,8 +34,8 @@ from overt.chat import (
     ToolResultPart,
     Usage,
 )
-from overt.models.sources.base import Step
-from overt.protocols.base import BadBody, Hold, Reply, Stream
+from overt.models.sources.base import FetchProgress
+from overt.protocols.base import BadBody, HttpReply, ModelHold, Stream
 from overt.protocols.ollama import PROTOCOL, answer, wire
 from overt.protocols.ollama.chat import _body
 
@@ -193,7 +193,7 @@ async def test_every_field_of_generate_arrives() -> None:
     assert (asked.thinking, asked.effort) == (True, "high")
     assert asked.sampling == Sampling(temperature=0.0, seed=1)
     assert (asked.stop, asked.max_tokens) == (("x",), 9)
-    assert desk.held == [Hold(300.0, 77)]
+    assert desk.held == [ModelHold(300.0, 77)]
 
 
 async def test_a_context_is_continued_by_its_tokens() -> None:
@@ -313,7 +313,7 @@ async def test_without_a_question_a_model_is_loaded(path: str) -> None:
     desk = Desk()
     found = await desk.ask(path, {"model": "plain", "keep_alive": -1})
     assert (found["done"], found["done_reason"]) == (True, "load")
-    assert desk.held == [Hold(math.inf)]
+    assert desk.held == [ModelHold(math.inf)]
     found = await desk.ask(path, {"model": "plain", "keep_alive": 0})
     assert found["done_reason"] == "unload"
     assert desk.unloaded == ["plain"]
@@ -395,9 +395,9 @@ async def test_only_models_of_the_store_are_shown() -> None:
 
 
 async def test_what_a_new_model_cannot_use_is_told_before_success() -> None:
-    steps = [Step("reading", 1, 2), Step("the template is not used", 0, None)]
+    steps = [FetchProgress("reading", 1, 2), FetchProgress("the template is not used", 0, None)]
 
-    async def create(name: str, **_: Any) -> AsyncGenerator[Step, None]:
+    async def create(name: str, **_: Any) -> AsyncGenerator[FetchProgress, None]:
         for step in steps:
             yield step
 
@@ -434,7 +434,7 @@ async def test_tags_and_ps() -> None:
 
 async def test_the_small_addresses() -> None:
     root = await Desk().raw("/", method="GET")
-    assert isinstance(root, Reply)
+    assert isinstance(root, HttpReply)
     assert (root.body(), root.media_type) == (b"Ollama is running", "text/plain; charset=utf-8")
     version = await Desk().ask("/api/version", method="GET")
     assert version == {"version": wire.VERSION, "overt": "9.9"}
@@ -531,8 +531,8 @@ async def test_an_event_costs_little() -> None:
     async def nothing(_: Answer) -> dict[str, Any]:
         return {}
 
-    form = answer.Form("plain", _body)
+    form = answer.ResponseForm("plain", _body)
     begun = process_time()
-    async for _ in answer.lines(words(), form, wire.Clock(), nothing):
+    async for _ in answer.lines(words(), form, wire.RequestClock(), nothing):
         pass
     assert (process_time() - begun) / count < 24e-6

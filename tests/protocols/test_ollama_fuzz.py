@@ -11,7 +11,7 @@ from ollama_desk import HANDLERS, Desk
 
 from overt.chat import Done, Text, Usage
 from overt.errors import OvertError
-from overt.protocols.base import Reply
+from overt.protocols.base import HttpReply
 from overt.protocols.ollama import PROTOCOL
 
 VALUES = st.recursive(
@@ -90,7 +90,7 @@ def tried(path: str, body: bytes) -> None:
         desk.library = Refusing()  # type: ignore[assignment]
         try:
             answer = await desk.raw(path, body)
-            if isinstance(answer, Reply):
+            if isinstance(answer, HttpReply):
                 if answer.body():
                     json.loads(answer.body())
                 return

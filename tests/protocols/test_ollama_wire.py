@@ -148,7 +148,7 @@ def test_options_become_sampling() -> None:
             "num_ctx": 512, "num_gpu": 1, "mirostat": 2, "what": {"ever": 1}, "use_mmap": None,
         }
     )  # fmt: skip
-    assert found == wire.Options(
+    assert found == wire.OllamaOptions(
         Sampling(0.0, 40, 0.9, 0.05, 0.5, 1.1, -1, 0.1, 0.2, 7), ("a",), 12, 512
     )
 
@@ -248,7 +248,7 @@ def test_now_goes_forward() -> None:
 
 
 def test_durations_are_the_engines_own_and_add_up() -> None:
-    clock = wire.Clock()
+    clock = wire.RequestClock()
     clock.first = clock.begun + 0.5
     found = clock.metrics(Usage(10, 20, 3, prompt_seconds=0.2, decode_seconds=1.5))
     assert found["prompt_eval_duration"] == 200_000_000
@@ -260,6 +260,6 @@ def test_durations_are_the_engines_own_and_add_up() -> None:
 
 def test_where_the_engine_says_nothing_no_duration_is_zero() -> None:
     """Clients divide by them."""
-    found = wire.Clock().metrics(Usage(1, 1))
+    found = wire.RequestClock().metrics(Usage(1, 1))
     assert found["prompt_eval_duration"] > 0
     assert found["eval_duration"] > 0

@@ -15,7 +15,7 @@ from stateful import World
 
 from overt.protocols import batching
 from overt.protocols.openai import batches
-from overt.protocols.openai.batches import Asked, Problem, _wrong, resume
+from overt.protocols.openai.batches import BatchedRequest, BatchProblem, _wrong, resume
 
 pytestmark = pytest.mark.anyio
 
@@ -324,8 +324,8 @@ _VALID = json.dumps(_line("a")).encode()
 def test_any_line_is_a_request_or_a_problem(line: bytes) -> None:
     seen: set[str] = set()
     found = _wrong(line, CHAT, seen)
-    assert isinstance(found, Asked | Problem)
-    assert bool(seen) is isinstance(found, Asked)
+    assert isinstance(found, BatchedRequest | BatchProblem)
+    assert bool(seen) is isinstance(found, BatchedRequest)
 
 
 async def test_a_large_input_is_checked_quickly(tmp_path: Path) -> None:

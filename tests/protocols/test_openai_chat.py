@@ -554,12 +554,12 @@ async def test_an_answer_that_is_raised_in_the_middle_ends_the_stream() -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 async def test_a_client_that_leaves_closes_its_streams(n: int) -> None:
-    from overt.protocols.base import NOBODY, Call, Stream
+    from overt.protocols.base import NOBODY, HttpCall, Stream
     from overt.protocols.openai.chat import create
 
     services = rig.Services()
     body = json.dumps(rig.user("a b c", model="echo:slow", stream=True, n=n)).encode()
-    call = Call(services, NOBODY, "r", "POST", CHAT, {}, {}, {}, body)  # type: ignore[arg-type]
+    call = HttpCall(services, NOBODY, "r", "POST", CHAT, {}, {}, {}, body)  # type: ignore[arg-type]
     answer = await create(call)
     assert isinstance(answer, Stream)
     await anext(answer.chunks)

@@ -177,7 +177,7 @@ async def test_tokens_as_vllm_and_llama_cpp_ask() -> None:
 async def test_the_only_model_need_not_be_named() -> None:
     assert (await rig.ask(rig.Services(), "/tokenize", {"prompt": "a"})).status == 200
     two = rig.Services()
-    two.cards = (*two.cards, rig.Card("other", "2" * 64, 1, 0))
+    two.cards = (*two.cards, rig.ModelCard("other", "2" * 64, 1, 0))
     answered = await rig.ask(two, "/tokenize", {"prompt": "a"})
     assert (answered.status, answered.body["error"]["param"]) == (400, "model")
     answered = await rig.ask(

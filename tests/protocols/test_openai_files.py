@@ -16,7 +16,7 @@ from stateful import World
 
 from overt.errors import OutOfDisk
 from overt.protocols import disk
-from overt.protocols.base import BadBody, Call, Caller
+from overt.protocols.base import BadBody, Caller, HttpCall
 from overt.protocols.openai import files as openai_files
 from overt.protocols.openai.files import create, sweep, write
 from overt.protocols.openai.stored import whole
@@ -188,7 +188,7 @@ async def test_a_file_that_would_fill_the_disk_is_refused_and_removed(
             yield b"x" * (1 << 15)
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    call = Call(world.services, ANNE, "", "POST", FILES, {}, {}, headers, chunks=chunks())
+    call = HttpCall(world.services, ANNE, "", "POST", FILES, {}, {}, headers, chunks=chunks())
     with pytest.raises(OutOfDisk, match="255 MiB are free"):
         await create(call)
     assert free == [], "it is looked at again on the way"
@@ -202,7 +202,7 @@ async def test_a_client_that_leaves_leaves_nothing(world: World, home: Path) -> 
         raise asyncio.CancelledError  # as the server ends a request whose client is gone
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    call = Call(world.services, ANNE, "", "POST", FILES, {}, {}, headers, chunks=chunks())
+    call = HttpCall(world.services, ANNE, "", "POST", FILES, {}, {}, headers, chunks=chunks())
     with pytest.raises(asyncio.CancelledError):
         await create(call)
     assert list((home / "files/uploads").iterdir()) == []
@@ -253,6 +253,6 @@ async def test_a_file_name_is_only_a_name(world: World, sent: str, kept: str) ->
 
 @given(body=st.binary(max_size=60))
 def test_whole_numbers_are_read_or_refused(body: bytes) -> None:
-    call = Call(None, ANNE, "", "GET", FILES, {}, {"limit": body.decode("latin-1")}, {})  # type: ignore[arg-type]
+    call = HttpCall(None, ANNE, "", "GET", FILES, {}, {"limit": body.decode("latin-1")}, {})  # type: ignore[arg-type]
     with suppress(BadBody):
         assert 1 <= whole(call, "limit", 5, least=1, most=100) <= 100

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from stateful import World
 
 from overt import chat
-from overt.protocols.base import BadBody, Call, Caller
+from overt.protocols.base import BadBody, Caller, HttpCall
 from overt.protocols.openai.responses import create
-from overt.protocols.openai.responses_input import Create, request
+from overt.protocols.openai.responses_input import CreateResponse, request
 from overt.protocols.openai.responses_items import items_of, messages
-from overt.protocols.openai.responses_stream import Response, Telling
+from overt.protocols.openai.responses_stream import Response, ResponseStream
 
 pytestmark = pytest.mark.anyio
 
@@ -281,7 +281,7 @@ async def test_a_client_that_leaves_stops_the_engine(world: World) -> None:
 
     world.services.stream = events  # type: ignore[method-assign]
     body = msgspec.json.encode(_ask(stream=True))
-    call = Call(world.services, Caller("anne"), "", "POST", RESPONSES, {}, {}, {}, body)
+    call = HttpCall(world.services, Caller("anne"), "", "POST", RESPONSES, {}, {}, {}, body)
     async with aclosing((await create(call)).chunks) as chunks:  # type: ignore[union-attr]
         for _ in range(5):
             await anext(chunks)
@@ -495,7 +495,7 @@ async def test_a_background_stream_can_be_read_again_from_anywhere(world: World)
 
 async def test_a_running_background_stream_can_be_joined(world: World) -> None:
     made = msgspec.json.encode(_ask(model="echo:slow", background=True, stream=True))
-    call = Call(world.services, Caller("anne"), "", "POST", RESPONSES, {}, {}, {}, made)
+    call = HttpCall(world.services, Caller("anne"), "", "POST", RESPONSES, {}, {}, {}, made)
     async with aclosing((await create(call)).chunks) as chunks:  # type: ignore[union-attr]
         first = b""
         while not first:
@@ -624,7 +624,7 @@ async def test_what_this_server_never_does_is_501(world: World) -> None:
 
 
 def _create(**more: Any) -> chat.Request:
-    asked = msgspec.convert(_ask(**more), Create)
+    asked = msgspec.convert(_ask(**more), CreateResponse)
     items = items_of(asked.input, "x")
     return request(asked, messages(items, asked.instructions))
 
@@ -755,7 +755,9 @@ async def test_custom_tools_take_and_give_text(world: World) -> None:
 
 
 def test_a_custom_call_is_told_by_its_text() -> None:
-    telling = Telling(Response(id="resp_x", created_at=0, model="m"), customs=frozenset({"shell"}))
+    telling = ResponseStream(
+        Response(id="resp_x", created_at=0, model="m"), customs=frozenset({"shell"})
+    )
     for event in (
         chat.ToolCall(0, "c1", "shell", '{"inp'),
         chat.ToolCall(0, "", "", 'ut": "ls"}'),
@@ -810,7 +812,7 @@ _json = st.recursive(
 @given(items=st.lists(_json, max_size=3))
 def test_any_items_are_read_or_refused(items: list[Any]) -> None:
     try:
-        asked = msgspec.convert({"model": "m", "input": items}, Create)
+        asked = msgspec.convert({"model": "m", "input": items}, CreateResponse)
     except msgspec.ValidationError:
         return
     try:
@@ -926,7 +928,7 @@ def test_any_events_make_a_stream_that_adds_up(
     events: list[Any], last: Any, logprobs: bool
 ) -> None:
     """The invariants a client's accumulator stands on, for any engine."""
-    told = Telling(
+    told = ResponseStream(
         Response(id=f"resp_{'0' * 24}", created_at=0, model="m"),
         customs=frozenset({"c"}),
         logprobs=logprobs,
@@ -967,7 +969,7 @@ def test_any_events_make_a_stream_that_adds_up(
 
 def test_a_delta_is_cheap() -> None:
     """A gateway may cost 8 µs an event; this one costs 0.4 µs where nothing else runs."""
-    told = Telling(Response(id=f"resp_{'0' * 24}", created_at=0, model="m"))
+    told = ResponseStream(Response(id=f"resp_{'0' * 24}", created_at=0, model="m"))
     event = chat.Text("word ")
     best = 10**9
     for _ in range(5):

@@ -30,7 +30,7 @@ from overt.chat import (
 )
 from overt.errors import Busy
 from overt.protocols import signed
-from overt.protocols.base import AS_EVER, Caller, Hold, Protocol
+from overt.protocols.base import AS_EVER, Caller, ModelHold, Protocol
 from overt.protocols.gemini import PROTOCOL as GEMINI
 from overt.protocols.lmstudio.predict import stop_reason
 from overt.protocols.openai import PROTOCOL as OPENAI
@@ -298,7 +298,7 @@ class Scripted(lmstudio_fake.Fake):
     events: Sequence[Event] = CLAUDE
 
     async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         for event in self.events:
             yield event

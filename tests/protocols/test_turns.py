@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from overt.chat import Message, Part, TextPart, ThoughtPart, Tool
 from overt.protocols.anthropic import request, wire
 from overt.protocols.lmstudio import history
-from overt.protocols.ollama.chat import Chat, _Reader
+from overt.protocols.ollama.chat import OllamaChatBody, _MessageReader
 from overt.protocols.openai import wire as openai_wire
 from overt.protocols.openai.responses_items import messages as of_items
-from overt.protocols.turns import Waiting, joined
+from overt.protocols.turns import PendingCalls, joined
 
 WORDS = st.sampled_from(["", "a", "b"])
 
@@ -37,7 +37,7 @@ class Plain:
 def test_results_find_the_first_call_that_fits(
     steps: list[tuple[bool, str | None, str | None]],
 ) -> None:
-    waiting, plain = Waiting(), Plain()
+    waiting, plain = PendingCalls(), Plain()
     for adds, id, name in steps:
         if adds:
             waiting.add(id or "", name or "")
@@ -63,7 +63,7 @@ def test_texts_in_a_row_are_one(parts: list[Part], between: str) -> None:
 def anthropic() -> None:
     for role in ("user", "assistant"):
         said = [wire.InputMessage(role, "word " * 100)] * 100_000  # type: ignore[arg-type]
-        body = wire.MessageBody(model="m", max_tokens=1, messages=said)
+        body = wire.CreateMessage(model="m", max_tokens=1, messages=said)
         assert len(request.request(body).messages) == 1
 
 
@@ -86,7 +86,7 @@ def ollama() -> None:
         "messages": [{"role": "assistant", "tool_calls": [call] * 10}] * 10_000
         + [{"role": "tool", "tool_name": "g"}] * 10_000
     }
-    made = _Reader().messages(converted(body, Chat).messages)
+    made = _MessageReader().messages(converted(body, OllamaChatBody).messages)
     assert len(made) == 20_000
 
 

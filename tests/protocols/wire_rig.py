@@ -12,17 +12,26 @@ from hypothesis import strategies as st
 
 from overt.chat import Done, Embeddings, EmbedRequest, Event, Failed, Progress, Request, Text, Usage
 from overt.errors import ContextExceeded, ModelNotFound, OvertError, Unsupported
-from overt.protocols.base import AS_EVER, NOBODY, Call, Caller, Card, Hold, Protocol, Reply
+from overt.protocols.base import (
+    AS_EVER,
+    NOBODY,
+    Caller,
+    HttpCall,
+    HttpReply,
+    ModelCard,
+    ModelHold,
+    Protocol,
+)
 from overt.runtime.echo import Echo
-from overt.server.records import Records
-from overt.server.routing import Table
+from overt.server.records import RecordStore
+from overt.server.routing import RoutingTable
 
 CARDS = (
-    Card("hf:org/repo", "sha256:" + "2" * 64, 9, 1_750_000_000, kind="vlm", context=4096,
+    ModelCard("hf:org/repo", "sha256:" + "2" * 64, 9, 1_750_000_000, kind="vlm", context=4096,
          capabilities=("completion", "vision", "thinking")),
-    Card("smollm2", "sha256:" + "0" * 64, 98, 1_700_000_000.5, context=8192,
+    ModelCard("smollm2", "sha256:" + "0" * 64, 98, 1_700_000_000.5, context=8192,
          capabilities=("completion", "tools")),
-    Card("minilm", "sha256:" + "1" * 64, 20, 1_600_000_000, kind="embedding", context=512),
+    ModelCard("minilm", "sha256:" + "1" * 64, 20, 1_600_000_000, kind="embedding", context=512),
 )  # fmt: skip
 
 ANSWER: tuple[Event, ...] = (
@@ -60,13 +69,13 @@ class Services:
     home: Path
     script: Callable[[Request], Sequence[Event | OvertError]] | None = None
     asked: list[Any] = field(default_factory=list)
-    held: list[Hold] = field(default_factory=list)
+    held: list[ModelHold] = field(default_factory=list)
     dispatched: list[tuple[str, str, Any]] = field(default_factory=list)
     open: int = 0
     version: str = "1.2.3"
-    cards: Sequence[Card] = CARDS
+    cards: Sequence[ModelCard] = CARDS
     number: float = 0.5  # what the first vector is made of
-    table: Table | None = None
+    table: RoutingTable | None = None
     work: list[Awaitable[None]] = field(default_factory=list)
 
     @property
@@ -74,15 +83,15 @@ class Services:
         return self.home / "files"
 
     @cached_property
-    def records(self) -> Records:
-        return Records(self.home / "records.db")
+    def records(self) -> RecordStore:
+        return RecordStore(self.home / "records.db")
 
     async def close(self) -> None:
         if "records" in self.__dict__:
             await self.records.close()
 
     async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         self.asked.append(request)
         self.held.append(hold)
@@ -115,7 +124,7 @@ class Services:
                 yield event
 
     async def embed(
-        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: EmbedRequest, hold: ModelHold = AS_EVER
     ) -> Embeddings:
         self.asked.append(request)
         length = request.dimensions or 3
@@ -128,10 +137,10 @@ class Services:
             raise Unsupported("echo does not count tokens ahead")
         return sum(len(message.text.split()) for message in request.messages)
 
-    async def models(self, caller: Caller) -> Sequence[Card]:
+    async def models(self, caller: Caller) -> Sequence[ModelCard]:
         return self.cards
 
-    async def model(self, caller: Caller, ref: str) -> Card:
+    async def model(self, caller: Caller, ref: str) -> ModelCard:
         for card in self.cards:
             if card.id == ref:
                 return card
@@ -172,18 +181,18 @@ async def ask(
 
     `leave_after` has the client leave after so many pieces.
     """
-    services.table = table = Table([protocol])
+    services.table = table = RoutingTable([protocol])
     path, _, query = address.partition("?")
     found = table.find(method, path, headers or {})
     assert found is not None, f"no route for {method} {path}"
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     queried = dict(pair.split("=", 1) for pair in query.split("&")) if query else {}
-    call = Call(
+    call = HttpCall(
         services, caller, "req_1", method, path, found.params, queried, headers or {}, raw
     )  # fmt: skip
     try:
         result = await found.route.handler(call)
-        if isinstance(result, Reply):
+        if isinstance(result, HttpReply):
             return Answered(result.status, result.headers, result.body(), result.media_type)
         pieces = []
         async with aclosing(result.chunks) as chunks:

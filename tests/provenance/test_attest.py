@@ -15,7 +15,7 @@ from overt.errors import FormatError, IntegrityError, OvertError
 from overt.models.recipe import Input, Recipe
 from overt.models.store import File, Manifest
 from overt.provenance import receipts, run_recipe, steps
-from overt.security.signing import Keys
+from overt.security.signing import SigningKeys
 from overt.settings import Settings, load
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -29,7 +29,7 @@ FILES = (
     File("licence", "LICENSE", f"sha256:{'d' * 64}", 5),
 )
 MANIFEST = Manifest(FILES, "mine", {"source": "tiny"}, "MIT")
-RAN = receipts.Ran("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", 2)
+RAN = receipts.StepRun("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", 2)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys"))
+def keys(tmp_path_factory: pytest.TempPathFactory) -> SigningKeys:
+    return SigningKeys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="module")
-def receipt(keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def receipt(keys: SigningKeys, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     home = keys._folder.parent
     made = {FILES[0].digest, FILES[1].digest}
     settings = load({"OVERT_HOME": str(home)})
@@ -78,7 +78,7 @@ def test_in_totos_own_package_reads_the_statement(receipt: bytes) -> None:
     assert provenance.run_details.builder.version["numpy"] == "2.4"
 
 
-def test_the_signature_is_dsses(receipt: bytes, keys: Keys) -> None:
+def test_the_signature_is_dsses(receipt: bytes, keys: SigningKeys) -> None:
     """Verified from the specification of DSSE alone."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -106,12 +106,12 @@ def test_it_gives_the_recipe_back(receipt: bytes) -> None:
 # ---- who signed, and what --------------------------------------------------------------------
 
 
-def test_a_receipt_of_the_model_passes(receipt: bytes, keys: Keys) -> None:
+def test_a_receipt_of_the_model_passes(receipt: bytes, keys: SigningKeys) -> None:
     assert receipts.check(receipt, MANIFEST, TOLD, keys).manifest == MANIFEST.digest
     assert receipts.state(receipt, keys) == "verified"
 
 
-def test_another_model_recipe_or_file_is_found(receipt: bytes, keys: Keys) -> None:
+def test_another_model_recipe_or_file_is_found(receipt: bytes, keys: SigningKeys) -> None:
     other = Manifest(FILES, "yours")
     with pytest.raises(IntegrityError, match=r"it is of sha256:"):
         receipts.check(receipt, other, TOLD, keys)
@@ -120,15 +120,15 @@ def test_another_model_recipe_or_file_is_found(receipt: bytes, keys: Keys) -> No
 
 
 def test_a_key_that_is_not_known_is_told_until_it_is_accepted(
-    receipt: bytes, keys: Keys, tmp_path: Path
+    receipt: bytes, keys: SigningKeys, tmp_path: Path
 ) -> None:
-    mine = Keys(tmp_path / "mine")
+    mine = SigningKeys(tmp_path / "mine")
     assert receipts.state(receipt, mine) == "not ours"
     mine.accept(mine.signer(keys.public()))
     assert receipts.state(receipt, mine) == "verified"
 
 
-def test_no_signature_is_none_and_a_wrong_one_is_broken(receipt: bytes, keys: Keys) -> None:
+def test_no_signature_is_none_and_a_wrong_one_is_broken(receipt: bytes, keys: SigningKeys) -> None:
     envelope = json.loads(receipt)
     unsigned = json.dumps(envelope | {"signatures": []}).encode()
     assert receipts.state(unsigned, keys) == "none"
@@ -136,7 +136,7 @@ def test_no_signature_is_none_and_a_wrong_one_is_broken(receipt: bytes, keys: Ke
     assert receipts.state(json.dumps(envelope).encode(), keys) == "broken"
 
 
-def test_a_changed_parameter_is_found_twice(receipt: bytes, keys: Keys) -> None:
+def test_a_changed_parameter_is_found_twice(receipt: bytes, keys: SigningKeys) -> None:
     """By the signature, and without it by the recipe's digest."""
     changed = _changed(receipt, ("predicate", "buildDefinition", "externalParameters",
                                  "parameters", "rows"), 4)  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_changed_subject_is_found_without_a_known_key(receipt: bytes, tmp_path
     subjects[0]["digest"]["sha256"] = "e" * 64
     changed = _changed(receipt, ("subject",), subjects)
     with pytest.raises(IntegrityError, match=r"another w\.gguf"):
-        receipts.check(changed, MANIFEST, TOLD, Keys(tmp_path / "mine"))
+        receipts.check(changed, MANIFEST, TOLD, SigningKeys(tmp_path / "mine"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def _changed(receipt: bytes, place: tuple[str, ...], value: Any) -> bytes:
 
 @given(data=st.data())
 def test_mutated_bytes_raise_only_our_errors(
-    data: st.DataObject, receipt: bytes, keys: Keys
+    data: st.DataObject, receipt: bytes, keys: SigningKeys
 ) -> None:
     """Of the envelope, and of the payload in it."""
     inner = data.draw(st.booleans())
@@ -233,7 +233,7 @@ def test_any_json_anywhere_raises_only_our_errors(
 
 
 @given(data=st.binary(max_size=60) | values.map(lambda one: json.dumps(one).encode()))
-def test_anything_else_raises_only_our_errors(data: bytes, keys: Keys) -> None:
+def test_anything_else_raises_only_our_errors(data: bytes, keys: SigningKeys) -> None:
     assert receipts.state(data, keys) == "broken"
     with pytest.raises(OvertError):
         receipts.read(data)

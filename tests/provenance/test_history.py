@@ -20,7 +20,7 @@ from overt.models.modelfile_build import create
 from overt.models.recipe import Input, Recipe
 from overt.models.store import File, Manifest, Store
 from overt.provenance import inputs, receipts, run_recipe, steps
-from overt.provenance.history import Node, history, receipt, recipe
+from overt.provenance.history import HistoryNode, history, receipt, recipe
 from overt.ref import parse
 from overt.settings import Settings, load
 
@@ -54,7 +54,7 @@ def _make(settings: Settings, name: str, *given: Input, **parameters: Any) -> Ma
 
 
 @pytest.fixture
-def chain(settings: Settings, tmp_path: Path) -> Node:
+def chain(settings: Settings, tmp_path: Path) -> HistoryNode:
     """Fine-tuned of a base and a data file, then made again of that and another model."""
     base, other = _pulled(settings, "base"), _pulled(settings, "other", "Apache-2.0")
     data = tmp_path / "answers.jsonl"
@@ -70,7 +70,7 @@ def chain(settings: Settings, tmp_path: Path) -> Node:
     return history("top", settings)
 
 
-def test_it_leads_back_to_what_others_published(chain: Node) -> None:
+def test_it_leads_back_to_what_others_published(chain: HistoryNode) -> None:
     tuned, other = chain.inputs
     base, data = tuned.inputs
     assert chain.recipe is not None
@@ -86,7 +86,7 @@ def test_it_leads_back_to_what_others_published(chain: Node) -> None:
     json.dumps(chain.as_json(), allow_nan=False)
 
 
-def test_it_is_drawn_as_a_tree(chain: Node) -> None:
+def test_it_is_drawn_as_a_tree(chain: HistoryNode) -> None:
     text = "\n".join(drawn(chain))
     for needed in (
         "top  sha256:", "├─ from: tuned", "│  ├─ from: hf:them/base@", "└─ from: hf:them/other@",
@@ -97,7 +97,7 @@ def test_it_is_drawn_as_a_tree(chain: Node) -> None:
     assert len(digests(chain)) == 5
 
 
-def test_ancestors_that_went_are_still_drawn(settings: Settings, chain: Node) -> None:
+def test_ancestors_that_went_are_still_drawn(settings: Settings, chain: HistoryNode) -> None:
     store = Store(settings.home)
     for name in ("tuned", "base"):
         store.remove(parse(name))
@@ -107,7 +107,9 @@ def test_ancestors_that_went_are_still_drawn(settings: Settings, chain: Node) ->
     assert "not on this disk" in "\n".join(drawn(again))
 
 
-def test_without_the_manifests_the_older_recipes_tell(settings: Settings, chain: Node) -> None:
+def test_without_the_manifests_the_older_recipes_tell(
+    settings: Settings, chain: HistoryNode
+) -> None:
     """A model that was brought in without its ancestors."""
     store = Store(settings.home)
     for digest in (chain.inputs[0].digest, chain.inputs[0].inputs[0].digest):
@@ -168,7 +170,7 @@ def test_recipes_of_an_input_that_is_here_are_not_given_to_another(settings: Set
     assert under.recipe is None, "that of the adapter is not its"
 
 
-def test_signatures_of_every_kind(settings: Settings, chain: Node) -> None:
+def test_signatures_of_every_kind(settings: Settings, chain: HistoryNode) -> None:
     place = receipts.path(chain.digest, settings.home)
     whole = place.read_bytes()
     envelope = json.loads(whole)
@@ -257,6 +259,6 @@ def test_whatever_is_in_a_recipe_can_be_drawn(
     name: str, role: str, parameters: dict[str, Any], environment: dict[str, str]
 ) -> None:
     told = Recipe("tiny", "1", (), parameters, environment)
-    node = Node(role, name, f"sha256:{'0' * 64}", "model", True, told)
+    node = HistoryNode(role, name, f"sha256:{'0' * 64}", "model", True, told)
     lines = drawn(replace(node, inputs=(node, node)))
     assert not any(set(line) & set("\x1b\x07\n\r") for line in lines)

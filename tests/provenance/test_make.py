@@ -27,7 +27,7 @@ from overt.errors import (
 from overt.models.recipe import Input, Recipe
 from overt.models.store import File, Manifest, Store
 from overt.provenance import environment, inputs, jobs, receipts, run_recipe, steps
-from overt.provenance.steps import Made, Work
+from overt.provenance.steps import StepContext, StepOutput
 from overt.ref import parse
 from overt.settings import Settings, load
 
@@ -195,10 +195,13 @@ def test_a_file_of_a_base_may_be_listed_as_it_is(
 ) -> None:
     base = _base(settings, "base", weights=b"the weights")
 
-    def run(work: Work) -> list[Made]:
+    def run(work: StepContext) -> list[StepOutput]:
         adapter = work.place / "adapter.gguf"
         adapter.write_bytes(b"small")
-        return [Made("weights", "w.gguf", work.inputs[0].path), Made("adapter", "a.gguf", adapter)]
+        return [
+            StepOutput("weights", "w.gguf", work.inputs[0].path),
+            StepOutput("adapter", "a.gguf", adapter),
+        ]
 
     monkeypatch.setattr(tiny, "run", run, raising=False)
     made = run_recipe.make(_recipe(settings, Input("from", base.digest)), "one", settings)
@@ -223,7 +226,7 @@ def test_what_is_made_of_several_has_all_their_licences(
 ) -> None:
     file = File("weights", "w", f"sha256:{'0' * 64}", 1)
     bases = [Manifest((file,), "x", {}, licence) for licence in said]
-    given = [steps.Given(Path("w"), base, {}) for base in bases]
+    given = [steps.StepInput(Path("w"), base, {}) for base in bases]
     told = Recipe("tiny", "1")
     assert run_recipe.listed(told, given, [], "mine").manifest.licence == expected
 
@@ -367,7 +370,7 @@ def test_killed_while_it_is_stored_it_goes_on_and_nothing_is_half(
     assert store.verify() == []
     assert receipts.check(
         receipts.of(made.digest, settings.home) or b"", made, _recipe(settings, rows=5),
-        receipts.Keys(settings.home),
+        receipts.SigningKeys(settings.home),
     )  # fmt: skip
     assert jobs.every(settings.home) == []
 
@@ -403,7 +406,7 @@ def test_a_refusal_leaves_no_job_and_an_accident_does(
         run_recipe.make(_recipe(settings, refuse=True), "mine", settings)
     assert jobs.every(settings.home) == []
 
-    def full(work: Work) -> list[Made]:
+    def full(work: StepContext) -> list[StepOutput]:
         (work.place / "begun").write_text("x")
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -419,7 +422,7 @@ def test_a_step_that_forgets_its_files_is_found(
     settings: Settings, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        tiny, "run", lambda work: [Made("weights", "w", work.place / "no")], raising=False
+        tiny, "run", lambda work: [StepOutput("weights", "w", work.place / "no")], raising=False
     )
     with pytest.raises(FormatError, match="did not make"):
         run_recipe.make(_recipe(settings), "mine", settings)

@@ -15,7 +15,7 @@ from overt.models.store import File, Manifest, Store
 from overt.openness.permissions import chain
 from overt.openness.subject import gather
 from overt.provenance import gguf_keys, run_recipe
-from overt.provenance.steps import Given
+from overt.provenance.steps import StepInput
 from overt.settings import load
 
 DIGEST = "sha256:" + "ab" * 32
@@ -50,7 +50,7 @@ def test_all_licences_hold(said: list[str | None], licence: str | None) -> None:
 
 def test_a_release_of_the_hub_is_named_as_there(release: Path) -> None:
     card = "---\nlicense: mit\nbase_model: HuggingFaceTB/SmolLM2-135M\n---\n# SmolLM2\n"
-    found = dict(gguf_keys.release(Given(release, manifest(HUB, "apache-2.0"), {}), card))
+    found = dict(gguf_keys.release(StepInput(release, manifest(HUB, "apache-2.0"), {}), card))
     assert found == {
         "general.name": "SmolLM2 135M Instruct", "general.basename": "SmolLM2",
         "general.organization": "HuggingFaceTB", "general.license": "apache-2.0",
@@ -63,7 +63,7 @@ def test_a_release_of_the_hub_is_named_as_there(release: Path) -> None:
 
 def test_a_folder_of_ones_own_has_no_name_but_what_its_card_says(release: Path) -> None:
     """The name that a person gave it is nobody else's; where it lay, neither."""
-    mine = Given(release, manifest("mine-safetensors", None), {})
+    mine = StepInput(release, manifest("mine-safetensors", None), {})
     assert gguf_keys.release(mine, "") == []
     card = "---\nlicense: [mit, other]\nlicense_name: my-own\n---\n"
     assert gguf_keys.release(mine, card) == [("general.license", "mit AND my-own")]
@@ -81,13 +81,13 @@ def test_a_folder_of_ones_own_has_no_name_but_what_its_card_says(release: Path) 
     ],
 )
 def test_names(release: Path, ref: str, name: str) -> None:
-    found = dict(gguf_keys.release(Given(release, manifest(ref, None), {}), ""))
+    found = dict(gguf_keys.release(StepInput(release, manifest(ref, None), {}), ""))
     assert found["general.name"] == name
 
 
 @given(st.text(max_size=80), st.sampled_from(["license", "base_model", "license_name"]))
 def test_a_card_of_anything_gives_keys_that_can_be_written(text: str, key: str) -> None:
-    mine = Given(Path(__file__), manifest("mine", None), {})
+    mine = StepInput(Path(__file__), manifest("mine", None), {})
     for card in (text, f"---\n{key}: {text}\n---\n", f"---\n{key}:\n- {text}\n- a/b\n---\n"):
         for name, value in gguf_keys.release(mine, card):
             assert name.startswith("general.")
@@ -97,8 +97,8 @@ def test_a_card_of_anything_gives_keys_that_can_be_written(text: str, key: str) 
 
 def test_a_parent_without_a_name_is_called_by_its_digest(release: Path) -> None:
     inputs = [Input("from", DIGEST), Input("adapter", DIGEST[:-1] + "0"), Input("data", DIGEST)]
-    given = [Given(release, manifest("my-poet", "MIT"), {}), Given(release, None, {}),
-             Given(release, None, {})]  # fmt: skip
+    given = [StepInput(release, manifest("my-poet", "MIT"), {}), StepInput(release, None, {}),
+             StepInput(release, None, {})]  # fmt: skip
     assert gguf_keys.derived(inputs, given) == [
         ("general.base_model.count", 2),
         ("general.base_model.0.name", "my-poet"),

@@ -310,8 +310,8 @@ def test_a_receipt_tells_what_came_out(settings: Settings, tmp_path: Path) -> No
     assert found.target.receipt == "not ours"
     assert (
         found.as_json()["receipt"]["signers"][0]
-        == run_recipe.Keys(settings.home)
-        .signer(run_recipe.Keys(settings.home).public())
+        == run_recipe.SigningKeys(settings.home)
+        .signer(run_recipe.SigningKeys(settings.home).public())
         .fingerprint
     )
 
@@ -445,7 +445,7 @@ def test_what_another_replay_is_tidying_stops_nobody(
     (settings.home / "jobs" / "replay-0123" / "work").mkdir(parents=True)
     asked = []
 
-    def busy(job: jobs.Job, home: Path) -> int:
+    def busy(job: jobs.LocalJob, home: Path) -> int:
         asked.append(job.folder.name)
         raise Busy("the process 1 is making this already", "wait for it")
 

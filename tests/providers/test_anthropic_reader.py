@@ -34,8 +34,8 @@ from overt.errors import (
     TooMany,
 )
 from overt.providers.anthropic.dialect import Anthropic
-from overt.providers.base import Said
-from overt.providers.http.sse import Splitter
+from overt.providers.base import ServerEvent
+from overt.providers.http.sse import EventSplitter
 
 CLAUDE = Anthropic()
 HELLO = (Message.of("user", "Hello"),)
@@ -52,7 +52,7 @@ STREAMS = (
 
 def read(data: bytes, size: int = 0) -> Answer:
     """`data` as an answer, fed in chunks of `size` bytes."""
-    answer, reader, splitter = Answer(), CLAUDE.reader(Request("m")), Splitter()
+    answer, reader, splitter = Answer(), CLAUDE.reader(Request("m")), EventSplitter()
     chunks = [data[at : at + size] for at in range(0, len(data), size)] if size else [data]
     for said in (said for chunk in (*chunks, None) for said in
                  (splitter.end() if chunk is None else splitter.feed(chunk))):  # fmt: skip
@@ -136,7 +136,7 @@ def test_every_cut_of_one_stream(fixtures: dict[str, bytes]) -> None:
     data = fixtures["tool_use"]
     whole = read(data)
     for at in range(1, len(data), 3):
-        splitter, reader, answer = Splitter(), CLAUDE.reader(Request("m")), Answer()
+        splitter, reader, answer = EventSplitter(), CLAUDE.reader(Request("m")), Answer()
         for chunk in (data[:at], data[at:]):
             for said in splitter.feed(chunk):
                 for event in reader.feed(said):
@@ -265,7 +265,7 @@ def test_a_message_that_was_not_streamed() -> None:
         "stop_reason": "tool_use",
     }
     reader, answer = CLAUDE.reader(Request("m")), Answer()
-    for event in reader.feed(Said("", json.dumps(message).encode())):
+    for event in reader.feed(ServerEvent("", json.dumps(message).encode())):
         answer.add(event)
     assert reader.done
     for event in reader.end():
@@ -438,8 +438,8 @@ def test_counts() -> None:
             CLAUDE.counted(told)
 
 
-def _events(data: bytes) -> Iterable[Said]:
-    splitter = Splitter()
+def _events(data: bytes) -> Iterable[ServerEvent]:
+    splitter = EventSplitter()
     return [*splitter.feed(data), *splitter.end()]
 
 
@@ -448,4 +448,4 @@ def test_a_finished_reader_reads_no_more(fixtures: dict[str, bytes]) -> None:
     for said in _events(fixtures["basic"]):
         list(reader.feed(said))
     assert reader.done
-    assert list(reader.feed(Said("", b"anything"))) == []
+    assert list(reader.feed(ServerEvent("", b"anything"))) == []

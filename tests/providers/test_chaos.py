@@ -22,7 +22,7 @@ from overt.errors import OvertError, ProviderFailed, TimedOut
 from overt.providers.anthropic.dialect import Anthropic
 from overt.providers.base import Destination, Dialect, Provider
 from overt.providers.gemini.dialect import Gemini
-from overt.providers.http.client import Upstream
+from overt.providers.http.client import HttpClient
 from overt.providers.openai.dialect import OpenAI
 from overt.settings import Settings
 
@@ -106,14 +106,14 @@ PROVIDERS: dict[str, tuple[Callable[[], Dialect], str, bytes]] = {
 }
 
 
-def upstream() -> Upstream:
+def upstream() -> HttpClient:
     settings = replace(
         Settings(), retries=TRIES, first_timeout=f"{LIMIT}s", between_timeout=f"{LIMIT}s"
     )
-    return Upstream(settings, sleep=lambda seconds: asyncio.sleep(min(seconds, 0.001)))
+    return HttpClient(settings, sleep=lambda seconds: asyncio.sleep(min(seconds, 0.001)))
 
 
-async def ask(provider: str, there: Peer, run: int, out: Upstream) -> Answer | OvertError:
+async def ask(provider: str, there: Peer, run: int, out: HttpClient) -> Answer | OvertError:
     make, model, _ = PROVIDERS[provider]
     dialect = make()
     to = Destination(there.base, dialect.headers(KEY), KEY, provider, f"overt login {provider}")
@@ -205,29 +205,34 @@ def test_a_count_that_is_none_does_not_throw_a_paid_answer_away(odd: bytes) -> N
     """The usage comes last, when all of the answer is here."""
     from overt.chat import Done, Request, Text, Usage
     from overt.providers.anthropic.dialect import Anthropic
-    from overt.providers.base import Said
+    from overt.providers.base import ServerEvent
     from overt.providers.gemini.dialect import Gemini
     from overt.providers.openai.dialect import OpenAI
 
     streams = [
         (OpenAI(), [
-            Said("", b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":'
+            ServerEvent("", b'{"id":"c","object":"chat.completion.chunk",'
+                        b'"choices":[{"index":0,"delta":'
                      b'{"content":"Hi"},"finish_reason":"stop"}]}'),
-            Said("", b'{"id":"c","object":"chat.completion.chunk","choices":[],"usage":'
+            ServerEvent("", b'{"id":"c","object":"chat.completion.chunk","choices":[],"usage":'
                      b'{"prompt_tokens":%b,"completion_tokens":%b}}' % (odd, odd)),
-            Said("", b"[DONE]"),
+            ServerEvent("", b"[DONE]"),
         ]),
         (Anthropic(), [
-            Said("message_start", b'{"type":"message_start","message":{"usage":{"input_tokens":%b}}'
+            ServerEvent("message_start", b'{"type":"message_start",'
+                                  b'"message":{"usage":{"input_tokens":%b}}'
                                   b"}" % odd),
-            Said("content_block_start", b'{"type":"content_block_start","index":0,"content_block":'
+            ServerEvent("content_block_start", b'{"type":"content_block_start",'
+                                        b'"index":0,"content_block":'
                                         b'{"type":"text","text":"Hi"}}'),
-            Said("message_delta", b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+            ServerEvent("message_delta", b'{"type":"message_delta",'
+                                  b'"delta":{"stop_reason":"end_turn"},'
                                   b'"usage":{"output_tokens":%b}}' % odd),
-            Said("message_stop", b'{"type":"message_stop"}'),
+            ServerEvent("message_stop", b'{"type":"message_stop"}'),
         ]),
         (Gemini(), [
-            Said("", b'{"candidates":[{"content":{"parts":[{"text":"Hi"}]},"finishReason":"STOP"}],'
+            ServerEvent("", b'{"candidates":[{"content":'
+                        b'{"parts":[{"text":"Hi"}]},"finishReason":"STOP"}],'
                      b'"usageMetadata":{"promptTokenCount":%b,"candidatesTokenCount":%b}}'
                      % (odd, odd)),
         ]),

@@ -46,7 +46,7 @@ from overt.errors import (
     TimedOut,
     Unsupported,
 )
-from overt.providers.base import Dialect, Said
+from overt.providers.base import Dialect, ServerEvent
 from overt.providers.gemini.body import _FROM_ELSEWHERE
 from overt.providers.gemini.dialect import Gemini
 from overt.providers.gemini.reader import _FINISH
@@ -415,7 +415,7 @@ def read(*answers: Any, request: Request | None = None) -> list[Event]:
             data = json.dumps(answer)
         else:
             data = json_format.MessageToJson(pb.GenerateContentResponse.pb(answer))
-        events += reader.feed(Said("", data.encode()))
+        events += reader.feed(ServerEvent("", data.encode()))
     return [*events, *reader.end()]
 
 
@@ -495,7 +495,7 @@ def test_log_probabilities() -> None:
 
 def how_it_ends(reason: str) -> str:
     reader = GEMINI.reader(asked())
-    said = Said("", json.dumps({"candidates": [{"finishReason": reason}]}).encode())
+    said = ServerEvent("", json.dumps({"candidates": [{"finishReason": reason}]}).encode())
     if reason in _FINISH:
         assert list(reader.feed(said)) == []
         (done,) = reader.end()
@@ -526,10 +526,12 @@ def test_a_list_in_place_of_events() -> None:
     reader = GEMINI.reader(asked())
     one = {"candidates": [{"content": {"parts": [{"text": "a"}]}}]}
     rest = {"candidates": [{"finishReason": "STOP"}], "usageMetadata": {"promptTokenCount": 1}}
-    assert list(reader.feed(Said("", json.dumps([one, one, rest]).encode()))) == [Text("a")] * 2
+    assert (
+        list(reader.feed(ServerEvent("", json.dumps([one, one, rest]).encode()))) == [Text("a")] * 2
+    )
     assert reader.done
     with pytest.raises(Busy):
-        GEMINI.reader(asked()).feed(Said("", ERROR))
+        GEMINI.reader(asked()).feed(ServerEvent("", ERROR))
 
 
 def test_a_prompt_that_is_blocked() -> None:
@@ -541,9 +543,9 @@ def test_a_prompt_that_is_blocked() -> None:
 
 def test_it_is_over_with_its_reason_and_its_usage() -> None:
     reader = GEMINI.reader(asked())
-    list(reader.feed(Said("", b'{"candidates":[{"finishReason":"STOP"}]}')))
+    list(reader.feed(ServerEvent("", b'{"candidates":[{"finishReason":"STOP"}]}')))
     assert not reader.done
-    list(reader.feed(Said("", b'{"usageMetadata":{"promptTokenCount":1}}')))
+    list(reader.feed(ServerEvent("", b'{"usageMetadata":{"promptTokenCount":1}}')))
     assert reader.done
 
 
@@ -627,7 +629,7 @@ def test_a_broken_answer_is_events_or_one_clear_error(data: bytes) -> None:
     answer = Answer()
     failed = None
     try:
-        for event in [*reader.feed(Said("", data)), *reader.end()]:
+        for event in [*reader.feed(ServerEvent("", data)), *reader.end()]:
             answer.add(event)
     except OvertError as error:
         failed = error

@@ -47,16 +47,16 @@ from overt.errors import (
     Unsupported,
 )
 from overt.providers import registry
-from overt.providers.base import Destination, Dialect, Provider, Said
-from overt.providers.http.client import Upstream
-from overt.providers.openai.compatible import Http
+from overt.providers.base import Destination, Dialect, Provider, ServerEvent
+from overt.providers.http.client import HttpClient
+from overt.providers.openai.compatible import CompatibleServer
 from overt.providers.openai.dialect import OpenAI
 from overt.ref import parse
 from overt.settings import Settings
 from serving import Served
 
 HELLO = Request("m", (Message.of("user", "Hello"),))
-dialect = Http()
+dialect = CompatibleServer()
 
 
 def sent(request: Request) -> tuple[str, dict[str, Any], tuple[str, ...]]:
@@ -152,7 +152,7 @@ def told(*chunks: Any, request: Request = HELLO) -> list[Event]:
     events: list[Event] = []
     for one in chunks:
         data = one if isinstance(one, bytes) else json.dumps(one).encode()
-        events += reader.feed(Said("", data))
+        events += reader.feed(ServerEvent("", data))
     return [*events, *reader.end()]
 
 
@@ -379,7 +379,7 @@ def test_mutated_streams_end_in_events_or_one_error(data: st.DataObject) -> None
         reader, answer = spoken.reader(replace(HELLO, stop=("x",))), Answer()
         try:
             for place in order:
-                for event in reader.feed(Said("", bytes(lines[place]))):
+                for event in reader.feed(ServerEvent("", bytes(lines[place]))):
                     answer.add(event)
             for event in reader.end():
                 answer.add(event)
@@ -392,14 +392,14 @@ def test_mutated_streams_end_in_events_or_one_error(data: st.DataObject) -> None
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[Upstream]:
-    upstream = Upstream(Settings(retries=0), check=lambda _: None)
+async def wire() -> AsyncIterator[HttpClient]:
+    upstream = HttpClient(Settings(retries=0), check=lambda _: None)
     yield upstream
     await upstream.close()
 
 
 def engine(
-    wire: Upstream, base: str, model: str, secret: str = "", spoken: Dialect = dialect
+    wire: HttpClient, base: str, model: str, secret: str = "", spoken: Dialect = dialect
 ) -> Provider:
     # llama.cpp's server drops connections that it promised to keep: see remote.destination.
     headers = {**spoken.headers(secret), "Connection": "close"}
@@ -454,7 +454,7 @@ def llama(smollm2_gguf: Path) -> Iterator[str]:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_llama_server(wire: Upstream, llama: str) -> None:
+async def test_llama_server(wire: HttpClient, llama: str) -> None:
     peer = engine(wire, llama, "smollm2", "sk-llama-secret")
     greedy = Sampling(temperature=0, seed=1, top_k=40, min_p=0.0, repeat_penalty=1.0)
     plain = replace(HELLO, sampling=greedy, max_tokens=6, logprobs=2)
@@ -486,7 +486,7 @@ async def test_llama_server(wire: Upstream, llama: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_llama_server_again_and_again(wire: Upstream, llama: str) -> None:
+async def test_llama_server_again_and_again(wire: HttpClient, llama: str) -> None:
     """It closes the connection behind each stream, which a connection kept open would race with."""
     for url, closes in (("http://10.0.0.5/v1", True), ("https://openrouter.ai/api/v1", False)):
         to = registry.destination(parse(f"{url}#m"), dialect, url, "")
@@ -498,7 +498,7 @@ async def test_llama_server_again_and_again(wire: Upstream, llama: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_llama_server_refuses(wire: Upstream, llama: str) -> None:
+async def test_llama_server_refuses(wire: HttpClient, llama: str) -> None:
     peer = engine(wire, llama, "smollm2", "sk-llama-secret")
     with pytest.raises(ContextExceeded, match="holds 512"):
         await asked(peer, Request("m", (Message.of("user", "word " * 900),)))
@@ -511,7 +511,7 @@ async def test_llama_server_refuses(wire: Upstream, llama: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_llama_server_embeds(wire: Upstream, model_home: Path) -> None:
+async def test_llama_server_embeds(wire: HttpClient, model_home: Path) -> None:
     from overt.models.pull import find
     from overt.settings import load
 
@@ -527,7 +527,7 @@ async def test_llama_server_embeds(wire: Upstream, model_home: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_overt_as_a_peer(wire: Upstream, server: Served) -> None:
+async def test_overt_as_a_peer(wire: HttpClient, server: Served) -> None:
     def peer(model: str) -> Provider:
         return engine(wire, server.url + "/v1", model)
 
@@ -569,7 +569,7 @@ LONG = (Message.of("user", "x y " * 9000),)
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_errors_of_overt_as_a_peer(wire: Upstream, server: Served) -> None:
+async def test_errors_of_overt_as_a_peer(wire: HttpClient, server: Served) -> None:
     base = server.url + "/v1"
     with pytest.raises(ModelNotFound, match="nowhere"):
         await asked(engine(wire, base, "nowhere"), HELLO)
@@ -587,7 +587,7 @@ async def test_errors_of_overt_as_a_peer(wire: Upstream, server: Served) -> None
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_responses_of_llama_server(wire: Upstream, llama: str) -> None:
+async def test_responses_of_llama_server(wire: HttpClient, llama: str) -> None:
     peer = engine(wire, llama, "smollm2", "sk-llama-secret", OpenAI())
     drawn = replace(HELLO, sampling=Sampling(temperature=0), max_tokens=16)  # OpenAI's least
     answer = await asked(peer, drawn)
@@ -601,7 +601,7 @@ async def test_responses_of_llama_server(wire: Upstream, llama: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.anyio
-async def test_responses_of_overt(wire: Upstream, server: Served) -> None:
+async def test_responses_of_overt(wire: HttpClient, server: Served) -> None:
     def peer(model: str) -> Provider:
         return engine(wire, server.url + "/v1", model, spoken=OpenAI())
 

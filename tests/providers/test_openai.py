@@ -45,7 +45,7 @@ from overt.errors import (
     TooMany,
     Unsupported,
 )
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 from overt.providers.openai.dialect import OpenAI
 from overt.providers.openai.strict import strict
 from overt.providers.supported_parameters import accepts
@@ -323,7 +323,7 @@ def _known() -> Any:
     return TypeAdapter(ChatCompletionChunk)
 
 
-def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> Said:
+def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> ServerEvent:
     """One chunk, which must be one that the SDK knows."""
     choice = {"index": 0, "delta": delta or {}, "finish_reason": finish, **fields.pop("of", {})}
     whole = {
@@ -331,10 +331,10 @@ def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> Said:
         "choices": [choice] if delta is not None or finish else [], **fields,
     }  # fmt: skip
     assert _known().validate_python(whole).id == "c"
-    return Said("", json.dumps(whole).encode())
+    return ServerEvent("", json.dumps(whole).encode())
 
 
-DONE = Said("", b"[DONE]")
+DONE = ServerEvent("", b"[DONE]")
 USED = chunk(
     usage={
         "prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29,
@@ -345,7 +345,7 @@ USED = chunk(
 USAGE = Usage(20, 9, tokens_cached=16, tokens_thought=4)
 
 
-def told(*given: Said, request: Request = HELLO) -> list[Event]:
+def told(*given: ServerEvent, request: Request = HELLO) -> list[Event]:
     reader = dialect.reader(request)
     events = [event for one in given for event in reader.feed(one)]
     return [*events, *reader.end()]
@@ -375,7 +375,7 @@ def test_chat() -> None:
 
 
 def test_chat_tool_calls() -> None:
-    def piece(**call: Any) -> Said:
+    def piece(**call: Any) -> ServerEvent:
         return chunk({"tool_calls": [call]})
 
     events = told(

@@ -24,7 +24,7 @@ from overt.chat import (
     Usage,
 )
 from overt.errors import BadRequest, Busy, ContextExceeded, OvertError, ProviderFailed
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 from overt.providers.openai.dialect import OpenAI
 from overt.providers.openai.responses_answer import ResponsesReader
 
@@ -40,12 +40,12 @@ def _known() -> Any:
     return TypeAdapter(ResponseStreamEvent)
 
 
-def said(type: str, **fields: Any) -> Said:
+def said(type: str, **fields: Any) -> ServerEvent:
     """One event, which must be one that the SDK knows."""
     event = {"type": type, "sequence_number": 1, **fields}
     parsed = _known().validate_python(event)
     assert type == parsed.type
-    return Said(type, json.dumps(event).encode())
+    return ServerEvent(type, json.dumps(event).encode())
 
 
 def response(status: str = "completed", **fields: Any) -> dict[str, Any]:
@@ -66,22 +66,22 @@ USAGE = {
 USED = Usage(120, 50, tokens_cached=100, tokens_written=7, tokens_thought=30)
 
 
-def text(delta: str, place: int = 0, logprobs: Any = ()) -> Said:
+def text(delta: str, place: int = 0, logprobs: Any = ()) -> ServerEvent:
     return said(
         "response.output_text.delta", item_id="m", output_index=place, content_index=0, delta=delta,
         logprobs=list(logprobs),
     )  # fmt: skip
 
 
-def item(kind: str, place: int, **fields: Any) -> Said:
+def item(kind: str, place: int, **fields: Any) -> ServerEvent:
     return said(f"response.output_item.{kind}", output_index=place, item=fields)
 
 
-def completed(**fields: Any) -> Said:
+def completed(**fields: Any) -> ServerEvent:
     return said("response.completed", response=response(**fields))
 
 
-def told(*given: Said, request: Request = ASKED) -> list[Event]:
+def told(*given: ServerEvent, request: Request = ASKED) -> list[Event]:
     reader = ResponsesReader(request)
     events = [event for one in given for event in reader.feed(one)]
     assert reader.done
@@ -95,7 +95,7 @@ REASONED = {
 }  # fmt: skip
 
 
-def summary(part: int, delta: str, place: int = 0) -> Said:
+def summary(part: int, delta: str, place: int = 0) -> ServerEvent:
     return said(
         "response.reasoning_summary_text.delta", item_id="rs_1", output_index=place,
         summary_index=part, delta=delta,
@@ -331,7 +331,7 @@ def test_a_stream_that_ends_early_is_billed() -> None:
             "No",
         ),
         (
-            Said(
+            ServerEvent(
                 "error",
                 b'{"type":"error","error":{"code":"context_length_exceeded","message":'
                 b"\"This model's maximum context length is 8192 tokens. However, your messages "
@@ -342,7 +342,7 @@ def test_a_stream_that_ends_early_is_billed() -> None:
         ),
     ],
 )
-def test_failures_within(event: Said, kind: type[OvertError], words: str) -> None:
+def test_failures_within(event: ServerEvent, kind: type[OvertError], words: str) -> None:
     reader = ResponsesReader(ASKED)
     list(reader.feed(text("x")))
     with pytest.raises(kind, match=words):
@@ -359,7 +359,7 @@ def test_failures_within(event: Said, kind: type[OvertError], words: str) -> Non
     ],
 )
 def test_what_was_not_asked_for_is_passed_over(data: bytes) -> None:
-    assert list(ResponsesReader(ASKED).feed(Said("", data))) == []
+    assert list(ResponsesReader(ASKED).feed(ServerEvent("", data))) == []
 
 
 @pytest.mark.parametrize(
@@ -378,13 +378,13 @@ def test_what_was_not_asked_for_is_passed_over(data: bytes) -> None:
 )
 def test_what_cannot_be_understood_is_one_error(data: bytes) -> None:
     with pytest.raises(ProviderFailed):
-        list(ResponsesReader(ASKED).feed(Said("", data)))
+        list(ResponsesReader(ASKED).feed(ServerEvent("", data)))
 
 
 # ---- whatever comes ------------------------------------------------------------------------
 
 
-def _stream() -> list[Said]:
+def _stream() -> list[ServerEvent]:
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": ""}
     rows = [{"token": "é", "logprob": -0.5, "bytes": [195, 169], "top_logprobs": []}]
     return [
@@ -412,7 +412,7 @@ def test_mutated_streams_end_in_events_or_one_error(data: st.DataObject) -> None
     reader, answer = ResponsesReader(TWO), Answer()
     try:
         for place in order:
-            for event in reader.feed(Said("", bytes(lines[place]))):
+            for event in reader.feed(ServerEvent("", bytes(lines[place]))):
                 answer.add(event)
         for event in reader.end():
             answer.add(event)

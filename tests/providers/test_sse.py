@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from overt.errors import ProviderFailed
-from overt.providers.base import Said
-from overt.providers.http.sse import Splitter
+from overt.providers.base import ServerEvent
+from overt.providers.http.sse import EventSplitter
 
 
-def heard(*chunks: bytes, longest: int = 1 << 20) -> list[Said]:
-    splitter = Splitter(longest)
+def heard(*chunks: bytes, longest: int = 1 << 20) -> list[ServerEvent]:
+    splitter = EventSplitter(longest)
     return [said for chunk in chunks for said in splitter.feed(chunk)]
 
 
-def by_the_book(stream: bytes) -> list[Said]:
+def by_the_book(stream: bytes) -> list[ServerEvent]:
     """HTML, section 9.2.6, word by word, with the whole stream at hand."""
     found, name, data = [], b"", b""
     lines = re.split(rb"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf"))
     for line in lines[:-1]:
         if line == b"":
             if data != b"":
-                found.append(Said(name.decode("utf-8", "replace"), data.removesuffix(b"\n")))
+                found.append(ServerEvent(name.decode("utf-8", "replace"), data.removesuffix(b"\n")))
             name, data = b"", b""
         elif line.startswith(b":"):
             continue
@@ -41,23 +41,26 @@ def by_the_book(stream: bytes) -> list[Said]:
 @pytest.mark.parametrize(
     ("stream", "events"),
     [
-        (b"data: one\n\n", [Said("", b"one")]),
-        (b"data: one\r\n\r\n", [Said("", b"one")]),
-        (b"data: one\r\r", [Said("", b"one")]),
-        (b"\xef\xbb\xbfdata: one\n\n", [Said("", b"one")]),
-        (b"event: a\ndata: one\n\ndata: two\n\n", [Said("a", b"one"), Said("", b"two")]),
-        (b"data: one\ndata:two\ndata\n\n", [Said("", b"one\ntwo\n")]),
-        (b"data:  one\n\n", [Said("", b" one")]),
-        (b"data\n\n", [Said("", b"")]),
-        (b": hello\nid: 7\nretry: 5\nother: x\ndata: one\n\n", [Said("", b"one")]),
-        (b"event: a\n\ndata: one\n\n", [Said("", b"one")]),
+        (b"data: one\n\n", [ServerEvent("", b"one")]),
+        (b"data: one\r\n\r\n", [ServerEvent("", b"one")]),
+        (b"data: one\r\r", [ServerEvent("", b"one")]),
+        (b"\xef\xbb\xbfdata: one\n\n", [ServerEvent("", b"one")]),
+        (
+            b"event: a\ndata: one\n\ndata: two\n\n",
+            [ServerEvent("a", b"one"), ServerEvent("", b"two")],
+        ),
+        (b"data: one\ndata:two\ndata\n\n", [ServerEvent("", b"one\ntwo\n")]),
+        (b"data:  one\n\n", [ServerEvent("", b" one")]),
+        (b"data\n\n", [ServerEvent("", b"")]),
+        (b": hello\nid: 7\nretry: 5\nother: x\ndata: one\n\n", [ServerEvent("", b"one")]),
+        (b"event: a\n\ndata: one\n\n", [ServerEvent("", b"one")]),
         (b"data: one\n", []),
         (b" data: one\n\n", []),
         (b"\xef\xbb", []),
-        (b"data: \xff\xe2\x82\n\n", [Said("", b"\xff\xe2\x82")]),
+        (b"data: \xff\xe2\x82\n\n", [ServerEvent("", b"\xff\xe2\x82")]),
     ],
 )
-def test_events_in_every_cut(stream: bytes, events: list[Said]) -> None:
+def test_events_in_every_cut(stream: bytes, events: list[ServerEvent]) -> None:
     assert by_the_book(stream) == events
     assert heard(stream) == events
     assert heard(*(bytes((byte,)) for byte in stream)) == events
@@ -81,9 +84,9 @@ def test_any_bytes_in_any_cuts_are_read_by_the_book(pieces: list[bytes], cuts: l
 
 def test_a_last_event_without_its_empty_line_is_heard_at_the_end() -> None:
     for stream in (b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data: [DONE]\n\n"):
-        splitter = Splitter()
-        assert [*splitter.feed(stream), *splitter.end()] == [Said("", b"[DONE]")]
-    assert Splitter().end() == []
+        splitter = EventSplitter()
+        assert [*splitter.feed(stream), *splitter.end()] == [ServerEvent("", b"[DONE]")]
+    assert EventSplitter().end() == []
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_lines_and_events_are_bounded(chunks: list[bytes]) -> None:
 
 
 def test_a_long_line_in_small_pieces_takes_linear_time() -> None:
-    splitter = Splitter()
+    splitter = EventSplitter()
     for _ in range(200_000):  # squared, this is minutes
         splitter.feed(b"data")
     assert len(splitter.feed(b"\ndata: x\n\n")) == 1

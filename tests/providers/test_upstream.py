@@ -30,17 +30,23 @@ from overt.errors import (
     ProviderFailed,
     TimedOut,
 )
-from overt.providers.base import Begun, Destination, Passed, Post, Said
-from overt.providers.http.client import Upstream, retry_after
-from overt.providers.http.errors import Limits, foreign
+from overt.providers.base import (
+    Destination,
+    PassedResponse,
+    PostRequest,
+    ResponseBegun,
+    ServerEvent,
+)
+from overt.providers.http.client import HttpClient, retry_after
+from overt.providers.http.errors import HttpTimeouts, foreign
 from overt.providers.http.redact import clean
-from overt.providers.http.response_stream import Patience
+from overt.providers.http.response_stream import WaitTimer
 from overt.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-test-0123456789abcdef"
-POST = Post("/messages", b'{"model": "m"}', {"x-beta": "one", "Host": "elsewhere"})
+POST = PostRequest("/messages", b'{"model": "m"}', {"x-beta": "one", "Host": "elsewhere"})
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
 
 
 class Rig:
-    """An `Upstream` whose waits take no time, and what it did."""
+    """An `HttpClient` whose waits take no time, and what it did."""
 
     def __init__(self, **settings: Any) -> None:
         self.asked: list[str] = []
@@ -66,7 +72,7 @@ class Rig:
         self.slept: list[float] = []
         self.now = 0.0
         chosen = replace(Settings(), **{"first_timeout": "5s", "between_timeout": "5s"} | settings)
-        self.upstream = Upstream(
+        self.upstream = HttpClient(
             chosen, check=self.asked.append, notice=self.told.append, sleep=self._sleep,
             clock=lambda: self.now, rng=lambda: 0.5,
         )  # fmt: skip
@@ -74,7 +80,9 @@ class Rig:
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 
-    async def said(self, to: Destination, post: Post = POST) -> list[Begun | Said]:
+    async def said(
+        self, to: Destination, post: PostRequest = POST
+    ) -> list[ResponseBegun | ServerEvent]:
         async with asyncio.timeout(10), aclosing(self.upstream.stream(to, post, failure)) as all_:
             return [one async for one in all_]
 
@@ -109,8 +117,8 @@ def in_turn(*manners: str) -> Callable[[Got], str]:
 async def test_an_answer_is_begun_then_said_and_the_bytes_are_counted_as_sent() -> None:
     async with peer() as there, rig() as one:
         begun, *rest = await one.said(to(there))
-        assert begun == Begun("req_1", len(there.got[0].raw))
-        assert rest == [Said("", b"hello"), Said("", b"[DONE]")]
+        assert begun == ResponseBegun("req_1", len(there.got[0].raw))
+        assert rest == [ServerEvent("", b"hello"), ServerEvent("", b"[DONE]")]
         assert one.asked == [f"{there.base}/messages"]
 
 
@@ -156,7 +164,7 @@ async def test_a_reader_that_stops_at_the_last_word_keeps_the_connection_too() -
         for _ in range(2):
             async with aclosing(one.upstream.stream(to(there), POST, failure)) as answer:
                 async for said in answer:
-                    if said == Said("", b"[DONE]"):
+                    if said == ServerEvent("", b"[DONE]"):
                         break
         assert len(there.got) == 2
         assert there.connections == 1
@@ -181,14 +189,17 @@ async def _json_as_stream(wire: Wire) -> None:
 async def test_a_server_that_does_not_stream_says_one_thing(how: str) -> None:
     async with peer(how) as there, rig() as one:
         _, said = await one.said(to(there))
-        assert isinstance(said, Said)
+        assert isinstance(said, ServerEvent)
         assert json.loads(said.data) == {"answer": 1}
         assert json.loads(await one.upstream.ask(to(there), POST, failure)) == {"answer": 1}
 
 
 async def test_an_odd_content_type_is_read_as_events() -> None:
     async with peer("other type") as there, rig() as one:
-        assert (await one.said(to(there)))[1:] == [Said("", b"hello"), Said("", b"[DONE]")]
+        assert (await one.said(to(there)))[1:] == [
+            ServerEvent("", b"hello"),
+            ServerEvent("", b"[DONE]"),
+        ]
 
 
 async def test_many_at_once() -> None:
@@ -207,7 +218,7 @@ async def test_many_at_once() -> None:
 async def test_policy_is_asked_first_and_nothing_is_sent(
     settings: dict[str, Any], error: type[OvertError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = Upstream(replace(Settings(), **settings))
+    one = HttpClient(replace(Settings(), **settings))
     monkeypatch.setattr(one, "_client", None)  # whoever went on would fail by it
     with pytest.raises(error):
         await one.ask(to("https://api.acme.example"), POST, failure)
@@ -221,7 +232,7 @@ async def test_policy_is_asked_before_each_try() -> None:
 
     asked: list[str] = []
     async with peer("503") as there:
-        one = Upstream(Settings(), check=check, sleep=lambda _: asyncio.sleep(0))
+        one = HttpClient(Settings(), check=check, sleep=lambda _: asyncio.sleep(0))
         with pytest.raises(NoEgress):
             await one.ask(to(there), POST, failure)
         assert len(there.got) == 1
@@ -241,7 +252,7 @@ async def test_what_stays_on_this_machine_goes_to_no_proxy(monkeypatch: pytest.M
 async def test_a_path_cannot_change_the_host(path: str) -> None:
     async with rig() as one:
         with pytest.raises(BadRequest, match="begins with a slash"):
-            await one.said(to("https://api.acme.example"), Post(path, b""))
+            await one.said(to("https://api.acme.example"), PostRequest(path, b""))
         assert one.asked == []
 
 
@@ -305,7 +316,9 @@ async def test_what_cannot_be_billed_is_tried_again_and_told() -> None:
     async with peer(in_turn("503", "429", "fine")) as there, rig() as one:
         begun, *rest = await one.said(to(there))
         assert len(rest) == 2
-        assert begun == Begun("req_1", sum(len(got.raw) for got in there.got))  # all that left
+        assert begun == ResponseBegun(
+            "req_1", sum(len(got.raw) for got in there.got)
+        )  # all that left
         assert one.slept == [0.25, 0.5]  # half of 0.5 s, then of 1 s
         assert one.told == [
             "acme answered 503; asking again in 0.2 s (1 of 2)",
@@ -526,7 +539,7 @@ async def test_tls_is_verified_and_not_tried_again(
         assert (one.slept, there.got) == ([], [])
     monkeypatch.setenv("SSL_CERT_FILE", os.fspath(cert))
     async with rig() as one:
-        assert (await one.said(to(base)))[1:] == [Said("", b"hello")]
+        assert (await one.said(to(base)))[1:] == [ServerEvent("", b"hello")]
     server.close()
     await server.wait_closed()
 
@@ -593,7 +606,7 @@ async def test_leaving_closes_the_connection_at_once(at: str, by: str) -> None:
     async def read() -> None:
         async with aclosing(one.upstream.stream(to(there), POST, failure)) as answer:
             async for said in answer:
-                if isinstance(said, Said):
+                if isinstance(said, ServerEvent):
                     begun.set()
                     if by == "generator":
                         return
@@ -611,7 +624,7 @@ async def test_leaving_closes_the_connection_at_once(at: str, by: str) -> None:
 
 async def test_patience_is_one_timer_for_many_waits_and_ends_the_one_that_is_too_long() -> None:
     loop = asyncio.get_running_loop()
-    patience = Patience(loop)
+    patience = WaitTimer(loop)
     for _ in range(3):
         with patience.until(loop.time() + 0.25):
             await asyncio.sleep(0.1)  # together longer than one wait may be
@@ -630,7 +643,7 @@ async def test_patience_is_one_timer_for_many_waits_and_ends_the_one_that_is_too
 async def test_patience_leaves_other_cancellations_alone() -> None:
     async def wait(limit: float) -> None:
         loop = asyncio.get_running_loop()
-        patience = Patience(loop)
+        patience = WaitTimer(loop)
         try:
             with patience.until(loop.time() + limit):
                 await asyncio.sleep(5)
@@ -666,7 +679,7 @@ def test_whatever_is_raised_is_one_sentence_of_ours(
     kind: type[Exception], sent: bool, heard: bool
 ) -> None:
     caught = kind(f"illegal header value b'Bearer {KEY}'")
-    error = foreign(caught, to("http://127.0.0.1"), Limits(1, 2, 3), sent=sent, heard=heard)
+    error = foreign(caught, to("http://127.0.0.1"), HttpTimeouts(1, 2, 3), sent=sent, heard=heard)
     assert isinstance(error, ProviderFailed | BadSetting)
     assert "acme" in error.message
     assert KEY not in f"{error} {error!r}"
@@ -738,10 +751,10 @@ async def test_a_probe_is_over_when_it_is_refused_or_begins_to_answer() -> None:
         with pytest.raises(Busy, match="answered 429"):
             await one.said(to(there))
         async with aclosing(one.upstream.stream(to(there), POST, failure)) as probe:
-            assert isinstance(await anext(probe), Begun)
+            assert isinstance(await anext(probe), ResponseBegun)
             with pytest.raises(Busy, match="left alone for 1 s"):
                 await one.said(to(there))
-            assert await anext(probe) == Said("", b"hello")
+            assert await anext(probe) == ServerEvent("", b"hello")
             assert len(await one.said(to(there))) == 5
 
 
@@ -760,7 +773,7 @@ async def _odd(wire: Wire) -> None:
 async def test_an_answer_is_handed_on_as_it_is_without_what_is_ours() -> None:
     async with peer("odd") as there, rig() as one:
         head, *body = [piece async for piece in one.upstream.forward(to(there), POST)]
-        assert head == Passed(
+        assert head == PassedResponse(
             418, {"content-type": "x/y", "request-id": "r7", "x-rate": "5"}, "r7",
             len(there.got[0].raw),
         )  # fmt: skip
@@ -781,7 +794,7 @@ async def test_handing_on_tries_nothing_again(how: str) -> None:
         answer = one.upstream.forward(to(there), POST)
         if how[0].isdigit():
             first, *_ = [piece async for piece in answer]
-            assert isinstance(first, Passed)
+            assert isinstance(first, PassedResponse)
             assert str(first.status) == how[:3]
         else:
             with pytest.raises(ProviderFailed, match="may bill"):
@@ -829,6 +842,6 @@ async def test_leaving_before_the_first_word_closes_too() -> None:
 
 
 async def test_close_is_safe_twice_and_without_a_request() -> None:
-    one = Upstream(Settings())
+    one = HttpClient(Settings())
     await one.close()
     await one.close()

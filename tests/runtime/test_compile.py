@@ -258,7 +258,7 @@ def test_last_lines_prefers_errors():
 def test_progress_only_grows_and_guesses_the_time_left(monkeypatch):
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr(compile.time, "monotonic", lambda: float(next(now)))
-    told: list[compile.Progress] = []
+    told: list[compile.BuildProgress] = []
     meter = compile._Meter(told.append)
     phase = meter.phase("compiling", 0.0, 0.5)
     for part in (0.0, 0.2, 0.4, 2.0):

@@ -53,7 +53,7 @@ def test_any_text_ends_in_one_short_printable_line(text: str):
 
 @given(st.lists(st.binary(max_size=200_000), max_size=4))
 def test_the_ring_keeps_the_end(pieces: list[bytes]):
-    ring = crash_reason.Ring()
+    ring = crash_reason.LogRing()
     for piece in pieces:
         ring.write(piece)
     assert ring.text == b"".join(pieces)[-crash_reason.MAX_LOG_BYTES :].decode("utf-8", "replace")

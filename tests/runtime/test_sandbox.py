@@ -123,7 +123,7 @@ def test_a_process_that_is_gone_shows_nothing():
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_other_systems_have_none_and_say_so(platform: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", platform)
-    found = walls.enter(walls.Needs((), "", 0))
+    found = walls.enter(walls.SandboxNeeds((), "", 0))
     assert found.layers == ()
     assert [why.split(" (")[0] for why in found.missing] == list(walls.LAYERS)
 
@@ -269,5 +269,5 @@ async def test_an_old_landlock_is_not_called_whole(monkeypatch: pytest.MonkeyPat
         return 2
 
     monkeypatch.setattr(landlock, "restrict", old)
-    why = walls._landlock(walls.Needs((), "/nowhere", 0))
+    why = walls._landlock(walls.SandboxNeeds((), "/nowhere", 0))
     assert why == "but this kernel's landlock is version 2: files outside can be emptied"

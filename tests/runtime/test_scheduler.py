@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from conftest import repeats
 from overt.errors import Busy, EngineFailed, OutOfMemory, TooMany
-from overt.runtime.scheduler import Plan, Scheduler, Seat
+from overt.runtime.scheduler import Lease, LoadPlan, Scheduler
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ class House:
         self.scheduler: Scheduler[Fake] = Scheduler(lambda: self.budget, **options)
 
     def planner(self, name: str, memory: int = 10, seats: int = 1, size: int = 100) -> Any:
-        def plan(budget: int, least: int) -> Plan[Fake]:
+        def plan(budget: int, least: int) -> LoadPlan[Fake]:
             tokens = max(size, least)
             needed = memory * tokens // size
             if needed > budget:
@@ -66,11 +66,11 @@ class House:
                 self.loads.append(fake)
                 return fake
 
-            return Plan(needed, seats, tokens, load)
+            return LoadPlan(needed, seats, tokens, load)
 
         return plan
 
-    def take(self, name: str, who: str = "", **rest: Any) -> Coroutine[Any, Any, Seat[Fake]]:
+    def take(self, name: str, who: str = "", **rest: Any) -> Coroutine[Any, Any, Lease[Fake]]:
         shape = {key: rest.pop(key) for key in ("memory", "seats") if key in rest}
         return self.scheduler.take(name, self.planner(name, **shape), caller=who, **rest)
 
@@ -85,7 +85,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def waiting(work: Coroutine[Any, Any, Seat[Fake]]) -> "asyncio.Task[Seat[Fake]]":
+async def waiting(work: Coroutine[Any, Any, Lease[Fake]]) -> "asyncio.Task[Lease[Fake]]":
     task = asyncio.create_task(work)
     await turns()
     return task
@@ -131,7 +131,7 @@ async def _order(house: House, arrivals: list[str], seats: int = 1) -> list[str]
     """Who was let in, when everybody leaves one after the other in the order they came in."""
     first = [await house.take("a", "zero", seats=seats) for _ in range(seats)]
     order: list[str] = []
-    inside: list[Seat[Fake]] = []
+    inside: list[Lease[Fake]] = []
 
     async def come(name: str) -> None:
         seat = await house.take("a", name.rstrip("0123456789"), seats=seats)
@@ -337,7 +337,7 @@ async def test_a_planner_that_promises_too_much_is_not_believed():
         return Fake("a")
 
     with pytest.raises(OutOfMemory, match="2 MiB of memory are needed and 1 MiB"):
-        await house.scheduler.take("a", lambda budget, size: Plan(2 << 20, 1, 1, load))
+        await house.scheduler.take("a", lambda budget, size: LoadPlan(2 << 20, 1, 1, load))
     await house.scheduler.close()
 
 
@@ -533,7 +533,7 @@ async def test_plans_are_made_again_only_when_something_has_changed():
     asked = []
     plan = house.planner("b")
 
-    def counting(budget: int, size: int) -> Plan[Fake]:
+    def counting(budget: int, size: int) -> LoadPlan[Fake]:
         asked.append(size)
         return plan(budget, size)
 
@@ -598,7 +598,7 @@ async def test_a_planner_that_has_no_larger_one_gives_what_it_has_once():
         return fakes[-1]
 
     for size in (0, 700, 700):
-        seat = await house.scheduler.take("a", lambda b, s: Plan(1, 1, 64, load), size=size)
+        seat = await house.scheduler.take("a", lambda b, s: LoadPlan(1, 1, 64, load), size=size)
         seat.leave()
     assert len(fakes) == 1
     await house.scheduler.close()
@@ -778,7 +778,7 @@ async def test_a_resident_that_loads_too_late_is_closed():
         house.loads.append(Fake("a"))
         return house.loads[0]
 
-    task = await waiting(house.scheduler.take("a", lambda b, s: Plan(1, 1, 1, stubborn)))
+    task = await waiting(house.scheduler.take("a", lambda b, s: LoadPlan(1, 1, 1, stubborn)))
     await house.scheduler.close()
     assert house.loads[0].closed
     with pytest.raises(Busy):
@@ -792,7 +792,7 @@ async def test_a_load_that_is_broken_off_is_told():
         raise asyncio.CancelledError
 
     with pytest.raises(Busy, match="loading was broken off"):
-        await house.scheduler.take("a", lambda b, s: Plan(1, 1, 1, broken))
+        await house.scheduler.take("a", lambda b, s: LoadPlan(1, 1, 1, broken))
     (await house.take("a")).leave()
     await house.scheduler.close()
 
@@ -825,8 +825,8 @@ class Anything(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.tasks: list[tuple[str, asyncio.Task[Seat[Fake]]]] = []
-        self.seats: list[tuple[str, Seat[Fake]]] = []
+        self.tasks: list[tuple[str, asyncio.Task[Lease[Fake]]]] = []
+        self.seats: list[tuple[str, Lease[Fake]]] = []
         self.loading: list[tuple[str, asyncio.Future[bool]]] = []
         self.fakes: list[Fake] = []
         self.ending: asyncio.Event | None = None
@@ -850,7 +850,7 @@ class Anything(RuleBasedStateMachine):
             self.fakes.append(fake)
             return fake
 
-        return lambda budget, size: Plan(memory, seats, max(10, min(size, 20)), load)
+        return lambda budget, size: LoadPlan(memory, seats, max(10, min(size, 20)), load)
 
     async def _settled(self) -> None:
         await turns()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from overt.errors import WorkerDied
-from overt.runtime.scheduler import Plan, Scheduler
+from overt.runtime.scheduler import LoadPlan, Scheduler
 from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ async def test_a_killed_worker_takes_only_its_own_requests_along(home: Path):
             spec = WorkerSpec("hosts:Host", {}, label=name, python_path=(HERE,))
             return Counting(await Worker.start(spec, home / "run", timeout=30))
 
-        return lambda budget, size: Plan(10, 4, 1, load)
+        return lambda budget, size: LoadPlan(10, 4, 1, load)
 
     got: dict[str, list[list[bytes]]] = {"a": [], "b": []}
     begun = asyncio.Event()

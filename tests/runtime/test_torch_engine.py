@@ -386,13 +386,13 @@ def _same(ours: Any, theirs: Any) -> None:
 def test_openais_own_client_completes_and_echoes(tmp_path):
     from openai import OpenAI
 
-    from overt.formats.modelfile import Command, Modelfile
+    from overt.formats.modelfile import Modelfile, ModelfileCommand
     from overt.models.modelfile_build import create
 
     file = tiny_models.gguf(tmp_path / "tiny.gguf", "llama", "F32", seed=3)
     home = tmp_path / "served"
     home.mkdir()
-    modelfile = Modelfile((Command("from", str(file)),))
+    modelfile = Modelfile((ModelfileCommand("from", str(file)),))
     create("tiny", modelfile, tmp_path, load({"OVERT_HOME": str(home)}))
     with (
         serving.serving(home, "--threads", "1", env={"OVERT_ENGINE": "torch"}) as served,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from overt.runtime.worker.frames import LIMIT, BadFrame, Frame, Splitter, pack, unpack
+from overt.runtime.worker.frames import LIMIT, BadFrame, FrameSplitter, WorkerFrame, pack, unpack
 
 ids = st.integers(0, 2**32 - 1)
 kinds = st.text("abcdefghijklmnopqrstuvwxyz/", min_size=1, max_size=31)
@@ -23,9 +23,9 @@ def test_a_frame_is_its_length_and_msgpack():
 @given(st.lists(st.tuples(ids, kinds, st.binary(max_size=300))), st.integers(1, 50))
 def test_frames_survive_any_cut(frames: list[tuple[int, str, bytes]], step: int):
     stream = b"".join(pack(*frame) for frame in frames)
-    splitter = Splitter()
+    splitter = FrameSplitter()
     got = [f for at in range(0, len(stream), step) for f in splitter.feed(stream[at : at + step])]
-    assert got == [Frame(*frame) for frame in frames]
+    assert got == [WorkerFrame(*frame) for frame in frames]
 
 
 @given(st.binary(max_size=200))
@@ -46,7 +46,7 @@ def test_mutated_streams_never_raise_anything_else():
         for _ in range(pick.randrange(1, 6)):
             data[pick.randrange(len(data))] = pick.randrange(256)
         cut = pick.randrange(len(data))
-        splitter = Splitter()
+        splitter = FrameSplitter()
         try:
             splitter.feed(bytes(data[:cut]))
             splitter.feed(bytes(data[cut:]))
@@ -58,7 +58,7 @@ def test_mutated_streams_never_raise_anything_else():
 def test_a_long_length_is_refused_before_anything_is_kept():
     tracemalloc.start()
     with pytest.raises(BadFrame, match="longer than"):
-        Splitter().feed((LIMIT + 1).to_bytes(4, "little"))
+        FrameSplitter().feed((LIMIT + 1).to_bytes(4, "little"))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 

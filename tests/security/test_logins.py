@@ -80,7 +80,9 @@ def settings(home: Path) -> Settings:
 
 
 def test_nothing_is_no_error(settings: Settings) -> None:
-    assert find("openai", settings, {}) == credentials.Login("", "https://api.openai.com/v1", "")
+    assert find("openai", settings, {}) == credentials.ProviderLogin(
+        "", "https://api.openai.com/v1", ""
+    )
     assert find("anthropic", settings, {}).base == "https://api.anthropic.com"
     assert find("gemini", settings, {}).base == "https://generativelanguage.googleapis.com"
     there = find("http://127.0.0.1:8000", settings, {})
@@ -94,7 +96,7 @@ def test_nothing_is_no_error(settings: Settings) -> None:
 
 def test_environment_before_file_before_keyring(settings: Settings, ring: Ring) -> None:
     ring.held["overt", "openai"] = "k-ring"
-    assert find("openai", settings, {}) == credentials.Login(
+    assert find("openai", settings, {}) == credentials.ProviderLogin(
         "k-ring", "https://api.openai.com/v1", "keyring"
     )
     save("openai", " k-file\n", settings, "file")
@@ -250,7 +252,7 @@ def test_any_text_is_a_key_or_one_error(text: str) -> None:
 def test_a_login_does_not_show_its_key(settings: Settings) -> None:
     found = find("openai", settings, {"OPENAI_API_KEY": KEY})
     assert KEY not in f"{found} {found!r} {(found,)}"
-    assert KEY not in repr(credentials._Kept({"openai": KEY}))
+    assert KEY not in repr(credentials._StoredKeys({"openai": KEY}))
 
 
 # ---- the file ------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import pytest
 
 from open_gate import OpenGate
 from overt.errors import TooMany
-from overt.protocols.base import Call, Protocol, Reply, Route, Stream
+from overt.protocols.base import HttpCall, HttpReply, HttpRoute, Protocol, Stream
 from overt.server import api
 from overt.server.api import Api
-from overt.server.routing import Table
+from overt.server.routing import RoutingTable
 
 pytestmark = pytest.mark.anyio
 
@@ -29,23 +29,23 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     word: str
 
 
-async def say(call: Call) -> Reply:
-    return Reply({"said": call.read(Asked).word, "by": "one"})
+async def say(call: HttpCall) -> HttpReply:
+    return HttpReply({"said": call.read(Asked).word, "by": "one"})
 
 
-async def other(call: Call) -> Reply:
-    return Reply({"by": "two"})
+async def other(call: HttpCall) -> HttpReply:
+    return HttpReply({"by": "two"})
 
 
-async def named(call: Call) -> Reply:
-    return Reply({"name": call.params["name"], "q": call.query.get("q")})
+async def named(call: HttpCall) -> HttpReply:
+    return HttpReply({"name": call.params["name"], "q": call.query.get("q")})
 
 
-async def broken(call: Call) -> Reply:
+async def broken(call: HttpCall) -> HttpReply:
     raise RuntimeError("a secret of the server")
 
 
-async def counted(call: Call) -> Stream:
+async def counted(call: HttpCall) -> Stream:
     async def chunks() -> AsyncGenerator[bytes, None]:
         yield b"one "
         yield b"two"
@@ -53,7 +53,7 @@ async def counted(call: Call) -> Stream:
     return Stream(chunks())
 
 
-async def late(call: Call) -> Stream:
+async def late(call: HttpCall) -> Stream:
     async def chunks() -> AsyncGenerator[bytes, None]:
         raise TooMany("too many", retry_after=2)
         yield b""
@@ -61,43 +61,43 @@ async def late(call: Call) -> Stream:
     return Stream(chunks())
 
 
-async def uploaded(call: Call) -> Reply:
+async def uploaded(call: HttpCall) -> HttpReply:
     assert call.chunks is not None
-    return Reply({"length": sum([len(chunk) async for chunk in call.chunks])})
+    return HttpReply({"length": sum([len(chunk) async for chunk in call.chunks])})
 
 
 def _refuse(name: str) -> Any:
-    return lambda error, id: Reply({name: error.message, "id": id}, error.status)
+    return lambda error, id: HttpReply({name: error.message, "id": id}, error.status)
 
 
 def _protocols() -> tuple[Protocol, ...]:
     one = (
-        Route("POST", "/v1/say", say, "", Asked, limit=100),
-        Route("GET", "/v1/models", say, ""),
-        Route("GET", "/v1/broken", broken, ""),
-        Route("GET", "/v1/counted", counted, ""),
-        Route("GET", "/v1/late", late, ""),
-        Route("POST", "/v1/files", uploaded, "", upload=True, limit=1000),
-        Route("GET", "/v1/models/{name:path}", named, ""),
+        HttpRoute("POST", "/v1/say", say, "", Asked, limit=100),
+        HttpRoute("GET", "/v1/models", say, ""),
+        HttpRoute("GET", "/v1/broken", broken, ""),
+        HttpRoute("GET", "/v1/counted", counted, ""),
+        HttpRoute("GET", "/v1/late", late, ""),
+        HttpRoute("POST", "/v1/files", uploaded, "", upload=True, limit=1000),
+        HttpRoute("GET", "/v1/models/{name:path}", named, ""),
     )
-    two = (Route("GET", "/v1/models", other, ""),)
+    two = (HttpRoute("GET", "/v1/models", other, ""),)
     return (
         Protocol("openai", one, _refuse("openai")),
         Protocol("anthropic", two, _refuse("anthropic"), "request-id"),
-        Protocol("ollama", (Route("GET", "/api/tags", other, ""),), _refuse("ollama")),
+        Protocol("ollama", (HttpRoute("GET", "/api/tags", other, ""),), _refuse("ollama")),
         Protocol("gemini", two, _refuse("gemini")),
     )
 
 
 @pytest.fixture
 def client() -> httpx2.AsyncClient:
-    app = Api(Table(_protocols()), Nothing(), OpenGate())
+    app = Api(RoutingTable(_protocols()), Nothing(), OpenGate())
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://127.0.0.1")
 
 
 def test_an_api_without_a_gate_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="gate"):
-        Api(Table(_protocols()), Nothing())  # type: ignore[call-arg]
+        Api(RoutingTable(_protocols()), Nothing())  # type: ignore[call-arg]
 
 
 async def test_a_body_is_read_and_answered(client: httpx2.AsyncClient) -> None:
@@ -157,7 +157,7 @@ async def test_a_body_beyond_its_limit_is_refused(client: httpx2.AsyncClient) ->
 
 async def test_a_body_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_BODY_IDLE_TIMEOUT", 0.05)
-    app, sent = Api(Table(_protocols()), Nothing(), OpenGate()), list[Any]()
+    app, sent = Api(RoutingTable(_protocols()), Nothing(), OpenGate()), list[Any]()
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await messages.put({"type": "http.request", "body": b"{", "more_body": True})
 
@@ -199,7 +199,7 @@ async def test_an_error_before_the_first_piece_still_has_a_status(
 async def test_a_client_that_leaves_ends_the_stream_at_once() -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
-    async def endless(call: Call) -> Stream:
+    async def endless(call: HttpCall) -> Stream:
         async def chunks() -> AsyncGenerator[bytes, None]:
             try:
                 yield b"first"
@@ -210,8 +210,8 @@ async def test_a_client_that_leaves_ends_the_stream_at_once() -> None:
 
         return Stream(chunks())
 
-    protocol = Protocol("openai", (Route("GET", "/v1/x", endless, ""),), _refuse("openai"))
-    app = Api(Table([protocol]), Nothing(), OpenGate())
+    protocol = Protocol("openai", (HttpRoute("GET", "/v1/x", endless, ""),), _refuse("openai"))
+    app = Api(RoutingTable([protocol]), Nothing(), OpenGate())
     sent: list[Any] = []
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await messages.put({"type": "http.request", "body": b"", "more_body": False})
@@ -233,7 +233,7 @@ async def test_a_client_that_leaves_ends_the_stream_at_once() -> None:
 
 async def test_a_batch_is_answered_without_a_socket(client: httpx2.AsyncClient) -> None:
     services = Nothing()
-    Api(Table(_protocols()), services, OpenGate())
+    Api(RoutingTable(_protocols()), services, OpenGate())
     from overt.protocols.base import NOBODY
 
     status, body = await services.dispatch(NOBODY, "POST", "/v1/say", b'{"word": "hi"}')

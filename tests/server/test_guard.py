@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from overt.errors import BadSetting, NoKey, OvertError, Refused, WrongHost
 from overt.protocols.base import NOBODY
 from overt.server import api_keys
-from overt.server.api_keys import Keys, New
-from overt.server.guard import Gate, gate
+from overt.server.api_keys import ApiKeys, NewKey
+from overt.server.guard import AuthGate, gate
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,8 @@ def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def key(home: Path) -> New:
-    return Keys(home).add("laptop")
+def key(home: Path) -> NewKey:
+    return ApiKeys(home).add("laptop")
 
 
 def asked(
@@ -40,8 +40,8 @@ def asked(
     return {**scope, "method": method} if kind == "http" else scope
 
 
-def closed(home: Path, **more: Any) -> Gate:
-    return gate("127.0.0.1", Keys(home), require_key=True, **more)
+def closed(home: Path, **more: Any) -> AuthGate:
+    return gate("127.0.0.1", ApiKeys(home), require_key=True, **more)
 
 
 def spellings(secret: str) -> list[dict[str, Any]]:
@@ -63,15 +63,15 @@ def spellings(secret: str) -> list[dict[str, Any]]:
 # ---- keys ----------------------------------------------------------------------------------
 
 
-def test_every_spelling_of_a_key_is_one_caller_and_ends_with_it(home: Path, key: New) -> None:
-    closed_one, open_one = closed(home), gate("127.0.0.1", Keys(home))
+def test_every_spelling_of_a_key_is_one_caller_and_ends_with_it(home: Path, key: NewKey) -> None:
+    closed_one, open_one = closed(home), gate("127.0.0.1", ApiKeys(home))
     for secret in (key.text, key.lm_studio):
         for scope in spellings(secret):
             for one in (closed_one, open_one):
                 caller = one.admit(scope)
                 assert (caller.key, caller.name) == (key.key.id, "laptop"), scope
         assert closed_one.identify(secret).key == key.key.id
-    Keys(home).revoke(key.key.id)
+    ApiKeys(home).revoke(key.key.id)
     for secret in (key.text, key.lm_studio):
         for scope in spellings(secret):
             for one in (closed_one, open_one):
@@ -81,7 +81,7 @@ def test_every_spelling_of_a_key_is_one_caller_and_ends_with_it(home: Path, key:
             open_one.identify(secret)
 
 
-def test_where_a_key_is_needed_nothing_else_will_do(home: Path, key: New) -> None:
+def test_where_a_key_is_needed_nothing_else_will_do(home: Path, key: NewKey) -> None:
     one = closed(home)
     assert one.needs_key
     wrong = [
@@ -107,8 +107,10 @@ def test_where_a_key_is_needed_nothing_else_will_do(home: Path, key: New) -> Non
     assert one.admit(asked(kind="websocket")) == NOBODY, "its protocol asks `identify`"
 
 
-def test_where_none_is_needed_made_up_keys_pass_and_wrong_ones_do_not(home: Path, key: New) -> None:
-    one = gate("127.0.0.1", Keys(home))
+def test_where_none_is_needed_made_up_keys_pass_and_wrong_ones_do_not(
+    home: Path, key: NewKey
+) -> None:
+    one = gate("127.0.0.1", ApiKeys(home))
     assert not one.needs_key
     for secret in ("ollama", "sk-none", "sk-proj-123", "none", "lm-studio", "sk-ant-x", "sk-o"):
         for scope in spellings(secret):
@@ -124,7 +126,7 @@ def test_where_none_is_needed_made_up_keys_pass_and_wrong_ones_do_not(home: Path
         one.admit(asked(("x-api-key", "a"), ("authorization", f"Bearer {key.text}")))
 
 
-def test_no_error_repeats_a_secret(home: Path, key: New) -> None:
+def test_no_error_repeats_a_secret(home: Path, key: NewKey) -> None:
     one = closed(home)
     for scope in (
         *spellings("sk-ov-12345678-hunter2"),
@@ -138,23 +140,23 @@ def test_no_error_repeats_a_secret(home: Path, key: New) -> None:
 def test_it_does_not_start_beyond_this_machine_without_a_key(home: Path) -> None:
     for address in ("0.0.0.0", "192.0.2.1", "::", "fe80::1%eth0"):
         with pytest.raises(BadSetting, match=r"reached by other machines.*`overt keys add`"):
-            gate(address, Keys(home))
+            gate(address, ApiKeys(home))
     with pytest.raises(BadSetting, match=r"to carry a key.*`overt keys add`"):
-        gate("127.0.0.1", Keys(home), require_key=True)
-    over = Keys(home).add(seconds=60)
-    Keys(home).revoke(over.key.id)
+        gate("127.0.0.1", ApiKeys(home), require_key=True)
+    over = ApiKeys(home).add(seconds=60)
+    ApiKeys(home).revoke(over.key.id)
     with pytest.raises(BadSetting):
-        gate("0.0.0.0", Keys(home))
-    Keys(home).add()
-    assert gate("0.0.0.0", Keys(home)).needs_key
-    assert not gate("::1", Keys(home)).needs_key
+        gate("0.0.0.0", ApiKeys(home))
+    ApiKeys(home).add()
+    assert gate("0.0.0.0", ApiKeys(home)).needs_key
+    assert not gate("::1", ApiKeys(home)).needs_key
 
 
 # ---- Host ----------------------------------------------------------------------------------
 
 
 def test_it_answers_to_its_own_names_alone(home: Path) -> None:
-    one = gate("127.0.0.1", Keys(home), names=["AI.team"])
+    one = gate("127.0.0.1", ApiKeys(home), names=["AI.team"])
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1:11435", "127.9.9.9", "[::1]:5", "ai.team."):
         for _ in range(2):  # the second is remembered
             one.admit(asked(host=host))
@@ -172,11 +174,11 @@ def test_it_answers_to_its_own_names_alone(home: Path) -> None:
         one.admit(asked(("host", "localhost")))
     for name in ("http://x", "a b", "", "x:1"):
         with pytest.raises(BadSetting):
-            gate("127.0.0.1", Keys(home), names=[name])
+            gate("127.0.0.1", ApiKeys(home), names=[name])
 
 
 def test_hosts_that_are_remembered_are_bounded(home: Path) -> None:
-    one = gate("127.0.0.1", Keys(home))
+    one = gate("127.0.0.1", ApiKeys(home))
     for number in range(1000):
         with pytest.raises(WrongHost):
             one.admit(asked(host=f"h{number}.example"))
@@ -194,11 +196,11 @@ FOREIGN = (
 )  # fmt: skip
 
 
-def test_pages_of_other_origins_are_refused_with_or_without_a_key(home: Path, key: New) -> None:
+def test_pages_of_other_origins_are_refused_with_or_without_a_key(home: Path, key: NewKey) -> None:
     bearer = ("authorization", f"Bearer {key.text}")
     for one in (
-        gate("127.0.0.1", Keys(home)),
-        gate("127.0.0.1", Keys(home), origins=["https://chat.example"]),
+        gate("127.0.0.1", ApiKeys(home)),
+        gate("127.0.0.1", ApiKeys(home), origins=["https://chat.example"]),
         closed(home),
     ):
         for origin in FOREIGN:
@@ -214,12 +216,12 @@ def test_pages_of_other_origins_are_refused_with_or_without_a_key(home: Path, ke
         ):
             one.admit(asked(("origin", origin), bearer))
     with pytest.raises(Refused):  # over TLS a page that came without it is another origin
-        gate("127.0.0.1", Keys(home)).admit(
+        gate("127.0.0.1", ApiKeys(home)).admit(
             asked(("origin", "http://localhost:11435"), scheme="https")
         )
 
 
-def test_a_named_origin_gets_what_its_browser_asks_for(home: Path, key: New) -> None:
+def test_a_named_origin_gets_what_its_browser_asks_for(home: Path, key: NewKey) -> None:
     one = closed(home, origins=["https://Chat.example:443/", "app://obsidian.md"])
     page = ("origin", "https://chat.example")
     one.admit(asked(page, ("x-api-key", key.text)))
@@ -258,13 +260,13 @@ def test_a_named_origin_gets_what_its_browser_asks_for(home: Path, key: New) -> 
         one.preflight(asked(page, asks, method="OPTIONS", host="evil.example"))
     for other in (asked(page, method="OPTIONS"), asked(page, asks), asked(asks)):
         assert one.preflight(other) is None
-    off = gate("127.0.0.1", Keys(home))
+    off = gate("127.0.0.1", ApiKeys(home))
     assert (off.cors(before), off.preflight(before)) == ([], None), "off unless named"
 
 
-def test_any_origin_only_where_a_key_is_needed(home: Path, key: New) -> None:
+def test_any_origin_only_where_a_key_is_needed(home: Path, key: NewKey) -> None:
     with pytest.raises(BadSetting, match="without a key"):
-        gate("127.0.0.1", Keys(home), origins=["*"])
+        gate("127.0.0.1", ApiKeys(home), origins=["*"])
     one = closed(home, origins=["*"])
     page = ("origin", "https://any.example")
     assert one.admit(asked(page, ("x-api-key", key.text))).name == "laptop"
@@ -300,10 +302,10 @@ def test_whatever_is_sent_nobody_gets_in_without_a_key(
 ) -> None:
     home = tmp_path_factory.getbasetemp() / "gate"
     if not home.exists():
-        Keys(home).add()
+        ApiKeys(home).add()
     scope = {**asked(*headers, host=None, kind=kind), "query_string": query}
     kinds: set[int] = set()
-    for one in (closed(home, origins=["https://x.example"]), gate("127.0.0.1", Keys(home))):
+    for one in (closed(home, origins=["https://x.example"]), gate("127.0.0.1", ApiKeys(home))):
         try:
             caller = one.admit(scope)
         except OvertError as error:
@@ -316,7 +318,7 @@ def test_whatever_is_sent_nobody_gets_in_without_a_key(
     assert kinds <= {401, 403, 421}
 
 
-def test_the_gate_is_cheap(home: Path, key: New, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_is_cheap(home: Path, key: NewKey, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is 20 µs; the test allows 60 for a busy machine."""
     monkeypatch.setattr(api_keys, "_LOOK_EVERY", 1.0)
     one = closed(home)

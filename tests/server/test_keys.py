@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from overt.errors import BadRequest, Failure, NotFound
 from overt.protocols.base import Caller
 from overt.server import api_keys
-from overt.server.api_keys import Keys
+from overt.server.api_keys import ApiKeys
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +27,12 @@ def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_is_known_in_both_spellings_and_in_no_other(home: Path) -> None:
-    new = Keys(home).add("laptop")
+    new = ApiKeys(home).add("laptop")
     assert re.fullmatch(r"sk-ov-[A-Za-z0-9]{8}-[A-Za-z0-9]{20}", new.text)
     assert re.fullmatch(r"sk-lm-[A-Za-z0-9]{8}:[A-Za-z0-9]{20}", new.lm_studio)
-    kept = Keys(home)
+    kept = ApiKeys(home)
     assert kept.find(new.text) == kept.find(new.lm_studio) == Caller(new.key.id, "laptop")
-    other = Keys(home).add("other")
+    other = ApiKeys(home).add("other")
     mixed = f"sk-ov-{new.key.id}-{other.text[-20:]}"
     for wrong in (
         "", new.text[:-1], new.text + "x", new.text.lower() + "\n", new.text.upper(), mixed,
@@ -46,10 +46,10 @@ def test_a_key_is_known_in_both_spellings_and_in_no_other(home: Path) -> None:
 def test_the_file_holds_digests_alone_and_is_for_its_owner_alone(home: Path) -> None:
     os.umask(0)
     try:
-        new = Keys(home).add("x")
+        new = ApiKeys(home).add("x")
     finally:
         os.umask(0o022)
-    kept = Keys(home)
+    kept = ApiKeys(home)
     kept.find(new.text)
     kept.note_used()
     for path in home.iterdir():
@@ -61,21 +61,21 @@ def test_the_file_holds_digests_alone_and_is_for_its_owner_alone(home: Path) -> 
 
 
 def test_keys_are_unlike_each_other(home: Path) -> None:
-    made = [Keys(home).add() for _ in range(50)]
+    made = [ApiKeys(home).add() for _ in range(50)]
     assert len({one.text[-20:] for one in made}) == len({one.key.id for one in made}) == 50
     assert set("".join(one.text[-20:] for one in made)) > set("0aA")
 
 
 def test_a_running_server_follows_the_file(home: Path) -> None:
-    running = Keys(home)
+    running = ApiKeys(home)
     assert not running.usable()
-    new = Keys(home).add()
+    new = ApiKeys(home).add()
     assert running.usable()
     assert running.find(new.text) == Caller(new.key.id)
-    Keys(home).revoke(new.key.id)
+    ApiKeys(home).revoke(new.key.id)
     assert running.find(new.text) is None
     assert not running.usable()
-    again = Keys(home).add()
+    again = ApiKeys(home).add()
     assert running.find(again.text)
     (home / "keys.json").unlink()
     assert running.find(again.text) is None
@@ -87,10 +87,10 @@ def test_it_looks_at_the_file_once_a_second_and_no_oftener(
     monkeypatch.setattr(api_keys, "_LOOK_EVERY", 1.0)
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    new = Keys(home).add()
-    running = Keys(home)
+    new = ApiKeys(home).add()
+    running = ApiKeys(home)
     assert running.find(new.text)
-    Keys(home).revoke(new.key.id)
+    ApiKeys(home).revoke(new.key.id)
     now[0] += 0.9
     assert running.find(new.text)
     now[0] += 0.2
@@ -98,8 +98,8 @@ def test_it_looks_at_the_file_once_a_second_and_no_oftener(
 
 
 def test_a_key_ends_on_the_second_it_should(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = Keys(home).add(seconds=10)
-    running = Keys(home)
+    new = ApiKeys(home).add(seconds=10)
+    running = ApiKeys(home)
     assert new.key.expires is not None
     monkeypatch.setattr(time, "time", lambda: new.key.expires - 0.001)
     assert running.find(new.text)
@@ -109,7 +109,7 @@ def test_a_key_ends_on_the_second_it_should(home: Path, monkeypatch: pytest.Monk
 
 
 def test_what_makes_no_sense_is_refused(home: Path) -> None:
-    kept = Keys(home)
+    kept = ApiKeys(home)
     for name in ("a\nb", "\x1b[31m", " x", "x" * 81):
         with pytest.raises(BadRequest):
             kept.add(name)
@@ -128,10 +128,10 @@ def test_what_makes_no_sense_is_refused(home: Path) -> None:
 def test_when_a_key_was_used_is_written_once_a_minute(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = Keys(home).add()
+    new = ApiKeys(home).add()
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    running = Keys(home)
+    running = ApiKeys(home)
     running.find(new.text)
     assert running.used() == {}
     now[0] += 61
@@ -159,8 +159,8 @@ def test_when_a_key_was_used_is_written_once_a_minute(
     ],
 )  # fmt: skip
 def test_a_damaged_file_admits_nobody_and_is_not_written_over(home: Path, body: str) -> None:
-    new = Keys(home).add()
-    running = Keys(home)
+    new = ApiKeys(home).add()
+    running = ApiKeys(home)
     assert running.find(new.text)
     (home / "keys.json").write_text(body)
     assert running.find(new.text) is None
@@ -174,7 +174,7 @@ def _written(home: Path) -> tuple[bytes, str]:
     """A file of three keys, and the one of them that works."""
     folder = home / "written"
     if not folder.exists():
-        kept = Keys(folder)
+        kept = ApiKeys(folder)
         new = kept.add("one")
         kept.revoke(kept.add("two", 5).key.id)
         kept.add("three", 60)
@@ -195,7 +195,7 @@ def test_no_change_of_a_byte_breaks_it_or_lets_another_secret_in(
     home = base / "changed"
     home.mkdir(exist_ok=True)
     (home / "keys.json").write_bytes(changed)
-    kept = Keys(home)
+    kept = ApiKeys(home)
     found = kept.find(text)
     assert found is None or len(found.key) == 8
     assert kept.find(text[:-1] + ("x" if text[-1] != "x" else "y")) is None
@@ -207,13 +207,13 @@ def test_no_change_of_a_byte_breaks_it_or_lets_another_secret_in(
 
 def test_many_at_once_lose_no_key(home: Path) -> None:
     threads = [
-        threading.Thread(target=lambda: [Keys(home).add() for _ in range(5)]) for _ in range(4)
+        threading.Thread(target=lambda: [ApiKeys(home).add() for _ in range(5)]) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({key.id for key in Keys(home).all()}) == 20
+    assert len({key.id for key in ApiKeys(home).all()}) == 20
 
 
 ADDING = """
@@ -236,8 +236,8 @@ def test_a_kill_at_any_moment_leaves_every_key_that_was_shown(home: Path) -> Non
             shown += [process.stdout.readline().strip() for _ in range(3)]
             process.send_signal(signal.SIGKILL)
             shown += [line.strip() for line in process.stdout if line.endswith("\n")]
-        assert {key.id for key in Keys(home).all()} >= set(shown)
-    Keys(home).add()
+        assert {key.id for key in ApiKeys(home).all()} >= set(shown)
+    ApiKeys(home).add()
     left = [path.name for path in home.iterdir() if path.name.startswith(".")]
     assert left == [], "what the killed left is swept by the next"
 
@@ -247,12 +247,12 @@ def test_the_look_up_is_cheap_and_does_not_grow(
 ) -> None:
     """0.1 ms would be ten times too much: this only shows that nothing is read or searched."""
     monkeypatch.setattr(api_keys, "_LOOK_EVERY", 1.0)
-    new = Keys(home).add()
+    new = ApiKeys(home).add()
     body = json.loads((home / "keys.json").read_bytes())
     row = body["keys"][0]
     body["keys"] += [{**row, "id": f"{i:08}"} for i in range(20_000)]
     (home / "keys.json").write_text(json.dumps(body))
-    running = Keys(home)
+    running = ApiKeys(home)
     assert running.find(new.text)
     begun = time.thread_time()
     for _ in range(1000):

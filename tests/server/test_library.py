@@ -34,13 +34,13 @@ from overt.errors import (
 from overt.formats import gguf, modelfile
 from overt.models.modelfile_build import create
 from overt.models.pull import find
-from overt.models.sources.base import Report, Step
+from overt.models.sources.base import FetchProgress, Report
 from overt.models.store import File, Manifest, Store
 from overt.protocols import disk
 from overt.protocols.ollama import wire
 from overt.ref import parse
 from overt.server.jobs import Jobs
-from overt.server.library import Details, Library
+from overt.server.library import ModelDetails, ModelLibrary
 from overt.server.registries import registries as registries_of
 from overt.settings import Settings, load
 
@@ -53,8 +53,8 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture
-async def library(settings: Settings) -> AsyncIterator[Library]:
-    made = Library(settings)
+async def library(settings: Settings) -> AsyncIterator[ModelLibrary]:
+    made = ModelLibrary(settings)
     yield made
     await made.close()
 
@@ -76,7 +76,7 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-async def steps(events: AsyncGenerator[Step, None]) -> list[Step]:
+async def steps(events: AsyncGenerator[FetchProgress, None]) -> list[FetchProgress]:
     return [step async for step in events]
 
 
@@ -88,7 +88,7 @@ async def pieces(data: bytes, size: int = 60_000) -> AsyncGenerator[bytes, None]
 # ---- cards ---------------------------------------------------------------------------------
 
 
-async def test_a_card_says_what_the_header_says(library: Library, tiny: Path) -> None:
+async def test_a_card_says_what_the_header_says(library: ModelLibrary, tiny: Path) -> None:
     card = await library.card("tiny")
     assert (card.id, card.kind, card.format, card.architecture) == ("tiny", "llm", "gguf", "llama")
     assert card.capabilities == ("completion", "tools", "thinking")
@@ -101,7 +101,7 @@ async def test_a_card_says_what_the_header_says(library: Library, tiny: Path) ->
 
 
 async def test_cards_are_one_for_each_name_and_the_newest_first(
-    library: Library, tiny: Path, settings: Settings
+    library: ModelLibrary, tiny: Path, settings: Settings
 ) -> None:
     await library.copy("tiny", "other:v1")
     names = settings.home / "names"
@@ -113,7 +113,7 @@ async def test_cards_are_one_for_each_name_and_the_newest_first(
 
 
 async def test_two_names_of_the_catalogue_for_one_model_are_one_card(
-    library: Library, tiny: Path, settings: Settings
+    library: ModelLibrary, tiny: Path, settings: Settings
 ) -> None:
     store = Store(settings.home)
     manifest = store.get(parse("tiny"))
@@ -123,13 +123,13 @@ async def test_two_names_of_the_catalogue_for_one_model_are_one_card(
 
 
 async def test_a_name_of_the_catalogue_is_found_by_its_other_name(
-    library: Library, tiny: Path
+    library: ModelLibrary, tiny: Path
 ) -> None:
     await library.copy("tiny", "smollm2")
     assert (await library.card("smollm2:135m-instruct-q4_1")).id == "smollm2"
 
 
-async def test_latest_stands_for_a_name_without_a_tag(library: Library, tiny: Path) -> None:
+async def test_latest_stands_for_a_name_without_a_tag(library: ModelLibrary, tiny: Path) -> None:
     assert (await library.card("tiny:latest")).id == "tiny"
     await library.copy("tiny", "other:latest")
     assert (await library.card("other:latest")).id == "other:latest", (
@@ -143,13 +143,13 @@ async def test_latest_stands_for_a_name_without_a_tag(library: Library, tiny: Pa
         await library.card("tiny:v1")
 
 
-async def test_the_first_of_several_refs_that_is_here(library: Library, tiny: Path) -> None:
+async def test_the_first_of_several_refs_that_is_here(library: ModelLibrary, tiny: Path) -> None:
     assert (await library.card("tiny:latest", "tiny")).id == "tiny"
     await library.copy("tiny", "tiny:latest")
     assert (await library.card("tiny:latest", "tiny")).id == "tiny:latest", "a stale card"
 
 
-async def test_a_card_follows_its_name(library: Library, tiny: Path, tmp_path: Path) -> None:
+async def test_a_card_follows_its_name(library: ModelLibrary, tiny: Path, tmp_path: Path) -> None:
     before = await library.card("tiny")
     assert await library.card("tiny") is before, "asked again it costs no thread"
     other = tmp_path / "other.gguf"
@@ -161,7 +161,7 @@ async def test_a_card_follows_its_name(library: Library, tiny: Path, tmp_path: P
         await library.card("tiny")
 
 
-async def test_kinds(library: Library, tmp_path: Path, settings: Settings, tiny: Path) -> None:
+async def test_kinds(library: ModelLibrary, tmp_path: Path, settings: Settings, tiny: Path) -> None:
     bert = {"general.architecture": "bert", "bert.context_length": 512, "bert.embedding_length": 8}
     for name, more in {
         "embed": {"bert.pooling_type": 1},
@@ -186,7 +186,7 @@ async def test_kinds(library: Library, tmp_path: Path, settings: Settings, tiny:
 
 
 async def test_a_damaged_model_does_not_hide_the_others(
-    library: Library, tiny: Path, settings: Settings, tmp_path: Path
+    library: ModelLibrary, tiny: Path, settings: Settings, tmp_path: Path
 ) -> None:
     add(settings, "other", "FROM tiny\nSYSTEM hello\n", tmp_path)
     broken = Manifest((File("weights", "m.gguf", digest(b"GGUF"), 4),), "hf:org/repo@main")
@@ -202,7 +202,7 @@ PATHS = ("/etc/passwd", "./tiny.gguf", "~/x", "..")
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_no_client_names_a_file_of_this_machine(library: Library, path: str) -> None:
+async def test_no_client_names_a_file_of_this_machine(library: ModelLibrary, path: str) -> None:
     with pytest.raises(BadRef, match="is a file"):
         await library.card(path)
     with pytest.raises(BadRef, match="is a file"):
@@ -221,7 +221,7 @@ async def test_no_client_names_a_file_of_this_machine(library: Library, path: st
 
 
 @pytest.mark.parametrize("ref", ["nothing", "echo:x", "openai:gpt-5", "a" * 12, "smollm2"])
-async def test_what_is_not_in_the_store(library: Library, ref: str) -> None:
+async def test_what_is_not_in_the_store(library: ModelLibrary, ref: str) -> None:
     with pytest.raises(ModelNotFound):
         await library.card(ref)
 
@@ -243,7 +243,7 @@ REQUIRES 0.14.0
 
 
 async def test_show_tells_everything(
-    library: Library, tiny: Path, tmp_path: Path, settings: Settings
+    library: ModelLibrary, tiny: Path, tmp_path: Path, settings: Settings
 ) -> None:
     add(settings, "ada", OVER, tmp_path)
     details = await library.show("ada")
@@ -259,14 +259,14 @@ async def test_show_tells_everything(
     assert modelfile.read(details.modelfile.encode()).last("system") == "Be brief."
 
 
-async def test_show_verbose_brings_tensors(library: Library, tiny: Path) -> None:
+async def test_show_verbose_brings_tensors(library: ModelLibrary, tiny: Path) -> None:
     details = await library.show("tiny", verbose=True)
     assert ("output_norm.weight", "F32", (64,)) in details.tensors
     assert len(details.metadata["tokenizer.ggml.tokens"]) > 256
 
 
 async def test_show_tells_no_path_of_this_machine(
-    library: Library, tiny: Path, settings: Settings
+    library: ModelLibrary, tiny: Path, settings: Settings
 ) -> None:
     details = await library.show("tiny")
     assert str(settings.home) not in details.modelfile
@@ -281,15 +281,17 @@ async def test_callers_who_ask_for_the_same_share_one_job() -> None:
 
     def work(report: Report) -> None:
         runs.append(1)
-        report(Step("part", 1, 2))
+        report(FetchProgress("part", 1, 2))
         go.wait(10)
-        report(Step("part", 2, 2))
+        report(FetchProgress("part", 2, 2))
 
     first, second = jobs.watch("x", work), jobs.watch("x", work)
-    assert await anext(first) == Step("part", 1, 2)
-    assert await anext(second) == Step("part", 1, 2), "who comes late is told what is known"
+    assert await anext(first) == FetchProgress("part", 1, 2)
+    assert await anext(second) == FetchProgress("part", 1, 2), (
+        "who comes late is told what is known"
+    )
     go.set()
-    assert await steps(first) == await steps(second) == [Step("part", 2, 2)]
+    assert await steps(first) == await steps(second) == [FetchProgress("part", 2, 2)]
     assert runs == [1]
 
 
@@ -298,11 +300,11 @@ async def test_a_job_goes_on_until_the_last_watcher_leaves() -> None:
     found: list[BaseException] = []
 
     def work(report: Report) -> None:
-        report(Step("part", 0, 9))
+        report(FetchProgress("part", 0, 9))
         go.wait(10)
         try:
             for done in range(1, 1000):
-                report(Step("part", done, 1000))
+                report(FetchProgress("part", done, 1000))
                 time.sleep(0.001)
         except Stopped as error:
             found.append(error)
@@ -326,15 +328,15 @@ async def test_who_asks_after_the_last_has_left_begins_anew() -> None:
 
     def work(report: Report) -> None:
         runs.append(1)
-        report(Step("a", 0, 2))
+        report(FetchProgress("a", 0, 2))
         if len(runs) == 1:
             go.wait(10)
-            report(Step("a", 2, 2))
+            report(FetchProgress("a", 2, 2))
 
     first = jobs.watch("x", work)
     await anext(first)
     await first.aclose()
-    assert await steps(jobs.watch("x", work)) == [Step("a", 0, 2)]
+    assert await steps(jobs.watch("x", work)) == [FetchProgress("a", 0, 2)]
     go.set()
     assert runs == [1, 1]
 
@@ -343,7 +345,7 @@ async def test_the_error_of_a_job_reaches_everybody() -> None:
     jobs, go = Jobs(), threading.Event()
 
     def work(report: Report) -> None:
-        report(Step("a", 0, 2))
+        report(FetchProgress("a", 0, 2))
         go.wait(10)
         raise NotFound("gone")
 
@@ -361,14 +363,14 @@ async def test_a_slow_watcher_sees_the_newest_of_each_part() -> None:
 
     def work(report: Report) -> None:
         for done in range(5000):
-            report(Step("large", done, 5000))
-        report(Step("large", 5000, 5000))
-        report(Step("small", 1, 1))
+            report(FetchProgress("large", done, 5000))
+        report(FetchProgress("large", 5000, 5000))
+        report(FetchProgress("small", 1, 1))
 
     async with aclosing(jobs.watch("x", work)) as watched:
         found = [await anext(watched)]
         found += [step async for step in watched]
-    assert found[-2:] == [Step("large", 5000, 5000), Step("small", 1, 1)]
+    assert found[-2:] == [FetchProgress("large", 5000, 5000), FetchProgress("small", 1, 1)]
     assert len(found) < 200
 
 
@@ -376,7 +378,7 @@ async def test_too_many_jobs_at_once() -> None:
     jobs, go = Jobs(), threading.Event()
 
     def work(report: Report) -> None:
-        report(Step("a", 0, 2))
+        report(FetchProgress("a", 0, 2))
         go.wait(10)
 
     watched = [jobs.watch(f"{n}", work) for n in range(16)]
@@ -385,7 +387,7 @@ async def test_too_many_jobs_at_once() -> None:
     with pytest.raises(Busy) as caught:
         await anext(jobs.watch("one more", work))
     assert caught.value.retry_after
-    assert await anext(jobs.watch("3", work)) == Step("a", 0, 2), "watching costs nothing"
+    assert await anext(jobs.watch("3", work)) == FetchProgress("a", 0, 2), "watching costs nothing"
     go.set()
     for one in watched:
         await steps(one)
@@ -396,7 +398,7 @@ async def test_close_stops_what_runs() -> None:
     jobs, go = Jobs(), threading.Event()
 
     def work(report: Report) -> None:
-        report(Step("a", 0, 2))
+        report(FetchProgress("a", 0, 2))
         go.wait(10)
 
     watched = jobs.watch("x", work)
@@ -417,7 +419,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registries.Re
 
 
 async def test_a_model_goes_to_a_registry_and_comes_back(
-    library: Library, tiny: Path, registry: registries.Real
+    library: ModelLibrary, tiny: Path, registry: registries.Real
 ) -> None:
     ref = f"oci:{registry.host}/team/tiny:v1"
     before = await library.card("tiny")
@@ -433,7 +435,7 @@ async def test_a_model_goes_to_a_registry_and_comes_back(
 
 
 async def test_parts_that_come_have_their_digest(
-    library: Library, tiny: Path, registry: registries.Real
+    library: ModelLibrary, tiny: Path, registry: registries.Real
 ) -> None:
     ref = f"oci:{registry.host}/team/again:v1"
     await steps(library.push("tiny", ref))
@@ -442,13 +444,13 @@ async def test_parts_that_come_have_their_digest(
     assert digest(tiny.read_bytes()) in {step.digest for step in came}
 
 
-async def test_a_pull_says_why_the_first_name_failed(library: Library) -> None:
+async def test_a_pull_says_why_the_first_name_failed(library: ModelLibrary) -> None:
     with pytest.raises(ModelNotFound, match="no model called nothing-here"):
         await steps(library.pull("nothing-here", "nothing-there"))
 
 
 async def test_a_pull_stops_when_its_caller_leaves(
-    library: Library, settings: Settings, tmp_path: Path
+    library: ModelLibrary, settings: Settings, tmp_path: Path
 ) -> None:
     begun, left = threading.Event(), threading.Event()
 
@@ -491,15 +493,15 @@ MANIFEST = (
 
 
 @pytest.fixture
-async def guarded(settings: Settings) -> AsyncIterator[Library]:
+async def guarded(settings: Settings) -> AsyncIterator[ModelLibrary]:
     """The library of a server whose clients are others than the person at this machine."""
-    made = Library(settings, registries_of(True, ["ours.example:5000"]))
+    made = ModelLibrary(settings, registries_of(True, ["ours.example:5000"]))
     yield made
     await made.close()
 
 
 async def test_clients_do_not_send_the_server_into_its_own_network(
-    guarded: Library, tiny: Path, settings: Settings
+    guarded: ModelLibrary, tiny: Path, settings: Settings
 ) -> None:
     asked: list[str] = []
 
@@ -523,7 +525,7 @@ async def test_clients_do_not_send_the_server_into_its_own_network(
                     await steps(work)
                 assert "--registry" in str(caught.value.hint)
         assert asked == []
-        named = Library(settings, registries_of(True, [host.host]))
+        named = ModelLibrary(settings, registries_of(True, [host.host]))
         with pytest.raises(ModelNotFound):
             await steps(named.pull(f"oci:{host.host}/team/x:v1"))
         await named.close()
@@ -531,7 +533,7 @@ async def test_clients_do_not_send_the_server_into_its_own_network(
 
 
 async def test_a_model_that_is_here_may_be_built_on_wherever_it_came_from(
-    library: Library, guarded: Library, tiny: Path
+    library: ModelLibrary, guarded: ModelLibrary, tiny: Path
 ) -> None:
     await library.copy("tiny", "oci:127.0.0.1:9/team/tiny")
     await steps(guarded.create("mine", base="oci:127.0.0.1:9/team/tiny:latest"))
@@ -542,7 +544,7 @@ async def test_a_model_that_is_here_may_be_built_on_wherever_it_came_from(
 
 
 async def test_a_model_is_made_of_a_file_that_was_sent(
-    library: Library, tmp_path: Path, settings: Settings
+    library: ModelLibrary, tmp_path: Path, settings: Settings
 ) -> None:
     file = tmp_path / "sent.gguf"
     write_llama(file)
@@ -563,7 +565,7 @@ async def test_a_model_is_made_of_a_file_that_was_sent(
     assert not await library.has_blob(digest(data))
 
 
-async def test_the_same_files_give_the_same_model(library: Library, tmp_path: Path) -> None:
+async def test_the_same_files_give_the_same_model(library: ModelLibrary, tmp_path: Path) -> None:
     file = tmp_path / "sent.gguf"
     write_llama(file)
     data = file.read_bytes()
@@ -577,7 +579,7 @@ async def test_the_same_files_give_the_same_model(library: Library, tmp_path: Pa
     assert weights == {digest(data)}
 
 
-async def test_a_split_model_is_made_of_its_files(library: Library, tmp_path: Path) -> None:
+async def test_a_split_model_is_made_of_its_files(library: ModelLibrary, tmp_path: Path) -> None:
     whole = tmp_path / "whole.gguf"
     write_llama(whole)
     files = {}
@@ -591,13 +593,13 @@ async def test_a_split_model_is_made_of_its_files(library: Library, tmp_path: Pa
     )
 
 
-async def test_a_model_over_one_that_is_here(library: Library, tiny: Path) -> None:
+async def test_a_model_over_one_that_is_here(library: ModelLibrary, tiny: Path) -> None:
     await steps(library.create("ada", base="tiny", commands=[("system", "", "Hi.")]))
     assert (await library.show("ada")).system == "Hi."
 
 
 async def test_wrong_bytes_are_refused_and_leave_nothing(
-    library: Library, settings: Settings
+    library: ModelLibrary, settings: Settings
 ) -> None:
     with pytest.raises(BadRequest, match="digest mismatch") as caught:
         await library.put_blob(digest(b"one"), pieces(b"two"))
@@ -607,7 +609,7 @@ async def test_wrong_bytes_are_refused_and_leave_nothing(
 
 
 async def test_a_client_that_leaves_half_way_leaves_nothing(
-    library: Library, settings: Settings
+    library: ModelLibrary, settings: Settings
 ) -> None:
     async def broken() -> AsyncGenerator[bytes, None]:
         yield bytes(3 << 20)
@@ -618,7 +620,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing(
     assert list((settings.home / "incoming").iterdir()) == []
 
 
-async def test_a_full_disk_is_told(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_told(library: ModelLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "SPARE", 1 << 60)
     data = bytes(2 << 20)
     with pytest.raises(OutOfDisk):
@@ -626,7 +628,7 @@ async def test_a_full_disk_is_told(library: Library, monkeypatch: pytest.MonkeyP
 
 
 async def test_old_files_are_deleted_when_the_next_comes(
-    library: Library, settings: Settings
+    library: ModelLibrary, settings: Settings
 ) -> None:
     await library.put_blob(digest(b"old"), pieces(b"old"))
     (old,) = (settings.home / "incoming").iterdir()
@@ -639,7 +641,7 @@ async def test_old_files_are_deleted_when_the_next_comes(
 @pytest.mark.parametrize(
     "text", ["", "sha256:", "md5:" + "a" * 64, "../../etc", "sha256:" + "g" * 64]
 )
-async def test_what_is_no_digest(library: Library, text: str) -> None:
+async def test_what_is_no_digest(library: ModelLibrary, text: str) -> None:
     with pytest.raises(BadRequest, match="is not a digest"):
         await library.has_blob(text)
     with pytest.raises(BadRequest, match="is not a digest"):
@@ -658,7 +660,7 @@ BAD: dict[str, tuple[dict[str, Any], type[OvertError]]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_what_no_model_can_be_made_of(library: Library, tiny: Path, case: str) -> None:
+async def test_what_no_model_can_be_made_of(library: ModelLibrary, tiny: Path, case: str) -> None:
     arguments, kind = BAD[case]
     with pytest.raises(kind):
         await steps(library.create("mine", **arguments))
@@ -666,7 +668,7 @@ async def test_what_no_model_can_be_made_of(library: Library, tiny: Path, case: 
 
 
 async def test_what_is_no_model_goes_back_to_the_files_that_came(
-    library: Library, settings: Settings
+    library: ModelLibrary, settings: Settings
 ) -> None:
     data = b"GGUF" + bytes(100)
     await library.put_blob(digest(data), pieces(data))
@@ -676,7 +678,7 @@ async def test_what_is_no_model_goes_back_to_the_files_that_came(
     assert [path.name for path in (settings.home / "incoming").iterdir()] == [digest(data)[7:]]
 
 
-async def test_names_that_are_not_ones_own(library: Library, tiny: Path) -> None:
+async def test_names_that_are_not_ones_own(library: ModelLibrary, tiny: Path) -> None:
     with pytest.raises(BadRef):
         await library.copy("tiny", "hf:org/repo")
     with pytest.raises(BadRef):
@@ -688,7 +690,7 @@ async def test_names_that_are_not_ones_own(library: Library, tiny: Path) -> None
 # ---- templates of clients --------------------------------------------------------------------
 
 
-async def test_a_template_of_the_clients_own_is_filled(library: Library) -> None:
+async def test_a_template_of_the_clients_own_is_filled(library: ModelLibrary) -> None:
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
     assert await library.fill("[{{ .System }}]{{ .Prompt }}>", messages) == "[S]U>"
     jinja = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}"
@@ -696,7 +698,7 @@ async def test_a_template_of_the_clients_own_is_filled(library: Library) -> None
 
 
 @pytest.mark.parametrize("bad", ["{{ define }}", "{{ .Prompt", "{% x", "{% if ''.__class__ %}"])
-async def test_a_template_that_is_refused(library: Library, bad: str) -> None:
+async def test_a_template_that_is_refused(library: ModelLibrary, bad: str) -> None:
     with pytest.raises(FormatError):
         await library.fill(bad, [{"role": "user", "content": "U"}])
 
@@ -705,12 +707,12 @@ async def test_a_template_that_is_refused(library: Library, bad: str) -> None:
 
 
 def test_the_library_is_what_ollamas_protocol_expects() -> None:
-    for name, wanted in vars(wire.Library).items():
+    for name, wanted in vars(wire.LibraryInterface).items():
         if not name.startswith("_"):
-            found = inspect.signature(getattr(Library, name)).parameters
+            found = inspect.signature(getattr(ModelLibrary, name)).parameters
             assert list(found) == list(inspect.signature(wanted).parameters), name
 
 
 def test_details_are_what_ollamas_protocol_expects() -> None:
-    wanted = {name for name in vars(wire.Details) if not name.startswith("_")}
-    assert wanted == {field.name for field in dataclasses.fields(Details)}
+    wanted = {name for name in vars(wire.ModelDetailsInterface) if not name.startswith("_")}
+    assert wanted == {field.name for field in dataclasses.fields(ModelDetails)}

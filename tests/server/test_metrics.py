@@ -9,10 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from overt.chat import Done, Failed, Logprobs, Progress, Text, Thought, ToolCall, Usage
-from overt.gateway.exchange import Stats
+from overt.gateway.exchange import ExchangeStats
 from overt.server import logs, request_log
 from overt.server.metrics import Metrics
-from overt.server.request_log import Generation, Seen, Watch, generation
+from overt.server.request_log import GenerationRecord, RequestRecord, Watch, generation
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def begin(one: Watch, **about: Any) -> Seen:
+def begin(one: Watch, **about: Any) -> RequestRecord:
     told: dict[str, Any] = {
         "protocol": "openai", "method": "POST", "route": "/v1/chat/completions",
         "path": "/v1/chat/completions", "key": "abcdefgh", **about,
@@ -30,7 +30,7 @@ def begin(one: Watch, **about: Any) -> Seen:
     return one.begin("req_1", **told)
 
 
-def answer(clock: list[float], model: str = "smollm2", *, cached: int = 3) -> Generation:
+def answer(clock: list[float], model: str = "smollm2", *, cached: int = 3) -> GenerationRecord:
     """A call of a model: 0.2 s to the first piece, then gaps of 5 ms, 20 ms and 4 s."""
     work = generation("chat", model)
     work.event(Progress(1, 2))
@@ -95,7 +95,7 @@ def test_a_request_and_its_model_are_counted_once_it_is_over(clock: list[float])
 
 def test_what_a_server_is_doing_now_is_asked_when_the_page_is(clock: list[float]) -> None:
     one = ("smollm2", "answer")
-    busy = Stats({one: 7}, {one: 2}, {one: 5 << 20}, {one: 3 << 20}, 4, 1, 9, 3)
+    busy = ExchangeStats({one: 7}, {one: 2}, {one: 5 << 20}, {one: 3 << 20}, 4, 1, 9, 3)
     found = samples(Metrics(lambda: busy))
     labels = '{"model": "smollm2", "purpose": "answer"}'
     assert {name: value for name, value in found.items() if not name.startswith("process")} == {
@@ -137,7 +137,7 @@ def test_names_that_clients_make_up_do_not_grow_the_page(clock: list[float]) -> 
 
 def test_failures_and_several_calls_of_one_request(clock: list[float]) -> None:
     metrics, written = Metrics(), []
-    one = Watch(metrics, logs.Log("json", written.append))
+    one = Watch(metrics, logs.AccessLog("json", written.append))
     seen = begin(one)
     work = generation("chat", "smollm2")
     clock[0] += 0.5
@@ -158,7 +158,7 @@ def test_failures_and_several_calls_of_one_request(clock: list[float]) -> None:
 @pytest.mark.anyio
 async def test_calls_find_the_request_of_their_own_task() -> None:
     written: list[str] = []
-    one = Watch(logs.Log("json", written.append))
+    one = Watch(logs.AccessLog("json", written.append))
     outside = generation("chat", "none")
     outside.end()
 
@@ -200,7 +200,7 @@ def test_a_log_that_nobody_reads_any_more_fails_no_request() -> None:
         raise BrokenPipeError
 
     metrics = Metrics()
-    one = Watch(logs.Log("text", write), metrics)
+    one = Watch(logs.AccessLog("text", write), metrics)
     begin(one).end(200)
     assert any(name.startswith("overt_requests_total") for name in samples(metrics))
 
@@ -210,7 +210,7 @@ def test_a_log_that_nobody_reads_any_more_fails_no_request() -> None:
 
 def logged(clock: list[float], kind: logs.Kind, **about: Any) -> str:
     written: list[str] = []
-    one = Watch(logs.Log(kind, written.append))
+    one = Watch(logs.AccessLog(kind, written.append))
     seen = begin(one, **about)
     answer(clock)
     clock[0] += 0.1

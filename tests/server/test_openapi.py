@@ -12,7 +12,7 @@ import pytest
 import schemathesis
 
 from overt.errors import OvertError
-from overt.protocols.base import Call, Protocol, Reply, Route
+from overt.protocols.base import HttpCall, HttpReply, HttpRoute, Protocol
 from overt.server import assembly, openapi
 
 
@@ -33,37 +33,37 @@ class Other(msgspec.Struct):
     model: str = "<script>alert(1)</script>"
 
 
-async def nothing(call: Call) -> Reply:
-    return Reply({})
+async def nothing(call: HttpCall) -> HttpReply:
+    return HttpReply({})
 
 
-def flat(error: OvertError, id: str) -> Reply:
-    return Reply({"error": error.message}, error.status)
+def flat(error: OvertError, id: str) -> HttpReply:
+    return HttpReply({"error": error.message}, error.status)
 
 
-def deep(error: OvertError, id: str) -> Reply:
-    return Reply({"error": {"code": 400, "details": [], "param": None}, "id": id}, error.status)
+def deep(error: OvertError, id: str) -> HttpReply:
+    return HttpReply({"error": {"code": 400, "details": [], "param": None}, "id": id}, error.status)
 
 
 ONE = Protocol(
     "one",
     (
-        Route("POST", "/v1/chat", nothing, "chat & <b>talk</b>", Body),
-        Route("GET", "/v1/models", nothing, "models"),
-        Route("GET", "/v1/models/{id:path}", nothing, "a model"),
-        Route("PUT", "/v1/blobs/{digest}", nothing, "keep bytes", upload=True),
-        Route("WEBSOCKET", "/socket", nothing, "a socket"),
-        Route("DELETE", "/", nothing, "nothing"),
+        HttpRoute("POST", "/v1/chat", nothing, "chat & <b>talk</b>", Body),
+        HttpRoute("GET", "/v1/models", nothing, "models"),
+        HttpRoute("GET", "/v1/models/{id:path}", nothing, "a model"),
+        HttpRoute("PUT", "/v1/blobs/{digest}", nothing, "keep bytes", upload=True),
+        HttpRoute("WEBSOCKET", "/socket", nothing, "a socket"),
+        HttpRoute("DELETE", "/", nothing, "nothing"),
     ),
     flat,
 )
 TWO = Protocol(
     "two",
     (
-        Route("GET", "/v1/models", nothing, "models of two"),
-        Route("GET", "/v1/models/{name}", nothing, "a model"),
-        Route("POST", "/v1/models/{name}:generate", nothing, "generate", Other),
-        Route("POST", "/v1/chat", nothing, "chat of two", Other),
+        HttpRoute("GET", "/v1/models", nothing, "models of two"),
+        HttpRoute("GET", "/v1/models/{name}", nothing, "a model"),
+        HttpRoute("POST", "/v1/models/{name}:generate", nothing, "generate", Other),
+        HttpRoute("POST", "/v1/chat", nothing, "chat of two", Other),
     ),
     deep,
 )

@@ -149,13 +149,13 @@ async def test_offline_keeps_every_word_here(
     import httpx2
 
     from overt.server import guard
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
     from overt.server.assembly import build
     from overt.settings import load
 
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://api.example.test")
     settings = load({"OVERT_HOME": str(home), "OVERT_OFFLINE": "1"})
-    app = build(settings, gate=guard.gate("127.0.0.1", Keys(home)))
+    app = build(settings, gate=guard.gate("127.0.0.1", ApiKeys(home)))
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for path in ("/v1/messages", "/v1/chat/completions"):

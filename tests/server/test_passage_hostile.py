@@ -9,7 +9,7 @@ import pytest
 from upstream_peer import Peer, peer
 
 from overt.errors import BadRequest
-from overt.providers.http.sse import Splitter
+from overt.providers.http.sse import EventSplitter
 from overt.server.passthrough import body as passage_body
 from overt.server.passthrough.body import renamed
 
@@ -83,7 +83,7 @@ async def test_a_stream_that_breaks_off_ends_in_one_clear_error(
             monkeypatch.setenv(f"{name}_BASE_URL", f"http://127.0.0.1:{port}{base}")
         answer = await api.post(path, json={**ASKED, "model": model})
     assert answer.status_code == 200
-    first, last = Splitter().feed(answer.content)
+    first, last = EventSplitter().feed(answer.content)
     assert (first.data, last.name.encode()) == (b"{}", event)
     assert "may bill" in json.loads(last.data)["error"]["message"]
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from upstream_peer import Peer, peer
 
 from overt.gateway import routing
-from overt.providers.http.sse import Splitter
+from overt.providers.http.sse import EventSplitter
 from overt.server.passthrough import body as passage_body
 from overt.server.passthrough import stream
-from overt.server.passthrough.body import Spare, edited
+from overt.server.passthrough.body import RefusedMembers, edited
 
 pytestmark = pytest.mark.anyio
 
@@ -148,7 +148,7 @@ def test_members_are_cut_renamed_and_bounded(
     assert quick is None or quick == slow
     assert quick is not None or len({k for k, _ in pairs}) < len(pairs)
     both = {"old", "new"} <= {k for k, _ in pairs}
-    spare = Spare(frozenset(["cut"]), {"old": "new"}, {"a": 5})
+    spare = RefusedMembers(frozenset(["cut"]), {"old": "new"}, {"a": 5})
     found, left = edited(body, "y", spare)
     expected: list[tuple[str, Any]] = []
     for name, value in reversed(pairs):
@@ -230,7 +230,7 @@ async def test_a_stream_that_breaks_off_ends_in_an_event_of_its_protocol(
     answer = await api.post(path, json=asked(path))
     assert answer.status_code == 200
     assert answer.content.startswith(BEGIN[path] * 2)
-    (said,) = Splitter().feed(answer.content[2 * len(BEGIN[path]) :])
+    (said,) = EventSplitter().feed(answer.content[2 * len(BEGIN[path]) :])
     assert said.name == ("error" if path in (RESPONSES, MESSAGES) else "")
     told = json.loads(said.data)
     assert told["error"]["message"]

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overt.errors import Failure, NotFound, OvertError, Refused, UsageError
-from overt.server.records import Records
+from overt.server.records import RecordStore
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ POSTGRES = os.environ.get("OVERT_TEST_POSTGRES")
 @pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
 async def records(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
-) -> AsyncIterator[Records]:
+) -> AsyncIterator[RecordStore]:
     if request.param == "postgresql":
         assert POSTGRES is not None
         engine = sqlalchemy.create_engine(POSTGRES)
         with engine.begin() as connection:
             connection.exec_driver_sql("drop table if exists records, schema")
         engine.dispose()
-        opened = Records(POSTGRES, clock)
+        opened = RecordStore(POSTGRES, clock)
     else:
-        opened = Records(tmp_path / "deep/er/records.db", clock)
+        opened = RecordStore(tmp_path / "deep/er/records.db", clock)
     yield opened
     await opened.close()
 
@@ -66,11 +66,11 @@ async def records(
 pytestmark = pytest.mark.anyio
 
 
-async def _ids(records: Records, kind: str = "k", owner: Who = ANNE, **options: object) -> str:
+async def _ids(records: RecordStore, kind: str = "k", owner: Who = ANNE, **options: object) -> str:
     return b"".join(await records.list(kind, owner, **options)).decode()  # type: ignore[arg-type]
 
 
-async def test_put_get_replace_delete(records: Records) -> None:
+async def test_put_get_replace_delete(records: RecordStore) -> None:
     assert await records.get("response", "a", ANNE) is None
     await records.put("response", "a", ANNE, b"\x00one\xff")
     assert await records.get("response", "a", ANNE) == b"\x00one\xff"
@@ -82,7 +82,7 @@ async def test_put_get_replace_delete(records: Records) -> None:
     assert await records.get("response", "a", ANNE) is None
 
 
-async def test_nobody_sees_touches_or_takes_what_is_anothers(records: Records) -> None:
+async def test_nobody_sees_touches_or_takes_what_is_anothers(records: RecordStore) -> None:
     await records.put("response", "a", ANNE, b"secret")
     assert await records.get("response", "a", BEN) is None
     assert await records.get("response", "a", Who()) is None
@@ -95,14 +95,14 @@ async def test_nobody_sees_touches_or_takes_what_is_anothers(records: Records) -
     assert await records.get("response", "a", ANNE) == b"secret"
 
 
-async def test_an_id_may_be_asked_for_that_no_database_could_hold(records: Records) -> None:
+async def test_an_id_may_be_asked_for_that_no_database_could_hold(records: RecordStore) -> None:
     assert await records.get("k", "a\0b", ANNE) is None
     assert await records.delete("k", "a\0b", ANNE) is False
     with pytest.raises(NotFound):
         await records.list("k", ANNE, after="a\0b")
 
 
-async def test_lists_are_in_the_order_of_the_first_put(records: Records) -> None:
+async def test_lists_are_in_the_order_of_the_first_put(records: RecordStore) -> None:
     for name in "abcdef":
         await records.put("k", name, ANNE, name.encode())
         await records.put("k", name + "'", BEN, b"-")
@@ -120,7 +120,7 @@ async def test_lists_are_in_the_order_of_the_first_put(records: Records) -> None
         await records.list("k", ANNE, after="z")
 
 
-async def test_a_deleted_place_is_not_used_again(records: Records) -> None:
+async def test_a_deleted_place_is_not_used_again(records: RecordStore) -> None:
     for name in "ab":
         await records.put("k", name, ANNE, name.encode())
     await records.delete("k", "b", ANNE)
@@ -130,7 +130,7 @@ async def test_a_deleted_place_is_not_used_again(records: Records) -> None:
 
 
 async def test_expired_records_are_unseen_at_once_and_purged_later(
-    records: Records, clock: Clock
+    records: RecordStore, clock: Clock
 ) -> None:
     await records.put("k", "a", ANNE, b"a", expires=1010)
     await records.put("k", "b", ANNE, b"b")
@@ -146,7 +146,7 @@ async def test_expired_records_are_unseen_at_once_and_purged_later(
     assert await _rows(records) == ["b", "c"]
 
 
-async def _rows(records: Records) -> list[str]:
+async def _rows(records: RecordStore) -> list[str]:
     """The ids that the table holds, expired or not."""
 
     def work(connection: sqlalchemy.Connection) -> list[str]:
@@ -156,14 +156,14 @@ async def _rows(records: Records) -> list[str]:
     return await records._run(work)
 
 
-async def test_an_expired_id_can_be_taken_again(records: Records, clock: Clock) -> None:
+async def test_an_expired_id_can_be_taken_again(records: RecordStore, clock: Clock) -> None:
     await records.put("k", "a", ANNE, b"a", expires=1010)
     clock.now = 1200
     await records.put("k", "a", BEN, b"b")
     assert await records.get("k", "a", BEN) == b"b"
 
 
-async def test_calls_take_effect_in_the_order_made(records: Records) -> None:
+async def test_calls_take_effect_in_the_order_made(records: RecordStore) -> None:
     puts = [records.put("k", "a", ANNE, str(n).encode()) for n in range(50)]
     await asyncio.gather(*puts)
     assert await records.get("k", "a", ANNE) == b"49"
@@ -171,7 +171,7 @@ async def test_calls_take_effect_in_the_order_made(records: Records) -> None:
 
 async def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     for round in range(3):
-        records = Records(tmp_path / "records.db")
+        records = RecordStore(tmp_path / "records.db")
         await records.put("k", str(round), ANNE, str(round).encode())
         assert await _ids(records, newest_first=False) == "012"[: round + 1]
         await records.close()
@@ -179,7 +179,7 @@ async def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_closed_records_say_so(tmp_path: Path) -> None:
-    records = Records(tmp_path / "records.db")
+    records = RecordStore(tmp_path / "records.db")
     await records.close()
     await records.close()
     with pytest.raises(Failure, match="closed"):
@@ -189,32 +189,32 @@ async def test_closed_records_say_so(tmp_path: Path) -> None:
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "records.db").write_bytes(b"not a database, and long enough to be read" * 100)
     with pytest.raises(Failure, match="not a database"):
-        Records(tmp_path / "records.db")
+        RecordStore(tmp_path / "records.db")
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    await Records(tmp_path / "records.db").close()
+    await RecordStore(tmp_path / "records.db").close()
     with sqlite3.connect(tmp_path / "records.db") as database:
         database.execute("update schema set version = 99")
     database.close()
     with pytest.raises(Failure, match=r"99.*update Overt"):
-        Records(tmp_path / "records.db")
+        RecordStore(tmp_path / "records.db")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://here/there", ""])
 async def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
-        Records(url)
+        RecordStore(url)
 
 
 async def test_another_database_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     made = sqlalchemy.create_mock_engine("mysql://", lambda *_: None)
     monkeypatch.setattr(sqlalchemy, "create_engine", lambda *_, **__: made)
     with pytest.raises(UsageError, match="the database is mysql"):
-        Records("mysql://here/there")
+        RecordStore("mysql://here/there")
 
 
-async def test_a_cancelled_caller_leaves_the_record_whole(records: Records) -> None:
+async def test_a_cancelled_caller_leaves_the_record_whole(records: RecordStore) -> None:
     task = asyncio.create_task(records.put("k", "a", ANNE, b"x" * 1_000_000))
     await asyncio.sleep(0)
     task.cancel()
@@ -258,7 +258,7 @@ async def test_several_processes_write_at_once_and_nothing_is_lost(tmp_path: Pat
         out, _ = writer.communicate(timeout=120)
         assert writer.returncode == 0
         assert len(out.split()) == 100
-    records = Records(path)
+    records = RecordStore(path)
     for who in ("anne", "ben", "cy"):
         kept = await records.list("k", Who(who), limit=1000, newest_first=False)
         assert [body[: len(str(n))] for n, body in enumerate(kept)] == [
@@ -283,7 +283,7 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, after:
     with sqlite3.connect(path) as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
     database.close()
-    records = Records(path)
+    records = RecordStore(path)
     kept = await records.list("k", ANNE, limit=10_000_000, newest_first=False)
     assert len(kept) in (last + 1, last + 2)  # one more may have been kept before it was told
     assert all(body == str(n).encode() * 1000 for n, body in enumerate(kept))
@@ -307,7 +307,7 @@ def test_it_behaves_as_a_dict_in_the_order_of_its_keys(steps: list[tuple[str, ..
 
 
 async def _compare(steps: list[tuple[str, ...]]) -> None:
-    records = Records("sqlite://")
+    records = RecordStore("sqlite://")
     model: dict[str, tuple[str, bytes]] = {}
     for action, name, key, body in steps:
         mine = name not in model or model[name][0] == key

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from conftest import OvertCli
-from overt.server.api_keys import Keys, New
+from overt.server.api_keys import ApiKeys, NewKey
 from registries import certificate
 from serving import Served, copy_home, serving
 
@@ -56,8 +56,8 @@ def read_all(peer: socket.socket) -> bytes:
 
 
 @pytest.fixture
-def key(home: Path) -> New:
-    return Keys(home).add("laptop")
+def key(home: Path) -> NewKey:
+    return ApiKeys(home).add("laptop")
 
 
 def spellings(secret: str) -> list[tuple[dict[str, str], str]]:
@@ -79,7 +79,7 @@ ADDRESSES = (
 )  # fmt: skip
 
 
-def test_every_address_is_behind_every_spelling_of_a_key(home: Path, key: New) -> None:
+def test_every_address_is_behind_every_spelling_of_a_key(home: Path, key: NewKey) -> None:
     with serving(home, "--require-key") as served:
         for path in ADDRESSES:
             assert ask(served, path).status_code == 401, path
@@ -99,13 +99,15 @@ def test_every_address_is_behind_every_spelling_of_a_key(home: Path, key: New) -
     assert key.key.id in written
 
 
-def test_a_revoked_key_ends_within_two_seconds_and_a_new_one_begins(home: Path, key: New) -> None:
+def test_a_revoked_key_ends_within_two_seconds_and_a_new_one_begins(
+    home: Path, key: NewKey
+) -> None:
     with serving(home, "--require-key") as served:
         headers = {"authorization": f"Bearer {key.text}"}
         assert ask(served, "/v1/models", **headers).status_code == 200
-        Keys(home).revoke(key.key.id)
+        ApiKeys(home).revoke(key.key.id)
         eventually(lambda: ask(served, "/v1/models", **headers).status_code == 401, 2)
-        new = {"x-api-key": Keys(home).add().text}
+        new = {"x-api-key": ApiKeys(home).add().text}
         eventually(lambda: ask(served, "/v1/models", **new).status_code == 200, 2)
 
 
@@ -153,7 +155,7 @@ def test_pages_and_names_of_others_are_refused(home: Path) -> None:
         assert error.headers["access-control-allow-origin"] == "https://chat.example"
 
 
-def test_websockets_are_behind_the_same_checks(home: Path, key: New) -> None:
+def test_websockets_are_behind_the_same_checks(home: Path, key: NewKey) -> None:
     with serving(home) as served:
         url = f"ws://{served.address}/llm"
         wrong: list[dict[str, Any]] = [
@@ -184,7 +186,7 @@ def test_beyond_this_machine_it_needs_a_key_and_says_how_to_make_one(
         assert ran.code == 2
         assert ran.stderr.startswith(f"overt: {host} can be reached by other machines")
         assert "`overt keys add`" in ran.stderr
-    new = Keys(home).add()
+    new = ApiKeys(home).add()
     with serving(home, "--host", "0.0.0.0") as served:
         url = f"http://127.0.0.1:{served.port}/v1/models"
         assert httpx2.get(url, trust_env=False).status_code == 401

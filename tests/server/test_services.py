@@ -14,8 +14,8 @@ from overt.formats import modelfile
 from overt.gateway.exchange import Exchange
 from overt.models.modelfile_build import create
 from overt.protocols.base import NOBODY
-from overt.server.library import Library
-from overt.server.records import Records
+from overt.server.library import ModelLibrary
+from overt.server.records import RecordStore
 from overt.server.services import Services
 from overt.settings import Settings, load
 
@@ -29,7 +29,7 @@ def settings(home: Path) -> Settings:
 
 @pytest.fixture
 async def services(settings: Settings) -> AsyncIterator[Services]:
-    records, library = Records(settings.home / "records.db"), Library(settings)
+    records, library = RecordStore(settings.home / "records.db"), ModelLibrary(settings)
     made = Services(Exchange(settings), library, records, settings.home / "files", "0")
     yield made
     await made.close()

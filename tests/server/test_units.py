@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import OvertCli
 from overt.errors import BadSetting, NotFound, OvertError, Refused, Unsupported
 from overt.server import units
-from overt.server.api_keys import Keys
+from overt.server.api_keys import ApiKeys
 
 
 def sections(text: str) -> dict[str, list[tuple[str, str]]]:
@@ -165,7 +165,7 @@ def test_the_verb_installs_what_was_typed_and_takes_it_back(
     open_to_all = overt_cli("serve", "--install", "--host", "0.0.0.0")
     assert open_to_all.code == 2
     assert "`overt keys add`" in open_to_all.stderr
-    Keys(home).add()
+    ApiKeys(home).add()
     assert overt_cli("serve", "--install", "--host", "0.0.0.0", "--context", "2048").code == 0
     command = words(dict(sections(path.read_text())["Service"])["ExecStart"], in_command=True)
     assert shlex.join(command[4:]) == "--host 0.0.0.0 --context 2048"

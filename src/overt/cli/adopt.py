@@ -9,7 +9,7 @@ from overt.cli.output import Output, size, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.models.adopt import Looked
+    from overt.models.adopt import AdoptReport
 
 
 @click.command("adopt", short_help="use the models of other programs where they lie")
@@ -59,7 +59,7 @@ def command(out: Output, settings: Settings, what: str | None, dry_run: bool) ->
     return 0
 
 
-def _human(looked: "Looked", dry_run: bool, what: str | None) -> str:
+def _human(looked: "AdoptReport", dry_run: bool, what: str | None) -> str:
     lines = []
     if not looked.places:
         lines.append("no program that Overt knows keeps models on this machine")

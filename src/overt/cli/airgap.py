@@ -9,7 +9,7 @@ from overt.cli.output import Output, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.runtime.sandbox.airgap import Proof
+    from overt.runtime.sandbox.airgap import AirgapProof
 
 _CLIP = 88
 
@@ -40,7 +40,7 @@ def command(out: Output, settings: Settings, prove: bool) -> int:
     return 0 if proof.ok or not prove else 1
 
 
-def as_value(proof: "Proof") -> dict[str, object]:
+def as_value(proof: "AirgapProof") -> dict[str, object]:
     """The object of `overt airgap --prove --json`; ``ok`` and ``attempts`` are a contract."""
     return {
         "ok": proof.ok,
@@ -51,7 +51,7 @@ def as_value(proof: "Proof") -> dict[str, object]:
     }
 
 
-def _attempts(proof: "Proof") -> str:
+def _attempts(proof: "AirgapProof") -> str:
     rows = [
         (
             "denied" if attempt["denied"] else "GOT THROUGH",
@@ -72,7 +72,7 @@ def _attempts(proof: "Proof") -> str:
     )
 
 
-def _walls(proof: "Proof") -> str:
+def _walls(proof: "AirgapProof") -> str:
     lines = [f"walls in force: {', '.join(proof.isolation.layers) or 'none'}"]
     lines += [f"not in force: {missing}" for missing in proof.isolation.missing]
     return "\n".join(lines)

@@ -13,8 +13,8 @@ from overt.errors import BadRef, BadRequest, ModelNotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.evaluation.conformal import Learnt, Row
-    from overt.evaluation.router import Outcome
+    from overt.evaluation.conformal import LearntThreshold, Row
+    from overt.evaluation.router import RouterOutcome
     from overt.gateway.aliases import Alias, Target
 
 _MAX_ROUTE = 64 << 10
@@ -202,7 +202,7 @@ def learn(
 
 def _router(
     path: Path, most_wrong: float, confidence: float | None
-) -> tuple[dict[str, Any], "Learnt"]:
+) -> tuple[dict[str, Any], "LearntThreshold"]:
     from overt.evaluation.router import with_threshold as taught
 
     router, learnt = taught(read_outcomes(path), most_wrong=most_wrong, confidence=confidence)
@@ -238,13 +238,13 @@ def read_rows(path: Path, least: float) -> tuple[list["Row"], int]:
     return rows, skipped
 
 
-def read_outcomes(path: Path) -> list["Outcome"]:
+def read_outcomes(path: Path) -> list["RouterOutcome"]:
     """Rows of a prompt, an answer and whether it was good, from JSON lines.
 
     Raises:
         BadRequest: it cannot be read, or a row is of another shape; with its number.
     """
-    from overt.evaluation.router import Outcome
+    from overt.evaluation.router import RouterOutcome
 
     text = decode(read_bytes(path, "--good", _MAX_ROWS), str(path))
     outcomes = []
@@ -255,7 +255,7 @@ def read_outcomes(path: Path) -> list["Outcome"]:
                 f"row {number} of {path} is not a prompt, an answer and whether it was good",
                 'write {"prompt": "…", "answer": "…", "good": true} on each line',
             )
-        outcomes.append(Outcome(prompt, answer, good, True))
+        outcomes.append(RouterOutcome(prompt, answer, good, True))
     return outcomes
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from overt.chat import Answer, ImagePart, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
 from overt.errors import BadRequest
-from overt.evaluation.timing import UNCOUNTED, Timed, is_counted, read
+from overt.evaluation.timing import UNCOUNTED, TimedAnswer, is_counted, read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
     from overt.cli.usage_report import Account
-    from overt.gateway.exchange import Exchange, Facts
+    from overt.gateway.exchange import Exchange, ModelFacts
 
 _LONG_PROMPT = 512  # tokens from which reading a prompt takes long enough to be worth a word
 
@@ -23,8 +23,8 @@ async def answer(
     out: Output,
     *,
     show_thinking: bool = True,
-    timed: Timed | None = None,
-) -> Timed:
+    timed: TimedAnswer | None = None,
+) -> TimedAnswer:
     """Stream one answer to `out` (nothing is shown with --json) and return it.
 
     `timed` is filled as events come, so that a cancelled answer's part is not lost.
@@ -32,7 +32,7 @@ async def answer(
     Raises:
         OvertError: whatever the engine raised; also half-way, after the text so far was shown.
     """
-    timed = timed or Timed()
+    timed = timed or TimedAnswer()
 
     def show(event: object) -> None:
         _show(event, out, show_thinking=show_thinking)
@@ -60,7 +60,10 @@ def _show(event: object, out: Output, *, show_thinking: bool) -> None:
 
 
 def record(
-    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, account: "Account"
+    facts: "ModelFacts",
+    timed: TimedAnswer,
+    seconds_to_first_token: float | None,
+    account: "Account",
 ) -> dict[str, object]:
     """The object `overt run --json` prints. The first nine keys are a contract."""
     answer, usage = timed.answer, timed.answer.usage
@@ -111,7 +114,10 @@ def logprobs(answer: Answer) -> list[dict[str, object]]:
 
 
 def figures(
-    facts: "Facts", timed: Timed, seconds_to_first_token: float | None, account: "Account"
+    facts: "ModelFacts",
+    timed: TimedAnswer,
+    seconds_to_first_token: float | None,
+    account: "Account",
 ) -> str:
     """The line of --stats."""
     usage = timed.answer.usage
@@ -134,7 +140,7 @@ def figures(
     return "; ".join([*parts, where(facts), *account.figures()])
 
 
-def where(facts: "Facts") -> str:
+def where(facts: "ModelFacts") -> str:
     """Which engine answers, and how it is shut in."""
     engine = facts.shown
     if facts.threads:

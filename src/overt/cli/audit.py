@@ -13,8 +13,8 @@ from overt.errors import Stopped, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.evaluation.audit.probe import Plan
-    from overt.evaluation.audit.run import Prepared, Progress
+    from overt.evaluation.audit.probe import AuditPlan
+    from overt.evaluation.audit.run import AuditProgress, PreparedAudit
 
 _PATH: Any = click.Path(path_type=Path)
 _OF_MODEL: Final = frozenset(
@@ -191,7 +191,7 @@ def _model(
     options: dict[str, Any],
 ) -> int:
     from overt.evaluation.audit import record, run
-    from overt.evaluation.audit.probe import Plan
+    from overt.evaluation.audit.probe import AuditPlan
 
     against = options["against"]
     before = None
@@ -203,7 +203,7 @@ def _model(
         options |= {name: value for name, value in earlier.items() if not _is_given(name)}
     if against == ref:
         raise UsageError(f"{ref[:60]} would be compared with itself", "name another model")
-    plan = Plan(
+    plan = AuditPlan(
         data=options["data"],
         limit=options["limit"],
         seed=options["seed"],
@@ -236,16 +236,16 @@ def _model(
 def _asked(
     out: Output,
     settings: Settings,
-    prepared: "Prepared",
+    prepared: "PreparedAudit",
     models: list[str],
-    plan: "Plan",
+    plan: "AuditPlan",
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     from overt.cli.exchanges import each
     from overt.evaluation.audit.run import audit
-    from overt.evaluation.suites.budget import Purse
+    from overt.evaluation.suites.budget import Budget
 
-    purse = Purse(settings, options["budget"], options["allow_unknown"])
+    purse = Budget(settings, options["budget"], options["allow_unknown"])
     return each(
         models,
         settings,
@@ -264,7 +264,7 @@ def _asked(
     )
 
 
-def _moving(progress: "Progress") -> str:
+def _moving(progress: "AuditProgress") -> str:
     parts = [f"{progress.model}: {progress.probe}: {progress.done} of {progress.total}"]
     if progress.failed:
         parts.append(f"{progress.failed} failed")
@@ -382,7 +382,7 @@ def _garak(out: Output, settings: Settings, target: str, options: dict[str, Any]
     if path.suffix == ".jsonl":
         report = garak.read(path)
     else:
-        job = garak_run.Asked(
+        job = garak_run.GarakJob(
             target,
             options["program"],
             options["spec"],

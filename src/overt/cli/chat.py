@@ -8,12 +8,12 @@ import click
 
 from overt.chat import Request
 from overt.cli.answer import where
-from overt.cli.line_editor import Reader, choose, read
+from overt.cli.line_editor import LineReader, choose, read
 from overt.cli.options import verb
 from overt.cli.output import Output, is_terminal
 from overt.cli.run import build_request, request_options
 from overt.cli.session import Session, interruptible
-from overt.cli.slash import COMMANDS, Commands, Leave
+from overt.cli.slash import COMMANDS, Commands, LeaveChat
 from overt.errors import ModelNotFound, OvertError
 from overt.settings import Settings
 
@@ -105,7 +105,7 @@ def talk(
         return asyncio.run(hold())
 
 
-async def _converse(session: Session, reader: Reader) -> int:
+async def _converse(session: Session, reader: LineReader) -> int:
     commands, person = Commands(session, reader), session.person
     if person:
         session.out.note(f"{session.request.model} ({where(session.facts)})")
@@ -118,7 +118,7 @@ async def _converse(session: Session, reader: Reader) -> int:
             if line is None:
                 break
             await _one(line, session, commands)
-        except Leave:
+        except LeaveChat:
             break
         except OvertError as error:
             session.out.error(error)

@@ -213,17 +213,17 @@ def _tell(out: Output, lost: "Lost") -> None:
         out.note(f"left behind: {len(lost) - _MAX_KINDS_SHOWN} other kinds (--json shows all)")
 
 
-def _chat(conversation: "Conversation", model: str) -> saved_chats.Chat:
+def _chat(conversation: "Conversation", model: str) -> saved_chats.SavedChat:
     """As `/save` keeps it: system prompts at the beginning are the chat's own."""
     messages = conversation.messages
     begin = 0
     while begin < len(messages) and messages[begin].role == "system":
         begin += 1
     system = "\n\n".join(message.text for message in messages[:begin])
-    return saved_chats.Chat(model, "", messages[begin:], system=system or None)
+    return saved_chats.SavedChat(model, "", messages[begin:], system=system or None)
 
 
-def _conversation(name: str, chat: saved_chats.Chat) -> "Conversation":
+def _conversation(name: str, chat: saved_chats.SavedChat) -> "Conversation":
     from overt.chat import Message
     from overt.conversations.base import Conversation
 

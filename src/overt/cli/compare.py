@@ -14,9 +14,9 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.cli.voting import Ballot
-    from overt.evaluation.compare import Comparison, Plan
-    from overt.evaluation.prompts import Ask
-    from overt.evaluation.timing import Timed
+    from overt.evaluation.compare import Comparison, ComparisonPlan
+    from overt.evaluation.prompts import PromptCase
+    from overt.evaluation.timing import TimedAnswer
 
 _FILES: Final = (".jsonl", ".csv", ".txt", ".md")
 _EVERY: Final = 0.1  # seconds between two states of the progress line
@@ -79,13 +79,13 @@ def command(
         if words or named:
             raise UsageError("--votes only shows the table", "leave the prompt and -m out")
         return _table(out, settings)
-    from overt.evaluation.compare import Plan
+    from overt.evaluation.compare import ComparisonPlan
     from overt.prices import file
 
     _check(words, named, html)
     file.load(settings.home / "prices.toml")  # a damaged one is said before anything is paid
     asks = _asks(words, system)
-    plan = Plan(
+    plan = ComparisonPlan(
         named,
         asks,
         take_sampling(options),
@@ -122,7 +122,7 @@ def _check(words: tuple[str, ...], models: tuple[str, ...], html: str | None) ->
         raise UsageError(f"there is no folder for {html}", "make it, or name another file")
 
 
-def _asks(words: tuple[str, ...], system: str | None) -> "tuple[Ask, ...]":
+def _asks(words: tuple[str, ...], system: str | None) -> "tuple[PromptCase, ...]":
     """The requests of a prompt or a file. Raises BadRequest."""
     from overt.evaluation import prompts as asks
 
@@ -145,7 +145,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _compare(
-    out: Output, settings: Settings, plan: "Plan", ballot: "Ballot | None", html: str | None
+    out: Output,
+    settings: Settings,
+    plan: "ComparisonPlan",
+    ballot: "Ballot | None",
+    html: str | None,
 ) -> int:
     from overt.evaluation import compare
 
@@ -194,7 +198,7 @@ def _voted(ballot: "Ballot", comparison: "Comparison") -> OvertError | None:
 
 
 def _asked(
-    out: Output, settings: Settings, plan: "Plan", held: list[str] | None
+    out: Output, settings: Settings, plan: "ComparisonPlan", held: list[str] | None
 ) -> "tuple[Comparison, bool]":
     """The comparison with its rows, and whether a person stopped it."""
     import asyncio
@@ -222,7 +226,7 @@ def _asked(
 def _progress(out: Output, *, blind: bool) -> Any:
     last = 0.0
 
-    def told(done: int, count: int, model: str, timed: "Timed") -> None:
+    def told(done: int, count: int, model: str, timed: "TimedAnswer") -> None:
         nonlocal last
         now = time.monotonic()
         if not out.progress or now - last < _EVERY:

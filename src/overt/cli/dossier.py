@@ -13,7 +13,7 @@ from overt.errors import BadRequest, Failure, NotFound, OvertError, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.openness.diff import Change
+    from overt.openness.diff import DossierChange
     from overt.openness.dossier import Dossier
 
 _MAX_SAVED_BYTES = 64 << 20
@@ -102,9 +102,9 @@ def _shown(
     dossier = _make(out, settings, ref, base, fresh=fresh)
     _save(settings, dossier)
     if moment and not dossier.base:
-        from overt.openness.evidence_log import Log
+        from overt.openness.evidence_log import EvidenceLog
 
-        cache.note(last, moment, Log(settings.home, dossier.digest).path)
+        cache.note(last, moment, EvidenceLog(settings.home, dossier.digest).path)
     return dossier.as_json()
 
 
@@ -136,7 +136,7 @@ def _signed(statement: str, settings: Settings) -> str:
     from overt.security import signing
 
     signing.need()
-    return intoto.sign(statement, signing.Keys(settings.home))
+    return intoto.sign(statement, signing.SigningKeys(settings.home))
 
 
 def write(out: Output, text: str, output: str | None) -> None:
@@ -240,9 +240,9 @@ def _either(out: Output, settings: Settings, name: str) -> Mapping[str, Any]:
 
 def _compared(
     compare: Any, before: Mapping[str, Any], two: Mapping[str, Any]
-) -> "tuple[Change, ...]":
+) -> "tuple[DossierChange, ...]":
     try:
-        changes: tuple[Change, ...] = compare(before, two)
+        changes: tuple[DossierChange, ...] = compare(before, two)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         lacks = f"lacks {str(error)[:80]}" if isinstance(error, KeyError) else "is damaged"
         raise BadRequest(
@@ -251,7 +251,7 @@ def _compared(
     return changes
 
 
-def _human(changes: "tuple[Change, ...]") -> str:
+def _human(changes: "tuple[DossierChange, ...]") -> str:
     lines = [line for change in changes for line in _line(change.as_json(), "")]
     return "\n".join(lines) or "no difference"
 

@@ -10,7 +10,7 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.runtime.native_build.build import Build
-    from overt.runtime.native_build.compile import Progress
+    from overt.runtime.native_build.compile import BuildProgress
 
 
 @click.group("engine", short_help="build llama.cpp for this very processor")
@@ -40,7 +40,7 @@ def build(out: Output, settings: Settings) -> None:
             f"compiling llama.cpp with {compiling.jobs()} jobs at low priority; "
             "this takes about ten minutes on two cores"
         )
-    made = compiling.build(settings, _Lines(out))
+    made = compiling.build(settings, _BuildLines(out))
     out.result(
         as_json(made),
         lambda: (
@@ -109,14 +109,14 @@ def _taken(all_builds: "list[Build]", settings: Settings) -> "Build | None":
     return usable[-1] if usable else None
 
 
-class _Lines:
+class _BuildLines:
     """Progress on a terminal as a moving line, elsewhere as a line for every tenth."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
         self._tenth = -1
 
-    def __call__(self, progress: "Progress") -> None:
+    def __call__(self, progress: "BuildProgress") -> None:
         left = progress.seconds_left
         text = f"{progress.fraction:4.0%}  {progress.what}"
         if left is not None:

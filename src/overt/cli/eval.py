@@ -13,7 +13,7 @@ from overt.errors import Stopped, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.evaluation.suites.run import Options, Progress
+    from overt.evaluation.suites.run import SuiteOptions, SuiteProgress
     from overt.evaluation.suites.suite import Suite
 
 
@@ -146,7 +146,7 @@ def _run(
     out: Output, settings: Settings, name: str, models: tuple[str, ...], flags: dict[str, Any]
 ) -> int:
     from overt.evaluation.suites import suite as task
-    from overt.evaluation.suites.run import Options
+    from overt.evaluation.suites.run import SuiteOptions
 
     if len(set(models)) < len(models):
         raise UsageError("the same model is named twice", "name each model once")
@@ -158,7 +158,7 @@ def _run(
         max_tokens=flags["max_tokens"],
         temperature=flags["temperature"],
     )
-    options = Options(
+    options = SuiteOptions(
         concurrency=flags["concurrency"],
         limit=flags["limit"],
         errors=flags["errors"],
@@ -197,19 +197,19 @@ def _evaluate(
     settings: Settings,
     suite: "Suite",
     models: tuple[str, ...],
-    options: "Options",
+    options: "SuiteOptions",
     budget: tuple[float | None, bool],
 ) -> list[dict[str, Any]]:
     from dataclasses import replace
 
     from overt.cli.exchanges import each
-    from overt.evaluation.suites.budget import Purse
+    from overt.evaluation.suites.budget import Budget
     from overt.evaluation.suites.run import evaluate
 
     # A local model answers as many at once as are asked, where nobody said otherwise.
     if options.concurrency > 1 and settings.parallel == 0:
         settings = replace(settings, parallel=min(options.concurrency, 4))
-    purse = Purse(settings, budget[0], budget[1])
+    purse = Budget(settings, budget[0], budget[1])
 
     return each(
         models,
@@ -228,7 +228,7 @@ def _evaluate(
     )
 
 
-def _moving(progress: "Progress") -> str:
+def _moving(progress: "SuiteProgress") -> str:
     from overt.evaluation.compare_page import dollars
 
     parts = [f"{progress.model}: {progress.done} of {progress.total}"]

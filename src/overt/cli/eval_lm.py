@@ -31,7 +31,9 @@ def run(out: Output, settings: Settings, refs: tuple[str, ...], flags: dict[str,
     if len(set(refs)) < len(refs) or len(set(tasks)) < len(tasks):
         raise UsageError("a model or a task is named twice", "name each once")
     seed = flags["seed"] or 0
-    options = lm_eval.Options(flags["include"], flags["limit"], flags["shots"], flags["hub"], seed)
+    options = lm_eval.LmEvalOptions(
+        flags["include"], flags["limit"], flags["shots"], flags["hub"], seed
+    )
     lm_eval.command(settings)
     if options.include is not None:
         out.note("note: what Python the task files of --include hold is run, without a sandbox")

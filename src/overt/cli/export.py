@@ -13,7 +13,7 @@ from overt.ref import parse
 from overt.settings import Settings, bytes_of
 
 if TYPE_CHECKING:
-    from overt.models.sources.base import Step
+    from overt.models.sources.base import FetchProgress
 
 
 @click.command("export", short_help="write a model to one signed file, to carry elsewhere")
@@ -67,7 +67,7 @@ def command(
 
 
 def check_sending(
-    out: Output, ref: str, settings: Settings, step: "Callable[[Step], None] | None"
+    out: Output, ref: str, settings: Settings, step: "Callable[[FetchProgress], None] | None"
 ) -> None:
     """Ask the licence whether REF may be handed on: a remark, or Refused where it is enforced."""
     from overt.models.pull import find

@@ -15,10 +15,10 @@ from overt.errors import BadRequest, ModelNotFound, Stopped, Unsupported
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.config import Asked
+    from overt.lab.finetune.config import FinetuneConfig
     from overt.lab.finetune.plan import Estimate
-    from overt.lab.finetune.prepare import Prepared
-    from overt.models.pull import Model
+    from overt.lab.finetune.prepare import PreparedFinetune
+    from overt.models.pull import LocalModel
     from overt.models.recipe import Recipe
     from overt.nets.adapter import Adapter
 
@@ -101,7 +101,7 @@ def _writable(options: Mapping[str, Any]) -> None:
 # ---- before --------------------------------------------------------------------------------
 
 
-def _model(ref: str, settings: Settings, out: Output) -> "Model":
+def _model(ref: str, settings: Settings, out: Output) -> "LocalModel":
     from overt.cli.pull import fetch
     from overt.models import pull
 
@@ -134,7 +134,7 @@ def _readable(data: Path, options: Mapping[str, Any]) -> None:
 
 def _asked(
     data: Path, settings: Settings, licence: str | None, options: Mapping[str, Any]
-) -> "Asked":
+) -> "FinetuneConfig":
     """The parameters, with every default filled in.
 
     Raises:
@@ -146,14 +146,14 @@ def _asked(
 
 def _parameters(
     data: Path, settings: Settings, licence: str | None, options: Mapping[str, Any]
-) -> "Asked":
-    from overt.lab.finetune.config import RATES, Asked, ending
+) -> "FinetuneConfig":
+    from overt.lab.finetune.config import RATES, FinetuneConfig, ending
 
     method = options["method"]
     rate = RATES[method] if options["lr"] is None else options["lr"]
     device = _device(options["device"])
     held_file = options["held_file"]
-    return Asked(
+    return FinetuneConfig(
         method=method,
         file=ending(data.name),
         held_file=ending(held_file.name) if held_file else "",
@@ -240,8 +240,12 @@ def _device(name: str) -> Any:
 
 
 def _prepared(
-    model: "Model", data: Path, config: "Asked", settings: Settings, options: Mapping[str, Any]
-) -> "Prepared":
+    model: "LocalModel",
+    data: Path,
+    config: "FinetuneConfig",
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> "PreparedFinetune":
     from overt.lab.finetune import prepare
     from overt.models.store import Store
 
@@ -256,7 +260,9 @@ def _prepared(
     )
 
 
-def _planned(prepared: "Prepared", config: "Asked", model: "Model") -> "Estimate":
+def _planned(
+    prepared: "PreparedFinetune", config: "FinetuneConfig", model: "LocalModel"
+) -> "Estimate":
     """What it takes. Raises OutOfMemory: more than is free."""
     from overt.lab.finetune import plan
     from overt.models.memory import free_memory
@@ -266,7 +272,9 @@ def _planned(prepared: "Prepared", config: "Asked", model: "Model") -> "Estimate
     return plan.check(prepared.base.shape, wanted, free)
 
 
-def _room(recipe: "Recipe", prepared: "Prepared", config: "Asked", settings: Settings) -> None:
+def _room(
+    recipe: "Recipe", prepared: "PreparedFinetune", config: "FinetuneConfig", settings: Settings
+) -> None:
     """Raises OutOfDisk. What was begun has its room already, or is told by its checkpoints."""
     import shutil
 
@@ -296,8 +304,8 @@ def _free_on_gpu() -> int:
 def _dry(
     out: Output,
     about: Mapping[str, Any],
-    prepared: "Prepared",
-    config: "Asked",
+    prepared: "PreparedFinetune",
+    config: "FinetuneConfig",
     estimate: "Estimate",
 ) -> int:
     from overt.lab.finetune.step_timing import trial
@@ -315,7 +323,7 @@ def _dry(
     return 0
 
 
-def _tell_threads(out: Output, config: "Asked", settings: Settings) -> None:
+def _tell_threads(out: Output, config: "FinetuneConfig", settings: Settings) -> None:
     """Threads are part of the outcome: what is stopped goes on with as many alone."""
     from overt.runtime import cpu
 
@@ -339,7 +347,11 @@ def _agreed(out: Output, options: Mapping[str, Any]) -> None:
 
 
 def _recipe(
-    model: "Model", data: Path, config: "Asked", settings: Settings, options: Mapping[str, Any]
+    model: "LocalModel",
+    data: Path,
+    config: "FinetuneConfig",
+    settings: Settings,
+    options: Mapping[str, Any],
 ) -> "Recipe":
     from overt.models.recipe import Input
     from overt.provenance import inputs, run_recipe

@@ -19,13 +19,13 @@ from overt.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.config import Asked
+    from overt.lab.finetune.config import FinetuneConfig
     from overt.lab.finetune.plan import Estimate
-    from overt.lab.finetune.prepare import Prepared
-    from overt.models.sources.base import Step
+    from overt.lab.finetune.prepare import PreparedFinetune
+    from overt.models.sources.base import FetchProgress
 
 Tell = Callable[[Mapping[str, Any]], None]
-Report = Callable[["Step"], None]
+Report = Callable[["FetchProgress"], None]
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _WIDE: Final = 60  # bars of the curve
 _EVERY: Final = 5.0  # seconds between two plain lines
@@ -36,7 +36,9 @@ _REFERENCE: Final = "how likely the base holds each answer"
 # ---- before --------------------------------------------------------------------------------
 
 
-def before(out: Output, prepared: "Prepared", config: "Asked", estimate: "Estimate") -> None:
+def before(
+    out: Output, prepared: "PreparedFinetune", config: "FinetuneConfig", estimate: "Estimate"
+) -> None:
     """Show one example with what is learnt, what is known of the data, and the plan."""
     if out.mode != "human":
         return
@@ -55,7 +57,7 @@ def before(out: Output, prepared: "Prepared", config: "Asked", estimate: "Estima
     )
 
 
-def _example(prepared: "Prepared") -> str:
+def _example(prepared: "PreparedFinetune") -> str:
     """Learnt pieces are bold on a terminal, and stand between « and » everywhere."""
     shown = []
     left = _MAX_EXAMPLE
@@ -69,7 +71,9 @@ def _example(prepared: "Prepared") -> str:
     return "".join(shown)
 
 
-def planned(prepared: "Prepared", config: "Asked", estimate: "Estimate") -> dict[str, Any]:
+def planned(
+    prepared: "PreparedFinetune", config: "FinetuneConfig", estimate: "Estimate"
+) -> dict[str, Any]:
     """The plan as JSON."""
     from overt.lab.finetune.prepare import counts
 
@@ -128,7 +132,7 @@ def _lines(event: Mapping[str, Any]) -> None:
 def _plain(out: Output) -> tuple[Report, Tell]:
     last = [0.0]
 
-    def step(progress: "Step") -> None:
+    def step(progress: "FetchProgress") -> None:
         if not progress.done:
             out.note(progress.what)
 
@@ -170,7 +174,7 @@ def _bar() -> Iterator[tuple[Report, Tell]]:
     task = bar.add_task("learning", total=None, said="", start=False)
     losses: list[float] = []
 
-    def step(progress: "Step") -> None:
+    def step(progress: "FetchProgress") -> None:
         if not progress.done:
             bar.console.print(plain(progress.what), markup=False, highlight=False)
 

@@ -12,7 +12,7 @@ from overt.errors import UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.provenance.history import Node
+    from overt.provenance.history import HistoryNode
 
 _MAX_VALUE = 60  # characters of a value that are shown
 _MAX_DEPTH = 3
@@ -59,7 +59,7 @@ def command(out: Output, settings: Settings, ref: str, as_recipe: bool, as_recei
     return 0
 
 
-def drawn(node: "Node", first: str = "", rest: str = "") -> list[str]:
+def drawn(node: "HistoryNode", first: str = "", rest: str = "") -> list[str]:
     """The lines of a tree; `first` stands before its own line, `rest` before all others."""
     lines = [first + _title(node)]
     inside = rest + ("│  " if node.inputs else "   ")
@@ -71,7 +71,7 @@ def drawn(node: "Node", first: str = "", rest: str = "") -> list[str]:
     return lines
 
 
-def digests(node: "Node") -> list[str]:
+def digests(node: "HistoryNode") -> list[str]:
     """Every digest of the line, the newest first, each once."""
     found_digests = [node.digest] if node.digest else []
     for child in node.inputs:
@@ -79,7 +79,7 @@ def digests(node: "Node") -> list[str]:
     return list(dict.fromkeys(found_digests))
 
 
-def _title(node: "Node") -> str:
+def _title(node: "HistoryNode") -> str:
     role = f"{node.role}: " if node.role else ""
     if node.kind == "step":
         return _one_line(f"{role}what came of it is not known")
@@ -89,7 +89,7 @@ def _title(node: "Node") -> str:
     return _one_line(f"{role}{name}  {node.digest[:19]}{kind}{gone}")
 
 
-def _facts(node: "Node") -> list[str]:
+def _facts(node: "HistoryNode") -> list[str]:
     if node.recipe is None:
         source = node.origin.get("source", "")
         came = [f"from {source}: {node.origin['ref']}"] if source else []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overt.models.archive import Signer
-    from overt.models.archive.format import Archive
+    from overt.models.archive.format import ArchiveIndex
 
 
 @click.command("import", short_help="take a model from a file that `overt export` wrote")
@@ -85,7 +85,7 @@ def command(
 
 def _accept(
     out: Output, trust: str | None, yes: bool, asks: bool
-) -> "Callable[[Signer, Archive], bool]":
+) -> "Callable[[Signer, ArchiveIndex], bool]":
     """Whether to accept a signer who is not known; one given with --trust and no other, if any."""
     from overt.security.signing import fingerprint_of
 
@@ -96,7 +96,7 @@ def _accept(
             "copy it whole from what `overt export` printed",
         )
 
-    def accept(signer: "Signer", archive: "Archive") -> bool:
+    def accept(signer: "Signer", archive: "ArchiveIndex") -> bool:
         if wanted:
             if signer.fingerprint.startswith(wanted):
                 return True

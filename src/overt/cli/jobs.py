@@ -10,7 +10,7 @@ from overt.errors import NotFound, UsageError
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.provenance.jobs import Job
+    from overt.provenance.jobs import LocalJob
 
 
 @click.group(
@@ -104,7 +104,7 @@ def rm(out: Output, settings: Settings, ids: tuple[str, ...], every: bool) -> in
     return 0
 
 
-def _step(job: "Job") -> str:
+def _step(job: "LocalJob") -> str:
     """A replay has no recipe there; that of other work goes to the store shortly before its end."""
     return job.step or ("replay" if job.folder.name.startswith("replay-") else "storing")
 

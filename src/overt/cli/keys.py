@@ -38,9 +38,9 @@ def add(
 
     The same key has two spellings; --quiet prints the first alone, or the second with --lm-studio.
     """
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
 
-    new = Keys(settings.home).add(name, None if expires is None else seconds(expires))
+    new = ApiKeys(settings.home).add(name, None if expires is None else seconds(expires))
     first, second = new.text, new.lm_studio
     if lm_studio:
         first, second = second, first
@@ -61,9 +61,9 @@ def add(
 @verb
 def show(out: Output, settings: Settings) -> None:
     """The keys that were made, with when each was last used (to about a minute)."""
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
 
-    keys = Keys(settings.home)
+    keys = ApiKeys(settings.home)
     all_keys, used, now = keys.all(), keys.used(), time.time()
 
     def human() -> str:
@@ -94,9 +94,9 @@ def show(out: Output, settings: Settings) -> None:
 @verb
 def revoke(out: Output, settings: Settings, ids: tuple[str, ...]) -> None:
     """End each key named by its ID; a running server refuses it within two seconds."""
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
 
-    keys, ended = Keys(settings.home), []
+    keys, ended = ApiKeys(settings.home), []
     for id in ids:
         key = keys.revoke(id)
         ended.append(key)

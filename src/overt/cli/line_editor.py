@@ -19,7 +19,7 @@ QUOTES = '"""'
 _ASK, _MORE = ">>> ", "... "
 
 
-class Reader(Protocol):
+class LineReader(Protocol):
     """Where the lines of a chat come from."""
 
     async def line(self, prompt: str) -> str | None:
@@ -29,7 +29,7 @@ class Reader(Protocol):
         """Keep what is typed in the history file from now on, or not."""
 
 
-async def read(reader: Reader) -> str | None:
+async def read(reader: LineReader) -> str | None:
     """The next whole input, several lines joined where they are quoted; None at the end.
 
     Raises:
@@ -119,7 +119,7 @@ class Editor:
         )
 
 
-def choose(history: Path, words: list[str], *, json: bool) -> Reader:
+def choose(history: Path, words: list[str], *, json: bool) -> LineReader:
     """An editor where a person sits at a terminal, plain lines otherwise."""
     if json or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):
         return Plain()

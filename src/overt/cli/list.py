@@ -9,7 +9,7 @@ from overt.cli.output import Output, number, size, table
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.models.sources.catalogue import Entry
+    from overt.models.sources.catalogue import CatalogueEntry
 
 
 @click.command("list", short_help="models and aliases here, or the catalogue")
@@ -109,7 +109,7 @@ def _catalogue(out: Output, settings: Settings) -> None:
     here = {str(entry.ref) for entry in Store(settings.home).names()}
     entries = catalogue.entries()
 
-    def stored(entry: "Entry") -> bool:
+    def stored(entry: "CatalogueEntry") -> bool:
         return any(str(name) in here for name in catalogue.names_of(entry))
 
     models = [

@@ -12,7 +12,7 @@ from overt.errors import BadRef, BadRequest, NeedsAccess, ProviderFailed
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.security.credentials import Keep, Login
+    from overt.security.credentials import Keep, ProviderLogin
 
 _MAX_KEY_BYTES = 64 << 10
 
@@ -184,7 +184,9 @@ def _check(out: Output, settings: Settings, name: str) -> int:
     return 0
 
 
-async def _ask(name: str, login: "Login", settings: Settings, out: Output) -> tuple[int, bool]:
+async def _ask(
+    name: str, login: "ProviderLogin", settings: Settings, out: Output
+) -> tuple[int, bool]:
     """How many models the provider lists, and whether that took a key.
 
     Raises:
@@ -195,13 +197,13 @@ async def _ask(name: str, login: "Login", settings: Settings, out: Output) -> tu
 
     from overt import ref as refs
     from overt.providers import registry
-    from overt.providers.http.client import Upstream
+    from overt.providers.http.client import HttpClient
 
     provider = name in refs.PROVIDERS
     ref = refs.Ref(name, "") if provider else refs.Ref("http", name)  # type: ignore[arg-type]
     spoken = registry.dialect(ref)
     to = registry.destination(ref, spoken, login.base, login.secret, bearer=login.bearer)
-    upstream = Upstream(settings, notice=out.note)
+    upstream = HttpClient(settings, notice=out.note)
     try:
         count = _counted(await upstream.ask(to, spoken.listing, spoken.failure), to.label)
         if provider:

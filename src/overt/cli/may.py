@@ -12,7 +12,7 @@ from overt.cli.options import read_bytes, read_text, verb
 from overt.cli.output import Output, is_terminal, plain
 from overt.cli.spectrum import columns, wrapped
 from overt.errors import BadRequest, Failure, UsageError
-from overt.openness.permissions.facts import FACTS, Fact
+from overt.openness.permissions.facts import FACTS, LicenceFact
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _fact_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LicenceQuestion:
     """What was asked for besides facts."""
 
     licence_file: Path | None
@@ -122,7 +122,7 @@ def command(out: Output, settings: Settings, ref: str | None, show: bool, **opti
     from overt.openness.permissions import gate
 
     known = gate.saved(settings.home) | _facts(options)
-    request = Asked(**{name: options[name] for name in Asked.__slots__})
+    request = LicenceQuestion(**{name: options[name] for name in LicenceQuestion.__slots__})
     if show or (ref is None and request.licence_file is None):
         if request.save:
             _save(settings, known, out)
@@ -156,7 +156,11 @@ def _facts(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer(
-    out: Output, settings: Settings, ref: str | None, known: dict[str, Any], request: Asked
+    out: Output,
+    settings: Settings,
+    ref: str | None,
+    known: dict[str, Any],
+    request: LicenceQuestion,
 ) -> int:
     from overt.openness.permissions import chain, gate, may
 
@@ -209,7 +213,7 @@ def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
     from overt.openness.dossier import match_json
     from overt.openness.licence import match
     from overt.openness.permissions.chain import Chain
-    from overt.openness.subject.named_licences import Said, link_of
+    from overt.openness.subject.named_licences import StatedLicence, link_of
 
     text = read_bytes(path, "--licence-file", _MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
     match_result = match.match(text)
@@ -219,8 +223,8 @@ def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
     if match_result.kind == "notice_only":
         remarks.append(f"{path.name} only names {match_result.id} and is not its text")
     licences = (
-        Said(match_result.id, match_result.altered, tuple(match_result.riders)),
-        *map(Said, match_result.others),
+        StatedLicence(match_result.id, match_result.altered, tuple(match_result.riders)),
+        *map(StatedLicence, match_result.others),
     )
     links = tuple(link_of(path.name, licence, {}) for licence in licences)
     return Chain(links, tuple(remarks), {path.name: match_result}), match_json(match_result)
@@ -253,7 +257,7 @@ def _interview(
             decision = may.decide(links.links, known)
 
 
-def _one_answer(out: Output, fact: Fact) -> Any:
+def _one_answer(out: Output, fact: LicenceFact) -> Any:
     """What a person answers; "" where they do not know, None where they want no more questions."""
     from overt.openness.permissions import facts
 
@@ -271,7 +275,7 @@ def _one_answer(out: Output, fact: Fact) -> Any:
     return ""
 
 
-def _choices(fact: Fact) -> str:
+def _choices(fact: LicenceFact) -> str:
     if fact.kind == "yes_no":
         return "yes or no"
     if fact.kind == "number":
@@ -279,12 +283,16 @@ def _choices(fact: Fact) -> str:
     return ", ".join(fact.values) or "words with commas between them"
 
 
-def _fact(name: str) -> Fact | None:
+def _fact(name: str) -> LicenceFact | None:
     return next((fact for fact in FACTS if fact.name == name), None)
 
 
 def _bundle(
-    out: Output, subject: "Subject | None", links: "Chain", decision: "Decision", request: Asked
+    out: Output,
+    subject: "Subject | None",
+    links: "Chain",
+    decision: "Decision",
+    request: LicenceQuestion,
 ) -> Mapping[str, object]:
     from overt.openness.permissions import notice
 

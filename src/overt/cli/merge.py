@@ -12,7 +12,7 @@ from overt.lab.merge.methods import METHODS
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.lab.merge.recipe import Asked
+    from overt.lab.merge.recipe import MergePlan
 
 
 @click.command("merge", short_help="make one model of several, or of a base and adapters")
@@ -93,7 +93,7 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], **options: A
 
 def _asked(
     models: tuple[str, ...], options: dict[str, Any], settings: Settings, report: Any
-) -> "Asked":
+) -> "MergePlan":
     """The recipe that the options mean.
 
     Raises:

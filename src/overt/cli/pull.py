@@ -17,7 +17,7 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overt.models.pull import Step
+    from overt.models.pull import FetchProgress
     from overt.models.quant_selection import Offer
     from overt.models.store import Manifest
 
@@ -160,7 +160,7 @@ def _pull(ref: str, settings: Settings, out: Output) -> "Manifest":
 
 
 @contextmanager
-def progress(out: Output) -> Iterator["Callable[[Step], None] | None"]:
+def progress(out: Output) -> Iterator["Callable[[FetchProgress], None] | None"]:
     """Shows the steps of a pull: a bar on a terminal, a line now and then otherwise."""
     if not out.remarks or (out.json and not is_terminal(sys.stderr)):
         yield None
@@ -168,11 +168,11 @@ def progress(out: Output) -> Iterator["Callable[[Step], None] | None"]:
         with _bar() as show:
             yield show
     else:
-        yield _Lines(out)
+        yield _PullLines(out)
 
 
 @contextmanager
-def _bar() -> Iterator["Callable[[Step], None]"]:
+def _bar() -> Iterator["Callable[[FetchProgress], None]"]:
     """A moving bar for each part, with its percent, size, speed and time left beside it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -186,7 +186,7 @@ def _bar() -> Iterator["Callable[[Step], None]"]:
     tasks: dict[str, TaskID] = {}
     speeds = _Speeds()
 
-    def show(step: "Step") -> None:
+    def show(step: "FetchProgress") -> None:
         if step.total is None and not step.done:  # a word, and not a part on its way
             bar.console.print(plain(step.what), markup=False, highlight=False)
             return
@@ -207,7 +207,7 @@ class _Speeds:
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, int]] = {}  # when, and at which byte
 
-    def line(self, step: "Step") -> str:
+    def line(self, step: "FetchProgress") -> str:
         now = time.monotonic()
         since, at = self._first.setdefault(step.what, (now, step.done))
         if step.total is None:
@@ -222,7 +222,7 @@ class _Speeds:
         return text
 
 
-class _Lines:
+class _PullLines:
     """A plain line when a part begins, when it ends, and every few seconds between."""
 
     def __init__(self, out: Output) -> None:
@@ -232,7 +232,7 @@ class _Lines:
         self._ended: set[str] = set()
         self._said = 0.0
 
-    def __call__(self, step: "Step") -> None:
+    def __call__(self, step: "FetchProgress") -> None:
         text, now = self._speeds.line(step), time.monotonic()
         ends = step.total is not None and step.done >= step.total
         if step.what in self._ended:

@@ -15,9 +15,9 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.evaluation.suites.suite import Suite
-    from overt.lab.quantize.frontier import Choice
-    from overt.lab.quantize.table import Plan, Table
-    from overt.lab.quantize.types import Type
+    from overt.lab.quantize.frontier import FrontierChoice
+    from overt.lab.quantize.table import QuantizePass, QuantizePlan
+    from overt.lab.quantize.types import QuantType
     from overt.models.store import Manifest
 
 _PATH = click.Path(path_type=Path)
@@ -127,7 +127,7 @@ for _option in command.params:  # -q names the type here, and --quiet has its lo
 
 
 def _check(
-    wanted: "Sequence[Type]", name: str | None, options: Mapping[str, Any], *, auto: bool
+    wanted: "Sequence[QuantType]", name: str | None, options: Mapping[str, Any], *, auto: bool
 ) -> None:
     """Refuse what can be refused before anything is read, pulled or computed.
 
@@ -211,7 +211,7 @@ def _of_options(options: Mapping[str, Any], *, auto: bool) -> list[tuple[bool, s
 
 
 def _of_names(
-    wanted: "Sequence[Type]", name: str | None, options: Mapping[str, Any]
+    wanted: "Sequence[QuantType]", name: str | None, options: Mapping[str, Any]
 ) -> list[tuple[bool, str, str]]:
     """The same of the types and NAME; no types are wanted by ``auto``."""
     from overt.lab.quantize.types import PLAIN
@@ -248,9 +248,9 @@ def _typed(option: str) -> bool:
     return source is ParameterSource.COMMANDLINE
 
 
-def _plan(source: str, settings: Settings, options: Mapping[str, Any], step: Any) -> "Plan":
+def _plan(source: str, settings: Settings, options: Mapping[str, Any], step: Any) -> "QuantizePlan":
     from overt.lab.quantize import texts, types
-    from overt.lab.quantize.table import Plan
+    from overt.lab.quantize.table import QuantizePlan
     from overt.provenance import inputs
 
     parameters: dict[str, Any] = {}
@@ -266,7 +266,7 @@ def _plan(source: str, settings: Settings, options: Mapping[str, Any], step: Any
     computed = options["imatrix"] == "auto" or options["calibrate"]
     model = inputs.model(source, settings, step)
     inputs.refuse_adapter(model.manifest, source)
-    return Plan(
+    return QuantizePlan(
         model=model,
         text=options["text"] or texts.MEASURE,
         window=options["window"],
@@ -282,14 +282,14 @@ def _plan(source: str, settings: Settings, options: Mapping[str, Any], step: Any
 def _made(
     out: Output,
     settings: Settings,
-    plan: "Plan",
-    wanted: "Sequence[Type]",
+    plan: "QuantizePlan",
+    wanted: "Sequence[QuantType]",
     name: str | None,
     options: Mapping[str, Any],
     step: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from overt.lab.quantize import types
-    from overt.lab.quantize.table import Table
+    from overt.lab.quantize.table import QuantizePass
 
     def tell(event: Mapping[str, Any]) -> None:
         if event.get("kind") == "progress":
@@ -297,7 +297,7 @@ def _made(
         elif event.get("kind") == "note" and not str(event["text"]).startswith(_SHOWN):
             out.note(str(event["text"]))
 
-    with Table(plan, settings, step, tell) as work:
+    with QuantizePass(plan, settings, step, tell) as work:
         already = types.quantized_already(work.header)
         if already:
             out.warn(
@@ -328,8 +328,11 @@ def _made(
 
 
 def _measured(
-    work: "Table", wanted: "Sequence[Type]", settings: Settings, options: Mapping[str, Any]
-) -> "tuple[Choice | None, list[dict[str, Any]], dict[str, str]]":
+    work: "QuantizePass",
+    wanted: "Sequence[QuantType]",
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> "tuple[FrontierChoice | None, list[dict[str, Any]], dict[str, str]]":
     """The rows, the source first; with auto, what it chose."""
     from overt.lab.quantize.frontier import MAX_KLD
     from overt.lab.quantize.types import TYPES
@@ -345,8 +348,8 @@ def _measured(
 
 
 def _kept(
-    work: "Table",
-    wanted: "Sequence[Type]",
+    work: "QuantizePass",
+    wanted: "Sequence[QuantType]",
     name: str | None,
     failed: Mapping[str, str],
     *,
@@ -372,11 +375,11 @@ def _stored(stored: "Mapping[str, Manifest]") -> dict[str, Any]:
 
 
 def _value(
-    plan: "Plan",
-    work: "Table",
+    plan: "QuantizePlan",
+    work: "QuantizePass",
     rows: Sequence[Mapping[str, Any]],
     failed: Mapping[str, str],
-    choice: "Choice | None",
+    choice: "FrontierChoice | None",
     already: Sequence[str],
 ) -> dict[str, Any]:
     from overt.lab.quantize import record
@@ -417,17 +420,17 @@ def _suite(name: str | None) -> "Suite | None":
 def _scored(
     out: Output,
     settings: Settings,
-    plan: "Plan",
+    plan: "QuantizePlan",
     stored: "Mapping[str, Manifest]",
     flags: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The source and what was stored, scored on a suite item by item."""
     from overt.cli.exchanges import each
-    from overt.evaluation.suites.budget import Purse
-    from overt.evaluation.suites.run import Options, evaluate
+    from overt.evaluation.suites.budget import Budget
+    from overt.evaluation.suites.run import SuiteOptions, evaluate
 
     suite = flags["suite"]
-    options, purse = Options(limit=flags["limit"]), Purse(settings, None, False)
+    options, purse = SuiteOptions(limit=flags["limit"]), Budget(settings, None, False)
     refs = (plan.model.ref, *stored)
     receipts = each(
         refs,

@@ -13,8 +13,8 @@ from overt.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overt.models.sources.base import Step
-    from overt.provenance.replay import Replayed, Target
+    from overt.models.sources.base import FetchProgress
+    from overt.provenance.replay import ReplayReport, ReplayTarget
     from overt.provenance.steps import Agreement
 
 _SIGNED = {
@@ -71,10 +71,10 @@ def command(
 
 
 def _chain(
-    targets: "list[Target]",
+    targets: "list[ReplayTarget]",
     settings: Settings,
     out: Output,
-    step: "Callable[[Step], None] | None",
+    step: "Callable[[FetchProgress], None] | None",
     data: tuple[Path, ...],
 ) -> int:
     """Each of `targets` in turn; one that cannot be repeated is told, and the others are."""
@@ -82,7 +82,7 @@ def _chain(
 
     links: list[dict[str, object]] = []
     lines: list[str] = []
-    results: list[Replayed] = []
+    results: list[ReplayReport] = []
     failed: list[OvertError] = []
     for target in targets:
         _say_receipt(target, out)
@@ -119,7 +119,7 @@ def _chain(
     return failed[0].exit_code if failed else 0
 
 
-def _only(data: "tuple[Path, ...]", target: "Target") -> list[Path]:
+def _only(data: "tuple[Path, ...]", target: "ReplayTarget") -> list[Path]:
     """Those of the files that this link of the chain reads."""
     from overt.provenance.inputs import digest_of
 
@@ -127,7 +127,7 @@ def _only(data: "tuple[Path, ...]", target: "Target") -> list[Path]:
     return [file for file in data if digest_of(file) in wanted]
 
 
-def _say_receipt(target: "Target", out: Output) -> None:
+def _say_receipt(target: "ReplayTarget", out: Output) -> None:
     if target.receipt == "none" and target.subjects:
         out.warn(f"{target.name}: the receipt is not signed")
     if warning := _SIGNED.get(target.receipt):
@@ -143,7 +143,7 @@ def _measured(agreement: "Agreement") -> str:
     return plain(f"{how}: {agreement.what}: {off}{files}")
 
 
-def _told(result: "Replayed") -> str:
+def _told(result: "ReplayReport") -> str:
     name, step = result.target.name, result.target.recipe.step
     count = sum(1 for _, old, _ in result.files if old)
     lines = []

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
-    from overt.models.pull import Model
+    from overt.formats.gguf import GgufHeader
+    from overt.models.pull import LocalModel
 
 _MAX_BYTES = 1 << 20
 _SHOWN = 3
 
 
-def templates(model: "Model", header: "Header | None", settings: Settings) -> dict[str, Any]:
+def templates(
+    model: "LocalModel", header: "GgufHeader | None", settings: Settings
+) -> dict[str, Any]:
     """Each chat template by name, with what a look and a trial run found (formats/template.py)."""
     from overt.formats.template import check
     from overt.models import defaults
@@ -31,7 +33,7 @@ def templates(model: "Model", header: "Header | None", settings: Settings) -> di
     return report
 
 
-def code(model: "Model", settings: Settings) -> dict[str, Any]:
+def code(model: "LocalModel", settings: Settings) -> dict[str, Any]:
     """Code of the model's repository: named, never fetched, never run."""
     manifest = model.manifest
     mapped: dict[str, str] = {}
@@ -72,7 +74,9 @@ def about_code(report: Mapping[str, Any]) -> str | None:
     return "\n".join(parts) or None
 
 
-def _files(model: "Model", settings: Settings, ends: tuple[str, ...], role: str) -> dict[str, str]:
+def _files(
+    model: "LocalModel", settings: Settings, ends: tuple[str, ...], role: str
+) -> dict[str, str]:
     """Texts of the model's small stored files of a role, by path."""
     from overt.models.store import Store
 

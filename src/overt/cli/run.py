@@ -24,8 +24,8 @@ from overt.settings import Settings
 
 if TYPE_CHECKING:
     from overt.cli.usage_report import Account
-    from overt.evaluation.timing import Timed
-    from overt.gateway.exchange import Facts
+    from overt.evaluation.timing import TimedAnswer
+    from overt.gateway.exchange import ModelFacts
 
 _MAX_IMAGE_BYTES = 64 << 20
 _MAX_PROMPT_BYTES = 64 << 20
@@ -144,7 +144,7 @@ def build_request(
 
 def ask(
     request: Request, out: Output, settings: Settings, *, pull: bool, show_thinking: bool
-) -> tuple["Timed", "Facts", float | None]:
+) -> tuple["TimedAnswer", "ModelFacts", float | None]:
     """Answer `request`; pull the model first where it is missing and `pull` allows it.
 
     Returns the answer, the facts of what answered, and seconds from the start of this process to
@@ -156,7 +156,7 @@ def ask(
     from overt.cli.usage_report import answering, prepare
     from overt.gateway.exchange import Exchange
 
-    async def once() -> tuple["Timed", "Facts"]:
+    async def once() -> tuple["TimedAnswer", "ModelFacts"]:
         exchange = Exchange(settings, out.note)
         try:
             out.status(f"loading {request.model}")
@@ -187,7 +187,11 @@ def ask(
 
 
 def _report(
-    out: Output, facts: "Facts", timed: "Timed", first: float | None, account: "Account | None"
+    out: Output,
+    facts: "ModelFacts",
+    timed: "TimedAnswer",
+    first: float | None,
+    account: "Account | None",
 ) -> None:
     from overt.cli.answer import figures, record
 

@@ -34,27 +34,27 @@ _MAX_BYTES = 256 << 20
 _SYNCS = hasattr(os, "sync")  # not on Windows
 
 
-class _Part(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
+class _PartRecord(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
     pass
 
 
-class _Text(_Part, tag="text"):
+class _TextRecord(_PartRecord, tag="text"):
     text: str
 
 
-class _Image(_Part, tag="image"):
+class _ImageRecord(_PartRecord, tag="image"):
     data: bytes
     media_type: str
 
 
-class _Thought(_Part, tag="thought"):
+class _Thought(_PartRecord, tag="thought"):
     text: str
     signature: str | None = None
     sealed: bool = False
     origin: str | None = None
 
 
-class _ToolCall(_Part, tag="tool_call"):
+class _ToolCall(_PartRecord, tag="tool_call"):
     id: str
     name: str
     arguments: str
@@ -62,18 +62,18 @@ class _ToolCall(_Part, tag="tool_call"):
     origin: str | None = None
 
 
-class _ToolResult(_Part, tag="tool_result"):
+class _ToolResult(_PartRecord, tag="tool_result"):
     id: str
     content: str
     error: bool = False
 
 
-class _Message(msgspec.Struct, forbid_unknown_fields=True):
+class _MessageRecord(msgspec.Struct, forbid_unknown_fields=True):
     role: Role
-    parts: list[_Text | _Image | _Thought | _ToolCall | _ToolResult]
+    parts: list[_TextRecord | _ImageRecord | _Thought | _ToolCall | _ToolResult]
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
+class _ChatFile(msgspec.Struct, forbid_unknown_fields=True):
     overt_chat: Literal[1]
     model: str
     digest: str
@@ -83,12 +83,12 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     max_tokens: int | None
     stop: list[str]
     thinking: bool | None
-    messages: list[_Message]
+    messages: list[_MessageRecord]
 
 
-_WIRE: dict[type[Part], type[_Part]] = {
-    TextPart: _Text,
-    ImagePart: _Image,
+_WIRE: dict[type[Part], type[_PartRecord]] = {
+    TextPart: _TextRecord,
+    ImagePart: _ImageRecord,
     ThoughtPart: _Thought,
     ToolCallPart: _ToolCall,
     ToolResultPart: _ToolResult,
@@ -97,7 +97,7 @@ _PLAIN = {wire: plain for plain, wire in _WIRE.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class SavedChat:
     """What is saved of a conversation."""
 
     model: str
@@ -110,7 +110,7 @@ class Chat:
     thinking: bool | None = None
 
 
-def save(home: Path, name: str, chat: Chat, *, lasting: bool = True) -> Path:
+def save(home: Path, name: str, chat: SavedChat, *, lasting: bool = True) -> Path:
     """Write `chat` as `name`; an older one of that name is replaced at once or not at all.
 
     Without `lasting` it may be lost in a power cut until `settle` has been called.
@@ -138,7 +138,7 @@ def settle(home: Path) -> None:
     atomic.sync_folder(home / "chats")
 
 
-def load(home: Path, name: str) -> Chat:
+def load(home: Path, name: str) -> SavedChat:
     """Read the chat saved as `name`.
 
     Raises:
@@ -166,9 +166,9 @@ def names(home: Path) -> list[str]:
     )
 
 
-def encode(chat: Chat) -> bytes:
+def encode(chat: SavedChat) -> bytes:
     """A chat as JSON."""
-    file = _File(
+    file = _ChatFile(
         overt_chat=VERSION,
         model=chat.model,
         digest=chat.digest,
@@ -181,21 +181,21 @@ def encode(chat: Chat) -> bytes:
         stop=list(chat.stop),
         thinking=chat.thinking,
         messages=[
-            _Message(message.role, [_to_wire(part) for part in message.parts])  # type: ignore[misc]
+            _MessageRecord(message.role, [_to_wire(part) for part in message.parts])  # type: ignore[misc]
             for message in chat.messages
         ],
     )
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
 
-def decode(data: bytes, what: str = "the chat") -> Chat:
+def decode(data: bytes, what: str = "the chat") -> SavedChat:
     """Read what `encode` wrote.
 
     Raises:
         FormatError: it is not a saved chat, or a number in it is out of range.
     """
     try:
-        file = msgspec.json.decode(data, type=_File)
+        file = msgspec.json.decode(data, type=_ChatFile)
         sampling = Sampling(**file.sampling)  # type: ignore[arg-type]
     except (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{what} is not a saved chat: {str(error)[:150]}", "delete it") from None
@@ -207,7 +207,7 @@ def decode(data: bytes, what: str = "the chat") -> Chat:
             raise FormatError(
                 f"{what} sets {name} to {value}", f"it goes from {low:.10g} to {high:.10g}"
             )
-    return Chat(
+    return SavedChat(
         model=file.model,
         digest=file.digest,
         messages=tuple(
@@ -230,10 +230,10 @@ def _path(home: Path, name: str) -> Path:
     return home / "chats" / f"{name}.json"
 
 
-def _to_wire(part: Part) -> _Part:
+def _to_wire(part: Part) -> _PartRecord:
     return _WIRE[type(part)](*(getattr(part, field.name) for field in fields(part)))
 
 
-def _from_wire(part: _Part) -> Part:
+def _from_wire(part: _PartRecord) -> Part:
     plain: type[Part] = _PLAIN[type(part)]
     return plain(*msgspec.structs.astuple(part))

@@ -16,7 +16,7 @@ from overt.errors import BadRef, BadSetting
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.server.app import Asked, Listen
+    from overt.server.app import ListenAddress, RequestSummary
     from overt.server.logs import Kind
 
 _KEPT = ("OVERT_MIRROR_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE")
@@ -42,10 +42,10 @@ class Flags:
     providers: bool
     log: "Kind | None"
 
-    def listen(self) -> "Listen":
-        from overt.server.app import Listen
+    def listen(self) -> "ListenAddress":
+        from overt.server.app import ListenAddress
 
-        return Listen(self.host, self.port, self.certificate, self.key)
+        return ListenAddress(self.host, self.port, self.certificate, self.key)
 
 
 @click.command("serve", short_help="answer programs over HTTP, or be a mirror")
@@ -153,12 +153,12 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
     from overt.models.pull import find
     from overt.openness.permissions.gate import RUNNING, SERVING
     from overt.server import app, assembly, guard, logs, telemetry
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
 
     for ref in flags.preload:
         if not ref.startswith("echo:"):
             find(ref, settings)  # what is not here is told at once
-    keys = Keys(settings.home)
+    keys = ApiKeys(settings.home)
     gate = guard.gate(
         app.address_of(flags.host),
         keys,
@@ -170,7 +170,7 @@ def _api(out: Output, settings: Settings, flags: Flags) -> int:
         out.warn("without --certificate keys and answers cross the network unencrypted")
     kind = flags.log or _LOGS[out.mode]
     logs.set_up(kind)
-    sinks: list[Any] = [] if kind == "off" else [logs.Log(kind, _writer(kind, out))]
+    sinks: list[Any] = [] if kind == "off" else [logs.AccessLog(kind, _writer(kind, out))]
     spans = telemetry.spans()
     if spans is not None:
         sinks.append(spans)
@@ -246,7 +246,7 @@ def _writer(kind: str, out: Output) -> Callable[[str], None]:
 
 def _install(out: Output, settings: Settings, flags: Flags, words: list[str]) -> int:
     from overt.server import app, guard, registries, units
-    from overt.server.api_keys import Keys
+    from overt.server.api_keys import ApiKeys
 
     registries.registries(True, flags.registries)
     # What would keep the server from starting is told now, and not to a log.
@@ -255,7 +255,7 @@ def _install(out: Output, settings: Settings, flags: Flags, words: list[str]) ->
     else:
         guard.gate(
             app.address_of(flags.host),
-            Keys(settings.home),
+            ApiKeys(settings.home),
             names=flags.names,
             origins=flags.origins,
             require_key=flags.require_key,
@@ -317,14 +317,14 @@ def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
     from overt.models.store import Store
     from overt.server import app, guard
     from overt.server.mirror import oci
-    from overt.server.mirror.catalogue import HUB, Shelf
+    from overt.server.mirror.catalogue import HUB, MirrorCatalogue
     from overt.server.mirror.hub import Mirror
 
     rules = guard.rules(app.address_of(flags.host), flags.names, flags.token)
     if not rules.loopback and not flags.certificate:
         out.warn("without --certificate the token and the models cross the network unencrypted")
-    shelf = Shelf(Store(settings.home))
-    doors = (oci.Registry(shelf), Mirror(shelf))
+    shelf = MirrorCatalogue(Store(settings.home))
+    doors = (oci.RegistryMirror(shelf), Mirror(shelf))
 
     def ready(url: str) -> None:
         ids = list(shelf.all(HUB))
@@ -334,7 +334,7 @@ def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
             lambda: url,
         )
 
-    def log(served: "Asked") -> None:
+    def log(served: "RequestSummary") -> None:
         if out.mode == "human":
             out.note(_line(served))
 
@@ -344,7 +344,7 @@ def _mirror(out: Output, settings: Settings, flags: Flags) -> int:
     return 0
 
 
-def _line(served: "Asked") -> str:
+def _line(served: "RequestSummary") -> str:
     cut = "" if served.whole else ", broken off"
     return (
         f"{served.method} {served.path[:200]} {served.status} {size(served.sent)} in "

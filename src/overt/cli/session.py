@@ -14,12 +14,12 @@ from overt.cli.output import Output, duration
 from overt.cli.usage_report import account, answering, leaves_for, prepare
 from overt.conversations.calls import spoken
 from overt.errors import BadRequest, ContextExceeded, OvertError, ProviderFailed, UsageError
-from overt.evaluation.timing import Timed
+from overt.evaluation.timing import TimedAnswer
 from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.gateway.exchange import Exchange, Facts
+    from overt.gateway.exchange import Exchange, ModelFacts
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Session:
     stats: bool = False
     blocked: bool = False  # something holds up the event loop, so only an exception can stop it
     person: bool = False
-    _facts: "Facts | None" = None
+    _facts: "ModelFacts | None" = None
     _told_of: set[str] = field(default_factory=set)  # servers
     _unanswered: Message | None = None
     _busy: "asyncio.Task[None] | None" = None
@@ -52,7 +52,7 @@ class Session:
         return self._busy is not None
 
     @property
-    def facts(self) -> "Facts":
+    def facts(self) -> "ModelFacts":
         """Of the model that answers, which is open; of a route, before it has chosen one."""
         assert self._facts is not None
         return self._facts
@@ -187,7 +187,7 @@ class Session:
         head = [Message.of("system", self.system)] if self.system else []
         before = self.messages if self.request.tools else spoken(self.messages)
         request = replace(self.request, messages=(*head, *before, message))
-        timed = Timed()
+        timed = TimedAnswer()
         self._unanswered = message
         try:
             await answer(self.exchange, request, self.out, show_thinking=self.thoughts, timed=timed)
@@ -209,7 +209,7 @@ class Session:
         self._unanswered = None
         self._report(timed)
 
-    def _report(self, timed: Timed) -> None:
+    def _report(self, timed: TimedAnswer) -> None:
         first = None if timed.first is None else timed.first - timed.asked
         facts = answering(self.exchange, self.facts, timed)
         if self.out.json:

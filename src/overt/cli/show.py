@@ -13,8 +13,8 @@ from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
-    from overt.models.pull import Model
+    from overt.formats.gguf import GgufHeader
+    from overt.models.pull import LocalModel
 
 _CLIP = 100  # characters of a metadata value in the human view
 _MAX_LICENCE_BYTES = 1 << 20
@@ -143,7 +143,7 @@ def _check(ref: str) -> None:
         raise UsageError("echo is built in and has no file", "show a model of `overt list`")
 
 
-def _origin(ref: str, model: "Model") -> dict[str, Any]:
+def _origin(ref: str, model: "LocalModel") -> dict[str, Any]:
     from overt.formats import split
 
     manifest, entry = model.manifest, model.catalogue
@@ -166,7 +166,7 @@ def _origin(ref: str, model: "Model") -> dict[str, Any]:
     }
 
 
-def _gguf(header: "Header", *, tensors: bool) -> dict[str, Any]:
+def _gguf(header: "GgufHeader", *, tensors: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "format": f"GGUF {header.version}",
         "architecture": header.architecture,
@@ -191,13 +191,13 @@ def _gguf(header: "Header", *, tensors: bool) -> dict[str, Any]:
     return facts | _tensors(header, tensors=tensors)
 
 
-def _is_safetensors(model: "Model") -> bool:
+def _is_safetensors(model: "LocalModel") -> bool:
     """By the name it came with: a blob of the store is named by its digest."""
     name = model.manifest.weights.path if model.manifest else model.weights.name
     return name.lower().endswith(".safetensors")
 
 
-def _safetensors(model: "Model", *, tensors: bool) -> dict[str, Any]:
+def _safetensors(model: "LocalModel", *, tensors: bool) -> dict[str, Any]:
     from overt.formats import safetensors
 
     header = safetensors.read(model.weights)
@@ -243,7 +243,7 @@ def _plain(value: Any) -> Any:
     return {"length": value.length, "type": value.type}
 
 
-def _fits(model: "Model", header: "Header", settings: Settings) -> dict[str, Any]:
+def _fits(model: "LocalModel", header: "GgufHeader", settings: Settings) -> dict[str, Any]:
     """What `Exchange.open` would need here and now."""
     from overt.gateway.exchange import batch_size
     from overt.models.memory import choose, free_memory

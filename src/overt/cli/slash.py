@@ -8,7 +8,7 @@ from typing import Any
 
 from overt.chat import Sampling
 from overt.cli.answer import where
-from overt.cli.line_editor import Reader
+from overt.cli.line_editor import LineReader
 from overt.cli.options import RANGES, read_bytes
 from overt.cli.output import number, pairs, size
 from overt.cli.session import Session
@@ -19,7 +19,7 @@ _MAX_IMAGE_BYTES = 64 << 20
 _SAMPLING = {field.name for field in fields(Sampling)}
 
 
-class Leave(Exception):
+class LeaveChat(Exception):
     """The person wants to leave the chat."""
 
 
@@ -28,7 +28,7 @@ class Commands:
     """Carries out what begins with a slash."""
 
     session: Session
-    reader: Reader
+    reader: LineReader
 
     async def run(self, line: str) -> None:
         """Carry out one command.
@@ -51,7 +51,7 @@ class Commands:
         self.tell(HELP, "help")
 
     async def bye(self, _: str) -> None:
-        raise Leave
+        raise LeaveChat
 
     async def undo(self, _: str) -> None:
         self.session.undo()
@@ -284,10 +284,10 @@ class Commands:
     # ---- keeping
 
     async def save(self, name: str) -> None:
-        from overt.cli.saved_chats import Chat, save
+        from overt.cli.saved_chats import SavedChat, save
 
         session, request = self.session, self.session.request
-        chat = Chat(
+        chat = SavedChat(
             model=request.model,
             digest=session.facts.digest,
             messages=tuple(session.messages),
@@ -362,7 +362,7 @@ def _nearest(word: str) -> str:
 
 
 @dataclass(frozen=True)
-class Command:
+class SlashCommand:
     run: Callable[[Commands, str], Awaitable[None]]
     usage: str
     help: str
@@ -381,19 +381,25 @@ SETTERS: dict[str, Callable[[Commands, str], Awaitable[None]]] = {
     "nohistory": Commands.set_nohistory,
 }
 
-COMMANDS: dict[str, Command] = {
-    "/set": Command(Commands.set, "/set NAME VALUE", "a parameter, below; 'default' resets it"),
-    "/show": Command(Commands.show, "/show WHAT", "info template parameters license system model"),
-    "/system": Command(Commands.system, "/system TEXT", "instructions before the conversation"),
-    "/model": Command(Commands.model, "/model REF", "go on with another model"),
-    "/image": Command(Commands.image, "/image FILE", "seen next; /image none leaves all out"),
-    "/undo": Command(Commands.undo, "/undo", "forget the last question and its answer"),
-    "/retry": Command(Commands.retry, "/retry", "ask the last question again"),
-    "/clear": Command(Commands.clear, "/clear", "forget every message"),
-    "/save": Command(Commands.save, "/save NAME", "keep this conversation"),
-    "/load": Command(Commands.load, "/load [NAME]", "bring one back, or list them"),
-    "/help": Command(Commands.help, "/help", "this page"),
-    "/bye": Command(Commands.bye, "/bye", "leave (so does Ctrl-D)"),
+COMMANDS: dict[str, SlashCommand] = {
+    "/set": SlashCommand(
+        Commands.set, "/set NAME VALUE", "a parameter, below; 'default' resets it"
+    ),
+    "/show": SlashCommand(
+        Commands.show, "/show WHAT", "info template parameters license system model"
+    ),
+    "/system": SlashCommand(
+        Commands.system, "/system TEXT", "instructions before the conversation"
+    ),
+    "/model": SlashCommand(Commands.model, "/model REF", "go on with another model"),
+    "/image": SlashCommand(Commands.image, "/image FILE", "seen next; /image none leaves all out"),
+    "/undo": SlashCommand(Commands.undo, "/undo", "forget the last question and its answer"),
+    "/retry": SlashCommand(Commands.retry, "/retry", "ask the last question again"),
+    "/clear": SlashCommand(Commands.clear, "/clear", "forget every message"),
+    "/save": SlashCommand(Commands.save, "/save NAME", "keep this conversation"),
+    "/load": SlashCommand(Commands.load, "/load [NAME]", "bring one back, or list them"),
+    "/help": SlashCommand(Commands.help, "/help", "this page"),
+    "/bye": SlashCommand(Commands.bye, "/bye", "leave (so does Ctrl-D)"),
 }
 HELP = "\n".join(
     [

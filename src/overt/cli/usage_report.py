@@ -15,8 +15,8 @@ from overt.evaluation.timing import UNCOUNTED, is_counted
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.evaluation.timing import Timed
-    from overt.gateway.exchange import Exchange, Facts
+    from overt.evaluation.timing import TimedAnswer
+    from overt.gateway.exchange import Exchange, ModelFacts
 
 HERE = "stayed on this machine"
 
@@ -68,21 +68,21 @@ class Account:
         return [*parts, price, self.where]
 
 
-async def prepare(exchange: "Exchange", name: str) -> "Facts":
+async def prepare(exchange: "Exchange", name: str) -> "ModelFacts":
     """Have what `name` stands for ready, and its facts. Of a route nothing is started yet.
 
     Raises:
         ModelNotFound, NeedsAccess, OutOfMemory …: as `Exchange.open`.
     """
-    from overt.gateway.exchange import Facts
+    from overt.gateway.exchange import ModelFacts
 
     if not isinstance(exchange.resolve(name), str):
-        return Facts(name, "", "route")
+        return ModelFacts(name, "", "route")
     await exchange.open(name)
     return exchange.facts(name)
 
 
-def answering(exchange: "Exchange", facts: "Facts", timed: "Timed") -> "Facts":
+def answering(exchange: "Exchange", facts: "ModelFacts", timed: "TimedAnswer") -> "ModelFacts":
     """The facts of what answered, under the name that was asked for; `facts` are of that name."""
     routed = timed.answer.routed
     if routed is None or facts.engine != "route":
@@ -98,7 +98,7 @@ def answering(exchange: "Exchange", facts: "Facts", timed: "Timed") -> "Facts":
     return replace(next(held, facts), ref=facts.ref)
 
 
-def account(name: str, timed: "Timed", settings: Settings) -> Account:
+def account(name: str, timed: "TimedAnswer", settings: Settings) -> Account:
     """What is told of the answer of `name`."""
     routed, usage = timed.answer.routed, timed.answer.usage
     model = routed.model if routed else name

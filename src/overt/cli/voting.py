@@ -11,8 +11,8 @@ from overt.cli import compare_view
 from overt.cli.output import Output, is_terminal
 from overt.errors import BadRequest, UsageError
 from overt.evaluation import votes
-from overt.evaluation.compare import Row
-from overt.evaluation.prompts import Ask
+from overt.evaluation.compare import ComparisonRow
+from overt.evaluation.prompts import PromptCase
 from overt.evaluation.votes import Outcome, Vote
 from overt.settings import Settings
 
@@ -44,7 +44,7 @@ class Ballot:
         self.names: list[dict[str, str]] = []  # of each request: which letter was which model
         self._failed: list[str] = []  # told afterwards: who failed is a part of who wrote what
 
-    def vote(self, asks: Sequence[Ask], rows: Sequence[Row]) -> None:
+    def vote(self, asks: Sequence[PromptCase], rows: Sequence[ComparisonRow]) -> None:
         """Show the answers to each request and ask about every pair of them.
 
         Raises:
@@ -75,7 +75,7 @@ class Ballot:
             lines.append(f"{number}: {reveal}" if len(self.names) > 1 else reveal)
         return "\n".join([*lines, *dict.fromkeys(self._failed)]) if lines else ""
 
-    def _on(self, number: int, count: int, ask: Ask, rows: list[Row]) -> None:
+    def _on(self, number: int, count: int, ask: PromptCase, rows: list[ComparisonRow]) -> None:
         if len(rows) < 2:
             which = f" to question {number + 1}" if count > 1 else ""
             self._note(f"fewer than two models answered{which}: there is nothing to vote on")

@@ -72,7 +72,7 @@ class Conversation:
     created: str = ""
 
 
-class Archive:
+class ChatExport:
     """The files of an export: a zip, or one JSON file that stands for a zip of itself."""
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +104,7 @@ class Archive:
                 f"{path.name} is a damaged zip: {str(error)[:100]}", "get the export again"
             ) from None
 
-    def __enter__(self) -> "Archive":
+    def __enter__(self) -> "ChatExport":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,7 +191,7 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
     """
     conversations: list[Conversation] = []
     known, messages = "", 0
-    with Archive(path) as archive:
+    with ChatExport(path) as archive:
         for name, data in archive.texts():
             value = _decoded(name, data)
             module = _module(name, value, format)

@@ -68,7 +68,7 @@ def spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 @dataclass(slots=True)
-class _Pair:
+class _CallPair:
     id: str
     result: _Place | None = None
 
@@ -81,11 +81,13 @@ class _Pair:
         return replace(part, id=self.id)
 
 
-def _paired(messages: Sequence[Message]) -> dict[_Place, _Pair]:
+def _paired(messages: Sequence[Message]) -> dict[_Place, _CallPair]:
     """The assistant's calls, each with an id that no other has and where its result is."""
-    pairs: dict[_Place, _Pair] = {}
-    open_: dict[str, deque[_Pair]] = {}  # by the id they came with; those with a result may be left
-    all_: deque[_Pair] = deque()
+    pairs: dict[_Place, _CallPair] = {}
+    open_: dict[
+        str, deque[_CallPair]
+    ] = {}  # by the id they came with; those with a result may be left
+    all_: deque[_CallPair] = deque()
     used = {
         part.id for message in messages for part in message.parts if isinstance(part, ToolCallPart)
     }
@@ -100,7 +102,7 @@ def _paired(messages: Sequence[Message]) -> dict[_Place, _Pair]:
                     while (id := f"call_{last}") in used:
                         last += 1
                 taken.add(id)
-                pairs[number, place] = pair = _Pair(id)
+                pairs[number, place] = pair = _CallPair(id)
                 open_.setdefault(part.id, deque()).append(pair)
                 all_.append(pair)
             elif isinstance(part, ToolResultPart):

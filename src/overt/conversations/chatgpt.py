@@ -22,7 +22,7 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.conversations.base import (
-    Archive,
+    ChatExport,
     Conversation,
     Lost,
     mapping,
@@ -44,7 +44,7 @@ def looks(member: str, value: Any) -> bool:
     return bool(rows) and all(isinstance(mapping(row).get("mapping"), dict) for row in rows[:100])
 
 
-def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
+def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
     """The conversations, in the order of the file."""
     for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
         nodes = mapping(row.get("mapping"))
@@ -96,7 +96,7 @@ def _tool(entry: Mapping[str, Any]) -> str:
 
 
 def _message(
-    entry: Mapping[str, Any], following: str, archive: Archive, lost: Lost
+    entry: Mapping[str, Any], following: str, archive: ChatExport, lost: Lost
 ) -> Message | None:
     """`following` is the tool that speaks next. A call has the name of its tool for an id."""
     author, content = mapping(entry.get("author")), mapping(entry.get("content"))
@@ -121,7 +121,9 @@ def _message(
     return Message(role, parts) if parts else None  # type: ignore[arg-type]
 
 
-def _parts(kind: str, content: Mapping[str, Any], archive: Archive, lost: Lost) -> Iterator[Part]:
+def _parts(
+    kind: str, content: Mapping[str, Any], archive: ChatExport, lost: Lost
+) -> Iterator[Part]:
     if kind in ("text", "multimodal_text"):
         for part in several(content.get("parts")):
             if isinstance(part, str):
@@ -138,7 +140,7 @@ def _parts(kind: str, content: Mapping[str, Any], archive: Archive, lost: Lost) 
         lost[f"content of the kind {kind or 'nothing'}"[:60]] += 1
 
 
-def _shown(part: Mapping[str, Any], archive: Archive, lost: Lost) -> Iterator[Part]:
+def _shown(part: Mapping[str, Any], archive: ChatExport, lost: Lost) -> Iterator[Part]:
     """A picture, which lies beside ``conversations.json`` under the mark of its pointer."""
     kind = text(part.get("content_type"))
     if kind == "audio_transcription":

@@ -15,7 +15,7 @@ import msgspec
 
 from overt.chat import Message, Part, TextPart, ThoughtPart, ToolCallPart, ToolResultPart
 from overt.conversations.base import (
-    Archive,
+    ChatExport,
     Conversation,
     Lost,
     arguments_of,
@@ -39,7 +39,7 @@ def looks(member: str, value: Any) -> bool:
     return bool(rows) and (all(talks) or all(map(_is_project, rows[:100])))
 
 
-def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
+def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
     """The conversations, in the order of the file."""
     for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
         if _is_project(row):

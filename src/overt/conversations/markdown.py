@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from overt.chat import ImagePart, Message, TextPart, ThoughtPart, ToolCallPart, ToolResultPart
-from overt.conversations.base import Archive, Conversation, Lost
+from overt.conversations.base import ChatExport, Conversation, Lost
 
 NAME = "markdown"
 ABOUT = "Markdown, to read (written only)"
@@ -16,7 +16,7 @@ def looks(member: str, value: Any) -> bool:
     return False
 
 
-def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
+def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
     """Nothing."""
     return iter(())
 

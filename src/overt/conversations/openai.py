@@ -20,7 +20,7 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.conversations.base import (
-    Archive,
+    ChatExport,
     Conversation,
     Lost,
     arguments_of,
@@ -44,7 +44,7 @@ def looks(member: str, value: Any) -> bool:
     return bool(rows) and all("messages" in mapping(row) for row in rows[:100])
 
 
-def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
+def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
     """The conversations of the lines."""
     rows = [value] if isinstance(value, dict) else several(value)
     for row in map(mapping, rows):

@@ -12,7 +12,7 @@ import msgspec
 
 from overt.chat import Message, TextPart, ThoughtPart, ToolCallPart, ToolResultPart
 from overt.conversations.base import (
-    Archive,
+    ChatExport,
     Conversation,
     Lost,
     arguments_of,
@@ -46,7 +46,7 @@ def looks(member: str, value: Any) -> bool:
     return bool(rows) and all(isinstance(_turns(row), list) for row in rows[:100])
 
 
-def read(value: Any, archive: Archive, lost: Lost) -> Iterator[Conversation]:
+def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
     """The conversations of the rows."""
     for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
         for name in sorted(row.keys() - {"conversations", "conversation", "system", "id", "title"}):

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from overt.chat import Event, Request, Routed, Sampling, Usage
 from overt.errors import BadRef, OvertError
-from overt.evaluation.prompts import Ask
-from overt.evaluation.timing import UNCOUNTED, Timed, is_counted, read
+from overt.evaluation.prompts import PromptCase
+from overt.evaluation.timing import UNCOUNTED, TimedAnswer, is_counted, read
 from overt.protocols.failure import error_of
 from overt.ref import parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.gateway.exchange import Exchange, Facts
+    from overt.gateway.exchange import Exchange, ModelFacts
 
 STOPPED: Final = "stopped before the answer ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ComparisonPlan:
     """What is asked of whom.
 
     Attributes:
@@ -38,7 +38,7 @@ class Plan:
     """
 
     models: tuple[str, ...]
-    asks: tuple[Ask, ...]
+    asks: tuple[PromptCase, ...]
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Row:
+class ComparisonRow:
     """One model's answer to one request.
 
     Attributes:
@@ -110,7 +110,7 @@ class Row:
         return asdict(self)
 
 
-Told = Callable[[int, int, str, Timed], None]
+Told = Callable[[int, int, str, TimedAnswer], None]
 """Told how it goes: answers that are finished, how many there will be, the model, its answer."""
 
 
@@ -123,10 +123,10 @@ class Comparison:
     """
 
     exchange: "Exchange"
-    plan: Plan
+    plan: ComparisonPlan
     settings: Settings
     told: Told = lambda *_: None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ComparisonRow] = field(default_factory=list)
     ended: str = ""
 
     async def run(self) -> None:
@@ -160,8 +160,8 @@ class Comparison:
         return bool(self.ended)
 
     async def _one(self, model: str, ask: int, again: int) -> None:
-        row = Row(model, _target(self.exchange, model), ask, again)
-        timed = Timed()
+        row = ComparisonRow(model, _target(self.exchange, model), ask, again)
+        timed = TimedAnswer()
         try:
             await self._ask(row, timed)
             if timed.answer.failed is not None:
@@ -181,7 +181,7 @@ class Comparison:
         """Answers there will be, where nothing ends it early."""
         return len(self.plan.models) * len(self.plan.asks) * self.plan.repeat
 
-    async def _ask(self, row: Row, timed: Timed) -> None:
+    async def _ask(self, row: ComparisonRow, timed: TimedAnswer) -> None:
         begun = time.monotonic()
         if isinstance(self.exchange.resolve(row.model), str):
             engine = await self.exchange.open(row.model)
@@ -206,7 +206,7 @@ class Comparison:
 
         await read(self.exchange, request, timed, see)
 
-    def _fill(self, row: Row, timed: Timed) -> None:
+    def _fill(self, row: ComparisonRow, timed: TimedAnswer) -> None:
         """What the events said, measured and counted."""
         answer, usage = timed.answer, timed.answer.usage
         row.text, row.thinking, row.finish = answer.text, answer.thought, answer.finish
@@ -228,7 +228,7 @@ class Comparison:
         else:
             row.cost_why = f"it failed, and {UNCOUNTED}" if row.error else UNCOUNTED
 
-    def _follow(self, row: Row, routed: Routed) -> None:
+    def _follow(self, row: ComparisonRow, routed: Routed) -> None:
         """Who answered in fact, where that was an alias, a route or a provider."""
         row.answered = routed.model or row.answered
         row.request_id = routed.request_id
@@ -243,7 +243,7 @@ class Comparison:
             row.where, row.bytes_out = "stayed on this machine", 0
 
 
-def complete(rows: Sequence[Row], settings: Settings) -> None:
+def complete(rows: Sequence[ComparisonRow], settings: Settings) -> None:
     """Say how open each model is and what its licence says; after all timing, as it reads files."""
     from overt.evaluation import openness_summary
 
@@ -255,7 +255,7 @@ def complete(rows: Sequence[Row], settings: Settings) -> None:
         row.licence_missing = summary.missing
 
 
-def summary(models: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def summary(models: Sequence[str], rows: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
     """A line a model: medians over its answers, sums of what it used.
 
     `cost` adds up the known costs and is None where none is known; `cost_unknown` counts answers
@@ -329,7 +329,7 @@ def _remote(ref: str) -> bool:
         return False
 
 
-def _where_here(facts: "Facts") -> tuple[str, int]:
+def _where_here(facts: "ModelFacts") -> tuple[str, int]:
     """Where the words of a model of this machine went: nowhere, and what holds it to that."""
     if facts.engine == "echo":
         return "stayed in this process", 0
@@ -341,7 +341,7 @@ def _where_here(facts: "Facts") -> tuple[str, int]:
     return f"stayed on this machine ({place}{', '.join(facts.isolation)})", 0
 
 
-def _where_there(remote: Iterable[str], row: Row) -> str:
+def _where_there(remote: Iterable[str], row: ComparisonRow) -> str:
     """Where the words went that left this process for the models `asked`."""
     servers = dict(_server(ref) for ref in remote) or {"another server": False}
     here = all(servers.values())
@@ -363,7 +363,7 @@ def _server(ref: str) -> tuple[str, bool]:
     return server.shown, server.loopback
 
 
-def _cost(row: Row, usage: Usage, settings: Settings) -> None:
+def _cost(row: ComparisonRow, usage: Usage, settings: Settings) -> None:
     """What it cost, with the models that a route asked before."""
     from overt import prices
 

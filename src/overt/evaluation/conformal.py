@@ -25,7 +25,7 @@ from typing import Any
 
 from overt.errors import BadRequest
 
-__all__ = ["Learnt", "Row", "at_most", "learn", "learn_marginal", "upper_bound"]
+__all__ = ["LearntThreshold", "Row", "at_most", "learn", "learn_marginal", "upper_bound"]
 
 _ORDERING_SHARE = 0.3  # of the rows: they choose the thresholds that the others test
 _MAX_THRESHOLDS = 200
@@ -36,7 +36,7 @@ Row = tuple[float, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class LearntThreshold:
     """A threshold and what is known of it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Learnt:
 
 def learn(
     rows: Sequence[Row], *, most_wrong: float, confidence: float = 0.9, seed: int = 0
-) -> Learnt:
+) -> LearntThreshold:
     """The lowest threshold found for which P(wrong | accepted) <= `most_wrong` is shown.
 
     Raises:
@@ -101,14 +101,14 @@ def learn(
             f"{len(rows)} rows are too few to show that at most {most_wrong:g} are wrong",
             f"give {math.ceil(least / (1 - _ORDERING_SHARE))} or more, all of them good at best",
         )
-    best: Learnt | None = None
+    best: LearntThreshold | None = None
     count = _tally(testing)
     for threshold in _sequence(ordering, len(testing), most_wrong):
         accepted, wrong = count(threshold)
         if accepted == 0 or at_most(wrong, accepted, most_wrong) > delta:
             break
         bound = upper_bound(wrong, accepted, delta)
-        best = Learnt(
+        best = LearntThreshold(
             "learn-then-test",
             threshold,
             most_wrong,
@@ -129,7 +129,7 @@ def learn(
     return best
 
 
-def learn_marginal(rows: Sequence[Row], *, most_wrong: float) -> Learnt:
+def learn_marginal(rows: Sequence[Row], *, most_wrong: float) -> LearntThreshold:
     """The lowest threshold with P(accepted and wrong) <= `most_wrong`, on average over the rows.
 
     Raises BadRequest as `learn`.
@@ -145,7 +145,7 @@ def learn_marginal(rows: Sequence[Row], *, most_wrong: float) -> Learnt:
         if (wrong + 1) / (count + 1) > most_wrong:
             break
         if last:
-            best = Learnt(
+            best = LearntThreshold(
                 "conformal-risk-control",
                 signal,
                 most_wrong,

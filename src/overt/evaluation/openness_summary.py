@@ -8,7 +8,7 @@ from overt.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class OpennessSummary:
     """Where a model stands. None is "not known", never a guess.
 
     Attributes:
@@ -29,7 +29,7 @@ class Standing:
     missing: tuple[str, ...] = ()
 
 
-def of(ref: str, settings: Settings) -> Standing:
+def of(ref: str, settings: Settings) -> OpennessSummary:
     """Where the model of a ref stands; reads what the home and the catalogue have.
 
     A model whose files `overt dossier` has looked at is graded by that evidence. Looking again
@@ -39,15 +39,15 @@ def of(ref: str, settings: Settings) -> Standing:
     try:
         parsed = parse(ref)
         if parsed.scheme == "echo":
-            return Standing()
+            return OpennessSummary()
         return _graded(ref, parsed, offline)
     except (OvertError, OSError):
-        return Standing()
+        return OpennessSummary()
 
 
-def _graded(ref: str, parsed: Ref, settings: Settings) -> Standing:
+def _graded(ref: str, parsed: Ref, settings: Settings) -> OpennessSummary:
     from overt.openness import assemble, day
-    from overt.openness.evidence_log import Log
+    from overt.openness.evidence_log import EvidenceLog
     from overt.openness.permissions import chain, gate, may
     from overt.openness.subject import families, gather
 
@@ -56,13 +56,13 @@ def _graded(ref: str, parsed: Ref, settings: Settings) -> Standing:
     decision = may.decide(links, gate.saved(settings.home))
     own = dict.fromkeys(link.licence for link in links if link.relation == "model" and link.licence)
     licence = " + ".join(own) or None
-    summary = Standing(licence=licence, verdict=decision.verdict, missing=decision.missing)
+    summary = OpennessSummary(licence=licence, verdict=decision.verdict, missing=decision.missing)
     if parsed.remote and families.lookup(parsed) is None:
         return summary  # a server of somebody's: what it runs cannot be seen, nor whose it is
     claims = assemble.assemble(replace(subject, files=()), settings.home, day.today())
     declared = claims.verdicts.step.declared
     summary = replace(summary, step=declared, basis="declared", declared=declared)
-    if not subject.files or not Log(settings.home, subject.digest_all).runs():
+    if not subject.files or not EvidenceLog(settings.home, subject.digest_all).runs():
         return summary
     made = assemble.assemble(subject, settings.home, day.today()).verdicts.step
     return replace(summary, step=made.verified, basis="verified", declared=made.declared)

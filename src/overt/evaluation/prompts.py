@@ -25,7 +25,7 @@ _HINT: Final = 'write a line as {"prompt": "…"} or {"messages": [{"role": "use
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PromptCase:
     """One conversation that waits for its answer."""
 
     messages: tuple[Message, ...]
@@ -49,15 +49,15 @@ class Ask:
         return "sha256:" + sha256(content.encode()).hexdigest()
 
 
-def of_text(prompt: str, system: str | None = None) -> Ask:
+def of_text(prompt: str, system: str | None = None) -> PromptCase:
     """A question. Raises BadRequest: it is empty."""
     if not prompt.strip():
         raise BadRequest("the prompt is empty", 'write one: overt compare "Hello" -m smollm2')
     before = (Message.of("system", system),) if system else ()
-    return Ask((*before, Message.of("user", prompt)))
+    return PromptCase((*before, Message.of("user", prompt)))
 
 
-def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[Ask, ...]:
+def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[PromptCase, ...]:
     """The requests of a file with the content `data`; `system` is for those that have none.
 
     Raises:
@@ -72,7 +72,7 @@ def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[Ask, ..
     if path.suffix.lower() not in (".jsonl", ".csv"):
         return (of_text(text.rstrip("\r\n"), system),)
     read = _json_lines if path.suffix.lower() == ".jsonl" else _csv_rows
-    asks: list[Ask] = []
+    asks: list[PromptCase] = []
     for ask in read(path.name, text, system):
         if len(asks) == MAX_PROMPTS:
             raise BadRequest(f"{path.name} has more than {MAX_PROMPTS} requests", "split it")
@@ -82,7 +82,7 @@ def of_file(path: Path, data: bytes, system: str | None = None) -> tuple[Ask, ..
     return tuple(asks)
 
 
-def _json_lines(name: str, text: str, system: str | None) -> Iterator[Ask]:
+def _json_lines(name: str, text: str, system: str | None) -> Iterator[PromptCase]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -97,7 +97,7 @@ def _json_lines(name: str, text: str, system: str | None) -> Iterator[Ask]:
         yield _of_object(content, where, system)
 
 
-def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> Ask:
+def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> PromptCase:
     if ("prompt" in content) == ("messages" in content):
         raise BadRequest(f"{where} needs either a prompt or messages", _HINT)
     own = content.get("system")
@@ -113,7 +113,7 @@ def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> As
         raise BadRequest(f"the last message in {where} is not the user's", _HINT)
     if system and messages[0].role != "system":
         messages.insert(0, Message.of("system", system))
-    return Ask(tuple(messages))
+    return PromptCase(tuple(messages))
 
 
 def _message(content: Any, where: str) -> Message:
@@ -142,7 +142,7 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def _csv_rows(name: str, text: str, system: str | None) -> Iterator[Ask]:
+def _csv_rows(name: str, text: str, system: str | None) -> Iterator[PromptCase]:
     hint = "give the column with the questions the heading: prompt"
     csv.field_size_limit(_MAX_FIELD)  # of the whole process: whoever read before set its own
     rows = csv.DictReader(io.StringIO(text, newline=""))

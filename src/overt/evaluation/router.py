@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from overt.errors import BadRequest
-from overt.evaluation.conformal import Learnt, learn, learn_marginal
+from overt.evaluation.conformal import LearntThreshold, learn, learn_marginal
 from overt.gateway.routing.confidence import Router, Sees, features
 
 __all__ = [
     "Curve",
-    "Outcome",
     "Router",
+    "RouterOutcome",
     "apgr_samples",
     "curve",
     "features",
@@ -33,7 +33,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RouterOutcome:
     """One request that both models answered. `answer` is the weak model's."""
 
     prompt: str
@@ -72,7 +72,7 @@ class Curve:
 # ---- learning --------------------------------------------------------------------------------
 
 
-def fit(rows: Sequence[Outcome], sees: Sees = "both", *, ridge: float = 3.0) -> Router:
+def fit(rows: Sequence[RouterOutcome], sees: Sees = "both", *, ridge: float = 3.0) -> Router:
     """Learn from outcomes whether the weak answer was good; `strong` is not looked at.
 
     Newton's method on the log-likelihood with an L2 penalty of `ridge` on standardized weights.
@@ -118,7 +118,7 @@ def fit(rows: Sequence[Outcome], sees: Sees = "both", *, ridge: float = 3.0) -> 
 
 
 def out_of_fold(
-    rows: Sequence[Outcome], sees: Sees = "both", *, folds: int = 5, seed: int = 0
+    rows: Sequence[RouterOutcome], sees: Sees = "both", *, folds: int = 5, seed: int = 0
 ) -> list[float]:
     """A score for each row by a router that was learnt without it."""
     order = list(range(len(rows)))
@@ -133,12 +133,12 @@ def out_of_fold(
 
 
 def with_threshold(
-    rows: Sequence[Outcome],
+    rows: Sequence[RouterOutcome],
     *,
     most_wrong: float,
     confidence: float | None = 0.9,
     seed: int = 0,
-) -> tuple[Router, Learnt]:
+) -> tuple[Router, LearntThreshold]:
     """A router from half of the rows, and its threshold from the other (evaluation/conformal.py).
 
     `confidence` None is for the marginal rate.
@@ -161,7 +161,7 @@ def with_threshold(
 
 
 def curve(
-    rows: Sequence[Outcome],
+    rows: Sequence[RouterOutcome],
     scores: Sequence[float],
     costs: Sequence[float] | None = None,
     *,
@@ -200,7 +200,7 @@ def curve(
 
 
 def apgr_samples(
-    rows: Sequence[Outcome],
+    rows: Sequence[RouterOutcome],
     scores: Mapping[str, Sequence[float]],
     *,
     draws: int = 1000,

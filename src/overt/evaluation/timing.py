@@ -18,7 +18,7 @@ UNCOUNTED: Final = "the tokens were not counted"
 
 
 @dataclass(slots=True)
-class Timed:
+class TimedAnswer:
     """An answer and when its tokens came (seconds of time.monotonic)."""
 
     answer: Answer = field(default_factory=Answer)
@@ -57,7 +57,7 @@ def is_counted(answer: Answer) -> bool:
 async def read(
     exchange: "Exchange",
     request: Request,
-    timed: Timed,
+    timed: TimedAnswer,
     see: Callable[[Event], None] | None = None,
 ) -> None:
     """Ask, and fill `timed` as events come, so that a cancelled answer's part is not lost.

@@ -167,7 +167,7 @@ Points = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ModelStanding:
     """One model's place.
 
     Attributes:
@@ -191,14 +191,14 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class VoteTable:
     """What all votes add up to, the strongest model first.
 
     Attributes:
         points: see `Points`.
     """
 
-    standings: tuple[Standing, ...]
+    standings: tuple[ModelStanding, ...]
     points: Points
     votes: int
 
@@ -231,7 +231,7 @@ class Table:
         }
 
 
-def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> Table:
+def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> VoteTable:
     """The models' places. The same votes give the same table, whatever their order.
 
     Args:
@@ -257,7 +257,7 @@ def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> Table
         wins, losses, ties = _record(model, outcomes)
         low, high = spread[model]
         places.append(
-            Standing(
+            ModelStanding(
                 model,
                 elo(estimates[model]),
                 low,
@@ -271,7 +271,7 @@ def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> Table
             )
         )
     places.sort(key=lambda standing: (standing.group, -standing.strength, standing.model))
-    return Table(tuple(places), points, len(votes))
+    return VoteTable(tuple(places), points, len(votes))
 
 
 def elo(strength: float) -> float:

@@ -39,7 +39,7 @@ MAX_ELEMENTS: Final = 1 << 22
 MAX_DIMENSIONS: Final = 4
 MAX_NAME: Final = 64
 MAX_BLOCKS: Final = 1024
-"""Blocks that `Header.per_block` lists at most; llama.cpp itself stops at 512."""
+"""Blocks that `GgufHeader.per_block` lists at most; llama.cpp itself stops at 512."""
 _EAGER = 4096  # arrays up to this long are read at once: per-layer values, tags, languages
 _EAGER_BYTES = 1 << 20
 _SCALARS: Final[Mapping[int, struct.Struct]] = {
@@ -105,7 +105,7 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
+class GgufTensor:
     """One tensor. `shape` has the fastest-moving dimension first, as in the file.
 
     `offset` counts bytes from the start of its file, `size` is in bytes; `part` is the file of a
@@ -125,7 +125,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class GgufHeader:
     """Everything a GGUF file says about itself.
 
     `metadata` holds bool, int, float and str values, a tuple for an array of up to 4096 elements,
@@ -136,7 +136,7 @@ class Header:
     path: Path
     version: int
     metadata: Mapping[str, Any]
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[GgufTensor, ...]
     data_offset: int
     alignment: int
     file_size: int
@@ -200,7 +200,7 @@ class Header:
         """Tensors, parameters and bytes of each type, the largest share of bytes first."""
         return mix(self.tensors)
 
-    def tensor(self, name: str) -> TensorInfo | None:
+    def tensor(self, name: str) -> GgufTensor | None:
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
 
     # -- its shape ---------------------------------------------------------------------------
@@ -333,7 +333,7 @@ class Header:
 # ---- reading -------------------------------------------------------------------------------
 
 
-def read(path: Path, *, whole: bool = True) -> Header:
+def read(path: Path, *, whole: bool = True) -> GgufHeader:
     """Read the header of a GGUF file, joined with those of its siblings where it is split.
 
     `whole` False reads this one file.
@@ -343,12 +343,12 @@ def read(path: Path, *, whole: bool = True) -> Header:
         ModelNotFound: there is no such file.
     """
     with opened(path) as file:
-        header = _Reader(path, file, MAX_HEADER).header()
+        header = _GgufReader(path, file, MAX_HEADER).header()
     return split.join(header) if whole and header.split_count > 1 else header
 
 
-class _Reader(Cursor):
-    def header(self) -> Header:
+class _GgufReader(Cursor):
+    def header(self) -> GgufHeader:
         version = self._preamble()
         tensors, pairs = self.u64(), self.u64()
         # The smallest pair is an 8-byte key length, 1 byte of key, 4 of kind and 1 of value.
@@ -365,7 +365,7 @@ class _Reader(Cursor):
             raise self.bad(f"has the alignment {shown(alignment)}, which is no power of two")
         infos = [self._info() for _ in range(tensors)]
         start = -(-self.position // alignment) * alignment
-        return Header(
+        return GgufHeader(
             self.path,
             version,
             metadata,
@@ -460,7 +460,7 @@ class _Reader(Cursor):
 
     def _placed(
         self, infos: list[tuple[str, tuple[int, ...], Kind, int]], start: int, alignment: int
-    ) -> tuple[TensorInfo, ...]:
+    ) -> tuple[GgufTensor, ...]:
         """Offsets made absolute, once each tensor is known to lie inside the file and alone."""
         tensors = []
         names = set()
@@ -479,7 +479,7 @@ class _Reader(Cursor):
                     "the download is incomplete or damaged: get it again",
                 )
             names.add(name)
-            tensors.append(TensorInfo(name, shape, kind.name, start + offset, size))
+            tensors.append(GgufTensor(name, shape, kind.name, start + offset, size))
         ordered = sorted(tensors, key=lambda tensor: tensor.offset)
         for before, after in itertools.pairwise(ordered):
             if before.offset + before.size > after.offset:

@@ -45,7 +45,7 @@ class Pipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class LiteralText:
     text: str
 
 
@@ -71,7 +71,7 @@ class Jump:
     kind: str
 
 
-Node = Text | Action | Branch | Jump
+Node = LiteralText | Action | Branch | Jump
 
 
 def parse(text: str) -> tuple[Node, ...]:
@@ -164,7 +164,7 @@ class _Parser:
     def __init__(self, pieces: list[str | list[Token]]) -> None:
         self._pieces = pieces
         self._at = 0
-        self._rest = _Tokens([])  # what follows the word that ended the last block
+        self._rest = _ActionTokens([])  # what follows the word that ended the last block
 
     def nodes(self, depth: int, *, loop: bool) -> tuple[tuple[Node, ...], list[str]]:
         """Nodes up to ``else``, ``end`` or the end of all, and the words that ended them.
@@ -178,9 +178,9 @@ class _Parser:
             piece = self._pieces[self._at]
             self._at += 1
             if isinstance(piece, str):
-                nodes.append(Text(piece))
+                nodes.append(LiteralText(piece))
                 continue
-            tokens = _Tokens(piece)
+            tokens = _ActionTokens(piece)
             word = tokens.keyword()
             if word in ("end", "else"):
                 self._rest = tokens
@@ -197,7 +197,7 @@ class _Parser:
                 nodes.append(Action(tokens.pipe()))
         return tuple(nodes), []
 
-    def _branch(self, kind: str, tokens: "_Tokens", depth: int, *, loop: bool) -> Branch:
+    def _branch(self, kind: str, tokens: "_ActionTokens", depth: int, *, loop: bool) -> Branch:
         pipe = tokens.pipe(most=2 if kind == "range" else 1)
         body, end = self.nodes(depth + 1, loop=loop or kind == "range")
         otherwise: tuple[Node, ...] = ()
@@ -215,7 +215,7 @@ class _Parser:
         return Branch(kind, pipe, body, otherwise)
 
 
-class _Tokens:
+class _ActionTokens:
     """The words of one action, read from left to right."""
 
     def __init__(self, tokens: list[Token]) -> None:

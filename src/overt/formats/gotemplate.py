@@ -30,7 +30,7 @@ from overt.formats.gochat import (
     TOOLS,
     TURNS,
 )
-from overt.formats.gosyntax import Action, Branch, Jump, Node, Operand, Pipe, Text, parse
+from overt.formats.gosyntax import Action, Branch, Jump, LiteralText, Node, Operand, Pipe, parse
 
 _MAX_OUTPUT = 4 << 20
 _MAX_EXPRESSION = 100_000  # characters of one expression
@@ -56,10 +56,10 @@ def to_jinja(text: str) -> str:
         parts.append(THINK_LEVEL)
     parts.append(COLLATE)
     if "messages" in named:
-        parts.append(_Writer().block(nodes, _ROOT))
+        parts.append(_TemplateWriter().block(nodes, _ROOT))
     else:
-        parts += (TURNS, _Writer().block(nodes, _ROOT), LAST)
-        parts += (_Writer().block(_cut(nodes)[0], _ROOT), END)
+        parts += (TURNS, _TemplateWriter().block(nodes, _ROOT), LAST)
+        parts += (_TemplateWriter().block(_cut(nodes)[0], _ROOT), END)
     jinja = "".join(parts)
     if len(jinja) > _MAX_OUTPUT:
         raise FormatError(f"the template would grow to {len(jinja)} characters of Jinja")
@@ -132,7 +132,7 @@ class _Expr:
 _ROOT = _Expr("ns", "root")
 
 
-class _Writer:
+class _TemplateWriter:
     """Writes one tree. Variables are renamed so that none hides another."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class _Writer:
 
     def _node(self, node: Node, dot: _Expr) -> str:
         match node:
-            case Text(text):
+            case LiteralText(text):
                 return f"{{{{- {_quoted(text)} -}}}}"
             case Jump(kind):
                 loop = self._loops[-1]

@@ -12,7 +12,7 @@ class Share(NamedTuple):
     bytes: int
 
 
-class Counted(Protocol):
+class CountedTensor(Protocol):
     """A tensor, as far as it is counted."""
 
     @property
@@ -25,7 +25,7 @@ class Counted(Protocol):
     def size(self) -> int: ...
 
 
-def mix(tensors: Iterable[Counted]) -> dict[str, Share]:
+def mix(tensors: Iterable[CountedTensor]) -> dict[str, Share]:
     """Tensors, parameters and bytes of each type, the largest share of bytes first."""
     shares: dict[str, Share] = {}
     for tensor in tensors:

@@ -76,7 +76,7 @@ _EDGES = " \t\r\n\v\f\x85\xa0"
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ModelfileCommand:
     """One command: `word` in lower case; `key` is a parameter's name or a message's role."""
 
     word: str
@@ -88,7 +88,7 @@ class Command:
 class Modelfile:
     """The commands in their order."""
 
-    commands: tuple[Command, ...]
+    commands: tuple[ModelfileCommand, ...]
 
     def values(self, word: str) -> tuple[str, ...]:
         """The values of every command `word`, in order."""
@@ -127,7 +127,7 @@ def read(data: bytes, name: str = "the Modelfile") -> Modelfile:
     """
     if len(data) > MAX_BYTES:
         raise FormatError(f"{name} is {len(data)} bytes", f"keep it under {MAX_BYTES}")
-    commands: list[Command] = []
+    commands: list[ModelfileCommand] = []
     for line, command in _commands(_decode(data, name), name):
         if len(commands) >= _MAX_COMMANDS:
             raise FormatError(f"{name} has more than {_MAX_COMMANDS} commands", "shorten it")
@@ -162,7 +162,7 @@ def _decode(data: bytes, name: str) -> str:
         ) from None
 
 
-def _commands(text: str, name: str) -> Iterator[tuple[int, Command]]:
+def _commands(text: str, name: str) -> Iterator[tuple[int, ModelfileCommand]]:
     """Every command with its line's number (from 1)."""
     lines = re.split(r"(\r\n|\r|\n)", text)  # a line, its end, a line, its end …, a line
     at = 0
@@ -182,7 +182,7 @@ def _commands(text: str, name: str) -> Iterator[tuple[int, Command]]:
                 what = "the name of a parameter" if lower == "parameter" else "a role"
                 raise _bad(name, number, f"{word} is not followed by {what}", _form(lower))
         value, at = _value(rest, lines, at, name)
-        yield number, Command(lower, value, key)
+        yield number, ModelfileCommand(lower, value, key)
 
 
 def _word(text: str) -> tuple[str, str]:
@@ -214,7 +214,7 @@ def _value(rest: str, lines: list[str], at: int, name: str) -> tuple[str, int]:
     return "".join(pieces).strip(_EDGES)[len(quote) : -len(quote)], at
 
 
-def _check(command: Command, line: int, name: str) -> None:
+def _check(command: ModelfileCommand, line: int, name: str) -> None:
     word = command.word.upper()
     if command.word in ("from", "adapter", "draft") and not command.value:
         raise _bad(name, line, f"{word} names nothing", "write the model or file after it")
@@ -228,7 +228,7 @@ def _check(command: Command, line: int, name: str) -> None:
         _typed_at(command, line, name)
 
 
-def _typed_at(command: Command, line: int, name: str) -> None:
+def _typed_at(command: ModelfileCommand, line: int, name: str) -> None:
     if command.key in DEPRECATED:
         return
     try:
@@ -286,7 +286,7 @@ def _listed(words: tuple[str, ...]) -> str:
 # ---- writing -------------------------------------------------------------------------------
 
 
-def _line(command: Command) -> str:
+def _line(command: ModelfileCommand) -> str:
     """One command on as many lines as it needs; the plainest quoting that reads back the same."""
     head = command.word.upper() + (f" {command.key}" if command.key else "")
     value = command.value
@@ -298,7 +298,7 @@ def _line(command: Command) -> str:
             back = [value for _, value in _commands(f"{head} {text}\nFROM x\n", "")]
         except FormatError:
             continue
-        if back == [command, Command("from", "x")]:
+        if back == [command, ModelfileCommand("from", "x")]:
             return f"{head} {text}"
     raise FormatError(
         f"{command.word.upper()} has a line that ends with quotes, which a Modelfile cannot carry",

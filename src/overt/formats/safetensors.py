@@ -39,7 +39,7 @@ BITS: Final[Mapping[str, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
+class SafetensorsTensor:
     """One tensor. `shape` is in row-major order, `offset` counts from the start of the file."""
 
     name: str
@@ -54,12 +54,12 @@ class TensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class SafetensorsHeader:
     """Everything a safetensors file says about itself; `metadata` is free text by free name."""
 
     path: Path
     metadata: Mapping[str, str]
-    tensors: tuple[TensorInfo, ...] = field(repr=False)
+    tensors: tuple[SafetensorsTensor, ...] = field(repr=False)
     data_offset: int
     file_size: int
 
@@ -81,7 +81,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class WeightsIndex:
     """The ``model.safetensors.index.json`` of a model in several files.
 
     `files` are relative paths, proved to stay inside the model's folder, in order of name;
@@ -94,7 +94,7 @@ class Index:
     total_size: int | None
 
 
-def read(path: Path, most: int = MAX_HEADER) -> Header:
+def read(path: Path, most: int = MAX_HEADER) -> SafetensorsHeader:
     """Read the header of a safetensors file.
 
     Args:
@@ -113,10 +113,10 @@ def read(path: Path, most: int = MAX_HEADER) -> Header:
     metadata = _metadata(header.pop("__metadata__", None), cursor)
     tensors = [_tensor(name, entry, start, cursor) for name, entry in header.items()]
     _check_cover(tensors, start, cursor)
-    return Header(path, metadata, tuple(tensors), start, cursor.size)
+    return SafetensorsHeader(path, metadata, tuple(tensors), start, cursor.size)
 
 
-def read_index(path: Path) -> Index:
+def read_index(path: Path) -> WeightsIndex:
     """Read the index of a model in several files.
 
     Raises:
@@ -139,7 +139,7 @@ def read_index(path: Path) -> Index:
             )
     about = index.get("metadata")
     total = about.get("total_size") if isinstance(about, dict) else None
-    return Index(
+    return WeightsIndex(
         path, weights, tuple(sorted(set(weights.values()))), total if _is_count(total) else None
     )
 
@@ -197,7 +197,7 @@ def _metadata(value_in: object, cursor: Cursor) -> dict[str, str]:
     return value_in
 
 
-def _tensor(name: str, entry: object, start: int, cursor: Cursor) -> TensorInfo:
+def _tensor(name: str, entry: object, start: int, cursor: Cursor) -> SafetensorsTensor:
     if not isinstance(entry, dict):
         raise cursor.bad(f"describes {shown(name)} by {shown(entry)}")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -219,10 +219,10 @@ def _tensor(name: str, entry: object, start: int, cursor: Cursor) -> TensorInfo:
             f"gives {shown(name)} {offsets[1] - offsets[0]} bytes where its shape and dtype "
             f"take {math.prod(shape) * bits / 8:g}"
         )
-    return TensorInfo(name, tuple(shape), dtype, start + offsets[0], size)
+    return SafetensorsTensor(name, tuple(shape), dtype, start + offsets[0], size)
 
 
-def _check_cover(tensors: list[TensorInfo], start: int, cursor: Cursor) -> None:
+def _check_cover(tensors: list[SafetensorsTensor], start: int, cursor: Cursor) -> None:
     ordered = sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size))
     if ordered and ordered[0].offset != start:
         raise cursor.bad(f"has a hole of {ordered[0].offset - start} bytes before its first tensor")

@@ -16,7 +16,7 @@ from overt.formats.bounded import shown
 from overt.ref import part_of
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
+    from overt.formats.gguf import GgufHeader
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -30,7 +30,7 @@ def files(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(part.sibling(number)) for number in range(1, part.total + 1))
 
 
-def join(first: "Header") -> "Header":
+def join(first: "GgufHeader") -> "GgufHeader":
     """One header for all files of a split model; `first` is the header of its first file.
 
     In the result `tensors` are those of all files (`TensorInfo.part` says in which, from 0),
@@ -74,7 +74,7 @@ def join(first: "Header") -> "Header":
     return _joined(headers, paths)
 
 
-def _joined(headers: "list[Header]", paths: tuple[Path, ...]) -> "Header":
+def _joined(headers: "list[GgufHeader]", paths: tuple[Path, ...]) -> "GgufHeader":
     first = headers[0]
     tensors = tuple(
         replace(tensor, part=number)

@@ -39,7 +39,7 @@ _SAMPLES: tuple[dict[str, Any], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class TemplateReport:
     """What became of a look at a template.
 
     Attributes:
@@ -55,15 +55,15 @@ class Check:
         return not self.escapes and self.failed is None
 
 
-def check(text: str) -> Check:
+def check(text: str) -> TemplateReport:
     """Look at a template and try it on two short conversations. Nothing raises."""
     if len(text) > MAX_TEMPLATE:
-        return Check((), f"it has {len(text)} characters, more than {MAX_TEMPLATE}")
+        return TemplateReport((), f"it has {len(text)} characters, more than {MAX_TEMPLATE}")
     try:
         reply = subprocess_reader.ask(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
     except subprocess_reader.Exceeded as error:
-        return Check((f"a trial run was stopped: {error.message}",), error.message)
-    return Check(tuple(reply["escapes"]), reply["failed"])
+        return TemplateReport((f"a trial run was stopped: {error.message}",), error.message)
+    return TemplateReport(tuple(reply["escapes"]), reply["failed"])
 
 
 def render(text: str, values: Mapping[str, Any]) -> str:

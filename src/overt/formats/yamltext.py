@@ -75,7 +75,7 @@ def dump(value: Any) -> str:
     return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
-class _Open:
+class _OpenNode:
     """A list or mapping that is being read."""
 
     def __init__(self, value: Any) -> None:
@@ -99,7 +99,7 @@ class _Open:
 def _document(events: Any, what: str) -> Any:
     from yaml import events as kinds
 
-    open_: list[_Open] = [_Open([])]
+    open_: list[_OpenNode] = [_OpenNode([])]
     nodes = 0
     for event in events:
         where = f"line {event.start_mark.line + 1} of {what}"
@@ -117,7 +117,7 @@ def _document(events: Any, what: str) -> Any:
         elif isinstance(event, kinds.MappingStartEvent | kinds.SequenceStartEvent):
             if len(open_) > MAX_DEPTH:
                 raise FormatError(f"{where} is more than {MAX_DEPTH} levels deep")
-            open_.append(_Open({} if isinstance(event, kinds.MappingStartEvent) else []))
+            open_.append(_OpenNode({} if isinstance(event, kinds.MappingStartEvent) else []))
         elif isinstance(event, kinds.MappingEndEvent | kinds.SequenceEndEvent):
             done = open_.pop()
             open_[-1].put(done.value, where)

@@ -36,13 +36,21 @@ from overt.gateway import routing
 from overt.gateway.routing import Route
 from overt.models import defaults
 from overt.models.memory import free_memory
-from overt.openness.permissions.gate import RUNNING, Gate
+from overt.openness.permissions.gate import RUNNING, LicenceGate
 from overt.providers.manager import Providers, told
-from overt.runtime.loader import Facts, Loader, Notice, Opened, Place, Places, batch_size
-from overt.runtime.scheduler import Resident, Scheduler
+from overt.runtime.loader import (
+    Loader,
+    ModelFacts,
+    ModelPlace,
+    Notice,
+    OpenedModel,
+    PlaceCache,
+    batch_size,
+)
+from overt.runtime.scheduler import LoadedModel, Scheduler
 from overt.settings import Settings, seconds_of
 
-__all__ = ["Exchange", "Facts", "Held", "Stats", "batch_size"]
+__all__ = ["Exchange", "ExchangeStats", "Held", "ModelFacts", "batch_size"]
 
 _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 _BEFORE = (Progress, Routed)  # what comes before anything of an answer
@@ -72,11 +80,11 @@ class Held:
     waiting: int
     used: float
     expires: float
-    facts: Facts
+    facts: ModelFacts
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class ExchangeStats:
     """For metrics; what is by model goes by ref and purpose.
 
     Attributes:
@@ -118,19 +126,19 @@ class Exchange:
         self._settings, self._shared = settings, shared
         self._told: set[str] = set()
         self._tell = notice or (lambda _: None)
-        self._gate = Gate(settings, use)
-        self._places = Places(settings, self._admit)
+        self._gate = LicenceGate(settings, use)
+        self._places = PlaceCache(settings, self._admit)
         self._aliases = routing.aliases(settings.home)
         self.providers = Providers(settings, self._notice)
-        self._scheduler: Scheduler[Opened] = Scheduler(
+        self._scheduler: Scheduler[OpenedModel] = Scheduler(
             self._budget,
             keep_alive=seconds_of(settings.keep_alive) if shared else math.inf,
             queue=settings.queue,
             most=settings.models if shared else 0,
         )
         self._names: dict[str, str] = {}  # digest -> a ref of it
-        self._facts: dict[str, Facts] = {}
-        self._echoes: dict[str, Opened] = {}
+        self._facts: dict[str, ModelFacts] = {}
+        self._echoes: dict[str, OpenedModel] = {}
         self._restarts = 0  # of workers that have gone
 
     # ---- one request -----------------------------------------------------------------------
@@ -276,7 +284,7 @@ class Exchange:
             self._facts[ref] = replace(opened.facts, ref=ref)
             return opened.engine
 
-    def facts(self, ref: str) -> Facts:
+    def facts(self, ref: str) -> ModelFacts:
         """Facts of a model that `open` has opened."""
         return self._facts[ref]
 
@@ -324,14 +332,14 @@ class Exchange:
         """The models in memory, the one used last first."""
         return [self._held(resident) for resident in self._residents()]
 
-    def stats(self) -> Stats:
+    def stats(self) -> ExchangeStats:
         """Figures for metrics. Reads a file of the system for each worker."""
         seen = self._scheduler.stats()
         held = [
             (self._name(resident.key), resident.memory, resident.it.worker)
             for resident in self._residents()
         ]
-        return Stats(
+        return ExchangeStats(
             waiting={self._name(key): count for key, count in seen.waiting.items()},
             busy={self._name(key): count for key, count in seen.busy.items()},
             memory={name: memory for name, memory, _ in held},
@@ -360,7 +368,7 @@ class Exchange:
         context: int | None,
         *,
         guest: bool = False,
-    ) -> AbstractContextManager[Opened]:
+    ) -> AbstractContextManager[OpenedModel]:
         place = self._places.known(ref)
         if place is None:
             if there := await self._there(ref):
@@ -376,13 +384,13 @@ class Exchange:
             guest=guest,
         )
 
-    async def _words(self, ref: str, key: str) -> AbstractContextManager[Opened]:
+    async def _words(self, ref: str, key: str) -> AbstractContextManager[OpenedModel]:
         """A place beside whatever engine knows the model's words; it takes nobody's seat."""
         ref = self.first(ref, words=True)
         purpose: Purpose = "answer" if await self._there(ref) else (await self._place(ref)).purpose
         return await self._seat(ref, purpose, key, None, None, guest=True)
 
-    async def _place(self, ref: str) -> Place:
+    async def _place(self, ref: str) -> ModelPlace:
         place = self._places.known(ref)
         if place is None:
             get = self._places.get
@@ -393,20 +401,20 @@ class Exchange:
             self._names[place.model.digest] = ref
         return place
 
-    def _loader(self, place: Place, purpose: Purpose) -> Loader:
+    def _loader(self, place: ModelPlace, purpose: Purpose) -> Loader:
         return Loader(place, purpose, self._settings, self._shared, self._notice, self._gone)
 
-    def _gone(self, opened: Opened) -> None:
+    def _gone(self, opened: OpenedModel) -> None:
         self._restarts += opened.worker.restarts if opened.worker else 0
 
-    def _residents(self) -> list[Resident[Opened]]:
+    def _residents(self) -> list[LoadedModel[OpenedModel]]:
         return self._scheduler.loaded()
 
     def _name(self, key: Any) -> tuple[str, Purpose]:
         digest, purpose = key
         return self._names.get(digest, digest), purpose
 
-    def _held(self, resident: Resident[Opened]) -> Held:
+    def _held(self, resident: LoadedModel[OpenedModel]) -> Held:
         facts = resident.it.facts
         return Held(
             ref=facts.ref,
@@ -436,7 +444,7 @@ class Exchange:
             raise Unsupported(f"{name} has rules, and they are for answers alone", f"name {target}")
         return target
 
-    def _route_facts(self, key: str) -> routing.Facts:
+    def _route_facts(self, key: str) -> routing.RouteContext:
         """What a route goes by: where words may go, who asks, and what models cost."""
         settings = self._settings
         egress: Literal["none", "some", "any"] = "any"
@@ -444,7 +452,7 @@ class Exchange:
             egress = "none"
         elif settings.egress != "any":
             egress = "some"
-        return routing.Facts(egress, key, price=self._price)
+        return routing.RouteContext(egress, key, price=self._price)
 
     def _price(self, ref: str, usage: Usage) -> float | None:
         from overt import prices
@@ -463,7 +471,7 @@ class Exchange:
         except OvertError:
             return False
 
-    async def _there(self, ref: str) -> Opened | None:
+    async def _there(self, ref: str) -> OpenedModel | None:
         """The engine of what needs no seat on this machine: the echo, and models of others."""
         if ref.startswith("echo:"):
             return self._echo(ref)
@@ -471,7 +479,7 @@ class Exchange:
             return await self.providers.opened(ref)
         return None
 
-    def _echo(self, ref: str) -> Opened:
+    def _echo(self, ref: str) -> OpenedModel:
         echo = self._echoes.get(ref)
         if echo is None:
             from overt.runtime.echo import Echo
@@ -479,7 +487,7 @@ class Exchange:
             if len(self._echoes) >= _MAX_ECHOES:
                 self._echoes.clear()
             engine = Echo(refs.parse(ref).name)
-            echo = self._echoes[ref] = Opened(engine, Facts(ref, "", "echo"))
+            echo = self._echoes[ref] = OpenedModel(engine, ModelFacts(ref, "", "echo"))
         return echo
 
     def _budget(self) -> int:
@@ -490,7 +498,7 @@ class Exchange:
         held = sum(worker.memory()[1] for worker in workers if worker)
         return free_memory(mapped=self._shared) + held
 
-    def _admit(self, place: Place) -> None:
+    def _admit(self, place: ModelPlace) -> None:
         """Raises Refused: its licence, by the policy in force."""
         if notice := self._gate(place.model, place.header):
             self._notice(notice.text)

@@ -29,7 +29,7 @@ _MEMORY: Final = 4 << 30
 _LABEL: Final = "the vocabulary"
 
 
-class Words:
+class VocabularyWorker:
     """The vocabulary of one GGUF file; a context manager, for one thread outside any event loop.
 
     Attributes:

@@ -17,7 +17,7 @@ _MAX_CHARACTERS = 4 << 20
 """Characters of one rendering; no context of today holds more."""
 
 
-class Host:
+class TokenizerHost:
     """One vocabulary."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Host:
         )  # imports Jinja
         ffi, lib = llama_h.opened()
         self._model = llama_h.vocabulary(lib, parameters["weights"])
-        self._words = llama_h.Words(ffi, lib, self._model)
+        self._words = llama_h.LoadedVocabulary(ffi, lib, self._model)
         vocab = self._words.vocab
         if lib.llama_vocab_type(vocab) == 0:
             raise RuntimeError("the file has no vocabulary")

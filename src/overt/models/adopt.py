@@ -14,13 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 from overt.errors import IntegrityError, ModelNotFound, OvertError, UsageError
-from overt.models.sources.base import CHUNK, Report, Step
-from overt.models.sources.local_caches import PROGRAMS, Found, Part, Place, any_folder, places
-from overt.models.store import File, Link, Manifest, Store
+from overt.models.sources.base import CHUNK, FetchProgress, Report
+from overt.models.sources.local_caches import (
+    PROGRAMS,
+    ForeignFile,
+    ForeignModel,
+    ForeignPlace,
+    any_folder,
+    places,
+)
+from overt.models.store import File, FileLink, Manifest, Store
 from overt.ref import Ref, safe_member
 from overt.settings import Settings
 
-__all__ = ["Adopted", "Looked", "Skipped", "adopt"]
+__all__ = ["AdoptReport", "Adopted", "SkippedModel", "adopt"]
 
 How = Literal["hard link", "reference", "here already"]
 
@@ -47,7 +54,7 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedModel:
     """What was not adopted; `reason` goes on from `shown` as a sentence."""
 
     program: str
@@ -56,21 +63,21 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class AdoptReport:
     """The folders that were looked into, and what came of it."""
 
-    places: tuple[Place, ...]
+    places: tuple[ForeignPlace, ...]
     adopted: tuple[Adopted, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedModel, ...]
 
 
 def adopt(
     what: str | None,
     settings: Settings,
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[FetchProgress], None] | None = None,
     dry_run: bool = False,
     environ: "dict[str, str] | None" = None,
-) -> Looked:
+) -> AdoptReport:
     """Take the models of a program (a key of `PROGRAMS`), of a folder, or of all programs (None).
 
     With `dry_run` nothing is hashed and nothing written: the answer is what would be done.
@@ -81,17 +88,17 @@ def adopt(
         Busy, OutOfDisk, Failure: the store cannot be written.
     """
     all_places = _places(what, dict(os.environ) if environ is None else environ)
-    job = _Job(settings, progress or (lambda _: None), dry_run)
+    job = _AdoptJob(settings, progress or (lambda _: None), dry_run)
     for place in all_places:
         for item in place.look():
-            if isinstance(item, Found):
+            if isinstance(item, ForeignModel):
                 job.take(place, item)
             else:
-                job.skipped.append(Skipped(place.program, item.shown, item.reason))
-    return Looked(tuple(all_places), tuple(job.adopted), tuple(job.skipped))
+                job.skipped.append(SkippedModel(place.program, item.shown, item.reason))
+    return AdoptReport(tuple(all_places), tuple(job.adopted), tuple(job.skipped))
 
 
-def _places(what: str | None, environ: dict[str, str]) -> list[Place]:
+def _places(what: str | None, environ: dict[str, str]) -> list[ForeignPlace]:
     if what is None:
         return [place for key in PROGRAMS for place in places(key, environ)]
     if what in PROGRAMS:
@@ -110,36 +117,36 @@ def _places(what: str | None, environ: dict[str, str]) -> list[Place]:
     )
 
 
-class _Job:
+class _AdoptJob:
     def __init__(self, settings: Settings, report: Report, dry_run: bool) -> None:
         self.settings = settings
         self.report = report
         self.dry_run = dry_run
         self.store = Store(settings.home)
         self.adopted: list[Adopted] = []
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedModel] = []
 
-    def take(self, place: Place, model: Found) -> None:
+    def take(self, place: ForeignPlace, model: ForeignModel) -> None:
         """Adopt one model, or say why not."""
         try:
             self.adopted.append(
                 self._dry(place, model) if self.dry_run else self._one(place, model)
             )
         except OvertError as error:
-            self.skipped.append(Skipped(place.program, model.shown, error.message))
+            self.skipped.append(SkippedModel(place.program, model.shown, error.message))
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}"
-            self.skipped.append(Skipped(place.program, model.shown, reason))
+            self.skipped.append(SkippedModel(place.program, model.shown, reason))
         except UnicodeEncodeError:
             reason = "its path holds bytes that are no text"
-            self.skipped.append(Skipped(place.program, model.shown, reason))
+            self.skipped.append(SkippedModel(place.program, model.shown, reason))
 
-    def _one(self, place: Place, model: Found) -> Adopted:
+    def _one(self, place: ForeignPlace, model: ForeignModel) -> Adopted:
         files: list[File] = []
-        links: dict[str, Link] = {}
+        links: dict[str, FileLink] = {}
         for part in model.parts:
             safe_member(part.path)
-            link = Link.of(part.file.resolve(strict=True), place.key)
+            link = FileLink.of(part.file.resolve(strict=True), place.key)
             if part.role in ("weights", "projector", "adapter", "draft"):
                 _check(part, model.shown)
             hexes = self._digest(part, model.shown)
@@ -164,7 +171,7 @@ class _Job:
         except IntegrityError:
             return False
 
-    def _dry(self, place: Place, model: Found) -> Adopted:
+    def _dry(self, place: ForeignPlace, model: ForeignModel) -> Adopted:
         from overt.models.sources.folder import check_magic
 
         size = 0
@@ -180,7 +187,7 @@ class _Job:
             place.program, model.shown, name, "", size, "hard link" if same else "reference"
         )
 
-    def _digest(self, part: Part, shown: str) -> str:
+    def _digest(self, part: ForeignFile, shown: str) -> str:
         """64 hex of the file, which must be what its program states.
 
         Raises:
@@ -199,7 +206,7 @@ class _Job:
             raise IntegrityError(f"its {part.path} is damaged: its git id is not the one stated")
         return actual
 
-    def _name(self, model: Found, manifest: Manifest) -> Ref:
+    def _name(self, model: ForeignModel, manifest: Manifest) -> Ref:
         """What to call it: a name that another model already has, or that the catalogue has, gets
         the beginning of this model's digest as its tag, so that nothing is called two things.
         """
@@ -246,7 +253,7 @@ def _proper(manifest: Manifest) -> Manifest:
     return Manifest.decode(manifest.encode())
 
 
-def _check(part: Part, shown: str) -> None:
+def _check(part: ForeignFile, shown: str) -> None:
     """Raises UnsafeFile or FormatError where the file is no GGUF and no safetensors."""
     from overt.formats.pickle import looks_pickled
     from overt.models.sources.file_selection import refused

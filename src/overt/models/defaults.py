@@ -14,7 +14,7 @@ from typing import Any
 
 from overt.chat import Message, Request, Sampling
 from overt.errors import FormatError
-from overt.models.pull import Model
+from overt.models.pull import LocalModel
 from overt.models.sources.base import Role
 from overt.settings import Settings
 
@@ -53,7 +53,7 @@ class Overlay:
     notices: tuple[str, ...] = ()
 
 
-def read(model: Model) -> Overlay:
+def read(model: LocalModel) -> Overlay:
     """The overlay of a model on this disk.
 
     Raises:
@@ -64,7 +64,7 @@ def read(model: Model) -> Overlay:
     return build(texts(model), model.parts.get("adapter", ()), renderer=renderer)
 
 
-def texts(model: Model) -> dict[str, str]:
+def texts(model: LocalModel) -> dict[str, str]:
     """The small files of a model by role. Raises FormatError: one of them is too large."""
     return {
         role: text_of(path, role)

@@ -26,7 +26,7 @@ import psutil
 
 from overt.errors import BadSetting, OutOfMemory
 from overt.formats.ggml import TYPES
-from overt.formats.gguf import MAX_BLOCKS, Array, Header
+from overt.formats.gguf import MAX_BLOCKS, Array, GgufHeader
 
 CHECKPOINTS: Final = 2
 """Checkpoints a slot keeps of windowed or recurrent layers; the engine is told the same."""
@@ -66,7 +66,7 @@ _HYBRIDS: Final = ("qwen3next", "qwen35", "qwen35moe")  # every fourth layer is 
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryNeed:
     """Bytes of resident memory at the peak, for `parallel` slots of `context` tokens each."""
 
     weights: int
@@ -82,11 +82,11 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class ContextFit:
     """A context that fits; `reduced_from` is the model's own where that would not."""
 
     context: int
-    need: Need
+    need: MemoryNeed
     reduced_from: int | None = None
 
 
@@ -94,7 +94,7 @@ class Fit:
 
 
 def need(
-    header: Header,
+    header: GgufHeader,
     context: int,
     parallel: int = 1,
     batch: int = 128,
@@ -102,7 +102,7 @@ def need(
     *,
     projector: int = 0,
     native: bool = False,
-) -> Need:
+) -> MemoryNeed:
     """The worker's peak memory in bytes.
 
     `projector` is the size in bytes of the file that reads images, where there is one; `native`
@@ -115,7 +115,7 @@ def need(
     slot_cache, slot_state = _cache(header, full, windowed, kv_type)
     vocabulary = header.vocabulary_size or 0
     merges = header.metadata.get("tokenizer.ggml.merges")
-    return Need(
+    return MemoryNeed(
         weights=header.file_size - header.data_offset + _repacked(header, native) + projector,
         kv_cache=parallel * (slot_cache + CHECKPOINTS * slot_state),
         compute=_compute(header, batch, parallel, full, windowed),
@@ -128,7 +128,9 @@ def need(
     )
 
 
-def of_size(need: Need, header: Header, size: int, quantization: str, projector: int = 0) -> Need:
+def of_size(
+    need: MemoryNeed, header: GgufHeader, size: int, quantization: str, projector: int = 0
+) -> MemoryNeed:
     """About what another quantization of the same model needs: a file (or files) of `size` bytes.
 
     `found` is the need of `header`, the quantization that was read. How much of the other file the
@@ -145,14 +147,14 @@ def of_size(need: Need, header: Header, size: int, quantization: str, projector:
     return replace(need, weights=int(size * (1 + twice)) + projector)
 
 
-def _cells(header: Header, context: int, batch: int) -> tuple[int, int]:
+def _cells(header: GgufHeader, context: int, batch: int) -> tuple[int, int]:
     """Cells of a slot in layers that see everything, and in windowed layers (0 without any)."""
     full = _up(context)
     window = _window(header)
     return full, _up(min(full, window + batch)) if window else 0
 
 
-def _cache(header: Header, full: int, windowed: int, kv_type: str) -> tuple[int, int]:
+def _cache(header: GgufHeader, full: int, windowed: int, kv_type: str) -> tuple[int, int]:
     """A slot's cache in bytes, and how much of it a checkpoint copies."""
     key, value = header.key_length or 0, header.value_length or 0
     short_key = header.number(f"{header.architecture}.attention.key_length_swa") or key
@@ -173,7 +175,7 @@ def _cache(header: Header, full: int, windowed: int, kv_type: str) -> tuple[int,
     return cache + recurrent, state + recurrent
 
 
-def _cached_heads(header: Header) -> tuple[int, ...]:
+def _cached_heads(header: GgufHeader) -> tuple[int, ...]:
     """Key heads of each layer that has a cache of its own, 0 for the others."""
     own = header.architecture
     heads = header.kv_head_counts
@@ -188,7 +190,7 @@ def _cached_heads(header: Header) -> tuple[int, ...]:
     )
 
 
-def _recurrent_state(header: Header) -> int:
+def _recurrent_state(header: GgufHeader) -> int:
     """Bytes of a slot's convolution and state-space rows (f32), in layers without attention."""
     own = header.architecture
     inner, state = header.number(f"{own}.ssm.inner_size"), header.number(f"{own}.ssm.state_size")
@@ -202,7 +204,7 @@ def _recurrent_state(header: Header) -> int:
     return 4 * layers * (steps * (inner + 2 * groups * state) + state * inner)
 
 
-def _window(header: Header) -> int:
+def _window(header: GgufHeader) -> int:
     own = header.architecture
     if header.metadata.get(f"{own}.attention.sliding_window") == 0:
         return 0
@@ -211,7 +213,7 @@ def _window(header: Header) -> int:
     return header.sliding_window or _WINDOWS.get(own, (0, False, 0))[2]
 
 
-def _windowed_layers(header: Header) -> tuple[bool, ...]:
+def _windowed_layers(header: GgufHeader) -> tuple[bool, ...]:
     """For each layer whether it looks back a window only. An unknown architecture has none."""
     own = header.architecture
     blocks = min(header.block_count or 0, MAX_BLOCKS)
@@ -227,7 +229,7 @@ def _windowed_layers(header: Header) -> tuple[bool, ...]:
     return tuple(layer % period != dense for layer in range(blocks))
 
 
-def _compute(header: Header, batch: int, parallel: int, full: int, windowed: int) -> int:
+def _compute(header: GgufHeader, batch: int, parallel: int, full: int, windowed: int) -> int:
     """The buffers of the largest graph, and the logits handed out.
 
     The graph holds the attention masks (f16), five rows of the model's width for each token of the
@@ -244,7 +246,7 @@ def _compute(header: Header, batch: int, parallel: int, full: int, windowed: int
     return masks + rows + max(4 * batch * 3 * width, logits) + logits
 
 
-def _repacked(header: Header, native: bool) -> int:
+def _repacked(header: GgufHeader, native: bool) -> int:
     types = _repacked_types(native)
     tied = header.tensor("output.weight") is None
     return sum(
@@ -351,7 +353,7 @@ def _group_room(group: Path, most: str, used: str, droppable: Iterable[str]) -> 
 
 
 def choose(
-    header: Header,
+    header: GgufHeader,
     *,
     context: int,
     parallel: int,
@@ -361,7 +363,7 @@ def choose(
     projector: int = 0,
     native: bool = False,
     label: str = "the model",
-) -> Fit:
+) -> ContextFit:
     """A context that fits in `free` bytes.
 
     `context` 0 asks for the model's own, reduced to what fits in nine tenths of `free` (the
@@ -372,24 +374,24 @@ def choose(
             holds choices that would, each computed.
     """
 
-    def takes(tokens: int, slots: int = parallel) -> Need:
+    def takes(tokens: int, slots: int = parallel) -> MemoryNeed:
         return need(header, tokens, slots, batch, kv_type, projector=projector, native=native)
 
     if context:
         taken = takes(context)
         if taken.total <= free:
-            return Fit(context, taken)
+            return ContextFit(context, taken)
         raise _too_big(taken, free, takes, label)
     own = header.context_length or _UNSTATED_CONTEXT
     spared = int(free * _SPARE)
     for most in (spared, free):
         best = _largest(own, most, takes)
         if best:
-            return Fit(best, takes(best), own if best < own else None)
+            return ContextFit(best, takes(best), own if best < own else None)
     raise _too_big(takes(min(own, MIN_CONTEXT)), free, takes, label)
 
 
-def _largest(limit: int, free: int, takes: Callable[[int], Need]) -> int:
+def _largest(limit: int, free: int, takes: Callable[[int], MemoryNeed]) -> int:
     """The largest multiple of `STEP` below `limit`, or `limit` itself, that fits; else 0."""
     if takes(limit).total <= free:
         return limit
@@ -405,7 +407,9 @@ def _largest(limit: int, free: int, takes: Callable[[int], Need]) -> int:
     return low * STEP
 
 
-def _too_big(need: Need, free: int, takes: Callable[[int, int], Need], label: str) -> OutOfMemory:
+def _too_big(
+    need: MemoryNeed, free: int, takes: Callable[[int, int], MemoryNeed], label: str
+) -> OutOfMemory:
     slots = f" for each of {need.parallel} requests at once" if need.parallel > 1 else ""
     message = (
         f"{label} needs {human(need.total)} of memory with a context of {need.context} "
@@ -420,7 +424,7 @@ def _too_big(need: Need, free: int, takes: Callable[[int, int], Need], label: st
     return OutOfMemory(message, f"{hint}, or use {file}" if file else hint)
 
 
-def _choices(need: Need, free: int, takes: Callable[[int, int], Need]) -> list[str]:
+def _choices(need: MemoryNeed, free: int, takes: Callable[[int, int], MemoryNeed]) -> list[str]:
     """A smaller context, or fewer slots, or else both; each with what it would take."""
     slots = need.parallel
     choices = []
@@ -438,7 +442,7 @@ def _choices(need: Need, free: int, takes: Callable[[int, int], Need]) -> list[s
     return choices
 
 
-def _largest_file(need: Need, free: int) -> str:
+def _largest_file(need: MemoryNeed, free: int) -> str:
     """The file that would fit in place of this one, where a smaller one could help."""
     room = free - (need.total - need.weights)
     return f"a file of at most {human(room)}" if 0 < room < need.weights else ""

@@ -14,15 +14,15 @@ from typing import Any
 
 from overt.errors import BadRef, FormatError, ModelNotFound, OvertError
 from overt.formats import gguf, gotemplate
-from overt.formats.modelfile import Command, Modelfile, write
+from overt.formats.modelfile import Modelfile, ModelfileCommand, write
 from overt.models import defaults, pull
 from overt.models.recipe import Input, Recipe
-from overt.models.sources.base import Role, Step
-from overt.models.store import File, Link, Manifest, Store
+from overt.models.sources.base import FetchProgress, Role
+from overt.models.store import File, FileLink, Manifest, Store
 from overt.ref import Ref, parse
 from overt.settings import Settings
 
-__all__ = ["Created", "create", "modelfile_of", "named"]
+__all__ = ["CreatedModel", "create", "modelfile_of", "named"]
 
 _SAID = ("renderer", "parser", "requires")
 _PATHS: dict[Role, str] = {
@@ -32,11 +32,11 @@ _PATHS: dict[Role, str] = {
     "projector": "projector.gguf",
 }
 _WHATS = {"adapter": "adapter", "mmproj": "projector"}
-Report = Callable[[Step], None]
+Report = Callable[[FetchProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
+class CreatedModel:
     """A new model, and what a person should know about it, one sentence each."""
 
     manifest: Manifest
@@ -48,7 +48,7 @@ class _Draft:
     """A manifest in the making: files in order, and where those that are not stored come from."""
 
     files: list[File] = field(default_factory=list)
-    links: dict[str, Link] = field(default_factory=dict)
+    links: dict[str, FileLink] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     inputs: list[Input] = field(default_factory=list)
     licence: str | None = None
@@ -84,7 +84,7 @@ def create(
     progress: Report | None = None,
     *,
     own: bool = False,
-) -> Created:
+) -> CreatedModel:
     """Make the model `name` as `modelfile` says; relative paths in it are below `folder`.
 
     A model it builds on that is not in the store is pulled. The same Modelfile on the same model
@@ -118,7 +118,7 @@ def create(
             files[digest] = place / f"text-{number}"
             files[digest].write_bytes(data)
         store.commit(manifest, files, [ref], draft.links)
-    return Created(manifest, tuple(draft.notices))
+    return CreatedModel(manifest, tuple(draft.notices))
 
 
 def _moved(draft: _Draft, folder: Path) -> dict[str, Path]:
@@ -182,7 +182,7 @@ def _add_base(draft: _Draft, value: str, folder: Path, settings: Settings, repor
 
 def _resolved(
     value: str, folder: Path, settings: Settings, report: Report
-) -> tuple[pull.Model, Manifest, dict[str, Link]]:
+) -> tuple[pull.LocalModel, Manifest, dict[str, FileLink]]:
     """The model a value names, its manifest, and links to those of its files not in the store."""
     path = _path(value, folder)
     if path is None:
@@ -201,7 +201,7 @@ def _resolved(
     model = pull.find(ref, settings, report)
     manifest = pull.pull(ref, settings, report)
     for file in manifest.files:
-        links[file.digest] = Link.of(base / file.path, str(base))
+        links[file.digest] = FileLink.of(base / file.path, str(base))
     return model, manifest, links
 
 
@@ -427,28 +427,32 @@ def modelfile_of(ref: str, settings: Settings) -> str:
     """
     model = pull.find(ref, settings)
     store = Store(settings.home)
-    commands = [Command("from", value) for value in _bases(model, store)]
+    commands = [ModelfileCommand("from", value) for value in _bases(model, store)]
     for role in ("adapter", "draft"):
-        commands += [Command(role, str(path)) for path in model.parts.get(role, ())]
+        commands += [ModelfileCommand(role, str(path)) for path in model.parts.get(role, ())]
     texts = defaults.texts(model)
-    commands += [Command(role, texts[role]) for role in ("template", "system") if role in texts]
+    commands += [
+        ModelfileCommand(role, texts[role]) for role in ("template", "system") if role in texts
+    ]
     parameters = json.loads(texts.get("parameters", "{}"))
     for name, value in parameters.items() if isinstance(parameters, dict) else ():
         for item in value if isinstance(value, list) else [value]:
             shown = str(item).lower() if isinstance(item, bool) else str(item)
-            commands.append(Command("parameter", shown, name))
+            commands.append(ModelfileCommand("parameter", shown, name))
     over = defaults.build({k: v for k, v in texts.items() if k == "messages"})
-    commands += [Command("message", message.text, message.role) for message in over.messages]
+    commands += [
+        ModelfileCommand("message", message.text, message.role) for message in over.messages
+    ]
     for file in _own_licences(model, store):
         text = defaults.text_of(store.path(file), "licence")
-        commands.append(Command("license", text))
+        commands.append(ModelfileCommand("license", text))
     origin = model.manifest.origin if model.manifest else {}
-    commands += [Command(word, origin[word]) for word in _SAID if word in origin]
+    commands += [ModelfileCommand(word, origin[word]) for word in _SAID if word in origin]
     head = f"# {ref} as a Modelfile; make it again: overt create NAME -f this-file\n"
     return head + write(Modelfile(tuple(commands)))
 
 
-def _bases(model: pull.Model, store: Store) -> Iterable[str]:
+def _bases(model: pull.LocalModel, store: Store) -> Iterable[str]:
     """What to write after FROM: what the model was made of, else the files themselves."""
     files = [str(path) for path in (model.weights, model.projector) if path]
     if model.manifest is None:
@@ -465,7 +469,7 @@ def _bases(model: pull.Model, store: Store) -> Iterable[str]:
     return named or files
 
 
-def _own_licences(model: pull.Model, store: Store) -> list[File]:
+def _own_licences(model: pull.LocalModel, store: Store) -> list[File]:
     """The licences that FROM does not bring along already."""
     if model.manifest is None or not (recipes := model.parts.get("recipe")):
         return []

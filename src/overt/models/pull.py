@@ -25,15 +25,15 @@ from overt.errors import (
     OvertError,
     SourceFailed,
 )
-from overt.models.sources.base import Collected, Plan, Report, Role, Step
+from overt.models.sources.base import Collected, FetchPlan, FetchProgress, Report, Role
 from overt.models.store import File, Manifest, Store, view
 from overt.ref import Ref, parse
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.models.sources.catalogue import Entry
+    from overt.models.sources.catalogue import CatalogueEntry
 
-__all__ = ["Model", "Step", "find", "pull"]
+__all__ = ["FetchProgress", "LocalModel", "find", "pull"]
 
 _PARTS: tuple[Role, ...] = (
     "system",
@@ -48,7 +48,7 @@ _ELSEWHERE = (SourceFailed, NotFound, NeedsAccess, Offline, Busy)  # another ref
 
 
 @dataclass(frozen=True)
-class Model:
+class LocalModel:
     """A model on this disk.
 
     Attributes:
@@ -68,14 +68,16 @@ class Model:
     parts: Mapping[Role, tuple[Path, ...]] = field(default_factory=dict)
 
     @property
-    def catalogue(self) -> "Entry | None":
+    def catalogue(self) -> "CatalogueEntry | None":
         """What the catalogue says about it, if it was asked for by a short name."""
         from overt.models.sources.catalogue import lookup
 
         return lookup(parse(self.ref))
 
 
-def pull(ref: str, settings: Settings, progress: Callable[[Step], None] | None = None) -> Manifest:
+def pull(
+    ref: str, settings: Settings, progress: Callable[[FetchProgress], None] | None = None
+) -> Manifest:
     """Bring a model into the store, or finish a pull that was cut off.
 
     Fast where it is there already: a pinned ref or a catalogue name asks no network, a moving one
@@ -107,11 +109,15 @@ def pull(ref: str, settings: Settings, progress: Callable[[Step], None] | None =
         except _ELSEWHERE as error:
             failures.append(error)
             if candidate != candidates[-1]:
-                report(Step(f"{candidate} failed ({error.message}), trying the next", 0, None))
+                report(
+                    FetchProgress(f"{candidate} failed ({error.message}), trying the next", 0, None)
+                )
     raise failures[0]
 
 
-def find(ref: str, settings: Settings, progress: Callable[[Step], None] | None = None) -> Model:
+def find(
+    ref: str, settings: Settings, progress: Callable[[FetchProgress], None] | None = None
+) -> LocalModel:
     """A model on this disk; nothing is fetched and, for a stored one, nothing is hashed.
 
     A plain file or folder is hashed the first time, and again when it changes.
@@ -129,7 +135,7 @@ def find(ref: str, settings: Settings, progress: Callable[[Step], None] | None =
     store = Store(settings.home)
     manifest = _stored(store, wanted)
     projectors = [store.path(file) for file in manifest.files if file.role == "projector"]
-    return Model(
+    return LocalModel(
         ref=ref,
         digest=manifest.digest,
         weights=view.weights(store, manifest),
@@ -166,7 +172,7 @@ def _stored(store: Store, wanted: Ref) -> Manifest:
         ) from None
 
 
-def _candidates(wanted: Ref) -> "tuple[Entry | None, tuple[Ref, ...]]":
+def _candidates(wanted: Ref) -> "tuple[CatalogueEntry | None, tuple[Ref, ...]]":
     """The catalogue's entry, and the refs to try in order."""
     from overt.models.sources import MODULES
 
@@ -184,7 +190,7 @@ def _candidates(wanted: Ref) -> "tuple[Entry | None, tuple[Ref, ...]]":
 
 
 def _present(
-    store: Store, wanted: Ref, entry: "Entry | None", candidates: tuple[Ref, ...]
+    store: Store, wanted: Ref, entry: "CatalogueEntry | None", candidates: tuple[Ref, ...]
 ) -> Manifest | None:
     """What is here already and needs no question to anybody."""
     try:
@@ -246,30 +252,30 @@ def _pull_one(
     store: Store,
     wanted: Ref,
     candidate: Ref,
-    entry: "Entry | None",
+    entry: "CatalogueEntry | None",
     settings: Settings,
     report: Report,
 ) -> Manifest:
     from overt.models.sources import planner
     from overt.models.sources.download import Network
-    from overt.models.sources.staging import Desk
+    from overt.models.sources.staging import Staging
 
     network = Network(settings.offline, bandwidth=settings.bandwidth, at_once=settings.downloads)
     try:
-        report(Step(f"asking for {candidate}", 0, None))
+        report(FetchProgress(f"asking for {candidate}", 0, None))
         if candidate.scheme == "hf" and candidate.file is None:
             from overt.models.quant_selection import settle
 
             candidate = settle(candidate, settings, network, report, _before(store, wanted))
         plan = planner(candidate.scheme)(candidate, network, entry.pins if entry else {})
-        waits = lambda: report(Step(f"another process is pulling {plan.ref}", 0, None))  # noqa: E731
+        waits = lambda: report(FetchProgress(f"another process is pulling {plan.ref}", 0, None))  # noqa: E731
         with store.pulling(plan.ref, waits) as folder:
             if (here := store.pinned(str(plan.ref))) and _fits(here, entry):
                 with suppress(IntegrityError):  # removed by another process just now
                     _name(store, wanted, here)
                     return here
             _sign(folder, wanted, plan.ref)
-            desk = Desk(folder, network, report, lambda hexes: store.blob(f"sha256:{hexes}"))
+            desk = Staging(folder, network, report, lambda hexes: store.blob(f"sha256:{hexes}"))
             collected = plan.collect(desk)
             manifest = _manifest(plan, collected, entry)
             files = {f"sha256:{piece.sha256}": piece.file for piece in collected.pieces}
@@ -280,7 +286,7 @@ def _pull_one(
         network.close()
 
 
-def _manifest(plan: Plan, collected: Collected, entry: "Entry | None") -> Manifest:
+def _manifest(plan: FetchPlan, collected: Collected, entry: "CatalogueEntry | None") -> Manifest:
     """The manifest of what came, after the checks that need the bytes.
 
     Raises:
@@ -322,7 +328,7 @@ def _check(file: Path, path: str, place: str) -> None:
     check_magic(file, path)
 
 
-def _fits(manifest: Manifest, entry: "Entry | None") -> bool:
+def _fits(manifest: Manifest, entry: "CatalogueEntry | None") -> bool:
     """Whether the weights are the ones the catalogue pins, where it pins any."""
     pin = entry.sha256 if entry else None
     return pin is None or manifest.weights.digest == f"sha256:{pin}"
@@ -351,7 +357,7 @@ def _clear(folder: Path) -> None:
     rmtree(folder, ignore_errors=True)
 
 
-def _plain(wanted: Ref, settings: Settings, report: Report) -> tuple[Model, Manifest]:
+def _plain(wanted: Ref, settings: Settings, report: Report) -> tuple[LocalModel, Manifest]:
     """A file or folder where it lies; the manifest is made up and not stored."""
     from overt.formats import scan
     from overt.models.sources import folder
@@ -368,7 +374,9 @@ def _plain(wanted: Ref, settings: Settings, report: Report) -> tuple[Model, Mani
     manifest = Manifest(tuple(files), str(wanted), {"source": "folder"})
     digest = files[0].digest if len(files) == 1 else _list_digest(files)
     projectors = [local.file for local in locals_ if local.role == "projector"]
-    model = Model(str(wanted), digest, locals_[0].file, projectors[0] if projectors else None, None)
+    model = LocalModel(
+        str(wanted), digest, locals_[0].file, projectors[0] if projectors else None, None
+    )
     return model, manifest
 
 
@@ -378,5 +386,5 @@ def _list_digest(files: list[File]) -> str:
     return "sha256:" + sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _ignore(_: Step) -> None:
+def _ignore(_: FetchProgress) -> None:
     pass

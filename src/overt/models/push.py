@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from overt.errors import OvertError
 from overt.models.pull import find, pull
-from overt.models.sources.base import Piece, Step
+from overt.models.sources.base import FetchedFile, FetchProgress
 from overt.models.store import Manifest, Store
 from overt.ref import parse
 from overt.settings import Settings
@@ -22,7 +22,10 @@ __all__ = ["push"]
 
 
 def push(
-    ref: str, target: str, settings: Settings, progress: Callable[[Step], None] | None = None
+    ref: str,
+    target: str,
+    settings: Settings,
+    progress: Callable[[FetchProgress], None] | None = None,
 ) -> "Pushed":
     """Send `ref` to `target`, which is ``oci:host/name:tag``.
 
@@ -50,7 +53,7 @@ def push(
         network.close()
 
 
-def _pieces(ref: str, settings: Settings) -> tuple[Manifest, list[Piece]]:
+def _pieces(ref: str, settings: Settings) -> tuple[Manifest, list[FetchedFile]]:
     """The files of a model of the store, or of a plain file or folder."""
     from overt.models.sources.folder import read
 
@@ -65,12 +68,12 @@ def _pieces(ref: str, settings: Settings) -> tuple[Manifest, list[Piece]]:
         store = Store(settings.home)
         places = {file.path: store.path(file) for file in manifest.files}
     return manifest, [
-        Piece(f.role, f.path, places[f.path], f.digest.removeprefix("sha256:"), f.size)
+        FetchedFile(f.role, f.path, places[f.path], f.digest.removeprefix("sha256:"), f.size)
         for f in manifest.files
     ]
 
 
-def _facts(manifest: Manifest, weights: Piece, name: str) -> dict[str, str]:
+def _facts(manifest: Manifest, weights: FetchedFile, name: str) -> dict[str, str]:
     """What the configuration of a ModelPack artefact can say about it."""
     from overt.formats.gguf import read
 

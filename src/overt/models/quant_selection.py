@@ -17,16 +17,16 @@ from typing import TypeVar
 
 from overt.errors import BadRef, OutOfMemory, OvertError
 from overt.formats import gguf, safetensors
-from overt.formats.gguf import Header
+from overt.formats.gguf import GgufHeader
 from overt.models import memory
 from overt.models.sources import hub
-from overt.models.sources.base import Report, Step
+from overt.models.sources.base import FetchProgress, Report
 from overt.models.sources.download import Network
 from overt.models.sources.file_selection import Variant, choose, rank, variants
 from overt.ref import Ref, parse
 from overt.settings import Settings
 
-Kind = TypeVar("Kind", Header, safetensors.Header)
+Kind = TypeVar("Kind", GgufHeader, safetensors.SafetensorsHeader)
 _CONTEXT = 4096  # tokens a model should have room for, where no context is set
 _STEPS = (2 << 20, 8 << 20, 32 << 20)  # bytes read for a header: more and more, then no more
 WIDE = 1 << 44  # a file stated to be larger is not looked at
@@ -36,7 +36,7 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
+class OfferedModel:
     """One quantization.
 
     Attributes:
@@ -69,13 +69,13 @@ class Offer:
         models: best first; empty where it holds no GGUF.
         best: the first that fits, or may.
         free: bytes of memory free here.
-        context: tokens that `Offered.need` is for.
+        context: tokens that `OfferedModel.need` is for.
         code: Python files of the repository; they are never fetched and never run.
     """
 
     ref: Ref
-    models: tuple[Offered, ...]
-    best: Offered | None
+    models: tuple[OfferedModel, ...]
+    best: OfferedModel | None
     free: int
     context: int
     code: tuple[str, ...]
@@ -115,7 +115,7 @@ def settle(
         return before
     if len(variants(list(listing.sizes))) < 2:
         return ref
-    report(Step(f"reading what hf:{ref.name} offers", 0, None))
+    report(FetchProgress(f"reading what hf:{ref.name} offers", 0, None))
     offer = _look(listing, settings)
     best = offer.best
     if best is None:
@@ -127,7 +127,7 @@ def settle(
             f"free some memory, or name it to get it all the same: hf:{ref.name}#{least.name}",
         )
     why = ", the best that fits" if best.fits else ""
-    report(Step(f"taking {best.name} of {len(offer.models)}{why}", 0, None))
+    report(FetchProgress(f"taking {best.name} of {len(offer.models)}{why}", 0, None))
     return replace(offer.ref, file=best.name)
 
 
@@ -139,7 +139,7 @@ def _look(listing: hub.Listing, settings: Settings, *, tables: bool = False) -> 
     if not variants_found:
         choose(paths, None, f"hf:{listing.ref.name}")  # says why there are none
         return Offer(listing.ref, (), None, free, 0, code)
-    judge = _Judge(listing, settings, free)
+    judge = _VariantJudge(listing, settings, free)
     judge.read(variants_found[0])
     if tables:
         judge.read_tables(variants_found)
@@ -154,15 +154,15 @@ def _look(listing: hub.Listing, settings: Settings, *, tables: bool = False) -> 
     )
 
 
-class _Judge:
+class _VariantJudge:
     """The headers read so far, and what they say about each quantization."""
 
     def __init__(self, listing: hub.Listing, settings: Settings, free: int) -> None:
         self._listing = listing
         self._settings = settings
         self._free = free
-        self._headers: dict[str, Header | None] = {}
-        self._common: Header | None = None
+        self._headers: dict[str, GgufHeader | None] = {}
+        self._common: GgufHeader | None = None
         self.context = settings.context or _CONTEXT
 
     def read(self, variant: Variant) -> None:
@@ -196,12 +196,12 @@ class _Judge:
                 if self.offered(variant).fits is not False:
                     yield variant
 
-    def offered(self, variant: Variant) -> Offered:
+    def offered(self, variant: Variant) -> OfferedModel:
         size = sum(self._listing.sizes[path] for path in variant.parts)
         header = self._headers.get(variant.name)
         exact = header is not None and len(variant.parts) == 1
         need = self._need(variant, size, header if exact else None)
-        return Offered(
+        return OfferedModel(
             variant.name,
             variant.quantization,
             len(variant.parts),
@@ -212,7 +212,7 @@ class _Judge:
             None if need is None else need <= self._free,
         )
 
-    def _need(self, variant: Variant, size: int, header: Header | None) -> int | None:
+    def _need(self, variant: Variant, size: int, header: GgufHeader | None) -> int | None:
         like = header or self._common
         if like is None:
             return None
@@ -223,7 +223,7 @@ class _Judge:
             need = memory.of_size(need, like, size, variant.quantization, projector)
         return need.total
 
-    def _bits(self, size: int, header: Header | None) -> float | None:
+    def _bits(self, size: int, header: GgufHeader | None) -> float | None:
         if header:
             return header.bits_per_weight
         whole = self._common if self._common and self._common.split_count == 1 else None
@@ -232,7 +232,7 @@ class _Judge:
         return 8 * data / count if count else None
 
 
-def _peek(listing: hub.Listing, path: str) -> Header | None:
+def _peek(listing: hub.Listing, path: str) -> GgufHeader | None:
     """The header of a file of the repository; None where it cannot be read by its beginning."""
     if not 0 < listing.sizes[path] <= WIDE:
         return None
@@ -243,7 +243,7 @@ def _peek(listing: hub.Listing, path: str) -> Header | None:
             return None
 
 
-def _read(copy: Path) -> Header:
+def _read(copy: Path) -> GgufHeader:
     return gguf.read(copy, whole=False)
 
 
@@ -279,7 +279,7 @@ def fetch_header(
     return None
 
 
-def _table(listing: hub.Listing, path: str, like: Header) -> Header | None:
+def _table(listing: hub.Listing, path: str, like: GgufHeader) -> GgufHeader | None:
     """The header of another quantization of a model, of which only the tensor table is read.
 
     What else it says is taken from `like`. None where the table is not where that one's is, or has
@@ -314,6 +314,6 @@ def _table(listing: hub.Listing, path: str, like: Header) -> Header | None:
     return replace(like, tensors=header.tensors, data_offset=start, file_size=size)
 
 
-def _length(header: Header) -> int:
+def _length(header: GgufHeader) -> int:
     """Bytes of a tensor table: of each its name, shape, type and place (formats/gguf.py)."""
     return sum(24 + len(t.name.encode()) + 8 * len(t.shape) for t in header.tensors)

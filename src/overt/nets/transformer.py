@@ -108,7 +108,7 @@ class Cache:
         self.length = min(self.length, length)
 
 
-class Seen:
+class ForwardState:
     """What all layers of one forward share: rotations, which tokens see which, the cache."""
 
     def __init__(
@@ -133,7 +133,7 @@ class Attention(nn.Module):
             self.q_norm = Norm(shape, queries if full else shape.head)
             self.k_norm = Norm(shape, pairs if full else shape.head)
 
-    def forward(self, x: Tensor, seen: Seen) -> Tensor:
+    def forward(self, x: Tensor, seen: ForwardState) -> Tensor:
         shape = self.shape
         rows, length, _ = x.shape
         q, k, v = project(x, self.q_proj, self.k_proj, self.v_proj)
@@ -246,7 +246,7 @@ def _activated(gate: Tensor, silu: bool) -> Tensor:
     return functional.silu(gate) if silu else functional.gelu(gate, approximate="tanh")
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
         self.norms = shape.norms
@@ -260,7 +260,7 @@ class Layer(nn.Module):
         if shape.norms != "before":
             self.post_feedforward_layernorm = Norm(shape, shape.width)
 
-    def forward(self, x: Tensor, seen: Seen) -> Tensor:
+    def forward(self, x: Tensor, seen: ForwardState) -> Tensor:
         if self.norms == "before":
             x = x + self.self_attn(self.input_layernorm(x), seen)
             return x + self.mlp(self.post_attention_layernorm(x))
@@ -270,13 +270,13 @@ class Layer(nn.Module):
         return x + self.post_feedforward_layernorm(self.mlp(before))
 
 
-class Body(nn.Module):
+class TransformerBody(nn.Module):
     """Everything but the output matrix; its name in the parameters is ``model``."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
-        self.layers = nn.ModuleList(Layer(shape, index) for index in range(shape.layers))
+        self.layers = nn.ModuleList(DecoderLayer(shape, index) for index in range(shape.layers))
         self.norm = Norm(shape, shape.width)
 
 
@@ -293,7 +293,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape, self.checkpointing = shape, False
         with torch.device("meta"):
-            self.model = Body(shape)
+            self.model = TransformerBody(shape)
             if not shape.tied:
                 self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
         self.to(dtype)
@@ -342,7 +342,7 @@ class Transformer(nn.Module):
         x = self.model.embed_tokens(ids)
         if self.shape.embedding_scale != 1:
             x = x * self.shape.embedding_scale
-        seen = Seen(self._turns(positions), spans, cache)
+        seen = ForwardState(self._turns(positions), spans, cache)
         for layer in self.model.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, seen, use_reentrant=False, preserve_rng_state=False)

@@ -137,7 +137,7 @@ def of_release(
     return by_name
 
 
-def of_gguf(header: gguf_file.Header, wanted: Sequence[Weight]) -> dict[str, Stored]:
+def of_gguf(header: gguf_file.GgufHeader, wanted: Sequence[Weight]) -> dict[str, Stored]:
     """The tensors of a GGUF model, by their names in a release: all of `wanted`, and no others.
 
     Raises:

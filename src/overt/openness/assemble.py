@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from overt.openness import checks, program
 from overt.openness.dossier import Dossier, LicenceFinding
-from overt.openness.evidence import Evidence, Finished, finish
-from overt.openness.evidence_log import Log, Run, key_of
+from overt.openness.evidence import ComponentResult, Evidence, finish
+from overt.openness.evidence_log import CheckRun, EvidenceLog, key_of
 from overt.openness.licence import names
 from overt.openness.subject.record import Record
 from overt.openness.subject.subject import Subject
@@ -77,20 +77,20 @@ def _evidence(
     """Of every check in order; runs only those whose evidence is not there or has expired."""
     if not subject.files:
         return []
-    log = Log(home, subject.digest_all)
+    log = EvidenceLog(home, subject.digest_all)
     runs = {} if fresh else log.runs()
     base = subject.base.digest_all if subject.base else ""
     # What is claimed, and what the checks can look with.
     claimed = " ".join((record_digest(subject.record), *program.extras()))
     collected: list[Evidence] = []
-    new: list[Run] = []
+    new: list[CheckRun] = []
     for name in checks.names():
         key = key_of(name, checks.version(name), subject.digest_all, base, claimed)
         run = runs.get(key)
         if run is None or any(piece.expired(day) for piece in run.evidence):
             if report:
                 report(name)
-            run = Run(key, name, day.isoformat(), checks.run(name, subject, day))
+            run = CheckRun(key, name, day.isoformat(), checks.run(name, subject, day))
             new.append(run)
         collected += run.evidence
     if new:
@@ -98,7 +98,7 @@ def _evidence(
     return collected
 
 
-def _named(result: Finished) -> Finished:
+def _named(result: ComponentResult) -> ComponentResult:
     """With its licence by the one name that the project has for it, where it has one."""
     return replace(
         result, licence=(result.licence and names.canonical(result.licence)) or result.licence

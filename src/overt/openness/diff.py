@@ -20,7 +20,7 @@ _ORDERS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DossierChange:
     """One line of a comparison.
 
     Attributes:
@@ -40,7 +40,7 @@ class Change:
         return asdict(self)
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[DossierChange, ...]:
     """Every difference that a person would want to know; file lists and dates are not.
 
     Raises:
@@ -53,7 +53,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change
     )
 
 
-def regressions(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+def regressions(changes: tuple[DossierChange, ...]) -> tuple[DossierChange, ...]:
     """The changes for the worse that somebody's artefact caused.
 
     A check that could not be run again (offline, an extra that is not installed) leaves a component
@@ -68,7 +68,7 @@ def regressions(changes: tuple[Change, ...]) -> tuple[Change, ...]:
     )
 
 
-def _caused(changes: tuple[Change, ...]) -> bool:
+def _caused(changes: tuple[DossierChange, ...]) -> bool:
     """Whether some component was really found wanting, and not only left unchecked."""
     return any(
         change.way == "worse"
@@ -78,23 +78,23 @@ def _caused(changes: tuple[Change, ...]) -> bool:
     )
 
 
-def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+def _verdicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[DossierChange]:
     for name, order in _ORDERS.items():
         for which in ("declared", "verified"):
             first, two = str(before[name][which]), str(after[name][which])
             if first != two:
-                yield Change(f"{name}.{which}", first, two, _way(first, two, order))
+                yield DossierChange(f"{name}.{which}", first, two, _way(first, two, order))
 
 
-def _licence(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+def _licence(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[DossierChange]:
     old, two = before["licence"], after["licence"]
     for key in ("declared", "concluded", "kind"):
         if old[key] != two[key]:
-            yield Change(f"licence.{key}", _text(old[key]), _text(two[key]), "other")
+            yield DossierChange(f"licence.{key}", _text(old[key]), _text(two[key]), "other")
     altered = [bool(licence["match"] and licence["match"]["altered"]) for licence in (old, two)]
     if altered[0] != altered[1]:
         why = "; ".join(two["match"]["riders"]) if altered[1] else ""
-        yield Change(
+        yield DossierChange(
             "licence.altered",
             _text(altered[0]),
             _text(altered[1]),
@@ -103,7 +103,7 @@ def _licence(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Ch
         )
 
 
-def _components(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+def _components(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[DossierChange]:
     first = {component["name"]: component for component in before["components"]}
     for two in after["components"]:
         old = first.get(two["name"])
@@ -113,10 +113,10 @@ def _components(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         first_state, second_state = _state(old), _state(two)
         if first_state != second_state:
             way = _way(first_state, second_state, _STATES)
-            yield Change(f"{what}.state", first_state, second_state, way, _why(two))
+            yield DossierChange(f"{what}.state", first_state, second_state, way, _why(two))
         for key in ("availability", "licence"):
             if old[key] != two[key]:
-                yield Change(f"{what}.{key}", _text(old[key]), _text(two[key]), "other")
+                yield DossierChange(f"{what}.{key}", _text(old[key]), _text(two[key]), "other")
 
 
 def _state(component: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from overt.openness.evidence import Finished
+from overt.openness.evidence import ComponentResult
 from overt.openness.subject.record import Claim, Record
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ class Dossier:
     record: Record
     digest: str
     files: tuple[tuple[str, int, str], ...]
-    components: tuple[Finished, ...]
+    components: tuple[ComponentResult, ...]
     verdicts: "Verdicts"
     licence: LicenceFinding
     base: str
     made_on: str
     rules_version: int
 
-    def component(self, name: str) -> Finished:
+    def component(self, name: str) -> ComponentResult:
         return next(component for component in self.components if component.component.name == name)
 
     def as_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Dossier:
         }
 
 
-def _component(result: Finished) -> dict[str, Any]:
+def _component(result: ComponentResult) -> dict[str, Any]:
     return {
         "name": result.component.name,
         "title": result.component.title,

@@ -109,7 +109,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Finished:
+class ComponentResult:
     """One component with everything known about it.
 
     Attributes:
@@ -169,7 +169,7 @@ def _elsewhere(claim: Claim) -> bool:
 
 def finish(
     component: Component, claim: Claim | None, evidence: Iterable[Evidence], today: date
-) -> Finished:
+) -> ComponentResult:
     """Claims and evidence of one component brought together; expired evidence settles nothing."""
     pieces = tuple(evidence)
     current = [piece for piece in pieces if not piece.expired(today)]
@@ -185,7 +185,7 @@ def finish(
         availability = Availability.FULL
     concluded = next((piece.licence for piece in pieces if piece.licence), None)
     licence = concluded or (claim.licence if claim else None)
-    return Finished(component, state, availability, licence, claim, pieces, there)
+    return ComponentResult(component, state, availability, licence, claim, pieces, there)
 
 
 def read(content: Mapping[str, Any]) -> Evidence:

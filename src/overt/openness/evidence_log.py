@@ -20,7 +20,7 @@ _MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class CheckRun:
     """One run of one check."""
 
     key: str
@@ -35,14 +35,14 @@ def key_of(check: str, version: int, subject: str, base: str, claims: str) -> st
     return "sha256:" + sha256(text.encode()).hexdigest()
 
 
-class Log:
+class EvidenceLog:
     """The evidence about one subject: `path` is created with the first line."""
 
     def __init__(self, home: Path, subject: str) -> None:
         name = sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
         self.path = home / "dossiers" / f"{name}.jsonl"
 
-    def runs(self) -> Mapping[str, Run]:
+    def runs(self) -> Mapping[str, CheckRun]:
         """The newest run of each key."""
         try:
             with self.path.open("rb") as file:
@@ -53,7 +53,7 @@ class Log:
         for line in data.split(b"\n"):
             try:
                 content = json.loads(line)
-                run = Run(
+                run = CheckRun(
                     str(content["key"]),
                     str(content["check"]),
                     date.fromisoformat(content["at"]).isoformat(),
@@ -64,7 +64,7 @@ class Log:
             runs[run.key] = run
         return runs
 
-    def add(self, runs: "list[Run]") -> None:
+    def add(self, runs: "list[CheckRun]") -> None:
         """Append; one write a call, so that two programs at once do not mix their lines.
 
         A home that cannot be written keeps no evidence, which costs time and nothing else.

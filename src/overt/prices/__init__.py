@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overt import ref as refs
 from overt.chat import Usage
 from overt.errors import BadRef, BadSetting
-from overt.prices.file import File, Rates
+from overt.prices.file import PriceFile, Rates
 from overt.prices.file import load as load_file
 from overt.ref import Ref
 from overt.security.urls import read
@@ -35,7 +35,7 @@ _HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CostPart:
     """One thing that is paid for.
 
     Attributes:
@@ -71,7 +71,7 @@ class Cost:
     source: str
     day: str
     why: str = ""
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CostPart, ...] = ()
     before: "tuple[tuple[str, Cost], ...]" = ()
 
     @property
@@ -81,7 +81,7 @@ class Cost:
             return self.usd
         return sum(part.usd for part in self.parts) + sum(cost_.least for _, cost_ in self.before)
 
-    def part(self, name: str) -> Part | None:
+    def part(self, name: str) -> CostPart | None:
         return next((part for part in self.parts if part.name == name), None)
 
 
@@ -109,7 +109,7 @@ def cost(
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    file: File
+    file: PriceFile
     moment: dt.datetime
     joules: float | None
 
@@ -207,9 +207,9 @@ def _by_file(usage: Usage, rates: Rates, ask: _Ask) -> Cost:
     return Cost(float(usd), True, source, ask.day, parts=tuple(part for part, _ in parts))
 
 
-def _tokens(name: str, amount: int, price: Decimal) -> tuple[Part, Decimal]:
+def _tokens(name: str, amount: int, price: Decimal) -> tuple[CostPart, Decimal]:
     usd = price * amount / _MILLION
-    return Part(name, amount, float(price), float(usd)), usd
+    return CostPart(name, amount, float(price), float(usd)), usd
 
 
 def _by_assumptions(usage: Usage, ask: _Ask) -> Cost:
@@ -227,10 +227,10 @@ def _by_assumptions(usage: Usage, ask: _Ask) -> Cost:
             energy = ask.joules / (1000 * _HOUR)
         else:
             energy = local.watts * seconds / (1000 * _HOUR)
-        parts.append(Part("energy", energy, local.price_per_kwh, energy * local.price_per_kwh))
+        parts.append(CostPart("energy", energy, local.price_per_kwh, energy * local.price_per_kwh))
     if local.per_hour is not None:
         hours = seconds / _HOUR
-        parts.append(Part("hardware", hours, local.per_hour, hours * local.per_hour))
+        parts.append(CostPart("hardware", hours, local.per_hour, hours * local.per_hour))
     source = "your assumptions (prices.toml)"
     if measured:
         source = f"measured energy, {source}"
@@ -315,7 +315,7 @@ def _at_list(
     parts = [part for part, _ in priced if part.amount or part.name in ("input", "output")]
     rest = total - sum((usd for _, usd in priced), Decimal(0))
     if rest:  # a price for each request, for reasoning, for citations
-        parts.append(Part("other", 1, float(rest), float(rest)))
+        parts.append(CostPart("other", 1, float(rest), float(rest)))
     return Cost(float(total), True, source, ask.day, parts=tuple(parts))
 
 

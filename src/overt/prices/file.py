@@ -75,7 +75,7 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalCost:
     """What a second of this machine costs; None where the user did not say."""
 
     watts: float
@@ -84,11 +84,11 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class PriceFile:
     """All of prices.toml; empty where there is none."""
 
     entries: tuple[Rates, ...] = ()
-    local: Local | None = None
+    local: LocalCost | None = None
 
     def rates(self, ref: str, day: dt.date) -> Rates | None:
         """What holds for `ref` on `day`; None where nothing does."""
@@ -104,7 +104,7 @@ class File:
         return newest
 
 
-def load(path: Path) -> File:
+def load(path: Path) -> PriceFile:
     """Read prices.toml, again only once it has changed.
 
     Raises:
@@ -113,14 +113,14 @@ def load(path: Path) -> File:
     try:
         stat = path.stat()
     except FileNotFoundError:
-        return File()
+        return PriceFile()
     except OSError as error:
         raise _unreadable(path, error) from None
     return _loaded(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path, _changed: int, size: int, _inode: int) -> File:
+def _loaded(path: Path, _changed: int, size: int, _inode: int) -> PriceFile:
     if not path.is_file() or size > MAX_BYTES:
         raise BadSetting(
             f"{path} is not a file of at most {MAX_BYTES} bytes", "move it away, or shorten it"
@@ -135,7 +135,7 @@ def _unreadable(path: Path, error: OSError) -> BadSetting:
     return BadSetting(f"{path} cannot be read: {error.strerror}", "check the file")
 
 
-def parse(data: bytes, name: str = "prices.toml") -> File:
+def parse(data: bytes, name: str = "prices.toml") -> PriceFile:
     """Read the text of such a file.
 
     Raises:
@@ -147,7 +147,7 @@ def parse(data: bytes, name: str = "prices.toml") -> File:
         document = tomllib.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError, ArithmeticError) as error:
         raise BadSetting(f"{name}: {str(error)[:200]}", "correct it, or delete it") from None
-    where = _Where(name, text)
+    where = _LineFinder(name, text)
     for key in document:
         if key not in ("price", "local"):
             raise where.error(
@@ -158,18 +158,22 @@ def parse(data: bytes, name: str = "prices.toml") -> File:
         raise where.error("price", 0, "", "this is not a list of prices", "begin it with [[price]]")
     if len(listed) > MAX_ENTRIES:
         raise BadSetting(f"{name} has {len(listed)} prices", f"{MAX_ENTRIES} is the most")
-    entries = tuple(_entry(_Table(where, "price", at, entry)) for at, entry in enumerate(listed))
+    entries = tuple(
+        _entry(_PriceTable(where, "price", at, entry)) for at, entry in enumerate(listed)
+    )
     local = document.get("local")
     if local is not None and not isinstance(local, dict):
         raise where.error("local", 0, "", "this is not a table", "begin it with [local]")
-    return File(entries, None if local is None else _local(_Table(where, "local", 0, local)))
+    return PriceFile(
+        entries, None if local is None else _local(_PriceTable(where, "local", 0, local))
+    )
 
 
 # ---- one entry -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Where:
+class _LineFinder:
     """Finds the line of a value, for errors."""
 
     name: str
@@ -210,10 +214,10 @@ def _still_quoted(line: str, quoted: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _PriceTable:
     """One table of the file, and how to complain of it."""
 
-    where: _Where
+    where: _LineFinder
     name: str
     at: int
     values: Mapping[str, Any]
@@ -264,7 +268,7 @@ def _decimal(value: Any) -> Decimal | None:
     return number if number.is_finite() and abs(number.adjusted()) <= 40 else None
 
 
-def _entry(table: _Table) -> Rates:
+def _entry(table: _PriceTable) -> Rates:
     table.known("models", "from", "source", "above", *_PRICES)
     models = table.values.get("models")
     models = [models] if isinstance(models, str) else models
@@ -283,7 +287,7 @@ def _entry(table: _Table) -> Rates:
     return Rates(tuple(models), day, (base, *_above(table, base)), table.text("source"))
 
 
-def _above(table: _Table, base: Tier) -> list[Tier]:
+def _above(table: _PriceTable, base: Tier) -> list[Tier]:
     steps = table.values.get("above", [])
     if not isinstance(steps, list) or len(steps) > 20:
         raise table.error(
@@ -303,7 +307,7 @@ def _above(table: _Table, base: Tier) -> list[Tier]:
     return tiers[1:]
 
 
-def _tier(table: _Table, values: Mapping[str, Any], above: int, base: Tier | None) -> Tier:
+def _tier(table: _PriceTable, values: Mapping[str, Any], above: int, base: Tier | None) -> Tier:
     """The prices of one tier; what it leaves out falls back on its own input, not on the base's."""
     got = {key: table.checked(key, values[key], _MAX_USD) for key in _PRICES if key in values}
     for key in ("input", "output"):
@@ -319,7 +323,7 @@ def _tier(table: _Table, values: Mapping[str, Any], above: int, base: Tier | Non
     return Tier(above, got["input"], got["output"], cached, written, hour)
 
 
-def _local(table: _Table) -> Local:
+def _local(table: _PriceTable) -> LocalCost:
     table.known("watts", "price_per_kwh", "hardware", "hours", "source")
     if "source" in table.values:
         table.text("source")
@@ -335,7 +339,7 @@ def _local(table: _Table) -> Local:
     hours = table.amount("hours", most=Decimal(10**7), over=True)
     if watts is None and hardware is None:
         raise table.error("", "[local] says nothing", "write watts and price_per_kwh")
-    return Local(
+    return LocalCost(
         float(watts or 0),
         None if kwh is None else float(kwh),
         None if hardware is None or hours is None else float(hardware / hours),

@@ -1,9 +1,10 @@
-"""What every wire protocol is made of: routes whose handlers answer a `Call`.
+"""What every wire protocol is made of: routes whose handlers answer a `HttpCall`.
 
 A protocol is a module (or package) with a `PROTOCOL`: its routes and its form of an error. A
-handler reads its body into msgspec structs, makes a chat.Request of them once, asks `Services`, and
-writes the events back in its own words, as a `Reply` or a `Stream`. It never sees a socket, a key
-or an engine. What goes wrong is raised as an OvertError; the server answers with `Protocol.refuse`.
+handler reads its body into msgspec structs, makes a chat.Request of them once, asks
+`ServicesInterface`, and writes the events back in its own words, as a `HttpReply` or a `Stream`. It
+never sees a socket, a key or an engine. What goes wrong is raised as an OvertError; the server
+answers with `Protocol.refuse`.
 """
 
 import math
@@ -45,7 +46,7 @@ NOBODY = Caller()
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class ModelHold:
     """How a model is to be held for a request.
 
     `keep_alive` is seconds it stays loaded after its last request: 0 unloads it at once,
@@ -57,12 +58,12 @@ class Hold:
     context: int | None = None
 
 
-AS_EVER = Hold()
-FOR_EVER = Hold(keep_alive=math.inf)
+AS_EVER = ModelHold()
+FOR_EVER = ModelHold(keep_alive=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ModelCard:
     """What is known of one model in the store, from its files alone; unknown is None or empty.
 
     `id` is the shortest ref that names it, what clients are shown and send back. `kind` is
@@ -88,10 +89,10 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModelInfo:
     """A model that is in memory. `expires` is Unix seconds, `math.inf` for never."""
 
-    card: Card
+    card: ModelCard
     memory: int  # bytes it takes, as estimated before it was loaded
     context: int  # tokens of one request
     parallel: int
@@ -100,7 +101,7 @@ class Loaded:
     used: float  # Unix seconds of its last request
 
 
-class Records(Interface):
+class RecordsInterface(Interface):
     """What is kept between requests for the caller who made it: responses, files, batches.
 
     `kind` is a word such as ``response``; ids are unique within a kind. Nobody sees what belongs to
@@ -127,30 +128,30 @@ class Records(Interface):
     ) -> Sequence[bytes]: ...
 
 
-class Services(Interface):
+class ServicesInterface(Interface):
     """Everything a protocol may ask of the server. Each call raises OvertErrors."""
 
-    records: Records
+    records: RecordsInterface
     files: Path  # a folder for what is too large for `records`; made by whoever writes into it
     library: Any  # server/library.py: pull, push, create, copy, delete, blobs, show
     version: str
 
     def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         """Events as chat.Event says. Only the first step raises; later errors are `Failed`."""
         ...
 
     async def embed(
-        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: EmbedRequest, hold: ModelHold = AS_EVER
     ) -> Embeddings: ...
 
     async def rerank(
-        self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: RerankRequest, hold: ModelHold = AS_EVER
     ) -> Ranking: ...
 
     async def score(
-        self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: ScoreRequest, hold: ModelHold = AS_EVER
     ) -> tuple[TokenLogprob, ...]: ...
 
     async def count(self, caller: Caller, request: Request) -> int:
@@ -169,17 +170,17 @@ class Services(Interface):
 
     async def detokenize(self, caller: Caller, model: str, tokens: Sequence[int]) -> str: ...
 
-    async def models(self, caller: Caller) -> Sequence[Card]:
+    async def models(self, caller: Caller) -> Sequence[ModelCard]:
         """Every model of the store, newest first."""
         ...
 
-    async def model(self, caller: Caller, ref: str) -> Card:
+    async def model(self, caller: Caller, ref: str) -> ModelCard:
         """One of them; ModelNotFound. Never downloads."""
         ...
 
-    def loaded(self) -> Sequence[Loaded]: ...
+    def loaded(self) -> Sequence[LoadedModelInfo]: ...
 
-    async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
+    async def load(self, caller: Caller, ref: str, hold: ModelHold = AS_EVER) -> LoadedModelInfo:
         """Have a model in memory, whether or not it was."""
         ...
 
@@ -228,13 +229,13 @@ class BadBody(BadRequest):
 
 
 @dataclass(slots=True)
-class Call:
+class HttpCall:
     """One HTTP request, read whole. `id` names it in logs, headers and errors.
 
-    `chunks` reads the body of a route with `Route.upload`; `body` is empty there.
+    `chunks` reads the body of a route with `HttpRoute.upload`; `body` is empty there.
     """
 
-    services: Services
+    services: ServicesInterface
     caller: Caller
     id: str
     method: str
@@ -258,7 +259,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     """`data` (JSON) as `kind`.
 
     Raises:
-        BadBody: see `Call.read`.
+        BadBody: see `HttpCall.read`.
     """
     try:
         return msgspec.json.decode(data, type=kind)
@@ -302,7 +303,7 @@ def new_id(prefix: str) -> str:
 
 
 @dataclass(slots=True)
-class Reply:
+class HttpReply:
     """A whole answer. `content` is JSON of any msgspec value, or bytes as they are."""
 
     content: Any
@@ -331,11 +332,11 @@ class Stream:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Call], Awaitable[Reply | Stream]]
+Handler = Callable[[HttpCall], Awaitable[HttpReply | Stream]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class HttpRoute:
     """One address. `path` is Starlette's (``/v1/models/{id:path}``); `body` is for the docs.
 
     `method` may be ``WEBSOCKET``; then `handler` takes (Services, starlette WebSocket).
@@ -359,6 +360,6 @@ class Protocol:
     """
 
     name: str
-    routes: tuple[Route, ...]
-    refuse: Callable[[OvertError, str], Reply]
+    routes: tuple[HttpRoute, ...]
+    refuse: Callable[[OvertError, str], HttpReply]
     id_header: str = "x-request-id"

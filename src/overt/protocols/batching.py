@@ -1,11 +1,11 @@
 """Many requests given at once and answered in the background, through restarts.
 
-A `Runner` belongs to one protocol. It keeps a job's items in a file, asks `Services.dispatch` for
-each, a few at a time, and appends what came back to a second file. A server that is killed goes on
-where it was: an item whose outcome was not written yet is asked again, but for one that a provider
-may have answered and billed already: that it was asked is written first, and its outcome is then an
-error that says so. What a job looks like to a client, and what becomes of its outcomes, is the
-protocol's.
+A `BatchRunner` belongs to one protocol. It keeps a job's items in a file, asks
+`ServicesInterface.dispatch` for each, a few at a time, and appends what came back to a second file.
+A server that is killed goes on where it was: an item whose outcome was not written yet is asked
+again, but for one that a provider may have answered and billed already: that it was asked is
+written first, and its outcome is then an error that says so. What a job looks like to a client, and
+what becomes of its outcomes, is the protocol's.
 
 Life of a job: `submit` (queued), `start` (running), all items have an outcome (finishing: the
 protocol's `finish` is called), gone.
@@ -25,7 +25,7 @@ import anyio
 import msgspec
 
 from overt.errors import OutOfDisk, OvertError
-from overt.protocols.base import Caller, Services, encode
+from overt.protocols.base import Caller, ServicesInterface, encode
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ _SAVE_EVERY = 0.2  # seconds; how old the counts of a job that is looked at may 
 _KEEPER = Caller(key="*", name="batches")  # jobs are kept for the server, whoever made them
 
 
-class Item(msgspec.Struct, frozen=True):
+class BatchItem(msgspec.Struct, frozen=True):
     """One request. `body` is JSON; `custom_id` is the client's name for it, unique in its job."""
 
     custom_id: str
@@ -49,7 +49,7 @@ class Item(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class BatchOutcome(msgspec.Struct, frozen=True):
     """What an item came to: the HTTP status and JSON body, or why it was never asked.
 
     ``asked`` is no outcome yet: a provider is about to be asked.
@@ -65,7 +65,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return 200 <= self.status < 300
 
 
-class Job(msgspec.Struct, frozen=True):
+class BatchJob(msgspec.Struct, frozen=True):
     """Where a job stands. Times are Unix seconds.
 
     `completed` items were answered with success, `failed` ones with an error; the rest of `total`
@@ -96,35 +96,35 @@ class Outcomes:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __iter__(self) -> Iterator[Outcome]:
-        return (outcome for outcome in _read(self._path, Outcome) if outcome.reason != "asked")
+    def __iter__(self) -> Iterator[BatchOutcome]:
+        return (outcome for outcome in _read(self._path, BatchOutcome) if outcome.reason != "asked")
 
 
-Finish = Callable[[Services, Caller, Job, Outcomes], Awaitable[None]]
+Finish = Callable[[ServicesInterface, Caller, BatchJob, Outcomes], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Run:
+class _BatchRun:
     """One job while it runs."""
 
-    job: Job
-    items: Iterator[Item]
-    kept: "_Kept"
+    job: BatchJob
+    items: Iterator[BatchItem]
+    kept: "_OutcomeFile"
     saved: float = 0.0
 
-    def keep(self, outcome: Outcome) -> None:
+    def keep(self, outcome: BatchOutcome) -> None:
         self.kept.append(outcome)
         if outcome.status:  # one that is about to be asked has none
             self.job = _counted(self.job, outcome)
 
 
-def _counted(job: Job, outcome: Outcome) -> Job:
+def _counted(job: BatchJob, outcome: BatchOutcome) -> BatchJob:
     if outcome.well:
         return msgspec.structs.replace(job, completed=job.completed + 1)
     return msgspec.structs.replace(job, failed=job.failed + 1)
 
 
-class Runner:
+class BatchRunner:
     """Runs the jobs of one protocol.
 
     `finish(services, caller, job, outcomes)` is called when every item has an outcome. It is called
@@ -138,13 +138,13 @@ class Runner:
 
     async def submit(
         self,
-        services: Services,
+        services: ServicesInterface,
         caller: Caller,
         id: str,
-        items: Iterable[Item],
+        items: Iterable[BatchItem],
         *,
         deadline: float,
-    ) -> Job:
+    ) -> BatchJob:
         """Keep a new job; it does not run before `start`, or a restart.
 
         Args:
@@ -156,15 +156,15 @@ class Runner:
         """
         path = self._path(services, id, "items")
         total = await anyio.to_thread.run_sync(_write_items, path, items)
-        job = Job(id, caller.key, caller.name, time.time(), deadline, total)
+        job = BatchJob(id, caller.key, caller.name, time.time(), deadline, total)
         await self._save(services, job)
         return job
 
-    def start(self, services: Services, job: Job) -> None:
+    def start(self, services: ServicesInterface, job: BatchJob) -> None:
         """Run it in the background."""
         services.background(self._run(services, job))
 
-    async def get(self, services: Services, id: str) -> Job | None:
+    async def get(self, services: ServicesInterface, id: str) -> BatchJob | None:
         """Where it stands; None where there is no such job, or no longer.
 
         It may be anybody's: the protocol's own record says who may see it.
@@ -172,10 +172,10 @@ class Runner:
         body = await services.records.get(self._name + "_job", id, _KEEPER)
         if body is None:
             return None
-        job = msgspec.json.decode(body, type=Job)
+        job = msgspec.json.decode(body, type=BatchJob)
         return msgspec.structs.replace(job, cancelled=await self._cancelled(services, id))
 
-    async def cancel(self, services: Services, id: str) -> Job | None:
+    async def cancel(self, services: ServicesInterface, id: str) -> BatchJob | None:
         """Ask no more of its items. Those being answered are awaited."""
         job = await self.get(services, id)
         if job is None or job.cancelled is not None:
@@ -185,20 +185,20 @@ class Runner:
         await services.records.put(kind, id, _KEEPER, encode(now), expires=expires)
         return msgspec.structs.replace(job, cancelled=now)
 
-    async def resume(self, services: Services) -> None:
+    async def resume(self, services: ServicesInterface) -> None:
         """Go on with what a server that ended had not finished. Call it once, at the start."""
         known = set()
         for body in await services.records.list(
             self._name + "_job", _KEEPER, limit=1_000_000, newest_first=False
         ):
-            job = msgspec.json.decode(body, type=Job)
+            job = msgspec.json.decode(body, type=BatchJob)
             known.add(job.id)
             self.start(services, job)
         await anyio.to_thread.run_sync(self._sweep, _folder(services), known)
 
     # ---- running -----------------------------------------------------------------------------
 
-    async def _run(self, services: Services, job: Job) -> None:
+    async def _run(self, services: ServicesInterface, job: BatchJob) -> None:
         items = self._path(services, job.id, "items")
         outcomes = self._path(services, job.id, "outcomes")
         if not items.exists():  # finished, and killed while clearing up
@@ -211,9 +211,9 @@ class Runner:
         for outcome in done.values():
             job = _counted(job, outcome) if outcome.status else job
         await self._save(services, job)
-        waiting = (item for item in _read(items, Item) if item.custom_id not in done)
-        with _Kept(outcomes) as writer:
-            run = _Run(job, waiting, writer)
+        waiting = (item for item in _read(items, BatchItem) if item.custom_id not in done)
+        with _OutcomeFile(outcomes) as writer:
+            run = _BatchRun(job, waiting, writer)
             for outcome in done.values():
                 if outcome.reason == "asked":
                     run.keep(_interrupted(outcome.custom_id))
@@ -230,21 +230,23 @@ class Runner:
         await self._finish(services, job.caller, job, Outcomes(outcomes))
         await self._clear(services, job)
 
-    async def _work(self, services: Services, run: _Run) -> None:
+    async def _work(self, services: ServicesInterface, run: _BatchRun) -> None:
         for item in run.items:  # shared: each worker takes the next one
             if time.time() >= run.job.deadline:
-                run.keep(Outcome(item.custom_id, reason="expired"))
+                run.keep(BatchOutcome(item.custom_id, reason="expired"))
                 continue
             async with _room():
                 if services.elsewhere(_model(item)):
-                    run.keep(Outcome(item.custom_id, reason="asked"))
+                    run.keep(BatchOutcome(item.custom_id, reason="asked"))
                 outcome = await self._ask(services, run, item)
             run.keep(outcome)
             if time.monotonic() - run.saved > _SAVE_EVERY:
                 run.saved = time.monotonic()
                 await self._save(services, run.job)
 
-    async def _ask(self, services: Services, run: _Run, item: Item) -> Outcome:
+    async def _ask(
+        self, services: ServicesInterface, run: _BatchRun, item: BatchItem
+    ) -> BatchOutcome:
         """The outcome of one item. A server that is full is asked again until it is not."""
         pause, tries = _PAUSE, 0
         while not await self._cancelled(services, run.job.id):
@@ -260,28 +262,28 @@ class Runner:
             tries += status == 503
             late = time.time() >= run.job.deadline
             if status not in (429, 503) or tries >= _TRIES or late:
-                return Outcome(item.custom_id, status, compact(body))
+                return BatchOutcome(item.custom_id, status, compact(body))
             await anyio.sleep(pause)
             pause = min(pause * 2, _MAX_PAUSE_SECONDS)
-        return Outcome(item.custom_id, reason="cancelled")
+        return BatchOutcome(item.custom_id, reason="cancelled")
 
     # ---- what is kept ------------------------------------------------------------------------
 
-    async def _cancelled(self, services: Services, id: str) -> float | None:
+    async def _cancelled(self, services: ServicesInterface, id: str) -> float | None:
         # A record of its own: the job's is written by whoever runs it, and would be overwritten.
         body = await services.records.get(self._name + "_cancel", id, _KEEPER)
         return None if body is None else msgspec.json.decode(body, type=float)
 
-    async def _save(self, services: Services, job: Job) -> None:
+    async def _save(self, services: ServicesInterface, job: BatchJob) -> None:
         await services.records.put(self._name + "_job", job.id, _KEEPER, encode(job))
 
-    async def _clear(self, services: Services, job: Job) -> None:
+    async def _clear(self, services: ServicesInterface, job: BatchJob) -> None:
         for suffix in ("items", "outcomes"):
             self._path(services, job.id, suffix).unlink(missing_ok=True)
         for kind in ("_job", "_cancel"):
             await services.records.delete(self._name + kind, job.id, _KEEPER)
 
-    def _path(self, services: Services, id: str, suffix: str) -> Path:
+    def _path(self, services: ServicesInterface, id: str, suffix: str) -> Path:
         if not id.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"{id!r} is no id of a job")
         return _folder(services) / f"{self._name}.{id}.{suffix}"
@@ -293,26 +295,26 @@ class Runner:
                 path.unlink(missing_ok=True)
 
 
-class _Named(msgspec.Struct):
+class _ModelField(msgspec.Struct):
     model: str = ""
 
 
-def _model(item: Item) -> str:
+def _model(item: BatchItem) -> str:
     """The model that an item asks for; "" where it names none."""
     try:
-        return msgspec.json.decode(item.body, type=_Named).model
+        return msgspec.json.decode(item.body, type=_ModelField).model
     except msgspec.DecodeError:
         return ""
 
 
-def _interrupted(custom_id: str) -> Outcome:
+def _interrupted(custom_id: str) -> BatchOutcome:
     """Of an item that a provider was asked when the server ended."""
     message = (
         "the server ended while the provider was asked, so that this may be billed and is not "
         "asked again; send it in another batch if you want it"
     )
     body = encode({"type": "error", "error": {"type": "provider_failed", "message": message}})
-    return Outcome(custom_id, 502, msgspec.Raw(body))
+    return BatchOutcome(custom_id, 502, msgspec.Raw(body))
 
 
 def compact(json: bytes) -> msgspec.Raw:
@@ -331,20 +333,20 @@ def _room() -> asyncio.Semaphore:
     return _rooms.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
 
 
-def _folder(services: Services) -> Path:
+def _folder(services: ServicesInterface) -> Path:
     return services.files / "jobs"
 
 
 # ---- files, one JSON value a line ------------------------------------------------------------
 
 
-class _Kept:
+class _OutcomeFile:
     """Appends outcomes to a file, each whole before the next call returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __enter__(self) -> "_Kept":
+    def __enter__(self) -> "_OutcomeFile":
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._file = os.open(self._path, flags, 0o600)
         return self
@@ -352,7 +354,7 @@ class _Kept:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
-    def append(self, outcome: Outcome) -> None:
+    def append(self, outcome: BatchOutcome) -> None:
         line = encode(outcome) + b"\n"
         try:
             while line:
@@ -361,7 +363,7 @@ class _Kept:
             raise OutOfDisk(f"the answers of a batch could not be kept: {error}") from None
 
 
-def _write_items(path: Path, items: Iterable[Item]) -> int:
+def _write_items(path: Path, items: Iterable[BatchItem]) -> int:
     """The number of items written, all or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
@@ -381,7 +383,7 @@ def _write_items(path: Path, items: Iterable[Item]) -> int:
     return total
 
 
-def _done(path: Path) -> dict[str, Outcome]:
+def _done(path: Path) -> dict[str, BatchOutcome]:
     """Outcomes by custom id, without their bodies; a line cut short by a kill is taken away."""
     if not path.exists():
         return {}
@@ -391,7 +393,7 @@ def _done(path: Path) -> dict[str, Outcome]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            outcome = msgspec.json.decode(line, type=Outcome)
+            outcome = msgspec.json.decode(line, type=BatchOutcome)
             done[outcome.custom_id] = msgspec.structs.replace(outcome, body=msgspec.Raw(b"null"))
             whole += len(line)
         file.truncate(whole)

@@ -19,15 +19,15 @@ _PARAMETER = re.compile(r""";\s*([A-Za-z]+)(\*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FieldHeader:
     """What comes before the content of one field. `filename` is None where it is no file."""
 
     name: str
     filename: str | None = None
 
 
-Piece = Part | bytes
-"""A `Part`, then its content in any number of pieces, then the next."""
+Piece = FieldHeader | bytes
+"""A `FieldHeader`, then its content in any number of pieces, then the next."""
 
 
 async def read(chunks: AsyncIterator[bytes], content_type: str) -> AsyncIterator[Piece]:
@@ -36,7 +36,7 @@ async def read(chunks: AsyncIterator[bytes], content_type: str) -> AsyncIterator
     Raises:
         BadBody: not a form, or not a whole one.
     """
-    form = Form(boundary(content_type))
+    form = MultipartState(boundary(content_type))
     async for chunk in chunks:
         for piece in form.feed(chunk):
             yield piece
@@ -58,7 +58,7 @@ def boundary(content_type: str) -> bytes:
     return (match[1] or match[2]).encode("latin-1", "replace")
 
 
-class Form:
+class MultipartState:
     """The state between two chunks."""
 
     def __init__(self, boundary: bytes) -> None:
@@ -125,7 +125,7 @@ class Form:
             raise BadBody(f"the form has more than {_PARTS} parts")
         return "headers"
 
-    def _headers(self) -> Part | None:
+    def _headers(self) -> FieldHeader | None:
         end = self._waiting.find(b"\r\n\r\n", 0, _HEADERS)
         if end < 0:
             if len(self._waiting) >= _HEADERS:
@@ -154,7 +154,7 @@ class Form:
         return content
 
 
-def _disposition(value: str) -> Part:
+def _disposition(value: str) -> FieldHeader:
     kind, _, rest = value.partition(";")
     if kind.strip().lower() != "form-data":
         raise BadBody("a part of the form is not form-data")
@@ -165,7 +165,7 @@ def _disposition(value: str) -> Part:
     }
     if not parameters.get("name"):
         raise BadBody("a part of the form has no name")
-    return Part(parameters["name"], parameters.get("filename"))
+    return FieldHeader(parameters["name"], parameters.get("filename"))
 
 
 def _text(value: str) -> str:

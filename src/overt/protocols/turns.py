@@ -23,7 +23,7 @@ def joined(parts: Iterable[Part], between: str = "\n") -> tuple[Part, ...]:
     return tuple(out)
 
 
-class Waiting:
+class PendingCalls:
     """The calls of tools that have no result yet, in the order they were made."""
 
     def __init__(self) -> None:

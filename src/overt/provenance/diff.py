@@ -38,7 +38,7 @@ _PLAIN = {
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FileDifference:
     """Where two files differ first, and by how much in all.
 
     Attributes:
@@ -88,7 +88,7 @@ class Difference:
         return f"{self.file}: {self.recorded} and here {self.here}"
 
 
-def differ(name: str, recorded: Path, here: Path) -> Difference | None:
+def differ(name: str, recorded: Path, here: Path) -> FileDifference | None:
     """Where the file `here` differs first from `recorded`; None where it does not.
 
     Args:
@@ -146,7 +146,7 @@ class Tensor:
         return math.prod(self.shape) // self.row if math.prod(self.shape) else 0
 
 
-def _gguf(name: str, recorded: Path, here: Path) -> Difference | None:
+def _gguf(name: str, recorded: Path, here: Path) -> FileDifference | None:
     old, new = gguf.read(recorded), gguf.read(here)
     if (difference := _fields(name, _loaded(old.metadata), _loaded(new.metadata))) is not None:
         return difference
@@ -160,14 +160,14 @@ def _loaded(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_gguf(header: gguf.Header) -> dict[str, Tensor]:
+def _of_gguf(header: gguf.GgufHeader) -> dict[str, Tensor]:
     import numpy as np
     from gguf import GGMLQuantizationType as Kinds
     from gguf.quants import dequantize
 
     data = np.memmap(header.path, np.uint8, "r")
 
-    def reader(tensor: gguf.TensorInfo) -> Tensor:
+    def reader(tensor: gguf.GgufTensor) -> Tensor:
         shape = tuple(reversed(tensor.shape))
         count = math.prod(shape[:-1])
         width = tensor.size // max(1, count)
@@ -184,19 +184,19 @@ def _of_gguf(header: gguf.Header) -> dict[str, Tensor]:
     return {tensor.name: reader(tensor) for tensor in header.tensors}
 
 
-def _safetensors(name: str, recorded: Path, here: Path) -> Difference | None:
+def _safetensors(name: str, recorded: Path, here: Path) -> FileDifference | None:
     old, new = safetensors.read(recorded), safetensors.read(here)
     if (difference := _fields(name, old.metadata, new.metadata)) is not None:
         return difference
     return _tensors(name, _of_safetensors(old), _of_safetensors(new))
 
 
-def _of_safetensors(header: safetensors.Header) -> dict[str, Tensor]:
+def _of_safetensors(header: safetensors.SafetensorsHeader) -> dict[str, Tensor]:
     import numpy as np
 
     data = np.memmap(header.path, np.uint8, "r")
 
-    def reader(tensor: safetensors.TensorInfo) -> Tensor:
+    def reader(tensor: safetensors.SafetensorsTensor) -> Tensor:
         row = max(1, tensor.shape[-1]) if tensor.shape else 1
         raw = data[tensor.offset : tensor.offset + tensor.size]
 
@@ -214,21 +214,23 @@ def _of_safetensors(header: safetensors.Header) -> dict[str, Tensor]:
     return {tensor.name: reader(tensor) for tensor in header.tensors}
 
 
-def _fields(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference | None:
+def _fields(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> FileDifference | None:
     for key in dict.fromkeys((*old, *new)):
         was, now = old.get(key), new.get(key)
         if repr(was) != repr(now):  # NaN is itself, and 1 is not 1.0
-            return Difference(name, field=key, recorded=_short(was), here=_short(now))
+            return FileDifference(name, field=key, recorded=_short(was), here=_short(now))
     return None
 
 
-def _tensors(name: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Difference | None:
-    first: Difference | None = None
+def _tensors(
+    name: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor]
+) -> FileDifference | None:
+    first: FileDifference | None = None
     largest, count = 0.0, 0
     for key in dict.fromkeys((*old, *new)):
         was, now = old.get(key), new.get(key)
         if was is None or now is None or (was.shape, was.type) != (now.shape, now.type):
-            difference = Difference(name, key, recorded=_form(was), here=_form(now))
+            difference = FileDifference(name, key, recorded=_form(was), here=_form(now))
         else:
             compared = _tensor(name, key, was, now)
             if compared is None:
@@ -239,10 +241,10 @@ def _tensors(name: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) ->
     if first is None:
         return None
     values = {field: getattr(first, field) for field in first.__slots__}
-    return Difference(**{**values, "largest": largest, "tensors": count})
+    return FileDifference(**{**values, "largest": largest, "tensors": count})
 
 
-def _tensor(name: str, key: str, old: Tensor, new: Tensor) -> Difference | None:
+def _tensor(name: str, key: str, old: Tensor, new: Tensor) -> FileDifference | None:
     import numpy as np
 
     at: tuple[int, Any, Any] | None = None
@@ -269,7 +271,7 @@ def _tensor(name: str, key: str, old: Tensor, new: Tensor) -> Difference | None:
     # a magnitude without end would make every difference nothing of it, or no number
     sane = 0 < magnitude < math.inf and most < math.inf
     relative = most / magnitude if sane else math.inf
-    return Difference(
+    return FileDifference(
         name, key, index, recorded=at[1], here=at[2], max_difference=most, relative=relative
     )
 
@@ -281,14 +283,14 @@ def _form(tensor: Tensor | None) -> str:
 # ---- JSON and bytes ------------------------------------------------------------------------
 
 
-def _json(name: str, recorded: Path, here: Path) -> Difference | None:
+def _json(name: str, recorded: Path, here: Path) -> FileDifference | None:
     """Numbers with a fraction at the same place of a list are one tensor; anything else must be
     equal: an id or a size that is one off is another.
     """
     if max(recorded.stat().st_size, here.stat().st_size) > _MAX_JSON:
         raise ValueError("too long to be compared as JSON")
     old, new = (dict(leaves(json.loads(file_.read_bytes()))) for file_ in (recorded, here))
-    first: Difference | None = None
+    first: FileDifference | None = None
     gaps: dict[str, float] = {}
     sizes: dict[str, float] = {}
     for place in dict.fromkeys((*old, *new)):
@@ -299,7 +301,7 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
         if numbers:
             sizes[group] = max(sizes.get(group, 0.0), abs(was))
         if repr(was) != repr(now):
-            first = first or Difference(name, field=place, recorded=was, here=now)
+            first = first or FileDifference(name, field=place, recorded=was, here=now)
             gap = abs(was - now) if numbers else math.inf
             gaps[group] = max(gaps.get(group, 0.0), math.inf if math.isnan(gap) else gap)
     if first is None:
@@ -307,7 +309,7 @@ def _json(name: str, recorded: Path, here: Path) -> Difference | None:
     largest = max(
         gap / sizes[group] if sizes.get(group) else math.inf for group, gap in gaps.items()
     )
-    return Difference(
+    return FileDifference(
         name, field=first.field, recorded=first.recorded, here=first.here, largest=largest
     )
 
@@ -342,14 +344,14 @@ def _first_byte(recorded: Path, here: Path) -> int | None:
 
 def _at_byte(
     name: str, recorded: Path, here: Path, byte: int, largest: float = math.inf
-) -> Difference:
+) -> FileDifference:
     values = []
     for path in (recorded, here):
         with path.open("rb") as file:
             file.seek(byte)
             byte_read = file.read(1)
         values.append(byte_read[0] if byte_read else None)
-    return Difference(name, byte=byte, recorded=values[0], here=values[1], largest=largest)
+    return FileDifference(name, byte=byte, recorded=values[0], here=values[1], largest=largest)
 
 
 def _short(value: Any) -> Any:

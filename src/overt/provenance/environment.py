@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from overt.errors import lacking
-from overt.provenance.steps import Step
+from overt.provenance.steps import RecipeStep
 from overt.runtime.native_build.build import cpu_fingerprint, instruction_sets, native_path
 from overt.settings import Settings
 
@@ -42,7 +42,7 @@ CHOOSING = (
 """Variables that other programs choose their kernels by."""
 
 
-def here(step: Step, settings: Settings, device: str = "cpu") -> dict[str, str]:
+def here(step: RecipeStep, settings: Settings, device: str = "cpu") -> dict[str, str]:
     """Versions, instruction set and system that `step` would run with now.
 
     Args:

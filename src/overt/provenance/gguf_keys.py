@@ -18,7 +18,7 @@ from overt.formats import gguf
 from overt.models.recipe import Input
 from overt.openness.subject import card as cards
 from overt.openness.subject.named_licences import says_nothing
-from overt.provenance.steps import Given
+from overt.provenance.steps import StepInput
 from overt.ref import parse
 
 Pair = tuple[str, str | int]
@@ -31,7 +31,7 @@ _STORED = re.compile(r"(?:[-_. ](?:i?q\d\w*|b?fp?(?:8|16|32)|gguf|safetensors|hf
 """How a release's file is stored, at the end of its name: the new file is stored otherwise."""
 
 
-class Parent(NamedTuple):
+class ParentModel(NamedTuple):
     """A model that another is made of; what is not known is ""."""
 
     name: str
@@ -63,7 +63,7 @@ def combined(licences: Sequence[str | None]) -> str | None:
 # ---- what is made of other models ----------------------------------------------------------
 
 
-def derived(inputs: Sequence[Input], sources: Sequence[Given]) -> list[Pair]:
+def derived(inputs: Sequence[Input], sources: Sequence[StepInput]) -> list[Pair]:
     """The keys of a model that is made of others: the licence of all, and each parent once.
 
     Args:
@@ -72,7 +72,7 @@ def derived(inputs: Sequence[Input], sources: Sequence[Given]) -> list[Pair]:
     Raises:
         FormatError: a GGUF parent that cannot be read.
     """
-    parents: dict[str, Parent] = {}
+    parents: dict[str, ParentModel] = {}
     for input, source in zip(inputs, sources, strict=True):
         if input.role in MODELS and input.digest not in parents:
             parents[input.digest] = parent(input, source)
@@ -81,16 +81,16 @@ def derived(inputs: Sequence[Input], sources: Sequence[Given]) -> list[Pair]:
     return [*pairs, *_listed(list(parents.values()))]
 
 
-def parent(input: Input, source: Given) -> Parent:
+def parent(input: Input, source: StepInput) -> ParentModel:
     """What is known of one input: by the hub's repository it comes from, by its own header, by
     the name that its manifest has for it; by its digest where it has none.
     """
     manifest = source.manifest
     # what lies at the path of a stored model with an adapter is its base, whose name is another
     header = None if manifest and input.role == "adapter" else _header(source)
-    parent_ = _of_ref(manifest.ref) if manifest else Parent("")
+    parent_ = _of_ref(manifest.ref) if manifest else ParentModel("")
     if header is not None and not parent_.repo_url:
-        parent_ = Parent(
+        parent_ = ParentModel(
             _text(header, "name") or parent_.name,
             _text(header, "organization") or parent_.organization,
             _text(header, "source.repo_url") or _text(header, "repo_url"),
@@ -102,7 +102,7 @@ def parent(input: Input, source: Given) -> Parent:
     return parent_._replace(name=parent_.name or own or input.digest, licence=licence)
 
 
-def _header(source: Given) -> gguf.Header | None:
+def _header(source: StepInput) -> gguf.GgufHeader | None:
     """Of what is GGUF: an adapter of peft is not."""
     with source.path.open("rb") as file:
         if file.read(4) != b"GGUF":
@@ -110,7 +110,7 @@ def _header(source: Given) -> gguf.Header | None:
     return gguf.read(source.path)
 
 
-def _listed(parents: Sequence[Parent]) -> Iterator[Pair]:
+def _listed(parents: Sequence[ParentModel]) -> Iterator[Pair]:
     if parents:
         yield "general.base_model.count", len(parents)
     for number, parent_ in enumerate(parents):
@@ -127,7 +127,7 @@ def _listed(parents: Sequence[Parent]) -> Iterator[Pair]:
 # ---- the same model in another form --------------------------------------------------------
 
 
-def release(source: Given, card: str) -> list[Pair]:
+def release(source: StepInput, card: str) -> list[Pair]:
     """The keys of a release that becomes GGUF: its name, its licence, and what its card says it
     was made from.
 
@@ -135,7 +135,7 @@ def release(source: Given, card: str) -> list[Pair]:
         card: the text of its README.md, or "".
     """
     manifest = source.manifest
-    release_ = _of_ref(manifest.ref) if manifest else Parent("")
+    release_ = _of_ref(manifest.ref) if manifest else ParentModel("")
     fields: Mapping[str, Any] = {}
     bases: tuple[str, ...] = ()
     with suppress(FormatError):  # a card that cannot be read says nothing
@@ -171,25 +171,25 @@ def _is_said(text: str) -> bool:
 # ---- names ---------------------------------------------------------------------------------
 
 
-def _of_ref(ref: str) -> Parent:
+def _of_ref(ref: str) -> ParentModel:
     """What a pinned ref tells; nothing, where it is a name of a person's own, or a place."""
     try:
         parsed = parse(ref)
     except BadRef:
-        return Parent("")
+        return ParentModel("")
     if parsed.scheme == "hf":
         return _of_id(parsed.name)
     if parsed.scheme in ("pypi", "ollama", "oci"):
-        return Parent(_title(parsed.name.rpartition("/")[2]))
-    return Parent("")
+        return ParentModel(_title(parsed.name.rpartition("/")[2]))
+    return ParentModel("")
 
 
-def _of_id(id: str) -> Parent:
+def _of_id(id: str) -> ParentModel:
     """A hub's ``owner/repository``, or plain words."""
     owner, slash, name = id.removeprefix("https://huggingface.co/").strip().partition("/")
     if not slash or "/" in name or not owner or not name or "://" in id[8:]:
-        return Parent(id.strip())
-    return Parent(_title(name), _title(owner), f"https://huggingface.co/{owner}/{name}")
+        return ParentModel(id.strip())
+    return ParentModel(_title(name), _title(owner), f"https://huggingface.co/{owner}/{name}")
 
 
 def _title(name: str) -> str:
@@ -210,7 +210,7 @@ def _plain(name: str) -> str:
     return name[: stored.start()] if stored and stored.start() else name
 
 
-def _text(header: gguf.Header, key: str) -> str:
+def _text(header: gguf.GgufHeader, key: str) -> str:
     text = header.text(f"general.{key}") or ""
     return text if _is_said(text) else ""
 

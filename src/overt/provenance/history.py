@@ -14,7 +14,7 @@ from overt.models import pull
 from overt.models.recipe import Input, Recipe
 from overt.models.store import Manifest, Store
 from overt.provenance import inputs, receipts
-from overt.security.signing import Keys
+from overt.security.signing import SigningKeys
 from overt.settings import Settings
 
 _MODELS = (*inputs.MODELS, "base", "adapter")
@@ -24,7 +24,7 @@ _MAX_DEPTH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class HistoryNode:
     """A model or a file in the line of another.
 
     Attributes:
@@ -52,7 +52,7 @@ class Node:
     licence: str | None = None
     signature: receipts.State = "none"
     origin: Mapping[str, str] = field(default_factory=dict)
-    inputs: tuple["Node", ...] = ()
+    inputs: tuple["HistoryNode", ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -75,7 +75,7 @@ class Node:
         }
 
 
-def history(ref: str, settings: Settings) -> Node:
+def history(ref: str, settings: Settings) -> HistoryNode:
     """The line of the model `ref`.
 
     Raises:
@@ -87,7 +87,7 @@ def history(ref: str, settings: Settings) -> Node:
         raise NotFound(f"{ref} is a plain file, which has no history", "name a model of the store")
     store = Store(settings.home)
     dates = {entry.manifest.digest: entry.time for entry in store.names()}
-    return _Walk(store, Keys(settings.home), dates).model("", ref, manifest)
+    return _Walk(store, SigningKeys(settings.home), dates).model("", ref, manifest)
 
 
 def recipe(ref: str, settings: Settings) -> Recipe:
@@ -118,23 +118,23 @@ def receipt(ref: str, settings: Settings) -> bytes:
 
 
 class _Walk:
-    def __init__(self, store: Store, keys: Keys, dates: Mapping[str, str]) -> None:
+    def __init__(self, store: Store, keys: SigningKeys, dates: Mapping[str, str]) -> None:
         self._store = store
         self._keys = keys
         self._dates = dates
         self._count = 0
         self._depth = 0
 
-    def model(self, role: str, name: str, manifest: Manifest) -> Node:
+    def model(self, role: str, name: str, manifest: Manifest) -> HistoryNode:
         self._count += 1
         store, digest = self._store, manifest.digest
         recipes = inputs.recipes(manifest, store)
         recipe = recipes[0] if recipes else None
         date, signature = self._signed(manifest, recipe)
-        below: tuple[Node, ...] = ()
+        below: tuple[HistoryNode, ...] = ()
         if recipe is not None:
             below = self._inputs(recipe, recipes[1:])
-        return Node(
+        return HistoryNode(
             role,
             name,
             digest,
@@ -148,9 +148,9 @@ class _Walk:
             below,
         )
 
-    def _inputs(self, newest: Recipe, older: list[Recipe]) -> tuple[Node, ...]:
+    def _inputs(self, newest: Recipe, older: list[Recipe]) -> tuple[HistoryNode, ...]:
         """`older` are the recipes of all its inputs, and of theirs."""
-        nodes: list[Node] = []
+        nodes: list[HistoryNode] = []
         if self._depth >= _MAX_DEPTH:
             return ()
         self._depth += 1
@@ -197,18 +197,18 @@ class _Walk:
         is_kept = inputs.data_path(entry.digest, self._store.home).is_file()
         return is_kept or self._store.blob(entry.digest) is not None
 
-    def _step(self, older: Recipe) -> Node:
+    def _step(self, older: Recipe) -> HistoryNode:
         self._count += 1
-        return Node("earlier step", "", "", "step", False, older)
+        return HistoryNode("earlier step", "", "", "step", False, older)
 
-    def _other(self, entry: Input, older: list[Recipe]) -> Node:
+    def _other(self, entry: Input, older: list[Recipe]) -> HistoryNode:
         """A plain file, or a model whose manifest is not here."""
         self._count += 1
         here = self._is_here(entry)
         if not older or self._count >= _MAX_NODES:
             kind = "unknown" if entry.role in _MODELS and not here else "file"
-            return Node(entry.role, entry.ref, entry.digest, kind, here)
-        return Node(
+            return HistoryNode(entry.role, entry.ref, entry.digest, kind, here)
+        return HistoryNode(
             entry.role,
             entry.ref,
             entry.digest,

@@ -25,7 +25,7 @@ from overt.models.recipe import MAX_BYTES, Input, Recipe
 from overt.models.sources.base import CHUNK, Report, sha256_of
 from overt.models.store import Manifest, Store, view
 from overt.models.store.manifest import hex_of
-from overt.provenance.steps import Given
+from overt.provenance.steps import StepInput
 from overt.ref import parse
 from overt.settings import Settings
 
@@ -37,7 +37,7 @@ _FICLONE = 0x40049409  # Linux: the copy shares its blocks with the original unt
 
 def found(
     recipe: Recipe, settings: Settings, data: Mapping[str, Path] | None = None
-) -> tuple[Given, ...]:
+) -> tuple[StepInput, ...]:
     """Every input of `recipe`, in its order.
 
     Args:
@@ -52,7 +52,7 @@ def found(
     sources = []
     for entry in recipe.inputs:
         if data and entry.digest in data:
-            sources.append(Given(data[entry.digest], None, {}))
+            sources.append(StepInput(data[entry.digest], None, {}))
         elif here := _given(entry, store, settings.home):
             sources.append(here)
         else:
@@ -62,7 +62,7 @@ def found(
     return tuple(sources)
 
 
-def model(ref: str, settings: Settings, report: Report | None = None) -> pull.Model:
+def model(ref: str, settings: Settings, report: Report | None = None) -> pull.LocalModel:
     """A model on this disk: one that is here, or pulled now.
 
     Raises:
@@ -100,7 +100,7 @@ def refuse_adapter(manifest: Manifest | None, ref: str) -> None:
         )
 
 
-def gguf_of(model: pull.Model) -> Path:
+def gguf_of(model: pull.LocalModel) -> Path:
     """The weights of a model that is GGUF.
 
     Raises:
@@ -164,13 +164,13 @@ def recipes(manifest: Manifest, store: Store) -> list[Recipe]:
     return recipes_
 
 
-def _given(entry: Input, store: Store, home: Path) -> Given | None:
+def _given(entry: Input, store: Store, home: Path) -> StepInput | None:
     made = manifest(entry.digest, store)
     if made is not None and store.whole(made):
         files = {file.path: store.path(file) for file in made.files}
         for file in made.files:
             _prove(files[file.path], file.digest, made.ref)
-        return Given(view.weights(store, made), made, files)
+        return StepInput(view.weights(store, made), made, files)
     if made is not None:
         return None
     path = data_path(entry.digest, home)
@@ -179,12 +179,12 @@ def _given(entry: Input, store: Store, home: Path) -> Given | None:
             raise IntegrityError(
                 f"{path} has other bytes than its name says", "delete it, and give --data again"
             )
-        return Given(path, None, {})
+        return StepInput(path, None, {})
     blob = store.blob(entry.digest)
     if blob is None:
         return None
     _prove(blob, entry.digest, entry.ref or "the file")
-    return Given(blob, None, {})
+    return StepInput(blob, None, {})
 
 
 def _prove(path: Path, digest: str, name: str) -> None:

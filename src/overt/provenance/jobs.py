@@ -40,7 +40,7 @@ _PATIENCE = 0.5  # seconds; `every` holds the lock for a moment to see whether i
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LocalJob:
     """Work that was begun and is not finished.
 
     Attributes:
@@ -168,7 +168,7 @@ def drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def every(home: Path) -> list[Job]:
+def every(home: Path) -> list[LocalJob]:
     """Every unfinished job, the oldest first."""
     try:
         folders = sorted(folder_ for folder_ in (home / "jobs").iterdir() if folder_.is_dir())
@@ -177,7 +177,7 @@ def every(home: Path) -> list[Job]:
     return sorted((_job(folder_, home) for folder_ in folders), key=lambda job: (job.begun, job.id))
 
 
-def find(id: str, home: Path) -> Job:
+def find(id: str, home: Path) -> LocalJob:
     """The job whose id begins so.
 
     Raises:
@@ -190,7 +190,7 @@ def find(id: str, home: Path) -> Job:
     return jobs[0]
 
 
-def remove(job: Job, home: Path) -> int:
+def remove(job: LocalJob, home: Path) -> int:
     """Delete what a job has so far; returns the bytes freed.
 
     Raises:
@@ -248,12 +248,12 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _job(folder: Path, home: Path) -> Job:
+def _job(folder: Path, home: Path) -> LocalJob:
     noted = noted_in(folder)
     step = ""
     with suppress(OvertError, OSError):
         step = Recipe.decode((folder / "recipe.json").read_bytes()).step
-    return Job(
+    return LocalJob(
         folder.name[:_ID],
         str(noted.get("name", "")),
         step,

@@ -26,7 +26,7 @@ from overt.models.store.manifest import hex_of
 from overt.openness.export.intoto import PAYLOAD_TYPE, TYPE, pre_authentication, sign
 from overt.openness.export.text import canonical, overt_version
 from overt.provenance import inputs
-from overt.security.signing import Keys
+from overt.security.signing import SigningKeys
 from overt.settings import Settings
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -38,9 +38,9 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 __all__ = [
     "MAX_BYTES",
     "PREDICATE_TYPE",
-    "Ran",
     "Receipt",
     "State",
+    "StepRun",
     "check",
     "need",
     "of",
@@ -59,7 +59,7 @@ these bytes; not there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class StepRun:
     """When a step ran: ISO 8601, UTC; `starts` is above 1 where it was interrupted.
 
     `instructions` are those of the processor.
@@ -87,7 +87,7 @@ class Receipt:
     manifest: str
     recipe: Recipe
     subjects: Mapping[str, str]
-    ran: Ran
+    ran: StepRun
     threads: int
     versions: Mapping[str, str]
     signers: tuple[str, ...]
@@ -101,7 +101,9 @@ def need() -> None:
         raise lacking("a receipt is signed, which", str(error.name)) from None
 
 
-def write(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran, settings: Settings) -> Path:
+def write(
+    manifest: Manifest, made: Set[str], recipe: Recipe, ran: StepRun, settings: Settings
+) -> Path:
     """Write and sign the receipt of `manifest`.
 
     Args:
@@ -111,7 +113,7 @@ def write(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran, settings
         Failure, IntegrityError: the key cannot be made, or is broken.
         OutOfDisk, Failure: it cannot be written.
     """
-    text = sign(canonical(statement(manifest, made, recipe, ran)), Keys(settings.home))
+    text = sign(canonical(statement(manifest, made, recipe, ran)), SigningKeys(settings.home))
     return _write(manifest.digest, text.encode(), settings.home)
 
 
@@ -125,7 +127,7 @@ def _write(digest: str, data: bytes, home: Path) -> Path:
     return target
 
 
-def statement(manifest: Manifest, made: Set[str], recipe: Recipe, ran: Ran) -> dict[str, Any]:
+def statement(manifest: Manifest, made: Set[str], recipe: Recipe, ran: StepRun) -> dict[str, Any]:
     """The in-toto statement about `manifest`."""
     environment = recipe.environment
     return {
@@ -211,7 +213,7 @@ def read(data: bytes) -> Receipt:
     return receipt
 
 
-def state(data: bytes, keys: Keys) -> State:
+def state(data: bytes, keys: SigningKeys) -> State:
     """Whether somebody we know signed these very bytes."""
     try:
         payload, signatures = _opened(data)
@@ -229,7 +231,7 @@ def state(data: bytes, keys: Keys) -> State:
     return result
 
 
-def check(data: bytes, manifest: Manifest, recipe: Recipe, keys: Keys) -> Receipt:
+def check(data: bytes, manifest: Manifest, recipe: Recipe, keys: SigningKeys) -> Receipt:
     """Prove a receipt of this home: who signed it, which model it is of, and its files.
 
     Raises:
@@ -249,7 +251,7 @@ def check(data: bytes, manifest: Manifest, recipe: Recipe, keys: Keys) -> Receip
     return receipt
 
 
-def own(data: bytes, keys: Keys) -> bool:
+def own(data: bytes, keys: SigningKeys) -> bool:
     """Whether the key of this home signed these very bytes: what came from others says nothing of
     what was computed here.
     """
@@ -272,7 +274,7 @@ def take(receipts: Mapping[str, bytes], settings: Settings) -> list[str]:
     Raises:
         OutOfDisk, Failure: it cannot be written.
     """
-    store, keys = Store(settings.home), Keys(settings.home)
+    store, keys = Store(settings.home), SigningKeys(settings.home)
     left = []
     for digest, data in receipts.items():
         manifest = inputs.manifest(digest, store)
@@ -287,7 +289,7 @@ def take(receipts: Mapping[str, bytes], settings: Settings) -> list[str]:
     return left
 
 
-def _rank(data: bytes, manifest: Manifest | None, recipes: list[Recipe], keys: Keys) -> int:
+def _rank(data: bytes, manifest: Manifest | None, recipes: list[Recipe], keys: SigningKeys) -> int:
     """How far a receipt is believed: 0 not at all, 1 by nobody we know, 2 by somebody, 3 ours."""
     if manifest is None or not recipes:
         return 0
@@ -352,12 +354,12 @@ def _recipe(definition: Mapping[str, Any]) -> Recipe:
         raise ValueError(error.message) from None
 
 
-def _run(details: Mapping[str, Any]) -> tuple[Ran, int, dict[str, str]]:
+def _run(details: Mapping[str, Any]) -> tuple[StepRun, int, dict[str, str]]:
     when = details["metadata"]
     versions = details["builder"]["version"]
     if not isinstance(versions, dict):
         raise TypeError("its versions are no object")
-    ran = Ran(
+    ran = StepRun(
         _text(when["startedOn"]),
         _text(when["finishedOn"]),
         _count(details.get("overt_starts")),

@@ -1,8 +1,9 @@
 """A recipe is carried out again, and what comes out is compared with what came out then.
 
 On the same instruction set and versions every byte must be the same. Elsewhere a step states how
-far its numbers may drift (`Step.tolerance`), and the largest difference is measured against that;
-of some files it may say more (`Judging.agreement`), and then all it says must hold.
+far its numbers may drift (`RecipeStep.tolerance`), and the largest difference is measured
+against that; of some files it may say more (`AgreementJudge.agreement`), and then all it says must
+hold.
 """
 
 import secrets
@@ -18,12 +19,12 @@ from overt.errors import BadRef, FormatError, NotFound, OvertError
 from overt.models import pull
 from overt.models.modelfile_build import named
 from overt.models.recipe import MAX_BYTES, Recipe
-from overt.models.sources.base import Step, sha256_of
+from overt.models.sources.base import FetchProgress, sha256_of
 from overt.models.store import File, Manifest, Store
 from overt.provenance import diff, environment, inputs, jobs, receipts, run_recipe
-from overt.provenance.steps import Agreement, Given, find, judging
+from overt.provenance.steps import Agreement, StepInput, find, judging
 from overt.ref import parse
-from overt.security.signing import Keys
+from overt.security.signing import SigningKeys
 from overt.settings import Settings
 
 Verdict = Literal["identical", "within_tolerance", "different"]
@@ -33,7 +34,7 @@ _WORST: tuple[Verdict, ...] = ("different", "within_tolerance", "identical")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ReplayTarget:
     """What is to be repeated.
 
     Attributes:
@@ -54,7 +55,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayReport:
     """How a replay came out.
 
     Attributes:
@@ -72,9 +73,9 @@ class Replayed:
         kept: the digest of what was stored, or "".
     """
 
-    target: Target
+    target: ReplayTarget
     verdict: Verdict | None
-    first: diff.Difference | None
+    first: diff.FileDifference | None
     largest: float
     tolerance: float | None
     environment: Mapping[str, str]
@@ -118,7 +119,7 @@ class Replayed:
         }
 
 
-def target(what: str, settings: Settings) -> Target:
+def target(what: str, settings: Settings) -> ReplayTarget:
     """What a person means by `what`: a receipt's or a recipe's file, or a model of the store.
 
     Raises:
@@ -140,13 +141,13 @@ def target(what: str, settings: Settings) -> Target:
             f"{what} is neither a receipt nor a recipe ({error.message})",
             "`overt history REF --recipe` writes one",
         ) from None
-    return Target(what, recipe, next(run_recipe.made_by(recipe, store), None))
+    return ReplayTarget(what, recipe, next(run_recipe.made_by(recipe, store), None))
 
 
-def line(target: Target, settings: Settings) -> list[Target]:
+def line(target: ReplayTarget, settings: Settings) -> list[ReplayTarget]:
     """What was made on the way to `one`, oldest first, and `one` at the end."""
     store = Store(settings.home)
-    targets: dict[str, Target] = {}
+    targets: dict[str, ReplayTarget] = {}
 
     def walk(recipe: Recipe, depth: int) -> None:
         for entry in recipe.inputs if depth < 100 else ():
@@ -162,13 +163,13 @@ def line(target: Target, settings: Settings) -> list[Target]:
 
 
 def replay(
-    target: Target,
+    target: ReplayTarget,
     settings: Settings,
-    report: Callable[[Step], None] | None = None,
+    report: Callable[[FetchProgress], None] | None = None,
     tell: Callable[[Mapping[str, Any]], None] | None = None,
     data: Sequence[Path] = (),
     keep: str = "",
-) -> Replayed:
+) -> ReplayReport:
     """Make it again in a folder of its own, and compare every file.
 
     Args:
@@ -220,7 +221,7 @@ def replay(
             return _kept(replayed, target.manifest.digest)
         begun = jobs.now()
         result = run_recipe.ready(run_recipe.listed(now, sources, outcome, str(ref)), now, place)
-        ran = receipts.Ran(begun, result.finished, 1, environment.instructions(torch=False))
+        ran = receipts.StepRun(begun, result.finished, 1, environment.instructions(torch=False))
         run_recipe.keep(result, now, ref, ran, settings)
         return _kept(replayed, result.manifest.digest)
 
@@ -234,7 +235,7 @@ def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
 # ---- what is meant -------------------------------------------------------------------------
 
 
-def _of_model(what: str, settings: Settings) -> Target:
+def _of_model(what: str, settings: Settings) -> ReplayTarget:
     try:
         path = parse(what).scheme == "path"
     except BadRef:
@@ -252,29 +253,29 @@ def _of_model(what: str, settings: Settings) -> Target:
     return _known(what, recipes[0], manifest, settings)
 
 
-def _known(name: str, recipe: Recipe, manifest: Manifest, settings: Settings) -> Target:
+def _known(name: str, recipe: Recipe, manifest: Manifest, settings: Settings) -> ReplayTarget:
     data = receipts.of(manifest.digest, settings.home)
     if data is None:
-        return Target(name, recipe, manifest)
-    keys = Keys(settings.home)
+        return ReplayTarget(name, recipe, manifest)
+    keys = SigningKeys(settings.home)
     try:
         receipt = receipts.check(data, manifest, recipe, keys)
     except OvertError:
-        return Target(name, recipe, manifest, receipt="broken")
+        return ReplayTarget(name, recipe, manifest, receipt="broken")
     state = receipts.state(data, keys)
-    return Target(name, recipe, manifest, receipt=state, signers=receipt.signers)
+    return ReplayTarget(name, recipe, manifest, receipt=state, signers=receipt.signers)
 
 
-def _of_receipt(what: str, data: bytes, store: Store) -> Target:
+def _of_receipt(what: str, data: bytes, store: Store) -> ReplayTarget:
     receipt = receipts.read(data)
-    keys = Keys(store.home)
+    keys = SigningKeys(store.home)
     state = receipts.state(data, keys)
     manifest = inputs.manifest(receipt.manifest, store)
     if manifest is not None:
         receipts.check(data, manifest, receipt.recipe, keys)
     elif state == "broken":
         raise FormatError(f"the signature of {what} is not valid", "get the receipt again")
-    return Target(what, receipt.recipe, manifest, receipt.subjects, state, receipt.signers)
+    return ReplayTarget(what, receipt.recipe, manifest, receipt.subjects, state, receipt.signers)
 
 
 def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
@@ -296,14 +297,14 @@ def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _compared(
-    target: Target,
+    target: ReplayTarget,
     now: Recipe,
-    sources: Sequence[Given],
+    sources: Sequence[StepInput],
     made: Manifest,
     files: Mapping[str, Path],
     store: Store,
     ours: Set[str],
-) -> Replayed:
+) -> ReplayReport:
     """`files` are those made now, by path; `ours` the digests of those that the step made."""
     differences = environment.differences(target.recipe.environment, now.environment)
     recorded = _recorded(target, made)
@@ -329,7 +330,7 @@ def _compared(
         else [file for file in made.files if file.path in differences_found]
     )
     pairs += [(file.path, "", file.digest) for file in own if file.path not in known]
-    return Replayed(
+    return ReplayReport(
         target,
         verdict,
         next(iter(differences_found.values()), None),
@@ -343,13 +344,13 @@ def _compared(
 
 
 def _differences(
-    target: Target,
+    target: ReplayTarget,
     recorded: Sequence[tuple[str, str, File | None]],
     made: Manifest,
     files: Mapping[str, Path],
     store: Store,
     ours: Set[str],
-) -> dict[str, diff.Difference]:
+) -> dict[str, diff.FileDifference]:
     """Where each file differs, by its path; of none where nothing is known to compare with."""
     differences = {}
     for path, digest, old in recorded:
@@ -361,18 +362,20 @@ def _differences(
     own = made.files if target.manifest else [file for file in made.files if file.digest in ours]
     for file in own if recorded else ():
         if file.path not in known and file.role != "recipe":
-            differences[file.path] = diff.Difference(file.path, recorded="nothing", here="a file")
+            differences[file.path] = diff.FileDifference(
+                file.path, recorded="nothing", here="a file"
+            )
     if target.manifest and target.manifest.licence != made.licence:
-        differences[""] = diff.Difference(
+        differences[""] = diff.FileDifference(
             "the model", field="licence", recorded=target.manifest.licence, here=made.licence
         )
     return differences
 
 
 def _measures(
-    target: Target,
-    sources: Sequence[Given],
-    differences_found: Mapping[str, diff.Difference],
+    target: ReplayTarget,
+    sources: Sequence[StepInput],
+    differences_found: Mapping[str, diff.FileDifference],
     recorded: Sequence[tuple[str, str, File | None]],
     files: Mapping[str, Path],
     store: Store,
@@ -425,7 +428,7 @@ def _made(made: Manifest, recipe: Recipe, store: Store) -> set[str]:
     return {file.digest for file in made.files} - taken
 
 
-def _recorded(target: Target, made: Manifest) -> list[tuple[str, str, File | None]]:
+def _recorded(target: ReplayTarget, made: Manifest) -> list[tuple[str, str, File | None]]:
     """Path, digest and file of all that came out then; recipes tell of the environment itself."""
     if target.manifest:
         return [
@@ -448,17 +451,19 @@ def _difference(
     new: File | None,
     files: Mapping[str, Path],
     store: Store,
-) -> diff.Difference | None:
+) -> diff.FileDifference | None:
     if new is not None and old is not None and new.role != old.role:
-        return diff.Difference(path, field="role", recorded=old.role, here=new.role)
+        return diff.FileDifference(path, field="role", recorded=old.role, here=new.role)
     if new is not None and new.digest == digest:
         return _damage(path, old, files, store) if old else None
     if new is None or path not in files:
-        return diff.Difference(path, recorded="a file", here="nothing" if new is None else "other")
+        return diff.FileDifference(
+            path, recorded="a file", here="nothing" if new is None else "other"
+        )
     before = _before(digest, old, store)
     if before is not None and (difference := diff.differ(path, before, files[path])):
         return difference
-    return diff.Difference(path, recorded=digest, here=new.digest)
+    return diff.FileDifference(path, recorded=digest, here=new.digest)
 
 
 def _before(digest: str, old: File | None, store: Store) -> Path | None:
@@ -471,7 +476,7 @@ def _before(digest: str, old: File | None, store: Store) -> Path | None:
 
 def _damage(
     path: str, old: File, files: Mapping[str, Path], store: Store
-) -> diff.Difference | None:
+) -> diff.FileDifference | None:
     """Where the disk has other bytes than the manifest says, which are those that came out now."""
     try:
         stored = store.path(old)
@@ -481,10 +486,10 @@ def _damage(
         return None  # gone: what was made is the same
     if path in files and (difference := diff.differ(path, stored, files[path])):
         return replace(difference, largest=inf)
-    return diff.Difference(path, recorded="damaged in the store", here=old.digest)
+    return diff.FileDifference(path, recorded="damaged in the store", here=old.digest)
 
 
-def _kept(report: Replayed, digest: str) -> Replayed:
+def _kept(report: ReplayReport, digest: str) -> ReplayReport:
     return replace(report, kept=digest)
 
 

@@ -19,12 +19,12 @@ from overt.errors import FormatError, IntegrityError, OutOfDisk, Unsupported
 from overt.files.atomic import write
 from overt.models.modelfile_build import named
 from overt.models.recipe import Input, Recipe
-from overt.models.sources.base import Role, Step, sha256_of
+from overt.models.sources.base import FetchProgress, Role, sha256_of
 from overt.models.store import File, Manifest, Store
 from overt.provenance import environment, gguf_keys, inputs, jobs, receipts
-from overt.provenance.steps import Given, Made, Work, find
+from overt.provenance.steps import StepContext, StepInput, StepOutput, find
 from overt.ref import Ref
-from overt.security.signing import Keys
+from overt.security.signing import SigningKeys
 from overt.settings import Settings
 
 CARRIED_ROLES: tuple[Role, ...] = (
@@ -37,12 +37,12 @@ CARRIED_ROLES: tuple[Role, ...] = (
 )
 """Roles of a base's files that what is made of it has too, unless the step makes its own."""
 
-Report = Callable[[Step], None]
+Report = Callable[[FetchProgress], None]
 Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class StepResult:
     """What a step made, as the store will list it.
 
     Attributes:
@@ -115,7 +115,7 @@ def make(
     receipts.need()
     folder = jobs.folder_of(recipe, settings.home)
     if not again and not folder.exists() and (made := finished(recipe, store)):
-        report(Step(f"made already: {made.digest}", 0, None))
+        report(FetchProgress(f"made already: {made.digest}", 0, None))
         store.name(ref, made)
         return made
     with jobs.held(folder, settings.home), _disk(settings.home):
@@ -125,7 +125,7 @@ def make(
                 recipe, str(ref), folder, settings, report, tell, data or {}
             )
             instructions = environment.instructions(torch=False)
-            ran = receipts.Ran(noted["begun"], result.finished, noted["starts"], instructions)
+            ran = receipts.StepRun(noted["begun"], result.finished, noted["starts"], instructions)
             keep(result, recipe, ref, ran, settings)
         except Exception:
             if jobs.idle(folder):  # refused before it began: there is nothing to go on from
@@ -135,7 +135,9 @@ def make(
     return result.manifest
 
 
-def keep(result: Result, recipe: Recipe, ref: Ref, ran: receipts.Ran, settings: Settings) -> None:
+def keep(
+    result: StepResult, recipe: Recipe, ref: Ref, ran: receipts.StepRun, settings: Settings
+) -> None:
     """Store what was made, all of it at once, under the name `ref`; then its receipt."""
     Store(settings.home).commit(result.manifest, result.files, [ref])
     receipts.write(result.manifest, set(result.files), recipe, ran, settings)
@@ -165,8 +167,10 @@ def finished(recipe: Recipe, store: Store) -> Manifest | None:
         if data is None or not store.whole(made):
             continue
         with suppress(FormatError, IntegrityError):  # damaged: making it again writes it again
-            receipts.check(data, made, recipe, Keys(store.home))
-            if receipts.own(data, Keys(store.home)):  # one that was brought in may say anything
+            receipts.check(data, made, recipe, SigningKeys(store.home))
+            if receipts.own(
+                data, SigningKeys(store.home)
+            ):  # one that was brought in may say anything
                 return made
     return None
 
@@ -188,12 +192,12 @@ def made_by(recipe: Recipe, store: Store) -> Iterator[Manifest]:
 
 def run(
     recipe: Recipe,
-    sources: Sequence[Given],
+    sources: Sequence[StepInput],
     place: Path,
     settings: Settings,
     report: Report,
     tell: Tell | None,
-) -> list[Made]:
+) -> list[StepOutput]:
     """Run the step of `recipe` in `place`; what it tells is kept in ``events.jsonl`` there.
 
     Raises:
@@ -201,13 +205,17 @@ def run(
     """
     with (place / "events.jsonl").open("a", encoding="utf-8") as events:
         telling = _telling(events, tell)
-        made = find(recipe.step).run(Work(recipe, tuple(sources), place, report, settings, telling))
+        made = find(recipe.step).run(
+            StepContext(recipe, tuple(sources), place, report, settings, telling)
+        )
     if not made or not all(output.file.is_file() for output in made):
         raise FormatError(f"the step {recipe.step} did not make its files", "run it again")
     return made
 
 
-def listed(recipe: Recipe, sources: Sequence[Given], made: Sequence[Made], ref: str) -> Result:
+def listed(
+    recipe: Recipe, sources: Sequence[StepInput], made: Sequence[StepOutput], ref: str
+) -> StepResult:
     """The manifest of what was made, with the recipes and texts of what it was made of.
 
     It follows from its arguments alone: the same files by the same recipe are the same model.
@@ -250,10 +258,10 @@ def listed(recipe: Recipe, sources: Sequence[Given], made: Sequence[Made], ref: 
     origin = {"source": recipe.step}
     if bases:
         origin["base"] = bases[0].ref
-    return Result(Manifest(tuple(files), ref, origin, _licence(bases)), outside)
+    return StepResult(Manifest(tuple(files), ref, origin, _licence(bases)), outside)
 
 
-def ready(result: Result, recipe: Recipe, folder: Path) -> Result:
+def ready(result: StepResult, recipe: Recipe, folder: Path) -> StepResult:
     """The same with its recipe as a file in `folder`, and everything on the disk to last."""
     recipe_file = folder / "recipe.json"
     write(recipe_file, recipe.encode())
@@ -272,7 +280,7 @@ def _done(
     report: Report,
     tell: Tell | None,
     data: Mapping[str, Path],
-) -> Result:
+) -> StepResult:
     """Run the step, and note in the folder that it is done before anything is moved."""
     inputs.keep(data, recipe, settings.home)
     sources = inputs.found(recipe, settings)
@@ -287,7 +295,7 @@ def _done(
     return result
 
 
-def _kept(folder: Path, store: Store) -> Result | None:
+def _kept(folder: Path, store: Store) -> StepResult | None:
     """What a run noted that was killed while its files were moved into the store."""
     try:
         noted = json.loads((folder / "result.json").read_bytes())
@@ -304,7 +312,7 @@ def _kept(folder: Path, store: Store) -> Result | None:
         with suppress(OSError):  # the store was tidied meanwhile: the step makes them again
             (folder / "result.json").unlink()
         return None
-    return Result(manifest, files, str(noted["finished"]))
+    return StepResult(manifest, files, str(noted["finished"]))
 
 
 def _telling(events: IO[str], tell: Tell | None) -> Tell:

@@ -14,8 +14,8 @@ from typing import Any, Protocol, cast
 
 from overt.errors import Unsupported
 from overt.models.recipe import Recipe
+from overt.models.sources.base import FetchProgress as Progress
 from overt.models.sources.base import Role
-from overt.models.sources.base import Step as Progress
 from overt.models.store import Manifest
 from overt.settings import Settings
 
@@ -31,7 +31,7 @@ STEPS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class StepInput:
     """One input of a recipe, found on this machine.
 
     Attributes:
@@ -44,17 +44,17 @@ class Given:
     manifest: Manifest | None
     files: Mapping[str, Path]
 
-    def weights(self) -> "list[Made]":
+    def weights(self) -> "list[StepOutput]":
         """Of a model: its weights as they are, and what it sees images with."""
         return [
-            Made(file.role, file.path, self.files[file.path])
+            StepOutput(file.role, file.path, self.files[file.path])
             for file in (self.manifest.files if self.manifest else ())
             if file.role in ("weights", "projector")
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class StepOutput:
     """A file that a step made, with its role and path in the new manifest."""
 
     role: Role
@@ -63,7 +63,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepContext:
     """What a step runs with.
 
     Attributes:
@@ -78,13 +78,13 @@ class Work:
     """
 
     recipe: Recipe
-    inputs: tuple[Given, ...]
+    inputs: tuple[StepInput, ...]
     place: Path
     report: Callable[[Progress], None]
     settings: Settings
     tell: Callable[[Mapping[str, Any]], None]
 
-    def given(self, role: str) -> list[Given]:
+    def given(self, role: str) -> list[StepInput]:
         """The inputs of that role."""
         pairs = zip(self.recipe.inputs, self.inputs, strict=True)
         return [source for input, source in pairs if input.role == role]
@@ -112,7 +112,7 @@ class Agreement:
         return self.largest <= self.allowed
 
 
-class Step(Protocol):
+class RecipeStep(Protocol):
     """How one kind of artefact is made."""
 
     name: str
@@ -122,7 +122,7 @@ class Step(Protocol):
     reports: tuple[str, ...]
     """Files that tell of the others, such as a curve: elsewhere no tolerance is asked of them."""
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """Make it. Interrupted at any moment, the next `run` with the same `place` goes on."""
         ...
 
@@ -133,11 +133,11 @@ class Step(Protocol):
         ...
 
 
-class Judging(Step, Protocol):
+class AgreementJudge(RecipeStep, Protocol):
     """A step that says of some files more than how far their elements may drift."""
 
     def agreement(
-        self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
+        self, recipe: Recipe, inputs: Sequence[StepInput], files: Mapping[str, tuple[Path, Path]]
     ) -> Sequence[Agreement]:
         """How far files made elsewhere are from those made here; all measures must hold.
 
@@ -152,12 +152,12 @@ class Judging(Step, Protocol):
         ...
 
 
-def judging(step: Step) -> Judging | None:
+def judging(step: RecipeStep) -> AgreementJudge | None:
     """The same step, where it judges more than elements."""
-    return cast("Judging", step) if hasattr(step, "agreement") else None
+    return cast("AgreementJudge", step) if hasattr(step, "agreement") else None
 
 
-def find(name: str) -> Step:
+def find(name: str) -> RecipeStep:
     """The step of that name.
 
     Raises:
@@ -165,4 +165,4 @@ def find(name: str) -> Step:
     """
     if name not in STEPS:
         raise Unsupported(f"this Overt knows no step {name!r}", f"it knows {', '.join(STEPS)}")
-    return cast("Step", import_module(STEPS[name]).STEP)
+    return cast("RecipeStep", import_module(STEPS[name]).STEP)

@@ -22,7 +22,7 @@ MAX_HOPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class PostRequest:
     """One request as it leaves: `path` is below the provider's base URL, ``/messages``.
 
     `headers` are those of the dialect's own; the key's are `Dialect.headers`.
@@ -35,7 +35,7 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class ResponseBegun:
     """The provider took the request: the first thing that `Upstream.stream` yields.
 
     `bytes_out` is head and body of every try, as HTTP writes them.
@@ -46,11 +46,11 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class PassedResponse:
     """The beginning of an answer that is handed on as it is; its body follows in pieces.
 
     `headers` have names in lower case; those of the connection, cookies and whatever repeats the
-    key are left out. `bytes_out` as in `Begun`.
+    key are left out. `bytes_out` as in `ResponseBegun`.
     """
 
     status: int
@@ -60,7 +60,7 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ServerEvent:
     """One server-sent event: its name ("" where it has none) and its data."""
 
     name: str
@@ -86,7 +86,7 @@ class Destination:
     add_key: str
 
 
-class Reader(Protocol):
+class EventReader(Protocol):
     """Turns what comes back of one request into events."""
 
     @property
@@ -94,7 +94,7 @@ class Reader(Protocol):
         """Nothing more is to come: reading can end although the connection stays open."""
         ...
 
-    def feed(self, server_event: Said) -> Iterable[Event]:
+    def feed(self, server_event: ServerEvent) -> Iterable[Event]:
         """The events that one server-sent event makes.
 
         Raises:
@@ -119,7 +119,7 @@ class Dialect(Protocol):
     """The engine's."""
     protocol: str
     """The protocol of overt.protocols that speaks the same, for passing requests through."""
-    listing: Post
+    listing: PostRequest
     """Asks which models there are. Costs nothing, and takes a key where the provider wants one."""
 
     def capabilities(self, model: str) -> Capabilities: ...
@@ -128,7 +128,7 @@ class Dialect(Protocol):
         """What every request carries, the key among it; `secret` "" is no key."""
         ...
 
-    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+    def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:
         """The POST (its answer streamed), and one sentence for each thing that was left out.
 
         Raises:
@@ -136,13 +136,13 @@ class Dialect(Protocol):
         """
         ...
 
-    def reader(self, request: Request) -> Reader: ...
+    def reader(self, request: Request) -> EventReader: ...
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
         """The error of an answer that is not 200. Never raises, whatever the body holds."""
         ...
 
-    def embed(self, request: EmbedRequest, model: str) -> Post:
+    def embed(self, request: EmbedRequest, model: str) -> PostRequest:
         """Raises Unsupported: it makes no embeddings."""
         ...
 
@@ -150,7 +150,7 @@ class Dialect(Protocol):
         """Raises ProviderFailed: not what was asked for."""
         ...
 
-    def counting(self, request: Request, model: str) -> Post:
+    def counting(self, request: Request, model: str) -> PostRequest:
         """Raises Unsupported: it does not count ahead."""
         ...
 
@@ -162,16 +162,18 @@ class Dialect(Protocol):
 Failure = Callable[[int, Mapping[str, str], bytes], OvertError]
 
 
-class Wire(Protocol):
+class HttpClientInterface(Protocol):
     """What an engine needs of the network: providers/http/client.py."""
 
     def stream(
-        self, to: Destination, post: Post, failure: Failure
-    ) -> AsyncGenerator[Begun | Said, None]: ...
+        self, to: Destination, post: PostRequest, failure: Failure
+    ) -> AsyncGenerator[ResponseBegun | ServerEvent, None]: ...
 
-    async def ask(self, to: Destination, post: Post, failure: Failure) -> bytes: ...
+    async def ask(self, to: Destination, post: PostRequest, failure: Failure) -> bytes: ...
 
-    def forward(self, to: Destination, post: Post) -> AsyncGenerator[Passed | bytes, None]: ...
+    def forward(
+        self, to: Destination, post: PostRequest
+    ) -> AsyncGenerator[PassedResponse | bytes, None]: ...
 
 
 class Provider(Partial):
@@ -182,7 +184,7 @@ class Provider(Partial):
         dialect: Dialect,
         model: str,
         to: Destination,
-        wire: Wire,
+        wire: HttpClientInterface,
         notice: Callable[[str], None] = lambda _: None,
         ref: str = "",
     ) -> None:
@@ -207,7 +209,7 @@ class Provider(Partial):
         try:
             async with aclosing(self._wire.stream(self.to, post, self.dialect.failure)) as answer:
                 async for item in answer:
-                    if isinstance(item, Begun):
+                    if isinstance(item, ResponseBegun):
                         yield Routed(self.ref, request_id=item.request_id, bytes_out=item.bytes_out)
                         continue
                     for event in reader.feed(item):
@@ -240,8 +242,8 @@ class Provider(Partial):
             raise cleaned(error, self.to.secret) from None
 
     def forward(
-        self, post: Post, left_out: Iterable[str] = ()
-    ) -> AsyncGenerator["Passed | bytes", None]:
+        self, post: PostRequest, left_out: Iterable[str] = ()
+    ) -> AsyncGenerator["PassedResponse | bytes", None]:
         """The provider's own answer to a request that is already in its words.
 
         `left_out` is told as `Dialect.post` has it.

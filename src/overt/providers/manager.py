@@ -1,6 +1,6 @@
 """Models of other machines made ready to answer: whose key, which server, and one way out.
 
-All of them share one `Upstream`, so that policy, retries and circuit breakers see everything that
+All of them share one `HttpClient`, so that policy, retries and circuit breakers see everything that
 leaves. Nothing is sent here: an engine is only put together.
 """
 
@@ -18,12 +18,12 @@ from overt.errors import BadRef, NeedsAccess, NoEgress, Offline, OvertError, Tim
 from overt.providers import registry
 from overt.providers.base import Provider
 from overt.ref import Ref
-from overt.runtime.loader import Facts, Opened
+from overt.runtime.loader import ModelFacts, OpenedModel
 from overt.security import credentials
 from overt.settings import Settings, seconds_of
 
 if TYPE_CHECKING:
-    from overt.providers.http.client import Upstream
+    from overt.providers.http.client import HttpClient
     from overt.security.urls import Address
 
 _MAX_ENGINES = 256  # engines kept; each is a few hundred bytes
@@ -60,22 +60,22 @@ class Providers:
     ) -> None:
         self._settings, self._notice = settings, notice
         self._environ = os.environ if environ is None else environ
-        self._upstream: Upstream | None = None
-        self._open: dict[str, tuple[Opened, int]] = {}
-        self._logins: dict[str, tuple[credentials.Login, int]] = {}
+        self._upstream: HttpClient | None = None
+        self._open: dict[str, tuple[OpenedModel, int]] = {}
+        self._logins: dict[str, tuple[credentials.ProviderLogin, int]] = {}
         self._kept = settings.home / "logins.json"
         self._sole: dict[str, tuple[str, float]] = {}  # a server's only model, and until when
 
     @property
-    def upstream(self) -> "Upstream":
+    def upstream(self) -> "HttpClient":
         """The one way out, made when it is first needed."""
         if self._upstream is None:
-            from overt.providers.http.client import Upstream
+            from overt.providers.http.client import HttpClient
 
-            self._upstream = Upstream(self._settings, notice=self._notice)
+            self._upstream = HttpClient(self._settings, notice=self._notice)
         return self._upstream
 
-    def open(self, ref: str) -> Opened:
+    def open(self, ref: str) -> OpenedModel:
         """The engine that answers for `ref`. Looks for a key where none was found before.
 
         Raises:
@@ -99,14 +99,14 @@ class Providers:
         to = registry.destination(parsed, spoken, login.base, login.secret, bearer=login.bearer)
         engine = registry.open(parsed, to, spoken, self.upstream, self._notice)
         host, context = server_of(parsed, self._environ).shown, engine.capabilities.context
-        facts = Facts(ref, "", spoken.name, build=host, context=context)
-        opened = Opened(engine, facts)
+        facts = ModelFacts(ref, "", spoken.name, build=host, context=context)
+        opened = OpenedModel(engine, facts)
         if len(self._open) >= _MAX_ENGINES:
             self._open.clear()
         self._open[ref] = opened, stamp
         return opened
 
-    def _login(self, name: str, stamp: int) -> credentials.Login:
+    def _login(self, name: str, stamp: int) -> credentials.ProviderLogin:
         """A key that was found is looked for again when one is kept or removed.
 
         Not for each model: clients may write any name, and a keyring may take seconds.
@@ -127,7 +127,7 @@ class Providers:
         assert isinstance(engine, Provider)
         return engine
 
-    async def opened(self, ref: str) -> Opened:
+    async def opened(self, ref: str) -> OpenedModel:
         """`open`, which also takes a server without a model where that has but one.
 
         Raises as `open` and `sole_model`.

@@ -5,7 +5,7 @@ from importlib import import_module
 from urllib.parse import urlsplit, urlunsplit
 
 from overt.errors import BadRef
-from overt.providers.base import Destination, Dialect, Provider, Wire
+from overt.providers.base import Destination, Dialect, HttpClientInterface, Provider
 from overt.ref import Ref
 
 _DIALECTS = {
@@ -61,7 +61,11 @@ def destination(
 
 
 def open(
-    ref: Ref, to: Destination, spoken: Dialect, wire: Wire, notice: Callable[[str], None]
+    ref: Ref,
+    to: Destination,
+    spoken: Dialect,
+    wire: HttpClientInterface,
+    notice: Callable[[str], None],
 ) -> Provider:
     """The engine for `ref`.
 

@@ -30,7 +30,7 @@ from overt.chat import Request, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Accepts:
+class SupportedParameters:
     """One family. `extra` holds what only its own adapter reads."""
 
     refuses: frozenset[str] = frozenset()
@@ -56,14 +56,14 @@ _KNOWN = (
 
 
 @lru_cache(1024)  # clients may write any name
-def accepts(engine: str, model: str) -> Accepts:
+def accepts(engine: str, model: str) -> SupportedParameters:
     """What `model` of `engine` (``anthropic``, ``openai`` …) accepts."""
     for family in _families(engine):
         if any(fnmatchcase(model, pattern) for pattern in family["models"]):
             plain = {name: family[name] for name in _KNOWN[4:] if name in family}
             extra = {name: value for name, value in family.items() if name not in _KNOWN}
-            return Accepts(frozenset(family.get("refuses", ())), extra=extra, **plain)
-    return Accepts()
+            return SupportedParameters(frozenset(family.get("refuses", ())), extra=extra, **plain)
+    return SupportedParameters()
 
 
 def stated(engine: str, model: str) -> tuple[str, str]:
@@ -74,7 +74,7 @@ def stated(engine: str, model: str) -> tuple[str, str]:
     return "", ""
 
 
-def pruned(request: Request, taken: Accepts) -> tuple[Request, tuple[str, ...]]:
+def pruned(request: Request, taken: SupportedParameters) -> tuple[Request, tuple[str, ...]]:
     """`request` without what the family refuses, and the names of what was left out."""
     sampling = {
         name: None

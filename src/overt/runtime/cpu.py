@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CpuSample:
     """Seconds all cores together have been busy, those of this process, and when."""
 
     busy: float
@@ -19,14 +19,14 @@ class Sample:
     at: float
 
 
-def sample() -> Sample:
+def sample() -> CpuSample:
     import psutil
 
     times = psutil.cpu_times()
     busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
     # `user` already holds the guests' share; counting it twice would show a busy machine.
     busy -= getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return Sample(busy, time.process_time(), time.monotonic())
+    return CpuSample(busy, time.process_time(), time.monotonic())
 
 
 _START = sample()
@@ -40,7 +40,7 @@ def usable() -> int:
         return os.cpu_count() or 1
 
 
-def free(since: Sample | None = None, window: float = 0.1) -> float:
+def free(since: CpuSample | None = None, window: float = 0.1) -> float:
     """Cores nobody else was using, averaged since `since` (the import by default).
 
     Waits until `window` seconds have been seen: the kernel counts in steps of a hundredth.

@@ -1,7 +1,8 @@
 """A model on this machine made ready to run: what a ref means, what fits, and the worker for it.
 
-`Places.get` turns a ref into a `Place` (from headers and small texts alone), `planner` says for one
-place and purpose how it would be loaded within a budget, and what it loads is an `Opened`.
+`PlaceCache.get` turns a ref into a `ModelPlace` (from headers and small texts alone), `planner`
+says for one place and purpose how it would be loaded within a budget, and what it loads is an
+`OpenedModel`.
 """
 
 import asyncio
@@ -21,9 +22,9 @@ from overt.formats import gguf, split
 from overt.models import defaults as overlay
 from overt.models import pull
 from overt.models.defaults import Overlay
-from overt.models.memory import CHECKPOINTS, Fit, choose
+from overt.models.memory import CHECKPOINTS, ContextFit, choose
 from overt.runtime import cpu, registry
-from overt.runtime.slots import Plan
+from overt.runtime.slots import LoadPlan
 from overt.runtime.torch import plan
 from overt.settings import Settings
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
 Notice = Callable[[str], None]
-Fits = Callable[..., Fit]
+Fits = Callable[..., ContextFit]
 Kind = Literal["llm", "embedding", "rerank"]
 
 SLOTS = 4
@@ -60,7 +61,7 @@ _RANK = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """What is true of an opened model; for `ps`, `--json` and people who ask.
 
     `build` of a model that runs elsewhere is the server that it is asked at, as ``host:port``.
@@ -83,15 +84,15 @@ class Facts:
 
 
 @dataclass(slots=True)
-class Opened:
+class OpenedModel:
     """An engine that runs."""
 
     engine: Engine
-    facts: Facts
+    facts: ModelFacts
     purpose: Purpose = "answer"
     overlay: Overlay = Overlay()
     worker: "Worker | None" = None
-    gone: Callable[["Opened"], None] = lambda _: None  # told once it has been closed
+    gone: Callable[["OpenedModel"], None] = lambda _: None  # told once it has been closed
 
     async def close(self) -> None:
         await self.engine.close()
@@ -99,11 +100,11 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelPlace:
     """What a ref means: the files of a model, and what they say."""
 
-    model: pull.Model
-    header: gguf.Header
+    model: pull.LocalModel
+    header: gguf.GgufHeader
     overlay: Overlay
     kind: Kind
 
@@ -133,7 +134,7 @@ class Place:
 _MADE_FOR: dict[Kind, Purpose] = {"llm": "answer", "embedding": "embed", "rerank": "rerank"}
 
 
-def kind_of(header: gguf.Header) -> Kind:
+def kind_of(header: gguf.GgufHeader) -> Kind:
     """What a model is made for, by its architecture and how its vectors are pooled."""
     pooling = header.number(f"{header.architecture}.pooling_type")
     if pooling == _RANK or header.tensor("cls.output.weight") or header.tensor("cls.weight"):
@@ -141,7 +142,7 @@ def kind_of(header: gguf.Header) -> Kind:
     return "embedding" if pooling or header.architecture in ENCODERS else "llm"
 
 
-def causal(header: gguf.Header) -> bool:
+def causal(header: gguf.GgufHeader) -> bool:
     """Whether a token sees only those before it; an encoder's see all."""
     stated = header.metadata.get(f"{header.architecture}.attention.causal")
     return stated if isinstance(stated, bool) else header.architecture not in ENCODERS
@@ -152,27 +153,27 @@ def causal(header: gguf.Header) -> bool:
 _Stamp = tuple[object, ...]
 
 
-class Places:
+class PlaceCache:
     """Refs and what they mean, remembered until the store (or a plain file) changes.
 
     `admit` is asked about each before it is remembered, and may refuse it.
     """
 
     def __init__(
-        self, settings: Settings, admit: Callable[["Place"], None] = lambda _: None
+        self, settings: Settings, admit: Callable[["ModelPlace"], None] = lambda _: None
     ) -> None:
         self._settings, self._admit = settings, admit
-        self._known: dict[str, tuple[Place, _Stamp]] = {}
+        self._known: dict[str, tuple[ModelPlace, _Stamp]] = {}
         self._folders = (str(settings.home / "names"), str(settings.home / "manifests"))
 
-    def known(self, ref: str) -> Place | None:
+    def known(self, ref: str) -> ModelPlace | None:
         """What `ref` meant and still means; reads two time stamps and nothing else."""
         cached = self._known.get(ref)
         if cached is None or cached[1] != self._stamp(cached[0].model):
             return None
         return cached[0]
 
-    def get(self, ref: str) -> Place:
+    def get(self, ref: str) -> ModelPlace:
         """What `ref` means now. May take a while: a plain file is hashed.
 
         Raises:
@@ -189,7 +190,7 @@ class Places:
         begun = self._folder_stamp()
         model = pull.find(ref, self._settings)
         header = _header(model)
-        place = Place(model, header, overlay.read(model), kind_of(header))
+        place = ModelPlace(model, header, overlay.read(model), kind_of(header))
         self._admit(place)
         stamp = (*begun, *self._stamp(model)[len(begun) :])
         if len(self._known) >= _MAX_KNOWN_REFS:
@@ -199,7 +200,7 @@ class Places:
             self._known[ref] = place, stamp
         return place
 
-    def _stamp(self, model: pull.Model) -> _Stamp:
+    def _stamp(self, model: pull.LocalModel) -> _Stamp:
         if model.manifest is not None:
             return self._folder_stamp()
         return (*self._folder_stamp(), *_file_stamp(model.weights), *_file_stamp(Path(model.ref)))
@@ -224,7 +225,7 @@ def _file_stamp(path: Path) -> tuple[int, ...]:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _header(model: pull.Model) -> gguf.Header:
+def _header(model: pull.LocalModel) -> gguf.GgufHeader:
     """The header of the weights, or a clear word where this engine does not read their kind."""
     name = model.manifest.weights.path if model.manifest else model.weights.name
     if name.endswith(".safetensors"):
@@ -246,14 +247,14 @@ class Loader:
     others where that costs little, and slots are reduced to what fits.
     """
 
-    place: Place
+    place: ModelPlace
     purpose: Purpose
     settings: Settings
     shared: bool
     notice: Notice
-    gone: Callable[[Opened], None] = lambda _: None
+    gone: Callable[[OpenedModel], None] = lambda _: None
 
-    def __call__(self, budget: int, size: int) -> Plan[Opened]:
+    def __call__(self, budget: int, size: int) -> LoadPlan[OpenedModel]:
         """How to load it within `budget` bytes, with a context of `size` tokens or more.
 
         Raises:
@@ -274,7 +275,7 @@ class Loader:
                 f"and {budget >> 20} MiB are free",
                 "close other programs, or choose a smaller model",
             )
-        return Plan(memory, fit.need.parallel, fit.context, lambda: self._load(chosen, fit))
+        return LoadPlan(memory, fit.need.parallel, fit.context, lambda: self._load(chosen, fit))
 
     @property
     def _torch(self) -> bool:
@@ -293,7 +294,7 @@ class Loader:
             return overlay.settings(self.place.overlay, replace(self.settings, context=own), own)
         return overlay.settings(self.place.overlay, self.settings, own)
 
-    def _fit(self, chosen: Settings, budget: int, size: int) -> Fit:
+    def _fit(self, chosen: Settings, budget: int, size: int) -> ContextFit:
         """Raises OutOfMemory."""
         if self._torch:
             batch, label = batch_size(self.place.header), self.place.model.ref
@@ -321,7 +322,7 @@ class Loader:
             return (self.settings.parallel or 1,)
         return tuple(range(SLOTS, 0, -1))
 
-    def _open(self, fits: Fits, slots: tuple[int, ...], budget: int) -> Fit:
+    def _open(self, fits: Fits, slots: tuple[int, ...], budget: int) -> ContextFit:
         """A context that is left to us.
 
         Of a shared machine half is taken if that is enough for all slots with a decent context, so
@@ -344,7 +345,7 @@ class Loader:
         header = self.place.header
         return registry.batch(self.purpose, context, batch_size(header), causal=causal(header))
 
-    def _extra(self, fit: Fit) -> int:
+    def _extra(self, fit: ContextFit) -> int:
         """Bytes beyond the estimate: who scores keeps the logits of a whole batch."""
         if self.purpose != "score" or self._torch:
             return 0
@@ -358,7 +359,7 @@ class Loader:
 
     # ---- loading -----------------------------------------------------------------------------
 
-    async def _load(self, chosen: Settings, fit: Fit) -> Opened:
+    async def _load(self, chosen: Settings, fit: ContextFit) -> OpenedModel:
         """Raises NoIsolation, EngineFailed: the worker could not start."""
         from overt.runtime.worker.supervisor import Worker
 
@@ -371,7 +372,7 @@ class Loader:
         if isolation.missing:
             self.notice(f"isolation is weaker here: {'; '.join(isolation.missing)}")
         engine = registry.engine(self.purpose, worker, self._capabilities(fit), torch=self._torch)
-        facts = Facts(
+        facts = ModelFacts(
             ref=model.ref,
             digest=model.digest,
             engine=engine.name,
@@ -381,7 +382,7 @@ class Loader:
             isolation=isolation.layers,
             missing=isolation.missing,
         )
-        return Opened(engine, facts, self.purpose, self.place.overlay, worker, self.gone)
+        return OpenedModel(engine, facts, self.purpose, self.place.overlay, worker, self.gone)
 
     async def _threads(self, chosen: Settings) -> cpu.Threads:
         if chosen.threads:
@@ -391,7 +392,7 @@ class Loader:
         header = self.place.header
         return cpu.plan(header.file_size, header.block_count or 1, free)
 
-    def _spec(self, fit: Fit, threads: cpu.Threads) -> "WorkerSpec":
+    def _spec(self, fit: ContextFit, threads: cpu.Threads) -> "WorkerSpec":
         from overt.runtime.native_build import openmp
         from overt.runtime.worker.supervisor import WorkerSpec
 
@@ -425,7 +426,7 @@ class Loader:
             environ=openmp.environ(),
         )
 
-    def _capabilities(self, fit: Fit) -> Capabilities:
+    def _capabilities(self, fit: ContextFit) -> Capabilities:
         if self.purpose != "answer":
             return Capabilities(context=fit.context, parallel=fit.need.parallel, chat=False)
         template = self.place.template
@@ -444,7 +445,7 @@ class Loader:
             constrained=True,
         )
 
-    def _remarks(self, fit: Fit) -> Iterator[str]:
+    def _remarks(self, fit: ContextFit) -> Iterator[str]:
         """What is not as one would expect, a sentence each."""
         if self._torch:
             yield (
@@ -469,7 +470,7 @@ class Loader:
             )
 
 
-def _explicit(fits: Fits, context: int, slots: tuple[int, ...], budget: int) -> Fit:
+def _explicit(fits: Fits, context: int, slots: tuple[int, ...], budget: int) -> ContextFit:
     """With as many slots as fit; raises OutOfMemory where not even the fewest do."""
     for count in slots[:-1]:
         with suppress(OutOfMemory):
@@ -477,7 +478,7 @@ def _explicit(fits: Fits, context: int, slots: tuple[int, ...], budget: int) -> 
     return fits(context=context, parallel=slots[-1], free=budget)
 
 
-def batch_size(header: gguf.Header) -> int:
+def batch_size(header: gguf.GgufHeader) -> int:
     """Prompt tokens read between two looks at cancellation: about 0.7 s of work on one core.
 
     Measured: 27 billion parameters times tokens a second and thread, and no loss of prompt speed

@@ -12,7 +12,7 @@ from typing import Any
 
 from overt.engine import Capabilities, Engine, Purpose
 from overt.errors import INSTALL_LAB, Unsupported, lacking
-from overt.runtime.worker_engine import Caller
+from overt.runtime.worker_engine import WorkerCaller
 
 HOSTS: dict[Purpose, str] = {
     "answer": "overt.runtime.llamacpp.host:Host",
@@ -106,7 +106,7 @@ def parameters(
 
 
 def engine(
-    purpose: Purpose, worker: Caller, capabilities: Capabilities, *, torch: bool = False
+    purpose: Purpose, worker: WorkerCaller, capabilities: Capabilities, *, torch: bool = False
 ) -> Engine:
     """The engine for a worker that was started with `parameters(purpose, …)`."""
     if torch:

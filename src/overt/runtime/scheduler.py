@@ -1,7 +1,7 @@
 """Who is answered when, and which models are in memory: seats, queues, a budget, eviction.
 
-Knows nothing of engines: a *resident* is whatever `Plan.load` returns and has a `close`. Each is
-known by a key, takes so many bytes, and has so many seats. A caller takes a seat, waits for one
+Knows nothing of engines: a *resident* is whatever `LoadPlan.load` returns and has a `close`. Each
+is known by a key, takes so many bytes, and has so many seats. A caller takes a seat, waits for one
 where none is free, and leaves it at the end; the first to come for an absent resident has it loaded
 for all. The rules:
 
@@ -23,9 +23,18 @@ from types import TracebackType
 from typing import Any, Generic
 
 from overt.errors import Busy, OutOfMemory, TooMany
-from overt.runtime.slots import E, Plan, Planner, Resident, Room, Waiter
+from overt.runtime.slots import E, LoadedModel, LoadPlan, LoadPlanner, ModelSlot, Waiter
 
-__all__ = ["KEEP_ALIVE", "QUEUE", "Plan", "Planner", "Resident", "Scheduler", "Seat", "Stats"]
+__all__ = [
+    "KEEP_ALIVE",
+    "QUEUE",
+    "Lease",
+    "LoadPlan",
+    "LoadPlanner",
+    "LoadedModel",
+    "Scheduler",
+    "SchedulerStats",
+]
 
 KEEP_ALIVE = 300.0
 """Seconds an idle resident stays, where nobody said otherwise; as Ollama does."""
@@ -34,7 +43,7 @@ _RETRY = (1.0, 60.0)  # seconds: least and most that a caller is told to wait
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class SchedulerStats:
     """What has happened so far, and what is: by key where it says so.
 
     Attributes:
@@ -52,13 +61,13 @@ class Stats:
     refused: int
 
 
-class Seat(Generic[E]):
+class Lease(Generic[E]):
     """A place with a resident, `it`: ``with await scheduler.take(…) as it``, or leave it once."""
 
     __slots__ = ("_begun", "_caller", "_guest", "_room", "_scheduler", "it")
 
     def __init__(
-        self, scheduler: "Scheduler[E]", room: Room[E], caller: str, *, guest: bool
+        self, scheduler: "Scheduler[E]", room: ModelSlot[E], caller: str, *, guest: bool
     ) -> None:
         assert room.it is not None
         self.it: E = room.it
@@ -104,8 +113,8 @@ class Scheduler(Generic[E]):
         most: int = 0,
     ) -> None:
         self._budget, self._keep_alive, self._queue, self._most = budget, keep_alive, queue, most
-        self._rooms: dict[Hashable, Room[E]] = {}
-        self._tasks: dict[asyncio.Task[None], Room[E]] = {}
+        self._rooms: dict[Hashable, ModelSlot[E]] = {}
+        self._tasks: dict[asyncio.Task[None], ModelSlot[E]] = {}
         self._line = False  # whether somebody waits for room
         self._changes = 0  # of what is resident
         self._number = 0
@@ -118,13 +127,13 @@ class Scheduler(Generic[E]):
     async def take(
         self,
         key: Hashable,
-        planner: Planner[E],
+        planner: LoadPlanner[E],
         *,
         caller: str = "",
         keep_alive: float | None = None,
         size: int = 0,
         guest: bool = False,
-    ) -> Seat[E]:
+    ) -> Lease[E]:
         """Wait for a seat with the resident `key`, loading it if need be.
 
         Args:
@@ -144,7 +153,7 @@ class Scheduler(Generic[E]):
             raise _ending()
         room = self._rooms.get(key)
         if room is None:
-            room = self._rooms[key] = Room(key, planner, self._keep_alive)
+            room = self._rooms[key] = ModelSlot(key, planner, self._keep_alive)
         if keep_alive is not None:
             room.keep_alive = keep_alive
         plan = room.plan
@@ -168,17 +177,17 @@ class Scheduler(Generic[E]):
             room.rise(caller, None)
             self.left(room)
             return seat
-        return Seat(self, room, caller, guest=False)
+        return Lease(self, room, caller, guest=False)
 
     async def load(
         self,
         key: Hashable,
-        planner: Planner[E],
+        planner: LoadPlanner[E],
         *,
         caller: str = "",
         keep_alive: float | None = None,
         size: int = 0,
-    ) -> Resident[E]:
+    ) -> LoadedModel[E]:
         """Have a resident there. Raises as `take` does."""
         with await self.take(
             key, planner, caller=caller, keep_alive=keep_alive, size=size, guest=True
@@ -218,7 +227,7 @@ class Scheduler(Generic[E]):
 
     # ---- what there is ---------------------------------------------------------------------
 
-    def loaded(self) -> list[Resident[E]]:
+    def loaded(self) -> list[LoadedModel[E]]:
         """The residents that are there, the one used last first."""
         views = [self._seen(room) for room in self._rooms.values() if room.it is not None]
         return sorted(views, key=lambda view: -view.used)
@@ -228,9 +237,9 @@ class Scheduler(Generic[E]):
         room = self._rooms.get(key)
         return room is not None and room.plan is not None and not room.closing
 
-    def stats(self) -> Stats:
+    def stats(self) -> SchedulerStats:
         rooms = self._rooms.values()
-        return Stats(
+        return SchedulerStats(
             waiting={room.key: room.waiting for room in rooms},
             busy={room.key: room.busy + room.guests for room in rooms},
             memory=self._committed(),
@@ -241,7 +250,7 @@ class Scheduler(Generic[E]):
 
     # ---- waiting, and being let in ---------------------------------------------------------
 
-    async def _wait(self, room: Room[E], caller: str, size: int) -> None:
+    async def _wait(self, room: ModelSlot[E], caller: str, size: int) -> None:
         """Stand in the queue until a seat has been given to `caller`."""
         self._check_queue(room, caller)
         self._number += 1
@@ -261,7 +270,7 @@ class Scheduler(Generic[E]):
                 self._settle()
             raise
 
-    def _check_queue(self, room: Room[E], caller: str) -> None:
+    def _check_queue(self, room: ModelSlot[E], caller: str) -> None:
         """Raises Busy or TooMany."""
         if self._waiting >= self._queue:
             self._refused += 1
@@ -283,21 +292,21 @@ class Scheduler(Generic[E]):
                 self._patience(room),
             )
 
-    def _patience(self, room: Room[E]) -> float:
+    def _patience(self, room: ModelSlot[E]) -> float:
         """Whole seconds until the queue has moved on, judged by what requests took so far."""
         seats = room.plan.seats if room.plan else 1
         low, high = _RETRY
         return float(math.ceil(min(high, max(low, room.mean * (room.waiting + 1) / seats))))
 
-    def _let_in(self, room: Room[E], caller: str, *, guest: bool) -> Seat[E]:
+    def _let_in(self, room: ModelSlot[E], caller: str, *, guest: bool) -> Lease[E]:
         if guest:
             room.guests += 1
             room.stop_clock()
         else:
             room.sit(caller)
-        return Seat(self, room, caller, guest=guest)
+        return Lease(self, room, caller, guest=guest)
 
-    def left(self, room: Room[E]) -> None:
+    def left(self, room: ModelSlot[E]) -> None:
         """A seat of `room` was given back."""
         room.used = time.time()
         if room.waiting or self._line:
@@ -305,7 +314,7 @@ class Scheduler(Generic[E]):
         elif room.idle:
             self._rest(room)
 
-    def _fail(self, room: Room[E], error: Exception, least: int = 0) -> None:
+    def _fail(self, room: ModelSlot[E], error: Exception, least: int = 0) -> None:
         """Tell everybody who waits for `room` of that size or more."""
         for waiter in [waiter for waiter in room.waiters() if waiter.size >= least]:
             room.drop(waiter)
@@ -328,7 +337,7 @@ class Scheduler(Generic[E]):
                 most = room.plan.size
                 larger = (waiter.number for waiter in room.waiters() if waiter.size > most)
                 room.barrier = min(larger, default=math.inf)
-        absent.sort(key=Room.first)
+        absent.sort(key=ModelSlot.first)
         self._line = not all(self._begin(room) for room in absent)
         for room in list(self._rooms.values()):
             if room.ready:
@@ -338,7 +347,7 @@ class Scheduler(Generic[E]):
             elif room.plan is None and not room.waiting:
                 del self._rooms[room.key]
 
-    def _grant(self, room: Room[E]) -> None:
+    def _grant(self, room: ModelSlot[E]) -> None:
         """Let in whoever may, as long as there are seats."""
         assert room.plan is not None
         while room.busy < room.plan.seats and (waiter := room.next()):
@@ -350,7 +359,7 @@ class Scheduler(Generic[E]):
             room.sit(waiter.caller, self._number)
             waiter.seat.set_result(None)
 
-    def _rest(self, room: Room[E]) -> None:
+    def _rest(self, room: ModelSlot[E]) -> None:
         """What becomes of a resident that nobody uses now: it goes, or its clock starts."""
         if room.barrier != math.inf:
             self._evictions += self._line
@@ -361,7 +370,7 @@ class Scheduler(Generic[E]):
             loop = asyncio.get_running_loop()
             room.timer = loop.call_later(room.keep_alive, self._close, room)
 
-    def _begin(self, room: Room[E]) -> bool:
+    def _begin(self, room: ModelSlot[E]) -> bool:
         """Start loading; False where room has to be made first. Who cannot have it is told."""
         while room.waiting:
             size = max(waiter.size for waiter in room.waiters())
@@ -387,7 +396,7 @@ class Scheduler(Generic[E]):
             break
         return True
 
-    def _make_room(self, coming: Room[E], memory: int, budget: int) -> bool:
+    def _make_room(self, coming: ModelSlot[E], memory: int, budget: int) -> bool:
         """Whether `memory` bytes are free now; what is in the way is let go, or shut to others."""
         there = [room for room in self._rooms.values() if room.plan is not None]
         over = self._committed() + memory - budget
@@ -412,7 +421,7 @@ class Scheduler(Generic[E]):
 
     # ---- loading and letting go ------------------------------------------------------------
 
-    def _run(self, room: Room[E], work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, room: ModelSlot[E], work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = room
         task.add_done_callback(self._ended)
@@ -423,7 +432,7 @@ class Scheduler(Generic[E]):
             context = {"message": "a resident could not be closed", "exception": error}
             task.get_loop().call_exception_handler(context)
 
-    async def _load(self, room: Room[E], plan: Plan[E]) -> None:
+    async def _load(self, room: ModelSlot[E], plan: LoadPlan[E]) -> None:
         try:
             it = await plan.load()
         except asyncio.CancelledError:
@@ -442,12 +451,12 @@ class Scheduler(Generic[E]):
             await self._shut(room)
         self._settle()
 
-    def _close(self, room: Room[E]) -> None:
+    def _close(self, room: ModelSlot[E]) -> None:
         room.stop_clock()
         room.closing = True
         self._run(room, self._shut(room))
 
-    async def _shut(self, room: Room[E]) -> None:
+    async def _shut(self, room: ModelSlot[E]) -> None:
         assert room.it is not None
         try:
             await room.it.close()
@@ -457,13 +466,13 @@ class Scheduler(Generic[E]):
             room.closing = room.parting = False
             self._settle()
 
-    def _seen(self, room: Room[E]) -> Resident[E]:
+    def _seen(self, room: ModelSlot[E]) -> LoadedModel[E]:
         assert room.it is not None
         assert room.plan is not None
         left = room.keep_alive
         if room.timer:
             left = room.timer.when() - asyncio.get_running_loop().time()
-        return Resident(
+        return LoadedModel(
             room.key,
             room.it,
             room.plan.memory,
@@ -480,7 +489,7 @@ def _ending() -> Busy:
     return Busy("this server is ending", "try again in a minute", 30)
 
 
-def _check(plan: Plan[E], budget: int) -> None:
+def _check(plan: LoadPlan[E], budget: int) -> None:
     """Raises OutOfMemory; a planner that knows more has said so before, and better."""
     if plan.memory > budget:
         raise OutOfMemory(

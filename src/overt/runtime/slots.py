@@ -18,7 +18,7 @@ E = TypeVar("E", bound=Closable)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Generic[E]):
+class LoadPlan(Generic[E]):
     """How a resident would be loaded: bytes it takes, its seats, and its size (of the context)."""
 
     memory: int
@@ -27,19 +27,19 @@ class Plan(Generic[E]):
     load: Callable[[], Awaitable[E]]
 
 
-class Planner(Protocol[E]):
-    """Makes a `Plan`.
+class LoadPlanner(Protocol[E]):
+    """Makes a `LoadPlan`.
 
     Given the bytes that are there for all residents together, and the least size that is asked for
     (0 leaves it open); what it gives may be smaller where there is no larger one. Raises
     OutOfMemory, with numbers, where it could never fit.
     """
 
-    def __call__(self, budget: int, size: int) -> Plan[E]: ...
+    def __call__(self, budget: int, size: int) -> LoadPlan[E]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Resident(Generic[E]):
+class LoadedModel(Generic[E]):
     """One resident as others see it; `used` and `expires` are Unix seconds, inf for never."""
 
     key: Hashable
@@ -64,7 +64,7 @@ class Waiter:
 
 
 @dataclass(slots=True)
-class Room(Generic[E]):
+class ModelSlot(Generic[E]):
     """One resident's place, whether or not it is there.
 
     Attributes:
@@ -80,10 +80,10 @@ class Room(Generic[E]):
     """
 
     key: Hashable
-    planner: Planner[E]
+    planner: LoadPlanner[E]
     keep_alive: float
-    plan: Plan[E] | None = None
-    draft: tuple[int, int, int, Plan[E]] | None = None
+    plan: LoadPlan[E] | None = None
+    draft: tuple[int, int, int, LoadPlan[E]] | None = None
     it: E | None = None
     closing: bool = False
     parting: bool = False

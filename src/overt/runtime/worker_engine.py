@@ -8,7 +8,7 @@ from overt.engine import Capabilities, Partial
 from overt.errors import Unsupported
 
 
-class Caller(Protocol):
+class WorkerCaller(Protocol):
     """What an engine needs of a worker."""
 
     def call(self, kind: str, body: bytes) -> AsyncGenerator[bytes, None]: ...
@@ -18,13 +18,13 @@ class Caller(Protocol):
     async def stop(self) -> None: ...
 
 
-class Hosted(Partial):
+class HostedModel(Partial):
     """One model loaded in one worker; `purpose` says what for, where that is not to answer."""
 
     name = "llamacpp"
     purpose = ""
 
-    def __init__(self, worker: Caller, capabilities: Capabilities) -> None:
+    def __init__(self, worker: WorkerCaller, capabilities: Capabilities) -> None:
         self._worker = worker
         self._capabilities = capabilities
 

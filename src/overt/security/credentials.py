@@ -45,7 +45,7 @@ _WRITE_SECONDS = 60.0  # somebody who has just typed a key is
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class ProviderLogin:
     """What a request to a provider needs.
 
     Attributes:
@@ -62,7 +62,7 @@ class Login:
     bearer: bool = False
 
 
-def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Login:
+def find(name: str, settings: Settings, environ: Mapping[str, str]) -> ProviderLogin:
     """The key of `name` and where it goes.
 
     Raises:
@@ -84,7 +84,7 @@ def find(name: str, settings: Settings, environ: Mapping[str, str]) -> Login:
                 f"use https, or keep a key for that server: overt login {server}",
             )
         secret, place = other, there
-    return Login(secret, url, place, bearer=place == "ANTHROPIC_AUTH_TOKEN")
+    return ProviderLogin(secret, url, place, bearer=place == "ANTHROPIC_AUTH_TOKEN")
 
 
 def name_of(name: str) -> str:
@@ -310,7 +310,7 @@ def _meant_for(base: str, name: str, place: str) -> bool:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _StoredKeys:
     """`keyring` names what was put into the keyring, which cannot list itself."""
 
     keys: dict[str, str] = field(default_factory=dict, repr=False)
@@ -324,12 +324,12 @@ def _path(home: Path) -> Path:
     return home / "logins.json"
 
 
-def _read(home: Path) -> _Kept:
+def _read(home: Path) -> _StoredKeys:
     path = _path(home)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
-        return _Kept()
+        return _StoredKeys()
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}", "check the file") from None
     stat_ = os.fstat(handle)
@@ -352,7 +352,7 @@ def _read(home: Path) -> _Kept:
     return stored
 
 
-def _parsed(data: bytes) -> _Kept | None:
+def _parsed(data: bytes) -> _StoredKeys | None:
     if len(data) > _MAX_FILE:
         return None
     try:
@@ -365,7 +365,7 @@ def _parsed(data: bytes) -> _Kept | None:
     if not isinstance(keys, dict) or not isinstance(ring, list):
         return None
     try:
-        stored = _Kept(
+        stored = _StoredKeys(
             {name_of(name): clean(secret, "it") for name, secret in keys.items()},
             {name_of(name) for name in ring},
         )
@@ -374,7 +374,7 @@ def _parsed(data: bytes) -> _Kept | None:
     return stored if all(stored.keys.values()) else None
 
 
-def _write(home: Path, stored: _Kept) -> None:
+def _write(home: Path, stored: _StoredKeys) -> None:
     value = {"keys": dict(sorted(stored.keys.items())), "keyring": sorted(stored.keyring)}
     try:
         atomic.write(_path(home), (json.dumps(value, indent=1) + "\n").encode())
@@ -392,7 +392,7 @@ _silent = threading.Event()  # there is none, or it never answers: it is not ask
 _NO_KEYRING = ("keyring.backends.fail", "keyring.backends.null")
 
 
-def _from_keyring(name: str, stored: _Kept, environ: Mapping[str, str]) -> str:
+def _from_keyring(name: str, stored: _StoredKeys, environ: Mapping[str, str]) -> str:
     """ "" where there is none, or no keyring.
 
     Servers are looked up where `save` put them alone: most local ones need no key, and asking the

@@ -61,7 +61,7 @@ class Signer:
     known: str
 
 
-class Keys:
+class SigningKeys:
     """The key of a home, and those its owner has accepted."""
 
     def __init__(self, home: Path) -> None:
@@ -167,7 +167,7 @@ def need() -> None:
         ) from None
 
 
-def sign(members: Sequence[Member], title: str, keys: Keys) -> bytes:
+def sign(members: Sequence[Member], title: str, keys: SigningKeys) -> bytes:
     """The signature of all `members`, as its file's bytes.
 
     An ECDSA signature is another one each time, so it is kept: the same model exported again with
@@ -188,7 +188,7 @@ def sign(members: Sequence[Member], title: str, keys: Keys) -> bytes:
     return signature
 
 
-def _signed(members: Sequence[Member], title: str, keys: Keys) -> bytes:
+def _signed(members: Sequence[Member], title: str, keys: SigningKeys) -> bytes:
     from model_signing import signing
 
     with tempfile.TemporaryDirectory() as folder:

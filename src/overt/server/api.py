@@ -31,11 +31,11 @@ from overt.errors import (
     TooLarge,
     WrongMethod,
 )
-from overt.protocols.base import NOBODY, Call, Caller, Protocol, Reply, Stream, new_id
+from overt.protocols.base import NOBODY, Caller, HttpCall, HttpReply, Protocol, Stream, new_id
 from overt.providers.base import HOPS, HOPS_HEADER, MAX_HOPS
 from overt.server.passthrough.forward import passed
-from overt.server.request_log import Seen, Watch
-from overt.server.routing import Found, Table
+from overt.server.request_log import RequestRecord, Watch
+from overt.server.routing import MatchedRoute, RoutingTable
 
 log = logging.getLogger("overt.server")
 
@@ -45,7 +45,7 @@ Page = Callable[[Mapping[str, str]], tuple[bytes, dict[str, str]]]
 """A page of the server's own (`/docs`, `/metrics`): of the request's headers, body and headers."""
 
 
-class Gate(Interface):
+class GateInterface(Interface):
     """What says who asks: `guard.Gate`."""
 
     def preflight(self, scope: Scope) -> list[tuple[bytes, bytes]] | None: ...
@@ -68,9 +68,9 @@ class Api:
 
     def __init__(
         self,
-        table: Table,
+        table: RoutingTable,
         services: Any,
-        gate: Gate,
+        gate: GateInterface,
         *,
         pages: Mapping[str, Page] | None = None,
         free: Container[str] = (),
@@ -105,10 +105,10 @@ class Api:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
         headers, path = _headers(scope), _raw_path(scope)
-        answer = _Answer(send, new_id("req_"), self._gate.cors(scope))
+        answer = _ConnectionAnswer(send, new_id("req_"), self._gate.cors(scope))
         matched = self.table.find(method, path, headers)
         owner = matched.protocol if matched else self.table.owner(path, headers)
-        seen: Seen | None = None
+        seen: RequestRecord | None = None
         error_code = ""
         try:
             if method == "OPTIONS" and (allowed := self._gate.preflight(scope)) is not None:
@@ -153,9 +153,9 @@ class Api:
         path: str,
         receive: Receive,
         headers: Mapping[str, str],
-        matched: Found | None,
-        answer: "_Answer",
-        seen: Seen | None,
+        matched: MatchedRoute | None,
+        answer: "_ConnectionAnswer",
+        seen: RequestRecord | None,
     ) -> None:
         method: str = scope["method"]
         caller = NOBODY if path in self._free else self._gate.admit(scope)
@@ -163,7 +163,7 @@ class Api:
             seen.key = caller.key
         if path in self._pages and method in ("GET", "HEAD"):
             body, extra = self._pages[path](headers)
-            await answer.send(Reply(body, 200, extra, extra.pop("content-type")))
+            await answer.send(HttpReply(body, 200, extra, extra.pop("content-type")))
             return
         if matched is None:
             raise self._nothing(method, path)
@@ -174,12 +174,12 @@ class Api:
         scope: Scope,
         receive: Receive,
         headers: Mapping[str, str],
-        matched: Found,
+        matched: MatchedRoute,
         caller: Caller,
-        answer: "_Answer",
+        answer: "_ConnectionAnswer",
     ) -> None:
         query = scope["query_string"]
-        call = Call(
+        call = HttpCall(
             self._services,
             caller,
             answer.id,
@@ -223,10 +223,10 @@ class Api:
             refused = self.table.owner(path, {}).refuse(self._nothing(method, path), "")
             return refused.status, refused.body()
         id = new_id("req_")
-        call = Call(self._services, caller, id, method, path, matched.params, {}, {}, body)
+        call = HttpCall(self._services, caller, id, method, path, matched.params, {}, {}, body)
         try:
             result = await matched.route.handler(call)
-            if isinstance(result, Reply):
+            if isinstance(result, HttpReply):
                 return result.status, result.body()
             async with aclosing(result.chunks) as chunks:
                 return 200, b"".join([chunk async for chunk in chunks])
@@ -264,7 +264,7 @@ class Api:
                 return
 
 
-class _Answer:
+class _ConnectionAnswer:
     """What goes back over one connection."""
 
     def __init__(self, send: Send, id: str, extra: list[tuple[bytes, bytes]]) -> None:
@@ -276,11 +276,11 @@ class _Answer:
         self.begun = False
         self.over = False
         self.gone = False  # the client left first
-        self.seen: Seen | None = None
+        self.seen: RequestRecord | None = None
 
-    async def send(self, result: Reply | Stream, protocol: Protocol | None = None) -> None:
+    async def send(self, result: HttpReply | Stream, protocol: Protocol | None = None) -> None:
         header = protocol.id_header if protocol else "x-request-id"
-        if isinstance(result, Reply):
+        if isinstance(result, HttpReply):
             await self._whole(result, header)
         else:
             await self._pieces(result, header)
@@ -290,7 +290,7 @@ class _Answer:
             raise error
         await self._whole(protocol.refuse(error, self.id), protocol.id_header)
 
-    async def _whole(self, reply: Reply, id_header: str) -> None:
+    async def _whole(self, reply: HttpReply, id_header: str) -> None:
         body = reply.body()
         headers = {
             "content-type": reply.media_type,
@@ -364,7 +364,7 @@ def _told(routed: Routed) -> tuple[tuple[bytes, str], ...]:
     )
 
 
-async def _leaving(receive: Receive, answer: _Answer, task: "asyncio.Task[Any]") -> None:
+async def _leaving(receive: Receive, answer: _ConnectionAnswer, task: "asyncio.Task[Any]") -> None:
     """Cancel `task` when the client leaves before its answer is over."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -55,7 +55,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class New:
+class NewKey:
     """A key that was just made, in both spellings: the only moment they are known."""
 
     key: Key
@@ -63,7 +63,7 @@ class New:
     lm_studio: str
 
 
-class Keys:
+class ApiKeys:
     """The keys of one OVERT_HOME. One object may be asked for years: it follows the file."""
 
     def __init__(self, home: Path) -> None:
@@ -143,7 +143,7 @@ class Keys:
 
     # ---- kept by people --------------------------------------------------------------------
 
-    def add(self, name: str = "", seconds: float | None = None) -> New:
+    def add(self, name: str = "", seconds: float | None = None) -> NewKey:
         """Make a key that works for `seconds` (None: until revoked).
 
         Raises:
@@ -166,7 +166,7 @@ class Keys:
             expires = None if seconds is None else now + seconds
             key = Key(id, name, _digest(id, secret), now, expires)
             keys.append(key)
-        return New(key, f"sk-ov-{id}-{secret}", f"sk-lm-{id}:{secret}")
+        return NewKey(key, f"sk-ov-{id}-{secret}", f"sk-lm-{id}:{secret}")
 
     def revoke(self, id: str) -> Key:
         """End a key, named by its id or the key itself; running servers know within two seconds.

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from overt.errors import BadSetting, Failure, OvertError
-from overt.server.connection import HEAD_BYTES, Connection
+from overt.server.connection import HEAD_BYTES, ClientConnection
 from overt.server.guard import Guard, Rules
 
 _CONNECTIONS = 256  # more at once get 503
@@ -33,7 +33,7 @@ _KEEP_ALIVE = 15  # seconds an idle connection is kept
 _GRACE = 30  # seconds that running transfers get to finish at the end
 
 
-class Door(Protocol):
+class MirrorProtocol(Protocol):
     """One protocol: what it says to a request, or None where the path is not its own.
 
     `path` is the request's path, cut at its slashes and then decoded. Called in a thread.
@@ -47,7 +47,7 @@ Refuse = Callable[[str, int, str], Response]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestSummary:
     """One request that is over; `sent` counts bytes of the body, `whole` says all were sent."""
 
     method: str
@@ -59,7 +59,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Listen:
+class ListenAddress:
     """Where to listen. Port 0 takes a free one. Both or neither of `certificate` and `key`."""
 
     host: str = "127.0.0.1"
@@ -84,7 +84,10 @@ def address_of(host: str) -> str:
 
 
 def application(
-    doors: Sequence[Door], rules: Rules, refuse: Refuse, log: Callable[[Asked], None]
+    doors: Sequence[MirrorProtocol],
+    rules: Rules,
+    refuse: Refuse,
+    log: Callable[[RequestSummary], None],
 ) -> ASGIApp:
     """The ASGI application: log around guard around doors."""
 
@@ -105,7 +108,7 @@ def application(
 
 
 def run(
-    app: ASGIApp, listen: Listen, ready: Callable[[str], None], *, interactive: bool = False
+    app: ASGIApp, listen: ListenAddress, ready: Callable[[str], None], *, interactive: bool = False
 ) -> None:
     """Serve until SIGTERM or SIGINT; then let running transfers finish, 30 s at most.
 
@@ -121,7 +124,7 @@ def run(
         url = f"{scheme}://{_written(*bound.getsockname()[:2])}"
         config = uvicorn.Config(
             app,
-            http=Connection if interactive else "h11",
+            http=ClientConnection if interactive else "h11",
             ws="websockets-sansio" if interactive else "none",
             ws_max_size=_FRAME_BYTES,
             loop="auto" if interactive else "asyncio",
@@ -191,7 +194,7 @@ class _Server(uvicorn.Server):
 class _Logged:
     """Tells `log` of every request when it is over, also of those that the guard refuses."""
 
-    def __init__(self, app: ASGIApp, log: Callable[[Asked], None]) -> None:
+    def __init__(self, app: ASGIApp, log: Callable[[RequestSummary], None]) -> None:
         self._app = app
         self._log = log
 
@@ -214,7 +217,7 @@ class _Logged:
             await call(scope, receive, counting)
         finally:
             seconds = time.monotonic() - begun
-            self._log(Asked(scope["method"], scope["path"], status, sent, seconds, whole))
+            self._log(RequestSummary(scope["method"], scope["path"], status, sent, seconds, whole))
 
 
 def _raw_path(request: Request) -> str:
@@ -228,7 +231,7 @@ async def _only_reading(request: Request, error: Exception) -> Response:
 
 
 @contextmanager
-def _bound(listen: Listen) -> Iterator[socket.socket]:
+def _bound(listen: ListenAddress) -> Iterator[socket.socket]:
     address = address_of(listen.host)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as bound:

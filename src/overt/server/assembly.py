@@ -12,14 +12,14 @@ from overt.protocols.base import FOR_EVER, NOBODY, Protocol
 from overt.protocols.openai import batches as openai_batches
 from overt.protocols.openai import files
 from overt.server.api import Api
-from overt.server.guard import Gate
-from overt.server.library import Library
+from overt.server.guard import AuthGate
+from overt.server.library import ModelLibrary
 from overt.server.metrics import Metrics
 from overt.server.pages import FREE, pages
-from overt.server.records import Records
+from overt.server.records import RecordStore
 from overt.server.registries import registries
 from overt.server.request_log import Sink, Watch
-from overt.server.routing import Table
+from overt.server.routing import RoutingTable
 from overt.server.services import Services
 from overt.settings import Settings
 
@@ -37,7 +37,7 @@ def build(
     settings: Settings,
     notice: Callable[[str], None] | None = None,
     *,
-    gate: Gate,
+    gate: AuthGate,
     sinks: Sequence[Sink] = (),
     preload: Sequence[str] = (),
     hosts: Sequence[str] = (),
@@ -53,10 +53,10 @@ def build(
     """
     version = metadata.version("overt")
     exchange = Exchange(settings, notice, shared=True, use=use)
-    records = Records(settings.home / "records.db")
+    records = RecordStore(settings.home / "records.db")
     services = Services(
         exchange,
-        Library(settings, registries(gate.needs_key, hosts)),
+        ModelLibrary(settings, registries(gate.needs_key, hosts)),
         records,
         settings.home / "files",
         version,
@@ -84,7 +84,7 @@ def build(
         await records.close()
 
     return Api(
-        Table(PROTOCOLS),
+        RoutingTable(PROTOCOLS),
         services,
         gate,
         pages=pages(PROTOCOLS, version, metrics),

@@ -1,4 +1,5 @@
-"""What the files of a stored model say about it: a `Card` for lists, `Details` for whoever asks.
+"""What the files of a stored model say about it: a `ModelCard` for lists, `ModelDetails` for
+whoever asks.
 
 Everything comes from headers and small texts; weights are never read. What is damaged is told as
 far as it can be read: a list of models does not fail because of one of them.
@@ -12,10 +13,10 @@ from typing import Any
 
 from overt.errors import OvertError
 from overt.formats import gguf, safetensors
-from overt.formats.gguf import Array, Header
+from overt.formats.gguf import Array, GgufHeader
 from overt.models import defaults, pull
 from overt.models.store import File, Manifest, Store, view
-from overt.protocols.base import Card
+from overt.protocols.base import ModelCard
 from overt.ref import parse
 from overt.runtime.loader import kind_of
 from overt.settings import Settings
@@ -25,7 +26,7 @@ _MAX_LICENCE = 1 << 20  # bytes of one licence
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
+class ModelDetails:
     """Everything that is told about one model.
 
     Attributes:
@@ -39,7 +40,7 @@ class Details:
         said: what only Ollama can use: renderer, parser, requires.
     """
 
-    card: Card
+    card: ModelCard
     modelfile: str = ""
     template: str = ""
     system: str = ""
@@ -52,12 +53,12 @@ class Details:
     said: Mapping[str, str] = field(default_factory=dict)
 
 
-def card_of(id: str, manifest: Manifest, modified: float, store: Store) -> Card:
+def card_of(id: str, manifest: Manifest, modified: float, store: Store) -> ModelCard:
     """The card of a stored model; never raises for what its files say."""
     known: dict[str, Any] = {}
     with suppress(OvertError, OSError):
         known = _known(manifest, store)
-    return Card(
+    return ModelCard(
         id=id,
         digest=manifest.digest,
         size=manifest.size,
@@ -68,7 +69,9 @@ def card_of(id: str, manifest: Manifest, modified: float, store: Store) -> Card:
     )
 
 
-def details_of(card: Card, model: pull.Model, settings: Settings, *, verbose: bool) -> Details:
+def details_of(
+    card: ModelCard, model: pull.LocalModel, settings: Settings, *, verbose: bool
+) -> ModelDetails:
     """Everything about a model; `verbose` brings long arrays and tensors too.
 
     Raises:
@@ -86,7 +89,7 @@ def details_of(card: Card, model: pull.Model, settings: Settings, *, verbose: bo
     except OvertError as error:
         modelfile = f"# {error.message}\n"
     texts = defaults.texts(model)
-    return Details(
+    return ModelDetails(
         card=card,
         modelfile=modelfile,
         template=template,
@@ -134,7 +137,7 @@ def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
     }
 
 
-def _capabilities(kind: str, header: Header, template: str) -> tuple[str, ...]:
+def _capabilities(kind: str, header: GgufHeader, template: str) -> tuple[str, ...]:
     if kind == "embedding":
         return ("embedding",)
     if kind == "rerank":
@@ -150,7 +153,7 @@ def _capabilities(kind: str, header: Header, template: str) -> tuple[str, ...]:
     return tuple(name for name, has in abilities.items() if has)
 
 
-def _template(manifest: Manifest, store: Store, header: Header) -> str:
+def _template(manifest: Manifest, store: Store, header: GgufHeader) -> str:
     """The chat template in force, for the words in it."""
     for file in manifest.files:
         if file.role == "template":
@@ -159,7 +162,7 @@ def _template(manifest: Manifest, store: Store, header: Header) -> str:
     return header.chat_template or ""
 
 
-def _quantization(header: Header) -> str:
+def _quantization(header: GgufHeader) -> str:
     declared = header.file_type
     if declared and not declared.startswith("unknown"):
         return declared
@@ -175,7 +178,7 @@ def _is_gguf(manifest: Manifest) -> bool:
     return not manifest.weights.path.lower().endswith(".safetensors")
 
 
-def _metadata(header: Header, *, verbose: bool) -> dict[str, Any]:
+def _metadata(header: GgufHeader, *, verbose: bool) -> dict[str, Any]:
     """The pairs of a header; the chat template is told elsewhere."""
     values = {
         key: _plain(value, verbose=verbose)
@@ -191,14 +194,14 @@ def _plain(value: Any, *, verbose: bool) -> Any:
     return value
 
 
-def _projector(model: pull.Model, *, verbose: bool) -> dict[str, Any]:
+def _projector(model: pull.LocalModel, *, verbose: bool) -> dict[str, Any]:
     if model.projector is None:
         return {}
     return _metadata(gguf.read(model.projector), verbose=verbose)
 
 
 def _tensors(
-    header: Header | None, model: pull.Model
+    header: GgufHeader | None, model: pull.LocalModel
 ) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     read = header or safetensors.read(model.weights)
     return tuple((tensor.name, tensor.type, tuple(tensor.shape)) for tensor in read.tensors)

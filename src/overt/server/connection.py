@@ -8,7 +8,7 @@ HEAD_BYTES = 32 << 10  # the longest head of a request
 HEAD_SECONDS = 30  # that a client has to send it
 
 
-class Connection(HttpToolsProtocol):
+class ClientConnection(HttpToolsProtocol):
     """One connection of a client."""
 
     head = 0  # bytes that came since this head began, those of its first reading left out

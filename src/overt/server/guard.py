@@ -7,9 +7,10 @@ machine's own name: a browser says where a page came from, and other programs sa
 
 Nothing behind the guard looks at credentials again. The mirror (`Guard`) takes one token from one
 place, the Authorization header (``Bearer``, or ``Basic`` with the token as its password, which is
-what registry clients send). The API (`Gate`) takes keys from wherever clients of its protocols put
-them: that header, ``x-api-key``, ``x-goog-api-key`` and ``?key=``. All spellings lead to the same
-caller, and a request with two different secrets is refused: what one reader takes, another may not.
+what registry clients send). The API (`AuthGate`) takes keys from wherever clients of its protocols
+put them: that header, ``x-api-key``, ``x-goog-api-key`` and ``?key=``. All spellings lead to the
+same caller, and a request with two different secrets is refused: what one reader takes, another may
+not.
 """
 
 import base64
@@ -24,7 +25,7 @@ from urllib.parse import parse_qsl
 
 from overt.errors import BadSetting, NoKey, Refused, WrongHost
 from overt.protocols.base import NOBODY, Caller
-from overt.server.api_keys import Keys, looks_ours
+from overt.server.api_keys import ApiKeys, looks_ours
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -110,12 +111,12 @@ def rules(address: str, names: Iterable[str], token: str | None) -> Rules:
 
 def gate(
     address: str,
-    keys: Keys,
+    keys: ApiKeys,
     *,
     names: Iterable[str] = (),
     origins: Iterable[str] = (),
     require_key: bool = False,
-) -> "Gate":
+) -> "AuthGate":
     """The gate of an API that listens on `address` (an IP address).
 
     Beyond loopback every request needs a key; on loopback only with `require_key`.
@@ -138,13 +139,13 @@ def gate(
                 "--origin '*' would let every web page use the models without a key",
                 "name the origin, or add --require-key",
             )
-    return Gate(Rules(loopback, ours, None, frozenset(origins_allowed), needed), keys)
+    return AuthGate(Rules(loopback, ours, None, frozenset(origins_allowed), needed), keys)
 
 
 # ---- the API -------------------------------------------------------------------------------
 
 
-class Gate:
+class AuthGate:
     """Says of each request and WebSocket handshake who asks, in about 5 µs.
 
     Where no key is needed one may be sent all the same. Clients send words such as ``ollama`` where
@@ -152,7 +153,7 @@ class Gate:
     be one that works.
     """
 
-    def __init__(self, rules: Rules, keys: Keys) -> None:
+    def __init__(self, rules: Rules, keys: ApiKeys) -> None:
         self._rules = rules
         self._keys = keys
         self._hosts: dict[str, bool] = {}

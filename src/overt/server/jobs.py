@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from overt.errors import Busy, Stopped
-from overt.models.sources.base import Report, Step
+from overt.models.sources.base import FetchProgress, Report
 
 Work = Callable[[Report], object]
 
@@ -24,10 +24,10 @@ class Jobs:
     """The jobs of one server. Belongs to the event loop it is first used in."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _ServerJob] = {}
         self._threads: set[threading.Thread] = set()
 
-    async def watch(self, key: str, work: Work) -> AsyncGenerator[Step, None]:
+    async def watch(self, key: str, work: Work) -> AsyncGenerator[FetchProgress, None]:
         """The steps of the job `key`, which is begun where nobody has; ends when it does.
 
         Raises:
@@ -58,16 +58,16 @@ class Jobs:
             job.task.cancel()
         await asyncio.gather(*(job.task for job in jobs), return_exceptions=True)
 
-    def _begin(self, key: str, work: Work) -> "_Job":
+    def _begin(self, key: str, work: Work) -> "_ServerJob":
         self._threads = {thread for thread in self._threads if thread.is_alive()}
         if len(self._threads) >= _AT_ONCE:
             raise Busy(f"{_AT_ONCE} models are on their way already", "wait for one of them", 10)
-        job = self._jobs[key] = _Job(work)
+        job = self._jobs[key] = _ServerJob(work)
         self._threads.add(job.thread)
         job.task.add_done_callback(lambda _: self._ended(key, job))
         return job
 
-    def _ended(self, key: str, job: "_Job") -> None:
+    def _ended(self, key: str, job: "_ServerJob") -> None:
         if self._jobs.get(key) is job:
             del self._jobs[key]
         if not job.task.cancelled():
@@ -77,26 +77,26 @@ class Jobs:
 
 
 class _Watcher:
-    def __init__(self, steps: dict[str, Step]) -> None:
+    def __init__(self, steps: dict[str, FetchProgress]) -> None:
         self._waiting = dict(steps)
         self.told = asyncio.Event()
 
-    def tell(self, step: Step) -> None:
+    def tell(self, step: FetchProgress) -> None:
         self._waiting[step.what] = step
         self.told.set()
 
-    def take(self) -> list[Step]:
+    def take(self) -> list[FetchProgress]:
         steps = list(self._waiting.values())
         self._waiting.clear()
         self.told.clear()
         return steps
 
 
-class _Job:
+class _ServerJob:
     def __init__(self, work: Work) -> None:
         self.watchers: set[_Watcher] = set()
         self.stopped = False
-        self._latest: dict[str, Step] = {}
+        self._latest: dict[str, FetchProgress] = {}
         self._said: dict[str, float] = {}  # only in the job's own threads
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[BaseException | None] = self._loop.create_future()
@@ -133,7 +133,7 @@ class _Job:
         self.watchers.discard(watcher)
         self.stopped = self.stopped or (not self.watchers and not self.task.done())
 
-    def _report(self, step: Step) -> None:
+    def _report(self, step: FetchProgress) -> None:
         """Called in the job's threads. Raises Stopped once nobody watches."""
         if self.stopped:
             raise Stopped("whoever asked for it has left", "ask again: it goes on where it was")
@@ -147,7 +147,7 @@ class _Job:
         except RuntimeError:  # the server has ended
             raise Stopped("the server has ended") from None
 
-    def _tell(self, step: Step) -> None:
+    def _tell(self, step: FetchProgress) -> None:
         self._latest[step.what] = step
         for watcher in self.watchers:
             watcher.tell(step)

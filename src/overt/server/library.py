@@ -13,38 +13,38 @@ import anyio.to_thread
 
 from overt.errors import BadRef, BadRequest, ModelNotFound, OvertError, Unsupported
 from overt.formats import gguf
-from overt.formats.modelfile import Command, Modelfile
+from overt.formats.modelfile import Modelfile, ModelfileCommand
 from overt.models import pull
 from overt.models.defaults import is_jinja
 from overt.models.sources import catalogue
-from overt.models.sources.base import Report, Step
+from overt.models.sources.base import FetchProgress, Report
 from overt.models.store import Manifest, Store
 from overt.models.store.manifest import file_name
-from overt.protocols.base import Card
+from overt.protocols.base import ModelCard
 from overt.ref import Ref, parse, part_of
-from overt.server.cards import Details, card_of, details_of
+from overt.server.cards import ModelDetails, card_of, details_of
 from overt.server.jobs import Jobs
-from overt.server.named_models import Named
+from overt.server.named_models import NamedModels
 from overt.server.registries import ANYWHERE, Registries
 from overt.server.uploads import PLACE, Incoming
 from overt.settings import Settings
 
-__all__ = ["Details", "Library"]
+__all__ = ["ModelDetails", "ModelLibrary"]
 
 _CARDS = 4096  # kept at once
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _ListedModel:
     """A card, and the name's file and the folder of all names as they were when it was made."""
 
     path: Path
     facts: "_Facts"
     names: "_Facts"
-    card: Card
+    card: ModelCard
 
 
-class Library:
+class ModelLibrary:
     """The models of one store, for the event loop it is first used in.
 
     `registries` says where clients may send the server for models.
@@ -56,10 +56,10 @@ class Library:
         self._store = Store(settings.home)
         self._jobs = Jobs()
         self._incoming = Incoming(self._store)
-        self._known: dict[str, Card] = {}  # by digest: what the files say never changes
-        self._seen: dict[tuple[str, ...], _Seen] = {}
+        self._known: dict[str, ModelCard] = {}  # by digest: what the files say never changes
+        self._seen: dict[tuple[str, ...], _ListedModel] = {}
         self._names = settings.home / "names"
-        self._own = Named(settings.home, self._stored)
+        self._own = NamedModels(settings.home, self._stored)
 
     async def close(self) -> None:
         """Stop every pull, push and create that is still on its way."""
@@ -67,14 +67,14 @@ class Library:
 
     # ---- looking ---------------------------------------------------------------------------
 
-    async def cards(self) -> list[Card]:
+    async def cards(self) -> list[ModelCard]:
         """One card for each name of the store and each alias, newest first.
 
         Of two names that the catalogue knows as the same model only the shorter one is told.
         """
         return await anyio.to_thread.run_sync(self._cards)
 
-    async def card(self, *refs: str) -> Card:
+    async def card(self, *refs: str) -> ModelCard:
         """The card of the first of `refs` that is here; its `id` is the store's name for it.
 
         Raises:
@@ -90,7 +90,7 @@ class Library:
             return seen.card
         return await anyio.to_thread.run_sync(self._card, *refs)
 
-    def card_now(self, ref: str, digest: str = "") -> Card:
+    def card_now(self, ref: str, digest: str = "") -> ModelCard:
         """The card of a model that is loaded, without waiting; a bare one where it is gone.
 
         Reads a few small files, and the header where no card of it was asked for before.
@@ -100,9 +100,9 @@ class Library:
         try:
             return self._card(ref)
         except OvertError:
-            return Card(ref, digest, 0, 0.0)
+            return ModelCard(ref, digest, 0, 0.0)
 
-    async def show(self, ref: str, *, verbose: bool = False) -> Details:
+    async def show(self, ref: str, *, verbose: bool = False) -> ModelDetails:
         """Everything about a model.
 
         Raises:
@@ -110,12 +110,12 @@ class Library:
             IntegrityError, FormatError: it is damaged.
         """
 
-        def look() -> Details:
+        def look() -> ModelDetails:
             card = self._card(ref)
             target = self._own.ref(card.id) or card.id
             meant = parse(target)
             if target != card.id and (meant.remote or meant.scheme == "echo"):
-                return Details(card)  # its owner's name for what has no files to look at
+                return ModelDetails(card)  # its owner's name for what has no files to look at
             model = pull.find(target, self._settings)
             return details_of(card, model, self._settings, verbose=verbose)
 
@@ -123,7 +123,7 @@ class Library:
 
     # ---- long work -------------------------------------------------------------------------
 
-    def pull(self, *refs: str) -> AsyncGenerator[Step, None]:
+    def pull(self, *refs: str) -> AsyncGenerator[FetchProgress, None]:
         """Bring a model into the store; the next of `refs` is tried where one is not to be found.
 
         Callers that ask for the same share one pull; it stops when the last of them leaves.
@@ -149,7 +149,7 @@ class Library:
 
         return self._jobs.watch(f"pull {' '.join(refs)}", work)
 
-    def push(self, ref: str, target: str = "") -> AsyncGenerator[Step, None]:
+    def push(self, ref: str, target: str = "") -> AsyncGenerator[FetchProgress, None]:
         """Send a model to an OCI registry: to `target`, or where its own name says.
 
         Raises:
@@ -180,7 +180,7 @@ class Library:
         adapters: Mapping[str, str] | None = None,
         drafts: Mapping[str, str] | None = None,
         commands: Sequence[tuple[str, str, str]] = (),
-    ) -> AsyncGenerator[Step, None]:
+    ) -> AsyncGenerator[FetchProgress, None]:
         """Make the model `name`.
 
         Args:
@@ -211,19 +211,19 @@ class Library:
             with self._incoming.staged(wanted) as folder:
                 for path in wanted:
                     gguf.read(folder / PLACE / path, whole=False)  # raises what is none
-                lines = [Command("from", source)] if source else []
+                lines = [ModelfileCommand("from", source)] if source else []
                 lines += [
-                    Command(word, f"{PLACE}/{path}")
+                    ModelfileCommand(word, f"{PLACE}/{path}")
                     for word, part in parts.items()
                     for path in sorted(part)
                     if not ((cut := part_of(path)) and cut.number > 1)  # the first brings them
                 ]
-                lines += [Command(word, value, key) for word, key, value in commands]
+                lines += [ModelfileCommand(word, value, key) for word, key, value in commands]
                 modelfile = Modelfile(tuple(lines))
                 modelfile.parameters()
                 made = create(name, modelfile, folder, self._settings, report, own=True)
             for notice in made.notices:
-                report(Step(notice, 0, None))
+                report(FetchProgress(notice, 0, None))
 
         key = f"create {name} {base} {sorted(map(str, parts.items()))} {list(commands)}"
         return self._jobs.watch(key, work)
@@ -285,8 +285,8 @@ class Library:
 
     # ---- inside ----------------------------------------------------------------------------
 
-    def _cards(self) -> list[Card]:
-        by_key: dict[tuple[str, str], Card] = {}
+    def _cards(self) -> list[ModelCard]:
+        by_key: dict[tuple[str, str], ModelCard] = {}
         for entry in self._store.names():
             known = catalogue.lookup(entry.ref)
             # Names of the catalogue that mean the same are one; any other name is its own.
@@ -299,13 +299,13 @@ class Library:
         cards = [*aliases, *(card for card in by_key.values() if card.id not in hidden)]
         return sorted(cards, key=lambda card: (-card.modified, card.id))
 
-    def _card(self, *refs: str) -> Card:
+    def _card(self, *refs: str) -> ModelCard:
         for ref in refs:
             if card := self._own.card(ref):
                 return card
         return self._stored(*refs)
 
-    def _stored(self, *refs: str) -> Card:
+    def _stored(self, *refs: str) -> ModelCard:
         names = _facts(self._names)
         name, manifest = self._first(refs)
         path = self._names / file_name(name)
@@ -314,7 +314,7 @@ class Library:
         if facts is not None:
             if len(self._seen) >= _CARDS:
                 self._seen.clear()
-            self._seen[refs] = _Seen(path, facts, names, card)
+            self._seen[refs] = _ListedModel(path, facts, names, card)
         return card
 
     def _first(self, refs: Sequence[str]) -> tuple[Ref, Manifest]:
@@ -326,7 +326,7 @@ class Library:
                 missing = missing or error
         raise missing or ModelNotFound("no model was named", "name one")
 
-    def _made(self, name: Ref, manifest: Manifest) -> Card:
+    def _made(self, name: Ref, manifest: Manifest) -> ModelCard:
         digest = manifest.digest
         facts = _facts(self._names / file_name(name))
         modified = facts[0] / 1e9 if facts else 0.0

@@ -12,29 +12,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from overt.server.request_log import Generation, Seen
+from overt.server.request_log import GenerationRecord, RequestRecord
 
 Kind = Literal["json", "text", "off"]
 
 _MAX_CHARACTERS = 200  # characters of a path or a model's name
 
 
-class Log:
+class AccessLog:
     """A sink of `Watch` that writes a line for each request with `write`."""
 
     def __init__(self, kind: Kind, write: Callable[[str], None]) -> None:
         self._form = as_json if kind == "json" else as_text
         self._write = write
 
-    def request(self, seen: Seen) -> None:
+    def request(self, seen: RequestRecord) -> None:
         with suppress(OSError, ValueError):  # whoever read the log has gone: requests go on
             self._write(self._form(seen))
 
-    def generation(self, work: Generation, seen: Seen) -> None:
+    def generation(self, work: GenerationRecord, seen: RequestRecord) -> None:
         pass
 
 
-def as_json(seen: Seen) -> str:
+def as_json(seen: RequestRecord) -> str:
     """A request that is over, as one line of ASCII JSON; what is not known is left out."""
     row = {
         "time": _time(seen.time),
@@ -58,7 +58,7 @@ def as_json(seen: Seen) -> str:
     return json.dumps({name: value for name, value in row.items() if value is not None})
 
 
-def as_text(seen: Seen) -> str:
+def as_text(seen: RequestRecord) -> str:
     """The same for people; whoever prints it makes control characters visible."""
     parts = [
         f"{seen.method[:20]} {seen.path[:_MAX_CHARACTERS]} {seen.status} in {seen.seconds:.3f} s"

@@ -18,15 +18,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from overt.engine import Purpose
-from overt.gateway.exchange import Stats
-from overt.server.request_log import GAPS, Generation, Seen
+from overt.gateway.exchange import ExchangeStats
+from overt.server.request_log import GAPS, GenerationRecord, RequestRecord
 
 FIRSTS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper ends, in seconds, of the buckets of the time to the first piece of an answer."""
 
 _MAX_MODELS = 200  # names in labels; the rest are counted as _OTHER
 _OTHER = "other"
-_IDLE = Stats({}, {}, {}, {}, 0, 0, 0, 0)
+_IDLE = ExchangeStats({}, {}, {}, {}, 0, 0, 0, 0)
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
@@ -38,7 +38,7 @@ class _Histogram:
         self.total = 0.0
 
 
-class _Model:
+class _ModelCounters:
     """What was counted for one model."""
 
     __slots__ = ("cached", "calls", "failed", "firsts", "gaps", "hits", "tokens_in", "tokens_out")
@@ -60,13 +60,13 @@ class Metrics(Collector):
 
     def __init__(
         self,
-        stats: Callable[[], Stats] = lambda: _IDLE,
+        stats: Callable[[], ExchangeStats] = lambda: _IDLE,
         under_way: Callable[[], int] = lambda: 0,
     ) -> None:
         self.stats = stats
         self.under_way = under_way
         self._requests: dict[tuple[str, str, str, str], int] = {}
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, _ModelCounters] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -78,12 +78,12 @@ class Metrics(Collector):
 
     # ---- counted ---------------------------------------------------------------------------
 
-    def request(self, seen: Seen) -> None:
+    def request(self, seen: RequestRecord) -> None:
         method = seen.method if seen.method in _METHODS else _OTHER
         key = (seen.protocol, method, seen.route, str(seen.status))
         self._requests[key] = self._requests.get(key, 0) + 1
 
-    def generation(self, work: Generation, seen: Seen) -> None:
+    def generation(self, work: GenerationRecord, seen: RequestRecord) -> None:
         if work.error and not work.tokens_in and not work.pieces:
             return  # refused before a model began: its name may be anything
         model = self._model(work.answered)
@@ -101,12 +101,12 @@ class Metrics(Collector):
             gaps[at] += count
         model.gaps.total += work.gap_seconds
 
-    def _model(self, name: str) -> _Model:
+    def _model(self, name: str) -> _ModelCounters:
         model = self._models.get(name)
         if model is None:
             if len(self._models) >= _MAX_MODELS:
                 name = _OTHER
-            model = self._models.setdefault(name, _Model())
+            model = self._models.setdefault(name, _ModelCounters())
         return model
 
     # ---- rendered --------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Metrics(Collector):
         yield from self._now()
 
     def _counters(self) -> Iterator[Metric]:
-        rows: tuple[tuple[str, str, Callable[[_Model], int]], ...] = (
+        rows: tuple[tuple[str, str, Callable[[_ModelCounters], int]], ...] = (
             ("overt_generations", "Calls of a model.", lambda model: model.calls),
             (
                 "overt_generations_failed",
@@ -171,7 +171,11 @@ class Metrics(Collector):
             yield family
 
     def _histogram(
-        self, name: str, about: str, ends: Sequence[float], of: Callable[[_Model], _Histogram]
+        self,
+        name: str,
+        about: str,
+        ends: Sequence[float],
+        of: Callable[[_ModelCounters], _Histogram],
     ) -> Metric:
         family = HistogramMetricFamily(name, about, labels=("model",))
         for model, counted in self._models.items():

@@ -11,20 +11,20 @@ from overt.errors import NotFound, OvertError
 from overt.gateway import routing
 from overt.gateway.aliases import Alias
 from overt.gateway.routing import Route
-from overt.protocols.base import Card
+from overt.protocols.base import ModelCard
 from overt.providers.supported_parameters import accepts
 
 _ECHO = ("completion", "tools", "vision", "thinking")  # whatever it is asked for, it repeats
 
 
-class Named:
+class NamedModels:
     """The aliases of one home. `card` gives the card of a model of the store."""
 
-    def __init__(self, home: Path, card: Callable[[str], Card]) -> None:
+    def __init__(self, home: Path, card: Callable[[str], ModelCard]) -> None:
         self._aliases = routing.aliases(home)
         self._card = card
 
-    def cards(self) -> list[Card]:
+    def cards(self) -> list[ModelCard]:
         """One for each alias; those that lead nowhere are left out."""
         return [
             self._made(alias, ref)
@@ -40,7 +40,7 @@ class Named:
             return None
         return target.first if isinstance(target, Route) else target
 
-    def card(self, name: str) -> Card | None:
+    def card(self, name: str) -> ModelCard | None:
         """The card of an alias; None where `name` is none."""
         ref = self.ref(name)
         if ref is None:
@@ -50,7 +50,7 @@ class Named:
         except NotFound:  # it was removed this very moment
             return None
 
-    def _made(self, alias: Alias, ref: str) -> Card:
+    def _made(self, alias: Alias, ref: str) -> ModelCard:
         at = _seconds(alias.time)
         parsed = refs.parse(ref)
         if not parsed.remote:
@@ -58,11 +58,11 @@ class Named:
                 return replace(self._card(ref), id=alias.name, modified=at)
             except OvertError:
                 can = _ECHO if parsed.scheme == "echo" else ()
-                return Card(alias.name, _digest(ref), 0, at, capabilities=can)
+                return ModelCard(alias.name, _digest(ref), 0, at, capabilities=can)
         engine = "http" if parsed.scheme == "http" else parsed.scheme
         taken = accepts(engine, parsed.file or parsed.name)
         has = {"tools": taken.tools, "vision": taken.images, "thinking": taken.thinking}
-        return Card(
+        return ModelCard(
             alias.name,
             _digest(ref),
             0,

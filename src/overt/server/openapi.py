@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from overt.errors import BadRequest
-from overt.protocols.base import Protocol, Route
+from overt.protocols.base import HttpRoute, Protocol
 
 _REF = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
@@ -70,7 +70,7 @@ def document(protocols: Sequence[Protocol], version: str) -> dict[str, Any]:
 
 
 def _operation(
-    protocol: Protocol, route: Route, path: str, schema: Mapping[str, Any] | None
+    protocol: Protocol, route: HttpRoute, path: str, schema: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": _REF.format(name=_error_name(protocol))}}}
     operation: dict[str, Any] = {
@@ -142,7 +142,7 @@ def _shape(value: Any) -> dict[str, Any]:
     return {} if value is None else {"type": ["string", "null"]}
 
 
-def _operation_id(protocol: Protocol, route: Route) -> str:
+def _operation_id(protocol: Protocol, route: HttpRoute) -> str:
     words = re.sub(r"[^A-Za-z0-9]+", "_", _PARAMETER.sub(r"by_\1", route.path)).strip("_")
     return f"{protocol.name}_{route.method.lower()}_{words or 'root'}"
 

@@ -58,7 +58,7 @@ class Owner(Protocol):
     def key(self) -> str: ...
 
 
-class Records:
+class RecordStore:
     """The records of one server. Several processes may use the same database.
 
     Calls may be made from any task of one event loop. An id is unique within its kind; whoever does

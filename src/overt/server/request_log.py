@@ -1,9 +1,9 @@
 """What is noted of each request while it is answered: for metrics, spans and the log.
 
-A `Seen` is one request, a `Generation` one call of a model within it; the two find each other by a
-context variable, so that nothing between them has to know. While a request runs only plain numbers
-of its own are touched (about half a microsecond an event); they are added to the server's when it
-is over. Nothing here holds a prompt, an answer or a key: only the key's id.
+A `RequestRecord` is one request, a `GenerationRecord` one call of a model within it; the two find
+each other by a context variable, so that nothing between them has to know. While a request runs
+only plain numbers of its own are touched (about half a microsecond an event); they are added to the
+server's when it is over. Nothing here holds a prompt, an answer or a key: only the key's id.
 """
 
 import time
@@ -20,7 +20,7 @@ _PIECES = frozenset((Text, Thought, ToolCall))
 _clock = time.perf_counter
 
 
-class Generation:
+class GenerationRecord:
     """One call of a model. Times are seconds of a monotonic clock, `began` Unix nanoseconds.
 
     Attributes:
@@ -54,7 +54,7 @@ class Generation:
         "tokens_out",
     )
 
-    def __init__(self, operation: str, model: str, seen: "Seen | None" = None) -> None:
+    def __init__(self, operation: str, model: str, seen: "RequestRecord | None" = None) -> None:
         self.operation = operation
         self.model = model
         self.answered = model
@@ -116,12 +116,12 @@ class Generation:
 class Sink(Protocol):
     """Somebody who wants to know of what is over. It must not raise."""
 
-    def request(self, seen: "Seen") -> None: ...
+    def request(self, seen: "RequestRecord") -> None: ...
 
-    def generation(self, work: Generation, seen: "Seen") -> None: ...
+    def generation(self, work: GenerationRecord, seen: "RequestRecord") -> None: ...
 
 
-class Seen:
+class RequestRecord:
     """One request, from its head to its end.
 
     Attributes:
@@ -171,7 +171,7 @@ class Seen:
         self._watch = watch
         self._begun = _clock()
 
-    def worked(self, work: Generation) -> None:
+    def worked(self, work: GenerationRecord) -> None:
         """A model's call within this request is over."""
         self.model = work.answered
         self.tokens_in += work.tokens_in
@@ -211,9 +211,9 @@ class Watch:
         path: str = "",
         key: str = "",
         traceparent: str | None = None,
-    ) -> Seen:
+    ) -> RequestRecord:
         """A request whose head is here; `end` must follow, in the same task."""
-        seen = Seen(self, id)
+        seen = RequestRecord(self, id)
         seen.protocol, seen.method, seen.route, seen.path = protocol, method, route, path
         seen.key, seen.traceparent = key, traceparent
         self.under_way += 1
@@ -221,9 +221,9 @@ class Watch:
         return seen
 
 
-def generation(operation: str, model: str) -> Generation:
+def generation(operation: str, model: str) -> GenerationRecord:
     """A call of a model that begins now, as part of the request that this task answers."""
-    return Generation(operation, model, _CURRENT.get())
+    return GenerationRecord(operation, model, _CURRENT.get())
 
 
-_CURRENT: ContextVar[Seen | None] = ContextVar("seen", default=None)
+_CURRENT: ContextVar[RequestRecord | None] = ContextVar("seen", default=None)

@@ -12,13 +12,13 @@ from urllib.parse import unquote
 
 from starlette.routing import compile_path
 
-from overt.protocols.base import Protocol, Route
+from overt.protocols.base import HttpRoute, Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MatchedRoute:
     protocol: Protocol
-    route: Route
+    route: HttpRoute
     params: Mapping[str, str]
 
 
@@ -26,13 +26,13 @@ class Found:
 class _Address:
     """What lies at one path: for each method, the protocols that have it."""
 
-    methods: dict[str, list[tuple[Protocol, Route]]] = field(default_factory=dict)
+    methods: dict[str, list[tuple[Protocol, HttpRoute]]] = field(default_factory=dict)
 
-    def add(self, protocol: Protocol, route: Route) -> None:
+    def add(self, protocol: Protocol, route: HttpRoute) -> None:
         self.methods.setdefault(route.method, []).append((protocol, route))
 
 
-class Table:
+class RoutingTable:
     """All routes of `protocols`. The first protocol is the one of addresses nobody owns."""
 
     def __init__(self, protocols: Iterable[Protocol]) -> None:
@@ -49,12 +49,12 @@ class Table:
                 entry = self._patterns.setdefault(pattern.pattern, (pattern, _Address()))
                 entry[1].add(protocol, route)
 
-    def find(self, method: str, path: str, headers: Mapping[str, str]) -> Found | None:
+    def find(self, method: str, path: str, headers: Mapping[str, str]) -> MatchedRoute | None:
         """The route for a request; `path` still has its percent escapes."""
         address = self._plain.get(path)
         if address is not None and method in address.methods:
             protocol, route = self._choose(address.methods[method], headers)
-            return Found(protocol, route, {})
+            return MatchedRoute(protocol, route, {})
         best: tuple[re.Match[str], _Address] | None = None
         for pattern, there in self._patterns.values():
             match = pattern.match(path)
@@ -68,7 +68,9 @@ class Table:
         if best is None:
             return None
         protocol, route = self._choose(best[1].methods[method], headers)
-        return Found(protocol, route, {k: unquote(v) for k, v in best[0].groupdict().items()})
+        return MatchedRoute(
+            protocol, route, {k: unquote(v) for k, v in best[0].groupdict().items()}
+        )
 
     def methods(self, path: str) -> list[str]:
         """The methods that some protocol has at `path`."""
@@ -88,8 +90,8 @@ class Table:
         return self._named.get(_spoken(headers), self.protocols[0])
 
     def _choose(
-        self, several: list[tuple[Protocol, Route]], headers: Mapping[str, str]
-    ) -> tuple[Protocol, Route]:
+        self, several: list[tuple[Protocol, HttpRoute]], headers: Mapping[str, str]
+    ) -> tuple[Protocol, HttpRoute]:
         if len(several) == 1:
             return several[0]
         spoken = _spoken(headers)

@@ -30,12 +30,20 @@ from overt.errors import (
     Unsupported,
 )
 from overt.gateway.exchange import Exchange, Held
-from overt.protocols.base import AS_EVER, NOBODY, Caller, Card, Hold, Loaded, Records
+from overt.protocols.base import (
+    AS_EVER,
+    NOBODY,
+    Caller,
+    LoadedModelInfo,
+    ModelCard,
+    ModelHold,
+    RecordsInterface,
+)
 from overt.protocols.failure import failed_of
 from overt.providers.base import Provider
 from overt.providers.manager import is_bare
 from overt.server.library import is_latest
-from overt.server.request_log import Generation, generation
+from overt.server.request_log import GenerationRecord, generation
 
 _MAX_PARTS = 50_000  # messages and their parts; more would cost an engine gigabytes
 _MAX_TOOLS = 1024
@@ -96,7 +104,7 @@ class Services:
         self,
         exchange: Exchange,
         library: Any,
-        records: Records,
+        records: RecordsInterface,
         files: Path,
         version: str,
         identify: Callable[[str | None], Caller] | None = None,
@@ -116,7 +124,7 @@ class Services:
     # ---- models that answer ----------------------------------------------------------------
 
     async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         _may_ask(request, self._providers)
         request = await self._meant(request)
@@ -150,7 +158,7 @@ class Services:
                 work.end(code)
 
     async def embed(
-        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: EmbedRequest, hold: ModelHold = AS_EVER
     ) -> Embeddings:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
@@ -161,7 +169,9 @@ class Services:
             work.count(embeddings.tokens)
             return embeddings
 
-    async def rerank(self, caller: Caller, request: RerankRequest, hold: Hold = AS_EVER) -> Ranking:
+    async def rerank(
+        self, caller: Caller, request: RerankRequest, hold: ModelHold = AS_EVER
+    ) -> Ranking:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
         with _counted("rerank", request.model) as work:
@@ -172,7 +182,7 @@ class Services:
             return ranking
 
     async def score(
-        self, caller: Caller, request: ScoreRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: ScoreRequest, hold: ModelHold = AS_EVER
     ) -> tuple[TokenLogprob, ...]:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
@@ -219,18 +229,18 @@ class Services:
 
     # ---- models that are there -------------------------------------------------------------
 
-    async def models(self, caller: Caller) -> Sequence[Card]:
-        cards: Sequence[Card] = await self.library.cards()
+    async def models(self, caller: Caller) -> Sequence[ModelCard]:
+        cards: Sequence[ModelCard] = await self.library.cards()
         return cards
 
-    async def model(self, caller: Caller, ref: str) -> Card:
-        card: Card = await self.library.card(ref)
+    async def model(self, caller: Caller, ref: str) -> ModelCard:
+        card: ModelCard = await self.library.card(ref)
         return card
 
-    def loaded(self) -> Sequence[Loaded]:
+    def loaded(self) -> Sequence[LoadedModelInfo]:
         return [self._loaded(held) for held in self._exchange.loaded()]
 
-    async def load(self, caller: Caller, ref: str, hold: Hold = AS_EVER) -> Loaded:
+    async def load(self, caller: Caller, ref: str, hold: ModelHold = AS_EVER) -> LoadedModelInfo:
         _may_name(ref, self._providers)
         ref = await self._name(ref)
         held = await self._exchange.load(ref, keep_alive=hold.keep_alive, context=hold.context)
@@ -252,14 +262,14 @@ class Services:
         if not model.endswith(":latest") or not is_latest(refs.parse(model)):
             return model
         try:
-            card: Card = await self.library.card(model)
+            card: ModelCard = await self.library.card(model)
         except OvertError:  # whoever is to answer says why it cannot
             return model
         return card.id
 
-    def _loaded(self, held: Held) -> Loaded:
+    def _loaded(self, held: Held) -> LoadedModelInfo:
         card = self.library.card_now(held.ref, held.digest)
-        return Loaded(
+        return LoadedModelInfo(
             card, held.memory, held.context, held.parallel, held.expires, held.busy, held.used
         )
 
@@ -296,7 +306,7 @@ class Services:
 
 
 @contextmanager
-def _counted(operation: str, model: str) -> Iterator[Generation]:
+def _counted(operation: str, model: str) -> Iterator[GenerationRecord]:
     """Notes one call that has no events."""
     work = generation(operation, model)
     code = "cancelled"

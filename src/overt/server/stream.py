@@ -20,7 +20,7 @@ from overt.models.sources.base import CHUNK
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ByteRange:
     """Bytes `start` up to `end` (exclusive) of `size`; the status says whether it is all."""
 
     status: int
@@ -29,7 +29,7 @@ class Part:
     size: int
 
 
-def part(range_header: str | None, guard: str | None, etag: str, size: int) -> Part:
+def part(range_header: str | None, guard: str | None, etag: str, size: int) -> ByteRange:
     """What to send for a ``Range`` header.
 
     Args:
@@ -43,17 +43,17 @@ def part(range_header: str | None, guard: str | None, etag: str, size: int) -> P
     """
     match = re.fullmatch(r"bytes=(\d{0,19})-(\d{0,19})", (range_header or "").replace(" ", ""))
     if not match or match[0] == "bytes=-" or (guard is not None and guard != etag):
-        return Part(200, 0, size, size)
+        return ByteRange(200, 0, size, size)
     first, last = match.groups()
     if not first:  # the last N bytes
         start, end = max(0, size - int(last)), size
     else:
         start, end = int(first), min(int(last) + 1 if last else size, size)
         if last and int(last) < int(first):
-            return Part(200, 0, size, size)  # no range at all, says section 14.1.1: ignored
+            return ByteRange(200, 0, size, size)  # no range at all, says section 14.1.1: ignored
     if start >= size or start >= end:
-        return Part(416, 0, 0, size)
-    return Part(206, start, end, size)
+        return ByteRange(416, 0, 0, size)
+    return ByteRange(206, start, end, size)
 
 
 def send_file(request: Request, path: Path, size: int, headers: Mapping[str, str]) -> Response:
@@ -87,13 +87,13 @@ def send_file(request: Request, path: Path, size: int, headers: Mapping[str, str
     if os.fstat(handle).st_size != size:
         os.close(handle)
         raise IntegrityError(f"{path.name[:12]} changed while it was asked for")
-    return _Open(handle, chosen, sent)
+    return _HandleResponse(handle, chosen, sent)
 
 
-class _Open(StreamingResponse):
+class _HandleResponse(StreamingResponse):
     """Sends from a handle, which stays valid if the file is removed meanwhile; then closes it."""
 
-    def __init__(self, handle: int, chosen: Part, headers: Mapping[str, str]) -> None:
+    def __init__(self, handle: int, chosen: ByteRange, headers: Mapping[str, str]) -> None:
         super().__init__(self._pieces(handle, chosen), chosen.status, headers)
         self._handle = handle
 
@@ -103,7 +103,7 @@ class _Open(StreamingResponse):
         finally:
             os.close(self._handle)
 
-    async def _pieces(self, handle: int, chosen: Part) -> AsyncIterator[bytes]:
+    async def _pieces(self, handle: int, chosen: ByteRange) -> AsyncIterator[bytes]:
         place = chosen.start
         while place < chosen.end:
             wanted = min(CHUNK, chosen.end - place)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from overt.errors import BadSetting
-from overt.server.request_log import Generation, Seen
+from overt.server.request_log import GenerationRecord, RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -101,10 +101,10 @@ class Spans:
         parts = urlsplit(url)
         self._server = {"server.address": parts.hostname or "", "server.port": parts.port or 0}
 
-    def request(self, seen: Seen) -> None:
+    def request(self, seen: RequestRecord) -> None:
         pass
 
-    def generation(self, work: Generation, seen: Seen) -> None:
+    def generation(self, work: GenerationRecord, seen: RequestRecord) -> None:
         carried = {"traceparent": seen.traceparent} if seen.traceparent else {}
         span = self._tracer.start_span(
             f"{work.operation} {work.model}",
@@ -122,7 +122,7 @@ class Spans:
         self._provider.shutdown()
 
 
-def _attributes(work: Generation, seen: Seen) -> dict[str, Any]:
+def _attributes(work: GenerationRecord, seen: RequestRecord) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": work.operation,
         "gen_ai.provider.name": "overt",

@@ -146,10 +146,10 @@ class Incoming:
                 self._taken -= files
                 self._given.notify_all()
 
-    def _open(self, new: Path) -> "_File":
+    def _open(self, new: Path) -> "_RawFile":
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()
-        return _File(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        return _RawFile(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _sweep(self) -> None:
         old = time.time() - _STALE
@@ -162,27 +162,27 @@ class Incoming:
                         path.unlink()
 
 
-class _File:
+class _RawFile:
     """A handle that closes itself; files of Python would buffer once more."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
 
-    def __enter__(self) -> "_File":
+    def __enter__(self) -> "_RawFile":
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.handle)
 
 
-def _write(file: _File, block: bytearray, hasher: "hashlib._Hash") -> None:
+def _write(file: _RawFile, block: bytearray, hasher: "hashlib._Hash") -> None:
     view = memoryview(block)
     hasher.update(view)
     while view:
         view = view[os.write(file.handle, view) :]
 
 
-def _sync(file: _File) -> None:
+def _sync(file: _RawFile) -> None:
     os.fsync(file.handle)
 
 

@@ -12,7 +12,7 @@ from math import sqrt
 from random import Random
 from typing import Any, Final
 
-from overt.evaluation.audit.probe import Contrast, Measure, Outcome, Probe
+from overt.evaluation.audit.probe import AuditProbe, Contrast, Measure, Outcome
 from overt.evaluation.suites import intervals
 from overt.evaluation.suites.intervals import Interval
 
@@ -25,7 +25,7 @@ Entry = Mapping[str, Any]
 """An item of a receipt: id, groups, outcome (None where it failed)."""
 
 
-def of_probe(probe: Probe, entries: Sequence[Entry], seed: int) -> list[dict[str, Any]]:
+def of_probe(probe: AuditProbe, entries: Sequence[Entry], seed: int) -> list[dict[str, Any]]:
     """The figures of all measures: of everything, then of each group."""
     figures = []
     for measure in probe.measures:
@@ -103,7 +103,7 @@ def auc(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def pairs(
-    probe: Probe, after: Sequence[Entry], before: Sequence[Entry], seed: int
+    probe: AuditProbe, after: Sequence[Entry], before: Sequence[Entry], seed: int
 ) -> list[dict[str, Any]]:
     """Each measure after minus before, over the items that have a number in both."""
     rows = []

@@ -35,7 +35,7 @@ _KEPT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GarakJob:
     """What a person asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Asked:
     max_tokens: int = 128
 
 
-def run(job: Asked, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+def run(job: GarakJob, settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """Run garak on a model of this machine and read its report.
 
     Raises:
@@ -98,7 +98,7 @@ def find(program: str | None) -> list[str]:
     return [executable, "-m", "garak"] if path.name.startswith("python") else [executable]
 
 
-def arguments(job: Asked, url: str, place: Path) -> list[str]:
+def arguments(job: GarakJob, url: str, place: Path) -> list[str]:
     """What garak is called with; its options of the model are in a file beside its report."""
     generator = place / "generator.json"
     # temperature 0, no stop: its own default stops at # and ;
@@ -128,7 +128,7 @@ def arguments(job: Asked, url: str, place: Path) -> list[str]:
     return args
 
 
-def _ask(command: list[str], job: Asked, url: str, place: Path) -> None:
+def _ask(command: list[str], job: GarakJob, url: str, place: Path) -> None:
     environ = {key: os.environ[key] for key in _KEPT if key in os.environ}
     environ |= {"OPENAICOMPATIBLE_API_KEY": "none", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
     log = place / "garak.log"

@@ -13,8 +13,8 @@ from typing import Any
 
 from overt.chat import Message, Request, Sampling, ScoreRequest, TokenLogprob
 from overt.errors import EngineFailed, OvertError, Unsupported
-from overt.evaluation.suites.answers import Answers, Reply
-from overt.evaluation.suites.ask import Asker, Who
+from overt.evaluation.suites.answers import Answers, ModelReply
+from overt.evaluation.suites.ask import ModelClient, ModelIdentity
 from overt.gateway.exchange import Exchange
 from overt.openness.export.text import canonical
 from overt.protocols.openai.logprobs import without_added
@@ -22,11 +22,16 @@ from overt.protocols.openai.logprobs import without_added
 _ALTERNATIVES = 20
 
 
-class Asked:
+class AuditedModel:
     """One model. `scores` and `why_not` are known after `look_around`."""
 
     def __init__(
-        self, exchange: Exchange, who: Who, asker: Asker, answers: Answers, seed: int
+        self,
+        exchange: Exchange,
+        who: ModelIdentity,
+        asker: ModelClient,
+        answers: Answers,
+        seed: int,
     ) -> None:
         self.who = who
         self.scores = False
@@ -118,7 +123,7 @@ class Asked:
                 for at, token in enumerate(scored)
             ]
             seconds = round(time.monotonic() - begun, 4)
-            stored = Reply(
+            stored = ModelReply(
                 json.dumps(tokens), "score", len(scored), 0, seconds, None, self.who.resolved
             )
             self._kept.put(key, stored)

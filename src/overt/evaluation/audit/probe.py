@@ -18,7 +18,7 @@ Need = Literal["score", "answer", "either"]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ProbeItem:
     """One thing to look at.
 
     Attributes:
@@ -75,7 +75,7 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AuditPlan:
     """What a person asked of an audit.
 
     Attributes:
@@ -97,7 +97,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class ProbeMaterial:
     """The items of a probe, and what is to be said of them.
 
     Attributes:
@@ -105,12 +105,12 @@ class Material:
         notes: sentences for the receipt.
     """
 
-    items: Sequence[Item]
+    items: Sequence[ProbeItem]
     data: Sequence[Mapping[str, Any]]
     notes: Sequence[str] = field(default=())
 
 
-class Model(Protocol):
+class ProbedModel(Protocol):
     """What a probe asks; model.py has it over an exchange."""
 
     @property
@@ -136,10 +136,10 @@ class Model(Protocol):
 
 
 Use = Literal["seed", "max_tokens"]
-"""A field of `Plan` that may change what is found of an item."""
+"""A field of `AuditPlan` that may change what is found of an item."""
 
 
-class Probe(Protocol):
+class AuditProbe(Protocol):
     """One probe; docs/audit.md says what each is."""
 
     @property
@@ -185,10 +185,10 @@ class Probe(Protocol):
     @property
     def contrasts(self) -> tuple[Contrast, ...]: ...
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         """Its items, all of them. Raises NotFound, FormatError, BadRequest."""
         ...
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         """What the model made of `item`, as JSON values."""
         ...

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from overt.errors import FormatError, NotFound
 from overt.evaluation.audit import figures
-from overt.evaluation.audit.probe import Contrast, Measure, Probe
+from overt.evaluation.audit.probe import AuditProbe, Contrast, Measure
 from overt.evaluation.audit.probes import PROBES, find
 from overt.evaluation.suites.receipt import place, unchanged
 
@@ -129,7 +129,7 @@ def compare(after: Mapping[str, Any], before: Mapping[str, Any], seed: int = 0) 
     }
 
 
-def unlike(probe: Probe, new: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def unlike(probe: AuditProbe, new: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Why two results of a probe cannot be compared, by what is known before asking; "" for none.
 
     Each has ``version``, ``data`` and ``parameters``.

@@ -26,13 +26,13 @@ from overt.errors import (
     UsageError,
 )
 from overt.evaluation.audit import figures, record
-from overt.evaluation.audit.model import Asked, failed
-from overt.evaluation.audit.probe import Item, Material, Plan, Probe
+from overt.evaluation.audit.model import AuditedModel, failed
+from overt.evaluation.audit.probe import AuditPlan, AuditProbe, ProbeItem, ProbeMaterial
 from overt.evaluation.audit.probes import PROBES, find
 from overt.evaluation.suites import receipt
 from overt.evaluation.suites.answers import Answers, alone
-from overt.evaluation.suites.ask import Asker, identify
-from overt.evaluation.suites.budget import Purse
+from overt.evaluation.suites.ask import ModelClient, identify
+from overt.evaluation.suites.budget import Budget
 from overt.evaluation.suites.concurrency import at_once
 from overt.gateway.exchange import Exchange
 from overt.openness.export.text import canonical
@@ -44,7 +44,7 @@ _MAX_ERRORS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AuditProgress:
     """How far an audit is; `left` is in seconds, None where no new answer came yet."""
 
     model: str
@@ -55,19 +55,19 @@ class Progress:
     left: float | None
 
 
-Told = Callable[[Progress], None]
+Told = Callable[[AuditProgress], None]
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedAudit:
     """Probes with their items, read before any model is asked; and those that cannot be."""
 
-    probes: tuple[tuple[Probe, Material], ...]
+    probes: tuple[tuple[AuditProbe, ProbeMaterial], ...]
     skipped: tuple[dict[str, str], ...]
 
 
-def prepare(names: Sequence[str], plan: Plan) -> Prepared:
+def prepare(names: Sequence[str], plan: AuditPlan) -> PreparedAudit:
     """Read the data of the probes named; of all, where none is, those without data are skipped.
 
     Raises:
@@ -92,10 +92,10 @@ def prepare(names: Sequence[str], plan: Plan) -> Prepared:
             "no probe has its data here: " + "; ".join(skip["why"] for skip in skipped)[:600],
             "give --data DIR, or --documents for memorisation (docs/audit.md)",
         )
-    return Prepared(tuple(usable), tuple(skipped))
+    return PreparedAudit(tuple(usable), tuple(skipped))
 
 
-def _check(probe: Probe, material: Material) -> None:
+def _check(probe: AuditProbe, material: ProbeMaterial) -> None:
     """Raises FormatError: two items could not be told apart, and no receipt of them be read."""
     seen: set[str] = set()
     for item in material.items:
@@ -107,12 +107,12 @@ def _check(probe: Probe, material: Material) -> None:
 
 
 async def audit(
-    prepared: Prepared,
+    prepared: PreparedAudit,
     ref: str,
     exchange: Exchange,
     settings: Settings,
-    plan: Plan,
-    purse: Purse,
+    plan: AuditPlan,
+    purse: Budget,
     on_progress: Told = lambda _: None,
     say: Say = lambda _: None,
     *,
@@ -138,14 +138,20 @@ async def audit(
         await stack.enter_async_context(alone(path, who.ref, say))
         answers = Answers(path, fresh=fresh)
         stack.callback(answers.close)
-        model = Asked(
-            exchange, who, Asker(exchange, who, purse, answers, signal=False), answers, plan.seed
+        model = AuditedModel(
+            exchange,
+            who,
+            ModelClient(exchange, who, purse, answers, signal=False),
+            answers,
+            plan.seed,
         )
         await model.look_around()
         for probe, material in prepared.probes:
             why = _impossible(probe, model)
             if not why:
-                entries, why = await _Run(probe, material, model, plan, on_progress).all(purse.end)
+                entries, why = await _AuditRun(probe, material, model, plan, on_progress).all(
+                    purse.end
+                )
                 if not why:
                     probes[probe.name] = _probe_record(probe, material, model, plan, entries)
             if why:
@@ -160,17 +166,22 @@ async def audit(
     return receipt.sealed(value) | {"path": str(written)}
 
 
-def _impossible(probe: Probe, model: Asked) -> str:
+def _impossible(probe: AuditProbe, model: AuditedModel) -> str:
     if probe.need == "score" and not model.scores:
         return f"not possible here: it needs log-probabilities of a prompt, and {model.why_not}"
     return ""
 
 
-class _Run:
+class _AuditRun:
     """One probe on one model."""
 
     def __init__(
-        self, probe: Probe, material: Material, model: Asked, plan: Plan, on_progress: Told
+        self,
+        probe: AuditProbe,
+        material: ProbeMaterial,
+        model: AuditedModel,
+        plan: AuditPlan,
+        on_progress: Told,
     ) -> None:
         self._probe, self._items, self._model = probe, material.items, model
         self._plan, self._told = plan, on_progress
@@ -218,12 +229,18 @@ class _Run:
         if self._done and self._model.new > self._new:
             left = (time.monotonic() - self._begun) / self._done * (total - self._done)
         self._told(
-            Progress(self._model.who.ref, self._probe.name, self._done, total, self._errors, left)
+            AuditProgress(
+                self._model.who.ref, self._probe.name, self._done, total, self._errors, left
+            )
         )
 
 
 def _probe_record(
-    probe: Probe, material: Material, model: Asked, plan: Plan, entries: list[dict[str, Any]]
+    probe: AuditProbe,
+    material: ProbeMaterial,
+    model: AuditedModel,
+    plan: AuditPlan,
+    entries: list[dict[str, Any]],
 ) -> dict[str, Any]:
     by = "score" if probe.need != "answer" and model.scores else "chat"
     counted = [entry for entry in entries if entry["outcome"] is not None]
@@ -249,12 +266,12 @@ def _probe_record(
     }
 
 
-def parameters(probe: Probe, plan: Plan) -> dict[str, Any]:
+def parameters(probe: AuditProbe, plan: AuditPlan) -> dict[str, Any]:
     """What of the plan changes an item's outcome: two results are compared only where it agrees."""
     return {name: getattr(plan, name) for name in probe.uses}
 
 
-def like(before: Mapping[str, Any], prepared: Prepared, plan: Plan) -> dict[str, str]:
+def like(before: Mapping[str, Any], prepared: PreparedAudit, plan: AuditPlan) -> dict[str, str]:
     """Why each probe that is prepared could not be compared with a receipt; "" where it could.
 
     Raises:
@@ -280,7 +297,7 @@ def like(before: Mapping[str, Any], prepared: Prepared, plan: Plan) -> dict[str,
     return sides
 
 
-def _sample(material: Material, plan: Plan) -> Material:
+def _sample(material: ProbeMaterial, plan: AuditPlan) -> ProbeMaterial:
     """At most `limit` items, as many of each part as there are, in the order of the data."""
     count = len(material.items)
     if not plan.limit or plan.limit >= count:
@@ -298,14 +315,14 @@ def _sample(material: Material, plan: Plan) -> Material:
         for name in names:
             if parts[name] and len(chosen) < plan.limit:
                 chosen.append(parts[name].pop())
-    items: list[Item] = [material.items[at] for at in sorted(chosen)]
+    items: list[ProbeItem] = [material.items[at] for at in sorted(chosen)]
     how = ", in equal parts of " + ", ".join(sorted(parts))[:200] if len(parts) > 1 else ""
     note = f"{plan.limit} of {count} items, drawn with seed {plan.seed}{how}"
-    return Material(items, material.data, [*material.notes, note])
+    return ProbeMaterial(items, material.data, [*material.notes, note])
 
 
 def _receipt(
-    who: Any, probes: dict[str, Any], skipped: list[dict[str, str]], plan: Plan, begun: float
+    who: Any, probes: dict[str, Any], skipped: list[dict[str, str]], plan: AuditPlan, begun: float
 ) -> dict[str, Any]:
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
     value: dict[str, Any] = {

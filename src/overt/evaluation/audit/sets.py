@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overt.errors import FormatError, NotFound
-from overt.evaluation.audit.probe import Item, Material, Plan
+from overt.evaluation.audit.probe import AuditPlan, ProbeItem, ProbeMaterial
 
 MAX_BYTES: Final = 64 << 20
 MAX_FILES: Final = 500
@@ -33,7 +33,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ReadSet:
     """One file of a set: its bytes, and what a receipt says of it."""
 
     path: Path
@@ -63,7 +63,7 @@ def known() -> Mapping[str, DataSet]:
     return {name: DataSet(name=name, **table) for name, table in tomllib.loads(text).items()}
 
 
-def read(name: str, data: Path | None) -> list[Read]:
+def read(name: str, data: Path | None) -> list[ReadSet]:
     """The files of a set, sorted by name. They lie in ``data/<folder>``, ``data/eval/<folder>`` or,
     where that has such files, in `data` itself.
 
@@ -84,16 +84,18 @@ def read(name: str, data: Path | None) -> list[Read]:
     )
 
 
-def material(name: str, plan: Plan, items_of: Callable[[Read], Iterable[Item]]) -> Material:
+def material(
+    name: str, plan: AuditPlan, items_of: Callable[[ReadSet], Iterable[ProbeItem]]
+) -> ProbeMaterial:
     """All items of a set. Raises as `read`, and FormatError where there are none."""
     files = read(name, plan.data)
     items = [item for file in files for item in items_of(file)]
     if not items:
         raise FormatError(f"the files of {name} have no items", "get them again")
-    return Material(items, [file.told for file in files], notes(files))
+    return ProbeMaterial(items, [file.told for file in files], notes(files))
 
 
-def beside(file: Read, name: str) -> Read | None:
+def beside(file: ReadSet, name: str) -> ReadSet | None:
     """A further file of the set that `file` is of, where it lies in the same folder."""
     path = file.path.with_name(name)
     return _read(known()[str(file.told["set"])], path) if path.is_file() else None
@@ -106,7 +108,7 @@ def _places(data_set: DataSet, data: Path | None) -> list[Path]:
     return [data / data_set.folder, data / "eval" / data_set.folder, data]
 
 
-def _read(data_set: DataSet, path: Path) -> Read:
+def _read(data_set: DataSet, path: Path) -> ReadSet:
     data = bounded(path, MAX_BYTES)
     digest = sha256(data).hexdigest()
     facts = {
@@ -119,10 +121,10 @@ def _read(data_set: DataSet, path: Path) -> Read:
         "cite": data_set.cite,
         "as_published": data_set.sha256.get(path.name) == digest,
     }
-    return Read(path, data, facts)
+    return ReadSet(path, data, facts)
 
 
-def table(file: Read, columns: set[str], what: str, most: int) -> Iterator[dict[str, str]]:
+def table(file: ReadSet, columns: set[str], what: str, most: int) -> Iterator[dict[str, str]]:
     """The rows of a set's CSV file, whose first line names its columns.
 
     Args:
@@ -181,7 +183,7 @@ def bounded(path: Path, most: int) -> bytes:
     return data
 
 
-def notes(files: list[Read]) -> list[str]:
+def notes(files: list[ReadSet]) -> list[str]:
     """A sentence for files that are not the published ones."""
     other = [file.name for file in files if not file.told["as_published"]]
     if not other:

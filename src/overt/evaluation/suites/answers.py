@@ -30,7 +30,7 @@ class NotKept(Failure):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ModelReply:
     """What a model answered.
 
     Attributes:
@@ -109,7 +109,7 @@ class Answers:
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self._path = path
-        self._known: dict[str, Reply] = {}
+        self._known: dict[str, ModelReply] = {}
         self._file: int | None = None
         try:
             if fresh:
@@ -121,10 +121,10 @@ class Answers:
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, key: str) -> Reply | None:
+    def get(self, key: str) -> ModelReply | None:
         return self._known.get(key)
 
-    def put(self, key: str, reply: Reply) -> None:
+    def put(self, key: str, reply: ModelReply) -> None:
         """Keep an answer: it is on the disk when this returns.
 
         Raises:
@@ -175,21 +175,21 @@ class Answers:
         return not data.endswith(b"\n") and bool(data)
 
 
-def _kept(reply: Reply) -> dict[str, Any]:
+def _kept(reply: ModelReply) -> dict[str, Any]:
     value = asdict(reply)
     del value["cached"]
     return value
 
 
-def _reply(row: Any) -> Reply | None:
+def _reply(row: Any) -> ModelReply | None:
     if not isinstance(row, dict) or not isinstance(row.get("key"), str):
         return None
     for name, kinds in _TYPES.items():
         value = row.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool):
             return None
-    names = {field.name for field in fields(Reply)} - {"cached"}
-    return Reply(**{name: row[name] for name in names}, cached=True)
+    names = {field.name for field in fields(ModelReply)} - {"cached"}
+    return ModelReply(**{name: row[name] for name in names}, cached=True)
 
 
 def _jsonable(value: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 from overt.chat import Answer, Request, Usage
 from overt.errors import OvertError, ProviderFailed
-from overt.evaluation.suites.answers import Answers, Reply, key_of
-from overt.evaluation.suites.budget import Purse, is_away
+from overt.evaluation.suites.answers import Answers, ModelReply, key_of
+from overt.evaluation.suites.budget import Budget, is_away
 from overt.evaluation.timing import is_counted
 from overt.gateway import routing
 from overt.gateway.exchange import Exchange
@@ -20,7 +20,7 @@ from overt.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class ModelIdentity:
     """A model as answers are kept for it and receipts name it."""
 
     ref: str
@@ -46,11 +46,17 @@ class Who:
         }
 
 
-class Asker:
+class ModelClient:
     """Asks one model, and keeps what it answered."""
 
     def __init__(
-        self, exchange: Exchange, who: Who, purse: Purse, answers: Answers, *, signal: bool
+        self,
+        exchange: Exchange,
+        who: ModelIdentity,
+        purse: Budget,
+        answers: Answers,
+        *,
+        signal: bool,
     ) -> None:
         self._exchange, self._who, self._purse, self._kept = exchange, who, purse, answers
         self._signal = signal and who.logprobs
@@ -60,7 +66,7 @@ class Asker:
         """Whether `request` failed in this run and may be billed all the same."""
         return key_of(self._full(request)) in self._owed
 
-    async def ask(self, request: Request) -> Reply:
+    async def ask(self, request: Request) -> ModelReply:
         """The answer, kept or new. Raises OvertErrors, also for one that broke off."""
         request = self._full(request)
         key = key_of(request)
@@ -89,7 +95,7 @@ class Asker:
         if answer.failed is not None:
             raise error_of(answer.failed)
         signal = answer.mean_logprob
-        reply = Reply(
+        reply = ModelReply(
             text=answer.text,
             finish=answer.finish or "",
             tokens_in=answer.usage.tokens_in if counted else None,
@@ -123,12 +129,14 @@ def _may_be_billed(error: OvertError, answer: Answer) -> bool:
     return bool(some) or answer.usage != Usage(0, 0)
 
 
-async def identify(exchange: Exchange, ref: str, settings: Settings) -> Who:
+async def identify(exchange: Exchange, ref: str, settings: Settings) -> ModelIdentity:
     """What `ref` is today; opens it. Raises OvertErrors where it cannot be used."""
     target = exchange.resolve(ref)
     if isinstance(target, routing.Route):
         digest = sha256(repr(target).encode()).hexdigest()
-        return Who(ref, exchange.first(ref), f"route:{digest}", "route", "", logprobs=False)
+        return ModelIdentity(
+            ref, exchange.first(ref), f"route:{digest}", "route", "", logprobs=False
+        )
     engine = await exchange.open(ref)
     facts = exchange.facts(ref)
     if isinstance(engine, Provider):
@@ -136,4 +144,4 @@ async def identify(exchange: Exchange, ref: str, settings: Settings) -> Who:
     can = engine.capabilities
     # The echo's say nothing, and a provider's may cost or change the answer.
     tells = can.logprobs and can.local and facts.engine != "echo"
-    return Who(ref, target, facts.digest, facts.engine, facts.build, tells)
+    return ModelIdentity(ref, target, facts.digest, facts.engine, facts.build, tells)

@@ -26,7 +26,7 @@ class BudgetSpent(Refused):
 
 
 @dataclass(slots=True)
-class Purse:
+class Budget:
     """What may be spent, and what was.
 
     Attributes:

@@ -70,7 +70,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LmEvalOptions:
     """How lm-eval is run.
 
     Attributes:
@@ -89,7 +89,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class ScoredModel:
     """The model that is scored.
 
     Attributes:
@@ -128,7 +128,7 @@ def command(settings: Settings) -> list[str]:
     raise Unsupported("these tasks need lm-eval, which is not here", INSTALL)
 
 
-def identify(ref: str, settings: Settings) -> Who:
+def identify(ref: str, settings: Settings) -> ScoredModel:
     """What `ref` is, without loading it.
 
     Raises:
@@ -136,21 +136,21 @@ def identify(ref: str, settings: Settings) -> Who:
         Unsupported: a route, whose answers are not one model's.
     """
     from overt.gateway import routing
-    from overt.runtime.loader import Places
+    from overt.runtime.loader import PlaceCache
 
     target = routing.aliases(settings.home).find(ref) or ref
     if isinstance(target, routing.Route):
         raise Unsupported(f"{ref} is a route, and a task is scored on one model", "name a model")
     if target.startswith(_away()):
-        return Who(ref, target, "", target.partition(":")[0], "", away=True, context=0)
+        return ScoredModel(ref, target, "", target.partition(":")[0], "", away=True, context=0)
     from overt.runtime.native_build.build import native_path
 
-    place = Places(settings).get(target)
+    place = PlaceCache(settings).get(target)
     place.check("score")
     is_torch = settings.engine == "torch"
     is_native = settings.engine != "wheel" and native_path(settings.home) is not None
     answers = _build("torch" if is_torch else "xllamacpp")
-    return Who(
+    return ScoredModel(
         ref,
         target,
         place.model.digest,
@@ -178,7 +178,7 @@ def _build(package: str) -> str:
 
 
 def evaluate(
-    who: Who, tasks: list[str], options: Options, settings: Settings, say: Say
+    who: ScoredModel, tasks: list[str], options: LmEvalOptions, settings: Settings, say: Say
 ) -> list[dict[str, Any]]:
     """Score a model on each task; one receipt each, written, with its file under ``path``.
 
@@ -274,7 +274,7 @@ def _say(say: Say, what: str, far: str) -> None:
     say(f"{what}: {far}")
 
 
-def _model(who: Who, output: lm_eval_output.Output) -> dict[str, Any]:
+def _model(who: ScoredModel, output: lm_eval_output.LmEvalOutput) -> dict[str, Any]:
     """The model as the receipt has it: `build` is what answered, both where both did."""
     kinds = {str(config.get("output_type")) == _WRITTEN for config in output.configs.values()}
     builds = {True: who.writes, False: who.build}
@@ -288,7 +288,7 @@ def _model(who: Who, output: lm_eval_output.Output) -> dict[str, Any]:
     }
 
 
-def _parameters(who: Who, options: Options) -> dict[str, Any]:
+def _parameters(who: ScoredModel, options: LmEvalOptions) -> dict[str, Any]:
     return {
         "limit": options.limit,
         "shots": options.shots,
@@ -298,7 +298,7 @@ def _parameters(who: Who, options: Options) -> dict[str, Any]:
     }
 
 
-def _arguments(who: Who, task: str, options: Options, url: str) -> list[str]:
+def _arguments(who: ScoredModel, task: str, options: LmEvalOptions, url: str) -> list[str]:
     if who.away:
         kind, base = "local-chat-completions", f"{url}/v1/chat/completions"
         more = ",max_retries=3"
@@ -332,7 +332,11 @@ def _arguments(who: Who, task: str, options: Options, url: str) -> list[str]:
 
 
 def _run(
-    command: list[str], folder: Path, who: Who, options: Options, say: Say = lambda _: None
+    command: list[str],
+    folder: Path,
+    who: ScoredModel,
+    options: LmEvalOptions,
+    say: Say = lambda _: None,
 ) -> None:
     """Run lm-eval to its end; `say` is told how far it is.
 
@@ -384,7 +388,7 @@ def how_far(output: str) -> str:
     return f"{done} of {total} requests" + (f", {left} left" if left else "")
 
 
-def _failed(code: int, output: str, who: Who) -> None:
+def _failed(code: int, output: str, who: ScoredModel) -> None:
     """Raises Failure, Refused: why it ended with `code`, by what it said last."""
     if who.away and _NO_LOGPROBS in output:
         raise Refused(
@@ -404,7 +408,7 @@ def _failed(code: int, output: str, who: Who) -> None:
     raise Failure(f"lm-eval ended with {code}: {last[:400]}", "the same command starts it again")
 
 
-def _environ(folder: Path, options: Options) -> dict[str, str]:
+def _environ(folder: Path, options: LmEvalOptions) -> dict[str, str]:
     """What lm-eval sees of this process: no keys of providers, and no network but our server."""
     names = (*_PASSED, *(_ONLINE if options.hub else ()))
     environ = {name: os.environ[name] for name in names if name in os.environ}

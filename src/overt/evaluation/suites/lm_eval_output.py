@@ -27,7 +27,7 @@ _SHOWN: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class LmEvalItem:
     """One item of one task.
 
     Attributes:
@@ -48,17 +48,17 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class LmEvalOutput:
     """All of a run: `results` and `configs` by task, `versions`, and the items."""
 
     results: Mapping[str, Mapping[str, Any]]
     configs: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, str]
     version: str
-    items: tuple[Item, ...] = field(repr=False)
+    items: tuple[LmEvalItem, ...] = field(repr=False)
 
 
-def read(folder: Path) -> Output:
+def read(folder: Path) -> LmEvalOutput:
     """What lies in the folder of ``--output_path``.
 
     Raises:
@@ -79,20 +79,20 @@ def _bounded(path: Path) -> bytes:
     return data
 
 
-def parsed(results: bytes, samples: Mapping[str, bytes]) -> Output:
+def parsed(results: bytes, samples: Mapping[str, bytes]) -> LmEvalOutput:
     """The same of bytes; `samples` by the names of their files.
 
     Raises:
         FormatError: as `read`.
     """
     report = _json(results, "lm-eval's results")
-    items: list[Item] = []
+    items: list[LmEvalItem] = []
     for name, data in sorted(samples.items()):
         task = name.removeprefix("samples_").rpartition("_")[0] or name
         items += _items(task, data, name)
         if len(items) > MAX_ITEMS:
             raise FormatError(f"lm-eval wrote more than {MAX_ITEMS} items")
-    return Output(
+    return LmEvalOutput(
         {task: _object(value) for task, value in _object(report.get("results")).items()},
         {task: _object(value) for task, value in _object(report.get("configs")).items()},
         {task: str(value)[:40] for task, value in _object(report.get("versions")).items()},
@@ -101,9 +101,9 @@ def parsed(results: bytes, samples: Mapping[str, bytes]) -> Output:
     )
 
 
-def _items(task: str, data: bytes, name: str) -> Iterator[Item]:
+def _items(task: str, data: bytes, name: str) -> Iterator[LmEvalItem]:
     """One for each item; of several filters the first is what it answered and its score."""
-    items: dict[str, Item] = {}
+    items: dict[str, LmEvalItem] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -120,7 +120,7 @@ def _items(task: str, data: bytes, name: str) -> Iterator[Item]:
     yield from items.values()
 
 
-def _item(task: str, row: Mapping[str, Any], where: str) -> Item:
+def _item(task: str, row: Mapping[str, Any], where: str) -> LmEvalItem:
     number = row.get("doc_id")
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise FormatError(f"{where} has no doc_id", "it is what lm-eval wrote")
@@ -137,7 +137,7 @@ def _item(task: str, row: Mapping[str, Any], where: str) -> Item:
     hashes = [str(row.get(key))[:128] for key in ("doc_hash", "target_hash")]
     answers = row.get("resps")
     logprobs = _logprobs(answers)
-    return Item(
+    return LmEvalItem(
         task,
         str(number),
         sha256(canonical(hashes).encode()).hexdigest(),
@@ -205,7 +205,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def receipt_of(
-    output: Output,
+    output: LmEvalOutput,
     task: str,
     model: Mapping[str, Any],
     parameters: Mapping[str, Any],
@@ -264,7 +264,7 @@ def receipt_of(
     return value | {"id": name}
 
 
-def _metric(output: Output) -> str:
+def _metric(output: LmEvalOutput) -> str:
     """The one that is the score: the best known that every item has, else the first of all."""
     shared: set[str] | None = None
     for item in output.items:
@@ -278,7 +278,7 @@ def _metric(output: Output) -> str:
     return next((name for name in _FIRST if name in plain), plain[0])
 
 
-def _entry(item: Item, metric: str) -> dict[str, Any]:
+def _entry(item: LmEvalItem, metric: str) -> dict[str, Any]:
     detail: dict[str, Any] = {
         name: value for name, value in item.values.items() if "," not in name and name != metric
     }
@@ -300,7 +300,7 @@ def _entry(item: Item, metric: str) -> dict[str, Any]:
     }
 
 
-def _summary(output: Output) -> dict[str, Any]:
+def _summary(output: LmEvalOutput) -> dict[str, Any]:
     """lm-eval's own figures: those that are numbers."""
     values = {
         task: {
@@ -332,7 +332,7 @@ def _totals(count: int, seconds: float, *, away: bool) -> dict[str, Any]:
     }
 
 
-def _notes(output: Output, metric: str, score: float) -> list[str]:
+def _notes(output: LmEvalOutput, metric: str, score: float) -> list[str]:
     notes = ["the items of this task are public: a model may have been trained on them"]
     own = [
         value

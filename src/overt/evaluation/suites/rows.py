@@ -26,7 +26,7 @@ _OBJECTS: Final = 'write each item as an object: {"question": "…", "answer": "
 _SPLIT = re.compile(r"_(?:test|dev|val|validation|train)$")
 
 
-class Row(NamedTuple):
+class DataRow(NamedTuple):
     """One row of a data file.
 
     Attributes:
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     raw: Mapping[str, Any]
 
 
-class Object(NamedTuple):
+class RawObject(NamedTuple):
     """A row as it was read: the number of its line (its last one; of a list, of its item), the same
     in words, and its columns."""
 
@@ -51,7 +51,7 @@ class Object(NamedTuple):
     raw: Mapping[str, Any]
 
 
-def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
+def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[DataRow], str]:
     """The rows of a file and the sha256 of its bytes (hex).
 
     Args:
@@ -65,7 +65,7 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[Row], str]:
     stem = _SPLIT.sub("", path.name.partition(".")[0])
     own = {"stem": stem, "topic": stem.replace("_", " ")}
     rows = [
-        Row(row.where, own | {key: as_text(value) for key, value in row.raw.items()}, row.raw)
+        DataRow(row.where, own | {key: as_text(value) for key, value in row.raw.items()}, row.raw)
         for row in objects(text, name, path, columns)
     ]
     if not rows:
@@ -99,7 +99,7 @@ def whole(path: Path, name: str = "") -> tuple[str, str, str]:
 
 def objects(
     text: str, name: str, path: Path, columns: Sequence[str] = (), hint: str = _OBJECTS
-) -> Iterator[Object]:
+) -> Iterator[RawObject]:
     """The rows of a text whose kind its `name` says; `hint` is for a row that is none.
 
     Raises:
@@ -150,7 +150,7 @@ def _unzipped(data: bytes, path: Path) -> bytes:
     return content
 
 
-def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[Object]:
+def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[RawObject]:
     csv.field_size_limit(MAX_FIELD)  # of the whole process: whoever read before set its own
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names = list(columns)
@@ -168,7 +168,7 @@ def _csv(text: str, path: Path, columns: Sequence[str]) -> Iterator[Object]:
                     f" ({', '.join(names)[:200]})",
                     'put a text with commas or line breaks between "quotes"',
                 )
-            yield Object(reader.line_num, where, dict(zip(names, row, strict=True)))
+            yield RawObject(reader.line_num, where, dict(zip(names, row, strict=True)))
     except csv.Error as error:
         raise FormatError(
             f"line {reader.line_num} of {path} is not CSV: {error}", "correct the line"
@@ -187,12 +187,12 @@ def _header(row: list[str], path: Path) -> list[str]:
     return names
 
 
-def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[Object]:
+def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[RawObject]:
     if lines:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 where = f"line {number} of {path}"
-                yield Object(number, where, _object(_parsed(line, where, hint), where, hint))
+                yield RawObject(number, where, _object(_parsed(line, where, hint), where, hint))
         return
     rows_read = _parsed(text, str(path), hint)
     if not isinstance(rows_read, list):
@@ -201,7 +201,7 @@ def _json(text: str, path: Path, hint: str, *, lines: bool) -> Iterator[Object]:
         )
     for number, item in enumerate(rows_read, 1):
         where = f"item {number} of {path}"
-        yield Object(number, where, _object(item, where, hint))
+        yield RawObject(number, where, _object(item, where, hint))
 
 
 def _parsed(text: str, where: str, hint: str) -> Any:

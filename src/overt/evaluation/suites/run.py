@@ -30,13 +30,13 @@ from overt.errors import (
 )
 from overt.evaluation.compare_page import dollars
 from overt.evaluation.suites import intervals, receipt, runners
-from overt.evaluation.suites.answers import Answers, NotKept, Reply, alone, failed
-from overt.evaluation.suites.ask import Asker, Who, identify
-from overt.evaluation.suites.budget import Purse
+from overt.evaluation.suites.answers import Answers, ModelReply, NotKept, alone, failed
+from overt.evaluation.suites.ask import ModelClient, ModelIdentity, identify
+from overt.evaluation.suites.budget import Budget
 from overt.evaluation.suites.concurrency import at_once
-from overt.evaluation.suites.runners import Grade, Runner, Tools
+from overt.evaluation.suites.runners import Grade, RunnerTools, SuiteRunner
 from overt.evaluation.suites.runners.judge import Unparsed
-from overt.evaluation.suites.suite import Item, Suite
+from overt.evaluation.suites.suite import Suite, SuiteItem
 from overt.gateway.exchange import Exchange
 from overt.openness.export.text import canonical
 from overt.settings import Settings
@@ -56,12 +56,12 @@ _FATAL = (
 _MAX_FAILED_ALWAYS_ALLOWED = 3  # failed items that are never too many
 _SHOWN = 200  # characters of an extracted answer in a receipt
 
-Told = Callable[["Progress"], None]
+Told = Callable[["SuiteProgress"], None]
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SuiteOptions:
     """How a suite is run.
 
     Attributes:
@@ -89,7 +89,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SuiteProgress:
     """How far a run is.
 
     Attributes:
@@ -109,9 +109,9 @@ class Progress:
 
 
 @dataclass(slots=True)
-class _Row:
-    item: Item
-    reply: Reply | None = None
+class _SuiteRow:
+    item: SuiteItem
+    reply: ModelReply | None = None
     grade: Grade | None = None
     error: OvertError | None = None
     owed: bool = False  # its request failed and may be billed all the same
@@ -122,8 +122,8 @@ async def evaluate(
     model: str,
     exchange: Exchange,
     settings: Settings,
-    options: Options,
-    purse: Purse,
+    options: SuiteOptions,
+    purse: Budget,
     on_progress: Told = lambda _: None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
@@ -152,18 +152,20 @@ async def evaluate(
             role: _file(folder, suite, "judge " * (role == "judge") + identity.key)
             for role, identity in identities.items()
         }
-        askers: dict[Path, Asker] = {}  # one for a model that is set beside itself
+        askers: dict[Path, ModelClient] = {}  # one for a model that is set beside itself
         # In one order everywhere, or two runs could wait for each other.
         for path, role in sorted({path: role for role, path in reversed(files.items())}.items()):
             await stack.enter_async_context(alone(path, identities[role].ref, say))
             answers = Answers(path, fresh=options.fresh)
             stack.callback(answers.close)
-            askers[path] = Asker(exchange, identities[role], purse, answers, signal=role != "judge")
+            askers[path] = ModelClient(
+                exchange, identities[role], purse, answers, signal=role != "judge"
+            )
         others = {role: askers[path] for role, path in files.items() if role}
         tools = _tools(sample, options, others)
         runner = await asyncio.to_thread(runners.make, sample, tools)
         _check_prices(purse, exchange, [model, *(getattr(options, role) for role in others)])
-        run = _Run(sample, model, askers[files[""]], runner, options, purse, on_progress)
+        run = _SuiteRun(sample, model, askers[files[""]], runner, options, purse, on_progress)
         begun = time.time()
         rows = await run.all()
     notes = _uncounted(rows, purse.assumed - assumed)
@@ -172,17 +174,17 @@ async def evaluate(
     return value | {"path": str(path)}
 
 
-def _tools(suite: Suite, options: Options, others: dict[str, Asker]) -> Tools:
+def _tools(suite: Suite, options: SuiteOptions, others: dict[str, ModelClient]) -> RunnerTools:
     judge, rival = others.get("judge"), others.get("against")
 
-    async def answer(item: Item) -> str:
+    async def answer(item: SuiteItem) -> str:
         assert rival is not None
         request = suite.request(item, options.against)
         if options.deterministic:
             request = replace(request, deterministic=True)
         return (await rival.ask(request)).text
 
-    return Tools(
+    return RunnerTools(
         judge.whole if judge else None,
         options.judge,
         answer if rival else None,
@@ -191,25 +193,25 @@ def _tools(suite: Suite, options: Options, others: dict[str, Asker]) -> Tools:
     )
 
 
-class _Run:
+class _SuiteRun:
     def __init__(
         self,
         suite: Suite,
         model: str,
-        asker: Asker,
-        runner: Runner,
-        options: Options,
-        purse: Purse,
+        asker: ModelClient,
+        runner: SuiteRunner,
+        options: SuiteOptions,
+        purse: Budget,
         on_progress: Told,
     ) -> None:
         self._suite, self._model, self._asker, self._runner = suite, model, asker, runner
         self._options, self._purse, self._told = options, purse, on_progress
-        self._rows = [_Row(item) for item in suite.items]
+        self._rows = [_SuiteRow(item) for item in suite.items]
         self._done = self._errors = self._new = 0
         self._sum, self._graded = 0.0, 0
         self._begun = time.monotonic()
 
-    async def all(self) -> list[_Row]:
+    async def all(self) -> list[_SuiteRow]:
         """Ask and grade every item, some at once.
 
         Where an error ends it, the answers that are on their way are still waited for and kept.
@@ -218,7 +220,7 @@ class _Run:
         await at_once(self._rows, self._one, count, self._purse.end)
         return self._rows
 
-    async def _one(self, row: _Row) -> None:
+    async def _one(self, row: _SuiteRow) -> None:
         request = self._suite.request(row.item, self._model)
         if self._options.deterministic:
             request = replace(request, deterministic=True)
@@ -247,13 +249,13 @@ class _Run:
                 error.hint or "see to that and run it again: its answers are kept",
             )
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> SuiteProgress:
         total = len(self._rows)
         left = None
         if self._new:
             left = (time.monotonic() - self._begun) / self._new * (total - self._done)
         score = self._sum / self._graded if self._graded else None
-        return Progress(
+        return SuiteProgress(
             self._model, self._done, total, self._errors, left, score, self._purse.spent
         )
 
@@ -266,7 +268,7 @@ def _constrained(suite: Suite) -> Suite:
     return suite
 
 
-def _check_prices(purse: Purse, exchange: Exchange, refs: list[str]) -> None:
+def _check_prices(purse: Budget, exchange: Exchange, refs: list[str]) -> None:
     for ref in refs:
         target = exchange.resolve(ref)
         if isinstance(target, str):
@@ -289,10 +291,10 @@ def _file(folder: Path, suite: Suite, who: str) -> Path:
 def _receipt(
     suite: Suite,
     whole: Suite,
-    who: Who,
-    runner: Runner,
-    rows: list[_Row],
-    options: Options,
+    who: ModelIdentity,
+    runner: SuiteRunner,
+    rows: list[_SuiteRow],
+    options: SuiteOptions,
     begun: float,
     notes: list[str],
 ) -> dict[str, Any]:
@@ -339,7 +341,7 @@ def _receipt(
     return value | {"id": receipt.name_of(made, suite.name, who.ref, f"{begun} {canonical(value)}")}
 
 
-def _suite(suite: Suite, whole: Suite, runner: Runner) -> dict[str, Any]:
+def _suite(suite: Suite, whole: Suite, runner: SuiteRunner) -> dict[str, Any]:
     return {
         "name": suite.name,
         "kind": suite.kind,
@@ -353,7 +355,7 @@ def _suite(suite: Suite, whole: Suite, runner: Runner) -> dict[str, Any]:
     }
 
 
-def _entry(row: _Row, options: Options) -> dict[str, Any]:
+def _entry(row: _SuiteRow, options: SuiteOptions) -> dict[str, Any]:
     reply, grade = row.reply, row.grade
     score = grade.score if grade else 0.0 if options.errors == "wrong" else None
     entry: dict[str, Any] = {
@@ -377,7 +379,7 @@ def _entry(row: _Row, options: Options) -> dict[str, Any]:
     return entry
 
 
-def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:
+def _totals(rows: list[_SuiteRow], seconds: float) -> dict[str, Any]:
     replies = [row.reply for row in rows if row.reply is not None]
     known = [reply.cost for reply in replies if reply.cost is not None]
     unknown = len(replies) - len(known) + sum(row.owed for row in rows)
@@ -399,12 +401,12 @@ def _totals(rows: list[_Row], seconds: float) -> dict[str, Any]:
     }
 
 
-def _not_told(rows: list[_Row]) -> list[_Row]:
+def _not_told(rows: list[_SuiteRow]) -> list[_SuiteRow]:
     """Those of which nobody told what they took, failed ones that may be billed among them."""
     return [row for row in rows if row.owed or (row.reply and row.reply.tokens_in is None)]
 
 
-def _uncounted(rows: list[_Row], assumed: float) -> list[str]:
+def _uncounted(rows: list[_SuiteRow], assumed: float) -> list[str]:
     """A note on what was not told; `assumed` US dollars were taken from the budget for it."""
     if not (count := len(_not_told(rows))):
         return []

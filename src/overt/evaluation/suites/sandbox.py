@@ -31,7 +31,7 @@ _PROCESSES = 16
 _CODE = 4 << 20
 
 
-class Limits(NamedTuple):
+class SandboxLimits(NamedTuple):
     """What a program may take.
 
     Attributes:
@@ -43,7 +43,7 @@ class Limits(NamedTuple):
     memory: int = 512 << 20
 
 
-class Ran(NamedTuple):
+class ProgramRun(NamedTuple):
     """How a program ended.
 
     Attributes:
@@ -85,12 +85,12 @@ def check(unsafe: bool) -> tuple[str, ...]:
 def _walls() -> tuple[tuple[str, ...], tuple[str, ...]]:
     if sys.platform != "linux":
         return (), ("sandbox on this system",)
-    ran, report = _start("pass", Limits(), unsafe=False)
+    ran, report = _start("pass", SandboxLimits(), unsafe=False)
     missing = tuple(str(layer) for layer in report.get("missing", [])) or (ran.why or "sandbox",)
     return ran.layers, missing
 
 
-def run(code: str, limits: Limits, *, unsafe: bool = False) -> Ran:
+def run(code: str, limits: SandboxLimits, *, unsafe: bool = False) -> ProgramRun:
     """Run a Python program; it passed where it came to its end. Blocks, for a thread of its own.
 
     Raises:
@@ -100,7 +100,7 @@ def run(code: str, limits: Limits, *, unsafe: bool = False) -> Ran:
     return _start(code, limits, unsafe=unsafe)[0]
 
 
-def _start(code: str, limits: Limits, *, unsafe: bool) -> tuple[Ran, dict[str, Any]]:
+def _start(code: str, limits: SandboxLimits, *, unsafe: bool) -> tuple[ProgramRun, dict[str, Any]]:
     word = secrets.token_hex(16)
     reader, writer = os.pipe()
     with (
@@ -142,7 +142,7 @@ def _start(code: str, limits: Limits, *, unsafe: bool) -> tuple[Ran, dict[str, A
     layers = tuple(str(layer) for layer in result.get("layers", []))
     passed = process.returncode == 0 and not late and result.get("word") == word
     why = "" if passed else _why(process.returncode, late, result, output, limits)
-    return Ran(passed, why, output, seconds, layers), result
+    return ProgramRun(passed, why, output, seconds, layers), result
 
 
 def _finish(process: "subprocess.Popen[bytes]", task: bytes, patience: float) -> bool:
@@ -172,7 +172,9 @@ def _said(data: bytes) -> dict[str, Any]:
     return merged
 
 
-def _why(code: int | None, late: bool, report: dict[str, Any], output: str, limits: Limits) -> str:
+def _why(
+    code: int | None, late: bool, report: dict[str, Any], output: str, limits: SandboxLimits
+) -> str:
     if "layers" not in report:
         return f"did not start: {output.strip()[-200:]}"
     if late or code in (-signal.SIGXCPU, -signal.SIGKILL):
@@ -211,7 +213,7 @@ def _main() -> None:
     if not task["unsafe"]:
         from overt.runtime.sandbox import walls
 
-        done = walls.enter(walls.Needs((), task["folder"], int(task["parent"])))
+        done = walls.enter(walls.SandboxNeeds((), task["folder"], int(task["parent"])))
         layers, missing = done.layers, done.missing
         if walls.SECCOMP in layers:
             walls.seal()

@@ -15,7 +15,7 @@ from typing import Any, Final
 from overt.chat import Message, Request, Sampling
 from overt.errors import FormatError, NotFound
 from overt.evaluation.suites import rows
-from overt.evaluation.suites.template import Template
+from overt.evaluation.suites.template import FieldTemplate
 from overt.formats import yamltext
 from overt.openness.export.text import canonical
 
@@ -64,7 +64,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SuiteItem:
     """One question.
 
     Attributes:
@@ -78,7 +78,7 @@ class Item:
     prompt: str
     messages: tuple[Message, ...]
     answer: str
-    row: rows.Row
+    row: rows.DataRow
     choices: tuple[str, ...] = ()
     letters: tuple[int, ...] = ()
 
@@ -100,7 +100,7 @@ class Suite:
     name: str
     kind: str
     told: Mapping[str, Any]
-    items: tuple[Item, ...]
+    items: tuple[SuiteItem, ...]
     digest: str
     data: tuple[tuple[str, str], ...]
     folder: Path | None
@@ -115,7 +115,7 @@ class Suite:
     licence: str = ""
     json_schema: Mapping[str, Any] | None = field(default=None)
 
-    def request(self, item: Item, model: str) -> Request:
+    def request(self, item: SuiteItem, model: str) -> Request:
         """What is asked of `model` for `item`."""
         return Request(
             model,
@@ -176,7 +176,7 @@ def load(
         definition["shots"] = {**definition.get("shots", {}), "count": shots}
     folder = None if built_in else path.absolute().parent
     files = _data_files(definition, data, folder, source)
-    return _Reader(definition, source, folder, files).suite()
+    return _SuiteReader(definition, source, folder, files).suite()
 
 
 def _text(path: Path) -> str:
@@ -287,7 +287,7 @@ def beside(folder: Path, name: str, source: str) -> Path:
     return path
 
 
-class _Reader:
+class _SuiteReader:
     """Makes a suite of what its file says."""
 
     def __init__(
@@ -297,12 +297,12 @@ class _Reader:
         self._prompt = self._template("prompt")
         self._answer = self._template("answer")
         self._system = self._template("system")
-        self._shot = Template(
+        self._shot = FieldTemplate(
             str(definition.get("shot_answer", definition.get("answer", ""))),
             self._what("shot_answer"),
         )
         self._choices = [
-            Template(choice, self._what("choices")) for choice in definition.get("choices", ())
+            FieldTemplate(choice, self._what("choices")) for choice in definition.get("choices", ())
         ]
         if len(self._choices) > 26 or (definition["kind"] == "choice" and len(self._choices) < 2):
             raise FormatError(
@@ -312,7 +312,7 @@ class _Reader:
         self._shots_digests: list[str] = []
 
     def suite(self) -> Suite:
-        definition, items = self._told, list[Item]()
+        definition, items = self._told, list[SuiteItem]()
         digests = []
         used: dict[str, str] = {}
         most = 0
@@ -355,9 +355,11 @@ class _Reader:
             licence=definition.get("licence", ""),
         )
 
-    def _item(self, row: rows.Row, id: str, shots: Sequence[tuple[str, str]]) -> Item:
+    def _item(self, row: rows.DataRow, id: str, shots: Sequence[tuple[str, str]]) -> SuiteItem:
         if "id" in self._told:
-            id = Template(f"{{{self._told['id']}}}", self._what("id")).fill(row.text, row.where)
+            id = FieldTemplate(f"{{{self._told['id']}}}", self._what("id")).fill(
+                row.text, row.where
+            )
         choices, order = self._order(row)
         answer = self._answer.fill(row.text, row.where) if self._answer else ""
         if choices:
@@ -379,9 +381,9 @@ class _Reader:
                 f"{row.where} makes a prompt of {len(prompt)} characters",
                 f"the most is {_MAX_PROMPT}",
             )
-        return Item(id[:200], prompt, messages, answer, row, choices, order)
+        return SuiteItem(id[:200], prompt, messages, answer, row, choices, order)
 
-    def _order(self, row: rows.Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    def _order(self, row: rows.DataRow) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The choices of a row as shown, and for each the number it has in the data."""
         choices = [template.fill(row.text, row.where) for template in self._choices]
         order = list(range(len(choices)))
@@ -404,7 +406,7 @@ class _Reader:
             f"it is a letter from A to {chr(64 + len(choices))}, or the text of one choice",
         )
 
-    def _shots(self, path: Path, first: rows.Row) -> list[tuple[str, str]]:
+    def _shots(self, path: Path, first: rows.DataRow) -> list[tuple[str, str]]:
         """Worked examples: prompts and their answers."""
         options = self._told.get("shots") or {}
         unknown = sorted(set(options) - {"file", "count"})
@@ -418,7 +420,7 @@ class _Reader:
             return []
         if "file" not in options:
             raise FormatError(f"{self._source}: `shots:` has no `file`", "name the examples' file")
-        name = Template(str(options["file"]), self._what("shots")).fill(first.text)
+        name = FieldTemplate(str(options["file"]), self._what("shots")).fill(first.text)
         if self._folder is None:  # a suite of Overt's own: beside it, or where its data lie
             file = Path(str(resources.files("overt.evaluation.suites").joinpath(f"builtin/{name}")))
             file = file if file.is_file() and "/" not in name else path.absolute().parent / name
@@ -433,7 +435,7 @@ class _Reader:
         self._shots_digests.append(digest)
         return [self._worked(row) for row in examples[:count]]
 
-    def _worked(self, row: rows.Row) -> tuple[str, str]:
+    def _worked(self, row: rows.DataRow) -> tuple[str, str]:
         choices, order = self._order(row)
         values = {**row.text, "choices": _listed(choices)} if choices else dict(row.text)
         if choices and self._answer:
@@ -442,8 +444,8 @@ class _Reader:
         prompt = self._prompt.fill(values, row.where) if self._prompt else ""
         return prompt, self._shot.fill(values, row.where)
 
-    def _template(self, key: str) -> Template | None:
-        return Template(str(self._told[key]), self._what(key)) if key in self._told else None
+    def _template(self, key: str) -> FieldTemplate | None:
+        return FieldTemplate(str(self._told[key]), self._what(key)) if key in self._told else None
 
     def _what(self, key: str) -> str:
         return f"`{key}:` of {self._source}"

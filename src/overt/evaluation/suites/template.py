@@ -12,7 +12,7 @@ from overt.errors import FormatError
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}\n]{1,64})\}|[{}]")
 
 
-class Template:
+class FieldTemplate:
     """A text with fields. ``{{`` and ``}}`` stand for braces.
 
     Attributes:

@@ -7,11 +7,11 @@
 from pathlib import Path
 
 from overt.gateway.aliases import Aliases
-from overt.gateway.routing.cascade import Ask, Facts
+from overt.gateway.routing.cascade import Ask, RouteContext
 from overt.gateway.routing.route import Route, read, read_mapping
 from overt.gateway.routing.run import answer
 
-__all__ = ["Ask", "Facts", "Route", "aliases", "answer", "read", "read_mapping"]
+__all__ = ["Ask", "Route", "RouteContext", "aliases", "answer", "read", "read_mapping"]
 
 
 def aliases(home: Path) -> Aliases[Route]:

@@ -27,9 +27,9 @@ from overt.chat import (
 )
 from overt.errors import EngineFailed, OvertError, Refused, Stopped
 from overt.gateway.routing import checks, command
-from overt.gateway.routing.route import Egress, Escalate, Route, Rung, Threshold
+from overt.gateway.routing.route import Egress, Escalate, Route, Stage, Threshold
 
-__all__ = ["Ask", "Facts", "Ladder", "most_usd"]
+__all__ = ["Ask", "Cascade", "RouteContext", "most_usd"]
 
 Ask = Callable[[str, Request], AsyncGenerator[Event, None]]
 """Answers a request by the model of a ref, or by an alias: `Exchange.stream` without the route."""
@@ -46,7 +46,7 @@ _ASSUMED_OUT = 1024  # tokens, for a request that sets no most
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RouteContext:
     """What a route asks of the world around it, given by the exchange.
 
     Attributes:
@@ -66,7 +66,7 @@ class Facts:
     lost: Callable[[Spent], None] | None = None
 
 
-def most_usd(model: str, request: Request, facts: Facts, tokens: int) -> float | None:
+def most_usd(model: str, request: Request, facts: RouteContext, tokens: int) -> float | None:
     """USD that a model may cost for this request, as far as can be told; None is not known.
 
     A request without a most of tokens is taken to be answered with 1024.
@@ -88,10 +88,12 @@ class _Held:
     surety: float | None = None  # what a threshold was compared with
 
 
-class Ladder:
+class Cascade:
     """One request on its way up."""
 
-    def __init__(self, route: Route, request: Request, ask: Ask, facts: Facts, tokens: int) -> None:
+    def __init__(
+        self, route: Route, request: Request, ask: Ask, facts: RouteContext, tokens: int
+    ) -> None:
         self._route, self._request, self._ask = route, request, ask
         self._facts, self._tokens = facts, tokens
         self._attempts: list[_Held] = []  # answers that were not good
@@ -183,7 +185,7 @@ class Ladder:
             error.message = f"{error.message} (before it, {'; '.join(objections)[:_MAX_REASON]})"
         return error
 
-    async def _hold(self, rung: Rung) -> _Held:
+    async def _hold(self, rung: Stage) -> _Held:
         """A model's whole answer; where it did not come to that, with the reason."""
         request = replace(self._request, model=rung.model)
         signal = rung.threshold.signal if rung.threshold else ""
@@ -216,7 +218,7 @@ class Ladder:
             held.reason = "the answer ended before it was whole"
         return held
 
-    async def _object(self, rung: Rung, held: _Held) -> checks.Objection | None:
+    async def _object(self, rung: Stage, held: _Held) -> checks.Objection | None:
         """What there is against an answer."""
         rules = self._route.escalate
         if held.reason:
@@ -268,7 +270,7 @@ class Ladder:
         why = "; ".join([*self._reasons, last])
         return why if len(why) <= _MAX_REASON else f"{why[: _MAX_REASON - 1]}…"
 
-    def _passed(self, rung: Rung, held: _Held) -> str:
+    def _passed(self, rung: Stage, held: _Held) -> str:
         why = f"asked {rung.model}" if self._reasons else "asked first, and nothing against it"
         at = rung.threshold
         if at is not None and held.surety is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from overt.chat import Request
 from overt.errors import Refused
-from overt.gateway.routing.route import Check
+from overt.gateway.routing.route import CheckCommand
 
 __all__ = ["asked", "check_owner", "judge"]
 
@@ -25,7 +25,7 @@ _MAX_PROMPT = 64 << 10  # bytes; Linux takes 128 KiB in one variable
 _MAX_BYTES_READ = 64 << 10  # bytes of what it prints
 
 
-async def judge(check: Check, request: Request, model: str, text: str) -> str | None:
+async def judge(check: CheckCommand, request: Request, model: str, text: str) -> str | None:
     """Why the owner's command finds `text` not good; None where it does find it good.
 
     Never raises for what the command does: one that cannot run judges nothing to be good.

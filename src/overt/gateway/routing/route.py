@@ -46,7 +46,7 @@ from overt.formats import yamltext
 from overt.gateway.routing.confidence import Router
 from overt.settings import seconds_of
 
-__all__ = ["Check", "Escalate", "Route", "Rule", "Rung", "Threshold", "When", "read"]
+__all__ = ["CheckCommand", "Escalate", "Route", "Rule", "Stage", "Threshold", "When", "read"]
 
 MAX_BYTES = 64 << 10
 _MAX_RULES = 100
@@ -97,7 +97,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class Stage:
     """One model of the ladder."""
 
     model: str
@@ -105,7 +105,7 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckCommand:
     """A command of the owner's that judges an answer; see command.py. `timeout` in seconds."""
 
     command: tuple[str, ...]
@@ -124,7 +124,7 @@ class Escalate:
     length: bool = False
     error: bool = True
     arithmetic: bool = False
-    check: Check | None = None
+    check: CheckCommand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Route:
     """See the head of this module. `price_cap` in USD; None is no cap."""
 
     rules: tuple[Rule, ...] = ()
-    models: tuple[Rung, ...] = ()
+    models: tuple[Stage, ...] = ()
     escalate: Escalate = field(default_factory=Escalate)
     price_cap: float | None = None
 
@@ -240,15 +240,15 @@ def _rule(node: "_Node") -> Rule:
     return Rule(condition, None if use is None else _ref(node.at("use"), use), refuse)
 
 
-def _rung(node: "_Node") -> Rung:
+def _rung(node: "_Node") -> Stage:
     if isinstance(node.value, str):
-        return Rung(_ref(node, node.value))
+        return Stage(_ref(node, node.value))
     node.known("model", "threshold")
     model = node.text("model")
     if model is None:
         raise node.wrong("a ref, or a mapping with `model: REF`")
     if node.get("threshold") is None:
-        return Rung(_ref(node.at("model"), model))
+        return Stage(_ref(node.at("model"), model))
     at = node.mapping("threshold")
     at.known("signal", "at_least", "learnt", "router")
     if (signal := at.text("signal")) not in SIGNALS:
@@ -262,7 +262,7 @@ def _rung(node: "_Node") -> Rung:
     except (TypeError, ValueError, RecursionError):  # a date of TOML, an infinity
         raise at.at("learnt").wrong("what JSON can hold") from None
     router = _router(at) if signal == "router" else None
-    return Rung(_ref(node.at("model"), model), Threshold(signal or "", least, learnt, router))
+    return Stage(_ref(node.at("model"), model), Threshold(signal or "", least, learnt, router))
 
 
 def _router(at: "_Node") -> Router:
@@ -285,7 +285,7 @@ def _escalate(node: "_Node") -> Escalate:
     return Escalate(**flags_set, refusal_words=lower, check=_check(node))
 
 
-def _check(node: "_Node") -> Check | None:
+def _check(node: "_Node") -> CheckCommand | None:
     if node.get("check") is None:
         return None
     at = node.mapping("check")
@@ -296,14 +296,14 @@ def _check(node: "_Node") -> Check | None:
     if not re.match(r"/|[A-Za-z]:[\\/]", command[0]):
         raise at.at("command").wrong("a program by its whole path, such as /home/me/check.py")
     if at.get("timeout") is None:
-        return Check(command)
+        return CheckCommand(command)
     try:
         seconds = seconds_of(str(at.get("timeout")))
     except BadSetting:
         seconds = 0.0
     if not 0 < seconds <= 600:
         raise at.at("timeout").wrong("a time from 1ms to 10m, such as 10s")
-    return Check(command, seconds)
+    return CheckCommand(command, seconds)
 
 
 def _ref(node: "_Node", text: str) -> str:

@@ -7,17 +7,17 @@ from contextlib import aclosing
 from overt.chat import Event, ImagePart, Request
 from overt.errors import Refused
 from overt.gateway.routing import checks
-from overt.gateway.routing.cascade import Ask, Facts, Ladder, most_usd
+from overt.gateway.routing.cascade import Ask, Cascade, RouteContext, most_usd
 from overt.gateway.routing.route import Route, Rule, When
 
-__all__ = ["Ask", "Facts", "answer"]
+__all__ = ["Ask", "RouteContext", "answer"]
 
 _BYTES_A_TOKEN = 3.5
 _TOKENS_OF_AN_IMAGE = 1000
 
 
 async def answer(
-    route: Route, request: Request, ask: Ask, facts: Facts
+    route: Route, request: Request, ask: Ask, facts: RouteContext
 ) -> AsyncGenerator[Event, None]:
     """The events of the answer; `Routed` first, with why.
 
@@ -36,7 +36,7 @@ async def answer(
         if rule.use is None:
             raise Refused(rule.refuse or "", "this is a rule of the route; ask its owner")
         why = f"rule {number}: {_words(rule.when)}"
-        ladder = Ladder(route, request, ask, facts, tokens)
+        ladder = Cascade(route, request, ask, facts, tokens)
         async with aclosing(ladder.straight(rule.use, why)) as events:
             async for event in events:
                 yield event
@@ -45,7 +45,7 @@ async def answer(
         raise Refused("no rule of the route fits this request", "add `models:` to the route")
     if request.json_schema is not None and len(route.models) > 1 and route.escalate.schema:
         await asyncio.to_thread(checks.check_schema, request)
-    async with aclosing(Ladder(route, request, ask, facts, tokens).climb()) as events:
+    async with aclosing(Cascade(route, request, ask, facts, tokens).climb()) as events:
         async for event in events:
             yield event
 
@@ -70,7 +70,9 @@ def estimated(request: Request) -> int:
 # ---- rules -----------------------------------------------------------------------------------
 
 
-def _rule(route: Route, request: Request, facts: Facts, tokens: int) -> tuple[int, Rule] | None:
+def _rule(
+    route: Route, request: Request, facts: RouteContext, tokens: int
+) -> tuple[int, Rule] | None:
     """The first rule that fits, and its number from 1."""
     for number, rule in enumerate(route.rules, 1):
         if _fits(rule.when, route, request, facts, tokens):
@@ -78,7 +80,7 @@ def _rule(route: Route, request: Request, facts: Facts, tokens: int) -> tuple[in
     return None
 
 
-def _fits(when: When, route: Route, request: Request, facts: Facts, tokens: int) -> bool:
+def _fits(when: When, route: Route, request: Request, facts: RouteContext, tokens: int) -> bool:
     has = {
         "images": any(isinstance(p, ImagePart) for m in request.messages for p in m.parts),
         "tools": bool(request.tools),

@@ -33,7 +33,7 @@ from overt.nets.architectures import Weight
 from overt.nets.shape import Shape
 from overt.nets.weights import Stored
 from overt.provenance import inputs, run_recipe
-from overt.provenance.steps import Made, Work
+from overt.provenance.steps import StepContext, StepOutput
 from overt.ref import parse
 from overt.settings import Settings
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _EMBEDDING = "model.embed_tokens.weight"
 
 
-class Pair(NamedTuple):
+class FactorPair(NamedTuple):
     """The two halves for one matrix of the base: A (rank, inputs), B (outputs, rank)."""
 
     weight: Weight
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class AdapterBase:
     """What an adapter is for."""
 
     architecture: architectures.Architecture
@@ -62,16 +62,16 @@ class Base:
     wanted: tuple[Weight, ...]
 
 
-def base_of(path: Path) -> Base:
+def base_of(path: Path) -> AdapterBase:
     """Raises FormatError, Unsupported: no GGUF model, or one that is not known."""
     shape, wanted, _ = weights.shape_and_tensors(path)
-    return Base(architectures.of_shape(shape), shape, wanted)
+    return AdapterBase(architectures.of_shape(shape), shape, wanted)
 
 
 # ---- the step ------------------------------------------------------------------------------
 
 
-class _Step:
+class _ConvertAdapterStep:
     """Inputs: ``from``, a GGUF model; ``adapter`` and ``adapter-config``, the two files of peft.
     No parameters.
     """
@@ -81,18 +81,18 @@ class _Step:
     packages = ("gguf", "numpy")
     reports: tuple[str, ...] = ()
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """Raises FormatError, Unsupported: as `to_gguf`."""
         (base,), (file,), (config,) = map(work.given, ("from", "adapter", "adapter-config"))
         target = work.place / "adapter.gguf"
         to_gguf(file.path, config.path, base.path, target)
-        return [*base.weights(), Made("adapter", "adapter.gguf", target)]
+        return [*base.weights(), StepOutput("adapter", "adapter.gguf", target)]
 
     def tolerance(self, recipe: Recipe) -> float:
         return 0.0
 
 
-STEP = _Step()
+STEP = _ConvertAdapterStep()
 
 
 def is_gguf(file: Path) -> bool:
@@ -256,7 +256,7 @@ def to_gguf(file: Path, config: Path, base: Path, target: Path) -> None:
         writer.close()
 
 
-def peft_pairs(file: Path, base: Base, rank: int | None = None) -> list[Pair]:
+def peft_pairs(file: Path, base: AdapterBase, rank: int | None = None) -> list[FactorPair]:
     """The pairs of an ``adapter_model.safetensors``, in the order of the base's tensors.
 
     Args:
@@ -292,7 +292,7 @@ def peft_pairs(file: Path, base: Base, rank: int | None = None) -> list[Pair]:
     return pairs
 
 
-def _is_base(name: str, shape: tuple[int, ...], base: Base) -> bool:
+def _is_base(name: str, shape: tuple[int, ...], base: AdapterBase) -> bool:
     """Whether it is the base's own embedding or output, which peft saves beside their adapters."""
     if not name.endswith(".base_layer.weight"):
         return False
@@ -309,7 +309,7 @@ def _is_base(name: str, shape: tuple[int, ...], base: Base) -> bool:
     return True
 
 
-def _module(name: str, base: Base) -> tuple[str, str]:
+def _module(name: str, base: AdapterBase) -> tuple[str, str]:
     """The weight that a tensor of peft belongs to, and which half it is."""
     module = name.removeprefix(PREFIX)
     for half in "AB":
@@ -325,7 +325,9 @@ def _module(name: str, base: Base) -> tuple[str, str]:
     )
 
 
-def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int | None, base: Base) -> Pair:
+def _pair(
+    weight: Weight, halves: Mapping[str, Stored], rank: int | None, base: AdapterBase
+) -> FactorPair:
     if len(halves) < 2:
         raise FormatError(f"the adapter has only one half of {weight.name}")
     if len(weight.shape) != 2:
@@ -351,7 +353,7 @@ def _pair(weight: Weight, halves: Mapping[str, Stored], rank: int | None, base: 
                 f"{wanted} fits the model",
                 "name the model it was trained on",
             )
-    return Pair(weight, halves["A"], halves["B"])
+    return FactorPair(weight, halves["A"], halves["B"])
 
 
 def _stands(weight: Weight, stored: Stored, form: weights.Form) -> bool:
@@ -361,7 +363,7 @@ def _stands(weight: Weight, stored: Stored, form: weights.Form) -> bool:
     return weight.name == _EMBEDDING and (stored.form == "gguf") != (form == "gguf")
 
 
-def numbers(pair: Pair, form: weights.Form) -> "tuple[Array, Array]":
+def numbers(pair: FactorPair, form: weights.Form) -> "tuple[Array, Array]":
     """Both halves, float32, with the rows of B in the order of `form`."""
     import numpy as np
 
@@ -422,7 +424,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _gguf_pairs(file: Path, to: Base, base: str) -> tuple[float, list[Pair]]:
+def _gguf_pairs(file: Path, to: AdapterBase, base: str) -> tuple[float, list[FactorPair]]:
     adapter = gguf_adapter.read(file, file.name, to.architecture.name, base)
     places = {weight.gguf: weight for weight in to.wanted}
     if unknown := sorted(adapter.pairs.keys() - places.keys()):
@@ -438,7 +440,7 @@ def _gguf_pairs(file: Path, to: Base, base: str) -> tuple[float, list[Pair]]:
     return adapter.alpha, pairs
 
 
-def _targets(pairs: Sequence[Pair], wanted: Sequence[Weight]) -> tuple[str, ...]:
+def _targets(pairs: Sequence[FactorPair], wanted: Sequence[Weight]) -> tuple[str, ...]:
     """Short names where all layers of that name are changed, whole ones else."""
     modules = {pair.weight.name.removesuffix(".weight") for pair in pairs}
     targets = set()
@@ -453,9 +455,9 @@ def _targets(pairs: Sequence[Pair], wanted: Sequence[Weight]) -> tuple[str, ...]
     return tuple(sorted(targets))
 
 
-def _write_peft(pairs: Sequence[Pair], path: Path) -> None:
+def _write_peft(pairs: Sequence[FactorPair], path: Path) -> None:
     """Tensors in the order of their names."""
-    named: dict[str, tuple[Pair, int]] = {}
+    named: dict[str, tuple[FactorPair, int]] = {}
     for pair in pairs:
         module = PREFIX + pair.weight.name.removesuffix(".weight")
         ends = ("lora_A.weight", "lora_B.weight")

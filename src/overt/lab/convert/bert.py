@@ -28,7 +28,7 @@ field for each way, of which one is true; later ``pooling_mode`` names the way.
 T = TypeVar("T")
 
 
-class _Model(msgspec.Struct):
+class _WordPieceModel(msgspec.Struct):
     type: str
     vocab: dict[str, int]
     continuing_subword_prefix: str = "##"
@@ -38,17 +38,17 @@ class _Normalizer(msgspec.Struct):
     lowercase: bool = False
 
 
-class _Added(msgspec.Struct):
+class _BertAddedToken(msgspec.Struct):
     id: int
     content: str
 
 
-class _Tokenizer(msgspec.Struct):
+class _WordPieceTokenizer(msgspec.Struct):
     """What is read of a tokenizer.json."""
 
-    model: _Model
+    model: _WordPieceModel
     normalizer: _Normalizer
-    added_tokens: list[_Added] = []
+    added_tokens: list[_BertAddedToken] = []
 
 
 def _read(value: object, kind: type[T], name: str) -> T:
@@ -179,7 +179,7 @@ def _pooling(pooling: Mapping[str, Any] | None) -> int:
 def _vocabulary(
     config: Mapping[str, Any], tokenizer: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
-    tokenizer_file = _read(dict(tokenizer), _Tokenizer, "tokenizer.json")
+    tokenizer_file = _read(dict(tokenizer), _WordPieceTokenizer, "tokenizer.json")
     if (
         tokenizer_file.model.type != "WordPiece"
         or tokenizer_file.model.continuing_subword_prefix != "##"

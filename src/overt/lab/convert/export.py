@@ -19,12 +19,12 @@ from overt.formats.bounded import shown
 from overt.lab.convert import tokenizer_files
 from overt.models import pull
 from overt.models.recipe import Input, Recipe
-from overt.models.sources.base import Step
+from overt.models.sources.base import FetchProgress
 from overt.models.sources.file_selection import role_of
 from overt.models.store import Manifest
 from overt.nets import architectures, weights
 from overt.provenance import inputs, run_recipe
-from overt.provenance.steps import Made, Work
+from overt.provenance.steps import StepContext, StepOutput
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ _NAMES = {
     "f16": ("F16", "float16", 2),
     "bf16": ("BF16", "bfloat16", 2),
 }
-Report = Callable[[Step], None]
+Report = Callable[[FetchProgress], None]
 
 
-class _Step:
+class _ExportStep:
     """Input: ``from``, a GGUF model of the store. Parameter: ``type``."""
 
     name = "export"
@@ -50,17 +50,17 @@ class _Step:
     packages = ("gguf", "numpy")
     reports: tuple[str, ...] = ()
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """Raises FormatError, Unsupported: as `write`."""
         (source,) = work.given("from")
         made = write(source.path, work.place, work.recipe.parameters["type"], work.report)
-        return [Made(role_of(path.name) or "other", path.name, path) for path in made]
+        return [StepOutput(role_of(path.name) or "other", path.name, path) for path in made]
 
     def tolerance(self, recipe: Recipe) -> float:
         return 0.0
 
 
-STEP = _Step()
+STEP = _ExportStep()
 
 
 def export(
@@ -141,7 +141,7 @@ def write(source: Path, place: Path, type: Type, report: Report) -> list[Path]:
     return made
 
 
-def _config(header: gguf.Header, shape: "Shape", type: Type) -> bytes:
+def _config(header: gguf.GgufHeader, shape: "Shape", type: Type) -> bytes:
     config = architectures.of_shape(shape).config(shape)
     config["torch_dtype"] = _NAMES[type][1]
     config["use_cache"] = True
@@ -173,7 +173,7 @@ def _write_weights(
                 raw = weights.encoded(block, _NAMES[type][0], weight.name)
                 file.write(raw)
                 done += len(raw)
-                report(Step("exporting", done, total))
+                report(FetchProgress("exporting", done, total))
         file.flush()
         os.fsync(file.fileno())
 

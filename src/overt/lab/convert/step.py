@@ -19,12 +19,12 @@ from overt.lab.convert import bert
 from overt.models import pull
 from overt.models.modelfile_build import named
 from overt.models.recipe import Input, Recipe
-from overt.models.sources.base import Step
-from overt.models.store import Link, Manifest, Store
+from overt.models.sources.base import FetchProgress
+from overt.models.store import FileLink, Manifest, Store
 from overt.nets import architectures, weights
 from overt.nets.architectures import Weight, ropes
 from overt.provenance import gguf_keys
-from overt.provenance.steps import Given, Made, Work
+from overt.provenance.steps import StepContext, StepInput, StepOutput
 from overt.ref import parse
 from overt.settings import Settings
 
@@ -56,7 +56,7 @@ def convert(
     name: str,
     settings: Settings,
     type: Type = "f16",
-    progress: Callable[[Step], None] | None = None,
+    progress: Callable[[FetchProgress], None] | None = None,
     *,
     pre: str = "",
     tell: Callable[[Mapping[str, Any]], None] | None = None,
@@ -68,7 +68,7 @@ def convert(
 
     Args:
         pre: llama.cpp's name of the pre-tokenizer, where a person knows it; "": it is recognised.
-        tell: is told what of the source is left out, as `Work.tell`.
+        tell: is told what of the source is left out, as `StepContext.tell`.
 
     Raises:
         BadRef, ModelNotFound: as `pull` and `create` do.
@@ -87,7 +87,9 @@ def convert(
     return run_recipe.make(recipe, name, settings, report, tell)
 
 
-def _stored(source: str, name: str, settings: Settings, report: Callable[[Step], None]) -> Manifest:
+def _stored(
+    source: str, name: str, settings: Settings, report: Callable[[FetchProgress], None]
+) -> Manifest:
     """The manifest of `source`, in the store."""
     try:
         own_name = parse(source).scheme == "name"
@@ -105,18 +107,18 @@ def _stored(source: str, name: str, settings: Settings, report: Callable[[Step],
     own = named(f"{name}-safetensors")
     place = Path(source).expanduser().absolute()
     base = place if place.is_dir() else place.parent
-    links = {file.digest: Link.of(base / file.path, str(base)) for file in manifest.files}
+    links = {file.digest: FileLink.of(base / file.path, str(base)) for file in manifest.files}
     manifest = replace(manifest, ref=str(own), origin={"source": "folder"})
     return Store(settings.home).commit(manifest, {}, [own], links)
 
 
-class _Step:
+class _ConvertStep:
     name = "convert"
     version = VERSION
     packages = ("gguf", "numpy")
     reports: tuple[str, ...] = ()
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """The GGUF file of the input ``from``, with matrices of the parameter ``type``."""
         type = work.recipe.parameters.get("type", "f16")
         if type not in get_args(Type):
@@ -139,14 +141,14 @@ class _Step:
             )
         metadata = gguf_keys.release(source, source_parts.texts.get("README.md", ""))
         write(source_parts, made, type, work.report, pre, metadata)
-        return [Made("weights", f"model-{type}.gguf", made)]
+        return [StepOutput("weights", f"model-{type}.gguf", made)]
 
     def tolerance(self, recipe: Recipe) -> float:
         """None: the bytes follow from the inputs."""
         return 0.0
 
 
-STEP = _Step()
+STEP = _ConvertStep()
 
 
 # ---- what is read --------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class Parts:
         return config
 
 
-def parts(source: Given) -> Parts:
+def parts(source: StepInput) -> Parts:
     """The files of a release that decide what it computes.
 
     Raises:
@@ -229,7 +231,7 @@ def _json(path: Path, name: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ConversionPlan:
     """What is written.
 
     Attributes:
@@ -249,7 +251,7 @@ class Plan:
     divisors: Sequence[float] = ()
 
 
-def plan(source_parts: Parts, pre: str = "") -> Plan:
+def plan(source_parts: Parts, pre: str = "") -> ConversionPlan:
     """What a release becomes; `pre` names its pre-tokenizer, where that is not to be recognised.
 
     Raises:
@@ -273,16 +275,18 @@ def plan(source_parts: Parts, pre: str = "") -> Plan:
         wanted.append(Weight(wanted[0].name, "output.weight", wanted[0].shape))
     divisors = ropes.divisors(shape.rope, shape.head) if shape.rope.scaling == "llama3" else ()
     halves = lambda weight: len(weight.shape) == 2  # noqa: E731
-    return Plan(known.name, keys, wanted, known.placed(shape), halves, divisors)
+    return ConversionPlan(known.name, keys, wanted, known.placed(shape), halves, divisors)
 
 
-def _encoder(source_parts: Parts) -> Plan:
+def _encoder(source_parts: Parts) -> ConversionPlan:
     tokenizer = source_parts.texts.get("tokenizer.json")
     if not isinstance(tokenizer, dict):
         raise FormatError("this model has no tokenizer.json", "choose one that has it")
     keys = list(bert.metadata(source_parts.config, tokenizer, source_parts.texts.get("pooling")))
     wanted = [Weight(name, name, shape) for name, shape in bert.shapes(source_parts.config).items()]
-    return Plan("bert", keys, wanted, bert.rename, lambda weight: bert.is_half(weight.gguf))
+    return ConversionPlan(
+        "bert", keys, wanted, bert.rename, lambda weight: bert.is_half(weight.gguf)
+    )
 
 
 # ---- what is written -----------------------------------------------------------------------
@@ -292,7 +296,7 @@ def write(
     source_parts: Parts,
     target: Path,
     type: Type,
-    report: Callable[[Step], None],
+    report: Callable[[FetchProgress], None],
     pre: str = "",
     metadata: Sequence[gguf_keys.Pair] = (),
 ) -> None:
@@ -318,11 +322,11 @@ def write(
             for _, block in weights.rows(weight, stored[weight.name], "gguf"):
                 file.write(weights.encoded(block, kinds[weight.gguf], weight.name))
                 done += len(block) * stored[weight.name].row_bytes
-                report(Step("converting", min(done, total), total))
+                report(FetchProgress("converting", min(done, total), total))
         _align(file)
 
 
-def _kind(weight: Weight, what: Plan, type: Type) -> str:
+def _kind(weight: Weight, what: ConversionPlan, type: Type) -> str:
     """The type a tensor is stored as: norms and biases keep 32 bits."""
     if not what.halves(weight):
         return "F32"
@@ -330,7 +334,7 @@ def _kind(weight: Weight, what: Plan, type: Type) -> str:
     return type.upper() if whole else "F16"
 
 
-def _write_header(what: Plan, kinds: Mapping[str, str], target: Path, type: Type) -> None:
+def _write_header(what: ConversionPlan, kinds: Mapping[str, str], target: Path, type: Type) -> None:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 

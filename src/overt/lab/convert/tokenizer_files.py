@@ -24,7 +24,7 @@ _MAX_LENGTH = 256
 """Characters of a token that SentencePiece may have put together of two others."""
 
 
-def files(header: gguf.Header) -> dict[str, bytes]:
+def files(header: gguf.GgufHeader) -> dict[str, bytes]:
     """The files by name: tokenizer.json, tokenizer_config.json, generation_config.json, and
     chat_template.jinja where the model has a template.
 
@@ -71,7 +71,9 @@ def files(header: gguf.Header) -> dict[str, bytes]:
     return made
 
 
-def _over_bytes(header: gguf.Header, tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, Any]:
+def _over_bytes(
+    header: gguf.GgufHeader, tokens: Sequence[str], kinds: Sequence[int]
+) -> dict[str, Any]:
     name = header.pre_tokenizer or "default"
     cutter, ignores = pre_tokenizers.spelled(name)
     vocab = _vocab(tokens, kinds)
@@ -95,7 +97,7 @@ def _over_bytes(header: gguf.Header, tokens: Sequence[str], kinds: Sequence[int]
 
 
 def _over_characters(
-    header: gguf.Header, tokens: Sequence[str], kinds: Sequence[int]
+    header: gguf.GgufHeader, tokens: Sequence[str], kinds: Sequence[int]
 ) -> dict[str, Any]:
     scores = _column(header, "scores", float)
     if len(scores) != len(tokens):
@@ -168,7 +170,7 @@ def _vocab(tokens: Sequence[str], kinds: Sequence[int]) -> dict[str, int]:
     }
 
 
-def _processor(header: gguf.Header, tokens: Sequence[str], plain: Any) -> Any:
+def _processor(header: gguf.GgufHeader, tokens: Sequence[str], plain: Any) -> Any:
     """What is put around a text."""
     ids, around = _ids(header, len(tokens)), dict[str, str]()
     for role, default in (("bos", header.tokenizer == "llama"), ("eos", False)):
@@ -198,7 +200,7 @@ def _processor(header: gguf.Header, tokens: Sequence[str], plain: Any) -> Any:
     return template if plain is None else {"type": "Sequence", "processors": [plain, template]}
 
 
-def _config(header: gguf.Header, tokens: Sequence[str]) -> dict[str, Any]:
+def _config(header: gguf.GgufHeader, tokens: Sequence[str]) -> dict[str, Any]:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -212,7 +214,7 @@ def _config(header: gguf.Header, tokens: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _ids(header: gguf.Header, count: int) -> dict[str, int]:
+def _ids(header: gguf.GgufHeader, count: int) -> dict[str, int]:
     """Ids by role, in GGUF's words; one beyond the last token is none."""
     ids = {**_DEFAULTS.get(header.tokenizer or "", {}), **header.special_tokens}
     return {role: id for role, id in ids.items() if id < count}
@@ -230,7 +232,7 @@ def _generation(ids: Mapping[str, int]) -> dict[str, Any]:
     return config
 
 
-def _column(header: gguf.Header, key: str, kind: type) -> tuple[Any, ...]:
+def _column(header: gguf.GgufHeader, key: str, kind: type) -> tuple[Any, ...]:
     value = header.metadata.get(f"tokenizer.ggml.{key}", ())
     if isinstance(value, gguf.Array):
         value = value.load()

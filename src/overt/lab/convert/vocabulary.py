@@ -35,7 +35,7 @@ _AGAIN = "get the tokenizer's files again, from whoever made the model"
 T = TypeVar("T")
 
 
-class _Model(msgspec.Struct):
+class _BpeModel(msgspec.Struct):
     vocab: dict[str, int]
     type: str = "BPE"
     merges: list[str | tuple[str, str]] = []
@@ -46,17 +46,17 @@ class _Model(msgspec.Struct):
     end_of_word_suffix: str | None = None
 
 
-class _Added(msgspec.Struct):
+class _AddedToken(msgspec.Struct):
     content: str
     id: int = -1
     special: bool = False
 
 
-class _Tokenizer(msgspec.Struct):
+class _BpeTokenizer(msgspec.Struct):
     """What is read of a tokenizer.json."""
 
-    model: _Model
-    added_tokens: list[_Added] = []
+    model: _BpeModel
+    added_tokens: list[_AddedToken] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     post_processor: dict[str, Any] | None = None
@@ -134,7 +134,7 @@ def _size(config: Mapping[str, Any]) -> int:
     return size
 
 
-def _read(document: object) -> _Tokenizer:
+def _read(document: object) -> _BpeTokenizer:
     model = document.get("model") if isinstance(document, dict) else None
     kind = model.get("type", "BPE") if isinstance(model, dict) else "BPE"
     if kind != "BPE":
@@ -142,7 +142,7 @@ def _read(document: object) -> _Tokenizer:
             f"the tokenizer is of the kind {str(kind)[:80]!r}, and BPE alone is known here",
             "choose a GGUF version of the model",
         )
-    file = _convert(document, _Tokenizer, "tokenizer.json")
+    file = _convert(document, _BpeTokenizer, "tokenizer.json")
     if file.model.continuing_subword_prefix or file.model.end_of_word_suffix:
         raise Unsupported("the tokenizer marks the parts of words, which llama.cpp's BPE does not")
     if len(file.model.merges) > _MAX_MERGES or len(file.model.vocab) > MAX_TOKENS:
@@ -170,7 +170,7 @@ def _refuse_normalizer(normalizer: Mapping[str, Any] | None) -> None:
 # ---- BPE over bytes ------------------------------------------------------------------------
 
 
-def _over_bytes(file: _Tokenizer, size: int) -> _Vocabulary:
+def _over_bytes(file: _BpeTokenizer, size: int) -> _Vocabulary:
     made = _placed(file.model.vocab, size)
     vocab = file.model.vocab
     for left, right in _pairs(file):
@@ -193,7 +193,7 @@ def _placed(vocab: Mapping[str, int], size: int) -> _Vocabulary:
     return made
 
 
-def _pairs(file: _Tokenizer) -> Iterable[tuple[str, str]]:
+def _pairs(file: _BpeTokenizer) -> Iterable[tuple[str, str]]:
     for merge in file.model.merges:
         if isinstance(merge, str):
             left, space, right = merge.partition(" ")
@@ -208,7 +208,7 @@ def _pairs(file: _Tokenizer) -> Iterable[tuple[str, str]]:
 
 
 def _over_characters(
-    file: _Tokenizer | None, texts: Mapping[str, Any], size: int
+    file: _BpeTokenizer | None, texts: Mapping[str, Any], size: int
 ) -> tuple[_Vocabulary, bool]:
     """The vocabulary, and whether a text gets a space in front of it."""
     data = texts.get("tokenizer.model")
@@ -249,7 +249,7 @@ def _pieces(pieces: sentencepiece.Pieces, size: int) -> _Vocabulary:
     return made
 
 
-def _agree(file: _Tokenizer, made: _Vocabulary) -> None:
+def _agree(file: _BpeTokenizer, made: _Vocabulary) -> None:
     for id, (token, kind) in enumerate(zip(made.tokens, made.kinds, strict=True)):
         if kind == NORMAL and file.model.vocab.get(token) != id:
             raise FormatError(
@@ -258,7 +258,7 @@ def _agree(file: _Tokenizer, made: _Vocabulary) -> None:
             )
 
 
-def _by_merges(file: _Tokenizer, size: int) -> _Vocabulary:
+def _by_merges(file: _BpeTokenizer, size: int) -> _Vocabulary:
     """Without tokenizer.model: what is merged first has the highest score, as its trainer gave it.
 
     A token that no merge makes is never chosen by its score; its score only has to be there.
@@ -289,7 +289,7 @@ def _by_merges(file: _Tokenizer, size: int) -> _Vocabulary:
     return made
 
 
-def _space_first(file: _Tokenizer) -> bool:
+def _space_first(file: _BpeTokenizer) -> bool:
     """Whether a text gets a space in front, by the normalizer or the pre-tokenizer.
 
     Raises:
@@ -332,24 +332,24 @@ def _parts(step: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]
 # ---- tokens that were added ----------------------------------------------------------------
 
 
-def _added(file: _Tokenizer | None, texts: Mapping[str, Any]) -> dict[int, _Added]:
+def _added(file: _BpeTokenizer | None, texts: Mapping[str, Any]) -> dict[int, _AddedToken]:
     """By id; what tokenizer_config.json says of a token stands over what the others say."""
-    tokens: dict[int, _Added] = {}
+    tokens: dict[int, _AddedToken] = {}
     plain = texts.get("added_tokens.json")
     for token, id in _convert(plain or {}, dict[str, int], "added_tokens.json").items():
-        tokens[id] = _Added(token, id)
+        tokens[id] = _AddedToken(token, id)
     for added_token in file.added_tokens if file else ():
         tokens[added_token.id] = added_token
     config = texts.get("tokenizer_config.json")
     decoder = config.get("added_tokens_decoder") if isinstance(config, dict) else None
     for key, added_token in _convert(
-        decoder or {}, dict[int, _Added], "tokenizer_config.json"
+        decoder or {}, dict[int, _AddedToken], "tokenizer_config.json"
     ).items():
         tokens[key] = added_token
     return tokens
 
 
-def _add_tokens(made: _Vocabulary, added: Mapping[int, _Added], *, scored: bool) -> None:
+def _add_tokens(made: _Vocabulary, added: Mapping[int, _AddedToken], *, scored: bool) -> None:
     """Mark them; one whose number the model has no row for can never be met, and is left out."""
     for id, token in sorted(added.items()):
         if not 0 <= id < len(made.tokens):

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, Unsupported, lacking
 from overt.lab.finetune import plan
-from overt.lab.finetune.config import Asked
+from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.determinism import fixed
-from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.example import Example, PreferenceExample
 from overt.models.memory import free_memory
 from overt.models.recipe import Recipe
-from overt.models.sources.base import Step as Progress
+from overt.models.sources.base import FetchProgress as Progress
 from overt.provenance import checksummed, gguf_keys
-from overt.provenance.steps import Agreement, Given, Made, Work
+from overt.provenance.steps import Agreement, StepContext, StepInput, StepOutput
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.measure import Judged
-    from overt.lab.finetune.prepare import Prepared
+    from overt.lab.finetune.measure import JudgedExample
+    from overt.lab.finetune.prepare import PreparedFinetune
     from overt.nets.transformer import Transformer
 
 REPORT = "finetune.json"
@@ -32,9 +32,9 @@ REPORT = "finetune.json"
 _DIGITS = 6
 
 
-class _Step:
+class _FinetuneStep:
     """Inputs: ``from`` the model, ``data`` the file, and ``held`` where that is a file of its own.
-    Parameters: as `Asked.encode` gives them.
+    Parameters: as `FinetuneConfig.encode` gives them.
     """
 
     name = "finetune"
@@ -42,9 +42,9 @@ class _Step:
     packages = ("gguf", "llama-cpp-py-sync", "numpy", "safetensors", "torch")
     reports: tuple[str, ...] = (REPORT,)
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """Raises as `prepare.prepare` and `loop.train` do, and FormatError as `_base` does."""
-        config = Asked.decode(work.recipe.parameters)
+        config = FinetuneConfig.decode(work.recipe.parameters)
         base = _base(work.recipe, work.inputs)
         prepared = _prepared(work, base, config)
         if config.device == "cpu":  # a recipe may be anybody's: the verb has looked already
@@ -61,27 +61,27 @@ class _Step:
         made = _files(work, net, prepared, config, base)
         report_path = work.place / REPORT
         report_path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
-        return [*made, Made("other", REPORT, report_path)]
+        return [*made, StepOutput("other", REPORT, report_path)]
 
     def tolerance(self, recipe: Recipe) -> float:
         """None of an element: what was learnt is judged as a whole."""
         return 0.0
 
     def agreement(
-        self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
+        self, recipe: Recipe, inputs: Sequence[StepInput], files: Mapping[str, tuple[Path, Path]]
     ) -> Sequence[Agreement]:
         """Weights by what they learnt, and the report by its losses."""
         from overt.lab.finetune import agreement
 
         base = _base(recipe, inputs)
-        training = Asked.decode(recipe.parameters).training
+        training = FinetuneConfig.decode(recipe.parameters).training
         return agreement.of_files(files, base.path, training.precision, training.loss)
 
 
-STEP = _Step()
+STEP = _FinetuneStep()
 
 
-def load(weights: Path, config: Asked) -> "Transformer":
+def load(weights: Path, config: FinetuneConfig) -> "Transformer":
     """The net to train, on the device that was asked for, with its adapter.
 
     Raises:
@@ -107,8 +107,10 @@ def load(weights: Path, config: Asked) -> "Transformer":
 
 
 def judge(
-    net: "Transformer", examples: Sequence[Example] | Sequence[Pair], config: Asked
-) -> "list[Judged]":
+    net: "Transformer",
+    examples: Sequence[Example] | Sequence[PreferenceExample],
+    config: FinetuneConfig,
+) -> "list[JudgedExample]":
     """How the net does on each held-out example, in the precision that it is trained in.
 
     A net of which all learns is judged in 32 bits, as it is written; in 16 it is only trained.
@@ -119,7 +121,7 @@ def judge(
 
     dtype = torch.bfloat16 if config.training.precision == "bfloat16" else torch.float32
     net.eval()
-    pairs = [example for example in examples if isinstance(example, Pair)]
+    pairs = [example for example in examples if isinstance(example, PreferenceExample)]
     if pairs:
         return measure.pairs(net, pairs, dtype=dtype)
     return measure.answers(
@@ -127,7 +129,7 @@ def judge(
     )
 
 
-def _base(recipe: Recipe, inputs: Sequence[Given]) -> Given:
+def _base(recipe: Recipe, inputs: Sequence[StepInput]) -> StepInput:
     """The model to learn on.
 
     Raises:
@@ -144,7 +146,7 @@ def _base(recipe: Recipe, inputs: Sequence[Given]) -> Given:
     return bases[0]
 
 
-def _prepared(work: Work, source: Given, config: Asked) -> "Prepared":
+def _prepared(work: StepContext, source: StepInput, config: FinetuneConfig) -> "PreparedFinetune":
     from overt.lab.finetune import prepare
 
     base = prepare.base_of(source.path, source.manifest, source.files)
@@ -159,7 +161,7 @@ def _prepared(work: Work, source: Given, config: Asked) -> "Prepared":
     )
 
 
-def _example(prepared: "Prepared") -> Mapping[str, Any]:
+def _example(prepared: "PreparedFinetune") -> Mapping[str, Any]:
     return {
         "kind": "example",
         "line": prepared.line,
@@ -168,15 +170,17 @@ def _example(prepared: "Prepared") -> Mapping[str, Any]:
     }
 
 
-def _before(work: Work, net: "Transformer", prepared: "Prepared", config: Asked) -> "list[Judged]":
+def _before(
+    work: StepContext, net: "Transformer", prepared: "PreparedFinetune", config: FinetuneConfig
+) -> "list[JudgedExample]":
     """How the base does; looked up where an interrupted run has found out already."""
-    from overt.lab.finetune.measure import Judged
+    from overt.lab.finetune.measure import JudgedExample
 
     if not prepared.held_examples:
         return []
     cache = work.place / "before.json"
     if checksummed.intact(cache):
-        cached = [Judged(*row) for row in json.loads(cache.read_bytes())]
+        cached = [JudgedExample(*row) for row in json.loads(cache.read_bytes())]
         if len(cached) == len(prepared.held_examples):
             return cached
     work.report(Progress("measuring the base on what is held out", 0, None))
@@ -191,7 +195,11 @@ def _before(work: Work, net: "Transformer", prepared: "Prepared", config: Asked)
 
 
 def _trained(
-    work: Work, net: "Transformer", prepared: "Prepared", config: Asked, before: "list[Judged]"
+    work: StepContext,
+    net: "Transformer",
+    prepared: "PreparedFinetune",
+    config: FinetuneConfig,
+    before: "list[JudgedExample]",
 ) -> Any:
     from overt.lab.finetune import loop
 
@@ -209,11 +217,11 @@ def _trained(
 
 
 def _report(
-    config: Asked,
-    prepared: "Prepared",
+    config: FinetuneConfig,
+    prepared: "PreparedFinetune",
     trained: Any,
-    before: "list[Judged]",
-    after: "list[Judged]",
+    before: "list[JudgedExample]",
+    after: "list[JudgedExample]",
 ) -> dict[str, Any]:
     from overt.lab.finetune import measure
     from overt.lab.finetune.prepare import counts
@@ -243,14 +251,18 @@ def _rounded(value: Any) -> Any:
 
 
 def _files(
-    work: Work, net: "Transformer", prepared: "Prepared", config: Asked, base: Given
-) -> list[Made]:
+    work: StepContext,
+    net: "Transformer",
+    prepared: "PreparedFinetune",
+    config: FinetuneConfig,
+    base: StepInput,
+) -> list[StepOutput]:
     """What the new model is made of, beside what it takes over from its base."""
     from overt.lab.convert import adapter
     from overt.lab.finetune import save
     from overt.nets import lora
 
-    made: list[Made] = []
+    made: list[StepOutput] = []
     if config.method == "full" or config.merge:
         target = work.place / "model.gguf"
         save.whole(
@@ -261,24 +273,24 @@ def _files(
             lambda done, total: work.report(Progress("writing", done, total)),
             gguf_keys.derived(work.recipe.inputs, work.inputs),
         )
-        made.append(Made("weights", f"finetuned-{config.type}.gguf", target))
+        made.append(StepOutput("weights", f"finetuned-{config.type}.gguf", target))
     if config.method != "full":
         folder = work.place / "peft"
         lora.save(net, config.training.adapter, folder, base.manifest.ref if base.manifest else "")
         if not config.merge:
             target = work.place / "adapter.gguf"
             adapter.to_gguf(folder / lora.WEIGHTS, folder / lora.CONFIG, base.path, target)
-            made += [*_of_base(base), Made("adapter", "adapter.gguf", target)]
+            made += [*_of_base(base), StepOutput("adapter", "adapter.gguf", target)]
         for name in (lora.CONFIG, lora.WEIGHTS):
-            made.append(Made("other", f"peft/{name}", folder / name))
+            made.append(StepOutput("other", f"peft/{name}", folder / name))
     if not prepared.template.own:
         template = work.place / "template"
         template.write_text(prepared.template.text, "utf-8")
-        made.append(Made("template", "template", template))
+        made.append(StepOutput("template", "template", template))
     return made
 
 
-def _of_base(base: Given) -> list[Made]:
+def _of_base(base: StepInput) -> list[StepOutput]:
     """The base's weights, which the new model lists as its own."""
     if base.manifest is None:
         raise FormatError("the base is no model of the store", "pull it, or make a model of it")

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Bounds(NamedTuple):
+class FinetuneTolerance(NamedTuple):
     """What another instruction set may cause.
 
     Attributes:
         loss: nats, of a step's loss or one of what is held out.
         share: of tokens or pairs that are right.
-        off, worst: `Learnt.off`, `Learnt.worst`.
-        longer: `Learnt.longer`. Fewer steps or another rate learn nearly the same, and show here.
+        off, worst: `LearningDifference.off`, `LearningDifference.worst`.
+        longer: `LearningDifference.longer`. Fewer steps or another rate learn nearly the same, and
+        show here.
     """
 
     loss: float
@@ -45,9 +46,9 @@ class Bounds(NamedTuple):
     longer: float
 
 
-BOUNDS: Final[Mapping[str, Bounds]] = {
-    "float32": Bounds(0.01, 0.02, 0.05, 0.25, 0.005),
-    "bfloat16": Bounds(0.05, 0.05, 0.4, 0.6, 0.01),
+BOUNDS: Final[Mapping[str, FinetuneTolerance]] = {
+    "float32": FinetuneTolerance(0.01, 0.02, 0.05, 0.25, 0.005),
+    "bfloat16": FinetuneTolerance(0.05, 0.05, 0.4, 0.6, 0.01),
 }
 """By the precision of the products."""
 PREFERENCE: Final = 3
@@ -67,7 +68,7 @@ _BROKEN = (
 )
 
 
-class Change(NamedTuple):
+class TensorChange(NamedTuple):
     """What one tensor learnt, twice: squared norms of the difference of both changes, and of each;
     and their inner product."""
 
@@ -78,7 +79,7 @@ class Change(NamedTuple):
     both: float
 
 
-class Learnt(NamedTuple):
+class LearningDifference(NamedTuple):
     """How far apart two fine-tunes are, over all tensors.
 
     Attributes:
@@ -93,7 +94,7 @@ class Learnt(NamedTuple):
     worst: float
 
 
-_NOT = Learnt(math.inf, math.inf, math.inf)
+_NOT = LearningDifference(math.inf, math.inf, math.inf)
 
 
 def of_files(
@@ -136,7 +137,7 @@ def of_files(
     return agreements
 
 
-def learnt(changes: Iterator[Change]) -> Learnt:
+def learnt(changes: Iterator[TensorChange]) -> LearningDifference:
     """Of all tensors; infinite where they cannot be compared."""
     import numpy as np
 
@@ -156,13 +157,13 @@ def learnt(changes: Iterator[Change]) -> Learnt:
         return _NOT
     if not math.isfinite(gap + recorded + here) or not recorded:
         return _NOT
-    return Learnt(math.sqrt(gap / recorded), abs(math.sqrt(here / recorded) - 1), worst)
+    return LearningDifference(math.sqrt(gap / recorded), abs(math.sqrt(here / recorded) - 1), worst)
 
 
 # ---- adapters ------------------------------------------------------------------------------
 
 
-def of_adapter(recorded: Path, here: Path) -> Iterator[Change]:
+def of_adapter(recorded: Path, here: Path) -> Iterator[TensorChange]:
     """The products B A of every layer, of two files of one form; their scale is one for all layers.
 
     Only matrices of rank x rank are computed: |B A|^2 is the trace of (B'B)(A A').
@@ -184,7 +185,7 @@ def of_adapter(recorded: Path, here: Path) -> Iterator[Change]:
         both = _trace(b, a, d, c)
         # what was rounded away counts against them: halves that nearly cancel hide nothing
         rounded = _EXACT * ((_square(a) * _square(b)) + (_square(c) * _square(d)))
-        yield Change(layer, max(0.0, was - 2 * both + now) + rounded, was, now, both)
+        yield TensorChange(layer, max(0.0, was - 2 * both + now) + rounded, was, now, both)
 
 
 def _halves(path: Path) -> dict[str, dict[str, diff.Tensor]]:
@@ -215,7 +216,7 @@ def _square(array: "Array") -> float:
 # ---- whole weights -------------------------------------------------------------------------
 
 
-def of_weights(recorded: Path, here: Path, base: Path) -> Iterator[Change]:
+def of_weights(recorded: Path, here: Path, base: Path) -> Iterator[TensorChange]:
     """What each tensor has that the base, written in the same type, has not.
 
     Raises:
@@ -234,12 +235,12 @@ def of_weights(recorded: Path, here: Path, base: Path) -> Iterator[Change]:
         yield _change(name, tensor.type, *three)
 
 
-def _stored(header: gguf.Header, tensor: gguf.TensorInfo) -> Stored:
+def _stored(header: gguf.GgufHeader, tensor: gguf.GgufTensor) -> Stored:
     files = header.parts or (header.path,)
     return Stored(files[tensor.part], tensor.offset, tensor.type, tensor.shape[::-1], "gguf")
 
 
-def _change(name: str, type: str, base: Stored, old: Stored, new: Stored) -> Change:
+def _change(name: str, type: str, base: Stored, old: Stored, new: Stored) -> TensorChange:
     import numpy as np
 
     if not base.shape == old.shape == new.shape:
@@ -256,7 +257,7 @@ def _change(name: str, type: str, base: Stored, old: Stored, new: Stored) -> Cha
             before = _as_written(base.read(first, count), type, name)
         was, now = a - before, b - before
         sums += [_square(b - a), _square(was), _square(now), float((was * now).sum())]
-    return Change(name, *map(float, sums))
+    return TensorChange(name, *map(float, sums))
 
 
 def _as_written(numbers: "Array", type: str, name: str) -> "Array":
@@ -277,14 +278,14 @@ def _as_written(numbers: "Array", type: str, name: str) -> "Array":
 # ---- the report ----------------------------------------------------------------------------
 
 
-class Told(NamedTuple):
+class ReportDifference(NamedTuple):
     """The largest differences of what two reports say: of a loss in nats, and of a share."""
 
     loss: float
     share: float
 
 
-def of_report(recorded: Path, here: Path) -> Told:
+def of_report(recorded: Path, here: Path) -> ReportDifference:
     """The losses of every step and of what was held out, and shares of tokens or pairs.
 
     Counts and names must be the same: infinite where they are not.
@@ -293,12 +294,12 @@ def of_report(recorded: Path, here: Path) -> Told:
         old, new = (dict(diff.leaves(_read(report))) for report in (recorded, here))
         return _told(old, new)
     except _BROKEN:
-        return Told(math.inf, math.inf)
+        return ReportDifference(math.inf, math.inf)
 
 
-def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> Told:
+def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> ReportDifference:
     if old.keys() != new.keys():
-        return Told(math.inf, math.inf)
+        return ReportDifference(math.inf, math.inf)
     loss = share = 0.0
     held = old.get("/held/tokens"), old.get("/held/examples")
     tokens, examples = (value if isinstance(value, int) and value > 0 else 0 for value in held)
@@ -308,16 +309,16 @@ def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> Told:
             continue
         parts = place.split("/")
         if not (isinstance(was, float) and isinstance(now, float)):
-            return Told(math.inf, math.inf)
+            return ReportDifference(math.inf, math.inf)
         gap = abs(math.log(was / now)) if "perplexity" in parts else abs(was - now)
         if not math.isfinite(gap):
-            return Told(math.inf, math.inf)
+            return ReportDifference(math.inf, math.inf)
         if "loss" in parts or "perplexity" in parts or parts[1] == "curve":
             loss = max(loss, gap)
         else:  # one token, or one pair, is any machine's to get otherwise
             count = examples if "preferred" in parts else tokens
             share = max(share, gap - 1 / count if count else gap)
-    return Told(loss, share)
+    return ReportDifference(loss, share)
 
 
 def _read(path: Path) -> Any:

@@ -17,7 +17,7 @@ _KINDS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FinetuneConfig:
     """Everything that decides the outcome beside the model and the data.
 
     Attributes:
@@ -90,7 +90,7 @@ class Asked:
         return {**values, "training": self.training.encode()}
 
     @classmethod
-    def decode(cls, values: Mapping[str, Any]) -> "Asked":
+    def decode(cls, values: Mapping[str, Any]) -> "FinetuneConfig":
         """Read what `encode` wrote.
 
         Raises:

@@ -16,18 +16,18 @@ from typing import Any, Final, TypeVar
 from overt.errors import FormatError
 from overt.evaluation.suites import rows
 from overt.lab.finetune import formats
-from overt.lab.finetune.example import Example, Pair
-from overt.lab.finetune.formats import Format
-from overt.lab.finetune.row import Bad, Choice, Item, Kind, Prose, Row
+from overt.lab.finetune.example import Example, PreferenceExample
+from overt.lab.finetune.formats import DataFormat
+from overt.lab.finetune.row import BadRow, Item, Kind, PreferencePair, Prose, TrackedRow
 
-E = TypeVar("E", Example, Pair)
+E = TypeVar("E", Example, PreferenceExample)
 _KINDS: Final = "write rows such as " + " or ".join(format.EXAMPLE for format in formats.every())
 _MAX_HELD: Final = 256
 """Held-out examples, at most: more cost time at every look and narrow the interval little."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DataLine:
     """One row.
 
     Attributes:
@@ -59,7 +59,7 @@ class Data:
     format: str
     about: str
     kind: Kind
-    lines: tuple[Line, ...]
+    lines: tuple[DataLine, ...]
     doubled: int
     name: str = "the file"
     unread: Mapping[str, int] = field(default_factory=dict)
@@ -87,12 +87,12 @@ def read(path: Path, format: str = "", name: str = "") -> Data:
         line = text.count("\n", 0, at) + 1
         raise FormatError(f"line {line} of {shown} has a NUL character", "is it a text file?")
     if called.endswith(".txt"):
-        objects = iter([rows.Object(1, f"{shown}", {"text": text.replace("\r\n", "\n")})])
+        objects = iter([rows.RawObject(1, f"{shown}", {"text": text.replace("\r\n", "\n")})])
     else:
         hint = f"write {formats.named(format).EXAMPLE}" if format else _KINDS
         called = f"{called}l" if called.endswith(".json") and _is_lines(text) else called
         objects = rows.objects(text, called, shown, hint=hint)
-    lines: list[Line] = []
+    lines: list[DataLine] = []
     unread: Counter[str] = Counter()
     wanted, doubled = _lines(objects, formats.named(format) if format else None, lines, unread)
     if wanted is None or not lines:
@@ -118,8 +118,11 @@ def _is_lines(text: str) -> bool:
 
 
 def _lines(
-    objects: Iterable[rows.Object], wanted: Format | None, lines: list[Line], unread: Counter[str]
-) -> tuple[Format | None, int]:
+    objects: Iterable[rows.RawObject],
+    wanted: DataFormat | None,
+    lines: list[DataLine],
+    unread: Counter[str],
+) -> tuple[DataFormat | None, int]:
     """Judge the rows into `lines`; the format, and how many are the same as an earlier one."""
     seen: set[bytes] = set()
     try:
@@ -130,7 +133,7 @@ def _lines(
             packed = json.dumps(raw, sort_keys=True, ensure_ascii=False)
             seen.add(sha256(packed.encode("utf-8", "surrogatepass")).digest())
             size = 0 if isinstance(item, Prose) else len(packed)
-            lines.append(Line(line, where, item, size))
+            lines.append(DataLine(line, where, item, size))
             unread.update(unread_columns)
     except FormatError as error:
         if wanted is None or error.hint != _KINDS:
@@ -164,17 +167,17 @@ def apart(train: Sequence[E], held: Sequence[E]) -> tuple[list[E], int]:
     return remaining, len(train) - len(remaining)
 
 
-def _tokens(example: Example | Pair) -> tuple[int, ...]:
+def _tokens(example: Example | PreferenceExample) -> tuple[int, ...]:
     if isinstance(example, Example):
         return tuple(example.ids)
     return (*example.prompt, -1, *example.chosen, -1, *example.rejected)
 
 
-def _line(example: Example | Pair) -> int:
+def _line(example: Example | PreferenceExample) -> int:
     return example.line
 
 
-def _first(raw: Mapping[str, Any], where: str) -> Format:
+def _first(raw: Mapping[str, Any], where: str) -> DataFormat:
     """The format of the first row. Raises FormatError: it looks like none."""
     format_ = formats.of(raw)
     if format_ is None:
@@ -184,7 +187,7 @@ def _first(raw: Mapping[str, Any], where: str) -> Format:
 
 
 def _item(
-    raw: Mapping[str, Any], where: str, wanted: Format, before: Sequence[Line]
+    raw: Mapping[str, Any], where: str, wanted: DataFormat, before: Sequence[DataLine]
 ) -> tuple[Item, list[str]]:
     """What a row means, and what of it was not read."""
     if not wanted.looks(raw):
@@ -192,12 +195,12 @@ def _item(
         named = other.ABOUT if other else f"columns {', '.join(sorted(raw))[:200] or 'none'}"
         first = f", and the rows before it are {wanted.ABOUT}" if before else ""
         raise FormatError(f"{where} has {named}{first}", f"write {wanted.EXAMPLE}")
-    row = Row(raw)
+    row = TrackedRow(raw)
     try:
         item = wanted.read(row)
         if wanted.KIND == "answers":
             _wanted(row)
-    except Bad as bad:
+    except BadRow as bad:
         raise FormatError(f"{where} {bad.what}", bad.hint) from None
     except RecursionError:
         raise FormatError(f"{where} is nested too deeply", f"write {wanted.EXAMPLE}") from None
@@ -207,11 +210,11 @@ def _item(
     ]
 
 
-def _wanted(row: Row) -> None:
+def _wanted(row: TrackedRow) -> None:
     """Some sets mark each answer as good or bad (TRL's KTO). Raises Bad: it is bad."""
     for name in ("label", "kto_tag"):
         if row.raw.get(name) is False:
-            raise Bad(
+            raise BadRow(
                 f"has an answer that is not wanted ({name!r} is false)",
                 "leave such rows out: what they say would be learnt",
             )
@@ -220,12 +223,12 @@ def _wanted(row: Row) -> None:
 
 
 def _unread(item: Item) -> frozenset[str]:
-    if isinstance(item, Choice):
+    if isinstance(item, PreferencePair):
         return item.chosen.unread | item.rejected.unread
     return frozenset() if isinstance(item, Prose) else item.unread
 
 
-def words(examples: Sequence[Example | Pair]) -> Iterator[int]:
+def words(examples: Sequence[Example | PreferenceExample]) -> Iterator[int]:
     """Tokens of each example."""
     for example in examples:
-        yield len(example) if isinstance(example, Pair) else len(example.ids)
+        yield len(example) if isinstance(example, PreferenceExample) else len(example.ids)

@@ -25,7 +25,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PreferenceExample:
     """A prompt, the answer that was chosen and the one that was rejected, as tokens."""
 
     prompt: list[int]

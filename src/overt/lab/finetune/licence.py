@@ -6,7 +6,7 @@ from typing import Any
 from overt.errors import BadRequest
 from overt.openness.licence import names
 from overt.openness.permissions import chain, gate, may
-from overt.openness.permissions.may import Link
+from overt.openness.permissions.may import LicenceLink
 from overt.openness.subject import gather
 from overt.settings import Settings
 
@@ -37,7 +37,7 @@ def check(base: str, licence: str | None, settings: Settings) -> dict[str, Any]:
     subject = gather.subject(base, settings)
     links = (
         *chain.of(subject, settings).links,
-        Link("your data", "dataset", licence, known=licence is not None),
+        LicenceLink("your data", "dataset", licence, known=licence is not None),
     )
     facts: Mapping[str, object] = gate.saved(settings.home)
     decision = may.decide(links, facts)

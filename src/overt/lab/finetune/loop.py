@@ -23,7 +23,7 @@ from overt.errors import Failure, OutOfDisk, UsageError
 from overt.lab.finetune import checkpoint, loss
 from overt.lab.finetune.determinism import ended_as_stopped, fixed, undivided
 from overt.lab.finetune.loss import Head, Loss, Packed, Unit
-from overt.lab.finetune.training import Point, Trained, Training
+from overt.lab.finetune.training import CurvePoint, Training, TrainingOutcome
 from overt.nets import lora
 from overt.nets.quantized import Quantized
 from overt.nets.transformer import Norm, Transformer
@@ -56,7 +56,7 @@ def train(
     first: float | None = None,
     save_seconds: float = 120.0,
     save_steps: int = 0,
-) -> Trained:
+) -> TrainingOutcome:
     """Train `net`, or go on where `place` says that it stands; the best weights are in it then.
 
     A Ctrl-C or SIGTERM is a KeyboardInterrupt after a checkpoint of the last whole step.
@@ -79,12 +79,12 @@ def train(
     if not any(loss.pack(unit).learnt for unit in train):
         raise UsageError("the training data has no token to learn", "look at its answers")
     with fixed(job.threads), ended_as_stopped():
-        run = _Run(net, job, train, held, place, tell)
+        run = _TrainingRun(net, job, train, held, place, tell)
         return run.go(first, save_seconds, save_steps)
 
 
 @dataclass
-class _Standing:
+class _TrainingState:
     """Where the training is; all but the tensors."""
 
     step: int = 0
@@ -97,7 +97,7 @@ class _Standing:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Run:
+class _TrainingRun:
     """One training."""
 
     def __init__(
@@ -115,12 +115,12 @@ class _Run:
         self.learnt = ready(net, job)
         self.dtype = torch.bfloat16 if job.precision == "bfloat16" else torch.float32
         self.optimizer = _optimizer(job, self.learnt)
-        self.at = _Standing()
+        self.at = _TrainingState()
         self.best: dict[str, Tensor] = {}
         self.began = 0
         self.steps = job.steps or -(-job.epochs * len(train) // job.accumulate)
 
-    def go(self, first: float | None, save_seconds: float, save_steps: int) -> Trained:
+    def go(self, first: float | None, save_seconds: float, save_steps: int) -> TrainingOutcome:
         base = self._reference(save_seconds)
         self._resume()
         head = Head(self.net, self.dtype)
@@ -150,8 +150,8 @@ class _Run:
         held = None
         if at.first_held is not None and at.best_held is not None:
             held = at.first_held, at.best_held
-        curve = [Point(**point) for point in at.curve]
-        return Trained(at.step, at.best if self.held else at.step, held, at.stopped, curve)
+        curve = [CurvePoint(**point) for point in at.curve]
+        return TrainingOutcome(at.step, at.best if self.held else at.step, held, at.stopped, curve)
 
     def _done(self) -> bool:
         return self.at.step >= self.steps or self.at.stopped
@@ -363,7 +363,7 @@ class _Run:
         tensors, state, wrong = loaded
         for sentence in wrong:
             self.tell({"kind": "note", "text": f"{sentence}; the one before it is used"})
-        self.at = _Standing(**state)
+        self.at = _TrainingState(**state)
         for name, part in self.learnt.items():
             part.data.copy_(tensors[f"now.{name}"])
             if f"best.{name}" in tensors:

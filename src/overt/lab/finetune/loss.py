@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from overt.lab.finetune.example import Batch, Example, Pair
+from overt.lab.finetune.example import Batch, Example, PreferenceExample
 from overt.nets.quantized import Quantized
 from overt.nets.transformer import Transformer
 
 _LOGITS = 1 << 24  # numbers of a table of logits: 64 MB
 _ROWS = 8192  # of a quantized output matrix, unpacked together
 
-Unit = Batch | Sequence[Example] | Sequence[Pair]
+Unit = Batch | Sequence[Example] | Sequence[PreferenceExample]
 """What the net sees at once."""
 
 
@@ -91,7 +91,7 @@ def _sequences(unit: Unit) -> Iterator[tuple[list[int], list[bool]]]:
                 first = index
         return
     for example in unit:
-        if isinstance(example, Pair):
+        if isinstance(example, PreferenceExample):
             for answer in (example.chosen, example.rejected):
                 yield example.prompt + answer, [False] * len(example.prompt) + [True] * len(answer)
         else:

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from overt.evaluation.suites import intervals
-from overt.lab.finetune.example import Example, Pair
+from overt.lab.finetune.example import Example, PreferenceExample
 
 if TYPE_CHECKING:
     from overt.nets.transformer import Transformer
@@ -22,7 +22,7 @@ METHOD: Final = f"paired bootstrap of examples, percentile, {intervals.DRAWS} dr
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedExample:
     """One example: the sum of -log p of its learnt tokens, how many they are, and how many of them
     were the likeliest; of a pair, whether the chosen answer is likelier than the rejected."""
 
@@ -32,12 +32,16 @@ class Judged:
     preferred: bool | None = None
 
 
-def answers(net: "Transformer", examples: Sequence[Example], *, dtype: Any = None) -> list[Judged]:
+def answers(
+    net: "Transformer", examples: Sequence[Example], *, dtype: Any = None
+) -> list[JudgedExample]:
     """How a net does on each example."""
-    return [Judged(*text) for text in _texts(net, examples, dtype)]
+    return [JudgedExample(*text) for text in _texts(net, examples, dtype)]
 
 
-def pairs(net: "Transformer", examples: Sequence[Pair], *, dtype: Any = None) -> list[Judged]:
+def pairs(
+    net: "Transformer", examples: Sequence[PreferenceExample], *, dtype: Any = None
+) -> list[JudgedExample]:
     """The same of preference pairs; tokens are those of the chosen answers."""
     texts = [
         Example(pair.prompt + answer, [False] * len(pair.prompt) + [True] * len(answer), pair.line)
@@ -46,7 +50,7 @@ def pairs(net: "Transformer", examples: Sequence[Pair], *, dtype: Any = None) ->
     ]
     texts_judged = _texts(net, texts, dtype)
     return [
-        Judged(*chosen, preferred=chosen[0] < rejected[0])
+        JudgedExample(*chosen, preferred=chosen[0] < rejected[0])
         for chosen, rejected in zip(texts_judged[::2], texts_judged[1::2], strict=True)
     ]
 
@@ -76,7 +80,7 @@ def _texts(
     return results
 
 
-def table(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, Any]:
+def table(before: Sequence[JudgedExample], after: Sequence[JudgedExample]) -> dict[str, Any]:
     """Both sides and the difference, as JSON."""
     report: dict[str, Any] = {
         "examples": len(before),
@@ -99,7 +103,7 @@ def table(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, Any]:
     return report
 
 
-def _side(judged: Sequence[Judged]) -> dict[str, Any]:
+def _side(judged: Sequence[JudgedExample]) -> dict[str, Any]:
     tokens = sum(example.tokens for example in judged)
     loss = sum(example.surprise for example in judged) / tokens if tokens else math.nan
     report = {
@@ -113,7 +117,7 @@ def _side(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _difference(
-    before: Sequence[float], after: Sequence[float], judged: Sequence[Judged]
+    before: Sequence[float], after: Sequence[float], judged: Sequence[JudgedExample]
 ) -> dict[str, Any]:
     """After minus before, a token; the interval by drawing examples with all their tokens."""
     change = [a - b for a, b in zip(after, before, strict=True)]

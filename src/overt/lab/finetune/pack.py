@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from overt.lab.finetune.example import Batch, Example, Pair
+from overt.lab.finetune.example import Batch, Example, PreferenceExample
 
 
 def packed(
@@ -29,7 +29,9 @@ def packed(
     return [_batch([[examples[at] for at in row] for row in batch]) for batch in batches]
 
 
-def pairs(examples: Sequence[Pair], rows: int, *, seed: int = 0) -> list[list[Pair]]:
+def pairs(
+    examples: Sequence[PreferenceExample], rows: int, *, seed: int = 0
+) -> list[list[PreferenceExample]]:
     """The same of preference pairs, which are not packed: those of like length together."""
     order = list(range(len(examples)))
     Random(seed).shuffle(order)  # noqa: S311

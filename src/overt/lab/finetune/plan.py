@@ -18,8 +18,8 @@ from overt.models.memory import human
 from overt.nets.shape import Shape
 
 if TYPE_CHECKING:
-    from overt.lab.finetune.config import Asked
-    from overt.lab.finetune.prepare import Prepared
+    from overt.lab.finetune.config import FinetuneConfig
+    from overt.lab.finetune.prepare import PreparedFinetune
 
 MARGIN: Final = 0.3
 """How far the estimate may be from the peak of a run."""
@@ -34,7 +34,7 @@ _BEST: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class MemoryRequest:
     """What decides the memory.
 
     Attributes:
@@ -85,7 +85,7 @@ class Estimate:
         return self.weights + self.learning + self.activations + self.logits + self.program
 
 
-def estimate(shape: Shape, wanted: Wanted) -> Estimate:
+def estimate(shape: Shape, wanted: MemoryRequest) -> Estimate:
     """The memory of a fine-tune at its peak."""
     tokens = wanted.rows * wanted.length * (2 if wanted.method == "dpo" else 1)
     each = _LEARNT + (_BEST if wanted.best else 0)
@@ -102,7 +102,7 @@ def estimate(shape: Shape, wanted: Wanted) -> Estimate:
     )
 
 
-def _frozen(shape: Shape, wanted: Wanted) -> int:
+def _frozen(shape: Shape, wanted: MemoryRequest) -> int:
     """Bytes of what does not learn, with what is made of it for a moment."""
     table, norms = shape.vocabulary * shape.width, shape.layers * 4 * shape.width * 4
     largest = max(inputs * outputs for _, inputs, outputs in _matrices(shape)) * wanted.bytes
@@ -116,7 +116,7 @@ def _frozen(shape: Shape, wanted: Wanted) -> int:
     return matrices * wanted.bytes + embedding + norms + (largest if wanted.bytes == 2 else 0)
 
 
-def _copies(shape: Shape, wanted: Wanted) -> int:
+def _copies(shape: Shape, wanted: MemoryRequest) -> int:
     """Bytes of what is made of weights that learn: in 16 bits; and a tied table's second gradient.
 
     The first is kept from the forward pass for the backward pass.
@@ -126,7 +126,7 @@ def _copies(shape: Shape, wanted: Wanted) -> int:
     return low + (table * 4 if shape.tied else 0)
 
 
-def wanted(prepared: "Prepared", config: "Asked") -> Wanted:
+def wanted(prepared: "PreparedFinetune", config: "FinetuneConfig") -> MemoryRequest:
     """What decides the memory of a fine-tune whose data are read."""
     job = config.training
     number = 2 if job.precision == "bfloat16" else 4
@@ -136,7 +136,7 @@ def wanted(prepared: "Prepared", config: "Asked") -> Wanted:
         if name or len(tensor.shape) > 1:
             plain = tensor.type == "F32" and not name  # those are converted as they are loaded
             sizes[name] += tensor.parameters * number if plain else tensor.size
-    return Wanted(
+    return MemoryRequest(
         config.method,
         job.adapter.rank,
         job.adapter.targets,
@@ -153,7 +153,7 @@ def wanted(prepared: "Prepared", config: "Asked") -> Wanted:
     )
 
 
-def check(shape: Shape, wanted: Wanted, free: int) -> Estimate:
+def check(shape: Shape, wanted: MemoryRequest, free: int) -> Estimate:
     """The estimate, where it is no more than what is `free`.
 
     Raises:
@@ -171,7 +171,7 @@ def check(shape: Shape, wanted: Wanted, free: int) -> Estimate:
     )
 
 
-def disk(shape: Shape, wanted: Wanted, *, best: bool, whole: int) -> int:
+def disk(shape: Shape, wanted: MemoryRequest, *, best: bool, whole: int) -> int:
     """Bytes on the disk at the most: its checkpoints, one of them being written, and what it makes.
 
     Args:
@@ -204,7 +204,7 @@ def _parameters(shape: Shape) -> int:
     return _linear(shape) + tables + shape.layers * 4 * shape.width
 
 
-def _smaller(wanted: Wanted) -> Iterator[tuple[str, Wanted]]:
+def _smaller(wanted: MemoryRequest) -> Iterator[tuple[str, MemoryRequest]]:
     """Changes that save memory, the one that costs least first."""
     flags: list[str] = []
     if not wanted.checkpointing:
@@ -259,7 +259,7 @@ def _matrices(shape: Shape) -> Iterator[tuple[str, int, int]]:
     yield "down_proj", shape.inner, shape.width
 
 
-def _adapter(shape: Shape, wanted: Wanted) -> int:
+def _adapter(shape: Shape, wanted: MemoryRequest) -> int:
     """Parameters of the adapter."""
     return shape.layers * sum(
         wanted.rank * (inputs + outputs)
@@ -268,7 +268,7 @@ def _adapter(shape: Shape, wanted: Wanted) -> int:
     )
 
 
-def _kept(shape: Shape, wanted: Wanted) -> int:
+def _kept(shape: Shape, wanted: MemoryRequest) -> int:
     """Bytes kept for the backward pass, of one token."""
     layer, sight = _layer(shape, wanted), wanted.sight or wanted.length
     scores = 0
@@ -282,7 +282,7 @@ def _kept(shape: Shape, wanted: Wanted) -> int:
     return shape.layers * (layer + scores) + masks + worked
 
 
-def _layer(shape: Shape, wanted: Wanted) -> int:
+def _layer(shape: Shape, wanted: MemoryRequest) -> int:
     """Bytes that one layer keeps of one token, but for scores."""
     learns, number, width = wanted.method == "full", wanted.bytes, shape.width
     queries, pairs = shape.heads * shape.head, shape.kv_heads * shape.head

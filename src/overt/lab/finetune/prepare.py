@@ -12,12 +12,12 @@ from pathlib import Path
 from overt.errors import FormatError, Unsupported, UsageError
 from overt.formats import gguf
 from overt.lab.finetune import data, pack, render, templates
-from overt.lab.finetune.config import Asked
+from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.data import Data
-from overt.lab.finetune.example import Batch, Example, Pair
-from overt.lab.finetune.render import Piece, Rendered
-from overt.lab.finetune.templates import Template
-from overt.lab.tokenizer import Words
+from overt.lab.finetune.example import Batch, Example, PreferenceExample
+from overt.lab.finetune.render import Rendered, RenderedSpan
+from overt.lab.finetune.templates import ChatTemplate
+from overt.lab.tokenizer import VocabularyWorker
 from overt.models import defaults as overlay
 from overt.models.defaults import Overlay
 from overt.models.store import Manifest
@@ -25,23 +25,23 @@ from overt.nets import architectures
 from overt.nets.shape import Shape
 from overt.settings import Settings
 
-Unit = Batch | list[Pair]
+Unit = Batch | list[PreferenceExample]
 _MAX_UNREAD = 20
 """Columns that are told by name; somebody's table may have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseModel:
     """A model to start from: its weights, its small texts, and what its header says."""
 
     weights: Path
     overlay: Overlay
-    header: gguf.Header
+    header: gguf.GgufHeader
     shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedFinetune:
     """What will be learnt.
 
     Attributes:
@@ -54,14 +54,14 @@ class Prepared:
         left: rows left out, by why.
     """
 
-    base: Base
-    template: Template
+    base: BaseModel
+    template: ChatTemplate
     about: str
     train: list[Unit]
     held: list[Unit]
-    train_examples: Sequence[Example] | Sequence[Pair]
-    held_examples: Sequence[Example] | Sequence[Pair]
-    shown: list[Piece]
+    train_examples: Sequence[Example] | Sequence[PreferenceExample]
+    held_examples: Sequence[Example] | Sequence[PreferenceExample]
+    shown: list[RenderedSpan]
     line: int
     told: tuple[str, ...]
     left: Mapping[str, int]
@@ -80,7 +80,7 @@ class Prepared:
         return max(_size(unit)[0] for unit in self.train)
 
 
-def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path]) -> Base:
+def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path]) -> BaseModel:
     """A model of the store as something to start from.
 
     Args:
@@ -109,17 +109,17 @@ def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path])
     for file in listed:
         if file.role in overlay.ROLES and file.role not in small:
             small[file.role] = overlay.text_of(files[file.path], file.role)
-    return Base(weights, overlay.build(small), header, architectures.shape_of_gguf(header))
+    return BaseModel(weights, overlay.build(small), header, architectures.shape_of_gguf(header))
 
 
 def prepare(
-    base: Base,
+    base: BaseModel,
     file: Path,
     held_file: Path | None,
-    config: Asked,
+    config: FinetuneConfig,
     settings: Settings,
     names: tuple[str, str] = ("", ""),
-) -> Prepared:
+) -> PreparedFinetune:
     """Read, render, split and pack.
 
     Args:
@@ -141,7 +141,7 @@ def prepare(
     notes = []
     if length < config.length:
         notes.append(f"sequences have {length} tokens: the model was made for no more")
-    with Words(base.weights, settings) as words:
+    with VocabularyWorker(base.weights, settings) as words:
         template = templates.choose(base.overlay, base.header, words, config.template)
         most = base.shape.context
         made = render.render(read, words, template, length, most)
@@ -156,7 +156,7 @@ def prepare(
     notes += more
     if not train:
         raise UsageError("everything is held out, and nothing is left to learn", "give more rows")
-    return Prepared(
+    return PreparedFinetune(
         base,
         template,
         read.about,
@@ -171,7 +171,7 @@ def prepare(
     )
 
 
-def _check_kind(read: Data, config: Asked) -> None:
+def _check_kind(read: Data, config: FinetuneConfig) -> None:
     if config.method == "dpo" and read.kind != "preference":
         raise UsageError(
             f"the data are {read.about}, and DPO learns from preference pairs",
@@ -184,8 +184,12 @@ def _check_kind(read: Data, config: Asked) -> None:
 
 
 def _parts(
-    made: Rendered, other: Rendered | None, config: Asked
-) -> tuple[Sequence[Example] | Sequence[Pair], Sequence[Example] | Sequence[Pair], list[str]]:
+    made: Rendered, other: Rendered | None, config: FinetuneConfig
+) -> tuple[
+    Sequence[Example] | Sequence[PreferenceExample],
+    Sequence[Example] | Sequence[PreferenceExample],
+    list[str],
+]:
     seed = config.training.seed
     if other is None:
         if made.pairs:
@@ -200,13 +204,13 @@ def _parts(
 
 
 def _batches(
-    examples: Sequence[Example] | Sequence[Pair], length: int, config: Asked
+    examples: Sequence[Example] | Sequence[PreferenceExample], length: int, config: FinetuneConfig
 ) -> list[Unit]:
     seed = config.training.seed
     singles = [example for example in examples if isinstance(example, Example)]
     if singles:
         return [*pack.packed(singles, length, config.rows, together=config.pack, seed=seed)]
-    pairs_ = [example for example in examples if isinstance(example, Pair)]
+    pairs_ = [example for example in examples if isinstance(example, PreferenceExample)]
     return [*pack.pairs(pairs_, config.rows, seed=seed)]
 
 
@@ -227,7 +231,7 @@ def _told(read: Data, made: Rendered) -> list[str]:
     return notes
 
 
-def _of_template(read: Data, template: Template) -> list[str]:
+def _of_template(read: Data, template: ChatTemplate) -> list[str]:
     notes = []
     if not template.text and read.kind != "text":
         notes.append("there is no chat template: a completion follows its prompt as plain text")
@@ -248,7 +252,7 @@ def _is_gguf(path: Path) -> bool:
         return file.read(4) == b"GGUF"
 
 
-def counts(prepared: Prepared) -> dict[str, int]:
+def counts(prepared: PreparedFinetune) -> dict[str, int]:
     """How much there is to learn."""
     return dict(
         Counter(

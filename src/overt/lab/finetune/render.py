@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 
 from overt.errors import FormatError
 from overt.lab.finetune import spans
-from overt.lab.finetune.data import Data, Line
-from overt.lab.finetune.example import Example, Pair
-from overt.lab.finetune.row import Choice, Prose, Talk, Turn
-from overt.lab.finetune.spans import Found, Span
-from overt.lab.finetune.templates import Template, needed
-from overt.lab.tokenizer import Words
+from overt.lab.finetune.data import Data, DataLine
+from overt.lab.finetune.example import Example, PreferenceExample
+from overt.lab.finetune.row import Dialogue, PreferencePair, Prose, Turn
+from overt.lab.finetune.spans import AnswerSpan, RenderedChat
+from overt.lab.finetune.templates import ChatTemplate, needed
+from overt.lab.tokenizer import VocabularyWorker
 
 LONG: Final = "longer than the sequence"
 HUGE: Final = "longer than 4 M characters"
@@ -46,7 +46,7 @@ class Rendered:
     """
 
     examples: list[Example] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[PreferenceExample] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
     _known: set[tuple[str, int]] = field(default_factory=set)
@@ -62,24 +62,26 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class _TokenizedText:
     """A text to be tokenized; `end`: whether a token that ends texts is put behind it, which the
     template has done otherwise, and nobody does where the text goes on."""
 
-    line: Line
-    found: Found
+    line: DataLine
+    found: RenderedChat
     end: Literal["put", "there", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RenderedSpan:
     """A part of a rendered example, and whether it is learnt."""
 
     text: str
     learnt: bool
 
 
-def render(data: Data, words: Words, template: Template, length: int, most: int = 0) -> Rendered:
+def render(
+    data: Data, words: VocabularyWorker, template: ChatTemplate, length: int, most: int = 0
+) -> Rendered:
     """Every row of `data` as examples of at most `length` tokens.
 
     What is longer is left out and counted; plain text is cut into pieces and counted.
@@ -118,44 +120,48 @@ def _nothing(data: Data, made: Rendered, length: int, most: int) -> FormatError:
     return FormatError(f"{rows} of {data.name} {left} left out: {why_all}", hint)
 
 
-def shown(example: Example, words: Words) -> list[Piece]:
+def shown(example: Example, words: VocabularyWorker) -> list[RenderedSpan]:
     """An example back as text, in pieces that are learnt or not."""
-    pieces: list[Piece] = []
+    pieces: list[RenderedSpan] = []
     start = 0
     for at in range(1, len(example.ids) + 1):
         if at == len(example.ids) or example.labels[at] != example.labels[start]:
-            pieces.append(Piece(words.decode(example.ids[start:at]), example.labels[start]))
+            pieces.append(RenderedSpan(words.decode(example.ids[start:at]), example.labels[start]))
             start = at
     return pieces
 
 
-def of_pair(pair: Pair) -> Example:
+def of_pair(pair: PreferenceExample) -> Example:
     """The chosen answer with its prompt, to be shown."""
     labels = [False] * len(pair.prompt) + [True] * len(pair.chosen)
     return Example([*pair.prompt, *pair.chosen], labels, pair.line)
 
 
 def _some(
-    lines: Sequence[Line], words: Words, template: Template, length: int, made: Rendered
+    lines: Sequence[DataLine],
+    words: VocabularyWorker,
+    template: ChatTemplate,
+    length: int,
+    made: Rendered,
 ) -> None:
     """The rows of one go: all their chats are rendered at once, and all texts tokenized."""
     lines = [line for line in lines if _is_fit(line, made)]
     talks = [(line, talk) for line in lines for talk in _talks(line)]
     rendered = iter(_texts(talks, words, template, made))
-    texts: list[_Text] = []
+    texts: list[_TokenizedText] = []
     for line in lines:
         if isinstance(line.item, Prose):
             texts += _parts(line, line.item.text)
         else:
             end: Literal["put", "there"] = "there" if template.text else "put"
-            texts += [_Text(line, next(rendered), end) for _ in _talks(line)]
+            texts += [_TokenizedText(line, next(rendered), end) for _ in _talks(line)]
     ids = words.encode([text_.found.text for text_ in texts], begin=True)
     made_of: dict[int, list[Example]] = {line.line: [] for line in lines}
     for text, tokens in zip(texts, ids, strict=True):
         made_of[text.line.line].append(_example(text, tokens, words, made))
     for line in lines:
         examples = made_of[line.line]
-        if isinstance(line.item, Choice):
+        if isinstance(line.item, PreferencePair):
             _add_pair(examples[0], examples[1], length, made)
         elif isinstance(line.item, Prose):
             _add_pieces(examples, words, length, made)
@@ -163,7 +169,7 @@ def _some(
             _add(examples[0], length, made)
 
 
-def _is_fit(line: Line, made: Rendered) -> bool:
+def _is_fit(line: DataLine, made: Rendered) -> bool:
     """Whether a row can be learnt from; counted where not."""
     if line.size > _MAX_ROW:
         made.left[HUGE] += 1
@@ -174,7 +180,7 @@ def _is_fit(line: Line, made: Rendered) -> bool:
     return True
 
 
-def _parts(line: Line, text: str) -> Iterator[_Text]:
+def _parts(line: DataLine, text: str) -> Iterator[_TokenizedText]:
     """A text in parts that can be tokenized at once, cut at blank lines where it has them."""
     start = 0
     while start < len(text):
@@ -185,23 +191,26 @@ def _parts(line: Line, text: str) -> Iterator[_Text]:
                     end = at + len(mark)
                     break
         part = text[start:end]
-        whole = Found(part, (Span(0, len(part), tail=True),))
-        yield _Text(line, whole, "put" if end == len(text) else "none")
+        whole = RenderedChat(part, (AnswerSpan(0, len(part), tail=True),))
+        yield _TokenizedText(line, whole, "put" if end == len(text) else "none")
         start = end
 
 
-def _talks(line: Line) -> tuple[Talk, ...]:
-    if isinstance(line.item, Choice):
+def _talks(line: DataLine) -> tuple[Dialogue, ...]:
+    if isinstance(line.item, PreferencePair):
         return (line.item.chosen, line.item.rejected)
-    return (line.item,) if isinstance(line.item, Talk) else ()
+    return (line.item,) if isinstance(line.item, Dialogue) else ()
 
 
 # ---- chats as text -------------------------------------------------------------------------
 
 
 def _texts(
-    talks: Sequence[tuple[Line, Talk]], words: Words, template: Template, made: Rendered
-) -> list[Found]:
+    talks: Sequence[tuple[DataLine, Dialogue]],
+    words: VocabularyWorker,
+    template: ChatTemplate,
+    made: Rendered,
+) -> list[RenderedChat]:
     if not template.text:
         return [_plain(line, talk, words) for line, talk in talks]
     values: list[dict[str, Any]] = []
@@ -226,7 +235,7 @@ def _texts(
     return results
 
 
-def _whole(talk: Talk, template: Template) -> tuple[list[Turn], list[int]]:
+def _whole(talk: Dialogue, template: ChatTemplate) -> tuple[list[Turn], list[int]]:
     """The turns with what the model itself puts before them, as `overlay.apply` does it, and the
     places of those that are learnt. What comes after the last of these is not needed."""
     turns = talk.turns[: talk.learnt[-1] + 1]
@@ -238,16 +247,16 @@ def _whole(talk: Talk, template: Template) -> tuple[list[Turn], list[int]]:
     return whole, [at + len(whole) - len(turns) for at in talk.learnt]
 
 
-def _plain(line: Line, talk: Talk, words: Words) -> Found:
+def _plain(line: DataLine, talk: Dialogue, words: VocabularyWorker) -> RenderedChat:
     if talk.plain is None:
         error = needed(words)
         raise FormatError(f"{line.where}: {error.message}", error.hint)
     prompt, answer = talk.plain
     whole = prompt + answer
-    return Found(whole, (Span(len(prompt), len(whole), tail=True),))
+    return RenderedChat(whole, (AnswerSpan(len(prompt), len(whole), tail=True),))
 
 
-def _check(line: Line, talk: Talk, text: str, made: Rendered) -> None:
+def _check(line: DataLine, talk: Dialogue, text: str, made: Rendered) -> None:
     """A template that knows no tools leaves them out in silence."""
     for turn in talk.turns[: talk.learnt[-1] + 1]:
         for call in turn.get("tool_calls", ()):
@@ -295,20 +304,22 @@ def _thoughts(turn: Turn) -> Iterator[str]:
         yield before.rpartition("<think>")[2].strip()
 
 
-def _without_beginning(text: Found, words: Words) -> Found:
+def _without_beginning(text: RenderedChat, words: VocabularyWorker) -> RenderedChat:
     """The engine puts its own mark before a prompt, and takes a second one of the template away."""
     mark = words.written(words.bos) if words.begins else ""
     if not mark or not text.text.startswith(mark):
         return text
     cut = len(mark)
-    moved = tuple(Span(span.start - cut, span.end - cut, span.tail) for span in text.spans)
-    return Found(text.text[cut:], moved, text.last)
+    moved = tuple(AnswerSpan(span.start - cut, span.end - cut, span.tail) for span in text.spans)
+    return RenderedChat(text.text[cut:], moved, text.last)
 
 
 # ---- text as tokens ------------------------------------------------------------------------
 
 
-def _example(text: _Text, ids: list[int], words: Words, made: Rendered) -> Example:
+def _example(
+    text: _TokenizedText, ids: list[int], words: VocabularyWorker, made: Rendered
+) -> Example:
     """Tokens and labels of one text."""
     line, marked = text.line, text.found
     begun = 1 if words.begins and words.bos is not None else 0
@@ -335,12 +346,12 @@ def _example(text: _Text, ids: list[int], words: Words, made: Rendered) -> Examp
 
 
 def _mark(
-    span: Span,
+    span: AnswerSpan,
     places: Sequence[tuple[int, int]],
     begun: int,
     ids: Sequence[int],
     labels: list[bool],
-    words: Words,
+    words: VocabularyWorker,
 ) -> list[str]:
     """Mark the tokens of one answer, up to the one that ends the turn; what to know of it."""
     flags = []
@@ -363,11 +374,11 @@ def _mark(
     return flags
 
 
-def _lies(start: int, end: int, span: Span) -> bool:
+def _lies(start: int, end: int, span: AnswerSpan) -> bool:
     return span.start <= start and end <= span.end and start < end
 
 
-def _in_bytes(marked: Found) -> Iterator[Span]:
+def _in_bytes(marked: RenderedChat) -> Iterator[AnswerSpan]:
     """The spans in bytes of UTF-8."""
     if marked.text.isascii():
         yield from marked.spans
@@ -375,7 +386,7 @@ def _in_bytes(marked: Found) -> Iterator[Span]:
     for span in marked.spans:
         start = len(marked.text[: span.start].encode())
         end = start + len(marked.text[span.start : span.end].encode())
-        yield Span(start, end, span.tail)
+        yield AnswerSpan(start, end, span.tail)
 
 
 def _places(text: bytes, pieces: Sequence[bytes]) -> list[tuple[int, int]] | None:
@@ -408,7 +419,9 @@ def _add(example: Example, length: int, made: Rendered) -> None:
         made.examples.append(example)
 
 
-def _add_pieces(parts: Sequence[Example], words: Words, length: int, made: Rendered) -> None:
+def _add_pieces(
+    parts: Sequence[Example], words: VocabularyWorker, length: int, made: Rendered
+) -> None:
     """A text in pieces, each of which begins as the model begins a text."""
     if len(parts) == 1 and len(parts[0].ids) <= length:
         _add(parts[0], length, made)
@@ -433,7 +446,7 @@ def _add_pair(chosen: Example, rejected: Example, length: int, made: Rendered) -
     if first != second or not answer or not other:
         made.left[APART] += 1
         return
-    made.pairs.append(Pair(first, answer, other, chosen.line))
+    made.pairs.append(PreferenceExample(first, answer, other, chosen.line))
 
 
 def _parted(example: Example) -> tuple[list[int], list[int]]:

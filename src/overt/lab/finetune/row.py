@@ -9,7 +9,7 @@ Turn = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class Dialogue:
     """Turns whose assistant's are learnt.
 
     Attributes:
@@ -45,15 +45,15 @@ class Prose:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PreferencePair:
     """Two answers to one prompt, of which the first is better."""
 
-    chosen: Talk
-    rejected: Talk
+    chosen: Dialogue
+    rejected: Dialogue
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class DialogueTurn:
     """A turn as a row has it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Spoken:
         return str(self.turn["role"])
 
 
-class Row(Mapping[str, Any]):
+class TrackedRow(Mapping[str, Any]):
     """The columns of a row, or the fields of a turn, that knows which of them were read.
 
     To ask whether one is there is not to read it.
@@ -104,11 +104,11 @@ class Row(Mapping[str, Any]):
 
 
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
-Item = Talk | Prose | Choice
+Item = Dialogue | Prose | PreferencePair
 Kind = Literal["answers", "text", "preference"]
 
 
-class Bad(Exception):
+class BadRow(Exception):
     """A row is not what its format asks for.
 
     Attributes:
@@ -140,11 +140,11 @@ def said(value: Any, name: str) -> str:
         Bad: it is missing, no text, empty, or has a NUL character.
     """
     if value is None:
-        raise Bad(f"has no {name!r}", f"give each row a text {name!r}")
+        raise BadRow(f"has no {name!r}", f"give each row a text {name!r}")
     if not isinstance(value, str):
-        raise Bad(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
+        raise BadRow(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
     if not value.strip():
-        raise Bad(f"has an empty {name!r}", "fill it in, or leave the row out")
+        raise BadRow(f"has an empty {name!r}", "fill it in, or leave the row out")
     return clean(value, name)
 
 
@@ -153,55 +153,55 @@ def perhaps(value: Any, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Bad(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
+        raise BadRow(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
     return clean(value, name) if value.strip() else ""
 
 
 def clean(value: str, name: str) -> str:
     """A text that can be tokenized. Raises Bad: it has a NUL character or half a character."""
     if "\x00" in value:
-        raise Bad(f"has a NUL character in its {name!r}", "take it out")
+        raise BadRow(f"has a NUL character in its {name!r}", "take it out")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Bad(
+        raise BadRow(
             f"has half a character in its {name!r}", r"a \ud8… in JSON needs its other half"
         ) from None
     return value
 
 
-def talk(turns: Sequence[Spoken], tools: Sequence[Mapping[str, Any]] = ()) -> Talk:
+def talk(turns: Sequence[DialogueTurn], tools: Sequence[Mapping[str, Any]] = ()) -> Dialogue:
     """Turns in an order that a chat can have.
 
     Raises:
         Bad: a turn out of order, or the last is not the assistant's.
     """
     if not turns:
-        raise Bad("has no turns", "give it a question and an answer")
+        raise BadRow("has no turns", "give it a question and an answer")
     if len(turns) > _MAX_TURNS:
-        raise Bad(f"has {len(turns)} turns", f"{_MAX_TURNS} are the most")
+        raise BadRow(f"has {len(turns)} turns", f"{_MAX_TURNS} are the most")
     before = ""
     for number, spoken in enumerate(turns, 1):
         if spoken.role in ("system", "developer"):
             if number > 1:
-                raise Bad(
+                raise BadRow(
                     f"has its system turn at {number}", "it is the first turn, or there is none"
                 )
             continue
         if spoken.role not in _AFTER[before]:
             after = f"after {_named(before)}" if before else "first"
             expected = " or ".join(map(_named, _AFTER[before]))
-            raise Bad(
+            raise BadRow(
                 f"has {_named(spoken.role)} {after} (turn {number})",
                 f"{expected} is expected there",
             )
         before = "call" if spoken.turn.get("tool_calls") else spoken.role
     if turns[-1].role != "assistant":
-        raise Bad(
+        raise BadRow(
             f"ends with {_named(turns[-1].role)}",
             "the assistant's turn is the last: it is what is learnt",
         )
-    return Talk(
+    return Dialogue(
         tuple(spoken.turn for spoken in turns),
         tuple(tools),
         skipped=frozenset(at for at, spoken in enumerate(turns) if not spoken.learnt),
@@ -209,16 +209,16 @@ def talk(turns: Sequence[Spoken], tools: Sequence[Mapping[str, Any]] = ()) -> Ta
     )
 
 
-def turn(role: str, content: str) -> Spoken:
+def turn(role: str, content: str) -> DialogueTurn:
     """One turn. Raises Bad: the role is not known, or it says nothing."""
     if role not in _ROLES:
-        raise Bad(f"has a turn of the role {role[:40]!r}", f"roles are {', '.join(_ROLES)}")
+        raise BadRow(f"has a turn of the role {role[:40]!r}", f"roles are {', '.join(_ROLES)}")
     if not content.strip():
-        raise Bad(f"has an empty turn of the {role}", "fill it in, or leave the row out")
-    return Spoken({"role": role, "content": clean(content, role)})
+        raise BadRow(f"has an empty turn of the {role}", "fill it in, or leave the row out")
+    return DialogueTurn({"role": role, "content": clean(content, role)})
 
 
-def ask(question: str, answer: str, system: str = "", plain: str = "") -> Talk:
+def ask(question: str, answer: str, system: str = "", plain: str = "") -> Dialogue:
     """One question and one answer; `plain` is the prompt where there is no chat template, before
     which the system's text stands."""
     turns = [turn("user", question), turn("assistant", answer)]

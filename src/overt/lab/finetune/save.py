@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overt.formats.gguf import TensorInfo
+from overt.formats.gguf import GgufTensor
 from overt.lab.merge import weights
 from overt.lab.merge.weights import Tensors
 from overt.nets import architectures
@@ -42,7 +42,7 @@ def whole(
     known = {weight.gguf: weight for weight in architectures.of_shape(net.shape).weights(net.shape)}
     kind: Any = type
 
-    def tensor(tensor_info: TensorInfo) -> bytes:
+    def tensor(tensor_info: GgufTensor) -> bytes:
         weight = known.get(tensor_info.name)
         if weight is None:  # such as the divisors of the rotary embedding
             return weights.encoded(

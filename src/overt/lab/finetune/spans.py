@@ -20,7 +20,7 @@ _THOUGHT: Final = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AnswerSpan:
     """Characters from `start` to `end` are the assistant's.
 
     With `tail` only the answer itself is known to lie in it: the mark that ends the turn follows.
@@ -32,11 +32,11 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RenderedChat:
     """A rendered chat and its answers; `last` where only the last can be learnt as it was said."""
 
     text: str
-    spans: tuple[Span, ...]
+    spans: tuple[AnswerSpan, ...]
     last: bool = False
 
 
@@ -70,7 +70,7 @@ def _after_thoughts(content: str) -> str:
     return content.rpartition(_THOUGHT)[2]
 
 
-def find(turns: Sequence[Turn], renderings: Sequence[Said], wanted: Sequence[int]) -> Found:
+def find(turns: Sequence[Turn], renderings: Sequence[Said], wanted: Sequence[int]) -> RenderedChat:
     """Where the answers at `wanted` stand, by what the template made of `asked`.
 
     Raises:
@@ -80,40 +80,40 @@ def find(turns: Sequence[Turn], renderings: Sequence[Said], wanted: Sequence[int
     if isinstance(whole, FormatError):
         raise whole
     pairs = list(zip(renderings[:-1:2], renderings[1:-1:2], strict=True))
-    spans: list[Span | None] = [_between(before, after, whole) for before, after in pairs]
+    spans: list[AnswerSpan | None] = [_between(before, after, whole) for before, after in pairs]
     if all(spans):
-        return Found(whole, tuple(span for span in spans if span))
+        return RenderedChat(whole, tuple(span for span in spans if span))
     if last := _ending(pairs[-1][0], whole):
         # The template shows older answers otherwise than it showed them when they were written.
-        return Found(whole, (last,), last=len(pairs) > 1)
+        return RenderedChat(whole, (last,), last=len(pairs) > 1)
     marked = renderings[-1]
     if isinstance(marked, str) and (replaced := _replaced(turns, marked, whole, wanted)):
-        return Found(whole, replaced)
+        return RenderedChat(whole, replaced)
     raise FormatError(
         "the chat template does not show where the assistant's words stand",
         "train with another: --template chatml",
     )
 
 
-def _between(before: Said, after: Said, whole: str) -> Span | None:
+def _between(before: Said, after: Said, whole: str) -> AnswerSpan | None:
     if not isinstance(before, str) or not isinstance(after, str):
         return None
     if after.startswith(before) and whole.startswith(after) and len(after) > len(before):
-        return Span(len(before), len(after))
+        return AnswerSpan(len(before), len(after))
     return None
 
 
-def _ending(before: Said, whole: str) -> Span | None:
+def _ending(before: Said, whole: str) -> AnswerSpan | None:
     if isinstance(before, str) and whole.startswith(before) and len(whole) > len(before):
-        return Span(len(before), len(whole))
+        return AnswerSpan(len(before), len(whole))
     return None
 
 
 def _replaced(
     turns: Sequence[Turn], marked: str, whole: str, wanted: Sequence[int]
-) -> tuple[Span, ...] | None:
+) -> tuple[AnswerSpan, ...] | None:
     """The answers' places by the text between the words that stand for them."""
-    spans: list[Span] = []
+    spans: list[AnswerSpan] = []
     at, rest = 0, marked
     for index in wanted:
         content = turns[index]["content"]
@@ -125,6 +125,6 @@ def _replaced(
         written = next((form for form in forms if whole.startswith(form, start)), None)
         if not written:
             return None
-        spans.append(Span(start, start + len(written), tail=True))
+        spans.append(AnswerSpan(start, start + len(written), tail=True))
         at = start + len(written)
     return tuple(spans) if whole[at:] == rest else None

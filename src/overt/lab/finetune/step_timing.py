@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from overt.lab.finetune import judge, load
-from overt.lab.finetune.config import Asked
+from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.determinism import fixed
-from overt.lab.finetune.example import Example, Pair
-from overt.lab.finetune.prepare import Prepared
+from overt.lab.finetune.example import Example, PreferenceExample
+from overt.lab.finetune.prepare import PreparedFinetune
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Trial:
     seconds: float
 
 
-def trial(prepared: Prepared, config: Asked) -> Trial:
+def trial(prepared: PreparedFinetune, config: FinetuneConfig) -> Trial:
     """Train two steps on a net of its own and time the second: the first one warms up."""
     from overt.lab.finetune import loop
 
@@ -54,14 +54,14 @@ def trial(prepared: Prepared, config: Asked) -> Trial:
     return Trial(speed, steps, seconds + look * _looked_at(prepared, config))
 
 
-def _tokens(example: Example | Pair) -> int:
+def _tokens(example: Example | PreferenceExample) -> int:
     """That the net reads of one example: of a pair both texts, each with the prompt."""
-    if isinstance(example, Pair):
+    if isinstance(example, PreferenceExample):
         return 2 * len(example.prompt) + len(example.chosen) + len(example.rejected)
     return len(example.ids)
 
 
-def _looked_at(prepared: Prepared, config: Asked) -> float:
+def _looked_at(prepared: PreparedFinetune, config: FinetuneConfig) -> float:
     """Examples that are read without learning, each as often as it is."""
     job, held = config.training, len(prepared.held_examples)
     every = job.held_every or max(1, len(prepared.train) // job.accumulate)
@@ -72,7 +72,7 @@ def _looked_at(prepared: Prepared, config: Asked) -> float:
     return looks * held + held + share * len(prepared.train_examples)
 
 
-def steps_of(prepared: Prepared, config: Asked) -> int:
+def steps_of(prepared: PreparedFinetune, config: FinetuneConfig) -> int:
     """Steps of the whole training, as the loop counts them."""
     job = config.training
     return job.steps or -(-job.epochs * len(prepared.train) // job.accumulate)

@@ -10,7 +10,7 @@ from typing import Final
 from overt.errors import BadRequest, FormatError
 from overt.formats import gguf
 from overt.lab.finetune.row import Turn
-from overt.lab.tokenizer import Words
+from overt.lab.tokenizer import VocabularyWorker
 from overt.models.defaults import Overlay
 
 _CHATML: Final = (
@@ -86,7 +86,7 @@ NONE: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class ChatTemplate:
     """How turns become text.
 
     Attributes:
@@ -101,7 +101,9 @@ class Template:
     system: str = ""
 
 
-def choose(overlay: Overlay, header: gguf.Header, words: Words, choice: str = "") -> Template:
+def choose(
+    overlay: Overlay, header: gguf.GgufHeader, words: VocabularyWorker, choice: str = ""
+) -> ChatTemplate:
     """The template to train with.
 
     Args:
@@ -115,26 +117,26 @@ def choose(overlay: Overlay, header: gguf.Header, words: Words, choice: str = ""
     """
     before = tuple({"role": message.role, "content": message.text} for message in overlay.messages)
     if choice == NONE:
-        return Template("", own=True)
+        return ChatTemplate("", own=True)
     if not choice:
         held = header.metadata.get("tokenizer.chat_template")
         text = overlay.template or (held if isinstance(held, str) else "")
-        return Template(text, own=True, before=before, system=overlay.system)
+        return ChatTemplate(text, own=True, before=before, system=overlay.system)
     if choice not in NAMED:
         raise BadRequest(
             f"no template is called {choice[:40]!r}", f"it is one of {', '.join(NAMED)}, {NONE}"
         )
     if lacking := _lacking(words, choice):
         raise BadRequest(lacking, f"type --template {fit(words)}")
-    return Template(NAMED[choice], own=False, before=before, system=overlay.system)
+    return ChatTemplate(NAMED[choice], own=False, before=before, system=overlay.system)
 
 
-def fit(words: Words) -> str:
+def fit(words: VocabularyWorker) -> str:
     """The named template whose marks the vocabulary has."""
     return next((name for name in _MARKS if not _lacking(words, name)), "plain")
 
 
-def needed(words: Words) -> FormatError:
+def needed(words: VocabularyWorker) -> FormatError:
     """Turns came, and the model has no template."""
     return FormatError(
         "this model has no chat template, and the data are turns of a chat",
@@ -142,7 +144,7 @@ def needed(words: Words) -> FormatError:
     )
 
 
-def _lacking(words: Words, name: str) -> str:
+def _lacking(words: VocabularyWorker, name: str) -> str:
     """Which mark of a template the vocabulary lacks, as a sentence; "" where none."""
     *marks, end = _MARKS.get(name, (_END,))
     if end and not _is_one(words, end, ends=True):
@@ -151,6 +153,6 @@ def _lacking(words: Words, name: str) -> str:
     return next((f"{mark} is no token of this model" for mark in missing), "")
 
 
-def _is_one(words: Words, mark: str, *, ends: bool = False) -> bool:
+def _is_one(words: VocabularyWorker, mark: str, *, ends: bool = False) -> bool:
     ids = words.encode([mark])[0]
     return len(ids) == 1 and (ids[0] in words.ends or not ends)

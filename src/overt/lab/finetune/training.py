@@ -160,7 +160,7 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """One step of the loss curve; `held` where it was looked at after that step."""
 
     step: int
@@ -171,7 +171,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingOutcome:
     """What `loop.train` did; the net holds the weights that were best.
 
     Attributes:
@@ -186,4 +186,4 @@ class Trained:
     best: int
     held: tuple[float, float] | None
     stopped: bool
-    curve: Sequence[Point]
+    curve: Sequence[CurvePoint]

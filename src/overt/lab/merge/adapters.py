@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, Unsupported
 from overt.lab.convert import gguf_adapter
-from overt.lab.convert.adapter import Base, base_of, numbers, peft_pairs
+from overt.lab.convert.adapter import AdapterBase, base_of, numbers, peft_pairs
 from overt.lab.merge.methods import low_rank
 from overt.lab.merge.weights import Tensors, by
 from overt.nets import adapter as peft
@@ -19,12 +19,12 @@ from overt.nets.adapter import MAX_RANK
 if TYPE_CHECKING:
     import numpy as np
 
-    from overt.provenance.steps import Given, Work
+    from overt.provenance.steps import StepContext, StepInput
 
 _EMBEDDING = "token_embd.weight"
 
 
-class Adapter:
+class AdapterDelta:
     """What one adapter adds to the tensors of a GGUF model."""
 
     def __init__(self, name: str, scale: float) -> None:
@@ -57,7 +57,7 @@ class Adapter:
                 )
 
 
-class GgufAdapter(Adapter):
+class GgufAdapter(AdapterDelta):
     """A file as llama.cpp's convert_lora_to_gguf.py writes it."""
 
     def __init__(self, path: Path, name: str, scale: float, base: Tensors) -> None:
@@ -85,7 +85,7 @@ class GgufAdapter(Adapter):
         return _product(name, a, b, scale)
 
 
-class PeftAdapter(Adapter):
+class PeftAdapter(AdapterDelta):
     """`adapter_model.safetensors` with its `adapter_config.json`."""
 
     def __init__(self, path: Path, config: Path, name: str, scale: float, base: Tensors) -> None:
@@ -124,7 +124,7 @@ def _product(
     return low_rank(b.T, a, scale) if name == _EMBEDDING else low_rank(a, b, scale)
 
 
-def _base(base: Tensors) -> Base:
+def _base(base: Tensors) -> AdapterBase:
     """Raises Unsupported: an architecture whose names are not known here."""
     try:
         return base_of(base.header.path)
@@ -134,7 +134,7 @@ def _base(base: Tensors) -> Base:
         ) from None
 
 
-def read(work: "Work", base: Tensors) -> list[Adapter]:
+def read(work: "StepContext", base: Tensors) -> list[AdapterDelta]:
     """The adapters of a recipe: an ``adapter`` input each, and after one of peft its
     ``adapter-config``.
 
@@ -143,7 +143,7 @@ def read(work: "Work", base: Tensors) -> list[Adapter]:
     """
     files, configs = work.given("adapter"), iter(work.given("adapter-config"))
     entries = [entry for entry in work.recipe.inputs if entry.role == "adapter"]
-    adapters: list[Adapter] = []
+    adapters: list[AdapterDelta] = []
     for file, input, entry in zip(files, entries, work.recipe.parameters["adapters"], strict=True):
         name = input.ref or "the adapter"
         if entry["form"] == "peft":
@@ -154,7 +154,7 @@ def read(work: "Work", base: Tensors) -> list[Adapter]:
     return adapters
 
 
-def _file(source: "Given") -> Path:
+def _file(source: "StepInput") -> Path:
     """The adapter's own file; of a model of the store, the one beside its weights."""
     listed = source.manifest.files if source.manifest else ()
     return next((source.files[file.path] for file in listed if file.role == "adapter"), source.path)

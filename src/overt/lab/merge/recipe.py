@@ -9,16 +9,16 @@ from overt.errors import FormatError
 from overt.formats import gguf
 from overt.lab.merge import plan
 from overt.models.recipe import Input, Recipe
-from overt.models.sources.base import Step
+from overt.models.sources.base import FetchProgress
 from overt.nets.adapter import CONFIG, WEIGHTS
 from overt.provenance import inputs, run_recipe
 from overt.settings import Settings
 
-Report = Callable[[Step], None]
+Report = Callable[[FetchProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
+class MergeParent:
     """Something a merge is made of, and its licence as its manifest states it; None: not stated."""
 
     ref: str
@@ -27,21 +27,21 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MergePlan:
     """A recipe, with the files of it that are no models of the store."""
 
     recipe: Recipe
     data: Mapping[str, Path]
-    parents: tuple[Parent, ...]
+    parents: tuple[MergeParent, ...]
 
 
 @dataclass(slots=True)
-class _Found:
+class _MergeBuilder:
     settings: Settings
     report: Report
     read: list[Input] = field(default_factory=list)
     data: dict[str, Path] = field(default_factory=dict)
-    parents: list[Parent] = field(default_factory=list)
+    parents: list[MergeParent] = field(default_factory=list)
 
     def model(self, ref: str, role: str, adapters: Sequence[str] = ()) -> None:
         """Add a model; its own adapter has to be among `adapters`, which are added to its weights.
@@ -60,7 +60,7 @@ class _Found:
             raise FormatError(f"{ref} is cut into several files", f"overt pull {ref}")
         self._add(role, model.digest, ref, model.weights if model.manifest is None else None)
         licence = model.manifest.licence if model.manifest else header.licence
-        self.parents.append(Parent(ref, role, licence))
+        self.parents.append(MergeParent(ref, role, licence))
 
     def adapter(self, value: str) -> str:
         """Add an adapter and say its form: ``gguf`` or ``peft``."""
@@ -68,11 +68,11 @@ class _Found:
         if (path / CONFIG).is_file():
             self._file("adapter", path / WEIGHTS, value)
             self._file("adapter-config", path / CONFIG, "")
-            self.parents.append(Parent(value, "adapter", None))
+            self.parents.append(MergeParent(value, "adapter", None))
             return "peft"
         if path.is_file():
             self._file("adapter", path, value)
-            self.parents.append(Parent(value, "adapter", gguf.read(path).licence))
+            self.parents.append(MergeParent(value, "adapter", gguf.read(path).licence))
             return "gguf"
         model = inputs.model(value, self.settings, self.report)
         if model.parts.get("adapter"):  # the whole model is the input: its history goes on
@@ -80,7 +80,7 @@ class _Found:
         else:
             self._file("adapter", model.weights, value)
         self.parents.append(
-            Parent(value, "adapter", model.manifest.licence if model.manifest else None)
+            MergeParent(value, "adapter", model.manifest.licence if model.manifest else None)
         )
         return "gguf"
 
@@ -93,14 +93,14 @@ class _Found:
             self.data[digest] = path
 
 
-def models(merge: Mapping[str, Any], settings: Settings, report: Report) -> Asked:
+def models(merge: Mapping[str, Any], settings: Settings, report: Report) -> MergePlan:
     """The recipe of a merge of models, as `plan.checked` gives it.
 
     Raises:
         ModelNotFound, BadRef: a model that is not to be had.
         FormatError: one that is no GGUF model.
     """
-    builder = _Found(settings, report)
+    builder = _MergeBuilder(settings, report)
     if "base" in merge:
         builder.model(merge["base"], "base")
     for model in merge["models"]:
@@ -110,14 +110,14 @@ def models(merge: Mapping[str, Any], settings: Settings, report: Report) -> Aske
 
 def laid(
     base: str, added: Sequence[tuple[str, float]], type: str, settings: Settings, report: Report
-) -> Asked:
+) -> MergePlan:
     """The recipe of a model with adapters laid into it; `added` are files, folders or refs, and
     how strongly each.
 
     Raises:
         ModelNotFound, BadRef, FormatError: as `models`.
     """
-    builder = _Found(settings, report)
+    builder = _MergeBuilder(settings, report)
     builder.model(base, "from", [value for value, _ in added])
     forms = [
         {"form": builder.adapter(value), "scale": plan.amount("scale", scale)}
@@ -126,9 +126,9 @@ def laid(
     return _asked(builder, {"method": "adapter", "adapters": forms, "type": type})
 
 
-def _asked(builder: _Found, parameters: dict[str, Any]) -> Asked:
+def _asked(builder: _MergeBuilder, parameters: dict[str, Any]) -> MergePlan:
     recipe = run_recipe.recipe("merge", builder.read, parameters, builder.settings)
-    return Asked(recipe, builder.data, tuple(builder.parents))
+    return MergePlan(recipe, builder.data, tuple(builder.parents))
 
 
 def _is_path(ref: str) -> bool:

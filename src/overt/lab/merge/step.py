@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from overt.errors import FormatError, UsageError
 from overt.formats.bounded import shown
-from overt.formats.gguf import Array, Header, TensorInfo
+from overt.formats.gguf import Array, GgufHeader, GgufTensor
 from overt.lab.merge import adapters, methods, plan, weights
 from overt.lab.merge.weights import Tensors
 from overt.models.recipe import Recipe
-from overt.models.sources.base import Step as Progress
+from overt.models.sources.base import FetchProgress as Progress
 from overt.provenance import gguf_keys
-from overt.provenance.steps import Made, Work
+from overt.provenance.steps import StepContext, StepOutput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ _TOLD = (
 )
 
 
-class _Step:
+class _MergeStep:
     """Inputs: ``from`` for each model, ``base`` where the method has one; or one ``from`` and its
     ``adapter`` files. Parameters: as `plan.checked` gives them, or ``adapters``.
     """
@@ -67,7 +67,7 @@ class _Step:
     packages = ("gguf", "numpy")
     reports: tuple[str, ...] = ()
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """Raises FormatError, UsageError: models that do not go together, with both numbers."""
         parameters = plan.proved(work.recipe)
         models = [_open(source.path, input.ref) for source, input in _inputs(work, "from")]
@@ -82,11 +82,11 @@ class _Step:
         made = work.place / "model.gguf"
         if parameters["method"] == "adapter":
             laid = adapters.read(work, first)
-            mix: _Mix = _Laid(first, laid)
+            mix: _Mix = _AppliedAdapters(first, laid)
         else:
-            mix = _Merged(bases[0] if bases else None, models, parameters)
+            mix = _MergedModel(bases[0] if bases else None, models, parameters)
 
-        def tensor(info: TensorInfo) -> bytes:
+        def tensor(info: GgufTensor) -> bytes:
             if not first.is_float(info.name):
                 return first.raw(info.name)
             kind = weights.stored(info, first.header, type)
@@ -100,16 +100,16 @@ class _Step:
             lambda done, total: work.report(Progress("merging", done, total)),
             gguf_keys.derived(work.recipe.inputs, work.inputs),
         )
-        return [Made("weights", f"merged-{type}.gguf", made)]
+        return [StepOutput("weights", f"merged-{type}.gguf", made)]
 
     def tolerance(self, recipe: Recipe) -> float:
         return 1e-6 if recipe.parameters.get("method") == "slerp" else 0.0
 
 
-STEP = _Step()
+STEP = _MergeStep()
 
 
-class _Merged:
+class _MergedModel:
     """Tensors of several models."""
 
     def __init__(
@@ -158,10 +158,10 @@ class _Merged:
         return plan.value(amount, name, self._layers)
 
 
-class _Laid:
+class _AppliedAdapters:
     """Tensors of a model with adapters laid into them."""
 
-    def __init__(self, base: Tensors, laid: Sequence[adapters.Adapter]) -> None:
+    def __init__(self, base: Tensors, laid: Sequence[adapters.AdapterDelta]) -> None:
         self._base, self._laid = base, laid
 
     def tensor(self, name: str) -> "np.ndarray[Any, Any]":
@@ -172,10 +172,10 @@ class _Laid:
         return result
 
 
-_Mix = _Merged | _Laid
+_Mix = _MergedModel | _AppliedAdapters
 
 
-def _inputs(work: Work, role: str) -> list[tuple[Any, Any]]:
+def _inputs(work: StepContext, role: str) -> list[tuple[Any, Any]]:
     pairs = zip(work.inputs, work.recipe.inputs, strict=True)
     return [(source, input) for source, input in pairs if input.role == role]
 
@@ -241,7 +241,7 @@ def _same_words(first: Tensors, other: Tensors) -> None:
             )
 
 
-def _words(header: Header) -> tuple[Any, ...]:
+def _words(header: GgufHeader) -> tuple[Any, ...]:
     tokens = _loaded(header.metadata.get("tokenizer.ggml.tokens", ()))
     return tokens if isinstance(tokens, tuple) else ()
 

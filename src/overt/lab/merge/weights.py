@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from overt.errors import FormatError, Unsupported
 from overt.formats import gguf
 from overt.formats.bounded import DAMAGED
-from overt.formats.gguf import Header, TensorInfo
+from overt.formats.gguf import GgufHeader, GgufTensor
 from overt.nets import weights as numbers
 from overt.nets.weights import Stored
 from overt.provenance.gguf_keys import Pair
@@ -59,7 +59,7 @@ class Tensors:
 
     def __init__(self, path: Path, name: str) -> None:
         """Raises FormatError: not a GGUF file, or one that contradicts itself."""
-        self.header: Header = gguf.read(path)
+        self.header: GgufHeader = gguf.read(path)
         self.name = name
         self.by_name = {tensor.name: tensor for tensor in self.header.tensors}
         self._files = self.header.parts or (path,)
@@ -102,7 +102,7 @@ class Tensors:
         return self.by_name[name].type not in ("I8", "I16", "I32", "I64", "F64")
 
 
-def stored(tensor: TensorInfo, header: Header, type: Type) -> Type:
+def stored(tensor: GgufTensor, header: GgufHeader, type: Type) -> Type:
     """What a tensor is written as: rows of numbers as `type`, single rows (norms, biases) whole.
 
     llama.cpp adds and multiplies by single rows in 32 bits only. What the file has in 32 bits
@@ -135,7 +135,7 @@ def write(
     target: Path,
     first: Tensors,
     type: Type,
-    make: Callable[[TensorInfo], bytes],
+    make: Callable[[GgufTensor], bytes],
     done: Callable[[int, int], None],
     metadata: Sequence[Pair] = (),
 ) -> None:
@@ -235,7 +235,7 @@ def _pair(key: str, value: str | int) -> bytes:
     return _string(key) + struct.pack("<I", _STRING) + _string(value)
 
 
-def _pairs(header: Header) -> Iterator[tuple[str, bytes]]:
+def _pairs(header: GgufHeader) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of each pair of metadata. `gguf.read` has proved that the lengths are right."""
     import mmap
 

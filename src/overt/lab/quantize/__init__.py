@@ -36,9 +36,9 @@ from overt.errors import BadRequest, FormatError
 from overt.formats import gguf, split
 from overt.lab.quantize import host, imatrix, texts, types, worker
 from overt.models.recipe import Recipe
-from overt.models.sources.base import Step as Progress
+from overt.models.sources.base import FetchProgress as Progress
 from overt.provenance import checksummed, inputs
-from overt.provenance.steps import Agreement, Given, Made, Work
+from overt.provenance.steps import Agreement, StepContext, StepInput, StepOutput
 from overt.settings import Settings
 
 _MAX_THREADS = 4096
@@ -54,7 +54,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class _Step:
+class _QuantizeStep:
     """Quantizes one model to one type."""
 
     name = "quantize"
@@ -62,7 +62,7 @@ class _Step:
     packages = ("llama-cpp-py-sync", "numpy")
     reports: tuple[str, ...] = ()
 
-    def run(self, work: Work) -> list[Made]:
+    def run(self, work: StepContext) -> list[StepOutput]:
         """Quantize; what is whole in the folder already is not made again.
 
         Raises:
@@ -89,9 +89,9 @@ class _Step:
             _quantize(work, source, header, type_, matrix, target)
             gguf.read(target)
             checksummed.seal(target)
-        made = [Made("weights", f"{type_.name}.gguf", target)]
+        made = [StepOutput("weights", f"{type_.name}.gguf", target)]
         if matrix and work.given("calibrate"):
-            made.append(Made("other", host.IMATRIX, matrix))
+            made.append(StepOutput("other", host.IMATRIX, matrix))
         return made
 
     def tolerance(self, recipe: Recipe) -> float:
@@ -106,7 +106,7 @@ class _Step:
         return min(_MAX_TOLERANCE, max(agreement.step(kind) for kind in kinds))
 
     def agreement(
-        self, recipe: Recipe, inputs: Sequence[Given], files: Mapping[str, tuple[Path, Path]]
+        self, recipe: Recipe, inputs: Sequence[StepInput], files: Mapping[str, tuple[Path, Path]]
     ) -> Sequence[Agreement]:
         """Few elements may be off, none by much of its block, and no tensor by much of its size."""
         from overt.lab.quantize import agreement
@@ -115,19 +115,19 @@ class _Step:
         return agreement.of_files(files, computed=computed)
 
 
-STEP = _Step()
+STEP = _QuantizeStep()
 
 
-def parameters(type: types.Type, **options: Any) -> dict[str, Any]:
+def parameters(type: types.QuantType, **options: Any) -> dict[str, Any]:
     """The parameters of a recipe, those not given filled in."""
     return {"type": type.name, **DEFAULTS, **options}
 
 
 def _quantize(
-    work: Work,
+    work: StepContext,
     source: Path,
-    header: gguf.Header,
-    type_: types.Type,
+    header: gguf.GgufHeader,
+    type_: types.QuantType,
     matrix: Path | None,
     target: Path,
 ) -> None:
@@ -164,7 +164,7 @@ def _quantize(
     worker.carry_out(task, work.settings, told)
 
 
-def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
+def _importance(work: StepContext, source: Path, header: gguf.GgufHeader) -> Path | None:
     """The importance matrix of the recipe: a file, or one that is computed now."""
     matrices = work.given("imatrix")
     if matrices:
@@ -172,7 +172,7 @@ def _importance(work: Work, source: Path, header: gguf.Header) -> Path | None:
         for sentence in lacks:
             work.tell({"kind": "note", "text": sentence})
         return matrices[0].path
-    text: list[Given] = work.given("calibrate")
+    text: list[StepInput] = work.given("calibrate")
     if not text:
         return None
     target = work.place / host.IMATRIX
@@ -199,7 +199,9 @@ def calibration(
     return windows
 
 
-def collect(source: Path, header: gguf.Header, text: Path, work: Work, target: Path) -> None:
+def collect(
+    source: Path, header: gguf.GgufHeader, text: Path, work: StepContext, target: Path
+) -> None:
     """Compute the importance matrix of a model on a text.
 
     Raises:

@@ -25,7 +25,7 @@ from overt.provenance import diff
 from overt.provenance.steps import Agreement
 
 
-class Bounds(NamedTuple):
+class QuantizeTolerance(NamedTuple):
     """What another instruction set may cause.
 
     Attributes:
@@ -43,9 +43,9 @@ class Bounds(NamedTuple):
     matrix: float
 
 
-GIVEN: Final = Bounds(1, 1e-4, 1e-4, 1e-3, 0.0)
+GIVEN: Final = QuantizeTolerance(1, 1e-4, 1e-4, 1e-3, 0.0)
 """Without an importance matrix, or with one that was given."""
-COMPUTED: Final = Bounds(6, 0.15, 0.3, 0.05, 0.05)
+COMPUTED: Final = QuantizeTolerance(6, 0.15, 0.3, 0.05, 0.05)
 """Where the importance matrix was computed on each machine: it weighs every block."""
 _MAX_DIFFERENCE: Final = 0.6
 """Of the largest of its block, what an element of a coarse type may be off: 1 would empty it."""
@@ -88,14 +88,14 @@ def step(type: str) -> float:
     return _STEPS.get(type, 1.0)
 
 
-def room(type: str, bounds: Bounds) -> float:
+def room(type: str, bounds: QuantizeTolerance) -> float:
     """By how much of its block's largest magnitude an element may be off."""
     unit = step(type)
     return max(unit, min(bounds.steps * unit, _MAX_DIFFERENCE)) * _SLACK
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
+class TensorDeviation:
     """How far two tensors are apart.
 
     Attributes:
@@ -113,7 +113,7 @@ class Apart:
     off: float
 
 
-_NOT = Apart(1, 1, math.inf, math.inf, math.inf)
+_NOT = TensorDeviation(1, 1, math.inf, math.inf, math.inf)
 
 
 def of_files(files: Mapping[str, tuple[Path, Path]], *, computed: bool) -> list[Agreement]:
@@ -152,7 +152,7 @@ def of_files(files: Mapping[str, tuple[Path, Path]], *, computed: bool) -> list[
     return agreements
 
 
-def tensors(recorded: Path, here: Path, bounds: Bounds) -> Iterator[Apart]:
+def tensors(recorded: Path, here: Path, bounds: QuantizeTolerance) -> Iterator[TensorDeviation]:
     """Each tensor of two files, held against each other.
 
     Raises:
@@ -170,7 +170,7 @@ def tensors(recorded: Path, here: Path, bounds: Bounds) -> Iterator[Apart]:
         yield _apart(before, after, room(before.type, bounds))
 
 
-def _apart(old: diff.Tensor, new: diff.Tensor, room: float) -> Apart:
+def _apart(old: diff.Tensor, new: diff.Tensor, room: float) -> TensorDeviation:
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -187,11 +187,11 @@ def _apart(old: diff.Tensor, new: diff.Tensor, room: float) -> Apart:
             most = max(most, _most(a.reshape(-1, block), b.reshape(-1, block), room))
     elements = math.prod(old.shape)
     if not unequal:
-        return Apart(elements, 0, 0.0, 0.0, 0.0)
+        return TensorDeviation(elements, 0, 0.0, 0.0, 0.0)
     if not (math.isfinite(gap) and 0 < size < math.inf):
         return _NOT
     many = max(0, unequal - block) / elements
-    return Apart(elements, unequal, many, most, math.sqrt(gap / size))
+    return TensorDeviation(elements, unequal, many, most, math.sqrt(gap / size))
 
 
 def _most(old: Any, new: Any, room: float) -> float:

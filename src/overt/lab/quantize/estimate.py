@@ -18,7 +18,7 @@ from overt.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class SizeForecast:
     """One type's file.
 
     Attributes:
@@ -27,20 +27,20 @@ class Foreseen:
         unread: the problem is only that llama.cpp's words were not understood: it may be made.
     """
 
-    header: gguf.Header | None
+    header: gguf.GgufHeader | None
     problem: OvertError | None = None
     unread: bool = False
 
 
 def foresee(
     source: Path,
-    header: gguf.Header,
-    wanted: Sequence[types.Type],
+    header: gguf.GgufHeader,
+    wanted: Sequence[types.QuantType],
     parameters: Mapping[str, Any],
     settings: Settings,
     *,
     importance: bool,
-) -> dict[str, Foreseen]:
+) -> dict[str, SizeForecast]:
     """The files of the types `wanted`, by name.
 
     Args:
@@ -69,13 +69,13 @@ def foresee(
     return {type_.name: _foreseen(header, replies.get(type_.name)) for type_ in wanted}
 
 
-def _foreseen(header: gguf.Header, reply: Mapping[str, Any] | None) -> Foreseen:
+def _foreseen(header: gguf.GgufHeader, reply: Mapping[str, Any] | None) -> SizeForecast:
     if reply is None:
         raise EngineFailed("the worker broke its own protocol", "type the same command again")
     if reply.get("problem"):
-        return Foreseen(None, EngineFailed(str(reply["problem"])[:300]))
+        return SizeForecast(None, EngineFailed(str(reply["problem"])[:300]))
     if reply.get("lacks_importance"):
-        return Foreseen(None, worker.lacks_importance())
+        return SizeForecast(None, worker.lacks_importance())
     kinds = reply.get("kinds")
     by_name = {kind.name: kind for kind in TENSOR_TYPES.values()}
     tensors, at = [], 0
@@ -83,13 +83,13 @@ def _foreseen(header: gguf.Header, reply: Mapping[str, Any] | None) -> Foreseen:
         name = str(kinds.get(tensor.name)).upper() if isinstance(kinds, dict) else ""
         if name not in by_name:
             why = f"llama.cpp does not say what becomes of {tensor.name[:64]!r}"
-            return Foreseen(None, EngineFailed(why, "name one type: -q q8_0"), unread=True)
+            return SizeForecast(None, EngineFailed(why, "name one type: -q q8_0"), unread=True)
         kind = by_name[name]
         size = tensor.parameters // kind.block * kind.bytes
         tensors.append(
             replace(tensor, type=name, size=size, offset=header.data_offset + at, part=0)
         )
         at += -(-size // header.alignment) * header.alignment
-    return Foreseen(
+    return SizeForecast(
         replace(header, tensors=tuple(tensors), file_size=header.data_offset + at, parts=())
     )

@@ -8,7 +8,7 @@ _SLOWER = 4  # a token that is written takes about as long as so many that are r
 
 
 @dataclass(slots=True)
-class Pace:
+class PaceEstimate:
     """Counts what is done. The first types tell how long one takes; the first runs of the clock
     how long a run does, which before that is judged by its tokens.
 

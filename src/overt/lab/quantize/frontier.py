@@ -19,7 +19,7 @@ from math import inf, isfinite, log10
 from typing import Any, Final
 
 from overt.errors import DoesNotFit, EngineFailed, Failure, FormatError, OvertError, WorkerDied
-from overt.lab.quantize.types import TYPES, Type
+from overt.lab.quantize.types import TYPES, QuantType
 
 MAX_KLD: Final = 0.05
 """The default limit of the mean KL divergence, in nats a token."""
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(slots=True)
-class Choice:
+class FrontierChoice:
     """What `search` found.
 
     Attributes:
@@ -47,27 +47,27 @@ class Choice:
         memory: bytes it may take, where that is known.
     """
 
-    type: Type
+    type: QuantType
     limit: float
     rows: dict[str, Row] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     memory: int = 0
 
 
-class _Out(Exception):
+class _RejectedType(Exception):
     """A type that cannot be chosen, whatever its divergence: others stand as if it were not."""
 
 
 class _Bench:
     """Judges each type once, and notes what came of it."""
 
-    def __init__(self, judge: Callable[[Type], Row], limit: float, memory: float) -> None:
+    def __init__(self, judge: Callable[[QuantType], Row], limit: float, memory: float) -> None:
         self._judge, self.limit, self._memory = judge, limit, memory
         self.rows: dict[str, Row] = {}
         self.failed: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
 
-    def good(self, type: Type) -> bool:
+    def good(self, type: QuantType) -> bool:
         """Whether a type is under the limit.
 
         Raises:
@@ -80,7 +80,7 @@ class _Bench:
             self.reasons[type.name] = (
                 f"it needs {int(need) >> 20} MiB of memory and may take {int(self._memory) >> 20}"
             )
-            raise _Out(type.name)
+            raise _RejectedType(type.name)
         high = float(row["kld_mean_interval"][1])
         passes = high <= self.limit
         self.reasons[type.name] = f"its divergence is up to {high:.4f}, " + (
@@ -88,7 +88,7 @@ class _Bench:
         )
         return passes
 
-    def _row(self, type: Type) -> Row:
+    def _row(self, type: QuantType) -> Row:
         if type.name not in self.rows:
             try:
                 self.rows[type.name] = self._judge(type)
@@ -97,19 +97,19 @@ class _Bench:
             except (EngineFailed, FormatError) as error:
                 self.failed[type.name] = error.message
                 self.reasons[type.name] = f"it cannot be made or computed: {error.message}"
-                raise _Out(type.name) from None
+                raise _RejectedType(type.name) from None
         return self.rows[type.name]
 
 
 def search(
-    fits: Callable[[Type], str],
-    judge: Callable[[Type], Row],
-    race: Callable[[Sequence[Type]], Mapping[str, Row]],
+    fits: Callable[[QuantType], str],
+    judge: Callable[[QuantType], Row],
+    race: Callable[[Sequence[QuantType]], Mapping[str, Row]],
     limit: float,
     *,
     importance: bool,
     memory: float = inf,
-) -> Choice:
+) -> FrontierChoice:
     """The fastest type under the limit.
 
     Args:
@@ -129,11 +129,11 @@ def search(
     """
     bench = _Bench(judge, limit, memory)
     ladder = _fitting(fits, bench.reasons, importance=importance)
-    finalists: list[Type] = []
+    finalists: list[QuantType] = []
     while not finalists:
         try:
             finalists = _finalists(ladder, bench)
-        except _Out as failure:
+        except _RejectedType as failure:
             ladder = [type for type in ladder if type.name != str(failure)]
             if not ladder:
                 raise _none_left(bench) from None
@@ -145,10 +145,10 @@ def search(
         speed_text = f"{float(rows[type.name]['decode_tps']):.1f} tokens a second"
         reasons[type.name] += f"; {speed_text}" + (", the fastest" if type is chosen else "")
     ordered: dict[str, str] = {name: reasons[name] for name in (*LADDER, *LOWER) if name in reasons}
-    return Choice(chosen, limit, rows, ordered)
+    return FrontierChoice(chosen, limit, rows, ordered)
 
 
-def _finalists(ladder: Sequence[Type], bench: _Bench) -> list[Type]:
+def _finalists(ladder: Sequence[QuantType], bench: _Bench) -> list[QuantType]:
     """The types that are to be timed: those that are good at the border, and the quick ones."""
     good = bench.good
     border = _further(ladder, good, _border(ladder, good))
@@ -164,7 +164,7 @@ def _finalists(ladder: Sequence[Type], bench: _Bench) -> list[Type]:
     return finalists
 
 
-def _none_good(ladder: Sequence[Type], bench: _Bench) -> Failure:
+def _none_good(ladder: Sequence[QuantType], bench: _Bench) -> Failure:
     rows = [bench.rows[type.name] for type in ladder if type.name in bench.rows]
     best = min(rows, key=lambda row: float(row["kld_mean_interval"][1]))
     return Failure(
@@ -186,8 +186,8 @@ def _nothing_fits() -> DoesNotFit:
 
 
 def _fitting(
-    fits: Callable[[Type], str], reasons: dict[str, str], *, importance: bool
-) -> list[Type]:
+    fits: Callable[[QuantType], str], reasons: dict[str, str], *, importance: bool
+) -> list[QuantType]:
     """The types of the ladder that fit the memory; of the others the reason is noted."""
     ladder = []
     for name in (*LADDER, *(LOWER if importance else ())):
@@ -201,7 +201,7 @@ def _fitting(
     return ladder
 
 
-def _passed_over(ladder: Sequence[Type], border: int, bench: _Bench) -> None:
+def _passed_over(ladder: Sequence[QuantType], border: int, bench: _Bench) -> None:
     """Say of each type that was not tried why."""
     below = ladder[border + 1 :]
     over = " and ".join([type.name for type in below if type.name in bench.rows][:_PATIENCE])
@@ -214,7 +214,7 @@ def _passed_over(ladder: Sequence[Type], border: int, bench: _Bench) -> None:
         )
 
 
-def _border(ladder: Sequence[Type], good: Callable[[Type], bool]) -> int:
+def _border(ladder: Sequence[QuantType], good: Callable[[QuantType], bool]) -> int:
     """The last step of the ladder that is good, by halving; -1 where none is."""
     low, high = -1, len(ladder)
     while high - low > 1:
@@ -226,7 +226,7 @@ def _border(ladder: Sequence[Type], good: Callable[[Type], bool]) -> int:
     return low
 
 
-def _further(ladder: Sequence[Type], good: Callable[[Type], bool], border: int) -> int:
+def _further(ladder: Sequence[QuantType], good: Callable[[QuantType], bool], border: int) -> int:
     """The border, where need be moved on: a label's place on the ladder is not always its rank.
 
     A type is looked at beyond the border until `_PATIENCE` in a row are not good enough.
@@ -242,7 +242,7 @@ def _further(ladder: Sequence[Type], good: Callable[[Type], bool], border: int) 
     return border
 
 
-def _fastest(finalists: Sequence[Type], rows: Mapping[str, Row]) -> Type:
+def _fastest(finalists: Sequence[QuantType], rows: Mapping[str, Row]) -> QuantType:
     """The highest median; of those within its spread the smallest file."""
     best = max(finalists, key=lambda type: float(rows[type.name]["decode_tps"]))
     least = float(rows[best.name]["decode_tps_spread"][0])

@@ -1,8 +1,8 @@
 """The native half: runs inside a worker of its own, with llama.cpp through llama-cpp-py-sync.
 
-`Host` quantizes a file, collects an importance matrix, and tells how likely a model finds the
-tokens of a text, beside what another model made of the same. Files are written into the worker's
-private folder, which is all it may write in; the parent moves them out (worker.py).
+`QuantizeHost` quantizes a file, collects an importance matrix, and tells how likely a model finds
+the tokens of a text, beside what another model made of the same. Files are written into the
+worker's private folder, which is all it may write in; the parent moves them out (worker.py).
 
 Memory is bounded: of the logits there is one batch at a time (`_LOGITS` bytes), and of another
 model's log-probabilities one row.
@@ -27,7 +27,7 @@ _SPEED_BATCH = 128  # what the engine reads prompts with
 _TOO_LITTLE = -65000.0  # nearly the lowest number of 16 bits
 
 
-class Host:
+class QuantizeHost:
     """One file at work: to be quantized, or loaded to compute with."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class Host:
             wanted.dry_run = True
             if request["importance"]:
                 wanted.imatrix = self._some_importance(keep_alive)
-            self._told, seen = [], _Decided()
+            self._told, seen = [], _TypeDecisions()
             failed = self._carried_out(request["source"], wanted, seen.read)
             reply: dict[str, Any] = {"type": name, "kinds": seen.kinds}
             if failed:
@@ -338,7 +338,7 @@ class Host:
         return (telling or lines or [""])[-1]
 
 
-class _Decided:
+class _TypeDecisions:
     """What llama.cpp says it makes of each tensor, read from its lines.
 
     A line begins ``[  3/ 272] name - [shape], type = f16,`` and ends, at once or by the next one,

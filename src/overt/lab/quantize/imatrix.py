@@ -138,7 +138,7 @@ def _bad(path: Path, why: str) -> FormatError:
     return FormatError(f"{path.name} is no importance matrix: {why}", "make it with --imatrix auto")
 
 
-def check(path: Path, header: gguf.Header) -> tuple[Importance, tuple[str, ...]]:
+def check(path: Path, header: gguf.GgufHeader) -> tuple[Importance, tuple[str, ...]]:
     """A matrix for a model: what it holds, and sentences about what it lacks.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 from overt.errors import BadRequest, EngineFailed, OutOfDisk
 from overt.formats import gguf
 from overt.lab.quantize import host, statistics, worker
-from overt.models.sources.base import Step as Progress
+from overt.models.sources.base import FetchProgress as Progress
 from overt.settings import Settings
 
 WINDOW = 512
@@ -33,7 +33,7 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextWindows:
     """What is read: windows of tokens, all of one length."""
 
     windows: list[list[int]]
@@ -49,7 +49,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseLogprobs:
     """What the source made of the text: the file of its log-probabilities, and by token what the
     true one had and which was likeliest.
     """
@@ -59,14 +59,14 @@ class Base:
     top: list[int]
 
 
-def window_of(header: gguf.Header, wanted: int) -> int:
+def window_of(header: gguf.GgufHeader, wanted: int) -> int:
     """The window for a model: `asked`, or what it was trained for where that is less."""
     return min(wanted, header.context_length or wanted)
 
 
 def source(
-    weights: Path, text: Text, target: Path, threads: int, settings: Settings, report: Report
-) -> Base:
+    weights: Path, text: TextWindows, target: Path, threads: int, settings: Settings, report: Report
+) -> BaseLogprobs:
     """Have the source read the text; its log-probabilities go to `target`.
 
     Raises:
@@ -95,14 +95,14 @@ def source(
     top = [int(value) for reply in replies for value in worker.numbers(reply, "top")]
     if not len(nll) == len(top) == text.scored:
         raise EngineFailed("the worker broke its own protocol")
-    return Base(target, nll, top)
+    return BaseLogprobs(target, nll, top)
 
 
 def against(
     weights: Path,
     label: str,
-    text: Text,
-    base: Base,
+    text: TextWindows,
+    base: BaseLogprobs,
     threads: int,
     settings: Settings,
     report: Report,
@@ -131,7 +131,7 @@ def against(
 
 
 def speed(
-    weights: Path, label: str, text: Text, threads: int, settings: Settings
+    weights: Path, label: str, text: TextWindows, threads: int, settings: Settings
 ) -> dict[str, float]:
     """One run in a fresh worker: tokens a second, and the memory it had taken by its end.
 
@@ -158,7 +158,7 @@ def speed(
     }
 
 
-def enough(windows: Sequence[Sequence[int]], window: int, name: str) -> Text:
+def enough(windows: Sequence[Sequence[int]], window: int, name: str) -> TextWindows:
     """The text as it is measured on.
 
     Raises:
@@ -169,7 +169,7 @@ def enough(windows: Sequence[Sequence[int]], window: int, name: str) -> Text:
             f"{name} has fewer than {window} tokens, and one window is the least to measure on",
             "give a longer text: --text FILE",
         )
-    return Text([list(window) for window in windows])
+    return TextWindows([list(window) for window in windows])
 
 
 def _showing(what: str, size: int, report: Report) -> worker.Told:

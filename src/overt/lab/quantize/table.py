@@ -56,7 +56,7 @@ SOURCE = "source"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class QuantizePlan:
     """What is to be made and measured.
 
     Attributes:
@@ -71,7 +71,7 @@ class Plan:
         calibrate: the text a matrix is to be computed on.
     """
 
-    model: pull.Model
+    model: pull.LocalModel
     text: Path
     window: int
     windows: int
@@ -82,7 +82,7 @@ class Plan:
     calibrate: Path | None = None
 
 
-class Table:
+class QuantizePass:
     """The pass; a context manager that holds the job's lock.
 
     Raises:
@@ -92,7 +92,7 @@ class Table:
         Busy: another process works on the same.
     """
 
-    def __init__(self, plan: Plan, settings: Settings, report: Report, tell: Tell) -> None:
+    def __init__(self, plan: QuantizePlan, settings: Settings, report: Report, tell: Tell) -> None:
         worker.available()
         self.plan, self.settings = plan, settings
         self._report, self._tell = report, tell
@@ -110,12 +110,12 @@ class Table:
         self._folder = jobs.folder_of(self.recipe, settings.home)
         self._work = self._folder / "work"
         self._lock: Any = None
-        self._text: measure.Text | None = None
-        self._base: measure.Base | None = None
-        self._ahead: dict[str, foreseen.Foreseen] = {}
+        self._text: measure.TextWindows | None = None
+        self._base: measure.BaseLogprobs | None = None
+        self._ahead: dict[str, foreseen.SizeForecast] = {}
         self._pending: Any = None
 
-    def __enter__(self) -> "Table":
+    def __enter__(self) -> "QuantizePass":
         self._lock = jobs.held(self._folder, self.settings.home)
         self._lock.__enter__()
         noted = jobs.begin(self._folder, self.recipe, f"table of {self.plan.model.ref}")
@@ -160,7 +160,7 @@ class Table:
             run_recipe.recipe("quantize", (), {}, self.settings).environment,
         )
 
-    def recipe_of(self, type: types.Type) -> Recipe:
+    def recipe_of(self, type: types.QuantType) -> Recipe:
         """The recipe of one type's file, as `make.make` takes it."""
         settings_ = dict(self.plan.parameters)
         settings_["threads"] = self.plan.threads
@@ -188,7 +188,7 @@ class Table:
 
     # ---- making ------------------------------------------------------------------------------
 
-    def file(self, type: types.Type) -> Path:
+    def file(self, type: types.QuantType) -> Path:
         """The file of a type, made where it is not there yet."""
         place = self._work / type.name
         target = place / host.MODEL
@@ -208,7 +208,7 @@ class Table:
         self._proved.add(target)
         return target
 
-    def files(self, wanted: Sequence[types.Type]) -> dict[str, str]:
+    def files(self, wanted: Sequence[types.QuantType]) -> dict[str, str]:
         """Make the file of every type; why those could not be made that were not, by name.
 
         Raises:
@@ -226,7 +226,7 @@ class Table:
                 failed[type.name] = error
         return _unless_all(failed, wanted)
 
-    def store(self, type: types.Type, name: str) -> Manifest:
+    def store(self, type: types.QuantType, name: str) -> Manifest:
         """Put the file of a type into the store as the model `name`."""
         recipe = self.recipe_of(type)
         folder = jobs.folder_of(recipe, self.settings.home)
@@ -241,7 +241,7 @@ class Table:
     # ---- measuring ---------------------------------------------------------------------------
 
     @property
-    def text(self) -> measure.Text:
+    def text(self) -> measure.TextWindows:
         if self._text is None:
             plan = self.plan
             cut = texts.windows(
@@ -251,7 +251,7 @@ class Table:
         return self._text
 
     @property
-    def base(self) -> measure.Base:
+    def base(self) -> measure.BaseLogprobs:
         """What the source made of the text, computed once."""
         if self._base is None:
             file, noted = self._work / host.BASE, self._work / "base.json"
@@ -264,7 +264,7 @@ class Table:
                 checksummed.seal(file)
                 cached = {"nll": made.nll, "top": made.top}
                 write(noted, json.dumps(cached).encode())
-            self._base = measure.Base(file, cached["nll"], cached["top"])
+            self._base = measure.BaseLogprobs(file, cached["nll"], cached["top"])
         return self._base
 
     def ready(self) -> None:
@@ -279,7 +279,7 @@ class Table:
             calibration(plan.calibrate, weights, self.window, _CALIBRATED, self.settings)
         _ = self.base
 
-    def _foreseen(self, wanted: Sequence[types.Type]) -> dict[str, foreseen.Foreseen]:
+    def _foreseen(self, wanted: Sequence[types.QuantType]) -> dict[str, foreseen.SizeForecast]:
         """What the files of these types will hold, and which cannot be made at all."""
         if missing := [type for type in wanted if type.name not in self._ahead]:
             self._ahead |= foreseen.foresee(
@@ -296,7 +296,7 @@ class Table:
     def _has_matrix(self) -> bool:
         return bool(self.plan.imatrix or self.plan.calibrate)
 
-    def _room(self, wanted: Iterable[types.Type]) -> None:
+    def _room(self, wanted: Iterable[types.QuantType]) -> None:
         """Raises OutOfDisk where the files of all types, which are kept to the end, find none."""
         missing = [
             type_ for type_ in wanted if not (self._work / type_.name / host.MODEL).is_file()
@@ -310,7 +310,7 @@ class Table:
                 "name fewer types, or free some space",
             )
 
-    def judged(self, type: types.Type) -> dict[str, Any]:
+    def judged(self, type: types.QuantType) -> dict[str, Any]:
         """The row of a type without its speeds; kept, so that it is computed once.
 
         Raises:
@@ -366,7 +366,7 @@ class Table:
         return cached
 
     def raced(
-        self, wanted: Sequence[types.Type | None], clock: eta.Pace | None = None
+        self, wanted: Sequence[types.QuantType | None], clock: eta.PaceEstimate | None = None
     ) -> dict[str, dict[str, Any]]:
         """Speeds and load memory, the types taking turns; None is the source.
 
@@ -399,7 +399,9 @@ class Table:
             for name, runs in by_name.items()
         }
 
-    def rows(self, wanted: Iterable[types.Type]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    def rows(
+        self, wanted: Iterable[types.QuantType]
+    ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """The rows of all types that can be made, and why the others cannot.
 
         One that llama.cpp refuses does not end the table; a worker that was killed does.
@@ -415,7 +417,7 @@ class Table:
         left = [type for type in wanted if type.name not in failed]
         self._room(left)
         self.ready()
-        clock = eta.Pace(
+        clock = eta.PaceEstimate(
             len(left), self.plan.runs * (len(left) + 1), len(self.text.windows) * self.text.window
         )
         rows = self._judged(left, failed, clock)
@@ -430,7 +432,10 @@ class Table:
         return [rows[SOURCE], *(rows[type.name] for type in made)], problems
 
     def _judged(
-        self, wanted: Sequence[types.Type], failed: dict[str, OvertError], clock: eta.Pace
+        self,
+        wanted: Sequence[types.QuantType],
+        failed: dict[str, OvertError],
+        clock: eta.PaceEstimate,
     ) -> dict[str, dict[str, Any]]:
         """The rows of all that can be made; the others go into `failed`."""
         rows: dict[str, dict[str, Any]] = {}
@@ -448,14 +453,14 @@ class Table:
                 self._tell(_progress(type.name, clock.done, len(wanted), "types", clock))
         return rows
 
-    def choose(self, limit: float, memory: int) -> frontier.Choice:
+    def choose(self, limit: float, memory: int) -> frontier.FrontierChoice:
         """The fastest type under the limit that fits, as `frontier.search` finds it."""
 
         self._pending.asked([types.AUTO])
         names = [*frontier.LADDER, *(frontier.LOWER if self._has_matrix else ())]
         ahead = self._foreseen([types.TYPES[name] for name in names])
 
-        def fits(type: types.Type) -> str:
+        def fits(type: types.QuantType) -> str:
             forecast = ahead[type.name]
             if forecast.header is None:
                 return f"not tried: {forecast.problem.message}" if forecast.problem else "not tried"
@@ -492,7 +497,7 @@ _CALIBRATED = 128
 """The most windows of a calibration text that are read."""
 
 
-def estimate(type: types.Type, header: gguf.Header) -> int:
+def estimate(type: types.QuantType, header: gguf.GgufHeader) -> int:
     """About the bytes of a file of that type."""
     kind = next(
         tensor_type for tensor_type in TENSOR_TYPES.values() if tensor_type.name == type.tensor
@@ -501,14 +506,16 @@ def estimate(type: types.Type, header: gguf.Header) -> int:
     return int(header.parameters * bits / 8 * 1.1)
 
 
-def _unless_all(failed: Mapping[str, OvertError], wanted: Sequence[types.Type]) -> dict[str, str]:
+def _unless_all(
+    failed: Mapping[str, OvertError], wanted: Sequence[types.QuantType]
+) -> dict[str, str]:
     """Why types failed, in words. Raises the first error where all did."""
     if failed and len(failed) == len(wanted):
         raise next(iter(failed.values()))
     return {name: str(error) for name, error in failed.items()}
 
 
-def _progress(what: str, done: int, total: int, of: str, clock: eta.Pace) -> dict[str, Any]:
+def _progress(what: str, done: int, total: int, of: str, clock: eta.PaceEstimate) -> dict[str, Any]:
     """An event for who waits; `left` is in seconds, None where nobody knows."""
     event = {"kind": "progress", "what": what, "done": done, "total": total, "of": of}
     return event | {"left": clock.left}

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from overt.errors import BadRequest, FormatError
-from overt.lab.tokenizer import Words
+from overt.lab.tokenizer import VocabularyWorker
 from overt.settings import Settings
 
 MEASURE = Path(__file__).with_name("held_out.txt")
@@ -59,7 +59,7 @@ def windows(
 
 @cache
 def _tokens(text: str, weights: Path, settings: Settings) -> tuple[tuple[int, ...], int | None]:
-    with Words(weights, settings) as words:
+    with VocabularyWorker(weights, settings) as words:
         ids = words.encode([text], special=False)[0]
         begin = words.bos if words.begins else None
     return tuple(ids if begin is None else [begin, *ids]), begin

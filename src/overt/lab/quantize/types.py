@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from overt.errors import BadRequest, UsageError
 from overt.formats.ggml import TYPES as TENSOR_TYPES
-from overt.formats.gguf import Header
+from overt.formats.gguf import GgufHeader
 
 ALL, AUTO = "all", "auto"
 
 
 @dataclass(frozen=True, slots=True)
-class Type:
+class QuantType:
     """One type of file.
 
     Attributes:
@@ -50,12 +50,12 @@ mxfp4_moe 38 MXFP4; nvfp4 39 NVFP4
 """
 
 
-def _table() -> dict[str, Type]:
+def _table() -> dict[str, QuantType]:
     rows = [row.split() for row in _TABLE.replace("\n", " ").split(";")]
-    return {row[0]: Type(row[0], int(row[1]), row[2], len(row) > 3) for row in rows}
+    return {row[0]: QuantType(row[0], int(row[1]), row[2], len(row) > 3) for row in rows}
 
 
-TYPES: Final[Mapping[str, Type]] = _table()
+TYPES: Final[Mapping[str, QuantType]] = _table()
 """Every type by name, from most to fewest bits (the mixture of experts types last)."""
 OTHER_NAMES: Final = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "mxfp4": "mxfp4_moe"}
 """Names that llama.cpp takes too."""
@@ -65,7 +65,7 @@ NOT_OFFERED: Final = ("f32", "nvfp4")
 """Left out of ``all``: the first is no quantization, the second this llama.cpp cannot write."""
 
 
-def find(name: str) -> Type:
+def find(name: str) -> QuantType:
     """The type of that name, in capitals or not.
 
     Raises:
@@ -80,7 +80,7 @@ def find(name: str) -> Type:
     return type_
 
 
-def chosen(text: str) -> tuple[Type, ...]:
+def chosen(text: str) -> tuple[QuantType, ...]:
     """The types that ``-q`` names: one, several with commas between, or ``all``.
 
     Raises:
@@ -146,7 +146,7 @@ def numbers(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def check_options(header: Header, parameters: Mapping[str, Any]) -> None:
+def check_options(header: GgufHeader, parameters: Mapping[str, Any]) -> None:
     """Whether the options of a recipe do anything to a model.
 
     Raises:
@@ -186,7 +186,7 @@ class Mix:
     bytes: int
 
 
-def mix_of(header: Header) -> Mix:
+def mix_of(header: GgufHeader) -> Mix:
     """The mix of a file, from its header."""
     total = header.parameters or 1
     shares = {kind: share.parameters / total for kind, share in header.type_mix().items()}
@@ -200,7 +200,7 @@ def said(mix: Mix, most: int = 4) -> str:
     return ", ".join(parts[:most]) + (", …" if len(parts) > most else "")
 
 
-def lie(type: Type, header: Header, mix: Mix) -> str:
+def lie(type: QuantType, header: GgufHeader, mix: Mix) -> str:
     """A sentence where a file's label is not what most of its weights are; else ""."""
     own = mix.shares.get(type.tensor, 0.0)
     if own > 0.5:
@@ -223,12 +223,12 @@ def lie(type: Type, header: Header, mix: Mix) -> str:
     )
 
 
-def quantized_already(header: Header) -> tuple[str, ...]:
+def quantized_already(header: GgufHeader) -> tuple[str, ...]:
     """The quantized tensor types of a source, the largest share first; none of a plain one."""
     return tuple(kind for kind in mix_of(header).shares if kind not in PLAIN)
 
 
-def check(header: Header) -> None:
+def check(header: GgufHeader) -> None:
     """Whether a file can be quantized at all.
 
     Raises:

@@ -52,7 +52,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TaskOutcome:
     """What came of a task.
 
     Attributes:
@@ -77,7 +77,7 @@ def available() -> None:
 
 
 def computing(
-    weights: Path, header: gguf.Header, window: int, threads: int, *, collect: bool = False
+    weights: Path, header: gguf.GgufHeader, window: int, threads: int, *, collect: bool = False
 ) -> dict[str, Any]:
     """The part of a `Task` that loads a model to compute with."""
     logits = 4 * 4 * 32 * (header.vocabulary_size or 0)
@@ -94,7 +94,7 @@ def computing(
     }
 
 
-def carry_out(task: Task, settings: Settings, on_reply: Told | None = None) -> Outcome:
+def carry_out(task: Task, settings: Settings, on_reply: Told | None = None) -> TaskOutcome:
     """Do it, in a worker of its own; blocks, outside of any event loop.
 
     Raises:
@@ -105,7 +105,7 @@ def carry_out(task: Task, settings: Settings, on_reply: Told | None = None) -> O
     return asyncio.run(_carried_out(task, settings, on_reply or (lambda _: None)))
 
 
-async def _carried_out(task: Task, settings: Settings, on_reply: Told) -> Outcome:
+async def _carried_out(task: Task, settings: Settings, on_reply: Told) -> TaskOutcome:
     from overt.runtime.worker.supervisor import Worker, WorkerSpec
 
     spec = WorkerSpec(
@@ -141,7 +141,7 @@ async def _carried_out(task: Task, settings: Settings, on_reply: Told) -> Outcom
             with suppress(OSError):
                 target.unlink()
             raise EngineFailed(f"{task.label}: what it made as {name} is no file")
-    return Outcome(tuple(replies), info, resident, own, layers)
+    return TaskOutcome(tuple(replies), info, resident, own, layers)
 
 
 def _parsed(chunk: bytes) -> dict[str, Any]:

@@ -15,8 +15,8 @@ The head comes first, so that whoever reads the file from a pipe knows who signe
 will come, before a single byte is kept. Cut in parts it is the same bytes, ``FILE.001`` and so on.
 """
 
-from overt.models.archive.reader import Brought, bring
-from overt.models.archive.writer import Exported, export
+from overt.models.archive.reader import ImportedArchive, bring
+from overt.models.archive.writer import ExportedArchive, export
 from overt.security.signing import Signer
 
-__all__ = ["Brought", "Exported", "Signer", "bring", "export"]
+__all__ = ["ExportedArchive", "ImportedArchive", "Signer", "bring", "export"]

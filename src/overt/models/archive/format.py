@@ -39,7 +39,7 @@ NAMED = ("name", "hf", "ollama", "pypi", "oci")  # schemes a stored model can be
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class ArchiveIndex:
     """What an archive says is inside it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Archive:
         return text.encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> "Archive":
+    def decode(cls, data: bytes) -> "ArchiveIndex":
         """Read a head; nothing in it is trusted.
 
         Raises:

@@ -26,24 +26,24 @@ from overt.errors import (
     UsageError,
 )
 from overt.models.archive import format as archive
-from overt.models.archive.format import Archive
+from overt.models.archive.format import ArchiveIndex
 from overt.models.archive.writer import dossier
-from overt.models.sources.base import CHUNK, Report, Step, sha256_of
+from overt.models.sources.base import CHUNK, FetchProgress, Report, sha256_of
 from overt.models.sources.staging import sync
 from overt.models.store import Manifest, Store
 from overt.models.store.lineage import made_from
 from overt.models.store.manifest import hex_of
 from overt.ref import Ref, parse
-from overt.security.signing import SIGNATURE, SIGNER, Keys, Member, Signer, need, verify
+from overt.security.signing import SIGNATURE, SIGNER, Member, Signer, SigningKeys, need, verify
 from overt.settings import Settings
 
 _SPARE = 64 << 20  # bytes left free on the disk of the store
 _PART = re.compile(r"(.+)\.(\d{3})")
-Accept = Callable[[Signer, Archive], bool]
+Accept = Callable[[Signer, ArchiveIndex], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class ImportedArchive:
     """A model that came in. `resumed` bytes were there from an earlier try or in the store.
 
     `receipts` came along, by the digest of their manifests: nothing in them is proved yet.
@@ -63,8 +63,8 @@ def bring(
     *,
     name: str | None = None,
     replace: bool = False,
-    progress: Callable[[Step], None] | None = None,
-) -> Brought:
+    progress: Callable[[FetchProgress], None] | None = None,
+) -> ImportedArchive:
     """Import an archive: a file, the first of its parts, or stdin (None).
 
     Args:
@@ -82,26 +82,26 @@ def bring(
     """
     need()
     with _open(source) as stream:
-        keys = Keys(settings.home)
+        keys = SigningKeys(settings.home)
         archive, signer = _head(stream, keys)
         _known(signer, archive, keys, accept)
         store = Store(settings.home)
-        job = _Job(store, stream, archive, progress or (lambda _: None))
+        job = _ImportJob(store, stream, archive, progress or (lambda _: None))
         names = _names(store, archive, name, replace)
         with store.pulling(Ref("sha256", archive.manifest), job.waiting) as folder:
             manifest = job.run(folder, names)
-        return Brought(manifest, names, signer, job.resumed, job.receipts())
+        return ImportedArchive(manifest, names, signer, job.resumed, job.receipts())
 
 
-def _head(stream: "_Stream", keys: Keys) -> tuple[Archive, Signer]:
+def _head(stream: "_ArchiveStream", keys: SigningKeys) -> tuple[ArchiveIndex, Signer]:
     """The head, its signature proved to be by the key beside it."""
     head, pem, signature = (stream.small(name) for name in (archive.ARCHIVE, SIGNER, SIGNATURE))
-    incoming = Archive.decode(head)
+    incoming = ArchiveIndex.decode(head)
     verify([archive.member_of(archive.ARCHIVE, head), *incoming.members], pem, signature)
     return incoming, keys.signer(pem)
 
 
-def _known(signer: Signer, archive: Archive, keys: Keys, accept: Accept) -> None:
+def _known(signer: Signer, archive: ArchiveIndex, keys: SigningKeys, accept: Accept) -> None:
     if signer.known:
         return
     if not accept(signer, archive):
@@ -112,7 +112,9 @@ def _known(signer: Signer, archive: Archive, keys: Keys, accept: Accept) -> None
     keys.accept(signer)
 
 
-def _names(store: Store, incoming: Archive, name: str | None, replace: bool) -> tuple[Ref, ...]:
+def _names(
+    store: Store, incoming: ArchiveIndex, name: str | None, replace: bool
+) -> tuple[Ref, ...]:
     """What to call it. Raises UsageError where that is another model already."""
     names = (parse(name),) if name else incoming.names
     if any(ref.scheme not in archive.NAMED for ref in names):
@@ -142,10 +144,12 @@ def _known_names(names: tuple[Ref, ...], manifest: Manifest) -> None:
             raise UsageError(f"{ref} is the catalogue's name for another model", "add --as NAME")
 
 
-class _Job:
+class _ImportJob:
     """One archive on its way in."""
 
-    def __init__(self, store: Store, stream: "_Stream", archive: Archive, report: Report) -> None:
+    def __init__(
+        self, store: Store, stream: "_ArchiveStream", archive: ArchiveIndex, report: Report
+    ) -> None:
         self.store = store
         self.stream = stream
         self.found = archive
@@ -155,7 +159,7 @@ class _Job:
         self.beside: dict[str, Path] = {}  # name of another member -> where it is
 
     def waiting(self) -> None:
-        self.report(Step("another process is importing the same model", 0, None))
+        self.report(FetchProgress("another process is importing the same model", 0, None))
 
     def run(self, folder: Path, names: tuple[Ref, ...]) -> Manifest:
         """Bring the files to `folder`, prove them, and commit them."""
@@ -222,7 +226,7 @@ class _Job:
             if path != target and self.store.touched(f"sha256:{member.sha256}"):
                 continue
             shown = f"checking {member.name}"
-            tell = lambda done, what=shown: self.report(Step(what, done, member.size))  # noqa: E731
+            tell = lambda done, what=shown: self.report(FetchProgress(what, done, member.size))  # noqa: E731
             if sha256_of(path, tell) == member.sha256:
                 return path
         return None
@@ -260,7 +264,7 @@ class _Job:
                 digest.update(block)
                 file.write(block)
                 done += len(block)
-                self.report(Step(f"reading {member.name}", done, member.size))
+                self.report(FetchProgress(f"reading {member.name}", done, member.size))
         if digest.hexdigest() == member.sha256:
             return True
         self.resumed -= have
@@ -316,7 +320,7 @@ class _Job:
             new.replace(target)
 
 
-class _Stream:
+class _ArchiveStream:
     """The bytes of an archive in order, over all its parts; from a pipe they only go forward."""
 
     def __init__(self, parts: list[Path], pipe: BinaryIO | None) -> None:
@@ -327,7 +331,7 @@ class _Stream:
         self._before = 0  # bytes of the parts before this one
         self.at = 0
 
-    def __enter__(self) -> "_Stream":
+    def __enter__(self) -> "_ArchiveStream":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -431,10 +435,10 @@ class _Stream:
         )
 
 
-def _open(source: Path | None) -> _Stream:
+def _open(source: Path | None) -> _ArchiveStream:
     """Raises NotFound where there is no such file."""
     if source is None:
-        return _Stream([], sys.stdin.buffer)
+        return _ArchiveStream([], sys.stdin.buffer)
     source = source.expanduser()
     first = source.with_name(f"{source.name}.001")
     if not source.exists() and first.is_file():
@@ -443,13 +447,13 @@ def _open(source: Path | None) -> _Stream:
         raise NotFound(f"there is no file {source}", "check the path of the archive")
     match = _PART.fullmatch(source.name)
     if not match:
-        return _Stream([source], None)
+        return _ArchiveStream([source], None)
     if int(match[2]) != 1:
         raise NotFound(f"{source.name} is not the first part", f"name {match[1]}.001")
     parts = [source]
     while (after := source.with_name(f"{match[1]}.{len(parts) + 1:03}")).is_file():
         parts.append(after)
-    return _Stream(parts, None)
+    return _ArchiveStream(parts, None)
 
 
 def _clear(folder: Path) -> None:

@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 from overt.errors import Failure, IntegrityError, OutOfDisk, UsageError
 from overt.models.archive import format as archive
-from overt.models.archive.format import Archive
+from overt.models.archive.format import ArchiveIndex
 from overt.models.archive.receipts import going_along
-from overt.models.sources.base import CHUNK, Report, Step
+from overt.models.sources.base import CHUNK, FetchProgress, Report
 from overt.models.store import Manifest, Store
 from overt.models.store.lineage import ancestors
 from overt.models.store.manifest import hex_of
 from overt.ref import Ref, parse
-from overt.security.signing import SIGNATURE, SIGNER, Keys, Member, need, sign
+from overt.security.signing import SIGNATURE, SIGNER, Member, SigningKeys, need, sign
 from overt.settings import Settings
 
 _PARTS = 999
@@ -27,7 +27,7 @@ _MIN_PART_BYTES = 1 << 20  # bytes of a part
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedArchive:
     """What was written: `paths` is empty for a pipe; `size` counts all of them."""
 
     manifest: Manifest
@@ -37,7 +37,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _MemberSource:
     """A member and where its bytes are: a file, or `data` itself."""
 
     member: Member
@@ -52,8 +52,8 @@ def export(
     *,
     split: int = 0,
     force: bool = False,
-    progress: Callable[[Step], None] | None = None,
-) -> Exported:
+    progress: Callable[[FetchProgress], None] | None = None,
+) -> ExportedArchive:
     """Write the model `ref` to `target` (None: to stdout), signed; `split` is the most of a part.
 
     Every file is hashed as it is read. Nothing of a failed export stays under the target's name.
@@ -68,17 +68,19 @@ def export(
     store = Store(settings.home)
     manifest, names = _model(store, ref, settings)
     need()
-    keys = Keys(settings.home)
+    keys = SigningKeys(settings.home)
     line = ancestors(store, manifest)
     pieces = _pieces(store, manifest, line)
     signed = going_along([manifest, *line], store.home)
-    head = Archive(manifest.digest, names, tuple(piece.member for piece in pieces), signed).encode()
+    head = ArchiveIndex(
+        manifest.digest, names, tuple(piece.member for piece in pieces), signed
+    ).encode()
     about = archive.member_of(archive.ARCHIVE, head)
     title = str(names[0]) if names else manifest.digest
     signature = sign([about, *(piece.member for piece in pieces)], title, keys)
     whole = [
         *(
-            _Piece(archive.member_of(name, data), data, name)
+            _MemberSource(archive.member_of(name, data), data, name)
             for name, data in (
                 (archive.ARCHIVE, head),
                 (SIGNER, keys.public()),
@@ -93,7 +95,7 @@ def export(
         for piece in whole:
             _write(sink, piece, report)
         sink.write(bytes(2 * archive.BLOCK))
-    return Exported(manifest, sink.paths, size, sha256(keys.public()).hexdigest())
+    return ExportedArchive(manifest, sink.paths, size, sha256(keys.public()).hexdigest())
 
 
 def _model(store: Store, ref: str, settings: Settings) -> tuple[Manifest, tuple[Ref, ...]]:
@@ -113,21 +115,21 @@ def _model(store: Store, ref: str, settings: Settings) -> tuple[Manifest, tuple[
     return manifest, tuple(names[:8])
 
 
-def _pieces(store: Store, manifest: Manifest, line: Sequence[Manifest]) -> list[_Piece]:
+def _pieces(store: Store, manifest: Manifest, line: Sequence[Manifest]) -> list[_MemberSource]:
     """The manifest, what it was made from, its dossier if there is one, and its files."""
     small: list[tuple[str, bytes]] = [(archive.MANIFEST, manifest.encode())]
     for made_from in line:
         small.append((f"{archive.CHAIN}{hex_of(made_from.digest)}.json", made_from.encode()))
     with suppress(FileNotFoundError):
         small.append((archive.DOSSIER, dossier(store.home, manifest).read_bytes()))
-    pieces = [_Piece(archive.member_of(name, data), data, name) for name, data in small]
+    pieces = [_MemberSource(archive.member_of(name, data), data, name) for name, data in small]
     paths = {hex_of(file.digest): file for file in reversed(manifest.files)}
     names = archive.member_names({hexes: file.path for hexes, file in paths.items()})
     for file in manifest.files:
         hexes = hex_of(file.digest)
         if hexes in names:
             member = Member(names.pop(hexes), file.size, hexes)
-            pieces.append(_Piece(member, store.path(file), file.path))
+            pieces.append(_MemberSource(member, store.path(file), file.path))
     return pieces
 
 
@@ -136,7 +138,7 @@ def dossier(home: Path, manifest: Manifest) -> Path:
     return home / "dossiers" / f"{hex_of(manifest.digest)}.json"
 
 
-def _write(sink: "_Sink", piece: _Piece, report: Report) -> None:
+def _write(sink: "_Sink", piece: _MemberSource, report: Report) -> None:
     member = piece.member
     sink.write(archive.header(member))
     if isinstance(piece.data, bytes):
@@ -149,7 +151,7 @@ def _write(sink: "_Sink", piece: _Piece, report: Report) -> None:
                     digest.update(block)
                     sink.write(block)
                     done += len(block)
-                    report(Step(f"writing {piece.shown}", done, member.size))
+                    report(FetchProgress(f"writing {piece.shown}", done, member.size))
         except FileNotFoundError:
             raise IntegrityError(f"{piece.shown} is gone from the store", "overt verify") from None
         if digest.hexdigest() != member.sha256:

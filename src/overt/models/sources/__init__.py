@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from overt.ref import Scheme
 
 if TYPE_CHECKING:
-    from overt.models.sources.base import Planner
+    from overt.models.sources.base import SourcePlanner
 
 MODULES: dict[Scheme, str] = {
     "pypi": "overt.models.sources.pypi",
@@ -19,7 +19,7 @@ MODULES: dict[Scheme, str] = {
 }
 
 
-def planner(scheme: Scheme) -> "Planner":
+def planner(scheme: Scheme) -> "SourcePlanner":
     """The `plan` function of the source that serves `scheme`; KeyError where there is none."""
-    plan: Planner = import_module(MODULES[scheme]).plan
+    plan: SourcePlanner = import_module(MODULES[scheme]).plan
     return plan

@@ -1,12 +1,12 @@
-"""The contract of a source: a ref goes in, a `Plan` comes out, and the plan collects files.
+"""The contract of a source: a ref goes in, a `FetchPlan` comes out, and the plan collects files.
 
 A source is one module of this folder with one function::
 
     def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan
 
 `plan` reads metadata only and pins the ref: a plan for the same pinned ref always collects the same
-bytes. `Plan.collect` then brings the bytes to a `Desk` (a folder of its own, resumable) and says
-what each file is. The store moves them in; a source never touches the store.
+bytes. `FetchPlan.collect` then brings the bytes to a `Staging` (a folder of its own, resumable) and
+says what each file is. The store moves them in; a source never touches the store.
 
 `pins` are SHA-256 digests (64 hex) by file name that the catalogue vouches for: a file whose name
 is in it must have that digest, whatever its origin says.
@@ -22,7 +22,7 @@ from overt.ref import Ref
 
 if TYPE_CHECKING:
     from overt.models.sources.download import Network
-    from overt.models.sources.staging import Desk
+    from overt.models.sources.staging import Staging
 
 Role = Literal[
     "weights",
@@ -45,7 +45,7 @@ CHUNK = 1 << 20  # bytes read at once, everywhere
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FetchProgress:
     """How far a long job is: `done` of `total` bytes (None where the origin does not say).
 
     `digest` is ``sha256:`` and 64 hex where the origin states it of the file that comes.
@@ -57,11 +57,11 @@ class Step:
     digest: str = field(default="", compare=False)
 
 
-Report = Callable[[Step], None]
+Report = Callable[[FetchProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class FetchedFile:
     """One file of a model, complete, checked and still outside the store.
 
     Attributes:
@@ -87,14 +87,14 @@ class Collected:
     that it is the same on every machine; `origin` is added to the plan's.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[FetchedFile, ...]
     licence: str | None = None
     created: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FetchPlan:
     """What a source will do for one pinned ref.
 
     Attributes:
@@ -106,13 +106,13 @@ class Plan:
 
     ref: Ref
     origin: Mapping[str, str]
-    collect: "Callable[[Desk], Collected]"
+    collect: "Callable[[Staging], Collected]"
 
 
-class Planner(Protocol):
+class SourcePlanner(Protocol):
     """The one function of a source's module."""
 
-    def __call__(self, ref: Ref, network: "Network", pins: Mapping[str, str]) -> Plan: ...
+    def __call__(self, ref: Ref, network: "Network", pins: Mapping[str, str]) -> FetchPlan: ...
 
 
 def sha256_of(path: Path, report: Callable[[int], None] | None = None) -> str:

@@ -21,7 +21,7 @@ Kind = Literal["chat", "base"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class SourcedFact:
     """Who states something, and when that was read."""
 
     about: str
@@ -30,7 +30,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One model of the catalogue. None where a fact is not known.
 
     Attributes:
@@ -60,7 +60,7 @@ class Entry:
     sha256: str | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[SourcedFact, ...] = ()
     default: bool = False
 
     @property
@@ -69,12 +69,12 @@ class Entry:
         return Ref("name", self.name, tag=self.tag)
 
 
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[CatalogueEntry, ...]:
     """All of them, families in the file's order, the default tag first."""
     return _builtin()
 
 
-def lookup(ref: Ref) -> Entry | None:
+def lookup(ref: Ref) -> CatalogueEntry | None:
     """The entry a name means, or None. A name without a tag means the family's default."""
     if ref.scheme != "name":
         return None
@@ -84,13 +84,13 @@ def lookup(ref: Ref) -> Entry | None:
     return None
 
 
-def names_of(entry: Entry) -> tuple[Ref, ...]:
+def names_of(entry: CatalogueEntry) -> tuple[Ref, ...]:
     """Every short name that means `entry`."""
     short = (Ref("name", entry.name),) if entry.default else ()
     return (*short, entry.ref)
 
 
-def need(ref: Ref) -> Entry:
+def need(ref: Ref) -> CatalogueEntry:
     """As `lookup`, but raises ModelNotFound with the nearest names."""
     if entry := lookup(ref):
         return entry
@@ -109,7 +109,7 @@ def nearest(ref: Ref) -> str:
     return "type `overt list --available` for the names that can be pulled"
 
 
-def read(text: str) -> tuple[Entry, ...]:
+def read(text: str) -> tuple[CatalogueEntry, ...]:
     """Parse a catalogue; unknown keys and wrong kinds are refused.
 
     Raises:
@@ -119,7 +119,7 @@ def read(text: str) -> tuple[Entry, ...]:
         families = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FormatError(f"the catalogue is no TOML: {error}") from None
-    entries: list[Entry] = []
+    entries: list[CatalogueEntry] = []
     for name, family in families.items():
         if not isinstance(family, dict) or set(family) != _FAMILY_KEYS:
             raise FormatError(f"the catalogue's {name} needs exactly about, default and tags")
@@ -132,11 +132,11 @@ def read(text: str) -> tuple[Entry, ...]:
 
 
 @cache
-def _builtin() -> tuple[Entry, ...]:
+def _builtin() -> tuple[CatalogueEntry, ...]:
     return read(_FILE.read_text("utf-8"))
 
 
-def _entry(name: str, tag: str, family: Mapping[str, Any], fields: object) -> Entry:
+def _entry(name: str, tag: str, family: Mapping[str, Any], fields: object) -> CatalogueEntry:
     where = f"the catalogue's {name}:{tag}"
     if not isinstance(fields, dict):
         raise FormatError(f"{where} is no table")
@@ -174,7 +174,7 @@ def _entry(name: str, tag: str, family: Mapping[str, Any], fields: object) -> En
         refs = tuple(parse(ref) for ref in fields["refs"])
     except (BadRef, TypeError) as error:
         raise FormatError(f"{where} has a bad ref: {error}") from None
-    return Entry(
+    return CatalogueEntry(
         name=name,
         tag=tag,
         about=str(family["about"]),
@@ -192,9 +192,9 @@ def _entry(name: str, tag: str, family: Mapping[str, Any], fields: object) -> En
     )
 
 
-def _fact(where: str, item: object) -> Fact:
+def _fact(where: str, item: object) -> SourcedFact:
     if not isinstance(item, dict) or set(item) != {"about", "source", "date"}:
         raise FormatError(f"{where} has a fact without exactly about, source and date")
     if not isinstance(item["date"], date):
         raise FormatError(f"{where} has a fact dated {item['date']!r}")
-    return Fact(str(item["about"]), str(item["source"]), item["date"].isoformat())
+    return SourcedFact(str(item["about"]), str(item["source"]), item["date"].isoformat())

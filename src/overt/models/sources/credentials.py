@@ -27,7 +27,7 @@ _HUB_HOSTS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class RegistryLogin:
     """A user with a password, or a `token` that is exchanged for access (then `user` is empty)."""
 
     user: str = ""
@@ -42,15 +42,15 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CredentialLookup:
     """What was looked up. `place` is where the login is kept; `trouble` is why there is none."""
 
-    login: Login | None
+    login: RegistryLogin | None
     place: str = ""
     trouble: str = ""
 
 
-def find(host: str, repository: str, environ: Mapping[str, str]) -> Found:
+def find(host: str, repository: str, environ: Mapping[str, str]) -> CredentialLookup:
     """The login for one repository of a registry; a broken place is skipped and named."""
     trouble = ""
     for path in _files(environ):
@@ -68,7 +68,7 @@ def find(host: str, repository: str, environ: Mapping[str, str]) -> Found:
         if access.login:
             return access
         trouble = trouble or access.trouble
-    return Found(None, trouble=trouble)
+    return CredentialLookup(None, trouble=trouble)
 
 
 def _files(environ: Mapping[str, str]) -> Iterator[Path]:
@@ -89,7 +89,9 @@ def _read(path: Path) -> Mapping[str, object]:
     return config
 
 
-def _written(config: Mapping[str, object], host: str, repository: str, path: Path) -> Found:
+def _written(
+    config: Mapping[str, object], host: str, repository: str, path: Path
+) -> CredentialLookup:
     """The entry under ``auths``: podman's may be for one namespace, docker's is for a host."""
     auths = _mapping(config.get("auths"))
     known = {_plain(key): value for key, value in auths.items()}
@@ -102,17 +104,17 @@ def _written(config: Mapping[str, object], host: str, repository: str, path: Pat
         try:
             login = _entry(entry)
         except ValueError:
-            return Found(None, trouble=f"the entry for {key} in {path} cannot be read")
+            return CredentialLookup(None, trouble=f"the entry for {key} in {path} cannot be read")
         if login:
-            return Found(login, str(path))
-    return Found(None)
+            return CredentialLookup(login, str(path))
+    return CredentialLookup(None)
 
 
-def _entry(entry: Mapping[str, object]) -> Login | None:
+def _entry(entry: Mapping[str, object]) -> RegistryLogin | None:
     """A login, or None for an entry that only says a helper has it."""
     token = entry.get("identitytoken")
     if isinstance(token, str) and token:
-        return Login(token=token)
+        return RegistryLogin(token=token)
     packed = entry.get("auth")
     if isinstance(packed, str) and packed:
         try:
@@ -122,26 +124,30 @@ def _entry(entry: Mapping[str, object]) -> Login | None:
         user, colon, password = text.partition(":")
         if not colon:
             raise ValueError("no colon")
-        return Login(user, password.rstrip("\0"))
+        return RegistryLogin(user, password.rstrip("\0"))
     user_, password_ = entry.get("username"), entry.get("password")
     if isinstance(user_, str) and isinstance(password_, str) and user_:
-        return Login(user_, password_)
+        return RegistryLogin(user_, password_)
     return None
 
 
-def _helped(config: Mapping[str, object], host: str, environ: Mapping[str, str]) -> Found:
+def _helped(
+    config: Mapping[str, object], host: str, environ: Mapping[str, str]
+) -> CredentialLookup:
     """What the program says that this configuration names for `host`, if it names one."""
     key = _HUB if host.lower() in _HUB_HOSTS else host
     helpers = {_plain(name): value for name, value in _mapping(config.get("credHelpers")).items()}
     name = helpers.get(_plain(key)) or helpers.get(host.lower()) or config.get("credsStore")
     if not name:
-        return Found(None)
+        return CredentialLookup(None)
     if not isinstance(name, str) or not _HELPER.fullmatch(name):
-        return Found(None, trouble=f"{str(name)[:64]!r} is no name of a credential helper")
+        return CredentialLookup(
+            None, trouble=f"{str(name)[:64]!r} is no name of a credential helper"
+        )
     program = f"docker-credential-{name}"
     path = shutil.which(program, path=environ.get("PATH"))
     if path is None:
-        return Found(None, trouble=f"the credential helper {program} is not installed")
+        return CredentialLookup(None, trouble=f"the credential helper {program} is not installed")
     try:
         done = subprocess.run(
             [path, "get"],
@@ -151,19 +157,19 @@ def _helped(config: Mapping[str, object], host: str, environ: Mapping[str, str])
             env=dict(environ),
         )
     except (OSError, subprocess.TimeoutExpired):
-        return Found(None, trouble=f"{program} did not answer")
+        return CredentialLookup(None, trouble=f"{program} did not answer")
     if done.returncode:
         missing = b"credentials not found" in done.stdout + done.stderr
-        return Found(None, trouble="" if missing else f"{program} failed")
+        return CredentialLookup(None, trouble="" if missing else f"{program} failed")
     try:
         answer = _mapping(json.loads(done.stdout[:_BYTES]))
     except (ValueError, RecursionError):
         answer = {}
     user, secret = answer.get("Username"), answer.get("Secret")
     if not isinstance(user, str) or not isinstance(secret, str):
-        return Found(None, trouble=f"{program} gave an answer that cannot be read")
-    login = Login(token=secret) if user == "<token>" else Login(user, secret)
-    return Found(login, program)
+        return CredentialLookup(None, trouble=f"{program} gave an answer that cannot be read")
+    login = RegistryLogin(token=secret) if user == "<token>" else RegistryLogin(user, secret)
+    return CredentialLookup(login, program)
 
 
 def _plain(key: str) -> str:

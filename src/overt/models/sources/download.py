@@ -25,7 +25,7 @@ from overt.errors import (
     SourceFailed,
 )
 from overt.models.sources.base import CHUNK
-from overt.models.sources.retry import Again, Attempt, Pace
+from overt.models.sources.retry import Again, Attempt, RateLimit
 
 if TYPE_CHECKING:
     import httpx2
@@ -63,7 +63,7 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class HttpPage:
     """A small answer: `url` is where it was found after redirects."""
 
     url: str
@@ -71,7 +71,7 @@ class Page:
     body: bytes
 
 
-class Tap(Protocol):
+class DownloadTap(Protocol):
     """Sees the bytes of a file as they come: `begin` says at which place the next ones are."""
 
     def begin(self, start: int) -> None: ...
@@ -107,7 +107,7 @@ class Network:
         self._client: httpx2.Client | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._pace = Pace(bandwidth, self._stopped)
+        self._pace = RateLimit(bandwidth, self._stopped)
 
     def stop(self) -> None:
         """End what other threads are bringing: each raises Stopped at its next block."""
@@ -126,7 +126,7 @@ class Network:
                 "unset OVERT_OFFLINE (or HF_HUB_OFFLINE), or use a model that `overt list` shows",
             )
 
-    def page(self, url: str, headers: Mapping[str, str], access: str = "") -> Page:
+    def page(self, url: str, headers: Mapping[str, str], access: str = "") -> HttpPage:
         """GET a small answer, whole.
 
         Raises:
@@ -143,7 +143,7 @@ class Network:
                     if len(body) > _PAGE_BYTES:
                         raise SourceFailed(f"{shown(url)} answered with more than 64 MiB")
                 media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
-                return Page(str(answer.url), media_type.lower(), bytes(body))
+                return HttpPage(str(answer.url), media_type.lower(), bytes(body))
         raise AssertionError("unreachable")
 
     def some(self, download: Download, start: int, count: int) -> bytes:
@@ -173,7 +173,7 @@ class Network:
         download: Download,
         target: Path,
         grow: Callable[[int, int | None], None],
-        tap: "Tap | None" = None,
+        tap: "DownloadTap | None" = None,
     ) -> None:
         """Bring what is missing of `target`, resuming it.
 
@@ -194,7 +194,7 @@ class Network:
         download: Download,
         target: Path,
         grow: Callable[[int, int | None], None],
-        tap: "Tap | None",
+        tap: "DownloadTap | None",
     ) -> None:
         have = size_of(target)
         note = target.with_name(target.name + ".json")
@@ -229,7 +229,7 @@ class Network:
         done: int,
         total: int | None,
         grow: Callable[[int, int | None], None],
-        tap: "Tap | None",
+        tap: "DownloadTap | None",
     ) -> None:
         limit = _WIDE if total is None else total
         for block in answer.iter_raw():  # as it comes: a broken connection must not lose a buffer

@@ -53,7 +53,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class FileChoice:
     """Paths as they were given.
 
     Attributes:
@@ -67,7 +67,7 @@ class Choice:
     note: str | None = None
 
 
-def choose(paths: list[str], file: str | None, place: str) -> Choice:
+def choose(paths: list[str], file: str | None, place: str) -> FileChoice:
     """The model among `paths`.
 
     Args:
@@ -139,7 +139,7 @@ def refused(place: str, path: str, runs: Sequence[str] = ()) -> UnsafeFile:
     )
 
 
-def _named(paths: list[str], file: str, place: str) -> Choice:
+def _named(paths: list[str], file: str, place: str) -> FileChoice:
     if file not in paths:
         return _gguf(paths, _quantized(paths, file, place), None)
     if is_pickled(file):
@@ -199,17 +199,17 @@ def _listed(words: Sequence[str], most: int = 6) -> str:
     return ", ".join(words[:most]) + more
 
 
-def _gguf(paths: list[str], taken: Variant, note: str | None) -> Choice:
+def _gguf(paths: list[str], taken: Variant, note: str | None) -> FileChoice:
     projectors = [p for p in paths if role_of(p) == "projector" and p not in taken.parts]
     beside = _beside(paths, taken.name)
     files: list[tuple[Role, str]] = [("weights", path) for path in taken.parts]
     if projectors:
         best = min(projectors, key=lambda p: ("f16" not in p.lower().replace("bf16", ""), p))
         files.append(("projector", best))
-    return Choice(taken.parts, (*files, *beside), note)
+    return FileChoice(taken.parts, (*files, *beside), note)
 
 
-def _safetensors(paths: list[str], tensors: list[str], place: str) -> Choice:
+def _safetensors(paths: list[str], tensors: list[str], place: str) -> FileChoice:
     """The files of the outermost folder that has any; its config and tokenizer with them."""
     folder = min((str(PurePosixPath(p).parent) for p in tensors), key=lambda f: (f.count("/"), f))
     here = sorted(p for p in tensors if str(PurePosixPath(p).parent) == folder)
@@ -228,7 +228,7 @@ def _safetensors(paths: list[str], tensors: list[str], place: str) -> Choice:
             "choose a GGUF version, or a repository that has its configuration",
         )
     chosen: list[tuple[Role, str]] = [("weights", p) for p in weights]
-    return Choice(weights, (*chosen, *support, *_beside(paths, weights[0])))
+    return FileChoice(weights, (*chosen, *support, *_beside(paths, weights[0])))
 
 
 def _beside(paths: list[str], weights: str) -> tuple[tuple[Role, str], ...]:

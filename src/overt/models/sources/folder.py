@@ -14,7 +14,7 @@ from pathlib import Path
 
 from overt.errors import FormatError, ModelNotFound, UnsafeFile
 from overt.files import atomic
-from overt.models.sources.base import Report, Role, Step, sha256_of
+from overt.models.sources.base import FetchProgress, Report, Role, sha256_of
 from overt.models.sources.file_selection import choose, is_pickled, refused, role_of
 from overt.ref import part_of
 
@@ -23,7 +23,7 @@ _DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalFile:
     """One file of a model on this disk; `path` is relative to what was named."""
 
     role: Role
@@ -35,7 +35,7 @@ Scan = Callable[[Path], Sequence[str]]
 """Names the functions that a pickle would run."""
 
 
-def read(path: Path, scan: Scan = lambda _: ()) -> tuple[Local, ...]:
+def read(path: Path, scan: Scan = lambda _: ()) -> tuple[LocalFile, ...]:
     """The model files at `path`, weights first; judged by names and first bytes.
 
     `scan` is asked about a pickle, so that its refusal can say what it would run.
@@ -97,7 +97,10 @@ def digest(file: Path, cache: Path, report: Report | None = None) -> str:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     hexes = sha256_of(
-        file, lambda n: report(Step(f"hashing {file.name}", n, facts.st_size)) if report else None
+        file,
+        lambda n: (
+            report(FetchProgress(f"hashing {file.name}", n, facts.st_size)) if report else None
+        ),
     )
     with suppress(OSError):  # where nothing can be kept the file is hashed again
         cache.mkdir(parents=True, exist_ok=True)
@@ -106,7 +109,7 @@ def digest(file: Path, cache: Path, report: Report | None = None) -> str:
     return hexes
 
 
-def _file(path: Path, scan: Scan) -> tuple[Local, ...]:
+def _file(path: Path, scan: Scan) -> tuple[LocalFile, ...]:
     """The file named, or all files of the split model it belongs to."""
     if is_pickled(path.name):
         raise refused(str(path.parent), path.name, scan(path))
@@ -119,10 +122,10 @@ def _file(path: Path, scan: Scan) -> tuple[Local, ...]:
             f"are not in {path.parent}",
             f"put {missing[0]} beside it",
         )
-    return tuple(Local("weights", name, path.with_name(name)) for name in names)
+    return tuple(LocalFile("weights", name, path.with_name(name)) for name in names)
 
 
-def _folder(path: Path, scan: Scan) -> tuple[Local, ...]:
+def _folder(path: Path, scan: Scan) -> tuple[LocalFile, ...]:
     paths: list[str] = []
     for folder, inner, names in os.walk(path):
         here = Path(folder).relative_to(path)
@@ -137,7 +140,7 @@ def _folder(path: Path, scan: Scan) -> tuple[Local, ...]:
     except UnsafeFile:
         first = min(name for name in paths if is_pickled(name))
         raise refused(str(path), first, scan(path / first)) from None
-    return tuple(Local(role, name, path / name) for role, name in chosen.files)
+    return tuple(LocalFile(role, name, path / name) for role, name in chosen.files)
 
 
 def _siblings(path: Path) -> str:

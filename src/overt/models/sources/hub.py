@@ -24,10 +24,10 @@ from overt.errors import (
     SourceFailed,
     UnsafeFile,
 )
-from overt.models.sources.base import Collected, Piece, Plan, Role
+from overt.models.sources.base import Collected, FetchedFile, FetchPlan, Role
 from overt.models.sources.download import Download, Network, shown
 from overt.models.sources.file_selection import choose
-from overt.models.sources.staging import Desk
+from overt.models.sources.staging import Staging
 from overt.ref import Ref, safe_member
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _HubFile:
     size: int
     sha256: str | None
     git_sha1: str | None
@@ -88,7 +88,7 @@ def listing(ref: Ref, network: Network) -> Listing:
     )
 
 
-def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
+def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     """As base.Planner. `pins` holds digests of files by their path in the repository.
 
     Raises:
@@ -116,7 +116,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
         for role, path in wanted
     ]
     created = info.last_modified.strftime("%Y-%m-%dT%H:%M:%SZ") if info.last_modified else ""
-    return Plan(pinned, origin, partial(_collect, downloads, _licence(info), created))
+    return FetchPlan(pinned, origin, partial(_collect, downloads, _licence(info), created))
 
 
 def _ask(ref: Ref, network: Network) -> "tuple[_Hub, ModelInfo]":
@@ -138,12 +138,12 @@ def _in_short(paths: list[str]) -> str:
 
 
 def _collect(
-    downloads: list[tuple[Role, str, Download]], licence: str | None, created: str, desk: Desk
+    downloads: list[tuple[Role, str, Download]], licence: str | None, created: str, desk: Staging
 ) -> Collected:
     desk.room(sum(download.size or 0 for _, _, download in downloads))
     fetched = desk.fetch_all([download for _, _, download in downloads])
     pieces = tuple(
-        Piece(role, path, got.file, got.sha256, got.size)
+        FetchedFile(role, path, got.file, got.sha256, got.size)
         for (role, path, _), got in zip(downloads, fetched, strict=True)
     )
     return Collected(pieces, licence, created)
@@ -205,7 +205,7 @@ class _Hub:
         raise AssertionError("unreachable")
 
     def download(
-        self, repo: str, commit: str, path: str, file: _File, pins: Mapping[str, str]
+        self, repo: str, commit: str, path: str, file: _HubFile, pins: Mapping[str, str]
     ) -> Download:
         from huggingface_hub import hf_hub_url
 
@@ -268,7 +268,7 @@ def _trust(network: Network) -> None:
         )
 
 
-def _read(info: "ModelInfo", ref: Ref) -> tuple[str, dict[str, _File]]:
+def _read(info: "ModelInfo", ref: Ref) -> tuple[str, dict[str, _HubFile]]:
     """The commit and the files, nothing in them trusted."""
     commit = info.sha
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
@@ -276,7 +276,7 @@ def _read(info: "ModelInfo", ref: Ref) -> tuple[str, dict[str, _File]]:
     siblings = info.siblings or []
     if len(siblings) > _FILES:
         raise SourceFailed(f"hf:{ref.name} lists more than {_FILES} files")
-    files: dict[str, _File] = {}
+    files: dict[str, _HubFile] = {}
     for sibling in siblings:
         try:
             path = safe_member(str(sibling.rfilename))
@@ -290,7 +290,7 @@ def _read(info: "ModelInfo", ref: Ref) -> tuple[str, dict[str, _File]]:
         sha256 = _hexes(sibling.lfs.sha256, 64) if sibling.lfs else None
         git_sha1 = None if sibling.lfs else _hexes(sibling.blob_id, 40)
         if sha256 or git_sha1:
-            files[path] = _File(size, sha256, git_sha1)
+            files[path] = _HubFile(size, sha256, git_sha1)
     return commit, files
 
 

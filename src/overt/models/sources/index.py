@@ -33,7 +33,7 @@ ACCEPT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class PackageIndex:
     """`url` ends in a slash and holds no credentials; they are in `authorization`."""
 
     url: str
@@ -50,7 +50,7 @@ class Index:
 class Configuration:
     """`certificates` is a file of trusted certificates, or None for the system's own."""
 
-    indexes: tuple[Index, ...]
+    indexes: tuple[PackageIndex, ...]
     certificates: str | None = None
 
 
@@ -58,7 +58,7 @@ class Configuration:
 class Wheel:
     """A wheel an index lists; `sha256` and `size` as far as the index states them."""
 
-    index: Index
+    index: PackageIndex
     filename: str
     version: Version
     url: str
@@ -112,7 +112,9 @@ def find(name: str, version: str | None, configuration: Configuration, network: 
     )
 
 
-def listed(url: str, media_type: str, body: bytes, name: str, index: Index) -> Iterator[Wheel]:
+def listed(
+    url: str, media_type: str, body: bytes, name: str, index: PackageIndex
+) -> Iterator[Wheel]:
     """The wheels of `name` on one page of an index; nothing on it is trusted.
 
     Raises:
@@ -268,7 +270,7 @@ def _unnamed(url: str) -> str:
     return rest if mark and "/" not in name else url
 
 
-def _index(url: str, environ: Mapping[str, str]) -> Index:
+def _index(url: str, environ: Mapping[str, str]) -> PackageIndex:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SourceFailed(
@@ -281,9 +283,9 @@ def _index(url: str, environ: Mapping[str, str]) -> Index:
     if not user and not password:
         user, password = _netrc(parts.hostname, environ)
     if not user and not password:
-        return Index(plain)
+        return PackageIndex(plain)
     token = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-    return Index(plain, f"Basic {token}")
+    return PackageIndex(plain, f"Basic {token}")
 
 
 def _netrc(host: str, environ: Mapping[str, str]) -> tuple[str, str]:

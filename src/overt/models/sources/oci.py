@@ -15,7 +15,7 @@ from functools import partial
 from typing import cast, get_args
 
 from overt.errors import BadRef, FormatError, IntegrityError, ModelNotFound
-from overt.models.sources.base import Collected, Piece, Plan, Role
+from overt.models.sources.base import Collected, FetchedFile, FetchPlan, Role
 from overt.models.sources.download import Network
 from overt.models.sources.file_selection import choose, is_pickled, role_of
 from overt.models.sources.ollama import licence_of
@@ -24,14 +24,14 @@ from overt.models.sources.registry import (
     MAX_BYTES,
     MAX_TEXT,
     OCI_MANIFEST,
+    Descriptor,
     Document,
-    Layer,
-    Registry,
+    RepositoryClient,
     check_pins,
     collect,
     pinned,
 )
-from overt.models.sources.staging import Desk, sync
+from overt.models.sources.staging import Staging, sync
 from overt.models.sources.unpack import unpack
 from overt.ref import Ref, parse
 
@@ -63,14 +63,14 @@ _CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _LayerItem:
     role: Role
     path: str
-    layer: Layer
+    layer: Descriptor
     stated: bool  # whether the layer itself says its role, rather than its name
 
 
-def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
+def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     """As base.Planner. `pins` holds digests of files by their path in the artefact.
 
     Raises:
@@ -79,7 +79,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
         NeedsAccess, Refused, SourceFailed, Offline: as registry.py says.
     """
     assert ref.host
-    registry = Registry(network, ref.host, ref.name)
+    registry = RepositoryClient(network, ref.host, ref.name)
     document = _one(registry, registry.manifest(ref.tag or "latest"), ref)
     wanted, left_out, note = _parts(document, str(ref))
     check_pins([item for item in wanted if not _packing(item[2])], pins)
@@ -95,7 +95,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
         origin["choice"] = note
     if origin_ref := _ref_in(document.annotations.get(_FROM, "")):
         origin["from"] = origin_ref
-    return Plan(
+    return FetchPlan(
         pinned(ref, ref.host, ref.name, document.digest),
         origin,
         partial(_collect, registry, document, wanted, pins),
@@ -110,7 +110,7 @@ def _ref_in(text: str) -> str:
         return ""
 
 
-def describe(pieces: Sequence[Piece], facts: Mapping[str, str]) -> tuple[bytes, bytes]:
+def describe(pieces: Sequence[FetchedFile], facts: Mapping[str, str]) -> tuple[bytes, bytes]:
     """A ModelPack manifest and its configuration, as the bytes that are pushed.
 
     The same pieces and facts give the same bytes.
@@ -133,7 +133,7 @@ def describe(pieces: Sequence[Piece], facts: Mapping[str, str]) -> tuple[bytes, 
     return json.dumps(manifest, indent=1).encode(), config
 
 
-def _described(piece: Piece) -> dict[str, object]:
+def _described(piece: FetchedFile) -> dict[str, object]:
     kind = {
         "weights": "weight.v1.raw",
         "projector": "weight.v1.raw",
@@ -150,7 +150,7 @@ def _described(piece: Piece) -> dict[str, object]:
     }
 
 
-def _config(pieces: Sequence[Piece], facts: Mapping[str, str]) -> dict[str, object]:
+def _config(pieces: Sequence[FetchedFile], facts: Mapping[str, str]) -> dict[str, object]:
     """As config.md of the model specification has it; what is not known is left out."""
     weights = next(piece.path for piece in pieces if piece.role == "weights")
     descriptor: dict[str, object] = {
@@ -171,7 +171,7 @@ def _config(pieces: Sequence[Piece], facts: Mapping[str, str]) -> dict[str, obje
     }
 
 
-def _one(registry: Registry, document: Document, ref: Ref) -> Document:
+def _one(registry: RepositoryClient, document: Document, ref: Ref) -> Document:
     """The manifest itself; of an index, its only one."""
     if not document.entries:
         return document
@@ -189,7 +189,7 @@ def _one(registry: Registry, document: Document, ref: Ref) -> Document:
 
 def _parts(
     document: Document, place: str
-) -> tuple[tuple[tuple[Role, str, Layer], ...], tuple[str, ...], str | None]:
+) -> tuple[tuple[tuple[Role, str, Descriptor], ...], tuple[str, ...], str | None]:
     """What to keep, weights first; the media types left out; what was chosen of how many."""
     items, left_out = _readable(document, place)
     if all(item.stated for item in items) and any(item.role == "weights" for item in items):
@@ -207,8 +207,8 @@ def _parts(
     return tuple(kept_), left_out, choice.note
 
 
-def _readable(document: Document, place: str) -> tuple[list[_Found], tuple[str, ...]]:
-    items: list[_Found] = []
+def _readable(document: Document, place: str) -> tuple[list[_LayerItem], tuple[str, ...]]:
+    items: list[_LayerItem] = []
     left_out: set[str] = set()
     for layer in document.layers:
         item = _found(layer)
@@ -229,7 +229,7 @@ def _readable(document: Document, place: str) -> tuple[list[_Found], tuple[str, 
     return named, tuple(sorted(left_out))
 
 
-def _found(layer: Layer) -> _Found | None:
+def _found(layer: Descriptor) -> _LayerItem | None:
     """What one layer is; None where it is left out."""
     kind = layer.media_type
     path = layer.annotations.get(_PATH) or layer.annotations.get(_TITLE) or ""
@@ -237,21 +237,21 @@ def _found(layer: Layer) -> _Found | None:
     if kind.startswith(_NEVER) or (".tar" in kind and not (path and _packing(layer))):
         return None
     if role in _ROLES and path and not is_pickled(path):
-        return _Found(cast(Role, role), path, layer, stated=True)
+        return _LayerItem(cast(Role, role), path, layer, stated=True)
     if kind in _DOCKER:
         usual, name = _DOCKER[kind]
         inferred = role_of(path) if usual == "other" else usual
-        return _Found(inferred, path or name, layer, stated=True) if inferred else None
+        return _LayerItem(inferred, path or name, layer, stated=True) if inferred else None
     inferred = role_of(path) if path else None
     if _WEIGHT.fullmatch(kind):
         end = ".safetensors" if kind.endswith("safetensors") else ".gguf"
-        return _Found(inferred or "weights", path or f"model{end}", layer, stated=False)
+        return _LayerItem(inferred or "weights", path or f"model{end}", layer, stated=False)
     if inferred or (path and is_pickled(path)):
-        return _Found(inferred or "weights", path, layer, stated=False)
+        return _LayerItem(inferred or "weights", path, layer, stated=False)
     return None
 
 
-def _named(items: list[_Found]) -> list[_Found]:
+def _named(items: list[_LayerItem]) -> list[_LayerItem]:
     """Several layers without a name are the parts of one model in order, or more of the same."""
     counts = {item.path: sum(other.path == item.path for other in items) for item in items}
     seen: dict[str, int] = {}
@@ -268,13 +268,15 @@ def _named(items: list[_Found]) -> list[_Found]:
     return named
 
 
-def _packing(layer: Layer) -> str:
+def _packing(layer: Descriptor) -> str:
     """How a layer of ModelPack is archived: ``.tar``, ``.tar+gzip``, or empty for a raw one."""
     ends = [end for end in _UNPACKED if layer.media_type.endswith(end)]
     return ends[0] if ends and layer.media_type.startswith(_MODELPACK) else ""
 
 
-def _unpacked(piece: Piece, packing: str, pins: Mapping[str, str], desk: Desk) -> Piece:
+def _unpacked(
+    piece: FetchedFile, packing: str, pins: Mapping[str, str], desk: Staging
+) -> FetchedFile:
     most = MAX_BYTES if piece.role in LARGE else MAX_TEXT
     target = desk.new(f"{piece.sha256}.file")
     sha256, size = unpack(piece.file, target, packing.endswith("gzip"), most, desk.room)
@@ -289,11 +291,11 @@ def _unpacked(piece: Piece, packing: str, pins: Mapping[str, str], desk: Desk) -
 
 
 def _collect(
-    registry: Registry,
+    registry: RepositoryClient,
     document: Document,
-    wanted: tuple[tuple[Role, str, Layer], ...],
+    wanted: tuple[tuple[Role, str, Descriptor], ...],
     pins: Mapping[str, str],
-    desk: Desk,
+    desk: Staging,
 ) -> Collected:
     pieces = tuple(
         _unpacked(piece, packing, pins, desk) if (packing := _packing(layer)) else piece
@@ -310,7 +312,7 @@ def _collect(
     )
 
 
-def _facts(registry: Registry, document: Document) -> Mapping[str, object]:
+def _facts(registry: RepositoryClient, document: Document) -> Mapping[str, object]:
     """The ``descriptor`` of a ModelPack configuration; nothing where there is none to read."""
     config = document.config
     if config is None or config.media_type != CONFIG or config.size > _CONFIG_BYTES:

@@ -19,11 +19,11 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from overt.errors import BadRef, Failure, IntegrityError, NotFound, SourceFailed
-from overt.models.sources.base import CHUNK, Piece, Report, Step
+from overt.models.sources.base import CHUNK, FetchedFile, FetchProgress, Report
 from overt.models.sources.download import Network, origin_of, shown
 from overt.models.sources.oci import describe
-from overt.models.sources.registry import OCI_MANIFEST, Registry, complaint, pinned
-from overt.models.sources.registry_request import Reply
+from overt.models.sources.registry import OCI_MANIFEST, RepositoryClient, complaint, pinned
+from overt.models.sources.registry_request import RegistryReply
 from overt.ref import Ref
 
 PIECE = 64 << 20  # bytes of one request; also what is sent again after a break, at most
@@ -90,7 +90,7 @@ class _NoPieces(Exception):
 
 def push(
     ref: Ref,
-    pieces: Sequence[Piece],
+    pieces: Sequence[FetchedFile],
     facts: Mapping[str, str],
     network: Network,
     notes: Path,
@@ -115,7 +115,7 @@ def push(
     tag = ref.tag or "latest"
     if tag.startswith("sha256:"):
         raise BadRef(f"{ref} is a digest, and a push makes its own", "write oci:host/name:tag")
-    registry = Registry(network, ref.host, ref.name, "pull,push")
+    registry = RepositoryClient(network, ref.host, ref.name, "pull,push")
     manifest, config = describe(pieces, facts)
     blobs = {
         f"sha256:{p.sha256}": _Blob(p.path, f"sha256:{p.sha256}", p.size, p.file) for p in pieces
@@ -126,7 +126,7 @@ def push(
     for blob in blobs.values():
         if _has(registry, blob):
             present += 1
-            report(Step(f"{blob.label} is there already", 0, None))
+            report(FetchProgress(f"{blob.label} is there already", 0, None))
         else:
             _upload(registry, blob, notes, report)
             sent += blob.size
@@ -135,14 +135,14 @@ def push(
     return Pushed(pinned(ref, ref.host, ref.name, digest), digest, sent, len(blobs), present)
 
 
-def _has(registry: Registry, blob: _Blob) -> bool:
+def _has(registry: RepositoryClient, blob: _Blob) -> bool:
     reply = registry.call("HEAD", registry.url(f"blobs/{blob.digest}"))
     if reply.status in (302, 303, 307, 308):
         return True
     return reply.status == 200 and reply.headers.get("content-length") in (None, str(blob.size))
 
 
-def _put_manifest(registry: Registry, tag: str, manifest: bytes, digest: str) -> None:
+def _put_manifest(registry: RepositoryClient, tag: str, manifest: bytes, digest: str) -> None:
     url = registry.url(f"manifests/{tag}")
     reply = registry.call("PUT", url, {"Content-Type": OCI_MANIFEST}, manifest)
     if reply.status not in (200, 201, 202):
@@ -155,9 +155,9 @@ def _put_manifest(registry: Registry, tag: str, manifest: bytes, digest: str) ->
         )
 
 
-def _upload(registry: Registry, blob: _Blob, notes: Path, report: Report) -> None:
+def _upload(registry: RepositoryClient, blob: _Blob, notes: Path, report: Report) -> None:
     """Send one blob: in one request where it is small, in pieces that can be resumed otherwise."""
-    tell = lambda done: report(Step(blob.label, done, blob.size, blob.digest))  # noqa: E731
+    tell = lambda done: report(FetchProgress(blob.label, done, blob.size, blob.digest))  # noqa: E731
     note = notes / f"{sha256(registry.url(blob.digest).encode()).hexdigest()[:32]}.json"
     session = _resumed(registry, note, blob) or _begin(registry)
     if session.done == 0 and blob.size <= session.piece:
@@ -182,7 +182,7 @@ def _upload(registry: Registry, blob: _Blob, notes: Path, report: Report) -> Non
     note.unlink(missing_ok=True)
 
 
-def _begin(registry: Registry) -> _Session:
+def _begin(registry: RepositoryClient) -> _Session:
     reply = registry.call("POST", registry.url("blobs/uploads/"), {"Content-Length": "0"})
     if reply.status != 202:
         raise _not_taken(registry, reply, "a new upload")
@@ -192,7 +192,7 @@ def _begin(registry: Registry) -> _Session:
 
 
 def _send_piece(
-    registry: Registry, blob: _Blob, session: _Session, tell: Callable[[int], None]
+    registry: RepositoryClient, blob: _Blob, session: _Session, tell: Callable[[int], None]
 ) -> _Session:
     count = min(session.piece, blob.size - session.done)
     headers = {
@@ -214,7 +214,7 @@ def _send_piece(
     return _Session(_location(registry, reply), session.done + count, session.piece)
 
 
-def _where(registry: Registry, session: _Session, blob: _Blob) -> _Session | None:
+def _where(registry: RepositoryClient, session: _Session, blob: _Blob) -> _Session | None:
     """What the registry has of an upload; None where it knows nothing about it any more."""
     with suppress(SourceFailed, NotFound):
         reply = registry.call("GET", session.location, once=True)
@@ -224,7 +224,9 @@ def _where(registry: Registry, session: _Session, blob: _Blob) -> _Session | Non
     return None
 
 
-def _close(registry: Registry, blob: _Blob, session: _Session, tell: Callable[[int], None]) -> None:
+def _close(
+    registry: RepositoryClient, blob: _Blob, session: _Session, tell: Callable[[int], None]
+) -> None:
     """End an upload, with whatever is left of the blob."""
     parts = urlsplit(session.location)
     query = urlencode([*parse_qsl(parts.query), ("digest", blob.digest)])
@@ -242,7 +244,7 @@ def _close(registry: Registry, blob: _Blob, session: _Session, tell: Callable[[i
         raise _not_taken(registry, reply, blob.label)
 
 
-def _location(registry: Registry, reply: Reply, otherwise: str = "") -> str:
+def _location(registry: RepositoryClient, reply: RegistryReply, otherwise: str = "") -> str:
     """Where an upload goes on. It must be the registry itself: the login goes there."""
     there = urljoin(reply.url, reply.headers.get("location") or otherwise)
     parts, base = urlsplit(there), urlsplit(registry.base)
@@ -256,7 +258,7 @@ def _location(registry: Registry, reply: Reply, otherwise: str = "") -> str:
     return there
 
 
-def _end(reply: Reply) -> int | None:
+def _end(reply: RegistryReply) -> int | None:
     """How many bytes a Range header of an upload says are there: ``0-9`` is 10, ``0-0`` none."""
     match = re.fullmatch(r"(?:bytes=)?0-(\d{1,15})", reply.headers.get("range", ""))
     if not match:
@@ -264,7 +266,7 @@ def _end(reply: Reply) -> int | None:
     return int(match[1]) + 1 if int(match[1]) else 0
 
 
-def _resumed(registry: Registry, note: Path, blob: _Blob) -> _Session | None:
+def _resumed(registry: RepositoryClient, note: Path, blob: _Blob) -> _Session | None:
     """An upload that an earlier push began, if the registry still has it."""
     try:
         note_values = json.loads(note.read_bytes())
@@ -286,6 +288,6 @@ def _write_note(note: Path, session: _Session) -> None:
     new.replace(note)
 
 
-def _not_taken(registry: Registry, reply: Reply, what: str) -> SourceFailed:
+def _not_taken(registry: RepositoryClient, reply: RegistryReply, what: str) -> SourceFailed:
     reason = complaint(reply)
     return SourceFailed(f"{registry.host} does not take {what}: it answers {reply.status}", reason)

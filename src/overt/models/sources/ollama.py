@@ -10,10 +10,17 @@ from collections.abc import Mapping
 from functools import partial
 
 from overt.errors import FormatError, ModelNotFound
-from overt.models.sources.base import Collected, Piece, Plan, Role
+from overt.models.sources.base import Collected, FetchedFile, FetchPlan, Role
 from overt.models.sources.download import Network
-from overt.models.sources.registry import Document, Layer, Registry, check_pins, collect, pinned
-from overt.models.sources.staging import Desk
+from overt.models.sources.registry import (
+    Descriptor,
+    Document,
+    RepositoryClient,
+    check_pins,
+    collect,
+    pinned,
+)
+from overt.models.sources.staging import Staging
 from overt.ref import Ref
 
 HOST = "registry.ollama.ai"
@@ -38,7 +45,7 @@ _CONFIG_BYTES = 1 << 20
 _HEAD = 4096  # bytes of a licence that are looked at
 
 
-def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
+def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     """As base.Planner. `pins` holds digests of files by the paths of `KINDS`.
 
     Raises:
@@ -48,7 +55,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
     """
     host = ref.host or HOST
     name = ref.name if "/" in ref.name else f"{NAMESPACE}/{ref.name}"
-    registry = Registry(network, host, name)
+    registry = RepositoryClient(network, host, name)
     document = registry.manifest(ref.tag or "latest", index=False)
     wanted, left_out = parts(document, str(ref))
     check_pins(wanted, pins)
@@ -61,7 +68,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
     if left_out:
         origin["left_out"] = ", ".join(left_out)
     short = name.removeprefix(f"{NAMESPACE}/") if host == HOST else name
-    return Plan(
+    return FetchPlan(
         pinned(ref, None if host == HOST else host, short, document.digest),
         origin,
         partial(_collect, registry, wanted),
@@ -70,14 +77,14 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
 
 def parts(
     document: Document, place: str
-) -> tuple[tuple[tuple[Role, str, Layer], ...], tuple[str, ...]]:
+) -> tuple[tuple[tuple[Role, str, Descriptor], ...], tuple[str, ...]]:
     """What to keep of an Ollama manifest, weights first, and the media types that are left out.
 
     Raises:
         ModelNotFound: it has no weights.
         FormatError: it is stored tensor by tensor, or has two models.
     """
-    parts_found: list[tuple[Role, str, Layer]] = []
+    parts_found: list[tuple[Role, str, Descriptor]] = []
     left_out: set[str] = set()
     for layer in document.layers:
         kind = layer.media_type.removeprefix(_TYPE)
@@ -106,13 +113,13 @@ def parts(
 
 
 def _collect(
-    registry: Registry, wanted: tuple[tuple[Role, str, Layer], ...], desk: Desk
+    registry: RepositoryClient, wanted: tuple[tuple[Role, str, Descriptor], ...], desk: Staging
 ) -> Collected:
     pieces = collect(registry, desk, wanted)
     return Collected(pieces, licence_of(pieces), origin=said(pieces))
 
 
-def said(pieces: tuple[Piece, ...]) -> dict[str, str]:
+def said(pieces: tuple[FetchedFile, ...]) -> dict[str, str]:
     """What the configuration names that is not in the weights (types/model/config.go there)."""
     for piece in pieces:
         if piece.path == CONFIG and piece.size <= _CONFIG_BYTES:
@@ -130,7 +137,7 @@ def said(pieces: tuple[Piece, ...]) -> dict[str, str]:
     return {}
 
 
-def licence_of(pieces: tuple[Piece, ...]) -> str | None:
+def licence_of(pieces: tuple[FetchedFile, ...]) -> str | None:
     """The first licence by the title its text begins with: an SPDX id where that is certain."""
     for piece in pieces:
         if piece.role == "licence":

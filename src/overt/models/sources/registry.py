@@ -25,10 +25,10 @@ from overt.errors import (
     UnsafeFile,
 )
 from overt.models.sources import registry_auth
-from overt.models.sources.base import Piece, Role
+from overt.models.sources.base import FetchedFile, Role
 from overt.models.sources.download import Download, Network, origin_of, shown, size_of
-from overt.models.sources.registry_request import Content, Reply, ask
-from overt.models.sources.staging import Desk, Fetched
+from overt.models.sources.registry_request import Content, RegistryReply, ask
+from overt.models.sources.staging import Fetched, Staging
 from overt.ref import Ref, safe_member
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -46,7 +46,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class Descriptor:
     """A descriptor: what a manifest says of one blob (`digest` is ``sha256:`` and 64 hex)."""
 
     media_type: str
@@ -66,13 +66,13 @@ class Document:
     digest: str
     media_type: str
     artifact_type: str
-    config: Layer | None
-    layers: tuple[Layer, ...]
-    entries: tuple[Layer, ...]
+    config: Descriptor | None
+    layers: tuple[Descriptor, ...]
+    entries: tuple[Descriptor, ...]
     annotations: Mapping[str, str]
 
 
-class Registry:
+class RepositoryClient:
     """One repository. Logs in by itself, once it is asked to.
 
     Args:
@@ -101,7 +101,7 @@ class Registry:
         content: Content = None,
         *,
         once: bool = False,
-    ) -> Reply:
+    ) -> RegistryReply:
         """A request to the registry itself, with the login it asks for; the status is not judged.
 
         Raises:
@@ -148,7 +148,7 @@ class Registry:
                 )
         return read_document(reply, digest, f"{self.host}/{self.repository}")
 
-    def fetch(self, desk: Desk, layer: Layer, label: str) -> Fetched:
+    def fetch(self, desk: Staging, layer: Descriptor, label: str) -> Fetched:
         """Bring one blob to the desk; a login that expires on the way is renewed, as long as
         every one of them brings some more.
 
@@ -176,7 +176,7 @@ class Registry:
                 if reply.status == 401:  # else a signed address elsewhere has expired
                     self._log_in(reply)
 
-    def blob(self, layer: Layer) -> bytes:
+    def blob(self, layer: Descriptor) -> bytes:
         """A small blob, whole.
 
         Raises:
@@ -194,7 +194,7 @@ class Registry:
             )
         return reply.body
 
-    def _log_in(self, reply: Reply) -> None:
+    def _log_in(self, reply: RegistryReply) -> None:
         self._authorization = registry_auth.authorization(
             self.network, self.base, self.repository, self._actions, reply
         )
@@ -207,8 +207,8 @@ class Registry:
 
 
 def collect(
-    registry: Registry, desk: Desk, wanted: Sequence[tuple[Role, str, Layer]]
-) -> tuple[Piece, ...]:
+    registry: RepositoryClient, desk: Staging, wanted: Sequence[tuple[Role, str, Descriptor]]
+) -> tuple[FetchedFile, ...]:
     """Bring the blobs and say what they are; what is here already is not brought again.
 
     Raises:
@@ -230,12 +230,12 @@ def collect(
         if layer.digest not in fetched:
             fetched[layer.digest] = registry.fetch(desk, layer, path)
     return tuple(
-        Piece(role, path, fetched[layer.digest].file, layer.hexes, layer.size)
+        FetchedFile(role, path, fetched[layer.digest].file, layer.hexes, layer.size)
         for (role, _, layer), path in zip(wanted, paths, strict=True)
     )
 
 
-def check_pins(wanted: Iterable[tuple[Role, str, Layer]], pins: Mapping[str, str]) -> None:
+def check_pins(wanted: Iterable[tuple[Role, str, Descriptor]], pins: Mapping[str, str]) -> None:
     """Raises IntegrityError where the catalogue vouches for another digest of a file."""
     for _, path, layer in wanted:
         if pins.get(path, layer.hexes) != layer.hexes:
@@ -246,7 +246,7 @@ def check_pins(wanted: Iterable[tuple[Role, str, Layer]], pins: Mapping[str, str
             )
 
 
-def read_document(reply: Reply, digest: str, place: str) -> Document:
+def read_document(reply: RegistryReply, digest: str, place: str) -> Document:
     """Read a manifest or an index; nothing in it is trusted.
 
     Raises:
@@ -283,7 +283,7 @@ def pinned(ref: Ref, host: str | None, name: str, digest: str) -> Ref:
     return Ref(ref.scheme, name, host, digest)
 
 
-def _layer(item: object) -> Layer:
+def _layer(item: object) -> Descriptor:
     if not isinstance(item, dict):
         raise ValueError("a descriptor is no object")
     digest, size = item["digest"], item["size"]
@@ -292,7 +292,7 @@ def _layer(item: object) -> Layer:
     if type(size) is not int or not 0 <= size <= MAX_BYTES:
         raise ValueError(f"{str(size)[:40]} is no size of a layer")
     annotations = _annotations(item.get("annotations"))
-    return Layer(_text(item["mediaType"]), digest, size, annotations)
+    return Descriptor(_text(item["mediaType"]), digest, size, annotations)
 
 
 def _list(value: object) -> list[object]:
@@ -315,7 +315,7 @@ def _annotations(value: object) -> Mapping[str, str]:
     return {str(key): text for key, text in annotations.items() if isinstance(text, str)}
 
 
-def _bound(registry: Registry, wanted: Sequence[tuple[Role, str, Layer]]) -> None:
+def _bound(registry: RepositoryClient, wanted: Sequence[tuple[Role, str, Descriptor]]) -> None:
     place = f"{registry.host}/{registry.repository}"
     for role, path, layer in wanted:
         if role not in LARGE and layer.size > MAX_TEXT:
@@ -340,13 +340,13 @@ def _safe(path: str, host: str) -> str:
         ) from None
 
 
-def _here(desk: Desk, layer: Layer) -> int:
+def _here(desk: Staging, layer: Descriptor) -> int:
     """Bytes of a blob that an earlier try left on the desk."""
     whole = size_of(desk.folder / layer.hexes)
     return min(layer.size, whole or size_of(desk.folder / f"{layer.hexes}.part"))
 
 
-def complaint(reply: Reply) -> str | None:
+def complaint(reply: RegistryReply) -> str | None:
     """The registry's own words for an error, as a hint (specification, "Error Codes")."""
     try:
         complaint_ = json.loads(reply.body)["errors"][0]

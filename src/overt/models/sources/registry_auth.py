@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from overt.errors import NeedsAccess, Refused, SourceFailed
 from overt.models.sources import credentials
 from overt.models.sources.download import Network
-from overt.models.sources.registry_request import Reply, ask
+from overt.models.sources.registry_request import RegistryReply, ask
 
 _PAIRS = {
     "registry-1.docker.io": ("auth.docker.io",),
@@ -63,7 +63,9 @@ def challenge_of(header: str) -> Challenge | None:
     return challenges.get("bearer") or challenges.get("basic")
 
 
-def authorization(network: Network, base: str, repository: str, actions: str, reply: Reply) -> str:
+def authorization(
+    network: Network, base: str, repository: str, actions: str, reply: RegistryReply
+) -> str:
     """The Authorization header that answers a 401.
 
     Args:
@@ -148,8 +150,8 @@ def _covered(host: str, certified: tuple[str, ...]) -> bool:
 
 
 def _exchange(
-    network: Network, realm: str, service: str, scope: str, login: credentials.Login | None
-) -> Reply:
+    network: Network, realm: str, service: str, scope: str, login: credentials.RegistryLogin | None
+) -> RegistryReply:
     """Ask the realm for a token; redirects are not followed."""
     if login and login.token:
         form = {
@@ -178,7 +180,7 @@ def _token(body: bytes, realm: str) -> str:
     return token
 
 
-def _without(host: str, repository: str, access: credentials.Found) -> NeedsAccess:
+def _without(host: str, repository: str, access: credentials.CredentialLookup) -> NeedsAccess:
     why = f" ({access.trouble})" if access.trouble else ""
     return NeedsAccess(
         f"{host} wants a login for {repository} and none is stored{why}",

@@ -24,7 +24,7 @@ _SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RegistryReply:
     """A whole answer, whatever its status.
 
     Attributes:
@@ -49,7 +49,7 @@ def ask(
     *,
     redirects: bool = False,
     once: bool = False,
-) -> Reply:
+) -> RegistryReply:
     """Send one request; the answer may have 4 MiB and take two minutes.
 
     Args:
@@ -84,7 +84,7 @@ def _answered(
     url: str,
     headers: Mapping[str, str],
     content: bytes | Iterator[bytes] | None,
-) -> Reply:
+) -> RegistryReply:
     answer = client.send(
         client.build_request(method, url, headers=headers, content=content), stream=True
     )
@@ -103,7 +103,7 @@ def _answered(
                     f"{_SECONDS:.0f} s"
                 )
         named = {name.lower(): value for name, value in answer.headers.items()}
-        return Reply(str(answer.url), answer.status_code, named, bytes(body), certified)
+        return RegistryReply(str(answer.url), answer.status_code, named, bytes(body), certified)
     finally:
         answer.close()
 

@@ -8,7 +8,7 @@ from errno import EDQUOT, ENOSPC
 from overt.errors import OutOfDisk, OvertError, SourceFailed, Stopped
 
 
-class Pace:
+class RateLimit:
     """What all threads together may take: each pays for its bytes by waiting, in turn."""
 
     def __init__(self, bandwidth: int, stopped: threading.Event) -> None:

@@ -8,7 +8,7 @@ from packaging.version import Version
 
 from overt.errors import NotFound, SourceFailed
 from overt.models.sources.download import Download, Network, shown
-from overt.models.sources.index import ACCEPT, Index, configured, rows
+from overt.models.sources.index import ACCEPT, PackageIndex, configured, rows
 
 
 def source_archive(name: str, version: str, sha256: str, network: Network) -> Download:
@@ -40,7 +40,7 @@ def source_archive(name: str, version: str, sha256: str, network: Network) -> Do
 
 
 def _listed(
-    index: Index, name: str, version: str, network: Network
+    index: PackageIndex, name: str, version: str, network: Network
 ) -> tuple[str, int | None] | None:
     url = urljoin(index.url, f"{canonicalize_name(name)}/")
     headers = {"Accept": ACCEPT, **index.headers(url)}

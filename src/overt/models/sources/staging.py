@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Queue
 
 from overt.errors import IntegrityError, OutOfDisk
-from overt.models.sources.base import CHUNK, Report, Step
+from overt.models.sources.base import CHUNK, FetchProgress, Report
 from overt.models.sources.download import Download, Network, shown, size_of
 
 _PATIENCE = 2.0  # seconds for other threads to end
@@ -32,7 +32,7 @@ class Fetched:
     size: int
 
 
-class Desk:
+class Staging:
     """The folder of one pull: what `fetch` brings stays there, whole and hashed, until it is moved.
 
     Args:
@@ -55,7 +55,7 @@ class Desk:
         self._reporting = threading.Lock()
         self._have = have
 
-    def report(self, step: Step) -> None:
+    def report(self, step: FetchProgress) -> None:
         """Tell about progress; from one thread at a time."""
         with self._reporting:
             self._report(step)
@@ -137,7 +137,7 @@ class Desk:
             if known is None and total is not None:
                 known = total
                 self.room(total - done)
-            self.report(Step(download.label or download.name, done, total, digest))
+            self.report(FetchProgress(download.label or download.name, done, total, digest))
 
         return grow
 
@@ -185,7 +185,7 @@ class Desk:
                 while block := file.read(CHUNK):
                     seen.update(block)
                     what = f"checking {download.label or download.name}"
-                    self.report(Step(what, seen.count, size))
+                    self.report(FetchProgress(what, seen.count, size))
         facts = (
             ("size", str(size), None if download.size is None else str(download.size)),
             ("sha256", seen.sha256.hexdigest(), download.sha256),

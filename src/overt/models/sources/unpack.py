@@ -21,7 +21,7 @@ _EXTENDED = 64 << 10  # bytes of one extended header
 _GROWS = 20  # gzip makes weights hardly smaller, and texts by this at most
 
 
-class _Stream(Protocol):
+class _ByteStream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
@@ -51,7 +51,9 @@ def unpack(
         raise _bad("it is damaged") from None
 
 
-def _only(stream: _Stream, target: Path, most: int, room: Callable[[int], None]) -> tuple[str, int]:
+def _only(
+    stream: _ByteStream, target: Path, most: int, room: Callable[[int], None]
+) -> tuple[str, int]:
     only: tuple[str, int] | None = None
     size: int | None = None  # of the next file, by an extended header
     for _ in range(_HEADERS):
@@ -99,7 +101,7 @@ def _number(text: bytes) -> int:
     return int(digits or b"0", 8)
 
 
-def _take(stream: _Stream, length: int) -> bytes:
+def _take(stream: _ByteStream, length: int) -> bytes:
     if length > _EXTENDED:
         raise _bad(f"one of its headers has {length} bytes")
     padded = -(-length // _BLOCK) * _BLOCK
@@ -119,7 +121,7 @@ def _size_of(record: bytes) -> int | None:
     return None
 
 
-def _write(stream: _Stream, target: Path, length: int) -> str:
+def _write(stream: _ByteStream, target: Path, length: int) -> str:
     digest = hashlib.sha256()
     left = length
     with target.open("wb") as file:

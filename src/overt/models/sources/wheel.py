@@ -29,7 +29,7 @@ _SMALL = 16 << 20  # … unless it is small
 _TEXT = 1 << 20
 
 
-class Archive:
+class WheelArchive:
     """An open wheel. Use as a context manager.
 
     Raises:
@@ -51,7 +51,7 @@ class Archive:
             self._zip.close()
             raise
 
-    def __enter__(self) -> "Archive":
+    def __enter__(self) -> "WheelArchive":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,12 +85,12 @@ class Archive:
             )
         return done
 
-    def metadata(self) -> "Metadata":
+    def metadata(self) -> "WheelMetadata":
         """The headers of ``*.dist-info/METADATA``."""
         paths = [m for m in self.members if re.fullmatch(r"[^/]+\.dist-info/METADATA", m)]
         if len(paths) != 1:
             raise FormatError(f"{self.name} has {len(paths)} METADATA files where a wheel has one")
-        return Metadata(paths[0], self.text(paths[0]), self.members[paths[0]].date_time)
+        return WheelMetadata(paths[0], self.text(paths[0]), self.members[paths[0]].date_time)
 
     def _list(self) -> None:
         infos = self._zip.infolist()
@@ -145,7 +145,7 @@ class Archive:
             ) from None
 
 
-class Metadata:
+class WheelMetadata:
     """What a wheel says about itself, as text; never trusted.
 
     Attributes:

@@ -33,11 +33,11 @@ from overt.errors import Busy, Failure, IntegrityError, ModelNotFound, OutOfDisk
 from overt.files.atomic import sync_folder
 from overt.models.sources.base import Role
 from overt.models.store.garbage import collect
-from overt.models.store.links import Link, Links
+from overt.models.store.links import FileLink, Links
 from overt.models.store.manifest import File, Manifest, Pointer, file_name, hex_of, ref_text
 from overt.ref import Ref, parse
 
-__all__ = ["Entry", "File", "Link", "Manifest", "Problem", "Removed", "Role", "Store"]
+__all__ = ["File", "FileLink", "Manifest", "Removed", "Role", "Store", "StoreEntry", "StoreProblem"]
 
 _MANIFEST_BYTES = 8 << 20
 _LOCK_SECONDS = 60.0
@@ -45,7 +45,7 @@ _STALE_SECONDS = 14 * 86400  # an abandoned partial pull is garbage after this l
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoreEntry:
     """A name in the store: what it is called, what it is, and when it was named (ISO 8601, UTC)."""
 
     ref: Ref
@@ -68,7 +68,7 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class StoreProblem:
     """One thing wrong in the store, and what to type.
 
     Attributes:
@@ -169,14 +169,14 @@ class Store:
             return False
         return True
 
-    def names(self) -> list[Entry]:
+    def names(self) -> list[StoreEntry]:
         """Every readable name, sorted; damaged ones are `verify`'s business."""
         entries = []
         for path in _listed(self._names):
             with suppress(OvertError, OSError):
                 pointer = Pointer.decode(path.read_bytes())
                 entries.append(
-                    Entry(parse(pointer.ref), self.manifest(pointer.manifest), pointer.time)
+                    StoreEntry(parse(pointer.ref), self.manifest(pointer.manifest), pointer.time)
                 )
         return sorted(entries, key=lambda entry: str(entry.ref))
 
@@ -203,7 +203,7 @@ class Store:
         path = self._blob(digest)
         return path if path.is_file() else None
 
-    def link(self, digest: str) -> Link | None:
+    def link(self, digest: str) -> FileLink | None:
         """Whose file a blob is, where it is not the store's own."""
         return self.links.of(digest)
 
@@ -217,7 +217,7 @@ class Store:
         manifest: Manifest,
         files: Mapping[str, Path],
         names: Sequence[Ref],
-        links: Mapping[str, Link] | None = None,
+        links: Mapping[str, FileLink] | None = None,
     ) -> Manifest:
         """Move finished files in, write the manifest, and point `names` at it.
 
@@ -284,7 +284,7 @@ class Store:
 
     def verify(
         self, ref: Ref | None = None, progress: Callable[[str, int, int], None] | None = None
-    ) -> list[Problem]:
+    ) -> list[StoreProblem]:
         """Hash everything again (or only what `ref` needs) and list what is wrong.
 
         `progress` is told the path being read, its bytes so far and its size. A damaged store

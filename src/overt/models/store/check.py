@@ -11,12 +11,12 @@ from overt.models.store.manifest import File, Manifest, Pointer, file_name, hex_
 from overt.ref import Ref
 
 if TYPE_CHECKING:
-    from overt.models.store import Link, Problem, Store
+    from overt.models.store import FileLink, Store, StoreProblem
 
 Progress = Callable[[str, int, int], None]
 
 
-def check(store: "Store", ref: Ref | None, progress: Progress | None) -> "list[Problem]":
+def check(store: "Store", ref: Ref | None, progress: Progress | None) -> "list[StoreProblem]":
     """As `Store.verify`."""
     job = _Check(store, progress)
     if ref is not None:
@@ -33,7 +33,7 @@ class _Check:
     def __init__(self, store: "Store", progress: Progress | None) -> None:
         self.store = store
         self.progress = progress
-        self.problems: list[Problem] = []
+        self.problems: list[StoreProblem] = []
         self.needed: dict[str, list[str]] = {}  # manifest's hex -> names
         self.read: set[str] = set()  # blobs already hashed, hex
 
@@ -43,9 +43,9 @@ class _Check:
         path: Path,
         message: str,
         refs: tuple[str, ...] = (),
-        link: "Link | None" = None,
+        link: "FileLink | None" = None,
     ) -> None:
-        from overt.models.store import Problem
+        from overt.models.store import StoreProblem
 
         where = path.relative_to(self.store.home).as_posix()
         if link:
@@ -54,7 +54,7 @@ class _Check:
             hint = f"type `overt rm {' '.join(refs)}`, then `overt pull {refs[0]}`"
         else:
             hint = f"delete {path}"
-        self.problems.append(Problem(code, message, hint, where, refs))
+        self.problems.append(StoreProblem(code, message, hint, where, refs))
 
     def names(self) -> None:
         for path in _walk(self.store.home / "names"):

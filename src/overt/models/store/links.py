@@ -25,7 +25,7 @@ _NOTE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class FileLink:
     """A file of another program, as it was when its digest was taken.
 
     Attributes:
@@ -41,7 +41,7 @@ class Link:
     owner: str
 
     @classmethod
-    def of(cls, path: Path, owner: str) -> "Link":
+    def of(cls, path: Path, owner: str) -> "FileLink":
         """The file as it is now. Raises OSError."""
         facts = path.stat()
         return cls(str(path.resolve()), facts.st_size, facts.st_mtime_ns, owner)
@@ -54,7 +54,7 @@ class Links:
         self._notes = home / "links"
         self._partial = home / "partial"
 
-    def of(self, digest: str) -> Link | None:
+    def of(self, digest: str) -> FileLink | None:
         """What was noted about that blob, or None where it is a file of our own."""
         try:
             with self._note(digest).open("rb") as file:
@@ -65,7 +65,7 @@ class Links:
             return None
         texts = isinstance(path, str) and isinstance(owner, str)
         numbers = isinstance(size, int) and isinstance(mtime_ns, int)
-        return Link(path, size, mtime_ns, owner) if texts and numbers else None
+        return FileLink(path, size, mtime_ns, owner) if texts and numbers else None
 
     def path(self, file: File, blob: Path) -> Path:
         """Where the bytes of `file` are, as `Store.path`."""
@@ -96,12 +96,12 @@ class Links:
             return Path(link.path)
         return blob
 
-    def changed(self, blob: Path, link: Link) -> bool:
+    def changed(self, blob: Path, link: FileLink) -> bool:
         """Whether the file has been written since its digest was taken. Raises OSError."""
         facts = blob.stat()
         return (facts.st_size, facts.st_mtime_ns) != (link.size, link.mtime_ns)
 
-    def make(self, digest: str, blob: Path, link: Link) -> None:
+    def make(self, digest: str, blob: Path, link: FileLink) -> None:
         """Let `blob` be the file of `link`. Call only with the store lock held.
 
         Raises:
@@ -146,7 +146,7 @@ class Links:
     def _note(self, digest: str) -> Path:
         return self._notes / f"{hex_of(digest)}.json"
 
-    def _write(self, digest: str, link: Link) -> None:
+    def _write(self, digest: str, link: FileLink) -> None:
         self._notes.mkdir(parents=True, exist_ok=True)
         self._partial.mkdir(parents=True, exist_ok=True)
         new = self._partial / f"new-{os.getpid()}-note"

@@ -77,7 +77,7 @@ def of_config(config: Mapping[str, Any]) -> Architecture:
     return architecture
 
 
-def of_gguf(header: gguf.Header) -> Architecture:
+def of_gguf(header: gguf.GgufHeader) -> Architecture:
     """The architecture of a GGUF file; of two that share its name, the one with the window.
 
     Raises:
@@ -99,7 +99,7 @@ def of_shape(shape: Shape) -> Architecture:
     return matches[-1 if shape.window else 0]
 
 
-def shape_of_gguf(header: gguf.Header) -> Shape:
+def shape_of_gguf(header: gguf.GgufHeader) -> Shape:
     """What a GGUF file's metadata and its table of tensors say.
 
     Raises:

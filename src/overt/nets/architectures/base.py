@@ -22,8 +22,8 @@ from overt.nets.architectures.configuration import (
     MAX_LAYERS,
     MAX_TOKENS,
     MAX_WIDTH,
-    Config,
-    Keys,
+    MetadataKeys,
+    ModelConfig,
 )
 from overt.nets.shape import Shape
 
@@ -151,7 +151,7 @@ class Architecture:
             FormatError: a key is missing, of the wrong kind, or cannot be.
             Unsupported: something that is not computed here.
         """
-        keys = Keys(self.name, metadata)
+        keys = MetadataKeys(self.name, metadata)
         if "expert_count" in keys and keys.get("expert_count") != 0:
             raise Unsupported("models of several experts are not known here")
         width = keys.whole("embedding_length", MAX_WIDTH)
@@ -197,7 +197,7 @@ class Architecture:
             "embedding_scale": width**0.5 if self.unit else 1.0,
         }
 
-    def _check(self, config: Config) -> None:
+    def _check(self, config: ModelConfig) -> None:
         """Refuse what `Shape` cannot say."""
         if config.attention_bias or config.mlp_bias:
             raise Unsupported(f"{self.release} with attention_bias or mlp_bias is not known")
@@ -210,21 +210,21 @@ class Architecture:
                 f"the activation {shown(activation)} is not the one of {self.release}"
             )
 
-    def _windows(self, config: Config) -> tuple[bool, ...]:
+    def _windows(self, config: ModelConfig) -> tuple[bool, ...]:
         """Which layers see a window."""
         if not self.window_every or config.sliding_window is None:
             return ()
         return config.local(config.sliding_window_pattern or self.window_every)
 
-    def _choices(self, config: Config) -> dict[str, Any]:
+    def _choices(self, config: ModelConfig) -> dict[str, Any]:
         """More of a shape, from config.json."""
         return {}
 
-    def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
+    def _chosen(self, keys: MetadataKeys, head: int, layers: int) -> dict[str, Any]:
         """More of a shape, from metadata."""
         return {}
 
-    def _window_keys(self, keys: Keys, layers: int) -> tuple[int, tuple[bool, ...]]:
+    def _window_keys(self, keys: MetadataKeys, layers: int) -> tuple[int, tuple[bool, ...]]:
         if not self.window_every or not keys.get("attention.sliding_window"):
             return 0, ()
         local = keys.local(layers, self.window_every)

@@ -20,7 +20,7 @@ MAX_TOKENS: Final = 1 << 24
 MAX_CONTEXT: Final = 1 << 30
 
 
-class Config(msgspec.Struct):
+class ModelConfig(msgspec.Struct):
     """The fields of a config.json that decide what a decoder-only transformer computes."""
 
     hidden_size: int
@@ -77,14 +77,14 @@ class Config(msgspec.Struct):
         return tuple(kinds[kind] for kind in self.layer_types)
 
 
-def read(document: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
+def read(document: Mapping[str, Any], defaults: Mapping[str, Any]) -> ModelConfig:
     """Check a config.json.
 
     Raises:
         FormatError: a field is missing, of the wrong kind, or cannot be.
     """
     try:
-        config = msgspec.convert({**defaults, **document}, Config)
+        config = msgspec.convert({**defaults, **document}, ModelConfig)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise FormatError(f"config.json is not what it should be: {str(error)[:160]}") from None
     limits = {
@@ -128,7 +128,7 @@ def positive(name: str, value: object, most: float = 1e15) -> float:
     raise FormatError(f"config.json says {name} is {shown(value)}, which is no number above 0")
 
 
-class Keys:
+class MetadataKeys:
     """GGUF metadata of one architecture, by the part of each key behind its name."""
 
     def __init__(self, architecture: str, metadata: Mapping[str, Any]) -> None:

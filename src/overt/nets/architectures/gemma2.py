@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from overt.errors import Unsupported
-from overt.nets.architectures.configuration import Config, Keys, positive
+from overt.nets.architectures.configuration import MetadataKeys, ModelConfig, positive
 from overt.nets.architectures.gemma import Gemma
 from overt.nets.shape import Shape
 
@@ -43,7 +43,7 @@ class Gemma2(Gemma):
     window_every = 2
     large_layers: ClassVar[int] = _LARGE_LAYERS
 
-    def _choices(self, config: Config) -> dict[str, Any]:
+    def _choices(self, config: ModelConfig) -> dict[str, Any]:
         scalar = positive("query_pre_attn_scalar", config.query_pre_attn_scalar, 1e9)
         caps = {
             "attention_cap": config.attn_logit_softcapping,
@@ -54,21 +54,21 @@ class Gemma2(Gemma):
         }
         return {**values, "attention_scale": 0.0 if scalar == config.head else scalar**-0.5}
 
-    def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
+    def _chosen(self, keys: MetadataKeys, head: int, layers: int) -> dict[str, Any]:
         return {
             "attention_cap": keys.number("attn_logit_softcapping", 50.0, 1e9),
             "final_cap": keys.number("final_logit_softcapping", 30.0, 1e9),
             "attention_scale": self._scale(keys, head, layers),
         }
 
-    def _scale(self, keys: Keys, head: int, layers: int) -> float:
+    def _scale(self, keys: MetadataKeys, head: int, layers: int) -> float:
         """What llama.cpp multiplies queries by; 0: one over the root of a head's elements."""
         if layers != self.large_layers:
             return 0.0
         width, heads = keys.get("embedding_length"), keys.whole("attention.head_count", 1 << 12)
         return 0.0 if width // heads in (0, head) else float((width // heads) ** -0.5)
 
-    def _window_keys(self, keys: Keys, layers: int) -> tuple[int, tuple[bool, ...]]:
+    def _window_keys(self, keys: MetadataKeys, layers: int) -> tuple[int, tuple[bool, ...]]:
         if "attention.sliding_window" in keys:
             return super()._window_keys(keys, layers)
         local = keys.local(layers, self.window_every)

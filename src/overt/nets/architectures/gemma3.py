@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from overt.errors import FormatError, Unsupported
 from overt.nets.architectures import ropes
-from overt.nets.architectures.configuration import Config, Keys
+from overt.nets.architectures.configuration import MetadataKeys, ModelConfig
 from overt.nets.architectures.gemma import Gemma
 from overt.nets.architectures.gemma2 import Gemma2
 from overt.nets.shape import Rope, Shape
@@ -41,14 +41,14 @@ class Gemma3(Gemma2):
         tied = document.get("tie_word_embeddings", inside.get("tie_word_embeddings", True))
         return super().shape_of_config({**inside, "tie_word_embeddings": tied})
 
-    def _choices(self, config: Config) -> dict[str, Any]:
+    def _choices(self, config: ModelConfig) -> dict[str, Any]:
         local = ropes.local_of_config(config, 10_000.0) if any(self._windows(config)) else None
         return {**super()._choices(config), "local_rope": local}
 
-    def _window_keys(self, keys: Keys, layers: int) -> tuple[int, tuple[bool, ...]]:
+    def _window_keys(self, keys: MetadataKeys, layers: int) -> tuple[int, tuple[bool, ...]]:
         return Gemma._window_keys(self, keys, layers)  # where none is said, there is none
 
-    def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
+    def _chosen(self, keys: MetadataKeys, head: int, layers: int) -> dict[str, Any]:
         windows = keys.get("attention.sliding_window")
         return {
             "final_cap": keys.number("final_logit_softcapping", 0.0, 1e9),

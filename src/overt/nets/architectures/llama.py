@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from overt.nets.architectures.base import Architecture
-from overt.nets.architectures.configuration import Config
+from overt.nets.architectures.configuration import ModelConfig
 from overt.nets.shape import Shape
 
 
@@ -43,7 +43,7 @@ class Mistral(Llama):
         "sliding_window": 4096,
     }
 
-    def _windows(self, config: Config) -> tuple[bool, ...]:
+    def _windows(self, config: ModelConfig) -> tuple[bool, ...]:
         window, context = config.sliding_window, config.max_position_embeddings
         return (window is not None and window < context,) * config.num_hidden_layers
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from overt.nets.architectures.base import Architecture
-from overt.nets.architectures.configuration import Config, Keys, positive
+from overt.nets.architectures.configuration import MetadataKeys, ModelConfig, positive
 from overt.nets.shape import Shape
 
 
@@ -30,12 +30,12 @@ class Olmo(Architecture):
     interleaved = True
     square = True
 
-    def _choices(self, config: Config) -> dict[str, Any]:
+    def _choices(self, config: ModelConfig) -> dict[str, Any]:
         clip = config.clip_qkv
         limit = positive("clip_qkv", clip) if clip is not None else 0.0
         return {"clip": limit, "eps": 1e-5}
 
-    def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
+    def _chosen(self, keys: MetadataKeys, head: int, layers: int) -> dict[str, Any]:
         return {"clip": keys.number("attention.clamp_kqv", 0.0)}
 
     def _pairs(self, shape: Shape) -> Iterator[tuple[str, Any]]:

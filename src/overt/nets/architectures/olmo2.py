@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from overt.errors import Unsupported
 from overt.nets.architectures import ropes
 from overt.nets.architectures.base import Architecture
-from overt.nets.architectures.configuration import Config, Keys
+from overt.nets.architectures.configuration import MetadataKeys, ModelConfig
 from overt.nets.shape import Rope, Shape
 
 
@@ -48,14 +48,14 @@ class Olmo3(Olmo2):
     theta = 500_000.0
     window_every = 4
 
-    def _choices(self, config: Config) -> dict[str, Any]:
+    def _choices(self, config: ModelConfig) -> dict[str, Any]:
         if not any(self._windows(config)):
             return {}
         rope = ropes.of_config(config, self.theta)
         local = ropes.local_of_config(config, rope.base)
         return {"local_rope": local if local != rope else None}
 
-    def _chosen(self, keys: Keys, head: int, layers: int) -> dict[str, Any]:
+    def _chosen(self, keys: MetadataKeys, head: int, layers: int) -> dict[str, Any]:
         if not keys.get("attention.sliding_window"):
             return {}
         base = keys.number("rope.freq_base", 10_000.0)

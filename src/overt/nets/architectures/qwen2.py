@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from overt.nets.architectures.base import Architecture
-from overt.nets.architectures.configuration import Config
+from overt.nets.architectures.configuration import ModelConfig
 from overt.nets.shape import Shape
 
 
@@ -31,7 +31,7 @@ class Qwen2(Architecture):
     bias = True
     square = True
 
-    def _windows(self, config: Config) -> tuple[bool, ...]:
+    def _windows(self, config: ModelConfig) -> tuple[bool, ...]:
         if not config.use_sliding_window or config.sliding_window is None:
             return ()
         if config.layer_types is not None:

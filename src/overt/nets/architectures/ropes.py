@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from overt.errors import FormatError, Unsupported
 from overt.formats.bounded import shown
-from overt.nets.architectures.configuration import MAX_CONTEXT, Config, Keys, positive
+from overt.nets.architectures.configuration import MAX_CONTEXT, MetadataKeys, ModelConfig, positive
 from overt.nets.shape import Rope
 
 _NESTED = ("full_attention", "sliding_attention")
@@ -19,7 +19,7 @@ _FAST, _SLOW = 32.0, 1.0
 _TOLERANCE: Final = 1e-4
 
 
-def of_config(config: Config, theta: float) -> Rope:
+def of_config(config: ModelConfig, theta: float) -> Rope:
     """That of the layers which see everything; `theta` where config.json does not say.
 
     Raises:
@@ -38,7 +38,7 @@ def of_config(config: Config, theta: float) -> Rope:
     return _scaled(params, positive("rope_theta", base), config.max_position_embeddings)
 
 
-def local_of_config(config: Config, theta: float) -> Rope:
+def local_of_config(config: ModelConfig, theta: float) -> Rope:
     """That of the layers which see a window: never scaled."""
     params = _object((config.rope_parameters or {}).get("sliding_attention") or {})
     if params.get("rope_type", "default") != "default":
@@ -139,7 +139,7 @@ def metadata(rope: Rope) -> Iterator[tuple[str, Any]]:
             yield "rope.scaling.attn_factor", share
 
 
-def of_metadata(keys: Keys, head: int, context: int) -> Rope:
+def of_metadata(keys: MetadataKeys, head: int, context: int) -> Rope:
     """That of the layers which see everything.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from overt.formats.safetensors import TensorInfo
+from overt.formats.safetensors import SafetensorsTensor
 from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
 from overt.openness.subject import tensors
@@ -34,9 +34,9 @@ _MASKS: Final = {"F32": ("I", 0x7F800000), "F16": ("H", 0x7C00), "BF16": ("H", 0
 
 
 @dataclass
-class _Pair:
-    a: TensorInfo | None = None
-    b: TensorInfo | None = None
+class _AdapterPair:
+    a: SafetensorsTensor | None = None
+    b: SafetensorsTensor | None = None
     embedding: bool = False
 
 
@@ -78,12 +78,12 @@ def check(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _pairs(tensors: tuple[TensorInfo, ...]) -> dict[str, _Pair]:
-    pairs: dict[str, _Pair] = {}
+def _pairs(tensors: tuple[SafetensorsTensor, ...]) -> dict[str, _AdapterPair]:
+    pairs: dict[str, _AdapterPair] = {}
     for tensor in tensors:
         match = _PAIR.fullmatch(tensor.name)
         if match and len(tensor.shape) == 2:
-            pair = pairs.setdefault(match[1], _Pair())
+            pair = pairs.setdefault(match[1], _AdapterPair())
             pair.embedding = match[2].startswith("embedding")
             if match[2].endswith("A"):
                 pair.a = tensor
@@ -92,7 +92,7 @@ def _pairs(tensors: tuple[TensorInfo, ...]) -> dict[str, _Pair]:
     return pairs
 
 
-def _halves(pairs: Mapping[str, _Pair]) -> tuple[str, str] | None:
+def _halves(pairs: Mapping[str, _AdapterPair]) -> tuple[str, str] | None:
     for module, pair in pairs.items():
         if pair.a is None or pair.b is None:
             half = "B" if pair.a else "A"
@@ -106,7 +106,7 @@ def _halves(pairs: Mapping[str, _Pair]) -> tuple[str, str] | None:
     return None
 
 
-def _rank(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str, str] | None:
+def _rank(pairs: Mapping[str, _AdapterPair], config: Mapping[str, Any]) -> tuple[str, str] | None:
     rank, special = config.get("r"), config.get("rank_pattern") or {}
     if not isinstance(rank, int) or config.get("target_parameters"):
         return None
@@ -119,7 +119,9 @@ def _rank(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str, s
     return None
 
 
-def _targets(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str, str] | None:
+def _targets(
+    pairs: Mapping[str, _AdapterPair], config: Mapping[str, Any]
+) -> tuple[str, str] | None:
     targets = config.get("target_modules")
     if (
         not isinstance(targets, list)
@@ -140,7 +142,7 @@ def _targets(pairs: Mapping[str, _Pair], config: Mapping[str, Any]) -> tuple[str
     return None
 
 
-def _base(subject: Subject, pairs: Mapping[str, _Pair]) -> tuple[str, str] | None:
+def _base(subject: Subject, pairs: Mapping[str, _AdapterPair]) -> tuple[str, str] | None:
     models = tensors.of(subject.base) if subject.base else ()
     theirs = {
         plan.short(name): tensor.shape
@@ -172,7 +174,7 @@ def _base(subject: Subject, pairs: Mapping[str, _Pair]) -> tuple[str, str] | Non
     return None
 
 
-def _numbers(subject: Subject, pairs: Mapping[str, _Pair]) -> tuple[str, str] | None:
+def _numbers(subject: Subject, pairs: Mapping[str, _AdapterPair]) -> tuple[str, str] | None:
     file = subject.file(_FILE)
     if file is None or file.path is None or file.sparse:
         return None

@@ -13,7 +13,7 @@ from typing import Final
 
 from overt.openness.evidence import Finding
 from overt.openness.subject import places, prose, results, sizes, statements
-from overt.openness.subject.statements import Stated
+from overt.openness.subject.statements import CardStatement
 from overt.openness.subject.subject import Subject
 from overt.openness.verdicts.components import Strength
 
@@ -110,7 +110,7 @@ _COMMON: Final = {
 
 
 @dataclass(frozen=True)
-class Compared:
+class StatementComparison:
     """One statement beside the artefact: `wrong` says what is there instead, or is None."""
 
     what: str
@@ -161,7 +161,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 # -- numbers -------------------------------------------------------------------------------------
 
 
-def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+def _sizes(subject: Subject, stated: Mapping[str, CardStatement]) -> Iterator[StatementComparison]:
     config = sizes.config(subject)
     header = subject.model
     longest = header.context_length if header else None
@@ -202,7 +202,7 @@ def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         *actual["hidden size"],
         *actual["inner size"],
     ]
-    fits: dict[str, Callable[[Stated, int], bool]] = {
+    fits: dict[str, Callable[[CardStatement, int], bool]] = {
         "parameters": sizes.about,
         "parameters without embeddings": sizes.about,
         "model size": sizes.about_or_bytes,
@@ -221,10 +221,10 @@ def _sizes(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         agrees = fits.get(what, sizes.exactly)
         fit = any(agrees(statement, number) for number in numbers)
         wrong = None if fit else str(numbers[0])
-        yield Compared(what, statement.words, wrong, "" if counted else source)
+        yield StatementComparison(what, statement.words, wrong, "" if counted else source)
 
 
-def _sentences(subject: Subject) -> Iterator[Compared]:
+def _sentences(subject: Subject) -> Iterator[StatementComparison]:
     """What the text says of the model itself."""
     card, config = subject.card, sizes.config(subject)
     assert card is not None
@@ -236,7 +236,7 @@ def _sentences(subject: Subject) -> Iterator[Compared]:
                 continue
             fit = any(sizes.roughly(mention, number) for mention in mentions for number in actual)
             words = " and ".join(mention.words for mention in mentions)
-            yield Compared("parameters", words, None if fit else str(actual[0]))
+            yield StatementComparison("parameters", words, None if fit else str(actual[0]))
     header = subject.model
     known = sizes.contexts(subject, config, header.context_length if header else None)
     for mention in prose.contexts(card.body, names):
@@ -244,7 +244,9 @@ def _sentences(subject: Subject) -> Iterator[Compared]:
             # Less may be what it was trained with; far more is another model's.
             fit = min(mention.values) <= 1.5 * max(known)
             wrong = None if fit else str(max(known))
-            yield Compared("context length", mention.words, wrong, "config.json" if config else "")
+            yield StatementComparison(
+                "context length", mention.words, wrong, "config.json" if config else ""
+            )
 
 
 def _names(subject: Subject) -> list[str]:
@@ -260,14 +262,14 @@ def _names(subject: Subject) -> list[str]:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+def _words(subject: Subject, stated: Mapping[str, CardStatement]) -> Iterator[StatementComparison]:
     config = subject.config or {}
     classes = config.get("architectures")
     statement = stated.get("architecture")
     named = _NAMED_CLASS.fullmatch(statement.words) if statement else None
     if statement and named and isinstance(classes, list) and classes:
         wrong = None if named[1] in classes else str(classes[0])
-        yield Compared("architecture", statement.words, wrong, "config.json")
+        yield StatementComparison("architecture", statement.words, wrong, "config.json")
     kind = config.get("model_type")
     header = subject.model
     for what in ("architecture", "model type"):
@@ -283,14 +285,14 @@ def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
         ):
             fit = actual in family and not (config and actual == "llama" != family[0])
             wrong = None if fit else actual
-            yield Compared(what, statement.words, wrong, "config.json" if config else "")
+            yield StatementComparison(what, statement.words, wrong, "config.json" if config else "")
     statement = stated.get("model type")
     if (
         statement
         and isinstance(kind, str)
         and re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", statement.words)
     ):
-        yield Compared(
+        yield StatementComparison(
             "model type", statement.words, None if statement.words == kind else kind, "config.json"
         )
     statement = stated.get("dtype")
@@ -300,7 +302,7 @@ def _words(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
     wanted = _DTYPES.get(told_of.lower().removeprefix("torch."))
     mix = _mix(subject)
     if wanted and mix:
-        yield Compared("dtype", told_of, None if wanted == mix else mix)
+        yield StatementComparison("dtype", told_of, None if wanted == mix else mix)
 
 
 def _mix(subject: Subject) -> str:
@@ -312,7 +314,7 @@ def _mix(subject: Subject) -> str:
     return max(counted, key=lambda kind: counted[kind]) if counted else ""
 
 
-def _task(subject: Subject) -> Iterator[Compared]:
+def _task(subject: Subject) -> Iterator[StatementComparison]:
     card, config = subject.card, subject.config
     task = card.fields.get("pipeline_tag") if card else None
     classes = config.get("architectures") if config else None
@@ -322,10 +324,10 @@ def _task(subject: Subject) -> Iterator[Compared]:
     if wrong is None or not all(isinstance(name, str) for name in classes):
         return
     bad = all(name.endswith(wrong) for name in classes)
-    yield Compared("task", task, classes[0] if bad else None, "config.json")
+    yield StatementComparison("task", task, classes[0] if bad else None, "config.json")
 
 
-def _library(subject: Subject) -> Iterator[Compared]:
+def _library(subject: Subject) -> Iterator[StatementComparison]:
     card = subject.card
     name = card.fields.get("library_name") if card else None
     if not isinstance(name, str) or not places.searched(subject):
@@ -333,13 +335,13 @@ def _library(subject: Subject) -> Iterator[Compared]:
     wanted = {"gguf": ".gguf", "llama.cpp": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors"}
     if suffix := wanted.get(name.lower()):
         there = any(file.suffix == suffix for file in subject.files)
-        yield Compared("library", name, None if there else f"no {suffix} file")
+        yield StatementComparison("library", name, None if there else f"no {suffix} file")
     elif name.lower() == "peft":
         there = any(file.stem == "adapter_config.json" for file in subject.files)
-        yield Compared("library", name, None if there else "no adapter_config.json")
+        yield StatementComparison("library", name, None if there else "no adapter_config.json")
 
 
-def _base(subject: Subject) -> Iterator[Compared]:
+def _base(subject: Subject) -> Iterator[StatementComparison]:
     card = subject.card
     bases = card.words("base_model") if card else ()
     if not bases:
@@ -350,7 +352,9 @@ def _base(subject: Subject) -> Iterator[Compared]:
         name = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
         if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             fit = any(_last(name) == _last(base) for base in bases)
-            yield Compared("base", named_bases, None if fit else name, "adapter_config.json")
+            yield StatementComparison(
+                "base", named_bases, None if fit else name, "adapter_config.json"
+            )
     header = subject.model
     if header is None:
         return
@@ -367,7 +371,7 @@ def _base(subject: Subject) -> Iterator[Compared]:
         if mine and theirs:
             path = next(iter(subject.gguf), "")
             fit = bool(mine & theirs)
-            yield Compared(
+            yield StatementComparison(
                 "base", named_bases, None if fit else next(name for name in own if name), path
             )
 
@@ -382,7 +386,9 @@ def _marks(name: str) -> set[str]:
     return {word for word in words if len(word) > 1 and word not in _COMMON}
 
 
-def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+def _licence(
+    subject: Subject, stated: Mapping[str, CardStatement]
+) -> Iterator[StatementComparison]:
     """A line ``License: …`` or a sentence in the text against the field at its top."""
     from overt.openness.licence import names
     from overt.openness.subject import named_licences as naming
@@ -396,20 +402,20 @@ def _licence(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compare
         allows = f"{field[0]} in the card's own fields, which allows commercial use"
         facts = names.facts(field[0])
         free = facts is not None and facts.kind in ("osd_open", "data_open")
-        yield Compared("licence", f"“{limit[:200]}”", allows if free else None)
+        yield StatementComparison("licence", f"“{limit[:200]}”", allows if free else None)
     texts = [statement.words] if statement else prose.licences(card.body, _names(subject))
     for text in texts:
         line = naming.ids_of(text)
         if field and line:
             fit = naming.agree(text, line[0], field[0]) or naming.agree(words[0], field[0], line[0])
             wrong = None if fit else f"{field[0]} in the card's own fields"
-            yield Compared("licence", text, wrong)
+            yield StatementComparison("licence", text, wrong)
 
 
 # -- files, and what settles nothing -------------------------------------------------------------
 
 
-def _files(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]:
+def _files(subject: Subject, stated: Mapping[str, CardStatement]) -> Iterator[StatementComparison]:
     card = subject.card
     assert card is not None
     sums = list(statements.digests(card.body))
@@ -423,14 +429,16 @@ def _files(subject: Subject, stated: Mapping[str, Stated]) -> Iterator[Compared]
             continue
         actual = subject.digest(name).removeprefix("sha256:")
         if len(actual) == 64:
-            yield Compared(f"sha256 of {name}", digest, None if actual == digest else actual, name)
+            yield StatementComparison(
+                f"sha256 of {name}", digest, None if actual == digest else actual, name
+            )
     if not places.searched(subject):
         return
     listed = statements.weights(card.body)
     here = {file.name.rpartition("/")[2] for file in subject.files}
     lost = [name for name in listed if name not in here]
     if listed and len(lost) == len(listed):
-        yield Compared("files", ", ".join(listed[:3]), f"none of {len(listed)} is here")
+        yield StatementComparison("files", ", ".join(listed[:3]), f"none of {len(listed)} is here")
 
 
 def _doubts(subject: Subject) -> Iterator[Finding]:

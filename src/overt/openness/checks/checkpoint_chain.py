@@ -15,7 +15,7 @@ from overt.errors import OvertError
 from overt.formats import safetensors
 from overt.openness.evidence import Finding
 from overt.openness.subject import places, samples
-from overt.openness.subject.samples import Sampled
+from overt.openness.subject.samples import SampledNumbers
 from overt.openness.subject.subject import MAX_HEADERS, Subject, SubjectFile
 from overt.openness.verdicts.components import Strength
 
@@ -32,14 +32,16 @@ _OPTIMIZER: Final = ("optim", "exp_avg", "momentum", "adam")
 
 
 @dataclass
-class Step:
+class CheckpointStep:
     """One checkpoint: its files, the shapes of its tensors, and samples of them."""
 
     number: int
     folder: str
     files: list[SubjectFile] = field(default_factory=list)
     optimizer: list[SubjectFile] = field(default_factory=list)
-    tensors: dict[str, tuple[SubjectFile, safetensors.TensorInfo]] = field(default_factory=dict)
+    tensors: dict[str, tuple[SubjectFile, safetensors.SafetensorsTensor]] = field(
+        default_factory=dict
+    )
     fault: str = ""
 
     @property
@@ -92,14 +94,18 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield _chain(subject, steps, readable, paths)
 
 
-def _steps(files: Sequence[SubjectFile]) -> tuple[list[Step], tuple[str, str, int] | None]:
+def _steps(
+    files: Sequence[SubjectFile],
+) -> tuple[list[CheckpointStep], tuple[str, str, int] | None]:
     """The steps in order, and two folders of one step where there are."""
-    by_step: dict[tuple[int, str], Step] = {}
+    by_step: dict[tuple[int, str], CheckpointStep] = {}
     for file in files:
         number = places.step_of(file.name)
         if number is None or not file.size:
             continue
-        step = by_step.setdefault((number, _root(file.name)), Step(number, _root(file.name)))
+        step = by_step.setdefault(
+            (number, _root(file.name)), CheckpointStep(number, _root(file.name))
+        )
         if file.suffix == ".safetensors" and not any(word in file.stem for word in _OPTIMIZER):
             step.files.append(file)
         elif any(word in file.name.lower() for word in _OPTIMIZER):
@@ -128,7 +134,7 @@ def _root(name: str) -> str:
     return name
 
 
-def _read(step: Step, most: int) -> int:
+def _read(step: CheckpointStep, most: int) -> int:
     """The tensors of a step, as long as fewer than `most` bytes of headers were read; how many."""
     bytes_read = 0
     for file in step.files:
@@ -154,13 +160,13 @@ def _bare(name: str) -> str:
 # -- what must not be ----------------------------------------------------------------------------
 
 
-def _broken(steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
+def _broken(steps: Sequence[CheckpointStep]) -> Iterator[tuple[str, str, str]]:
     for step in steps:
         if step.fault:
             yield step.fault, "weights of the step that can be read", step.files[0].name
 
 
-def _labels(subject: Subject, steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
+def _labels(subject: Subject, steps: Sequence[CheckpointStep]) -> Iterator[tuple[str, str, str]]:
     """A trainer's own note of the step it is at."""
     for step in steps:
         for file in step.files:
@@ -176,7 +182,7 @@ def _labels(subject: Subject, steps: Sequence[Step]) -> Iterator[tuple[str, str,
                 )
 
 
-def _optimizers(steps: Sequence[Step]) -> Iterator[tuple[str, str, str]]:
+def _optimizers(steps: Sequence[CheckpointStep]) -> Iterator[tuple[str, str, str]]:
     """Moments of an optimizer have the shapes of the parameters they belong to."""
     for step in steps:
         shapes = step.shapes
@@ -220,7 +226,10 @@ def _owner(name: str, shapes: Mapping[str, object]) -> str | None:
 
 
 def _chain(
-    subject: Subject, steps: Sequence[Step], readable: Sequence[Step], paths: tuple[str, ...]
+    subject: Subject,
+    steps: Sequence[CheckpointStep],
+    readable: Sequence[CheckpointStep],
+    paths: tuple[str, ...],
 ) -> Finding:
     if not readable:
         here = sum(1 for step in steps for file in step.files if file.path is not None)
@@ -265,7 +274,7 @@ def _chain(
     return _moving(readable, final, paths)
 
 
-def _final(subject: Subject) -> Mapping[str, tuple[SubjectFile, safetensors.TensorInfo]]:
+def _final(subject: Subject) -> Mapping[str, tuple[SubjectFile, safetensors.SafetensorsTensor]]:
     """The final weights by their bare names; empty where they are not here as safetensors."""
     return {
         _bare(info.name): (file, info)
@@ -276,8 +285,8 @@ def _final(subject: Subject) -> Mapping[str, tuple[SubjectFile, safetensors.Tens
 
 
 def _shapes(
-    readable: Sequence[Step],
-    final: Mapping[str, tuple[SubjectFile, safetensors.TensorInfo]],
+    readable: Sequence[CheckpointStep],
+    final: Mapping[str, tuple[SubjectFile, safetensors.SafetensorsTensor]],
 ) -> tuple[str, str] | None:
     """(observed, expected) where a step is of another model."""
     wanted = {name: info.shape for name, (_, info) in final.items()} or readable[-1].shapes
@@ -302,8 +311,8 @@ def _shapes(
 
 
 def _moving(
-    readable: Sequence[Step],
-    final: Mapping[str, tuple[SubjectFile, safetensors.TensorInfo]],
+    readable: Sequence[CheckpointStep],
+    final: Mapping[str, tuple[SubjectFile, safetensors.SafetensorsTensor]],
     paths: tuple[str, ...],
 ) -> Finding:
     held = [{_bare(name): tensor for name, tensor in step.tensors.items()} for step in readable]
@@ -349,7 +358,7 @@ def _same(first: int, second: int, tensors: int, paths: tuple[str, ...]) -> Find
     )
 
 
-def _distance(mine: Mapping[str, Sampled], other: Mapping[str, Sampled]) -> float:
+def _distance(mine: Mapping[str, SampledNumbers], other: Mapping[str, SampledNumbers]) -> float:
     """The distance of samples over the length of the second, over all tensors."""
     apart = length = 0.0
     for name, sample in other.items():

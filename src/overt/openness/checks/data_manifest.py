@@ -12,7 +12,7 @@ from typing import Final
 from overt.errors import FormatError
 from overt.openness.evidence import Finding
 from overt.openness.subject import manifests, places, shards
-from overt.openness.subject.manifests import Entry, Manifest
+from overt.openness.subject.manifests import DataManifest, ListedFile
 from overt.openness.subject.subject import Subject, SubjectFile
 from overt.openness.verdicts.components import Availability, Strength
 
@@ -85,7 +85,7 @@ def _without_list(subject: Subject, lists: Sequence[SubjectFile]) -> Iterator[Fi
         )
 
 
-def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]]:
+def _by_component(subject: Subject, manifest: DataManifest) -> dict[str, list[ListedFile]]:
     """What a list at the top is of is told by each file; one among the data is of the data."""
     own = places.component_of(manifest.name) or "training_data"
     claim = subject.record.claim("training_data")
@@ -94,7 +94,7 @@ def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]
         or "/" in manifest.name
         or (claim is not None and places.inside(claim.where) == manifest.name)
     )
-    by_component: dict[str, list[Entry]] = {}
+    by_component: dict[str, list[ListedFile]] = {}
     for entry in manifest.entries:
         name = manifest.place(entry) if not entry.elsewhere else ""
         if about_data:
@@ -114,9 +114,9 @@ def _by_component(subject: Subject, manifest: Manifest) -> dict[str, list[Entry]
 
 
 def _compared(
-    subject: Subject, manifest: Manifest, component: str, entries: list[Entry]
+    subject: Subject, manifest: DataManifest, component: str, entries: list[ListedFile]
 ) -> Iterator[Finding]:
-    here: list[tuple[Entry, SubjectFile]] = []
+    here: list[tuple[ListedFile, SubjectFile]] = []
     lost: list[str] = []
     for entry in entries:
         if entry.elsewhere:
@@ -169,7 +169,7 @@ def _compared(
 
 
 def _lost(
-    subject: Subject, manifest: Manifest, component: str, lost: list[str], total: int
+    subject: Subject, manifest: DataManifest, component: str, lost: list[str], total: int
 ) -> Finding:
     text = f"{len(lost)} of {total} files that {manifest.name} lists are not here: " + ", ".join(
         lost[:3]
@@ -194,7 +194,7 @@ def _lost(
 
 
 def _wrong(
-    subject: Subject, here: list[tuple[Entry, SubjectFile]]
+    subject: Subject, here: list[tuple[ListedFile, SubjectFile]]
 ) -> Iterator[tuple[str, str, str]]:
     """(observed, expected, file) of each file that is not as it is listed."""
     for entry, file in here:
@@ -218,9 +218,9 @@ def _sha(subject: Subject, file: SubjectFile) -> str:
 
 def _agreed(
     subject: Subject,
-    manifest: Manifest,
+    manifest: DataManifest,
     component: str,
-    here: list[tuple[Entry, SubjectFile]],
+    here: list[tuple[ListedFile, SubjectFile]],
     hashed: int,
     partly: bool,
     paths: tuple[str, ...],
@@ -246,7 +246,7 @@ def _agreed(
             expected=f"{total} tokens, its total",
         )
         return
-    sample = shards.sample(subject, here) if component == "training_data" else shards.Sample()
+    sample = shards.sample(subject, here) if component == "training_data" else shards.ShardSample()
     finding = Finding(
         component,
         "fail" if sample.fault else "pass",
@@ -268,11 +268,11 @@ def _agreed(
     yield finding
 
 
-def _told(sample: "shards.Sample") -> str:
+def _told(sample: "shards.ShardSample") -> str:
     return f"; {sample.told}" if sample.told else ""
 
 
-def _licence(manifest: Manifest) -> str | None:
+def _licence(manifest: DataManifest) -> str | None:
     """The licence all of it is listed under, where that is one that is known."""
     from overt.openness.licence import names
 

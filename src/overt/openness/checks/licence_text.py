@@ -36,7 +36,7 @@ _LONG: Final = 150
 
 
 @dataclass(frozen=True)
-class Named:
+class SourceLicence:
     """A licence as one source names it."""
 
     source: str
@@ -67,7 +67,7 @@ def _found(subject: Subject) -> Iterator[Finding]:
 # -- names ---------------------------------------------------------------------------------------
 
 
-def _named(subject: Subject) -> Iterator[Named]:
+def _named(subject: Subject) -> Iterator[SourceLicence]:
     """What is named for the weights, by each source once."""
     card, header, record = subject.card, subject.model, subject.record
     if card is not None:
@@ -88,21 +88,21 @@ def _named(subject: Subject) -> Iterator[Named]:
         yield from _one(by or "its record", words_ or "", "")
 
 
-def _claimed(subject: Subject, component: str) -> Iterator[Named]:
+def _claimed(subject: Subject, component: str) -> Iterator[SourceLicence]:
     claim = subject.record.claim(component)
     if claim is not None and claim.licence:
         yield from _one(claim.source or "its record", claim.licence, "")
 
 
-def _one(source: str, words: str | tuple[str, ...], path: str) -> Iterator[Named]:
+def _one(source: str, words: str | tuple[str, ...], path: str) -> Iterator[SourceLicence]:
     from overt.openness.subject import named_licences as naming
 
     text = words if isinstance(words, str) else " ".join(words)
     if text.strip() and (ids := naming.ids_of(text)):
-        yield Named(source, text, ids, path)
+        yield SourceLicence(source, text, ids, path)
 
 
-def _names_differ(named: tuple[Named, ...]) -> Iterator[Finding]:
+def _names_differ(named: tuple[SourceLicence, ...]) -> Iterator[Finding]:
     """A card and a header that name two licences: one of them is wrong."""
     written = [name for name in named if name.path]
     for first, second in itertools.pairwise(written):
@@ -120,7 +120,7 @@ def _names_differ(named: tuple[Named, ...]) -> Iterator[Finding]:
             return
 
 
-def _agree(named: Named, other: str) -> bool:
+def _agree(named: SourceLicence, other: str) -> bool:
     from overt.openness.subject import named_licences as naming
 
     return any(
@@ -176,7 +176,7 @@ def _strength(component: str) -> Strength:
 
 
 def _texts(
-    subject: Subject, component: str, texts: "Mapping[str, Match]", named: tuple[Named, ...]
+    subject: Subject, component: str, texts: "Mapping[str, Match]", named: tuple[SourceLicence, ...]
 ) -> Iterator[Finding]:
     from overt.openness.subject import named_licences as naming
 
@@ -200,7 +200,7 @@ def _texts(
         )
 
 
-def _other_fits(texts: "Mapping[str, Match]", name: str, named: tuple[Named, ...]) -> bool:
+def _other_fits(texts: "Mapping[str, Match]", name: str, named: tuple[SourceLicence, ...]) -> bool:
     return any(
         other != name and match.id and not match.altered and _agree(name_, match.id)
         for other, match in texts.items()
@@ -209,7 +209,7 @@ def _other_fits(texts: "Mapping[str, Match]", name: str, named: tuple[Named, ...
 
 
 def _text(
-    subject: Subject, component: str, name: str, match: "Match", named: tuple[Named, ...]
+    subject: Subject, component: str, name: str, match: "Match", named: tuple[SourceLicence, ...]
 ) -> Finding | None:
     strength = _strength(component)
     expected = "; ".join(
@@ -279,7 +279,7 @@ def _unknown(
     component: str,
     name: str,
     match: "Match",
-    named: tuple[Named, ...],
+    named: tuple[SourceLicence, ...],
     expected: str,
 ) -> Finding:
     """No text that is known. Where a widely known one is claimed, then it is not that."""
@@ -363,7 +363,7 @@ def _link(subject: Subject, texts: "Mapping[str, Match]") -> Iterator[Finding]:
         )
 
 
-def _terms_of_base(subject: Subject, named: tuple[Named, ...]) -> Iterator[Finding]:
+def _terms_of_base(subject: Subject, named: tuple[SourceLicence, ...]) -> Iterator[Finding]:
     """A free licence over weights that were made from restricted ones."""
     from overt.openness.licence import names
 

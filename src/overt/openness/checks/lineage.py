@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overt.errors import FormatError
 from overt.openness.evidence import Finding
 from overt.openness.subject import pairs, tensors
-from overt.openness.subject.pairs import Pair
+from overt.openness.subject.pairs import TensorPair
 from overt.openness.subject.record import Parent
 from overt.openness.subject.subject import Subject
 from overt.openness.verdicts.components import Strength
@@ -50,7 +50,7 @@ _EXACT = ("F32", "F16", "BF16")
 class Likeness:
     """One tensor: its cosine with the base's and how far it is, relative to it."""
 
-    pair: Pair
+    pair: TensorPair
     cosine: float
     distance: float
     compared: int
@@ -114,7 +114,7 @@ def _model(
         yield _not_run(error.message)
 
 
-def _likeness(pair: Pair, most: int) -> Likeness:
+def _likeness(pair: TensorPair, most: int) -> Likeness:
     import numpy as np
 
     dot = mine = theirs = apart = 0.0
@@ -137,7 +137,7 @@ def _likeness(pair: Pair, most: int) -> Likeness:
 
 def _judged(
     alike: list[Likeness],
-    paired: pairs.Paired,
+    paired: pairs.PairedTensors,
     weights: tensors.Weights,
     base: Subject,
     parents: list[Parent],
@@ -213,12 +213,12 @@ def _lone(alike: list[Likeness]) -> Likeness | None:
     return lone if _rank(lone.pair) * 4 > min(lone.pair.height, lone.pair.width) else None
 
 
-def _rounding(pair: Pair) -> float:
+def _rounding(pair: TensorPair) -> float:
     """How far equal numbers are apart that were stored in another format: F16 0.0002."""
     return 0.0 if pair.mine.type == pair.theirs else _ROUNDING
 
 
-def _norms_equal(paired: pairs.Paired) -> bool:
+def _norms_equal(paired: pairs.PairedTensors) -> bool:
     small = [pair for pair in paired.pairs if len(pair.mine.shape) == 1]
     return all(_likeness(pair, pair.mine.parameters).distance == 0 for pair in small)
 
@@ -237,7 +237,7 @@ def _nature(alike: list[Likeness]) -> str:
     return text
 
 
-def _small(pair: Pair) -> bool:
+def _small(pair: TensorPair) -> bool:
     return (
         min(pair.height, pair.width) <= _MAX_RANKED
         and pair.mine.parameters <= 8 * _MAX_RANKED**2
@@ -245,7 +245,7 @@ def _small(pair: Pair) -> bool:
     )
 
 
-def _rank(pair: Pair) -> int:
+def _rank(pair: TensorPair) -> int:
     """The least rank that holds 95 % of the change's energy."""
     import numpy as np
 

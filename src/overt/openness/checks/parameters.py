@@ -39,7 +39,7 @@ _EXPERT = re.compile(r".*\.experts\.(\d+)\..*")
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class StatedParameters:
     """One claim: `number` with `unit` as the value of its last digit; `experts` in ``8x7B``."""
 
     text: str
@@ -57,7 +57,7 @@ class Stated:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ParameterCounts:
     """The ways to count."""
 
     total: int
@@ -84,7 +84,9 @@ def _packed(subject: Subject) -> bool:
     return bool((subject.config or {}).get("quantization_config"))
 
 
-def _judged(weights: Weights, claims: "list[list[Stated]]", counted: Counts) -> Finding:
+def _judged(
+    weights: Weights, claims: "list[list[StatedParameters]]", counted: ParameterCounts
+) -> Finding:
     """Each source may name several numbers (``OLMo-1B-724B``): one of them must hold."""
     observed = f"{counted.total} parameters in {len(weights.tensors)} tensors"
     if counted.ways[1:]:
@@ -99,7 +101,7 @@ def _judged(weights: Weights, claims: "list[list[Stated]]", counted: Counts) -> 
     return Finding("metadata", "pass", Strength.CONSISTENT, observed, expected, paths=weights.files)
 
 
-def _agrees(statement: Stated, counted: Counts) -> bool:
+def _agrees(statement: StatedParameters, counted: ParameterCounts) -> bool:
     if not statement.experts:
         return any(statement.holds(count) for count in counted.ways)
     if counted.experts and counted.experts != statement.experts:
@@ -114,7 +116,7 @@ def _agrees(statement: Stated, counted: Counts) -> bool:
 # ---- counting ------------------------------------------------------------------------------
 
 
-def counts(subject: Subject, weights: Weights) -> Counts:
+def counts(subject: Subject, weights: Weights) -> ParameterCounts:
     total, inputs, outputs, experts, number = 0, 0, 0, 0, 0
     for name, tensor in weights.tensors.items():
         size = tensor.parameters
@@ -136,7 +138,7 @@ def counts(subject: Subject, weights: Weights) -> Counts:
         used = _used(subject, weights)
         active = total - experts + experts * min(used, number) // number
         ways += [active, active - inputs, active - inputs - outputs]
-    return Counts(total, tuple(ways), one_expert, number)
+    return ParameterCounts(total, tuple(ways), one_expert, number)
 
 
 def _used(subject: Subject, weights: Weights) -> int:
@@ -153,7 +155,7 @@ def _used(subject: Subject, weights: Weights) -> int:
 # ---- what is claimed -----------------------------------------------------------------------
 
 
-def _claims(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
+def _claims(subject: Subject, weights: Weights) -> Iterator[list[StatedParameters]]:
     parameters = subject.record.facts.get("parameters")
     if isinstance(parameters, int) and not isinstance(parameters, bool) and parameters > 0:
         yield [_plain(parameters, "the record")]
@@ -176,7 +178,7 @@ def _claims(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
         yield from _named(title[:200], "the card's title")
 
 
-def _total(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
+def _total(subject: Subject, weights: Weights) -> Iterator[list[StatedParameters]]:
     """``total_parameters`` in the index, as transformers writes it since 4.52."""
     if weights.format != "safetensors" or not subject.file(tensors.INDEX):
         return
@@ -187,7 +189,7 @@ def _total(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
         yield [_plain(total, "the index", exactly=True)]
 
 
-def _configured(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
+def _configured(subject: Subject, weights: Weights) -> Iterator[list[StatedParameters]]:
     """A count that some write into config.json."""
     if weights.format != "safetensors":
         return
@@ -197,22 +199,24 @@ def _configured(subject: Subject, weights: Weights) -> Iterator[list[Stated]]:
             yield [_plain(number, f"{key} of config.json")]
 
 
-def _named(text: str, source: str) -> Iterator[list[Stated]]:
+def _named(text: str, source: str) -> Iterator[list[StatedParameters]]:
     statements = [_stated(match, source) for match in _NAME.finditer(text)]
     if statements:
         yield statements
 
 
-def _stated(match: "re.Match[str]", source: str) -> Stated:
+def _stated(match: "re.Match[str]", source: str) -> StatedParameters:
     unit = _UNITS[match[3].upper()]
     _, _, decimals = match[2].partition(".")
     digits = len(match[2].replace(".", "").lstrip("0")) or 1
     number = float(match[2]) * unit
-    return Stated(match[0], source, number, unit / 10 ** len(decimals), digits, int(match[1] or 0))
+    return StatedParameters(
+        match[0], source, number, unit / 10 ** len(decimals), digits, int(match[1] or 0)
+    )
 
 
-def _plain(number: int, source: str, *, exactly: bool = False) -> Stated:
+def _plain(number: int, source: str, *, exactly: bool = False) -> StatedParameters:
     text = str(number)
     digits = len(text.rstrip("0"))
     unit = 10 ** (len(text) - digits)
-    return Stated(text, source, float(number), float(unit), 6 if exactly else digits)
+    return StatedParameters(text, source, float(number), float(unit), 6 if exactly else digits)

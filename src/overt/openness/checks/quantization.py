@@ -23,7 +23,7 @@ from overt.openness.evidence import Finding
 from overt.openness.shapes.plan import text_config
 from overt.openness.subject import prose, statements, tensors
 from overt.openness.subject.subject import Subject
-from overt.openness.subject.tensors import Located, Weights
+from overt.openness.subject.tensors import LocatedTensor, Weights
 from overt.openness.verdicts.components import Strength
 
 VERSION = 3
@@ -86,7 +86,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimedQuantization:
     """`types` the claim may stand for; `loose` only by its bits (``UD-``, a bare ``Q4``)."""
 
     text: str
@@ -106,7 +106,7 @@ def check(subject: Subject) -> Iterable[Finding]:
             yield from _dtype(subject, weights)
 
 
-def claim(text: str, source: str) -> Claimed | None:
+def claim(text: str, source: str) -> ClaimedQuantization | None:
     """The quantization that a text names last; None where it names none."""
     claims = list(_CLAIM.finditer(text))
     if not claims:
@@ -119,7 +119,9 @@ def claim(text: str, source: str) -> Claimed | None:
     bits = int(digits[0]) if digits else 0
     base = re.sub(r"_K_\w+$", "_K", name)
     loose = bool(dynamic) or name.endswith(("_XL", "_P")) or ("_" not in name and name[0] == "Q")
-    return Claimed(chosen[0].strip("-._ /"), source, _MEANT.get(name, (base,)), bits, loose)
+    return ClaimedQuantization(
+        chosen[0].strip("-._ /"), source, _MEANT.get(name, (base,)), bits, loose
+    )
 
 
 def _gguf(subject: Subject, weights: Weights, alone: bool) -> Iterator[Finding]:
@@ -152,7 +154,7 @@ def _gguf(subject: Subject, weights: Weights, alone: bool) -> Iterator[Finding]:
     yield Finding("weights", "pass", Strength.CONSISTENT, text, expected, paths=weights.files)
 
 
-def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[Claimed]:
+def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[ClaimedQuantization]:
     texts = [(weights.name.rpartition("/")[2].removesuffix(".gguf"), "the file's name")]
     if weights.header is not None:
         texts.append((weights.header.file_type or "", "general.file_type"))
@@ -171,7 +173,7 @@ def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[Claimed
         yield from _said(subject, weights)
 
 
-def _said(subject: Subject, weights: Weights) -> Iterator[Claimed]:
+def _said(subject: Subject, weights: Weights) -> Iterator[ClaimedQuantization]:
     """What is said around a file whose own name says nothing; in 16 bits may be what it was made
     from."""
     card, name = subject.card, weights.name.rpartition("/")[2]
@@ -199,7 +201,7 @@ def _said(subject: Subject, weights: Weights) -> Iterator[Claimed]:
             yield claimed
 
 
-def _matrices(weights: Weights) -> list[Located]:
+def _matrices(weights: Weights) -> list[LocatedTensor]:
     """What is quantized: the matrices of the blocks; of a model without blocks all matrices."""
     matrices = [
         t for t in weights.tensors.values() if len(t.shape) > 1 and not _APART.match(t.name)
@@ -207,7 +209,7 @@ def _matrices(weights: Weights) -> list[Located]:
     return [t for t in matrices if t.name.startswith("blk.")] or matrices
 
 
-def _shares(matrices: list[Located]) -> list[tuple[str, float]]:
+def _shares(matrices: list[LocatedTensor]) -> list[tuple[str, float]]:
     total = sum(tensor.parameters for tensor in matrices) or 1
     shares: dict[str, int] = {}
     for tensor in matrices:
@@ -216,12 +218,12 @@ def _shares(matrices: list[Located]) -> list[tuple[str, float]]:
     return [(kind, count / total) for kind, count in ordered]
 
 
-def _told(matrices: list[Located]) -> str:
+def _told(matrices: list[LocatedTensor]) -> str:
     shares = ", ".join(f"{share:.0%} {kind}" for kind, share in _shares(matrices)[:4])
     return f"{shares} of the parameters of {len(matrices)} matrices"
 
 
-def _judge(claim_: Claimed, matrices: list[Located], loose: bool) -> str | None:
+def _judge(claim_: ClaimedQuantization, matrices: list[LocatedTensor], loose: bool) -> str | None:
     """What is there instead; None where the claim holds."""
     if not matrices:
         return None
@@ -246,7 +248,7 @@ def _judge(claim_: Claimed, matrices: list[Located], loose: bool) -> str | None:
     return None
 
 
-def _allowed(types: tuple[str, ...], tensor: Located) -> tuple[str, ...]:
+def _allowed(types: tuple[str, ...], tensor: LocatedTensor) -> tuple[str, ...]:
     row = tensor.shape[-1]
     allowed = types
     if row % 256:

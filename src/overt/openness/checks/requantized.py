@@ -20,7 +20,7 @@ from typing import Any, Final
 from overt.errors import FormatError
 from overt.openness.evidence import Finding
 from overt.openness.subject import pairs, tensors
-from overt.openness.subject.pairs import Pair
+from overt.openness.subject.pairs import TensorPair
 from overt.openness.subject.subject import Subject
 from overt.openness.verdicts.components import Strength
 
@@ -58,10 +58,10 @@ _WHOLE = ("F32", "F16", "BF16", "F64", "I64", "I32", "BOOL")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TensorOutcome:
     """One tensor: `equal` None where its type cannot be encoded; `error` as in MAX_ERROR."""
 
-    pair: Pair
+    pair: TensorPair
     equal: bool | None
     error: float
     compared: int
@@ -134,7 +134,7 @@ def _coarse(base: Subject) -> bool:
 # ---- one tensor ----------------------------------------------------------------------------
 
 
-def _compare(pair: Pair, most: int) -> Outcome:
+def _compare(pair: TensorPair, most: int) -> TensorOutcome:
     import numpy as np
 
     distance = norm = 0.0
@@ -153,7 +153,7 @@ def _compare(pair: Pair, most: int) -> Outcome:
                 apart = apart - wanted
                 distance += float(np.vdot(apart, apart))
     error = (distance / norm) ** 0.5 if norm > 0 else float(distance > 0)
-    return Outcome(pair, equal if pair.mine.type in ENCODED else None, error, compared)
+    return TensorOutcome(pair, equal if pair.mine.type in ENCODED else None, error, compared)
 
 
 def _encoded(rows: Any, type: str) -> bytes | None:
@@ -174,7 +174,10 @@ def _encoded(rows: Any, type: str) -> bytes | None:
 
 
 def _judged(
-    outcomes: list[Outcome], paired: pairs.Paired, weights: tensors.Weights, base: Subject
+    outcomes: list[TensorOutcome],
+    paired: pairs.PairedTensors,
+    weights: tensors.Weights,
+    base: Subject,
 ) -> Finding:
     bad = _wrong(outcomes)
     if bad is not None:
@@ -219,9 +222,9 @@ def _fail(observed: str, expected: str, weights: tensors.Weights) -> Finding:
     return Finding("weights", "fail", Strength.REPLAYED, observed, expected, paths=weights.files)
 
 
-def _wrong(outcomes: list[Outcome]) -> tuple[Outcome, str] | None:
+def _wrong(outcomes: list[TensorOutcome]) -> tuple[TensorOutcome, str] | None:
     """The first tensor that is not what it should be, and why."""
-    groups: dict[tuple[str, bool], list[Outcome]] = {}
+    groups: dict[tuple[str, bool], list[TensorOutcome]] = {}
     for outcome in outcomes:
         matrix = outcome.pair.mine.name.startswith("blk.") and len(outcome.pair.mine.shape) > 1
         groups.setdefault((outcome.pair.mine.type, matrix), []).append(outcome)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from overt.openness.evidence import Finding
 from overt.openness.shapes import general, plan
-from overt.openness.shapes.plan import Difference, Plan
+from overt.openness.shapes.plan import PlanDifference, TensorPlan
 from overt.openness.subject import tensors
 from overt.openness.subject.subject import Subject
 from overt.openness.verdicts.components import Strength
@@ -21,16 +21,16 @@ TTL = 0
 
 
 @dataclass(frozen=True)
-class Compared:
+class ShapeComparison:
     """One model of a subject with its plan and how it differs."""
 
     weights: tensors.Weights
-    plan: Plan
-    difference: Difference
+    plan: TensorPlan
+    difference: PlanDifference
     paths: tuple[str, ...]
 
 
-def compared(subject: Subject) -> Iterator[Compared | Finding]:
+def compared(subject: Subject) -> Iterator[ShapeComparison | Finding]:
     """Each model whose tensors can be told; a Finding on the architecture where they cannot."""
     for weights in tensors.of(subject):
         paths = weights.files
@@ -48,7 +48,7 @@ def compared(subject: Subject) -> Iterator[Compared | Finding]:
             yield _unknown(subject, weights, paths) or _not_run(str(reason), paths)
             continue
         shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
-        yield Compared(weights, wanted, plan.compare(wanted, shapes, form), paths)
+        yield ShapeComparison(weights, wanted, plan.compare(wanted, shapes, form), paths)
 
 
 def _unknown(subject: Subject, weights: tensors.Weights, paths: tuple[str, ...]) -> Finding | None:
@@ -84,7 +84,7 @@ def check(subject: Subject) -> Iterable[Finding]:
         )
 
 
-def _judged(comparison: Compared, config: Mapping[str, Any]) -> Finding:
+def _judged(comparison: ShapeComparison, config: Mapping[str, Any]) -> Finding:
     difference, wanted = comparison.difference, comparison.plan
     source = "the header" if comparison.weights.format == "gguf" else "config.json"
     trouble = (

@@ -30,7 +30,7 @@ _PREDICATE: Final = "https://model_signing/signature/"
 
 
 @dataclass(frozen=True)
-class Signed:
+class SignedFiles:
     """What one signature says: (name, sha256) of each file, and the hint at its key, or ""."""
 
     files: tuple[tuple[str, str], ...]
@@ -119,7 +119,7 @@ def _open(file: SubjectFile, reason: str, result: Any) -> Finding:
 # -- what it says --------------------------------------------------------------------------------
 
 
-def _read(raw: bytes) -> Signed | str:
+def _read(raw: bytes) -> SignedFiles | str:
     """The statement of a bundle, or why it is none."""
     try:
         bundle = json.loads(raw)
@@ -135,13 +135,13 @@ def _read(raw: bytes) -> Signed | str:
         if not files:
             return "it lists no file"
         key = material.get("publicKey") or {}
-        return Signed(files, str(key.get("hint") or ""), not key)
+        return SignedFiles(files, str(key.get("hint") or ""), not key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "it is no signature of the form this project can read (an OpenSSF model signature)"
 
 
 def _compare(
-    subject: Subject, file: SubjectFile, signed: Signed
+    subject: Subject, file: SubjectFile, signed: SignedFiles
 ) -> tuple[list[tuple[str, str, str]], list[str], int]:
     """(name, found, signed) of files that differ, files that are not here, and how many agree."""
     folder = file.name.rpartition("/")[0]
@@ -164,7 +164,7 @@ def _compare(
     return wrong, lost, same
 
 
-def _unsigned(subject: Subject, signed: Signed) -> list[str]:
+def _unsigned(subject: Subject, signed: SignedFiles) -> list[str]:
     names = {name.rpartition("/")[2] for name, _ in signed.files}
     return [
         file.name
@@ -181,7 +181,7 @@ def _unsigned(subject: Subject, signed: Signed) -> list[str]:
 def _cryptography(
     subject: Subject,
     file: SubjectFile,
-    signed: Signed,
+    signed: SignedFiles,
     raw: bytes,
     same: int,
     paths: tuple[str, ...],
@@ -226,7 +226,7 @@ def _cryptography(
     )
 
 
-def _key(subject: Subject, signed: Signed) -> tuple[str, bytes] | None:
+def _key(subject: Subject, signed: SignedFiles) -> tuple[str, bytes] | None:
     """The public key the bundle names, else the only one that is here."""
     keys = []
     for file in subject.files:

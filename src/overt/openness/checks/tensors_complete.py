@@ -19,7 +19,7 @@ from overt.openness.evidence import Finding
 from overt.openness.shapes import plan
 from overt.openness.subject import tensors
 from overt.openness.subject.subject import MAX_HEADERS, Subject
-from overt.openness.subject.tensors import Located, Weights
+from overt.openness.subject.tensors import LocatedTensor, Weights
 from overt.openness.verdicts.components import Strength
 
 VERSION = 2
@@ -61,7 +61,7 @@ def _damaged(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
-def _judged(subject: Subject, weights: Weights, planned: shapes.Compared | None) -> Finding:
+def _judged(subject: Subject, weights: Weights, planned: shapes.ShapeComparison | None) -> Finding:
     paths = weights.files
     if not weights.tensors:
         return Finding(
@@ -197,7 +197,7 @@ def _total(subject: Subject, named: set[str], paths: tuple[str, ...]) -> Iterato
     )
 
 
-def _planned(planned: shapes.Compared | None) -> tuple[str, str] | None:
+def _planned(planned: shapes.ShapeComparison | None) -> tuple[str, str] | None:
     if planned is None:
         return None
     difference, wanted = planned.difference, planned.plan
@@ -294,7 +294,7 @@ def _contents(subject: Subject, weights: Weights) -> tuple[str, str] | None:
     return _doubled(subject, seen)
 
 
-def _is_matrix(tensor: Located) -> bool:
+def _is_matrix(tensor: LocatedTensor) -> bool:
     """Whether it was trained as a whole. Models without kinds of tokens keep a row of zeros for
     them."""
     return (
@@ -318,7 +318,7 @@ def _doubled(subject: Subject, seen: dict[int, list[str]]) -> tuple[str, str] | 
     return None
 
 
-def _read(file: object, tensor: Located, at: int) -> bytes:
+def _read(file: object, tensor: LocatedTensor, at: int) -> bytes:
     """A slice at the start of an element or block, within the tensor."""
     unit = _unit(tensor)
     length = min(_SLICE, tensor.size) // unit * unit
@@ -327,11 +327,11 @@ def _read(file: object, tensor: Located, at: int) -> bytes:
     return bytes(file.read(length))  # type: ignore[attr-defined]
 
 
-def _unit(tensor: Located) -> int:
+def _unit(tensor: LocatedTensor) -> int:
     return _SCALED.get(tensor.type) or max(1, tensor.size // max(1, tensor.parameters))
 
 
-def _whole(file: object, tensor: Located) -> bytes:
+def _whole(file: object, tensor: LocatedTensor) -> bytes:
     file.seek(tensor.offset)  # type: ignore[attr-defined]
     return bytes(file.read(min(tensor.size, _MAX_BYTES_READ)))  # type: ignore[attr-defined]
 
@@ -346,7 +346,7 @@ def _constant(data: bytes) -> bool:
 _EXPONENT = {"F32": ("I", 0x7F800000), "F16": ("H", 0x7C00), "BF16": ("H", 0x7F80)}
 
 
-def _numberless(tensor: Located, slices: list[bytes]) -> str | None:
+def _numberless(tensor: LocatedTensor, slices: list[bytes]) -> str | None:
     """NaN or infinity, in floating point or as the scale of a block."""
     code, mask = _EXPONENT.get(tensor.type, ("H", 0x7C00))
     for data in slices:

@@ -16,7 +16,7 @@ from overt.openness.subject.subject import MAX_TOKENIZER, Subject
 from overt.openness.verdicts.components import Strength
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
+    from overt.formats.gguf import GgufHeader
     from overt.openness.subject.tensors import Weights
 
 VERSION = 3
@@ -33,7 +33,7 @@ _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_emb
 
 
 @dataclass(frozen=True)
-class _Tokenizer:
+class _TokenizerFile:
     """What is asked of a tokenizer.json."""
 
     vocab: Mapping[str, int]
@@ -66,7 +66,7 @@ def _as_base(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]
         else None
     )
     read = _read(raw) if raw else None
-    if base is None or not isinstance(read, _Tokenizer):
+    if base is None or not isinstance(read, _TokenizerFile):
         return
     theirs = {**{number: word for word, number in read.vocab.items()}, **read.added}
     for weights in models:
@@ -113,11 +113,11 @@ def _fits(tokens: int, rows: int) -> tuple[str, str] | None:
 # ---- GGUF ----------------------------------------------------------------------------------
 
 
-def _told(header: "Header") -> str:
+def _told(header: "GgufHeader") -> str:
     return f"{header.vocabulary_size} tokens of {header.tokenizer}"
 
 
-def _gguf(header: "Header", weights: "Weights") -> tuple[str, str] | None:
+def _gguf(header: "GgufHeader", weights: "Weights") -> tuple[str, str] | None:
     count = _length(header, "tokens")
     embedding = weights.tensors.get("token_embd.weight")
     if count is None:
@@ -139,14 +139,14 @@ def _gguf(header: "Header", weights: "Weights") -> tuple[str, str] | None:
     return _words(header)
 
 
-def _length(header: "Header", key: str) -> int | None:
+def _length(header: "GgufHeader", key: str) -> int | None:
     from overt.formats.gguf import Array
 
     values = header.metadata.get(f"tokenizer.ggml.{key}")
     return len(values) if isinstance(values, (Array, tuple)) else None
 
 
-def _all(header: "Header", key: str) -> tuple[Any, ...]:
+def _all(header: "GgufHeader", key: str) -> tuple[Any, ...]:
     from overt.formats.gguf import Array
 
     values = header.metadata.get(f"tokenizer.ggml.{key}")
@@ -155,7 +155,7 @@ def _all(header: "Header", key: str) -> tuple[Any, ...]:
     return values if isinstance(values, tuple) else ()
 
 
-def _words(header: "Header") -> tuple[str, str] | None:
+def _words(header: "GgufHeader") -> tuple[str, str] | None:
     tokens = _all(header, "tokens")
     known = set(tokens)
     # Bytes that are not UTF-8 are read as U+FFFD and may look alike.
@@ -250,7 +250,7 @@ def _others(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
             )
 
 
-def _read(raw: bytes) -> _Tokenizer | str:
+def _read(raw: bytes) -> _TokenizerFile | str:
     import msgspec
 
     try:
@@ -276,7 +276,7 @@ def _read(raw: bytes) -> _Tokenizer | str:
             added[entry["id"]] = entry["content"]
     merges = model.get("merges")
     plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
-    return _Tokenizer(vocab, added, merges if isinstance(merges, list) and plain else (), twice)
+    return _TokenizerFile(vocab, added, merges if isinstance(merges, list) and plain else (), twice)
 
 
 def _vocab(vocab: object) -> tuple[dict[str, int] | None, str]:
@@ -298,7 +298,7 @@ def _id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
 
 
-def _own(read: _Tokenizer) -> tuple[str, str] | None:
+def _own(read: _TokenizerFile) -> tuple[str, str] | None:
     """What tokenizer.json says against itself."""
     if read.twice:
         return f"{read.twice!r} is there twice", "each token once"
@@ -331,7 +331,7 @@ def _rows(subject: Subject, models: "Sequence[Weights]") -> int | None:
     return stated if isinstance(stated, int) and stated > 0 else None
 
 
-def _special(subject: Subject, read: _Tokenizer, rows: int | None) -> tuple[str, str] | None:
+def _special(subject: Subject, read: _TokenizerFile, rows: int | None) -> tuple[str, str] | None:
     """Ids in config.json and generation_config.json, words in tokenizer_config.json."""
     from overt.openness.shapes.plan import text_config
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from overt.formats import pickle
 from overt.openness.evidence import Finding
 from overt.openness.subject import content, places
-from overt.openness.subject.content import Look
+from overt.openness.subject.content import ContentReport
 from overt.openness.subject.subject import MAX_HEADERS, Subject, SubjectFile
 from overt.openness.verdicts.components import Strength
 
@@ -97,7 +97,7 @@ def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator
         )
 
 
-def _looks(subject: Subject) -> Iterator[Look]:
+def _looks(subject: Subject) -> Iterator[ContentReport]:
     """Each file in turn, small ones first, so that the few scans of pickles go to what hides."""
     scans, left = _MAX_PICKLES, _MAX_BYTES_SEARCHED
     ordered = sorted(subject.files[:_MAX_FILES], key=lambda file: file.size)

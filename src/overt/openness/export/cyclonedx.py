@@ -8,7 +8,7 @@ it and against it, judged against the components of the Model Openness Framework
 from typing import Any, Final
 
 from overt.openness.dossier import Dossier
-from overt.openness.evidence import Evidence, Finished
+from overt.openness.evidence import ComponentResult, Evidence
 from overt.openness.export import licences, words
 from overt.openness.export.text import address, hex_of, identifier, overt_version, pretty, timestamp
 from overt.openness.subject.record import Parent
@@ -107,7 +107,9 @@ def _licences(dossier: Dossier) -> list[dict[str, Any]]:
 
 
 def _licence(
-    licence: licences.Named, acknowledgement: str, properties: list[dict[str, str]] | None = None
+    licence: licences.ExportedLicence,
+    acknowledgement: str,
+    properties: list[dict[str, str]] | None = None,
 ) -> dict[str, Any]:
     more: dict[str, Any] = {"acknowledgement": acknowledgement}
     if properties:
@@ -302,11 +304,11 @@ def _declarations(dossier: Dossier) -> dict[str, Any]:
     return value
 
 
-def _told(component: Finished) -> bool:
+def _told(component: ComponentResult) -> bool:
     return component.claim is not None or bool(component.evidence)
 
 
-def _judged(component: Finished) -> dict[str, Any]:
+def _judged(component: ComponentResult) -> dict[str, Any]:
     name = component.component.name
     claims = [f"claim:{name}"] if _told(component) else []
     counter = component.state in ("missing", "contradicted")
@@ -327,7 +329,7 @@ def _judged(component: Finished) -> dict[str, Any]:
     }
 
 
-def _claim(component: Finished) -> dict[str, Any]:
+def _claim(component: ComponentResult) -> dict[str, Any]:
     claimed = words.AVAILABILITY_WORDS[
         component.claim.availability if component.claim else component.availability
     ]

@@ -199,7 +199,7 @@ def _licence(dossier: Dossier) -> str:
     )
 
 
-def _named(licence: licences.Named) -> str:
+def _named(licence: licences.ExportedLicence) -> str:
     return link(licence.url, licence.title) if licence.url else text(licence.title)
 
 

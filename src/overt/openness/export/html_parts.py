@@ -5,7 +5,7 @@ from html import escape
 from typing import Final
 
 from overt.openness.dossier import Dossier
-from overt.openness.evidence import Evidence, Finished
+from overt.openness.evidence import ComponentResult, Evidence
 from overt.openness.export import licences, words
 from overt.openness.export.text import address, shorten, visible
 
@@ -85,7 +85,7 @@ def tables(dossier: Dossier) -> str:
     )
 
 
-def _table(title: str, parts: list[Finished], usual: str) -> str:
+def _table(title: str, parts: list[ComponentResult], usual: str) -> str:
     verified = sum(component.state == "verified" for component in parts)
     return table(
         ("Part", "State", "What is said, and what was found"),
@@ -95,7 +95,7 @@ def _table(title: str, parts: list[Finished], usual: str) -> str:
     )
 
 
-def _row(component: Finished, usual: str) -> str:
+def _row(component: ComponentResult, usual: str) -> str:
     state = words.state_of(component)
     meaning = words.COMPONENT_MEANING[component.component.name]
     return row(
@@ -105,7 +105,7 @@ def _row(component: Finished, usual: str) -> str:
     )
 
 
-def _said(component: Finished) -> str:
+def _said(component: ComponentResult) -> str:
     claim = component.claim
     holds = {"verified": "Overt found it.", "contradicted": "That does not hold."}
     if claim is None:
@@ -119,7 +119,7 @@ def _said(component: Finished) -> str:
     return sentence
 
 
-def _licence(component: Finished, usual: str) -> str:
+def _licence(component: ComponentResult, usual: str) -> str:
     """The licence of one part, where it is not that of the model."""
     if not component.licence or not component.licence.strip():
         return ""
@@ -129,7 +129,7 @@ def _licence(component: Finished, usual: str) -> str:
     return f'<br><span class="soft">Licence of its own: {text(named.title)}</span>'
 
 
-def _evidence(component: Finished) -> str:
+def _evidence(component: ComponentResult) -> str:
     claim = component.claim
     rows = [_piece(piece) for piece in component.evidence[:_MAX_EVIDENCE]]
     if len(component.evidence) > _MAX_EVIDENCE:
@@ -148,7 +148,7 @@ def _evidence(component: Finished) -> str:
     )
 
 
-def _summary(component: Finished) -> str:
+def _summary(component: ComponentResult) -> str:
     results = [words.result_words(piece) for piece in component.evidence]
     counts = [
         f"{results.count(word)} {'check' if results.count(word) == 1 else 'checks'} {word}"

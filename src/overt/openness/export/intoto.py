@@ -15,7 +15,7 @@ from overt.openness.dossier import Dossier
 from overt.openness.export.text import canonical, content_digest, hex_of, overt_version
 
 if TYPE_CHECKING:
-    from overt.security.signing import Keys
+    from overt.security.signing import SigningKeys
 
 TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "urn:overt:dossier:v1"
@@ -81,7 +81,7 @@ def _evidence(dossier: Dossier) -> list[dict[str, Any]]:
     return [pieces[id_].as_json(with_id=True) for id_ in sorted(pieces)]
 
 
-def sign(statement: str, keys: "Keys") -> str:
+def sign(statement: str, keys: "SigningKeys") -> str:
     """`statement` in a DSSE envelope (https://github.com/secure-systems-lab/dsse), signed.
 
     The signature (ECDSA, P-256, SHA-256) follows from key and statement alone (RFC 6979), where the

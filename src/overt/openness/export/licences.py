@@ -33,7 +33,7 @@ LISTED: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ExportedLicence:
     """One licence, ready to be written.
 
     Attributes:
@@ -50,25 +50,29 @@ class Named:
 
 
 @lru_cache(maxsize=1024)
-def named(text: str) -> Named:
+def named(text: str) -> ExportedLicence:
     """The licence that `text` (an id, an expression or words) names."""
     text = clean(" ".join(text.split()))
     if text in LISTED:
         title, url = _facts(text)
-        return Named("id", text, title or text, url)
+        return ExportedLicence("id", text, title or text, url)
     if (expression := _expression(text)) is not None:
         title, url = _facts(expression)
-        return Named("expression", expression, title or expression, url)
+        return ExportedLicence("expression", expression, title or expression, url)
     bare = text.removeprefix(REF)
     title, url = _facts(bare)
-    return Named("ref", REF + slug(bare), title or shorten(text, _MAX_NAME) or "unnamed", url)
+    return ExportedLicence(
+        "ref", REF + slug(bare), title or shorten(text, _MAX_NAME) or "unnamed", url
+    )
 
 
-def altered(text: str) -> Named:
+def altered(text: str) -> ExportedLicence:
     """A text that began as that licence and no longer has its terms."""
     licence = named(text)
     bare = licence.value.removeprefix(REF)
-    return Named("ref", f"{REF}{slug(bare)}-altered", f"{licence.title}, with altered terms")
+    return ExportedLicence(
+        "ref", f"{REF}{slug(bare)}-altered", f"{licence.title}, with altered terms"
+    )
 
 
 def slug(text: str) -> str:
@@ -76,13 +80,13 @@ def slug(text: str) -> str:
     return _SLUG.sub("-", text)[:120].strip("-.") or "unnamed"
 
 
-def declared(dossier: Dossier) -> Named | None:
+def declared(dossier: Dossier) -> ExportedLicence | None:
     """What is claimed to be the licence of the model."""
     text = dossier.licence.declared or dossier.licence.declared_text
     return named(text) if text.strip() else None
 
 
-def concluded(dossier: Dossier) -> Named | None:
+def concluded(dossier: Dossier) -> ExportedLicence | None:
     """The licence whose text lies with the model; None where none was recognised."""
     concluded_id = dossier.licence.concluded
     if concluded_id is None:

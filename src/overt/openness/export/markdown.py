@@ -13,7 +13,7 @@ from overt.openness.export import licences, words
 from overt.openness.export.text import shorten, visible
 
 if TYPE_CHECKING:
-    from overt.openness.verdicts.rules import Pair
+    from overt.openness.verdicts.rules import VerdictPair
 
 _MEANS = re.compile(r"[&<>\\`*_{}\[\]()#+!|~$@:^=\"'-]")
 _SIGNS = {
@@ -74,7 +74,7 @@ def text(content: str) -> str:
     return _MEANS.sub(lambda match: f"&#{ord(match.group())};", line)
 
 
-def _row(title: str, pair: "Pair", names: Mapping[str, str]) -> str:
+def _row(title: str, pair: "VerdictPair", names: Mapping[str, str]) -> str:
     declared = names.get(pair.declared, text(pair.declared))
     verified = names.get(pair.verified, text(pair.verified))
     return f"| {title} | {declared} | {verified} |"

@@ -16,7 +16,7 @@ from overt.openness.export import licences
 from overt.openness.export.text import address, clean, day, plain, shorten
 from overt.openness.verdicts import mof
 from overt.openness.verdicts.components import BY_NAME
-from overt.openness.verdicts.rule_input import Case
+from overt.openness.verdicts.rule_input import RuleInput
 
 # The names of the tool's schema; anything else is refused.
 _ARCHITECTURES: Final = frozenset(
@@ -131,7 +131,9 @@ def _addresses(dossier: Dossier) -> dict[str, str]:
 
 
 def _components(dossier: Dossier) -> list[dict[str, str]]:
-    case = Case(dossier.components, dossier.record, dossier.licence.id, dossier.licence.altered)
+    case = RuleInput(
+        dossier.components, dossier.record, dossier.licence.id, dossier.licence.altered
+    )
     entries = []
     for item in mof.items(case, "declared"):
         component = BY_NAME[item.component]

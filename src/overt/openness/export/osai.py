@@ -13,7 +13,7 @@ from overt.openness.dossier import Dossier
 from overt.openness.export import licences, words
 from overt.openness.export.text import address, clean, day, plain, shorten
 from overt.openness.verdicts.components import Availability
-from overt.openness.verdicts.rule_input import Case
+from overt.openness.verdicts.rule_input import RuleInput
 
 _A = Availability
 _WHOLE: Final = {
@@ -38,7 +38,7 @@ _CELLS: Final = (
 
 def render(dossier: Dossier) -> str:
     record, facts = dossier.record, dossier.record.facts
-    case = Case(dossier.components, record, dossier.licence.id, dossier.licence.altered)
+    case = RuleInput(dossier.components, record, dossier.licence.id, dossier.licence.altered)
     name = shorten(clean(record.name or dossier.ref), 300) or "unnamed"
     bases = [parent.name for parent in record.parents if parent.relation != "dataset"]
     content: dict[str, Any] = {
@@ -64,7 +64,7 @@ def render(dossier: Dossier) -> str:
     return yamltext.dump(plain(content))
 
 
-def _class(cell: str, component: str, dossier: Dossier, case: Case) -> str:
+def _class(cell: str, component: str, dossier: Dossier, case: RuleInput) -> str:
     if cell == "licenses":
         return _licences(dossier, case)
     if cell == "hardware_architecture":
@@ -84,7 +84,7 @@ def _class(cell: str, component: str, dossier: Dossier, case: Case) -> str:
     return "partial" if availability >= _A.PARTIAL else "closed"
 
 
-def _licences(dossier: Dossier, case: Case) -> str:
+def _licences(dossier: Dossier, case: RuleInput) -> str:
     """Open: an open licence on everything that can be had; partial: on the weights."""
     from overt.openness.licence import names
 

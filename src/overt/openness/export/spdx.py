@@ -9,7 +9,7 @@ for is known: SPDX has no way to write "unknown" for a day or a supplier.
 from typing import Any, Final
 
 from overt.openness.dossier import Dossier
-from overt.openness.evidence import Finished
+from overt.openness.evidence import ComponentResult
 from overt.openness.export import licences, words
 from overt.openness.export.text import (
     UNDATED,
@@ -247,12 +247,15 @@ class _Document:
     # -- licences --------------------------------------------------------------------------------
 
     def licensed(
-        self, package: str, declared: licences.Named | None, concluded: licences.Named | None
+        self,
+        package: str,
+        declared: licences.ExportedLicence | None,
+        concluded: licences.ExportedLicence | None,
     ) -> None:
         for kind, licence in (("hasDeclaredLicense", declared), ("hasConcludedLicense", concluded)):
             self.relate(kind, package, [self.licence(licence) if licence else _NO_LICENCE])
 
-    def licence(self, licence: licences.Named) -> str:
+    def licence(self, licence: licences.ExportedLicence) -> str:
         if licence.value in self.licences:
             return self.licences[licence.value]
         number = len(self.licences) + 1
@@ -280,7 +283,7 @@ class _Document:
 
     # -- what was found --------------------------------------------------------------------------
 
-    def component(self, model: str, result: Finished) -> None:
+    def component(self, model: str, result: ComponentResult) -> None:
         self.annotate(
             result.component.name,
             model,

@@ -3,7 +3,7 @@
 from typing import Final
 
 from overt.openness.dossier import Dossier
-from overt.openness.evidence import Evidence, Finished
+from overt.openness.evidence import ComponentResult, Evidence
 from overt.openness.verdicts.components import Availability
 
 """Least open first, as the spectrum is drawn."""
@@ -311,14 +311,14 @@ def licence_lines(dossier: Dossier) -> list[str]:
     return lines
 
 
-def state_of(component: Finished) -> str:
+def state_of(component: ComponentResult) -> str:
     """The state for people: `declared` without anybody who says anything is `unknown`."""
     if component.state == "declared" and component.availability == Availability.UNKNOWN:
         return "unknown"
     return component.state
 
 
-def finished_sentence(component: Finished) -> str:
+def finished_sentence(component: ComponentResult) -> str:
     """One component in one line."""
     claimed = component.claim.availability if component.claim else component.availability
     availability = component.availability if component.state == "verified" else claimed

@@ -20,7 +20,7 @@ MAGIC: Final = b"OVLICFP1"
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class VariableSpan:
     """Where a copy may differ.
 
     Attributes:
@@ -40,7 +40,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LicenceText:
     """One text, or one short notice that points to a text.
 
     Attributes:
@@ -54,7 +54,7 @@ class Entry:
     notice: bool
     words: tuple[int, ...]
     sampled: int
-    spans: tuple[Span, ...]
+    spans: tuple[VariableSpan, ...]
     optional: bytes
 
     @property
@@ -63,7 +63,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Known:
+class FingerprintIndex:
     """All entries.
 
     Attributes:
@@ -87,12 +87,12 @@ class Known:
         head = self._heads[number]
         return head[4], head[5]
 
-    def entry(self, number: int) -> Entry:
+    def entry(self, number: int) -> LicenceText:
         return _entry(number)
 
 
 @cache
-def known() -> Known:
+def known() -> FingerprintIndex:
     """All entries; the first call reads the file."""
     packed = (DATA / "fingerprints.bin").read_bytes()
     assert packed.startswith(MAGIC), "data/fingerprints.bin is of another version"
@@ -117,7 +117,7 @@ def known() -> Known:
     for name, notice, length, required, sampled, spans in head["entries"]:
         heads.append((name, notice, start, length, required, sampled, spans))
         start += length
-    return Known(
+    return FingerprintIndex(
         dict(zip(vocabulary, range(len(vocabulary)), strict=True)),
         {int(place): word for place, word in head["numbers"].items()},
         shortlist,
@@ -135,7 +135,7 @@ def _array(kind: str, content: bytes) -> "array[int]":
 
 
 @cache
-def _entry(number: int) -> Entry:
+def _entry(number: int) -> LicenceText:
     all_ = known()
     name, notice, start, length, _, sampled, raw = all_._heads[number]
     spans = tuple(_span(*row) for row in raw)
@@ -144,13 +144,15 @@ def _entry(number: int) -> Entry:
         if span.kind == "optional":
             optional[span.first : span.behind] = b"\x01" * (span.behind - span.first)
     words = tuple(all_._words[start : start + length])
-    return Entry(number, name, notice, words, sampled, spans, bytes(optional))
+    return LicenceText(number, name, notice, words, sampled, spans, bytes(optional))
 
 
-def _span(first: int, behind: int, kind: Any, argument: Any) -> Span:
+def _span(first: int, behind: int, kind: Any, argument: Any) -> VariableSpan:
     if kind == "alt":
-        return Span(first, behind, "alt", wordings=tuple(tuple(wording) for wording in argument))
+        return VariableSpan(
+            first, behind, "alt", wordings=tuple(tuple(wording) for wording in argument)
+        )
     if kind == "wild":
         most, free, negated = argument
-        return Span(first, behind, "wild", most=most, free=free, negated=negated)
-    return Span(first, behind, "optional")
+        return VariableSpan(first, behind, "wild", most=most, free=free, negated=negated)
+    return VariableSpan(first, behind, "optional")

@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import Final
 
 from overt.openness.licence.align import Block, blocks
-from overt.openness.licence.fingerprints import Entry, Span, known
+from overt.openness.licence.fingerprints import LicenceText, VariableSpan, known
 from overt.openness.licence.pattern import Pattern
 from overt.openness.licence.plain import named
 from overt.openness.licence.remarks import naming
-from overt.openness.licence.text import Words, hashed, shingles
+from overt.openness.licence.text import LicenceWords, hashed, shingles
 
 _NEGATIONS: Final = ("not", "no", "neither", "nor", "none")
 _YEAR: Final = Pattern(r"(?:19|20)\d\d")
@@ -29,7 +29,7 @@ _TEMPLATE = Pattern(
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class TextGap:
     """Where licence and text differ after everything that may differ.
 
     Attributes:
@@ -47,7 +47,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Fit:
+class LicenceFit:
     """A licence over the words first … behind of a text.
 
     Attributes:
@@ -55,11 +55,11 @@ class Fit:
         plain: nothing at all differs.
     """
 
-    entry: Entry
+    entry: LicenceText
     first: int
     behind: int
     equal: int
-    gaps: tuple[Gap, ...]
+    gaps: tuple[TextGap, ...]
     plain: bool
 
     @property
@@ -83,7 +83,7 @@ def _places(number: int) -> dict[int, int]:
     return {shingle: i for shingle, i in positions.items() if i >= 0}
 
 
-class Rows:
+class ShingleRows:
     """The shingles of a text, and where each stands."""
 
     def __init__(self, ids: Sequence[int]) -> None:
@@ -107,7 +107,9 @@ class Rows:
         return every[start : min(start + _REPEATS, bisect_left(every, behind, start))]
 
 
-def window(entry: Entry, rows: Rows, first: int, behind: int) -> tuple[int, int] | None:
+def window(
+    entry: LicenceText, rows: ShingleRows, first: int, behind: int
+) -> tuple[int, int] | None:
     """The part of the words first … behind that may be a copy of an entry; None: there is none."""
     places = _places(entry.number)
     hits = sorted((j - i, j) for row, i in places.items() for j in rows.at(row, first, behind))
@@ -128,7 +130,9 @@ def window(entry: Entry, rows: Rows, first: int, behind: int) -> tuple[int, int]
     return max(first, min(start, aligned[0])), min(behind, max(end, aligned[-1] + 5))
 
 
-def fit(entry: Entry, words: Words, ids: Sequence[int], first: int, behind: int) -> Fit | None:
+def fit(
+    entry: LicenceText, words: LicenceWords, ids: Sequence[int], first: int, behind: int
+) -> LicenceFit | None:
     """Lay an entry over the words first … behind; None: too little of it is there."""
     runs = _trimmed(blocks(entry.words, ids[first:behind]))
     if not runs:
@@ -147,7 +151,7 @@ def fit(entry: Entry, words: Words, ids: Sequence[int], first: int, behind: int)
     gaps = tuple(_gaps(entry, words, runs, where, taken, excused, (start, end)))
     matched = sum(n for _, _, n in runs)
     equal = matched + sum(1 for i, is_excused in enumerate(excused) if is_excused and where[i] < 0)
-    return Fit(entry, start, end, equal, gaps, matched == len(entry.words) == end - start)
+    return LicenceFit(entry, start, end, equal, gaps, matched == len(entry.words) == end - start)
 
 
 def _trimmed(runs: list[Block]) -> list[Block]:
@@ -165,9 +169,9 @@ def _far(block: Block, other: Block, *, last: bool = False) -> bool:
 
 
 def _fill(
-    span: Span,
-    entry: Entry,
-    words: Words,
+    span: VariableSpan,
+    entry: LicenceText,
+    words: LicenceWords,
     ids: Sequence[int],
     where: list[int],
     taken: bytearray,
@@ -190,7 +194,9 @@ def _fill(
     taken[begin:end] = b"\x01" * (end - begin)
 
 
-def _accepted(span: Span, words: Words, ids: Sequence[int], begin: int, end: int) -> bool:
+def _accepted(
+    span: VariableSpan, words: LicenceWords, ids: Sequence[int], begin: int, end: int
+) -> bool:
     if span.kind == "alt":
         return tuple(ids[begin:end]) in span.wordings
     if end - begin > span.most:
@@ -212,14 +218,14 @@ def _accepted(span: Span, words: Words, ids: Sequence[int], begin: int, end: int
 
 
 def _gaps(
-    entry: Entry,
-    words: Words,
+    entry: LicenceText,
+    words: LicenceWords,
     runs: Sequence[Block],
     where: list[int],
     taken: bytearray,
     excused: bytearray,
     bounds: tuple[int, int],
-) -> Iterator[Gap]:
+) -> Iterator[TextGap]:
     numbers = known().numbers
     ends = [(0, bounds[0], 0), *runs, (len(entry.words), bounds[1], 0)]
     for (i, j, n), (i2, j2, n2) in pairwise(ends):
@@ -241,10 +247,10 @@ def _gaps(
             first, behind = _whole_line(entry, words, (first, behind), (i, j, n), (i2, j2, n2))
         if missing or extra or dropped:
             sides = (entry.optional[i + n - 1 : i + n], entry.optional[i2 : i2 + 1])
-            yield Gap(missing, first, behind, dropped, all(side == b"\x01" for side in sides))
+            yield TextGap(missing, first, behind, dropped, all(side == b"\x01" for side in sides))
 
 
-def _lettered(words: Words, k: int) -> bool:
+def _lettered(words: LicenceWords, k: int) -> bool:
     """Whether a word is the number or letter of a list in running text: ``(a)``, ``2.``."""
     if not _ENUMERATOR.fullmatch(words.words[k]):
         return False
@@ -252,7 +258,9 @@ def _lettered(words: Words, k: int) -> bool:
     return bool(re.match(r"\\?[.)]", rest) or ("." in words.words[k] and _CAPITAL.match(rest)))
 
 
-def _address(entry: Entry, words: Words, missing: tuple[int, ...], extra: list[int]) -> bool:
+def _address(
+    entry: LicenceText, words: LicenceWords, missing: tuple[int, ...], extra: list[int]
+) -> bool:
     """Whether a postal address of the licence's keeper is left out or became one on the web."""
     numbers = [known().numbers.get(entry.words[k], "") for k in missing]
     return (
@@ -263,7 +271,7 @@ def _address(entry: Entry, words: Words, missing: tuple[int, ...], extra: list[i
 
 
 def _whole_line(
-    entry: Entry, words: Words, place: tuple[int, int], before: Block, after: Block
+    entry: LicenceText, words: LicenceWords, place: tuple[int, int], before: Block, after: Block
 ) -> tuple[int, int]:
     """Inserted words with the words of their line that the licence may do without."""
     first, behind = place
@@ -282,7 +290,9 @@ def _whole_line(
     return first, behind
 
 
-def _years(entry: Entry, words: Words, missing: tuple[int, ...], first: int, behind: int) -> bool:
+def _years(
+    entry: LicenceText, words: LicenceWords, missing: tuple[int, ...], first: int, behind: int
+) -> bool:
     """Whether only the years of a copyright notice differ."""
     numbers = known().numbers
     lost = [numbers.get(entry.words[k], "") for k in missing]
@@ -293,7 +303,9 @@ def _years(entry: Entry, words: Words, missing: tuple[int, ...], first: int, beh
     return "copyright" in words.words[max(0, first - 30) : first]
 
 
-def _same(entry: Entry, words: Words, missing: tuple[int, ...], first: int, behind: int) -> bool:
+def _same(
+    entry: LicenceText, words: LicenceWords, missing: tuple[int, ...], first: int, behind: int
+) -> bool:
     """Whether only spaces and hyphens differ ("non-commercial"), or a number stood in a list."""
     vocabulary = known().vocabulary
     wanted = [entry.words[k] for k in missing]

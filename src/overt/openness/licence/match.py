@@ -17,10 +17,10 @@ from typing import Final, Literal
 
 from overt.openness.licence import pointers
 from overt.openness.licence.fingerprints import known
-from overt.openness.licence.fit import Fit, Gap, Rows, fit, window
+from overt.openness.licence.fit import LicenceFit, ShingleRows, TextGap, fit, window
 from overt.openness.licence.names import canonical
 from overt.openness.licence.remarks import explained, quoted, remarks
-from overt.openness.licence.text import MAX_CHARACTERS, Words, hashed, read
+from overt.openness.licence.text import MAX_CHARACTERS, LicenceWords, hashed, read
 
 Kind = Literal["exact", "near", "altered", "notice_only", "unknown"]
 
@@ -34,7 +34,7 @@ _MIN_NOTICE_COVERAGE: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TextChange:
     """A place where the text differs from the licence.
 
     Attributes:
@@ -67,7 +67,7 @@ class Match:
     kind: Kind
     altered: bool
     riders: tuple[str, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[TextChange, ...]
     missing_version: bool
     coverage: float
     sha256: str
@@ -107,7 +107,9 @@ def match(text: str) -> Match:
     )
 
 
-def _kind(main: Fit, words: Words, fits: Sequence[Fit], *, altered: bool) -> Kind:
+def _kind(
+    main: LicenceFit, words: LicenceWords, fits: Sequence[LicenceFit], *, altered: bool
+) -> Kind:
     if altered:
         return "altered"
     if main.entry.notice:
@@ -116,7 +118,7 @@ def _kind(main: Fit, words: Words, fits: Sequence[Fit], *, altered: bool) -> Kin
     return "exact" if alone else "near"
 
 
-def _fits(words: Words) -> Iterator[Fit]:
+def _fits(words: LicenceWords) -> Iterator[LicenceFit]:
     """The licences in a text, each over its own part of it."""
     vocabulary = known().vocabulary
     own: dict[str, int] = {}
@@ -125,9 +127,9 @@ def _fits(words: Words) -> Iterator[Fit]:
         if word not in own:
             own[word] = vocabulary.get(hashed(word), -1 - len(own))
         ids.append(own[word])
-    rows = Rows(ids)
+    rows = ShingleRows(ids)
     regions = [(0, len(ids))]
-    tried: dict[tuple[int, int, int], Fit | None] = {}
+    tried: dict[tuple[int, int, int], LicenceFit | None] = {}
     for _ in range(max(8, min(_ROUNDS, _WORK // (len(ids) + 1)))):
         fit = _best(words, ids, rows, regions, tried)
         if fit is None:
@@ -146,14 +148,14 @@ def _fits(words: Words) -> Iterator[Fit]:
 
 
 def _best(
-    words: Words,
+    words: LicenceWords,
     ids: Sequence[int],
-    rows: Rows,
+    rows: ShingleRows,
     regions: Sequence[tuple[int, int]],
-    tried: dict[tuple[int, int, int], Fit | None],
-) -> Fit | None:
+    tried: dict[tuple[int, int, int], LicenceFit | None],
+) -> LicenceFit | None:
     """The licence that fits best in any region; `tried` keeps what was laid over which."""
-    best: Fit | None = None
+    best: LicenceFit | None = None
     likely = _candidates(rows, regions)
     # The likeliest may be no more than a long piece of one, with a short one whole beside it.
     most, least = (4 * _CANDIDATES if len(ids) < _LONG else _CANDIDATES), 0.0
@@ -176,13 +178,13 @@ def _best(
     return best
 
 
-def _enough(fit: Fit) -> bool:
+def _enough(fit: LicenceFit) -> bool:
     return fit.coverage >= (_MIN_NOTICE_COVERAGE if fit.entry.notice else _MIN_COVERAGE) and (
         fit.score > -fit.equal // 2
     )
 
 
-def _candidates(rows: Rows, regions: Sequence[tuple[int, int]]) -> list[tuple[float, int]]:
+def _candidates(rows: ShingleRows, regions: Sequence[tuple[int, int]]) -> list[tuple[float, int]]:
     """The entries that many of their rows are in the text of, those with most words first."""
     shortlist = known().shortlist
     hits: Counter[int] = Counter()
@@ -197,13 +199,13 @@ def _candidates(rows: Rows, regions: Sequence[tuple[int, int]]) -> list[tuple[fl
     return likely[: 4 * _CANDIDATES]
 
 
-def _changes(text: str, words: Words, fit: Fit) -> Iterator[Change]:
+def _changes(text: str, words: LicenceWords, fit: LicenceFit) -> Iterator[TextChange]:
     for gap in fit.gaps:
         first, behind = gap.first, gap.behind
         if _renumbered(words, fit, gap):
             start, end = _place(words, first, behind)
             expected = _expected(fit, gap.dropped[:1])
-            yield Change(expected, text[start:end][:300], quoted(text, start, end))
+            yield TextChange(expected, text[start:end][:300], quoted(text, start, end))
             continue
         if not gap.missing and first < behind:
             source = words.source[words.starts[first] : words.ends[behind - 1]]
@@ -215,16 +217,16 @@ def _changes(text: str, words: Words, fit: Fit) -> Iterator[Change]:
                 continue
             inserted = _inserted(text, words, first, behind, fit.first)
             if inserted is not None:
-                yield from (Change("", "", sentence) for sentence in inserted)
+                yield from (TextChange("", "", sentence) for sentence in inserted)
                 continue
         elif not gap.missing:
             continue
         start, end = _place(words, first, behind)
         source = " ".join(text[start:end].split()) if first < behind else ""
-        yield Change(_expected(fit, gap.missing), source[:300], quoted(text, start, end))
+        yield TextChange(_expected(fit, gap.missing), source[:300], quoted(text, start, end))
 
 
-def _renumbered(words: Words, fit: Fit, gap: Gap) -> bool:
+def _renumbered(words: LicenceWords, fit: LicenceFit, gap: TextGap) -> bool:
     """Whether a part that may be left out, like a title, is there with another number."""
     if gap.missing or not gap.dropped or gap.first == gap.behind:
         return False
@@ -233,7 +235,9 @@ def _renumbered(words: Words, fit: Fit, gap: Gap) -> bool:
     return expected is not None and word[:1].isdigit() and word != expected
 
 
-def _inserted(text: str, words: Words, first: int, behind: int, opening: int) -> list[str] | None:
+def _inserted(
+    text: str, words: LicenceWords, first: int, behind: int, opening: int
+) -> list[str] | None:
     """The riders in words that stand between two sentences; None: they stand inside one."""
     source = words.source
     for shift in (0, *(k for n in range(1, 13) for k in (-n, n))):
@@ -269,7 +273,7 @@ def _ends(between: str, *, start: bool) -> bool:
     return start or bool(re.search(r"[.;:!?]|\n\s*\n|^\s*[*#=_-]{2,}", between))
 
 
-def _place(words: Words, first: int, behind: int) -> tuple[int, int]:
+def _place(words: LicenceWords, first: int, behind: int) -> tuple[int, int]:
     """Where words stand in the text; for none, the place between their neighbours."""
     if first < behind:
         return words.starts[first], words.ends[behind - 1]
@@ -277,14 +281,14 @@ def _place(words: Words, first: int, behind: int) -> tuple[int, int]:
     return at, at
 
 
-def _lines(words: Words, first: int, behind: int) -> tuple[int, int]:
+def _lines(words: LicenceWords, first: int, behind: int) -> tuple[int, int]:
     """The whole lines that words stand on."""
     start = words.source.rfind("\n", 0, words.starts[first]) + 1
     end = words.source.find("\n", words.ends[behind - 1])
     return start, end if end >= 0 else len(words.source)
 
 
-def _expected(fit: Fit, missing: Sequence[int]) -> str:
+def _expected(fit: LicenceFit, missing: Sequence[int]) -> str:
     """Numbers of the licence in clear; other words are not known."""
     numbers = known().numbers
     shown: list[str] = []
@@ -295,7 +299,7 @@ def _expected(fit: Fit, missing: Sequence[int]) -> str:
     return " ".join(shown)
 
 
-def _riders(text: str, words: Words, fits: Sequence[Fit]) -> Iterator[str]:
+def _riders(text: str, words: LicenceWords, fits: Sequence[LicenceFit]) -> Iterator[str]:
     """What stands before, between and behind the licences."""
     at = 0
     for following in (*fits, None):
@@ -312,7 +316,7 @@ def _riders(text: str, words: Words, fits: Sequence[Fit]) -> Iterator[str]:
         at = words.ends[following.behind - 1] if following else end
 
 
-def _titled(words: Words, first: int, behind: int, ids: set[str]) -> bool:
+def _titled(words: LicenceWords, first: int, behind: int, ids: set[str]) -> bool:
     """Whether the lines that a remark stands on are the name of a licence that is in the text."""
     source = words.source
     start, end = source.rfind("\n", 0, first) + 1, source.find("\n", behind)
@@ -322,13 +326,13 @@ def _titled(words: Words, first: int, behind: int, ids: set[str]) -> bool:
     return canonical(name) in ids or canonical(f"Creative Commons {name}") in ids
 
 
-def _runs_on(words: Words, at: int, first: int) -> bool:
+def _runs_on(words: LicenceWords, at: int, first: int) -> bool:
     """Whether the line that a licence seems to begin in is neutral as a whole."""
     start, end = _lines(words, first, first + 1)
     return start < words.starts[first] and not any(remarks(words.source, max(at, start), end))
 
 
-def _unversioned(words: Words, fit: Fit, gap: Gap) -> bool:
+def _unversioned(words: LicenceWords, fit: LicenceFit, gap: TextGap) -> bool:
     """Whether the text stands still where the licence tells its version."""
     numbers = known().numbers
     lost = (*gap.missing, *gap.dropped)
@@ -340,7 +344,7 @@ def _unversioned(words: Words, fit: Fit, gap: Gap) -> bool:
     return versions[0] not in words.words[: fit.first + 80]
 
 
-def _pointed(text: str, words: Words, digest: str) -> Match:
+def _pointed(text: str, words: LicenceWords, digest: str) -> Match:
     """A text that holds no known licence, but may name one."""
     named = pointers.named(words.source)
     riders: tuple[str, ...] = ()

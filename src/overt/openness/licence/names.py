@@ -48,7 +48,7 @@ class LicenceFacts(NamedTuple):
     url: str
 
 
-class _Table(NamedTuple):
+class _NameTable(NamedTuple):
     """The file: lists of ids by name, rows by id, and names by their key."""
 
     lists: dict[str, frozenset[str]]
@@ -189,11 +189,11 @@ def _spdx() -> frozenset[str]:
 
 
 @cache
-def _table() -> _Table:
+def _table() -> _NameTable:
     data = FILE.read_bytes()
     lists, rows, families = _lines(data.decode("utf-8"))
     ids, open_ = packed.kept("licences/keys", data) or _keyed(lists, rows, families)
-    return _Table(lists, rows, ids, frozenset(open_))
+    return _NameTable(lists, rows, ids, frozenset(open_))
 
 
 def _lines(text: str) -> tuple[dict[str, frozenset[str]], dict[str, tuple[str, ...]], list[str]]:

@@ -44,17 +44,17 @@ _SHORT: Final = 4000  # characters of a notice
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedIds:
     """The ids a notice names, in order; `family`: it names one whose version it leaves open."""
 
     ids: tuple[str, ...]
     family: bool
 
 
-def named(text: str) -> Named:
+def named(text: str) -> NamedIds:
     """The licences a short text names."""
     if len(text) > _SHORT:
-        return Named((), family=False)
+        return NamedIds((), family=False)
     ids: dict[str, None] = {}
     families = False
     for name in _names(text):
@@ -64,7 +64,7 @@ def named(text: str) -> Named:
             families = families or family(name)
     for tag in _TAG.finditer(text):
         ids.update(dict.fromkeys(id_ for id_ in expression(tag[1].strip()) if canonical(id_)))
-    return Named(tuple(ids), family=families)
+    return NamedIds(tuple(ids), family=families)
 
 
 def explains(sentence: str) -> bool:

@@ -86,7 +86,7 @@ _SPELT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class LicenceWords:
     """The words of one text.
 
     Attributes:
@@ -122,7 +122,7 @@ def _character(match: re.Match[str]) -> str:
     return meant + (" " if meant.isspace() else "\u200b") * (len(match[0]) - 1)
 
 
-def read(text: str) -> Words:
+def read(text: str) -> LicenceWords:
     """The words of a text."""
     source = level(text)
     lists = _list_numbers(source)
@@ -141,7 +141,7 @@ def read(text: str) -> Words:
             words.append(word)
             starts.append(start)
             ends.append(match.end())
-    return Words(source, tuple(words), tuple(starts), tuple(ends), tuple(listed))
+    return LicenceWords(source, tuple(words), tuple(starts), tuple(ends), tuple(listed))
 
 
 def _list_numbers(source: str) -> set[int]:

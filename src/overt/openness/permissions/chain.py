@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from overt.errors import OvertError
 from overt.openness.permissions import terms
 from overt.openness.permissions.conditions import mentions
-from overt.openness.permissions.may import Link
+from overt.openness.permissions.may import LicenceLink
 from overt.openness.subject import families
 from overt.openness.subject.named_licences import (
-    Said,
+    StatedLicence,
     agree,
     ids_of,
     is_main,
@@ -46,13 +46,13 @@ class Chain:
         texts: the licence files that lie with the model and what each is.
     """
 
-    links: tuple[Link, ...]
+    links: tuple[LicenceLink, ...]
     remarks: tuple[str, ...] = ()
     texts: "Mapping[str, Match] | None" = None
 
 
 @dataclass(frozen=True)
-class Named:
+class ClaimedLicence:
     """A licence as somebody names it, and who does."""
 
     words: str
@@ -73,7 +73,7 @@ def of(subject: Subject, settings: Settings) -> Chain:
     return Chain(tuple(links), tuple(remarks), {name: match for name, (_, match) in texts.items()})
 
 
-def strictest(missing: Sequence[str], links: Sequence[Link]) -> tuple[str, ...]:
+def strictest(missing: Sequence[str], links: Sequence[LicenceLink]) -> tuple[str, ...]:
     """The names of facts, those first that decide whether the use is denied."""
     clauses = [
         clause
@@ -113,7 +113,7 @@ def _deeper(subject: Subject) -> Mapping[str, str]:
 
 def _own(
     subject: Subject, texts: "Mapping[str, tuple[str, Match]]", remarks: list[str]
-) -> Iterator[Link]:
+) -> Iterator[LicenceLink]:
     name, facts = subject.record.name or subject.ref, _facts(subject.record)
     held = [
         (file, licence_)
@@ -144,13 +144,13 @@ def _own(
                 )
             title = f"{name} ({named.source})" if taken else name
             taken.append(id_)
-            yield link_of(title, Said(id_), facts)
+            yield link_of(title, StatedLicence(id_), facts)
     if not taken and not held:
         remarks += [] if unheard else ["nothing says what its licence is"]
-        yield link_of(name, Said(None), facts)
+        yield link_of(name, StatedLicence(None), facts)
 
 
-def _declared(subject: Subject) -> Iterator[Named]:
+def _declared(subject: Subject) -> Iterator[ClaimedLicence]:
     """Every licence that is named: as merged, by the card and by a header, each words once."""
     heard: set[str] = set()
     for named in _named(subject):
@@ -159,25 +159,25 @@ def _declared(subject: Subject) -> Iterator[Named]:
             yield named
 
 
-def _named(subject: Subject) -> Iterator[Named]:
+def _named(subject: Subject) -> Iterator[ClaimedLicence]:
     record, card, header = subject.record, subject.card, subject.model
     if card is not None:
         words = card.words("license")
         if all(says_nothing(word) for word in words):
             words = card.words("license_name")
-        yield from (Named(word, card.name) for word in words[:8])
+        yield from (ClaimedLicence(word, card.name) for word in words[:8])
     if header is not None:
         licence = header.licence
         if says_nothing(licence):
             licence = header.licence_name
-        yield Named(licence or "", "its header")
-    yield Named(record.licence or "", record.source or "its record")
+        yield ClaimedLicence(licence or "", "its header")
+    yield ClaimedLicence(record.licence or "", record.source or "its record")
 
 
 # -- what it was made from -------------------------------------------------------------------------
 
 
-def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> Iterator[Link]:
+def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> Iterator[LicenceLink]:
     further: list[Record] = []
     for parent in record.parents:
         key = parent.name.lower()
@@ -197,11 +197,11 @@ def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> It
         yield from _above(stored_parent, settings, seen, depth + 1)
 
 
-def _own_of(subject: Subject) -> Iterator[Link]:
+def _own_of(subject: Subject) -> Iterator[LicenceLink]:
     return _own(subject, _texts(subject), [])
 
 
-def _parent(parent: Parent, known: Record | None) -> Iterator[Link]:
+def _parent(parent: Parent, known: Record | None) -> Iterator[LicenceLink]:
     words = [parent.licence, known.licence if known else None]
     facts, relation = _facts(known), _relation(parent)
     ids: list[str] = []
@@ -209,9 +209,11 @@ def _parent(parent: Parent, known: Record | None) -> Iterator[Link]:
         if licence_text and not says_nothing(licence_text):
             ids += [id_ for id_ in ids_of(licence_text) if id_ not in ids]
     for id_ in ids:
-        yield Link(name=parent.name, relation=relation, licence=id_, known=True, facts=facts)
+        yield LicenceLink(name=parent.name, relation=relation, licence=id_, known=True, facts=facts)
     if not ids:
-        yield Link(name=parent.name, relation=relation, licence=None, known=False, facts=facts)
+        yield LicenceLink(
+            name=parent.name, relation=relation, licence=None, known=False, facts=facts
+        )
 
 
 def _relation(parent: Parent) -> str:

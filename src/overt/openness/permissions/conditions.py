@@ -12,7 +12,7 @@ from itertools import chain, combinations
 from typing import Any, Literal, NamedTuple
 
 from overt.openness.permissions import uses
-from overt.openness.permissions.facts import FACTS, Fact, Value, fact
+from overt.openness.permissions.facts import FACTS, LicenceFact, Value, fact
 
 _COMPARE: Mapping[str, Callable[[Any, Any], object]] = {
     ">": operator.gt,
@@ -25,7 +25,7 @@ _HOW = sorted(_COMPARE, key=len, reverse=True)
 _MAX_BITS = 1 << 22
 
 
-class Test(NamedTuple):
+class FactTest(NamedTuple):
     """One fact against what it must be.
 
     Attributes:
@@ -45,11 +45,11 @@ class Test(NamedTuple):
         return bool(_COMPARE[self.how](value, self.wanted))
 
 
-Test.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
+FactTest.__test__ = False  # type: ignore[attr-defined]  # no test of pytest's
 
 
 # Tuples are equal by what is in them: `kind` keeps an All from being an AnyOf of the same parts.
-class All(NamedTuple):
+class AllOf(NamedTuple):
     of: tuple["Condition", ...]
     kind: Literal["all"] = "all"
 
@@ -59,13 +59,13 @@ class AnyOf(NamedTuple):
     kind: Literal["any"] = "any"
 
 
-class Not(NamedTuple):
+class Negation(NamedTuple):
     of: "Condition"
     kind: Literal["not"] = "not"
 
 
-Condition = Test | All | AnyOf | Not
-ALWAYS = All(())
+Condition = FactTest | AllOf | AnyOf | Negation
+ALWAYS = AllOf(())
 NEVER = AnyOf(())
 
 
@@ -86,33 +86,33 @@ def parse(table: Mapping[str, Any]) -> Condition:
         elif key == "any":
             parts.append(AnyOf(tuple(parse(item) for item in value)))
         elif key == "not":
-            parts.append(Not(parse(value)))
+            parts.append(Negation(parse(value)))
         else:
             parts.append(_test(key, value))
-    return parts[0] if len(parts) == 1 else All(tuple(parts))
+    return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 
-def _test(name: str, value: object) -> Test:
+def _test(name: str, value: object) -> FactTest:
     fact_ = fact(name)
     if fact_ is None or fact_.name != name:
         raise ValueError(f"{name} is no fact")
     if fact_.kind == "yes_no" and isinstance(value, bool):
-        return Test(name, "is", value)
+        return FactTest(name, "is", value)
     if fact_.kind == "number" and isinstance(value, str):
         how = next((sign for sign in _HOW if value.startswith(sign)), "")
         number = value[len(how) :].lstrip()
         if how and number.isascii() and number.isdigit():
-            return Test(name, how, int(number))
+            return FactTest(name, how, int(number))
     words = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
     possible = _possible(fact_)
     if words == ("any",):
         words = possible
     if words and fact_.kind not in ("yes_no", "number") and set(words) <= set(possible):
-        return Test(name, "in", words)
+        return FactTest(name, "in", words)
     raise ValueError(f"{name} cannot be {value!r}")
 
 
-def _possible(fact_: Fact) -> tuple[str, ...]:
+def _possible(fact_: LicenceFact) -> tuple[str, ...]:
     if fact_.name == "fields_of_use":
         return tuple(uses.FIELDS)
     return tuple(value for value in fact_.values if value not in ("none", "nothing", "both"))
@@ -120,12 +120,12 @@ def _possible(fact_: Fact) -> tuple[str, ...]:
 
 def residual(condition: Condition, known: Mapping[str, Value]) -> bool | Condition:
     """True or False where the known facts settle it, else the condition on the others."""
-    if isinstance(condition, Test):
+    if isinstance(condition, FactTest):
         value = known.get(condition.fact)
         return condition if value is None else condition.accepts(value)
-    if isinstance(condition, Not):
+    if isinstance(condition, Negation):
         inner = residual(condition.of, known)
-        return not inner if isinstance(inner, bool) else Not(inner)
+        return not inner if isinstance(inner, bool) else Negation(inner)
     settles = isinstance(condition, AnyOf)  # the value of one part that settles the whole
     left: list[Condition] = []
     for part in condition.of:
@@ -141,7 +141,7 @@ def residual(condition: Condition, known: Mapping[str, Value]) -> bool | Conditi
         left = _joined(left)
     if len(left) == 1:
         return left[0]
-    return AnyOf(tuple(left)) if settles else All(tuple(left))
+    return AnyOf(tuple(left)) if settles else AllOf(tuple(left))
 
 
 def _joined(parts: list[Condition]) -> list[Condition]:
@@ -149,20 +149,22 @@ def _joined(parts: list[Condition]) -> list[Condition]:
     joined: dict[object, Condition] = {}
     for part in parts:
         key: object = part
-        if isinstance(part, Test) and isinstance(part.wanted, tuple):
+        if isinstance(part, FactTest) and isinstance(part.wanted, tuple):
             key = part.fact
             before = joined.get(key)
-            if isinstance(before, Test) and isinstance(before.wanted, tuple):
-                part = Test(part.fact, "in", tuple(dict.fromkeys((*before.wanted, *part.wanted))))
+            if isinstance(before, FactTest) and isinstance(before.wanted, tuple):
+                part = FactTest(
+                    part.fact, "in", tuple(dict.fromkeys((*before.wanted, *part.wanted)))
+                )
         joined[key] = part
     return list(joined.values())
 
 
-def tests(condition: Condition) -> Iterable[Test]:
+def tests(condition: Condition) -> Iterable[FactTest]:
     """All tests within a condition."""
-    if isinstance(condition, Test):
+    if isinstance(condition, FactTest):
         return (condition,)
-    if isinstance(condition, Not):
+    if isinstance(condition, Negation):
         return tests(condition.of)
     return chain.from_iterable(tests(part) for part in condition.of)
 
@@ -173,17 +175,17 @@ def mentions(condition: Condition, name: str) -> bool:
 
 def replace(condition: Condition, name: str, words: Mapping[str, tuple[str, ...]]) -> Condition:
     """The condition with each word that it wants of a fact taken for the words it stands for."""
-    if isinstance(condition, Test):
+    if isinstance(condition, FactTest):
         if condition.fact != name or not isinstance(condition.wanted, tuple):
             return condition
         wanted = tuple(
             dict.fromkeys(x for word in condition.wanted for x in words.get(word, (word,)))
         )
-        return Test(name, "in", wanted) if wanted else NEVER
-    if isinstance(condition, Not):
-        return Not(replace(condition.of, name, words))
+        return FactTest(name, "in", wanted) if wanted else NEVER
+    if isinstance(condition, Negation):
+        return Negation(replace(condition.of, name, words))
     parts = tuple(replace(part, name, words) for part in condition.of)
-    return AnyOf(parts) if isinstance(condition, AnyOf) else All(parts)
+    return AnyOf(parts) if isinstance(condition, AnyOf) else AllOf(parts)
 
 
 class Outlook(NamedTuple):
@@ -223,7 +225,7 @@ class _Grid:
     """All combinations of the values that the tests of some rules can tell apart."""
 
     def __init__(self, rules: Sequence[tuple[int, Condition]]) -> None:
-        by_fact: dict[str, list[Test]] = {}
+        by_fact: dict[str, list[FactTest]] = {}
         for _, condition in rules:
             for test in tests(condition):
                 if test not in by_fact.setdefault(test.fact, []):
@@ -235,19 +237,19 @@ class _Grid:
             self.axes[name] = (self.size, values)
             self.size *= len(values)
         self.full = (1 << self.size) - 1 if self.size <= _MAX_BITS else 0
-        self._known: dict[Test, int] = {}
+        self._known: dict[FactTest, int] = {}
 
     def truth(self, condition: Condition) -> int:
-        if isinstance(condition, Test):
+        if isinstance(condition, FactTest):
             if condition not in self._known:
                 _, values = self.axes[condition.fact]
                 self._known[condition] = self._where(
                     condition.fact, [condition.accepts(value) for value in values]
                 )
             return self._known[condition]
-        if isinstance(condition, Not):
+        if isinstance(condition, Negation):
             return self.full & ~self.truth(condition.of)
-        if isinstance(condition, All):
+        if isinstance(condition, AllOf):
             table = self.full
             for part in condition.of:
                 table &= self.truth(part)
@@ -277,7 +279,7 @@ class _Grid:
         return block & self.full
 
 
-def _told_apart(name: str, tests_: Sequence[Test]) -> tuple[Value, ...]:
+def _told_apart(name: str, tests_: Sequence[FactTest]) -> tuple[Value, ...]:
     """One value of a fact for each way in which the tests can come out."""
     distinct: dict[tuple[bool, ...], Value] = {}
     for value in _candidates(name, tests_):
@@ -285,7 +287,7 @@ def _told_apart(name: str, tests_: Sequence[Test]) -> tuple[Value, ...]:
     return tuple(distinct.values())
 
 
-def _candidates(name: str, tests_: Sequence[Test]) -> Iterable[Value]:
+def _candidates(name: str, tests_: Sequence[FactTest]) -> Iterable[Value]:
     known = fact(name)
     if known is None or known.kind == "yes_no":
         return (False, True)

@@ -21,7 +21,7 @@ _TIMES = {"": 1, "k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
 _NUMBER = r"[$€]?\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*(k|mn?|bn?)?"
 
 
-class Fact(NamedTuple):
+class LicenceFact(NamedTuple):
     """One fact that may be asked for.
 
     Attributes:
@@ -39,38 +39,38 @@ class Fact(NamedTuple):
     presumed: Value | None = None
 
 
-FACTS: tuple[Fact, ...] = (
-    Fact(
+FACTS: tuple[LicenceFact, ...] = (
+    LicenceFact(
         "commercial",
         "yes_no",
         "Is the use commercial: for a business, for pay, or towards revenue?",
         ("business",),
     ),
-    Fact(
+    LicenceFact(
         "production",
         "yes_no",
         "Is it used in production: by real users or for real work, not only to test or study it?",
     ),
-    Fact(
+    LicenceFact(
         "mau_at_version_release",
         "number",
         "How many monthly active users had all your and your affiliates' products and services in"
         " the month before the model version was released (now, where the licence names no day)?",
         ("mau", "monthly_active_users"),
     ),
-    Fact(
+    LicenceFact(
         "annual_revenue_usd",
         "number",
         "How much is your organisation's yearly revenue, in US dollars?",
         ("revenue", "annual_revenue"),
     ),
-    Fact(
+    LicenceFact(
         "monthly_revenue_usd",
         "number",
         "How much is the monthly revenue of your organisation or product, in US dollars?",
         ("monthly_revenue",),
     ),
-    Fact(
+    LicenceFact(
         "trains_other_model",
         "one_of",
         "Do you train or improve another model, none of its own derivatives, with its weights or"
@@ -78,36 +78,36 @@ FACTS: tuple[Fact, ...] = (
         ("trains", "training"),
         ("none", "weights", "outputs", "both"),
     ),
-    Fact(
+    LicenceFact(
         "distributes",
         "several_of",
         "What do you hand to others: nothing, weights, derivative, product, hosted_api, data?",
         ("distribute", "distribution"),
         ("nothing", "weights", "derivative", "product", "hosted_api", "data"),
     ),
-    Fact(
+    LicenceFact(
         "received_in_end_product",
         "yes_no",
         "Did you get the model as a part of a finished product made by somebody else?",
         ("end_product", "end_user"),
         presumed=False,  # who names a model holds it, and did not find it inside something else
     ),
-    Fact(
+    LicenceFact(
         "domicile_eu",
         "yes_no",
         "Do you live, or does your company have its principal place of business, in the EU?",
         ("eu",),
     ),
-    Fact(
+    LicenceFact(
         "modality", "one_of", "Is the model text only, or multimodal?", (), ("text", "multimodal")
     ),
-    Fact(
+    LicenceFact(
         "fields_of_use",
         "several_of",
         "What is it used for, where that is sensitive (military, medical advice, …)?",
         ("fields", "field_of_use", "field", "use"),
     ),
-    Fact(
+    LicenceFact(
         "is_competitor_product",
         "yes_no",
         "Does what you make compete with the products or models of the licensor?",
@@ -117,14 +117,14 @@ FACTS: tuple[Fact, ...] = (
 PRESUMED: dict[str, Value] = {
     fact_.name: fact_.presumed for fact_ in FACTS if fact_.presumed is not None
 }
-_BY_NAME: dict[str, Fact] = {
+_BY_NAME: dict[str, LicenceFact] = {
     name: fact_ for fact_ in FACTS for name in (fact_.name, *fact_.aliases)
 }
 _YES = {"yes": True, "y": True, "true": True, "1": True, "on": True}
 _NO = {"no": False, "n": False, "false": False, "0": False, "off": False}
 
 
-def fact(name: str) -> Fact | None:
+def fact(name: str) -> LicenceFact | None:
     """The fact of a name or alias, with dashes or underscores."""
     return _BY_NAME.get(name.strip().lower().replace("-", "_"))
 
@@ -174,7 +174,7 @@ def known(facts: Mapping[str, object]) -> dict[str, Value]:
     }
 
 
-def _known(name: str) -> Fact:
+def _known(name: str) -> LicenceFact:
     fact_ = fact(name)
     if fact_ is None:
         raise BadRequest(
@@ -184,7 +184,7 @@ def _known(name: str) -> Fact:
     return fact_
 
 
-def _value(fact_: Fact, value: object) -> Value:
+def _value(fact_: LicenceFact, value: object) -> Value:
     """A value that is typed already, or a text a person wrote."""
     if isinstance(value, str):
         return parse(fact_.name, value)
@@ -203,14 +203,14 @@ def _in_range(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 10**18
 
 
-def _yes_no(fact_: Fact, text: str) -> bool:
+def _yes_no(fact_: LicenceFact, text: str) -> bool:
     answer = (_YES | _NO).get(text.lower())
     if answer is None:
         raise _wrong(fact_, text)
     return answer
 
 
-def _number(fact_: Fact, text: str) -> int | float:
+def _number(fact_: LicenceFact, text: str) -> int | float:
     from decimal import Decimal, InvalidOperation
 
     match = re.fullmatch(_NUMBER, text.lower(), re.ASCII) if len(text) <= 40 else None
@@ -225,7 +225,7 @@ def _number(fact_: Fact, text: str) -> int | float:
     return int(value) if value == value.to_integral_value() else float(value)
 
 
-def _chosen(fact_: Fact, words: list[str]) -> Value:
+def _chosen(fact_: LicenceFact, words: list[str]) -> Value:
     if len(words) > _MAX_WORDS:
         raise BadRequest(
             f"{fact_.name} has {len(words)} words, more than {_MAX_WORDS}", "give fewer words"
@@ -245,7 +245,7 @@ def _chosen(fact_: Fact, words: list[str]) -> Value:
     return tuple(value for value in fact_.values if value in chosen)
 
 
-def _wrong(fact_: Fact, value: object) -> BadRequest:
+def _wrong(fact_: LicenceFact, value: object) -> BadRequest:
     shown = " ".join(str(value).split())[:60]
     expected = {
         "yes_no": "yes or no",

@@ -24,10 +24,10 @@ from overt.openness import program
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
-    from overt.models.pull import Model
-    from overt.openness.permissions.may import Decision, Link
-    from overt.openness.subject.named_licences import Said
+    from overt.formats.gguf import GgufHeader
+    from overt.models.pull import LocalModel
+    from overt.openness.permissions.may import Decision, LicenceLink
+    from overt.openness.subject.named_licences import StatedLicence
 
 Use = Mapping[str, object]
 RUNNING: Final[Use] = {}
@@ -44,7 +44,7 @@ _QUIET = ("osd_open", "data_open")  # kinds of licences that ask nothing of who 
 _T = TypeVar("_T")
 
 
-class Warning(NamedTuple):
+class LicenceWarning(NamedTuple):
     """What a person should know before the model is used.
 
     Attributes:
@@ -56,14 +56,16 @@ class Warning(NamedTuple):
     verdict: str
 
 
-class Gate:
+class LicenceGate:
     """Asks once a model: what was let through is let through until the process ends."""
 
     def __init__(self, settings: Settings, use: Use = RUNNING) -> None:
         self._settings, self._use = settings, use
         self._passed: set[str] = set()
 
-    def __call__(self, model: "Model", header: "Header | None" = None) -> Warning | None:
+    def __call__(
+        self, model: "LocalModel", header: "GgufHeader | None" = None
+    ) -> LicenceWarning | None:
         """What to say about `model` the first time it is used. Raises Refused, as `consult`."""
         if self._settings.licence == "off" or model.digest in self._passed:
             return None
@@ -73,13 +75,13 @@ class Gate:
 
 
 def consult(
-    model: "Model | None",
+    model: "LocalModel | None",
     ref: str,
     settings: Settings,
     use: Use,
     *,
-    header: "Header | None" = None,
-) -> Warning | None:
+    header: "GgufHeader | None" = None,
+) -> LicenceWarning | None:
     """What to say before `model` is used as `use` tells, or nothing.
 
     Args:
@@ -98,7 +100,7 @@ def consult(
         raise Refused(answer.text, answer.refusal)
     if answer.once and not _first(settings.home, model.digest if model else ref):
         return None
-    return Warning(answer.text, answer.verdict) if answer.text else None
+    return LicenceWarning(answer.text, answer.verdict) if answer.text else None
 
 
 def prepare(ref: str, settings: Settings) -> None:
@@ -119,7 +121,7 @@ def prepare(ref: str, settings: Settings) -> None:
 
 
 def _answer(
-    model: "Model | None", ref: str, settings: Settings, use: Use, header: "Header | None"
+    model: "LocalModel | None", ref: str, settings: Settings, use: Use, header: "GgufHeader | None"
 ) -> "_Outcome":
     """What there is to say, kept from before or found now. Raises as `consult`, not Refused."""
     profile = _kept(settings.home)
@@ -197,11 +199,11 @@ def _read_outcome(content: Any) -> _Outcome:
 
 
 def _outcome(
-    model: "Model | None",
+    model: "LocalModel | None",
     ref: str,
     settings: Settings,
     given_facts: Use,
-    header: "Header | None",
+    header: "GgufHeader | None",
     texts: "list[_Text]",
 ) -> _Outcome:
     own, declared, header = _own(model, settings.home, header, texts)
@@ -257,7 +259,7 @@ def _against(ref: str, decision: "Decision") -> str:
     return reason
 
 
-def _conditions(ref: str, own: "list[Said]") -> _Outcome:
+def _conditions(ref: str, own: "list[StatedLicence]") -> _Outcome:
     """The remark that a licence has conditions; nothing for an open one, or one nobody names."""
     from overt.openness.licence import names
 
@@ -280,10 +282,10 @@ _Text = tuple[str, str, Path]  # name, what changes with its content, place
 
 
 def _own(
-    model: "Model | None", home: Path, header: "Header | None", texts: list[_Text]
-) -> "tuple[list[Said], bool, Header | None]":
+    model: "LocalModel | None", home: Path, header: "GgufHeader | None", texts: list[_Text]
+) -> "tuple[list[StatedLicence], bool, GgufHeader | None]":
     """What the model's files say, whether a licence is named at all, and the header."""
-    from overt.openness.subject.named_licences import Said, agree, ids_of
+    from overt.openness.subject.named_licences import StatedLicence, agree, ids_of
 
     licences = [licence_ for text in texts for licence_ in _recognised(text, home)]
     if model is None:
@@ -294,15 +296,19 @@ def _own(
     for words in declared:
         for id_ in ids_of(words):
             if not any(agree(words, id_, other.licence) for other in licences if other.licence):
-                licences.append(Said(id_))
+                licences.append(StatedLicence(id_))
     return licences, bool(declared), header
 
 
 def _links(
-    ref: str, own: "list[Said]", declared: bool, header: "Header | None", multimodal: bool
-) -> "Iterator[Link]":
+    ref: str,
+    own: "list[StatedLicence]",
+    declared: bool,
+    header: "GgufHeader | None",
+    multimodal: bool,
+) -> "Iterator[LicenceLink]":
     """As chain.py finds them, without a card, and with one step of parents."""
-    from overt.openness.subject.named_licences import Said, link_of
+    from overt.openness.subject.named_licences import StatedLicence, link_of
 
     facts = {"modality": "multimodal"} if multimodal else {}
     bases = list(_bases(header))[:_MAX_BASES] if header is not None else []
@@ -310,37 +316,37 @@ def _links(
         claimed = () if declared else _claimed(ref)
         own = [*own, *claimed]
         if not claimed and (declared or not bases):
-            own = own or [Said(None)]
+            own = own or [StatedLicence(None)]
     yield from (link_of(ref, licence_, facts) for licence_ in own)
     taken = {licence_.licence for licence_ in own}
     for name, licence in bases:
-        for licence_ in (*_said_of(licence), *_claimed(name)) or (Said(None),):
+        for licence_ in (*_said_of(licence), *_claimed(name)) or (StatedLicence(None),):
             if licence_.licence is None or licence_.licence not in taken:
                 taken.add(licence_.licence)
                 yield link_of(name, licence_, {}, "base")
 
 
-def _said_of(words: str | None) -> "tuple[Said, ...]":
+def _said_of(words: str | None) -> "tuple[StatedLicence, ...]":
     """The licences that a header names beside one of its bases."""
-    from overt.openness.subject.named_licences import Said, ids_of, says_nothing
+    from overt.openness.subject.named_licences import StatedLicence, ids_of, says_nothing
 
-    return () if says_nothing(words) else tuple(map(Said, ids_of(words or "")))
+    return () if says_nothing(words) else tuple(map(StatedLicence, ids_of(words or "")))
 
 
-def _claimed(name: str) -> "tuple[Said, ...]":
+def _claimed(name: str) -> "tuple[StatedLicence, ...]":
     """The licences that the catalogue has for a ref, or for a name in a header."""
     from overt.openness.subject import families
-    from overt.openness.subject.named_licences import Said, ids_of
+    from overt.openness.subject.named_licences import StatedLicence, ids_of
     from overt.ref import parse
 
     known = families.find(name)
     if known is None:
         with suppress(OvertError):
             known = families.lookup(parse(name))
-    return tuple(map(Said, ids_of(known.licence))) if known and known.licence else ()
+    return tuple(map(StatedLicence, ids_of(known.licence))) if known and known.licence else ()
 
 
-def _declared(model: "Model", header: "Header | None") -> Iterator[str]:
+def _declared(model: "LocalModel", header: "GgufHeader | None") -> Iterator[str]:
     """The words of the manifest and of the header, each once."""
     from overt.openness.subject.named_licences import says_nothing
 
@@ -350,7 +356,7 @@ def _declared(model: "Model", header: "Header | None") -> Iterator[str]:
     yield from dict.fromkeys(words for words in names_ if words and not says_nothing(words))
 
 
-def _header(model: "Model") -> "Header | None":
+def _header(model: "LocalModel") -> "GgufHeader | None":
     from overt.formats import gguf
 
     try:
@@ -359,7 +365,7 @@ def _header(model: "Model") -> "Header | None":
         return None
 
 
-def _bases(header: "Header") -> "Iterator[tuple[str, str | None]]":
+def _bases(header: "GgufHeader") -> "Iterator[tuple[str, str | None]]":
     if not header.number("general.base_model.count"):
         return
     from overt.openness.subject import claims
@@ -367,7 +373,7 @@ def _bases(header: "Header") -> "Iterator[tuple[str, str | None]]":
     yield from claims.bases(header)
 
 
-def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:
+def _texts(model: "LocalModel", settings: Settings) -> Iterator[_Text]:
     """The licence files of a model, a few at most."""
     from overt.openness.subject.named_licences import is_main
 
@@ -390,7 +396,7 @@ def _texts(model: "Model", settings: Settings) -> Iterator[_Text]:
     yield from texts[:_MAX_TEXTS]
 
 
-def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
+def _recognised(text: _Text, home: Path) -> "tuple[StatedLicence, ...]":
     """What a licence file says, looked at now or before."""
     name, _, path = text
     try:
@@ -399,13 +405,13 @@ def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
     except OSError:
         return ()
 
-    def look() -> "tuple[Said, ...]":
+    def look() -> "tuple[StatedLicence, ...]":
         from overt.openness.licence import digests
-        from overt.openness.subject.named_licences import Said, is_policy, of_text
+        from overt.openness.subject.named_licences import StatedLicence, is_policy, of_text
 
         words = data.decode("utf-8-sig", "replace")
         if known := digests.known(words):
-            return () if is_policy(known) else (Said(known),)
+            return () if is_policy(known) else (StatedLicence(known),)
         from overt.openness.licence import match
 
         return of_text(name, words, match.match(words))
@@ -413,14 +419,14 @@ def _recognised(text: _Text, home: Path) -> "tuple[Said, ...]":
     return _remembered(home, "text", f"{name}\0{sha256(data).hexdigest()}", _read_said, look)
 
 
-def _read_said(content: Any) -> "tuple[Said, ...]":
-    from overt.openness.subject.named_licences import Said
+def _read_said(content: Any) -> "tuple[StatedLicence, ...]":
+    from overt.openness.subject.named_licences import StatedLicence
 
     licences = []
     for licence, altered, riders in content:
         if not (licence is None or isinstance(licence, str)) or not isinstance(altered, bool):
             raise TypeError(licence)
-        licences.append(Said(licence, altered, tuple(str(rider) for rider in riders)))
+        licences.append(StatedLicence(licence, altered, tuple(str(rider) for rider in riders)))
     return tuple(licences)
 
 

@@ -47,7 +47,7 @@ _OF_DATA: dict[str, tuple[str, ...]] = {
 _OF_BASE: dict[str, tuple[str, ...]] = {"derivative": ("derivative", "weights")}
 
 
-class Link(NamedTuple):
+class LicenceLink(NamedTuple):
     """One part of a chain: the model itself, or what it was made from.
 
     Attributes:
@@ -70,7 +70,7 @@ class Link(NamedTuple):
     facts: Mapping[str, object] = MappingProxyType({})
 
 
-class Found(NamedTuple):
+class AppliedClause(NamedTuple):
     """A clause that applies, or may.
 
     Attributes:
@@ -114,7 +114,7 @@ class Obligation(NamedTuple):
         return _json(self)
 
 
-_Item = TypeVar("_Item", bound=Found | Obligation)
+_Item = TypeVar("_Item", bound=AppliedClause | Obligation)
 
 
 class LinkAnswer(NamedTuple):
@@ -143,7 +143,7 @@ class Decision(NamedTuple):
     verdict: Verdict
     missing: tuple[str, ...]
     obligations: tuple[Obligation, ...]
-    clauses: tuple[Found, ...]
+    clauses: tuple[AppliedClause, ...]
     unread: tuple[str, ...]
     reasons: tuple[str, ...]
     per_link: tuple[LinkAnswer, ...]
@@ -160,19 +160,19 @@ class Decision(NamedTuple):
         }
 
 
-class _Read(NamedTuple):
+class _LinkReading(NamedTuple):
     """One link with its clauses brought to what is open about them."""
 
-    link: Link
+    link: LicenceLink
     terms: Terms | None
     rules: list[tuple[int, bool | Condition]]
-    clauses: list[Found]
+    clauses: list[AppliedClause]
     obligations: list[Obligation]
     unsure: tuple[str, ...]
     unread: bool
 
 
-def decide(chain: Sequence[Link], facts: Mapping[str, object]) -> Decision:
+def decide(chain: Sequence[LicenceLink], facts: Mapping[str, object]) -> Decision:
     """The answer for a chain. Raises BadRequest: a fact whose value is out of its kind."""
     facts_ = known(facts)
     own = {link.licence for link in chain if link.relation not in (_DATA, _TEACHER)}
@@ -229,20 +229,22 @@ def _milder(rules: list[tuple[int, bool | Condition]], level: int) -> tuple[str,
     return tuple(fact_ for fact_ in seen.matter if fact_ in PRESUMED) if seen.least < level else ()
 
 
-def _alone(reading: _Read) -> LinkAnswer:
+def _alone(reading: _LinkReading) -> LinkAnswer:
     verdict, missing = _answer(reading.rules, reading.unsure, bool(reading.obligations))
     return LinkAnswer(
         reading.link.name, reading.link.relation, reading.link.licence, verdict, missing
     )
 
 
-def _read(link: Link, given_facts: Mapping[str, Value], own: Collection[str | None]) -> _Read:
+def _read(
+    link: LicenceLink, given_facts: Mapping[str, Value], own: Collection[str | None]
+) -> _LinkReading:
     terms_ = terms.load(link.licence) if link.licence else None
     unread = link.relation == _DATA and (terms_ is None or not link.known)
-    read = _Read(link, terms_, [], [], [], _unsure(link, terms_), unread)
+    read = _LinkReading(link, terms_, [], [], [], _unsure(link, terms_), unread)
     if link.altered:
         read.clauses.extend(
-            Found(link.licence or "", "rider", "unknown", rider, "", "", "", (link.name,))
+            AppliedClause(link.licence or "", "rider", "unknown", rider, "", "", "", (link.name,))
             for rider in link.riders
         )
     if terms_ is None:
@@ -266,7 +268,7 @@ def _read(link: Link, given_facts: Mapping[str, Value], own: Collection[str | No
     return read
 
 
-def _unsure(link: Link, terms_: Terms | None) -> tuple[str, ...]:
+def _unsure(link: LicenceLink, terms_: Terms | None) -> tuple[str, ...]:
     unsure: list[str] = []
     if link.relation == _DATA:
         pass  # named in `unread` instead: most data sets say nothing, and that is no answer
@@ -278,7 +280,7 @@ def _unsure(link: Link, terms_: Terms | None) -> tuple[str, ...]:
 
 
 def _left(
-    read: _Read, condition: Condition, facts: Mapping[str, Value], *, outputs: bool = False
+    read: _LinkReading, condition: Condition, facts: Mapping[str, Value], *, outputs: bool = False
 ) -> bool | Condition:
     """What is open about a condition, for what this link is to the model.
 
@@ -297,7 +299,7 @@ def _left(
     return residual(condition, facts)
 
 
-def _clause(read: _Read, clause: Clause, facts: Mapping[str, Value]) -> None:
+def _clause(read: _LinkReading, clause: Clause, facts: Mapping[str, Value]) -> None:
     left = _left(read, clause.when, facts, outputs=clause.outputs)
     effect = clause.effect if clause.asked or left is True else "note"
     if effect != "note" and left is not False:
@@ -307,10 +309,12 @@ def _clause(read: _Read, clause: Clause, facts: Mapping[str, Value]) -> None:
         return
     when = "" if left is True else phrases.when(left)
     where = (clause.date, clause.source, (read.link.name,))
-    read.clauses.append(Found(clause.licence, clause.section, effect, clause.rule, when, *where))
+    read.clauses.append(
+        AppliedClause(clause.licence, clause.section, effect, clause.rule, when, *where)
+    )
 
 
-def _duty(read: _Read, duty: Duty, facts: Mapping[str, Value]) -> None:
+def _duty(read: _LinkReading, duty: Duty, facts: Mapping[str, Value]) -> None:
     left = _presumed(_left(read, duty.when, facts))
     if left is False:
         return
@@ -319,7 +323,7 @@ def _duty(read: _Read, duty: Duty, facts: Mapping[str, Value]) -> None:
     read.obligations.append(Obligation(duty.licence, duty.section, duty.text, when, *where))
 
 
-def _bans(read: _Read, bans: Sequence[Ban], named: Value) -> None:
+def _bans(read: _LinkReading, bans: Sequence[Ban], named: Value) -> None:
     """Fields that were named are denied or limited; all that are forbidden are a duty."""
     words = named if isinstance(named, tuple) else ()
     links = (read.link.name,)
@@ -333,7 +337,7 @@ def _bans(read: _Read, bans: Sequence[Ban], named: Value) -> None:
         else:
             read.rules.append((2, True))
             rule = f"Not to be used for {what}"
-            read.clauses.append(Found(ban.licence, ban.section, "deny", rule, "", *rest))
+            read.clauses.append(AppliedClause(ban.licence, ban.section, "deny", rule, "", *rest))
     for licence in _once(ban.licence for ban in bans if not ban.only):
         of_it = [ban for ban in bans if ban.licence == licence and not ban.only]
         text = "Do not use it, or let others use it, for " + ", ".join(
@@ -347,7 +351,10 @@ def _bans(read: _Read, bans: Sequence[Ban], named: Value) -> None:
 
 
 def _reasons(
-    verdict: Verdict, missing: tuple[str, ...], clauses: tuple[Found, ...], read: Sequence[_Read]
+    verdict: Verdict,
+    missing: tuple[str, ...],
+    clauses: tuple[AppliedClause, ...],
+    read: Sequence[_LinkReading],
 ) -> tuple[str, ...]:
     reasons: list[str] = []
     for effect in ("deny", "needs_permission"):
@@ -369,13 +376,13 @@ def _reasons(
     return _once(reasons) or ("no clause of the chain forbids this use",)
 
 
-def _reason(clause: Found) -> str:
+def _reason(clause: AppliedClause) -> str:
     condition = f", {clause.when}" if clause.when else ""
     place = f"{clause.licence}, section {clause.section}"
     return f"{', '.join(clause.links)}: {clause.rule}{condition} ({place})"
 
 
-def _about(part: _Read) -> list[str]:
+def _about(part: _LinkReading) -> list[str]:
     """What a person should know about how far the answer for a link can be trusted."""
     link, terms_ = part.link, part.terms
     notes: list[str] = []

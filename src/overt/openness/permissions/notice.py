@@ -14,7 +14,7 @@ from overt.openness.evidence import short
 from overt.openness.licence import names
 from overt.openness.permissions import terms
 from overt.openness.permissions.chain import Chain
-from overt.openness.permissions.may import Decision, Found, Link, Obligation
+from overt.openness.permissions.may import AppliedClause, Decision, LicenceLink, Obligation
 from overt.openness.permissions.terms import Terms
 from overt.openness.subject.named_licences import is_policy, place
 from overt.openness.subject.subject import Subject, SubjectFile
@@ -32,7 +32,7 @@ _PLACEHOLDER = re.compile(r"[\[{<](?:yyyy|year|name|copyright|fullname|owner)", 
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingText:
     """A licence text that has to go along and does not lie with the model."""
 
     licence: str
@@ -46,7 +46,7 @@ class Bundle:
     """The files of a notice folder, by their path in it, and what could not be put there."""
 
     files: Mapping[str, bytes]
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingText, ...]
     prefix: tuple[str, ...]
     shown: tuple[str, ...]
 
@@ -109,7 +109,7 @@ def write(made: Bundle, folder: Path, *, force: bool = False) -> None:
 # -- what is known ---------------------------------------------------------------------------------
 
 
-def _known(links: Sequence[Link]) -> Iterator[tuple[str, Terms]]:
+def _known(links: Sequence[LicenceLink]) -> Iterator[tuple[str, Terms]]:
     """The terms of each licence of the chain, once, with the link that it is of."""
     seen: set[str] = set()
     for link in links:
@@ -158,7 +158,9 @@ def _here(chain: Chain, texts: Mapping[str, bytes]) -> set[str]:
     return {id_ for text in whole for id_ in (text.id, *text.others) if id_}
 
 
-def _missing(chain: Chain, known: Sequence[tuple[str, Terms]], here: set[str]) -> Iterator[Missing]:
+def _missing(
+    chain: Chain, known: Sequence[tuple[str, Terms]], here: set[str]
+) -> Iterator[MissingText]:
     """Licences whose text has to go along and that no text of the model is."""
     wanted: dict[str, list[str]] = {}
     for link in chain.links:
@@ -167,7 +169,7 @@ def _missing(chain: Chain, known: Sequence[tuple[str, Terms]], here: set[str]) -
     for id_, of in wanted.items():
         if id_ not in here:
             facts = names.facts(id_)
-            yield Missing(
+            yield MissingText(
                 id_,
                 facts.title if facts else id_,
                 facts.url if facts else "",
@@ -177,7 +179,7 @@ def _missing(chain: Chain, known: Sequence[tuple[str, Terms]], here: set[str]) -
     for id_ in sorted(policies - here):
         facts, terms_ = names.facts(id_), terms.load(id_)
         title = facts.title if facts else terms_.title if terms_ else id_
-        yield Missing(id_, title, facts.url if facts else "", ())
+        yield MissingText(id_, title, facts.url if facts else "", ())
 
 
 def _parts(terms_: Terms) -> set[str]:
@@ -282,7 +284,7 @@ def _clauses(decision: Decision) -> list[str]:
     ]
 
 
-def _place(clause: Found | Obligation) -> str:
+def _place(clause: AppliedClause | Obligation) -> str:
     return _plain(place(clause.licence, clause.section, clause.date))
 
 

@@ -1,7 +1,7 @@
 """Conditions said in English: "if you distribute the weights or a derivative model"."""
 
 from overt.openness.permissions import uses
-from overt.openness.permissions.conditions import AnyOf, Condition, Not, Test
+from overt.openness.permissions.conditions import AnyOf, Condition, FactTest, Negation
 from overt.openness.permissions.facts import Value
 
 _YES = {
@@ -47,15 +47,19 @@ def when(condition: Condition) -> str:
 
 def presumed(name: str, value: Value) -> str:
     """What was taken to be so because nobody said otherwise, as a sentence."""
-    so = _test(Test(name, "is", value), yes=True) if isinstance(value, bool) else f"{name} {value}"
+    so = (
+        _test(FactTest(name, "is", value), yes=True)
+        if isinstance(value, bool)
+        else f"{name} {value}"
+    )
     return f"it is presumed that {so}: where that is not so the answer may be milder"
 
 
 def _said(condition: Condition, *, inside: bool = False) -> str:
-    if isinstance(condition, Test):
+    if isinstance(condition, FactTest):
         return _test(condition, yes=True)
-    if isinstance(condition, Not):
-        if isinstance(condition.of, Test):
+    if isinstance(condition, Negation):
+        if isinstance(condition.of, FactTest):
             return _test(condition.of, yes=False)
         return f"it is not so that {_said(condition.of, inside=True)}"
     parts = [_said(part, inside=True) for part in condition.of]
@@ -65,7 +69,7 @@ def _said(condition: Condition, *, inside: bool = False) -> str:
     return f"({joined})" if inside and len(parts) > 1 else joined
 
 
-def _test(test: Test, *, yes: bool) -> str:
+def _test(test: FactTest, *, yes: bool) -> str:
     if isinstance(test.wanted, bool):
         return _YES[test.fact][0 if test.wanted is yes else 1]
     if isinstance(test.wanted, int):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from overt.openness.shapes.plan import is_size
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
-    from overt.openness.subject.tensors import Located
+    from overt.formats.gguf import GgufHeader
+    from overt.openness.subject.tensors import LocatedTensor
 
 _WIDTHS: Final = (
     "hidden_size",
@@ -51,7 +51,7 @@ _PART: Final = 16
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedShape:
     """What a configuration or header says; empty or 0 where it does not.
 
     `heads` are those of queries and of keys; `tied` says that there may be one matrix for input and
@@ -67,7 +67,7 @@ class Stated:
     tied: bool = True
 
 
-def of_config(config: Mapping[str, Any]) -> Stated:
+def of_config(config: Mapping[str, Any]) -> StatedShape:
     def some(keys: Iterable[str]) -> tuple[int, ...]:
         return tuple(config[key] for key in keys if is_size(config.get(key)))
 
@@ -82,7 +82,7 @@ def of_config(config: Mapping[str, Any]) -> Stated:
         inner += tuple(width // 2 for width in inner)
     heads = (config.get("num_attention_heads"), config.get("num_key_value_heads"))
     gated = config.get("attn_output_gate") or not alike
-    return Stated(
+    return StatedShape(
         "config.json",
         some(_WIDTHS),
         layers if "num_hidden_groups" not in config else (),
@@ -93,12 +93,14 @@ def of_config(config: Mapping[str, Any]) -> Stated:
     )
 
 
-def of_header(header: "Header") -> Stated:
+def of_header(header: "GgufHeader") -> StatedShape:
     width, blocks = header.embedding_length, header.block_count
-    return Stated("the header", (width,) if width else (), (blocks,) if blocks else (), 0, ())
+    return StatedShape("the header", (width,) if width else (), (blocks,) if blocks else (), 0, ())
 
 
-def contradiction(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+def contradiction(
+    stated: StatedShape, tensors: "Mapping[str, LocatedTensor]"
+) -> tuple[str, str] | None:
     """(observed, expected) of the first thing that cannot be so."""
     return (
         _embedding(stated, tensors)
@@ -109,7 +111,9 @@ def contradiction(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str
     )
 
 
-def _embedding(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+def _embedding(
+    stated: StatedShape, tensors: "Mapping[str, LocatedTensor]"
+) -> tuple[str, str] | None:
     embeddings = [
         tensor
         for name, tensor in tensors.items()
@@ -129,7 +133,9 @@ def _embedding(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, s
     )
 
 
-def _vocabulary(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+def _vocabulary(
+    stated: StatedShape, tensors: "Mapping[str, LocatedTensor]"
+) -> tuple[str, str] | None:
     least = stated.vocabulary
     if not least:
         return None
@@ -147,7 +153,7 @@ def _vocabulary(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, 
     )
 
 
-def _blocks(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+def _blocks(stated: StatedShape, tensors: "Mapping[str, LocatedTensor]") -> tuple[str, str] | None:
     groups: dict[str, set[int]] = {}
     for name in tensors:
         if match := _BLOCK.match(name):
@@ -160,7 +166,7 @@ def _blocks(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str]
     return f"{counts[place]} blocks in {place}", f"{layers} by {stated.source}"
 
 
-def _inner(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+def _inner(stated: StatedShape, tensors: "Mapping[str, LocatedTensor]") -> tuple[str, str] | None:
     if not stated.inner:
         return None
     # Two or three matrices may be stored as one.
@@ -179,7 +185,7 @@ def _inner(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] 
     )
 
 
-def _heads(stated: Stated, tensors: "Mapping[str, Located]") -> tuple[str, str] | None:
+def _heads(stated: StatedShape, tensors: "Mapping[str, LocatedTensor]") -> tuple[str, str] | None:
     """Of the first block the rows of keys to those of queries, as their heads are."""
     queries, keys = stated.heads
     places = [name for name in tensors if _QUERY.fullmatch(name)] if keys else []

@@ -17,7 +17,7 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TensorRow:
     """One tensor of an architecture; `dims` are sums and products of symbols."""
 
     gguf: str
@@ -39,8 +39,8 @@ class Layout:
         added: llama.cpp adds one to the norms' weights.
     """
 
-    top: tuple[Row, ...]
-    block: tuple[Row, ...]
+    top: tuple[TensorRow, ...]
+    block: tuple[TensorRow, ...]
     place: str = "layers.{}."
     kv_heads: int = 0
     head: int = 0
@@ -48,12 +48,14 @@ class Layout:
     added: bool = False
 
 
-def _rows(*texts: str) -> tuple[Row, ...]:
+def _rows(*texts: str) -> tuple[TensorRow, ...]:
     rows = []
     for line in "\n".join(texts).splitlines():
         parts = line.split()
         if parts:
-            rows.append(Row(parts[0], parts[1], tuple(parts[2].split(",")), frozenset(parts[3:])))
+            rows.append(
+                TensorRow(parts[0], parts[1], tuple(parts[2].split(",")), frozenset(parts[3:]))
+            )
     return tuple(rows)
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from overt.openness.shapes.layouts import BY_GGUF, BY_MODEL_TYPE, Layout, Row
+from overt.openness.shapes.layouts import BY_GGUF, BY_MODEL_TYPE, Layout, TensorRow
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header
+    from overt.formats.gguf import GgufHeader
 
 MAX_BLOCKS: Final = 1024
 MAX_EXPERTS: Final = 4096
@@ -38,7 +38,7 @@ class UnknownLayout(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorPlan:
     """What must be there, by name and row-major shape.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PlanDifference:
     """How tensors differ from a plan; names as in the file, in order."""
 
     missing: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) and "hidden_size" in inner else config
 
 
-def of_config(config: Mapping[str, Any]) -> Plan:
+def of_config(config: Mapping[str, Any]) -> TensorPlan:
     """Raises UnknownLayout: an architecture that is not in layouts.py, or a number is left out."""
     text = text_config(config)
     kind = str(text.get("model_type", ""))
@@ -197,7 +197,7 @@ def is_size(value: object) -> bool:
 # ---- from a GGUF header --------------------------------------------------------------------
 
 
-def of_gguf(header: "Header", names: Mapping[str, Any]) -> Plan:
+def of_gguf(header: "GgufHeader", names: Mapping[str, Any]) -> TensorPlan:
     """`names` are those of its tensors, which tell the few things a header leaves open.
 
     Raises UnknownLayout: as `of_config`.
@@ -213,7 +213,7 @@ def of_gguf(header: "Header", names: Mapping[str, Any]) -> Plan:
     return _plan(kind, layout, _gguf_numbers(header, kind, names), "gguf", 0)
 
 
-def _gguf_numbers(header: "Header", kind: str, names: Mapping[str, Any]) -> _Numbers:
+def _gguf_numbers(header: "GgufHeader", kind: str, names: Mapping[str, Any]) -> _Numbers:
     def own(key: str, default: int | None = None) -> int:
         number = header.number(f"{kind}.{key}")
         if number is not None and number < _MAX_NUMBER:
@@ -285,11 +285,11 @@ def _gguf_numbers(header: "Header", kind: str, names: Mapping[str, Any]) -> _Num
 _CONDITIONS = frozenset({"dense", "moe", "ql", "noql", "shared", "whole", "split"})
 
 
-def _plan(kind: str, layout: Layout, numbers: _Numbers, form: str, extra_blocks: int) -> Plan:
+def _plan(kind: str, layout: Layout, numbers: _Numbers, form: str, extra_blocks: int) -> TensorPlan:
     required: dict[str, Shape] = {}
     optional: dict[str, Shape] = {}
 
-    def add(row: Row, start: str, symbols: Mapping[str, int], tags: frozenset[str]) -> None:
+    def add(row: TensorRow, start: str, symbols: Mapping[str, int], tags: frozenset[str]) -> None:
         wanted = row.tags & _CONDITIONS
         if wanted - tags or (form == "hf" and row.hf == "-"):
             return
@@ -304,10 +304,12 @@ def _plan(kind: str, layout: Layout, numbers: _Numbers, form: str, extra_blocks:
         start = f"blk.{layer}." if form == "gguf" else layout.place.format(layer)
         for row in layout.block:
             add(row, start, symbols, tags | numbers.always)
-    return Plan(kind, required, optional, len(numbers.blocks), extra_blocks)
+    return TensorPlan(kind, required, optional, len(numbers.blocks), extra_blocks)
 
 
-def _named(row: Row, start: str, symbols: Mapping[str, int], form: str) -> list[tuple[str, Shape]]:
+def _named(
+    row: TensorRow, start: str, symbols: Mapping[str, int], form: str
+) -> list[tuple[str, Shape]]:
     shape = tuple(_evaluate(text, symbols) for text in row.dims)
     if any(extent <= 0 for extent in shape):
         raise UnknownLayout(f"the configuration leaves open the shape of {start}{row.gguf}")
@@ -339,7 +341,7 @@ def short(name: str) -> str:
 _BLOCK = re.compile(r"(?:layers|h|blk|encoder\.layer)\.(\d{1,6})\.")
 
 
-def compare(plan: Plan, shapes: Mapping[str, Shape], form: str) -> Difference:
+def compare(plan: TensorPlan, shapes: Mapping[str, Shape], form: str) -> PlanDifference:
     """`shapes` by the names of the file."""
     names = {short(name) if form == "hf" else name: name for name in shapes}
     prefix = _prefix(shapes) if form == "hf" else ""
@@ -359,10 +361,12 @@ def compare(plan: Plan, shapes: Mapping[str, Shape], form: str) -> Difference:
             unknown.append(whole)
     order = {name: number for number, name in enumerate((*plan.required, *plan.optional))}
     wrong.sort(key=lambda row: order.get(short(row[0]) if form == "hf" else row[0], 1 << 30))
-    return Difference(tuple(missing), tuple(wrong), tuple(sorted(beyond)), tuple(sorted(unknown)))
+    return PlanDifference(
+        tuple(missing), tuple(wrong), tuple(sorted(beyond)), tuple(sorted(unknown))
+    )
 
 
-def _bias(plan: Plan, name: str, form: str) -> Shape | None:
+def _bias(plan: TensorPlan, name: str, form: str) -> Shape | None:
     """A bias beside a matrix of the plan: many variants of an architecture have them."""
     if not name.endswith(".bias"):
         return None

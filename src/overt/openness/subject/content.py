@@ -92,7 +92,7 @@ _BOMB: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ContentReport:
     """What one file is.
 
     Attributes:
@@ -111,7 +111,7 @@ class Look:
 
 def look(
     name: str, path: Path, *, scan: bool = True, code: bool = False, most: int = MAX_BYTES_SEARCHED
-) -> Look:
+) -> ContentReport:
     """Look into one file. Nothing raises.
 
     Args:
@@ -121,20 +121,22 @@ def look(
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return Look(name, faults=("is no plain file",))
+            return ContentReport(name, faults=("is no plain file",))
         with path.open("rb") as file:
             head = file.read(_HEAD)
         return _look(name, path, head, scan, code, most)
     except OSError as error:
-        return Look(name, doubts=(f"cannot be read: {error.strerror or error}",), read=False)
+        return ContentReport(
+            name, doubts=(f"cannot be read: {error.strerror or error}",), read=False
+        )
 
 
-def _look(name: str, path: Path, head: bytes, scan: bool, code: bool, most: int) -> Look:
+def _look(name: str, path: Path, head: bytes, scan: bool, code: bool, most: int) -> ContentReport:
     suffix = Path(name).suffix.lower()
     if head.startswith(b"GGUF") or (suffix == ".safetensors" and _is_safetensors(path, head)):
-        return Look(name)
+        return ContentReport(name)
     if program := _program(head, suffix, code):
-        return Look(name, *program)
+        return ContentReport(name, *program)
     if head[257:262] == b"ustar" and (look := _tar(name, path)).faults:
         return look
     if pickle.looks_pickled(path):
@@ -177,13 +179,13 @@ def _is_windows(head: bytes) -> bool:
 # -- pickles -------------------------------------------------------------------------------------
 
 
-def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) -> Look:
+def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) -> ContentReport:
     hidden = suffix not in _PICKLED and not name.endswith(".metadata")
     imports, ended = ([], False) if head.startswith(b"PK") else _imports(pickle.unpacked(head))
     ended = ended or len(head) < _HEAD
     bare = not head.startswith(_HOLDERS) and head[257:262] != b"ustar"
     if bare and ended and not imports:
-        return Look(name)  # a text such as "a. First": without an import nothing can run
+        return ContentReport(name)  # a text such as "a. First": without an import nothing can run
     scanned, cost = _levels(path) if may_scan else ({}, 0)
     levels = {**dict.fromkeys(imports, "unknown"), **scanned}
     dangerous = [name for name, level in levels.items() if level == "dangerous"]
@@ -194,16 +196,18 @@ def _pickled(name: str, path: Path, head: bytes, suffix: str, may_scan: bool) ->
     ]
     called = ", ".join((dangerous + foreign)[:3])
     if dangerous or foreign:
-        return Look(name, (f"is a pickle that would call {called} when loaded",), scans=cost)
+        return ContentReport(
+            name, (f"is a pickle that would call {called} when loaded",), scans=cost
+        )
     if hidden:
-        return Look(
+        return ContentReport(
             name, ("is a pickle under another name: loading it runs a program",), scans=cost
         )
     text = "is a pickle: loading it runs a program"
     if not levels:
-        return Look(name, doubts=(f"{text}, which could not be scanned",), scans=cost)
+        return ContentReport(name, doubts=(f"{text}, which could not be scanned",), scans=cost)
     text = f"{text}; it names nothing beyond what weights and their training need"
-    return Look(name, doubts=(text,), scans=cost)
+    return ContentReport(name, doubts=(text,), scans=cost)
 
 
 def _levels(path: Path) -> tuple[dict[str, str], int]:
@@ -250,7 +254,7 @@ def _imports(head: bytes) -> tuple[list[str], bool]:
 # -- archives and the rest -----------------------------------------------------------------------
 
 
-def _zip(name: str, path: Path, suffix: str) -> Look:
+def _zip(name: str, path: Path, suffix: str) -> ContentReport:
     """A zip whose directory `pickle.looks_pickled` has read and bounded."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -260,14 +264,18 @@ def _zip(name: str, path: Path, suffix: str) -> Look:
                 faults += _keras(archive)
             faults += _objects(archive, members)
     except (zipfile.BadZipFile, ValueError, OSError, RuntimeError, EOFError, zlib.error) as error:
-        return Look(name, doubts=(f"is a zip archive that cannot be read: {str(error)[:80]}",))
+        return ContentReport(
+            name, doubts=(f"is a zip archive that cannot be read: {str(error)[:80]}",)
+        )
     if faults:
-        return Look(name, tuple(faults[:4]))
+        return ContentReport(name, tuple(faults[:4]))
     if suffix in (".keras", ".npz", ".docx", ".whl", ".xlsx", ".odt", ".epub"):
-        return Look(name)
+        return ContentReport(name)
     if suffix not in _PACKED:
-        return Look(name, (f"is a zip archive of {len(members)} files under another name",))
-    return Look(name, doubts=(f"is a zip archive of {len(members)} files",))
+        return ContentReport(
+            name, (f"is a zip archive of {len(members)} files under another name",)
+        )
+    return ContentReport(name, doubts=(f"is a zip archive of {len(members)} files",))
 
 
 def _members(members: list[zipfile.ZipInfo], size: int) -> Iterator[str]:
@@ -312,27 +320,27 @@ _LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
 _LAMBDA_FOUND: Final = "is a Keras model with a Lambda layer: code that runs when it is loaded"
 
 
-def _rest(name: str, path: Path, head: bytes, suffix: str, most: int) -> Look:
+def _rest(name: str, path: Path, head: bytes, suffix: str, most: int) -> ContentReport:
     for magic, what in _ARCHIVES:
         if head.startswith(magic):
             if suffix not in _PACKED:
-                return Look(name, (f"is a {what} archive under another name",))
+                return ContentReport(name, (f"is a {what} archive under another name",))
             doubts = () if suffix in _ONE_FILE else (f"is a {what} archive",)
-            return Look(name, doubts=doubts)
+            return ContentReport(name, doubts=doubts)
     if head[257:262] == b"ustar":
         return _tar(name, path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Look(name, (_LAMBDA_FOUND,) if _holds(path, _LAMBDA, most) else ())
+        return ContentReport(name, (_LAMBDA_FOUND,) if _holds(path, _LAMBDA, most) else ())
     if suffix == ".onnx":
-        return Look(name, tuple(_external(path, most)))
+        return ContentReport(name, tuple(_external(path, most)))
     if suffix == ".pb" and (operation := _holds(path, _FILE_OPS, most)):
-        return Look(name, (f"is a graph with the operation {operation.decode('ascii')}",))
-    return Look(name)
+        return ContentReport(name, (f"is a graph with the operation {operation.decode('ascii')}",))
+    return ContentReport(name)
 
 
-def _tar(name: str, path: Path) -> Look:
+def _tar(name: str, path: Path) -> ContentReport:
     """Members of a tar archive that is no checkpoint of torch's old form: pickles and ways out."""
-    look = Look(name, doubts=("is a tar archive",))
+    look = ContentReport(name, doubts=("is a tar archive",))
     try:
         with tarfile.open(path, "r:") as archive:
             for _ in range(_MAX_MEMBERS):
@@ -340,7 +348,7 @@ def _tar(name: str, path: Path) -> Look:
                 if member is None:
                     break
                 if member.name.startswith("/") or ".." in member.name.split("/"):
-                    return Look(
+                    return ContentReport(
                         name,
                         (f"is an archive that writes {member.name[:80]!r}, outside its folder",),
                     )
@@ -348,7 +356,7 @@ def _tar(name: str, path: Path) -> Look:
                 called = _imports(pickle.unpacked(opened.read(_HEAD)))[0] if opened else []
                 called = [c for c in called if not c.startswith(_TRAINERS)]
                 if called and member.name.lower().endswith(_PICKLED):
-                    return Look(
+                    return ContentReport(
                         name,
                         (
                             f"holds the pickle {member.name[:80]!r} that would call "

@@ -67,7 +67,7 @@ class Source(NamedTuple):
     grade: str
 
 
-class Node(NamedTuple):
+class FamilyNode(NamedTuple):
     """One version of a family with everything it takes over.
 
     Attributes:
@@ -215,7 +215,7 @@ def _nodes(family: str) -> tuple[str, ...]:
 
 
 @cache
-def _node(family: str, name: str) -> Node:
+def _node(family: str, name: str) -> FamilyNode:
     content = _read(family)
     sources = {key: Source(*value) for key, value in content["sources"].items()}
     chain = list(_line(content, name))
@@ -234,7 +234,7 @@ def _node(family: str, name: str) -> Node:
         }
         if "parents" in entry:
             top["parents"] = tuple(_parent(parent, sources) for parent in entry["parents"])
-    return Node(
+    return FamilyNode(
         title=chain[0].get("title", content["title"]),
         kind=top.get("kind", "model"),
         owners=tuple(content.get("owners", ())),

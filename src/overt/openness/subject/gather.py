@@ -13,7 +13,7 @@ from pathlib import Path
 from overt.errors import FormatError, ModelNotFound, NotFound, OvertError, UsageError
 from overt.formats import gguf
 from overt.models.recipe import MAX_BYTES, Recipe
-from overt.models.sources.base import Step
+from overt.models.sources.base import FetchProgress
 from overt.models.sources.file_selection import PICKLED
 from overt.models.store import Manifest, Store
 from overt.openness import records
@@ -40,7 +40,7 @@ _STEPS: Mapping[str, Relation] = {
 _SMALL = 64 << 10
 """Bytes of a file that is hashed as fast as its kept digest is read."""
 
-Progress = Callable[[Step], None]
+Progress = Callable[[FetchProgress], None]
 
 
 def subject(

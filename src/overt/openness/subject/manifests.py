@@ -52,7 +52,7 @@ _SHA: Final = re.compile(r"(?:sha-?256[:=])?([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedFile:
     """One file of a list.
 
     Attributes:
@@ -77,7 +77,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class DataManifest:
     """A list of files.
 
     Attributes:
@@ -90,11 +90,11 @@ class Manifest:
 
     name: str
     kind: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ListedFile, ...]
     tokens: int | None = None
     licence: str = ""
 
-    def place(self, entry: Entry) -> str:
+    def place(self, entry: ListedFile) -> str:
         """The file's name in the subject; "" where it leads out of the release."""
         parts: list[str] = list(self.name.split("/")[:-1])
         for part in entry.path.replace("\\", "/").split("/"):
@@ -122,7 +122,7 @@ def is_manifest(file: SubjectFile) -> bool:
     )
 
 
-def read(subject: Subject, file: SubjectFile) -> Manifest | None:
+def read(subject: Subject, file: SubjectFile) -> DataManifest | None:
     """Read one; None where its bytes are not here.
 
     Raises:
@@ -141,11 +141,11 @@ def read(subject: Subject, file: SubjectFile) -> Manifest | None:
     return manifest
 
 
-def _read(name: str, text: str, suffix: str) -> Manifest:
+def _read(name: str, text: str, suffix: str) -> DataManifest:
     start = text.lstrip()[:1]
     if suffix == ".jsonl":
         lines = (line for line in text.splitlines() if line.strip())
-        return Manifest(name, "table", tuple(_entries(map(json.loads, lines))))
+        return DataManifest(name, "table", tuple(_entries(map(json.loads, lines))))
     if start in ("{", "["):
         return _from_json(name, json.loads(text))
     if suffix in (".yaml", ".yml"):
@@ -154,37 +154,37 @@ def _read(name: str, text: str, suffix: str) -> Manifest:
         return _from_json(name, yamltext.load(text, name))
     if suffix in (".csv", ".tsv"):
         reader = csv.DictReader(text.splitlines(), delimiter="\t" if suffix == ".tsv" else ",")
-        return Manifest(name, "table", tuple(_entries(reader)))
-    return Manifest(name, "sums", tuple(_sums(text))[:MAX_ENTRIES])
+        return DataManifest(name, "table", tuple(_entries(reader)))
+    return DataManifest(name, "sums", tuple(_sums(text))[:MAX_ENTRIES])
 
 
-def _sums(text: str) -> Iterator[Entry]:
+def _sums(text: str) -> Iterator[ListedFile]:
     for line in text.splitlines():
         if match := _SUMS.fullmatch(line.rstrip()):
-            yield Entry(match[2].strip(), match[1].lower())
+            yield ListedFile(match[2].strip(), match[1].lower())
         elif match := _BSD.fullmatch(line.rstrip()):
-            yield Entry(match[1], match[2].lower())
+            yield ListedFile(match[1], match[2].lower())
 
 
-def _from_json(name: str, content: Any) -> Manifest:
+def _from_json(name: str, content: Any) -> DataManifest:
     if isinstance(content, list):
-        return Manifest(name, "table", tuple(_entries(content)))
+        return DataManifest(name, "table", tuple(_entries(content)))
     if not isinstance(content, dict):
-        return Manifest(name, "table", ())
+        return DataManifest(name, "table", ())
     licence = _licence(content.get("license") or content.get("licence"))
     if isinstance(content.get("distribution"), list):
         rows = [_croissant(row) for row in content["distribution"] if _is_file_object(row)]
-        return Manifest(name, "croissant", tuple(_entries(rows)), None, licence)
+        return DataManifest(name, "croissant", tuple(_entries(rows)), None, licence)
     tokens = next(
         (_count(content.get(key)) for key in ("total_tokens", *_TOKENS) if key in content), None
     )
     for key in ("files", "shards", "entries", "data", "manifest", "splits", "documents"):
         held = content.get(key)
         if isinstance(held, list):
-            return Manifest(name, "table", tuple(_entries(held)), tokens, licence)
+            return DataManifest(name, "table", tuple(_entries(held)), tokens, licence)
         if isinstance(held, dict):
-            return Manifest(name, "table", tuple(_entries(_keyed(held))), tokens, licence)
-    return Manifest(name, "table", tuple(_entries(_keyed(content))), tokens, licence)
+            return DataManifest(name, "table", tuple(_entries(_keyed(held))), tokens, licence)
+    return DataManifest(name, "table", tuple(_entries(_keyed(content))), tokens, licence)
 
 
 def _is_file_object(row: Any) -> bool:
@@ -206,7 +206,7 @@ def _keyed(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"path": key, **value}
 
 
-def _entries(rows: Iterable[Any]) -> Iterator[Entry]:
+def _entries(rows: Iterable[Any]) -> Iterator[ListedFile]:
     for number, row in enumerate(rows):
         if number == MAX_ENTRIES:
             return
@@ -218,7 +218,7 @@ def _entries(rows: Iterable[Any]) -> Iterator[Entry]:
             continue
         digest = _first(lower, _DIGESTS)
         match = _SHA.fullmatch(digest.strip().lower()) if isinstance(digest, str) else None
-        yield Entry(
+        yield ListedFile(
             path=path.strip(),
             sha256=match[1] if match else "",
             tokens=_count(_first(lower, _TOKENS)),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from overt.openness.licence.match import Match
-    from overt.openness.permissions.may import Link
+    from overt.openness.permissions.may import LicenceLink
 
 _POLICY = r"(?:^|-)(?:use-policy|pup|aup)(?:-|$)"
 _MAIN = ("license", "licence", "copying", "terms")
@@ -16,7 +16,7 @@ _MAX_WORDS = 1000  # characters of a name or expression
 _NOTHING = ("", "other", "unknown", "none", "noassertion", "see-license")
 
 
-class Said(NamedTuple):
+class StatedLicence(NamedTuple):
     """What one text or tag says the licence is; see `may.Link`."""
 
     licence: str | None
@@ -24,11 +24,13 @@ class Said(NamedTuple):
     riders: tuple[str, ...] = ()
 
 
-def link_of(name: str, named: Said, facts: Mapping[str, object], relation: str = "model") -> "Link":
+def link_of(
+    name: str, named: StatedLicence, facts: Mapping[str, object], relation: str = "model"
+) -> "LicenceLink":
     """What something says, as a link of a chain."""
-    from overt.openness.permissions.may import Link
+    from overt.openness.permissions.may import LicenceLink
 
-    return Link(
+    return LicenceLink(
         name=name,
         relation=relation,
         licence=named.licence,
@@ -39,19 +41,19 @@ def link_of(name: str, named: Said, facts: Mapping[str, object], relation: str =
     )
 
 
-def of_text(file: str, text: str, match: "Match") -> tuple[Said, ...]:
+def of_text(file: str, text: str, match: "Match") -> tuple[StatedLicence, ...]:
     """What a licence file says, one for each licence in it; empty where it says nothing."""
     if not text.strip() or (is_policy(match.id) and not match.altered):
         return ()
-    others = tuple(Said(other) for other in match.others if not is_policy(other))
+    others = tuple(StatedLicence(other) for other in match.others if not is_policy(other))
     if match.id is None:
         if not is_main(file):
             return ()
         named = ids_of(text.strip()) if len(text) < _NAME else ()
-        return (Said(named[0] if len(named) == 1 else None), *others)
+        return (StatedLicence(named[0] if len(named) == 1 else None), *others)
     if match.kind == "notice_only":
-        return (Said(match.id), *others)
-    return (Said(match.id, match.altered, tuple(match.riders)), *others)
+        return (StatedLicence(match.id), *others)
+    return (StatedLicence(match.id, match.altered, tuple(match.riders)), *others)
 
 
 def ids_of(words: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from overt.openness.subject.subject import Subject
-    from overt.openness.subject.tensors import Located, Weights
+    from overt.openness.subject.tensors import LocatedTensor, Weights
 
     Array = np.ndarray[Any, Any]
 
@@ -34,11 +34,11 @@ Rows = Callable[[int, int], "Array"]
 
 
 @dataclass(frozen=True)
-class Pair:
+class TensorPair:
     """`rows(a, b)` are those rows of the base as the subject would store them, in 32 bits; `theirs`
     is the type the base has them in, where the two have one format."""
 
-    mine: "Located"
+    mine: "LocatedTensor"
     rows: Rows
     base: str
     theirs: str = ""
@@ -65,7 +65,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTensors:
     """What two models have in common.
 
     Attributes:
@@ -73,7 +73,7 @@ class Paired:
         alone: tensors that only the subject has.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[TensorPair, ...]
     apart: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     alone: tuple[str, ...] = ()
 
@@ -88,7 +88,7 @@ def missing() -> str | None:
     return None
 
 
-def of(weights: "Weights", subject: "Subject", base: "Subject") -> Paired | str:
+def of(weights: "Weights", subject: "Subject", base: "Subject") -> PairedTensors | str:
     """Pairs in the order of the subject's file; a reason where the two do not come together."""
     models = [model for model in tensors.of(base) if model.tensors and not model.lacking]
     if not models or weights.headers_only or any(model.headers_only for model in models):
@@ -109,11 +109,11 @@ def of(weights: "Weights", subject: "Subject", base: "Subject") -> Paired | str:
     return "the base is a GGUF file and the model is not"
 
 
-def _ordered(weights: "Weights") -> "list[Located]":
+def _ordered(weights: "Weights") -> "list[LocatedTensor]":
     return sorted(weights.tensors.values(), key=lambda tensor: (tensor.file, tensor.offset))
 
 
-def _same(weights: "Weights", base: "Weights") -> Paired:
+def _same(weights: "Weights", base: "Weights") -> PairedTensors:
     hf = weights.format == "safetensors"
     theirs = {plan.short(n) if hf else n: t for n, t in base.tensors.items()}
     pairs, apart, alone = [], [], []
@@ -124,18 +124,18 @@ def _same(weights: "Weights", base: "Weights") -> Paired:
         elif other.shape != mine.shape:
             apart.append((mine.name, mine.shape, other.shape))
         else:
-            pairs.append(Pair(mine, _plain(other), other.name, other.type))
-    return Paired(tuple(pairs), tuple(apart), tuple(alone))
+            pairs.append(TensorPair(mine, _plain(other), other.name, other.type))
+    return PairedTensors(tuple(pairs), tuple(apart), tuple(alone))
 
 
-def _plain(other: "Located") -> Rows:
+def _plain(other: "LocatedTensor") -> Rows:
     return lambda start, stop: read(other, start, stop)
 
 
 # ---- transformers' weights as llama.cpp stores them ----------------------------------------
 
 
-def _converted(weights: "Weights", base: "Weights", subject: "Subject") -> Paired | str:
+def _converted(weights: "Weights", base: "Weights", subject: "Subject") -> PairedTensors | str:
     config = plan.text_config(subject.config or {})
     kind = str(config.get("model_type", ""))
     layout = BY_MODEL_TYPE.get(kind)
@@ -173,14 +173,14 @@ def _converted(weights: "Weights", base: "Weights", subject: "Subject") -> Paire
             rows = _unmixed(parts[0], header.head_counts[0] if header.head_counts else 1)
         elif turned:
             rows = _turned(parts[0])
-        pairs.append(Pair(mine, rows, parts[0].name))
-    return Paired(tuple(pairs), tuple(apart), tuple(alone))
+        pairs.append(TensorPair(mine, rows, parts[0].name))
+    return PairedTensors(tuple(pairs), tuple(apart), tuple(alone))
 
 
-def _sources(layout: Layout, base: "Weights", blocks: int) -> "dict[str, list[Located]]":
+def _sources(layout: Layout, base: "Weights", blocks: int) -> "dict[str, list[LocatedTensor]]":
     """The base's tensors by the name that llama.cpp gives them; experts in order."""
     theirs = {plan.short(name): tensor for name, tensor in base.tensors.items()}
-    sources: dict[str, list[Located]] = {}
+    sources: dict[str, list[LocatedTensor]] = {}
     rows = [("", "", row) for row in layout.top]
     for number in range(min(blocks, plan.MAX_BLOCKS)):
         start = layout.place.format(number)
@@ -212,7 +212,9 @@ def _heads(name: str, header: Any) -> int:
     return int(counts[number]) if counts and number < len(counts) else 0
 
 
-def _is_permuted(weights: "Weights", sources: "dict[str, list[Located]]", header: Any) -> bool:
+def _is_permuted(
+    weights: "Weights", sources: "dict[str, list[LocatedTensor]]", header: Any
+) -> bool:
     """Whether the first q is nearer to the base with its rows paired up than without.
 
     Some converters of models that say ``llama`` leave the rows as they are.
@@ -232,7 +234,7 @@ def _is_permuted(weights: "Weights", sources: "dict[str, list[Located]]", header
         return bool(np.vdot(paired, paired) <= np.vdot(plain, plain))
 
 
-def _made(parts: "list[Located]", heads: int, *, added: bool) -> Rows:
+def _made(parts: "list[LocatedTensor]", heads: int, *, added: bool) -> Rows:
     def rows(start: int, stop: int) -> "Array":
         import numpy as np
 
@@ -261,7 +263,7 @@ def _paired(rows: int, heads: int, start: int, stop: int) -> "Array":
     return at - inner + inner // 2 + (inner % 2) * (head // 2)
 
 
-def _unmixed(part: "Located", heads: int) -> Rows:
+def _unmixed(part: "LocatedTensor", heads: int) -> Rows:
     """GPT-NeoX keeps q, k and v of a head together; llama.cpp has all q, then all k, then all v."""
 
     def rows(start: int, stop: int) -> "Array":
@@ -279,7 +281,7 @@ def _unmixed(part: "Located", heads: int) -> Rows:
     return rows
 
 
-def _turned(part: "Located") -> Rows:
+def _turned(part: "LocatedTensor") -> Rows:
     """GPT-2's matrices are stored with their inputs first."""
 
     def rows(start: int, stop: int) -> "Array":
@@ -290,7 +292,7 @@ def _turned(part: "Located") -> Rows:
     return rows
 
 
-def _stacked(parts: "list[Located]", start: int, stop: int) -> "Array":
+def _stacked(parts: "list[LocatedTensor]", start: int, stop: int) -> "Array":
     import numpy as np
 
     height = math.prod(parts[0].shape[:-1])
@@ -306,7 +308,7 @@ def _stacked(parts: "list[Located]", start: int, stop: int) -> "Array":
 # ---- reading -------------------------------------------------------------------------------
 
 
-def raw(tensor: "Located", start: int, stop: int) -> bytes:
+def raw(tensor: "LocatedTensor", start: int, stop: int) -> bytes:
     """The bytes of some rows.
 
     Raises:
@@ -325,7 +327,7 @@ def raw(tensor: "Located", start: int, stop: int) -> bytes:
     return data
 
 
-def read(tensor: "Located", start: int, stop: int) -> "Array":
+def read(tensor: "LocatedTensor", start: int, stop: int) -> "Array":
     """Some rows, in 32 bits.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from overt.openness.subject import statements
-from overt.openness.subject.statements import Stated
+from overt.openness.subject.statements import CardStatement
 
 _MAX_SENTENCE: Final = 400
 _OTHERS: Final = re.compile(
@@ -64,7 +64,7 @@ _LICENCE: Final = re.compile(
 )
 
 
-def sizes(body: str, names: Sequence[str]) -> list[list[Stated]]:
+def sizes(body: str, names: Sequence[str]) -> list[list[CardStatement]]:
     """Numbers of parameters, those of one sentence together: one of them is the model's."""
     groups = []
     for sentence in own(body, names):
@@ -74,7 +74,7 @@ def sizes(body: str, names: Sequence[str]) -> list[list[Stated]]:
     return groups
 
 
-def contexts(body: str, names: Sequence[str]) -> list[Stated]:
+def contexts(body: str, names: Sequence[str]) -> list[CardStatement]:
     """Context lengths, of sentences that say one."""
     statements = []
     for sentence in own(body, names):
@@ -113,7 +113,7 @@ def unpaid(body: str, names: Sequence[str]) -> str:
     return ""
 
 
-def _stated(number: str, unit: str | None) -> Stated:
+def _stated(number: str, unit: str | None) -> CardStatement:
     short = {"thousand": "k", "million": "m", "billion": "b"}
     unit = (unit or "").lower()
     return statements.stated(number + short.get(unit, unit))

@@ -28,16 +28,16 @@ _KEPT_BOOK: Final = re.compile(
 
 
 @dataclass
-class Measured:
+class MeasuredScores:
     """Scores by task and metric, both in letters and digits alone, and the files they are from."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
 
-def measured(subject: Subject) -> Measured:
+def measured(subject: Subject) -> MeasuredScores:
     """All scores in the files of results that lie with a model."""
-    measured_ = Measured()
+    measured_ = MeasuredScores()
     for file in places.of(subject, "evaluation_results")[:_MAX_FILES]:
         if file.suffix == ".json":
             content = subject.json(file.name)
@@ -102,7 +102,7 @@ def _plain(text: object) -> str:
 # -- a card beside them --------------------------------------------------------------------------
 
 
-def compared(card: Card, measured_: Measured) -> tuple[int, list[tuple[str, str]]]:
+def compared(card: Card, measured_: MeasuredScores) -> tuple[int, list[tuple[str, str]]]:
     """How many scores of the card are those measured, and (observed, expected) of those not."""
     same, wrong = 0, []
     for task, metric, claimed in _claimed(card):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from overt.formats.safetensors import TensorInfo
+from overt.formats.safetensors import SafetensorsTensor
 from overt.openness.subject.subject import SubjectFile
 
 _TENSORS: Final = 6
@@ -15,14 +15,14 @@ _CODES: Final = {"F32": ("f", 4), "F16": ("e", 2), "BF16": ("", 2), "F64": ("d",
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampledNumbers:
     """Some numbers of a tensor, as they lie there and as floats."""
 
     data: bytes
     numbers: tuple[float, ...]
 
 
-Tensors = Mapping[str, tuple[SubjectFile, TensorInfo]]
+Tensors = Mapping[str, tuple[SubjectFile, SafetensorsTensor]]
 
 
 def choose(several: Sequence[Tensors]) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def choose(several: Sequence[Tensors]) -> tuple[str, ...]:
     return tuple(ordered[::step][:_TENSORS])
 
 
-def take(tensors: Tensors, names: Sequence[str]) -> dict[str, Sampled]:
+def take(tensors: Tensors, names: Sequence[str]) -> dict[str, SampledNumbers]:
     """Samples of those of `names` that are there."""
     samples = {}
     for name in names:
@@ -48,11 +48,11 @@ def take(tensors: Tensors, names: Sequence[str]) -> dict[str, Sampled]:
             continue
         file, info = tensors[name]
         if (data := _bytes(file, info)) is not None:
-            samples[name] = Sampled(data, _floats(data, info.type))
+            samples[name] = SampledNumbers(data, _floats(data, info.type))
     return samples
 
 
-def _bytes(file: SubjectFile, info: TensorInfo) -> bytes | None:
+def _bytes(file: SubjectFile, info: SafetensorsTensor) -> bytes | None:
     if file.path is None:
         return None
     width = _CODES[info.type][1]

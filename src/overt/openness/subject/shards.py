@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from overt.openness.subject.manifests import Entry
+from overt.openness.subject.manifests import ListedFile
 from overt.openness.subject.subject import MAX_TOKENIZER, Subject, SubjectFile
 
 _MAX_BYTES_COUNTED: Final = 64 << 20
@@ -33,7 +33,7 @@ _TEXTS: Final = (".jsonl", ".txt", ".json", ".ndjson")
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShardSample:
     """What a look into some of the data gave.
 
     Attributes:
@@ -48,7 +48,7 @@ class Sample:
     tokenized: bool = False
 
 
-def faults(file: SubjectFile, entry: Entry) -> Iterator[tuple[str, str]]:
+def faults(file: SubjectFile, entry: ListedFile) -> Iterator[tuple[str, str]]:
     """(observed, expected) of what a file is listed with and does not hold."""
     if file.path is None or file.sparse:
         return
@@ -112,7 +112,7 @@ def _lines(file: SubjectFile) -> int | None:
 # -- tokens --------------------------------------------------------------------------------------
 
 
-def sample(subject: Subject, here: Sequence[tuple[Entry, SubjectFile]]) -> Sample:
+def sample(subject: Subject, here: Sequence[tuple[ListedFile, SubjectFile]]) -> ShardSample:
     """A sample of the first, the last and files between as the model would read them."""
     usable = [
         pair for pair in here if pair[1].path is not None and pair[1].size and not pair[1].sparse
@@ -123,14 +123,14 @@ def sample(subject: Subject, here: Sequence[tuple[Entry, SubjectFile]]) -> Sampl
     if ids:
         return _ids(subject, ids)
     texts = [(entry, file) for entry, file in chosen if file.suffix in _TEXTS]
-    return _texts(subject, texts) if texts else Sample()
+    return _texts(subject, texts) if texts else ShardSample()
 
 
-def _ids(subject: Subject, files: Sequence[tuple[Entry, SubjectFile]]) -> Sample:
+def _ids(subject: Subject, files: Sequence[tuple[ListedFile, SubjectFile]]) -> ShardSample:
     """Token ids that lie in a file must be ids of the model's vocabulary."""
     size = _vocabulary(subject)
     if size is None:
-        return Sample()
+        return ShardSample()
     seen, largest = 0, 0
     for entry, file in files:
         code, width = _IDS[entry.dtype]
@@ -142,12 +142,12 @@ def _ids(subject: Subject, files: Sequence[tuple[Entry, SubjectFile]]) -> Sample
             seen += len(numbers)
             top = max(numbers, default=0)
             if top >= size or min(numbers, default=0) < 0:
-                return Sample(
+                return ShardSample(
                     fault=f"{file.name} holds the token {top if top >= size else min(numbers)}",
                     expected=f"tokens from 0 to {size - 1}, the model's vocabulary",
                 )
             largest = max(largest, top)
-    return Sample(
+    return ShardSample(
         f"{seen} tokens of {len(files)} files are in the vocabulary of {size}, at most {largest}",
         tokenized=seen > 0,
     )
@@ -161,7 +161,7 @@ def _vocabulary(subject: Subject) -> int | None:
     return subject.model.vocabulary_size if subject.model else None
 
 
-def _texts(subject: Subject, files: Sequence[tuple[Entry, SubjectFile]]) -> Sample:
+def _texts(subject: Subject, files: Sequence[tuple[ListedFile, SubjectFile]]) -> ShardSample:
     texts = [(entry, file, *_text(file)) for entry, file in files]
     encoder = _encoder(subject)
     if encoder is None:
@@ -173,13 +173,13 @@ def _texts(subject: Subject, files: Sequence[tuple[Entry, SubjectFile]]) -> Samp
         stated = entry.tokens
         documents = text.count("\n") + 1
         if whole and stated is not None and not _near(count, stated, documents):
-            return Sample(
+            return ShardSample(
                 fault=f"{file.name} gives {count} tokens with the model's tokenizer",
                 expected=f"{stated} tokens as listed",
             )
     if not total:
-        return Sample(fault="a sample of the data gives no token", expected="tokens")
-    return Sample(
+        return ShardSample(fault="a sample of the data gives no token", expected="tokens")
+    return ShardSample(
         f"a sample of {characters} characters gives {total} tokens with the model's tokenizer",
         tokenized=True,
     )
@@ -226,14 +226,16 @@ def _encoder(subject: Subject) -> Any:
         return None
 
 
-def _covered(subject: Subject, texts: Sequence[str]) -> Sample:
+def _covered(subject: Subject, texts: Sequence[str]) -> ShardSample:
     """Without the library: whether every character of a sample has a token at all."""
     vocabulary = _tokens(subject)
     characters = set("".join(texts))
     if not vocabulary or not characters:
-        return Sample()
+        return ShardSample()
     if all(f"<0x{byte:02X}>" in vocabulary for byte in range(256)):
-        return Sample("any byte has a token of the model (not cut into tokens: no library for it)")
+        return ShardSample(
+            "any byte has a token of the model (not cut into tokens: no library for it)"
+        )
     singles = {token.removeprefix("##").removeprefix("\u2581") for token in vocabulary}
     names = _byte_names()
     missing = [
@@ -244,12 +246,12 @@ def _covered(subject: Subject, texts: Sequence[str]) -> Sample:
         and not character.isspace()
     ]
     if missing and 2 * len(missing) > len(characters):
-        return Sample(
+        return ShardSample(
             fault=f"of {len(characters)} characters in a sample {len(missing)} have no token, "
             f"such as {missing[0]!r}",
             expected="data the model's tokenizer can read",
         )
-    return Sample(
+    return ShardSample(
         f"{len(characters) - len(missing)} of {len(characters)} characters in a sample have a "
         "token (not cut into tokens: no library for it)"
     )

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeGuard
 
 from overt.openness.checks import parameters as counting
 from overt.openness.subject import tensors
-from overt.openness.subject.statements import Stated
+from overt.openness.subject.statements import CardStatement
 from overt.openness.subject.subject import Subject
 
 _CONTEXT: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
@@ -106,32 +106,32 @@ def vocabularies(subject: Subject, config: Mapping[str, Any]) -> list[int]:
     return either(config, ("vocab_size",), header.vocabulary_size if header else None)
 
 
-def about(stated: Stated, number: int) -> bool:
+def about(stated: CardStatement, number: int) -> bool:
     """Names of sizes are rough: 2B has been said of 2.5 billion, 7B of 7.6; a count to the last
     digit may leave out buffers or embeddings that are stored."""
     low, high = (0.88, 1.12) if stated.exact else (0.74, 1.36)
     return number > 0 and any(low <= value / number <= high for value in stated.values)
 
 
-def about_or_bytes(stated: Stated, number: int) -> bool:
+def about_or_bytes(stated: CardStatement, number: int) -> bool:
     """``Model size: 418M`` is said of 110 million parameters in 4 bytes each."""
     wide = (1, 2, 4) if stated.words[-1:] in ("M", "m") else (1,)
     return any(about(stated, number * each) for each in wide)
 
 
-def roughly(stated: Stated, number: int) -> bool:
+def roughly(stated: CardStatement, number: int) -> bool:
     return number > 0 and any(0.6 <= value / number <= 1.7 for value in stated.values)
 
 
-def exactly(stated: Stated, number: int) -> bool:
+def exactly(stated: CardStatement, number: int) -> bool:
     return number in stated.values
 
 
-def same_length(stated: Stated, number: int) -> bool:
+def same_length(stated: CardStatement, number: int) -> bool:
     return any(value in (number, number - 1, number - 2) for value in stated.values)
 
 
-def same_vocabulary(stated: Stated, number: int) -> bool:
+def same_vocabulary(stated: CardStatement, number: int) -> bool:
     """Embeddings have rows for more tokens than there are, and people write 50k."""
     return any(0 <= number - value <= 1024 for value in stated.values) or (
         not stated.exact and any(0.94 <= value / number <= 1.06 for value in stated.values)

@@ -62,7 +62,7 @@ _DIGEST: Final = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class CardStatement:
     """One statement.
 
     Attributes:
@@ -76,9 +76,9 @@ class Stated:
     exact: bool = False
 
 
-def read(body: str, fields: Mapping[str, Any] | None = None) -> dict[str, Stated]:
+def read(body: str, fields: Mapping[str, Any] | None = None) -> dict[str, CardStatement]:
     """The statements of a card by their canonical key; what is stated in two ways is left out."""
-    statements: dict[str, list[Stated]] = {}
+    statements: dict[str, list[CardStatement]] = {}
     for key, value in (*_listed(fields or {}), *_pairs(body)):
         for what, rule in _COMPILED.items():
             if rule.fullmatch(key) and value:
@@ -181,19 +181,19 @@ def _key(text: str) -> str:
     return plain if "embedding" in plain else re.sub(r" ?\([^()]{0,60}\)$", "", plain)
 
 
-def stated(value: str) -> Stated:
+def stated(value: str) -> CardStatement:
     """A value, with the numbers it may mean."""
     words = re.sub(r"\[([^\][]{1,100})\]\([^()]{0,300}\)", r"\1", value)
     words = words.strip().strip("*_`").rstrip(".").strip()
     match = _NUMBER.fullmatch(words)
     if not match:
-        return Stated(words)
+        return CardStatement(words)
     digits, unit = match[1].replace(",", ""), (match[2] or "").lower()
     if not unit:
-        return Stated(words, (round(float(digits)),), "." not in digits)
+        return CardStatement(words, (round(float(digits)),), "." not in digits)
     number = round(float(digits) * 10 ** _UNITS[unit])
     binary = round(float(digits) * 2 ** (10 * _UNITS[unit] // 3))
-    return Stated(words, (number, binary) if unit in ("k", "m") else (number,))
+    return CardStatement(words, (number, binary) if unit in ("k", "m") else (number,))
 
 
 def digests(body: str) -> Iterator[tuple[str, str]]:

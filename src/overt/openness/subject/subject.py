@@ -17,8 +17,8 @@ from overt.errors import FormatError, OvertError
 from overt.openness.subject.record import Record
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header as GgufHeader
-    from overt.formats.safetensors import Header as SafetensorsHeader
+    from overt.formats.gguf import GgufHeader as GgufHeader
+    from overt.formats.safetensors import SafetensorsHeader as SafetensorsHeader
     from overt.openness.licence.match import Match
     from overt.openness.subject.card import Card
 

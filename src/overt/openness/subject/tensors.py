@@ -10,12 +10,12 @@ from overt.openness.subject.subject import MAX_HEADERS
 from overt.ref import part_of
 
 if TYPE_CHECKING:
-    from overt.formats.gguf import Header as GgufHeader
+    from overt.formats.gguf import GgufHeader as GgufHeader
     from overt.openness.subject.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class LocatedTensor:
     """One tensor. `shape` is row-major, `offset` counts from the start of `path`."""
 
     name: str
@@ -48,7 +48,7 @@ class Weights:
     format: Literal["gguf", "safetensors"]
     name: str
     files: tuple[str, ...]
-    tensors: Mapping[str, Located]
+    tensors: Mapping[str, LocatedTensor]
     header: "GgufHeader | None" = None
     lacking: tuple[str, ...] = ()
     twice: tuple[str, ...] = ()
@@ -94,11 +94,11 @@ def _gguf(subject: "Subject", key: str, names: list[str]) -> Weights:
     if part is not None:
         siblings = (part.sibling(number) for number in range(1, min(part.total, 10_000) + 1))
         wanted = [f"{folder}/{name}".lstrip("/") for name in siblings]
-    located: list[Located] = []
+    located: list[LocatedTensor] = []
     for name in names:
         header = subject.gguf[name]
         located += [
-            Located(t.name, t.shape[::-1], t.type, header.path, t.offset, t.size, name)
+            LocatedTensor(t.name, t.shape[::-1], t.type, header.path, t.offset, t.size, name)
             for t in header.tensors
         ]
     tensors, twice = _unique(located)
@@ -132,7 +132,7 @@ def _safetensors(subject: "Subject") -> list[Weights]:
     if not headers:
         return []
     located = [
-        Located(t.name, t.shape, t.type, header.path, t.offset, t.size, name)
+        LocatedTensor(t.name, t.shape, t.type, header.path, t.offset, t.size, name)
         for name, header in sorted(headers.items())
         for t in header.tensors
     ]
@@ -157,8 +157,8 @@ def index_of(subject: "Subject") -> Mapping[str, str] | None:
 INDEX = "model.safetensors.index.json"
 
 
-def _unique(located: list[Located]) -> tuple[dict[str, Located], tuple[str, ...]]:
-    tensors: dict[str, Located] = {}
+def _unique(located: list[LocatedTensor]) -> tuple[dict[str, LocatedTensor], tuple[str, ...]]:
+    tensors: dict[str, LocatedTensor] = {}
     twice = []
     for tensor in located:
         if tensor.name in tensors:

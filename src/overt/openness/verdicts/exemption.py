@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from overt.openness.verdicts.components import Availability
 from overt.openness.verdicts.osaid import weights_licence
-from overt.openness.verdicts.rule_input import Basis, Case
+from overt.openness.verdicts.rule_input import Basis, RuleInput
 
 Outcome = Literal["likely", "no", "unknown"]
 Line = tuple[Outcome, str]
@@ -24,7 +24,7 @@ _ARCHITECTURE: Final = ("architecture", "report", "paper", "model_card")
 _USAGE: Final = ("model_card", "report")
 
 
-def verdict(case: Case, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
+def verdict(case: RuleInput, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
     """Likely, no or unknown; the reasons say what stands against it and what stays due."""
     if case.record.kind == "dataset":
         return "no", ("a data set is no general-purpose model",)
@@ -37,7 +37,7 @@ def verdict(case: Case, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
     return outcome, (*why, *DUE)
 
 
-def conditions(case: Case, basis: Basis) -> tuple[tuple[str, Line], ...]:
+def conditions(case: RuleInput, basis: Basis) -> tuple[tuple[str, Line], ...]:
     """Each condition with the component it is about."""
     if case.record.kind == "api":
         return (("weights", ("no", "it is offered behind an interface only")),)
@@ -50,7 +50,7 @@ def conditions(case: Case, basis: Basis) -> tuple[tuple[str, Line], ...]:
     )
 
 
-def _weights(case: Case, basis: Basis) -> Line:
+def _weights(case: RuleInput, basis: Basis) -> Line:
     availability = case.counts("weights", "declared")
     if availability == Availability.FULL:
         if basis == "verified" and case.state("weights") != "verified":
@@ -63,7 +63,7 @@ def _weights(case: Case, basis: Basis) -> Line:
     return "no", case.because("weights")
 
 
-def _licence(case: Case, basis: Basis) -> Line:
+def _licence(case: RuleInput, basis: Basis) -> Line:
     result, text = weights_licence(case)
     if result == "pass":
         if basis == "verified" and case.state("weights") != "verified":
@@ -72,7 +72,7 @@ def _licence(case: Case, basis: Basis) -> Line:
     return ("no" if result == "fail" else "unknown"), text
 
 
-def _public(case: Case, basis: Basis, what: str, names: tuple[str, ...]) -> Line:
+def _public(case: RuleInput, basis: Basis, what: str, names: tuple[str, ...]) -> Line:
     """One public document that says it is enough; what it must say in detail nobody can count."""
     there = [name for name in names if case.counts(name, "declared") >= Availability.PARTIAL]
     if any(case.counts(name, basis) >= Availability.PARTIAL for name in names):
@@ -86,7 +86,7 @@ def _public(case: Case, basis: Basis, what: str, names: tuple[str, ...]) -> Line
     return "unknown", f"{what}: not known; is it public?"
 
 
-def _risk(case: Case) -> Line:
+def _risk(case: RuleInput) -> Line:
     facts = case.record.facts
     flop = facts.get("training_flop")
     if facts.get("systemic_risk") is True:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final, Literal
 
 from overt.openness.verdicts.components import BY_NAME, COMPONENTS, Availability
-from overt.openness.verdicts.rule_input import Basis, Case
+from overt.openness.verdicts.rule_input import Basis, RuleInput
 
 Class = Literal["I", "II", "III", "none"]
 CLASSES: Final[tuple[Class, ...]] = ("III", "II", "I")
@@ -42,7 +42,7 @@ _KINDS: Final[Mapping[str, str]] = {component.name: component.kind for component
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ComponentItem:
     """A component that is listed, with the licence that holds for it ("" and None: none)."""
 
     component: str
@@ -89,7 +89,7 @@ def is_open(licence: str, *, compat: bool = False) -> bool:
     return names.is_open(licence, compat=True) if compat else names.open_expression(licence) is True
 
 
-def classify(items: Sequence[Item], *, compat: bool = False) -> MofResult:
+def classify(items: Sequence[ComponentItem], *, compat: bool = False) -> MofResult:
     """The class and the progress of a list of components.
 
     Args:
@@ -130,7 +130,7 @@ def classify(items: Sequence[Item], *, compat: bool = False) -> MofResult:
     )
 
 
-def items(case: Case, basis: Basis) -> tuple[Item, ...]:
+def items(case: RuleInput, basis: Basis) -> tuple[ComponentItem, ...]:
     """What of a model is there for the framework: what can be had, at least in part or by request.
 
     A licence whose text was altered opens nothing.
@@ -140,7 +140,7 @@ def items(case: Case, basis: Basis) -> tuple[Item, ...]:
         if component.mof is None or case.counts(component.name, basis) < least(component.name):
             continue
         licence = case.licence_of(component.name)
-        items_.append(Item(component.name, ALTERED if case.spoiled(licence) else licence))
+        items_.append(ComponentItem(component.name, ALTERED if case.spoiled(licence) else licence))
     return tuple(items_)
 
 
@@ -155,7 +155,7 @@ def least(name: str) -> Availability:
     return Availability.PARTIAL if _KINDS[name] == "document" else Availability.RECONSTRUCTIBLE
 
 
-def verdict(case: Case, basis: Basis) -> tuple[str, tuple[str, ...]]:
+def verdict(case: RuleInput, basis: Basis) -> tuple[str, tuple[str, ...]]:
     """The class of a model, and what the next one lacks."""
     result = classify(items(case, basis))
     following = next((of for of in CLASSES if result.share[of] < 100), None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from overt.openness.verdicts import exemption, mof, osaid
 from overt.openness.verdicts.components import BY_NAME, Availability, Strength
-from overt.openness.verdicts.rule_input import Basis, Case
+from overt.openness.verdicts.rule_input import Basis, RuleInput
 
 if TYPE_CHECKING:
     from overt.openness.verdicts.rules import Next
@@ -29,11 +29,11 @@ _HOW: Final[Mapping[str, str]] = {
 }
 
 
-def plan(case: Case, grades: Mapping[str, Mapping[Basis, str]]) -> "tuple[Next, ...]":
+def plan(case: RuleInput, grades: Mapping[str, Mapping[Basis, str]]) -> "tuple[Next, ...]":
     """The next grade of every scheme on every basis that is not yet at its best."""
     from overt.openness.verdicts.rules import Next
 
-    ways: Mapping[str, Callable[[Case, Basis, str], tuple[str, tuple[str, ...]]]] = {
+    ways: Mapping[str, Callable[[RuleInput, Basis, str], tuple[str, tuple[str, ...]]]] = {
         "step": _step,
         "mof": _mof,
         "osaid": _osaid,
@@ -48,7 +48,7 @@ def plan(case: Case, grades: Mapping[str, Mapping[Basis, str]]) -> "tuple[Next, 
     return tuple(plans)
 
 
-def _step(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
+def _step(case: RuleInput, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     from overt.openness.verdicts import rules
 
     full = (Availability.FULL,)
@@ -79,7 +79,9 @@ def _step(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _reach(case: Case, basis: Basis, name: str, enough: tuple[Availability, ...]) -> str | None:
+def _reach(
+    case: RuleInput, basis: Basis, name: str, enough: tuple[Availability, ...]
+) -> str | None:
     """What brings one component to one of these availabilities; None where it is there."""
     if case.counts(name, basis) in enough:
         return None
@@ -103,7 +105,7 @@ def _how(name: str) -> str:
     return _HOW.get(name, "opening it" if bar == Strength.EXISTS else f"{bar.word} evidence")
 
 
-def _mof(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
+def _mof(case: RuleInput, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     """The smallest set of components whose listing under an open licence reaches the next class."""
     of = next(
         (
@@ -141,11 +143,11 @@ def _good(name: str, items: Mapping[str, str | None]) -> bool:
 
 def _reaches(items: Mapping[str, str | None], changed: tuple[str, ...], of: str) -> bool:
     after = {**items, **dict.fromkeys(changed, "Apache-2.0")}
-    result = mof.classify([mof.Item(name, licence) for name, licence in after.items()])
+    result = mof.classify([mof.ComponentItem(name, licence) for name, licence in after.items()])
     return result.share[of] == 100
 
 
-def _listed(case: Case, basis: Basis, name: str, items: Mapping[str, str | None]) -> str:
+def _listed(case: RuleInput, basis: Basis, name: str, items: Mapping[str, str | None]) -> str:
     part = BY_NAME[name].title.lower()
     if case.state(name) == "contradicted":
         return f"repair the {part}: what was found contradicts what is claimed"
@@ -164,14 +166,14 @@ def _listed(case: Case, basis: Basis, name: str, items: Mapping[str, str | None]
     return f"put the {part} under an open licence instead of {licence[:60]}"
 
 
-def _osaid(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
+def _osaid(case: RuleInput, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     if now == "pass":
         return "", ()
     lines = [(name, line) for name, line in osaid.conditions(case, basis) if line[0] != "pass"]
     return "pass", tuple(_condition(case, name, line) for name, line in lines)
 
 
-def _exemption(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
+def _exemption(case: RuleInput, basis: Basis, now: str) -> tuple[str, tuple[str, ...]]:
     """Nothing reaches it for a model with systemic risk, or for a data set."""
     if now == "likely" or case.record.kind == "dataset":
         return "", ()
@@ -183,7 +185,7 @@ def _exemption(case: Case, basis: Basis, now: str) -> tuple[str, tuple[str, ...]
     return "likely", tuple(_condition(case, name, line) for name, line in lines)
 
 
-def _condition(case: Case, name: str, line: tuple[str, str]) -> str:
+def _condition(case: RuleInput, name: str, line: tuple[str, str]) -> str:
     """One open condition as something to do."""
     result, text = line
     if name == "licence":

@@ -9,7 +9,7 @@ build an equivalent system. Whether information is enough is a judgement: then t
 from typing import Final, Literal
 
 from overt.openness.verdicts.components import BY_NAME, Availability
-from overt.openness.verdicts.rule_input import Basis, Case
+from overt.openness.verdicts.rule_input import Basis, RuleInput
 
 Outcome = Literal["pass", "fail", "unknown"]
 Line = tuple[Outcome, str]
@@ -17,7 +17,7 @@ CODE: Final = ("training_code", "preprocessing_code", "inference_code")
 _WHOLE: Final = (Availability.FULL, Availability.RECONSTRUCTIBLE)
 
 
-def verdict(case: Case, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
+def verdict(case: RuleInput, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
     """Pass, fail or unknown, with a sentence for every condition that is not met."""
     lines = [line for _, line in conditions(case, basis)]
     outcome: Outcome = "pass"
@@ -27,7 +27,7 @@ def verdict(case: Case, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
     return outcome, tuple(dict.fromkeys(text for result, text in lines if result != "pass"))
 
 
-def conditions(case: Case, basis: Basis) -> tuple[tuple[str, Line], ...]:
+def conditions(case: RuleInput, basis: Basis) -> tuple[tuple[str, Line], ...]:
     """Each condition with the component it is about."""
     lines: list[tuple[str, Line]] = [
         ("weights", _weights(case)),
@@ -40,7 +40,7 @@ def conditions(case: Case, basis: Basis) -> tuple[tuple[str, Line], ...]:
     return tuple((name, _proved(case, name, line)) for name, line in lines)
 
 
-def _proved(case: Case, name: str, line: Line) -> Line:
+def _proved(case: RuleInput, name: str, line: Line) -> Line:
     """A condition that is met by a claim alone is open until somebody looked."""
     part = "weights" if name == "licence" else name
     if line[0] != "pass" or case.state(part) == "verified":
@@ -48,7 +48,7 @@ def _proved(case: Case, name: str, line: Line) -> Line:
     return "unknown", f"{BY_NAME[part].title.lower()}: claimed, and not verified"
 
 
-def _weights(case: Case) -> Line:
+def _weights(case: RuleInput) -> Line:
     availability = case.counts("weights", "declared")
     if availability == Availability.FULL:
         return "pass", ""
@@ -59,7 +59,7 @@ def _weights(case: Case) -> Line:
     return "fail", case.because("weights")
 
 
-def weights_licence(case: Case) -> Line:
+def weights_licence(case: RuleInput) -> Line:
     """Whether the licence of the weights leaves the freedoms to use, study, change and share."""
     if case.altered:
         return "unknown", (
@@ -91,7 +91,7 @@ def judged(licence: str, whose: str, *, code: bool = False) -> Line:
     return "unknown", f"{text} is not known here; does it leave every use free?"
 
 
-def _code(case: Case, name: str) -> Line:
+def _code(case: RuleInput, name: str) -> Line:
     title = BY_NAME[name].title.lower()
     if not case.known(name):
         return "unknown", f"{title}: not known; is it published?"
@@ -105,7 +105,7 @@ def _code(case: Case, name: str) -> Line:
     return judged(licence, f"the {title}", code=True)
 
 
-def _data(case: Case) -> Line:
+def _data(case: RuleInput) -> Line:
     """All of it, or a way to build it, is more than the definition asks; a list of sources is less
     certain, and a mention is too little."""
     availability = case.counts("training_data", "declared")

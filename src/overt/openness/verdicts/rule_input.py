@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from overt.openness.evidence import Finished
+from overt.openness.evidence import ComponentResult
 from overt.openness.subject.record import Record
 from overt.openness.verdicts.components import BY_NAME, Availability
 
@@ -17,7 +17,7 @@ Basis = Literal["declared", "verified"]
 
 
 @dataclass(frozen=True)
-class Case:
+class RuleInput:
     """One model as the rules see it.
 
     Attributes:
@@ -25,13 +25,13 @@ class Case:
         altered: the text that lies with the model is that licence with its terms changed.
     """
 
-    finished: Sequence[Finished]
+    finished: Sequence[ComponentResult]
     record: Record
     licence: str | None
     altered: bool
 
     @cached_property
-    def parts(self) -> Mapping[str, Finished]:
+    def parts(self) -> Mapping[str, ComponentResult]:
         return {component.component.name: component for component in self.finished}
 
     def state(self, name: str) -> str:

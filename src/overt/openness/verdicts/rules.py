@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from overt.openness.evidence import Finished
+from overt.openness.evidence import ComponentResult
 from overt.openness.subject.record import Record
 from overt.openness.verdicts.components import Availability, Step
-from overt.openness.verdicts.rule_input import Basis, Case
+from overt.openness.verdicts.rule_input import Basis, RuleInput
 
 RULES_VERSION: Final = 1
 """Raised whenever the same components could be given another verdict."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class VerdictPair:
     """A verdict by what is claimed and found, and by what was verified alone."""
 
     declared: str
@@ -57,10 +57,10 @@ class Verdicts:
         next: at most one a scheme and basis.
     """
 
-    step: Pair
-    mof: Pair
-    osaid: Pair
-    eu_53_2: Pair
+    step: VerdictPair
+    mof: VerdictPair
+    osaid: VerdictPair
+    eu_53_2: VerdictPair
     licence_kind: str
     contradicted: tuple[str, ...]
     reasons: Mapping[str, tuple[str, ...]]
@@ -80,7 +80,7 @@ class Verdicts:
 
 
 def judge(
-    finished: Sequence[Finished], record: Record, *, licence: str | None, altered: bool
+    finished: Sequence[ComponentResult], record: Record, *, licence: str | None, altered: bool
 ) -> Verdicts:
     """All verdicts on one model.
 
@@ -90,7 +90,7 @@ def judge(
     """
     from overt.openness.verdicts import exemption, mof, next_steps, osaid
 
-    case = Case(tuple(finished), record, licence, altered)
+    case = RuleInput(tuple(finished), record, licence, altered)
     reasons: dict[str, tuple[str, ...]] = {}
     by_scheme: dict[str, dict[Basis, str]] = {}
     bases: tuple[Basis, ...] = ("declared", "verified")
@@ -104,7 +104,9 @@ def judge(
             value, why = rule(case, basis)
             by_scheme.setdefault(scheme, {})[basis] = value
             reasons[scheme if basis == "declared" else f"{scheme}_verified"] = why
-    pairs = {scheme: Pair(by["declared"], by["verified"]) for scheme, by in by_scheme.items()}
+    pairs = {
+        scheme: VerdictPair(by["declared"], by["verified"]) for scheme, by in by_scheme.items()
+    }
     return Verdicts(
         **pairs,
         licence_kind=licence_kind(case),
@@ -116,7 +118,7 @@ def judge(
     )
 
 
-def licence_kind(case: Case) -> str:
+def licence_kind(case: RuleInput) -> str:
     """The class of the licence of the weights; an altered text has none until a person reads it.
 
     Of an expression: the class that all its licences share, or that of the one that leaves it open.
@@ -133,7 +135,7 @@ def licence_kind(case: Case) -> str:
     return kinds.pop() if len(kinds) == 1 else "unknown"
 
 
-def step(case: Case, basis: Basis) -> tuple[Step, tuple[str, ...]]:
+def step(case: RuleInput, basis: Basis) -> tuple[Step, tuple[str, ...]]:
     """Fully open, open weights, partially open or fully closed, and why.
 
     Weights behind a gate that lets everybody in who agrees are there, for this step as for that

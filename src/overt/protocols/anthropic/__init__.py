@@ -14,18 +14,26 @@ import msgspec
 from overt.errors import OvertError
 from overt.protocols.anthropic import answer, batches, wire
 from overt.protocols.anthropic import request as asked
-from overt.protocols.base import BadBody, Call, Card, Protocol, Reply, Route, Stream
+from overt.protocols.base import (
+    BadBody,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ModelCard,
+    Protocol,
+    Stream,
+)
 from overt.protocols.failure import advice
 
 # ---- messages ------------------------------------------------------------------------------
 
 
-async def messages(call: Call) -> Reply | Stream:
+async def messages(call: HttpCall) -> HttpReply | Stream:
     """``POST /v1/messages``."""
     version = _version(call)
-    body = call.read(wire.MessageBody)
+    body = call.read(wire.CreateMessage)
     request = asked.request(body, version)
-    turn = answer.Turn(
+    turn = answer.AnswerTurn(
         body.model,
         body.max_tokens,
         thinking=not isinstance(body.thinking, wire.Disabled),
@@ -35,21 +43,21 @@ async def messages(call: Call) -> Reply | Stream:
     events = call.services.stream(call.caller, request)
     if body.stream:
         return Stream(answer.pieces(turn, events))
-    return Reply(await answer.whole(turn, events))
+    return HttpReply(await answer.whole(turn, events))
 
 
-class Count(msgspec.Struct):
+class AnthropicTokenCount(msgspec.Struct):
     input_tokens: int
 
 
-async def count(call: Call) -> Reply:
+async def count(call: HttpCall) -> HttpReply:
     """``POST /v1/messages/count_tokens``."""
     version = _version(call)
-    request = asked.prompt(call.read(wire.CountBody), version)
-    return Reply(Count(await call.services.count(call.caller, request)))
+    request = asked.prompt(call.read(wire.AnthropicCountBody), version)
+    return HttpReply(AnthropicTokenCount(await call.services.count(call.caller, request)))
 
 
-def _version(call: Call) -> str:
+def _version(call: HttpCall) -> str:
     version = call.headers.get("anthropic-version", asked.OLD)
     if version not in (asked.OLD, asked.NEW):
         raise BadBody(
@@ -83,14 +91,14 @@ class ModelInfo(msgspec.Struct):
     type: str = "model"
 
 
-class ModelList(msgspec.Struct):
+class AnthropicModelList(msgspec.Struct):
     data: Sequence[ModelInfo]
     has_more: bool
     first_id: str | None
     last_id: str | None
 
 
-async def models(call: Call) -> Reply:
+async def models(call: HttpCall) -> HttpReply:
     """``GET /v1/models``: those that answer, newest first."""
     _version(call)
     limit = batches.limit(call)
@@ -107,13 +115,13 @@ async def models(call: Call) -> Reply:
     page = [_info(card) for card in cards[start : min(end, start + limit)]]
     more = start > 0 if before and not after else start + len(page) < end
     first, last = (page[0].id, page[-1].id) if page else (None, None)
-    return Reply(ModelList(page, more, first, last))
+    return HttpReply(AnthropicModelList(page, more, first, last))
 
 
-async def model(call: Call) -> Reply:
+async def model(call: HttpCall) -> HttpReply:
     """``GET /v1/models/{id}``."""
     _version(call)
-    return Reply(_info(await call.services.model(call.caller, call.params["id"])))
+    return HttpReply(_info(await call.services.model(call.caller, call.params["id"])))
 
 
 _ANSWER = ("llm", "vlm")
@@ -125,7 +133,7 @@ def _place(ids: Sequence[str], id: str, field: str) -> int:
     return ids.index(id)
 
 
-def _info(card: Card) -> ModelInfo:
+def _info(card: ModelCard) -> ModelInfo:
     created = datetime.fromtimestamp(card.modified, UTC)
     return ModelInfo(
         card.id,
@@ -137,7 +145,7 @@ def _info(card: Card) -> ModelInfo:
     )
 
 
-def _capabilities(card: Card) -> dict[str, Any]:
+def _capabilities(card: ModelCard) -> dict[str, Any]:
     thinks = Support("thinking" in card.capabilities)
     return {
         "batch": YES,
@@ -167,19 +175,21 @@ def _capabilities(card: Card) -> dict[str, Any]:
 # ---- errors --------------------------------------------------------------------------------
 
 
-def refuse(error: OvertError, id: str) -> Reply:
+def refuse(error: OvertError, id: str) -> HttpReply:
     """The answer to a request that failed."""
-    return Reply(answer.error_body(error, id), error.status, advice(error))
+    return HttpReply(answer.error_body(error, id), error.status, advice(error))
 
 
 PROTOCOL = Protocol(
     "anthropic",
     (
-        Route("POST", "/v1/messages", messages, "Answer a conversation", wire.MessageBody),
-        Route("POST", "/v1/messages/count_tokens", count, "Count tokens", wire.CountBody),
+        HttpRoute("POST", "/v1/messages", messages, "Answer a conversation", wire.CreateMessage),
+        HttpRoute(
+            "POST", "/v1/messages/count_tokens", count, "Count tokens", wire.AnthropicCountBody
+        ),
         *batches.ROUTES,
-        Route("GET", "/v1/models", models, "List models"),
-        Route("GET", "/v1/models/{id:path}", model, "Describe a model"),
+        HttpRoute("GET", "/v1/models", models, "List models"),
+        HttpRoute("GET", "/v1/models/{id:path}", model, "Describe a model"),
     ),
     refuse,
     id_header="request-id",

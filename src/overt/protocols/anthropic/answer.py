@@ -64,25 +64,25 @@ class ToolUseBody(msgspec.Struct, tag_field="type", tag="tool_use"):
 BlockBody = TextBody | ThinkingBody | RedactedBody | ToolUseBody
 
 
-class OutputDetails(msgspec.Struct):
+class ThinkingDetails(msgspec.Struct):
     thinking_tokens: int
 
 
-class UsageBody(msgspec.Struct):
+class AnthropicUsage(msgspec.Struct):
     """`input_tokens` leaves out those that were read from a cache or written to one."""
 
     input_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
     output_tokens: int = 0
-    output_tokens_details: OutputDetails | None = None
+    output_tokens_details: ThinkingDetails | None = None
 
 
-class MessageBody(msgspec.Struct):
+class MessageReply(msgspec.Struct):
     id: str
     model: str
     content: Sequence[BlockBody]
-    usage: UsageBody
+    usage: AnthropicUsage
     stop_reason: StopReason | None = None
     stop_sequence: str | None = None
     type: str = "message"
@@ -96,11 +96,11 @@ class _Ending(msgspec.Struct):
 
 class _MessageDelta(msgspec.Struct, tag_field="type", tag="message_delta"):
     delta: _Ending
-    usage: UsageBody
+    usage: AnthropicUsage
 
 
 class _MessageStart(msgspec.Struct, tag_field="type", tag="message_start"):
-    message: MessageBody
+    message: MessageReply
 
 
 class _BlockStart(msgspec.Struct, tag_field="type", tag="content_block_start"):
@@ -108,14 +108,14 @@ class _BlockStart(msgspec.Struct, tag_field="type", tag="content_block_start"):
     content_block: BlockBody
 
 
-class Problem(msgspec.Struct, omit_defaults=True):
+class AnthropicProblem(msgspec.Struct, omit_defaults=True):
     type: str
     message: str
     details: dict[str, Any] | None = None
 
 
-class ErrorBody(msgspec.Struct, tag_field="type", tag="error"):
-    error: Problem
+class AnthropicErrorBody(msgspec.Struct, tag_field="type", tag="error"):
+    error: AnthropicProblem
     request_id: str | None = None
 
 
@@ -130,7 +130,7 @@ _TYPES = {
 }
 
 
-def error_body(error: OvertError, id: str) -> ErrorBody:
+def error_body(error: OvertError, id: str) -> AnthropicErrorBody:
     """`error` in Anthropic's words; `id` is the request's."""
     if error.code == "busy":
         kind = "overloaded_error"
@@ -142,7 +142,7 @@ def error_body(error: OvertError, id: str) -> ErrorBody:
         kind = "api_error"
     message = _message(error) if isinstance(error, BadBody) else str(error)
     details = error.details if isinstance(error, LostThread) else None
-    return ErrorBody(Problem(kind, message, details), id or None)
+    return AnthropicErrorBody(AnthropicProblem(kind, message, details), id or None)
 
 
 def _message(error: BadBody) -> str:
@@ -164,7 +164,7 @@ def _under(path: str, name: str) -> str:
 
 
 @dataclass(slots=True)
-class Turn:
+class AnswerTurn:
     """One answer while it comes.
 
     Args:
@@ -190,13 +190,15 @@ class Turn:
             return isinstance(event, Text | Thought | ToolCall)
         return not self.thinking and type(event) is Thought
 
-    def told(self) -> UsageBody:
+    def told(self) -> AnthropicUsage:
         usage = self.usage
         out = 0 if self.max_tokens == 0 else usage.tokens_out
         thought = min(usage.tokens_thought or self.thoughts, out)
-        thinking = OutputDetails(thought) if thought or self.thoughts else None
+        thinking = ThinkingDetails(thought) if thought or self.thoughts else None
         read, written = usage.tokens_cached, usage.tokens_written
-        return UsageBody(max(0, usage.tokens_in - read - written), written, read, out, thinking)
+        return AnthropicUsage(
+            max(0, usage.tokens_in - read - written), written, read, out, thinking
+        )
 
     def ending(self, done: Done) -> _Ending:
         if self.max_tokens == 0:
@@ -215,13 +217,13 @@ class Turn:
 # ---- whole ---------------------------------------------------------------------------------
 
 
-async def whole(turn: Turn, events: AsyncGenerator[Event, None]) -> MessageBody:
+async def whole(turn: AnswerTurn, events: AsyncGenerator[Event, None]) -> MessageReply:
     """The message that `events` make.
 
     Raises:
         OvertError: the engine failed.
     """
-    blocks: list[_Block] = []
+    blocks: list[_WrittenBlock] = []
     end: _Ending | None = None
     async with aclosing(events):
         async for event in events:
@@ -247,13 +249,13 @@ async def whole(turn: Turn, events: AsyncGenerator[Event, None]) -> MessageBody:
     if end is None:
         raise EngineFailed("the engine ended the answer without a reason", "try again")
     content = [block.body() for block in blocks]
-    return MessageBody(
+    return MessageReply(
         new_id("msg_"), turn.model, content, turn.told(), end.stop_reason, end.stop_sequence
     )
 
 
 @dataclass(slots=True)
-class _Block:
+class _WrittenBlock:
     kind: str
     pieces: list[str]
     index: int = -1  # of the tool call
@@ -272,15 +274,15 @@ class _Block:
         return ToolUseBody(self.id, self.name, _input(text))
 
 
-def _last(blocks: list[_Block], kind: str) -> _Block:
+def _last(blocks: list[_WrittenBlock], kind: str) -> _WrittenBlock:
     if not blocks or blocks[-1].kind != kind or blocks[-1].signature:
-        blocks.append(_Block(kind, []))
+        blocks.append(_WrittenBlock(kind, []))
     return blocks[-1]
 
 
-def _thought(blocks: list[_Block], piece: Thought, *, omitted: bool) -> None:
+def _thought(blocks: list[_WrittenBlock], piece: Thought, *, omitted: bool) -> None:
     if piece.sealed:
-        blocks.append(_Block("redacted", [sealed(piece)]))
+        blocks.append(_WrittenBlock("redacted", [sealed(piece)]))
         return
     block = _last(blocks, "thinking")
     block.pieces.append("" if omitted else piece.text)
@@ -288,13 +290,15 @@ def _thought(blocks: list[_Block], piece: Thought, *, omitted: bool) -> None:
         block.signature = sealed(piece)
 
 
-def _call(blocks: list[_Block], piece: ToolCall, turn: Turn) -> _Block:
+def _call(blocks: list[_WrittenBlock], piece: ToolCall, turn: AnswerTurn) -> _WrittenBlock:
     for block in blocks:
         if block.index == piece.index:
             return block
     if piece.signature and turn.thinking:
-        blocks.append(_Block("redacted", [sealed_call(piece)]))
-    blocks.append(_Block("tool_use", [], piece.index, piece.id or new_id("toolu_"), piece.name))
+        blocks.append(_WrittenBlock("redacted", [sealed_call(piece)]))
+    blocks.append(
+        _WrittenBlock("tool_use", [], piece.index, piece.id or new_id("toolu_"), piece.name)
+    )
     return blocks[-1]
 
 
@@ -311,9 +315,11 @@ _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _TAIL = b"}}\n\n"
 
 
-async def pieces(turn: Turn, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+async def pieces(
+    turn: AnswerTurn, events: AsyncGenerator[Event, None]
+) -> AsyncGenerator[bytes, None]:
     """The server-sent events that `events` make; raises only before the first."""
-    writer = _Writer(turn)
+    writer = _AnthropicStreamWriter(turn)
     write = writer.write
     async with aclosing(events):
         async for event in events:
@@ -324,10 +330,10 @@ async def pieces(turn: Turn, events: AsyncGenerator[Event, None]) -> AsyncGenera
         yield writer.write(failed)
 
 
-class _Writer:
+class _AnthropicStreamWriter:
     """Turns one event after the other into bytes."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: AnswerTurn) -> None:
         self._turn = turn
         self._open: type[Event] | None = None  # kind of the block that is open
         self._index = -1  # its number
@@ -400,8 +406,8 @@ class _Writer:
 
     def _start(self) -> bytes:
         self._begun = True
-        usage = UsageBody(self._prompt or 0)
-        message = MessageBody(new_id("msg_"), self._turn.model, (), usage)
+        usage = AnthropicUsage(self._prompt or 0)
+        message = MessageReply(new_id("msg_"), self._turn.model, (), usage)
         return _event(b"message_start", _MessageStart(message)) + PING
 
     def _block(self, kind: type[Event], body: BlockBody) -> bytes:

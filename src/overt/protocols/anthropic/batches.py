@@ -18,14 +18,14 @@ from msgspec import Meta
 
 from overt.errors import NotFound
 from overt.protocols import batching
-from overt.protocols.anthropic.answer import ErrorBody, Problem
+from overt.protocols.anthropic.answer import AnthropicErrorBody, AnthropicProblem
 from overt.protocols.base import (
     BadBody,
-    Call,
     Caller,
-    Reply,
-    Route,
-    Services,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ServicesInterface,
     Stream,
     decode,
     encode,
@@ -43,13 +43,13 @@ _PIECE = 1 << 16
 # ---- the wire ------------------------------------------------------------------------------
 
 
-class Item(msgspec.Struct, forbid_unknown_fields=True):
+class MessageBatchItem(msgspec.Struct, forbid_unknown_fields=True):
     custom_id: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
     params: msgspec.Raw
 
 
-class Create(msgspec.Struct, forbid_unknown_fields=True):
-    requests: Annotated[list[Item], Meta(min_length=1, max_length=MAX_REQUESTS)]
+class CreateMessageBatch(msgspec.Struct, forbid_unknown_fields=True):
+    requests: Annotated[list[MessageBatchItem], Meta(min_length=1, max_length=MAX_REQUESTS)]
 
 
 class _Params(msgspec.Struct):
@@ -58,7 +58,7 @@ class _Params(msgspec.Struct):
     stream: bool | None = None
 
 
-class Counts(msgspec.Struct):
+class AnthropicBatchCounts(msgspec.Struct):
     """Anthropic counts a request as ended only once its whole batch is."""
 
     processing: int = 0
@@ -68,12 +68,12 @@ class Counts(msgspec.Struct):
     expired: int = 0
 
 
-class Batch(msgspec.Struct):
+class BatchObject(msgspec.Struct):
     """Times are RFC 3339."""
 
     id: str
     processing_status: Literal["in_progress", "canceling", "ended"]
-    request_counts: Counts
+    request_counts: AnthropicBatchCounts
     created_at: str
     expires_at: str
     ended_at: str | None
@@ -84,18 +84,18 @@ class Batch(msgspec.Struct):
 
 
 class BatchList(msgspec.Struct):
-    data: Sequence[Batch]
+    data: Sequence[BatchObject]
     has_more: bool
     first_id: str | None
     last_id: str | None
 
 
-class Deleted(msgspec.Struct):
+class DeletedMessageBatch(msgspec.Struct):
     id: str
     type: str = "message_batch_deleted"
 
 
-class Result(msgspec.Struct):
+class BatchResult(msgspec.Struct):
     custom_id: str
     result: dict[str, Any]
 
@@ -108,33 +108,34 @@ class _Record(msgspec.Struct, frozen=True):
     total: int
     ended: float | None = None
     cancelled: float | None = None
-    counts: Counts | None = None
+    counts: AnthropicBatchCounts | None = None
 
 
 # ---- handlers ------------------------------------------------------------------------------
 
 
-async def create(call: Call) -> Reply:
+async def create(call: HttpCall) -> HttpReply:
     """``POST /v1/messages/batches``."""
-    body = call.read(Create)
+    body = call.read(CreateMessageBatch)
     _check(body.requests)
     now = time.time()
     record = _Record(new_id("msgbatch_"), now, len(body.requests))
     items = (
-        batching.Item(item.custom_id, "POST", "/v1/messages", item.params) for item in body.requests
+        batching.BatchItem(item.custom_id, "POST", "/v1/messages", item.params)
+        for item in body.requests
     )
     job = await RUNNER.submit(call.services, call.caller, record.id, items, deadline=now + _WINDOW)
     await _put(call.services, call.caller, record)
     RUNNER.start(call.services, job)
-    return Reply(_batch(call, record))
+    return HttpReply(_batch(call, record))
 
 
-async def retrieve(call: Call) -> Reply:
+async def retrieve(call: HttpCall) -> HttpReply:
     """``GET /v1/messages/batches/{id}``."""
-    return Reply(_batch(call, await _now(call)))
+    return HttpReply(_batch(call, await _now(call)))
 
 
-async def list_(call: Call) -> Reply:
+async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/messages/batches``, newest first."""
     most = limit(call)
     after, before = call.query.get("after_id") or None, call.query.get("before_id") or None
@@ -148,31 +149,31 @@ async def list_(call: Call) -> Reply:
         record = msgspec.json.decode(body, type=_Record)
         batches.append(_batch(call, await _with(call.services, record)))
     first, last = (batches[0].id, batches[-1].id) if batches else (None, None)
-    return Reply(BatchList(batches, len(bodies) > most, first, last))
+    return HttpReply(BatchList(batches, len(bodies) > most, first, last))
 
 
-async def cancel(call: Call) -> Reply:
+async def cancel(call: HttpCall) -> HttpReply:
     """``POST /v1/messages/batches/{id}/cancel``."""
     record = await _now(call)
     if record.counts is not None:
         raise BadBody(f"the batch {record.id} has ended and can no longer be canceled")
     job = await RUNNER.cancel(call.services, record.id)
     if job is None:  # it ended just now
-        return Reply(_batch(call, await _now(call)))
-    return Reply(_batch(call, msgspec.structs.replace(record, cancelled=job.cancelled)))
+        return HttpReply(_batch(call, await _now(call)))
+    return HttpReply(_batch(call, msgspec.structs.replace(record, cancelled=job.cancelled)))
 
 
-async def delete(call: Call) -> Reply:
+async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /v1/messages/batches/{id}``."""
     record = await _now(call)
     if record.counts is None:
         raise BadBody(f"the batch {record.id} is still processing; cancel it first")
     await call.services.records.delete(_KIND, record.id, call.caller)
     await anyio.Path(_path(call.services, record.id)).unlink(missing_ok=True)
-    return Reply(Deleted(record.id))
+    return HttpReply(DeletedMessageBatch(record.id))
 
 
-async def results(call: Call) -> Reply | Stream:
+async def results(call: HttpCall) -> HttpReply | Stream:
     """``GET /v1/messages/batches/{id}/results``: a line of JSON for each request."""
     record = await _now(call)
     if record.counts is None:
@@ -183,7 +184,7 @@ async def results(call: Call) -> Reply | Stream:
     return Stream(_pieces(path), "application/x-jsonl")
 
 
-def limit(call: Call) -> int:
+def limit(call: HttpCall) -> int:
     """The query's ``limit`` of a list.
 
     Raises:
@@ -200,7 +201,7 @@ def limit(call: Call) -> int:
     return int(limit_text)
 
 
-async def resume(services: Services) -> None:
+async def resume(services: ServicesInterface) -> None:
     """Go on with the batches that a server before this one had not finished.
 
     Results that are no longer to be kept are removed.
@@ -212,7 +213,7 @@ async def resume(services: Services) -> None:
 # ---- where a batch stands ------------------------------------------------------------------
 
 
-def _check(items: Sequence[Item]) -> None:
+def _check(items: Sequence[MessageBatchItem]) -> None:
     seen: set[str] = set()
     for at, item in enumerate(items):
         path = f"requests[{at}]"
@@ -227,7 +228,7 @@ def _check(items: Sequence[Item]) -> None:
             raise BadBody("a request of a batch is not streamed", f"{path}.params.stream")
 
 
-async def _now(call: Call) -> _Record:
+async def _now(call: HttpCall) -> _Record:
     id = call.params["id"]
     body = await call.services.records.get(_KIND, id, call.caller)
     if body is None:
@@ -235,19 +236,19 @@ async def _now(call: Call) -> _Record:
     return await _with(call.services, msgspec.json.decode(body, type=_Record))
 
 
-async def _with(services: Services, record: _Record) -> _Record:
+async def _with(services: ServicesInterface, record: _Record) -> _Record:
     """`record` with whether its end was asked for."""
     job = None if record.counts is not None else await RUNNER.get(services, record.id)
     return record if job is None else msgspec.structs.replace(record, cancelled=job.cancelled)
 
 
-async def _put(services: Services, caller: Caller, record: _Record) -> None:
+async def _put(services: ServicesInterface, caller: Caller, record: _Record) -> None:
     await services.records.put(
         _KIND, record.id, caller, encode(record), expires=record.created + _KEPT
     )
 
 
-def _batch(call: Call, record: _Record) -> Batch:
+def _batch(call: HttpCall, record: _Record) -> BatchObject:
     status: Literal["in_progress", "canceling", "ended"] = "in_progress"
     url = None
     if record.counts is not None:
@@ -255,10 +256,10 @@ def _batch(call: Call, record: _Record) -> Batch:
         url = f"{_origin(call)}/v1/messages/batches/{record.id}/results"
     elif record.cancelled is not None:
         status = "canceling"
-    return Batch(
+    return BatchObject(
         record.id,
         status,
-        record.counts or Counts(processing=record.total),
+        record.counts or AnthropicBatchCounts(processing=record.total),
         _moment(record.created),
         _moment(record.created + _WINDOW),
         None if record.ended is None else _moment(record.ended),
@@ -267,7 +268,7 @@ def _batch(call: Call, record: _Record) -> Batch:
     )
 
 
-def _origin(call: Call) -> str:
+def _origin(call: HttpCall) -> str:
     """How the client reached this server; without a Host, which HTTP/1.0 allows, a bare path."""
     host = call.headers.get("host")
     secure = call.headers.get("x-forwarded-proto") == "https"
@@ -282,7 +283,7 @@ def _moment(seconds: float) -> str:
 
 
 async def _finish(
-    services: Services, caller: Caller, job: batching.Job, outcomes: batching.Outcomes
+    services: ServicesInterface, caller: Caller, job: batching.BatchJob, outcomes: batching.Outcomes
 ) -> None:
     body = await services.records.get(_KIND, job.id, caller)
     stored = body and msgspec.json.decode(body, type=_Record)
@@ -291,16 +292,16 @@ async def _finish(
         counts = await anyio.to_thread.run_sync(_write, _path(services, job.id), outcomes)
     except OSError as error:
         log.error("the results of %s could not be kept: %s", job.id, error.strerror or error)
-        counts = Counts(errored=job.total)
+        counts = AnthropicBatchCounts(errored=job.total)
     ended = msgspec.structs.replace(
         record, ended=time.time(), cancelled=job.cancelled, counts=counts
     )
     await _put(services, caller, ended)
 
 
-def _write(path: Path, outcomes: batching.Outcomes) -> Counts:
+def _write(path: Path, outcomes: batching.Outcomes) -> AnthropicBatchCounts:
     """Write the results, and count them."""
-    counts = Counts()
+    counts = AnthropicBatchCounts()
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +315,7 @@ def _write(path: Path, outcomes: batching.Outcomes) -> Counts:
     return counts
 
 
-def _lines(outcomes: batching.Outcomes, counts: Counts) -> Iterator[bytes]:
+def _lines(outcomes: batching.Outcomes, counts: AnthropicBatchCounts) -> Iterator[bytes]:
     for outcome in outcomes:
         if outcome.reason == "cancelled":
             counts.canceled += 1
@@ -328,14 +329,14 @@ def _lines(outcomes: batching.Outcomes, counts: Counts) -> Iterator[bytes]:
         else:
             counts.errored += 1
             result = {"type": "errored", "error": _error(outcome.body)}
-        yield encode(Result(outcome.custom_id, result)) + b"\n"
+        yield encode(BatchResult(outcome.custom_id, result)) + b"\n"
 
 
-def _error(body: msgspec.Raw) -> ErrorBody:
+def _error(body: msgspec.Raw) -> AnthropicErrorBody:
     try:
-        return msgspec.json.decode(body, type=ErrorBody)
+        return msgspec.json.decode(body, type=AnthropicErrorBody)
     except msgspec.DecodeError:
-        return ErrorBody(Problem("api_error", "the server failed; see its log"))
+        return AnthropicErrorBody(AnthropicProblem("api_error", "the server failed; see its log"))
 
 
 async def _pieces(path: Path) -> AsyncGenerator[bytes, None]:
@@ -344,11 +345,11 @@ async def _pieces(path: Path) -> AsyncGenerator[bytes, None]:
             yield piece
 
 
-def _folder(services: Services) -> Path:
+def _folder(services: ServicesInterface) -> Path:
     return services.files / "message_batches"
 
 
-def _path(services: Services, id: str) -> Path:
+def _path(services: ServicesInterface, id: str) -> Path:
     return _folder(services) / f"{id}.jsonl"
 
 
@@ -359,14 +360,14 @@ def _sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-RUNNER = batching.Runner("anthropic_batch", _finish)
+RUNNER = batching.BatchRunner("anthropic_batch", _finish)
 
 _AT = "/v1/messages/batches"
 ROUTES = (
-    Route("POST", _AT, create, "Ask many messages", Create, limit=MAX_BYTES),
-    Route("GET", _AT, list_, "List batches"),
-    Route("GET", _AT + "/{id}", retrieve, "See how far a batch is"),
-    Route("DELETE", _AT + "/{id}", delete, "Delete a batch that has ended"),
-    Route("POST", _AT + "/{id}/cancel", cancel, "Cancel a batch"),
-    Route("GET", _AT + "/{id}/results", results, "The results of a batch"),
+    HttpRoute("POST", _AT, create, "Ask many messages", CreateMessageBatch, limit=MAX_BYTES),
+    HttpRoute("GET", _AT, list_, "List batches"),
+    HttpRoute("GET", _AT + "/{id}", retrieve, "See how far a batch is"),
+    HttpRoute("DELETE", _AT + "/{id}", delete, "Delete a batch that has ended"),
+    HttpRoute("POST", _AT + "/{id}/cancel", cancel, "Cancel a batch"),
+    HttpRoute("GET", _AT + "/{id}/results", results, "The results of a batch"),
 )

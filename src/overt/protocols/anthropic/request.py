@@ -57,7 +57,7 @@ class LostThread(NotFound):
         return "not_found"
 
 
-def request(body: wire.MessageBody, version: str = OLD) -> Request:
+def request(body: wire.CreateMessage, version: str = OLD) -> Request:
     """The request that `body` is.
 
     ``max_tokens`` 0 asks to read the prompt only; the request has 1, and whoever answers leaves
@@ -86,7 +86,7 @@ def request(body: wire.MessageBody, version: str = OLD) -> Request:
     )
 
 
-def prompt(body: wire.Asked, version: str = OLD) -> Request:
+def prompt(body: wire.PromptBody, version: str = OLD) -> Request:
     """All of `body` that the model reads.
 
     Raises:
@@ -119,7 +119,7 @@ def prompt(body: wire.Asked, version: str = OLD) -> Request:
 # ---- messages ------------------------------------------------------------------------------
 
 
-def _messages(body: wire.Asked, *, new: bool) -> Iterator[Message]:
+def _messages(body: wire.PromptBody, *, new: bool) -> Iterator[Message]:
     if body.system:
         blocks = [body.system] if isinstance(body.system, str) else [b.text for b in body.system]
         yield Message.of("system", "\n\n".join(text for text in blocks if text))
@@ -330,7 +330,7 @@ def _object(raw: msgspec.Raw, path: str) -> str:
 # ---- tools ---------------------------------------------------------------------------------
 
 
-def _tools(body: wire.Asked) -> tuple[tuple[Tool, ...], str, bool]:
+def _tools(body: wire.PromptBody) -> tuple[tuple[Tool, ...], str, bool]:
     """The tools, which of them is to be used, and whether several at once may be."""
     tools = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or ())]
     names = [tool.name for tool in tools]

@@ -10,16 +10,16 @@ import msgspec
 from msgspec import Meta
 
 
-class Wire(msgspec.Struct, forbid_unknown_fields=True):
+class AnthropicWire(msgspec.Struct, forbid_unknown_fields=True):
     """Base of what clients send: a field it does not have is refused, as Anthropic does."""
 
 
-class CacheControl(Wire):
+class CacheControl(AnthropicWire):
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
 
 
-class Block(Wire, tag_field="type"):
+class Block(AnthropicWire, tag_field="type"):
     cache_control: CacheControl | None = None
 
 
@@ -28,25 +28,25 @@ class TextBlock(Block, tag="text", kw_only=True):
     citations: list[Any] | None = None
 
 
-class Base64Source(Wire, tag_field="type", tag="base64"):
+class Base64Source(AnthropicWire, tag_field="type", tag="base64"):
     data: str
     media_type: str
 
 
-class UrlSource(Wire, tag_field="type", tag="url"):
+class UrlSource(AnthropicWire, tag_field="type", tag="url"):
     url: str
 
 
-class FileSource(Wire, tag_field="type", tag="file"):
+class FileSource(AnthropicWire, tag_field="type", tag="file"):
     file_id: str
 
 
-class TextSource(Wire, tag_field="type", tag="text"):
+class TextSource(AnthropicWire, tag_field="type", tag="text"):
     data: str
     media_type: Literal["text/plain"]
 
 
-class Transformations(Wire):
+class Transformations(AnthropicWire):
     oversized_image: Literal["downsize", "error"] | None = None
 
 
@@ -55,11 +55,11 @@ class ImageBlock(Block, tag="image", kw_only=True):
     transformations: Transformations | None = None
 
 
-class ContentSource(Wire, tag_field="type", tag="content"):
+class ContentSource(AnthropicWire, tag_field="type", tag="content"):
     content: str | list[TextBlock | ImageBlock]
 
 
-class Citations(Wire):
+class Citations(AnthropicWire):
     enabled: bool = False
 
 
@@ -77,12 +77,12 @@ class SearchResultBlock(Block, tag="search_result", kw_only=True):
     citations: Citations | None = None
 
 
-class ThinkingBlock(Wire, tag_field="type", tag="thinking"):
+class ThinkingBlock(AnthropicWire, tag_field="type", tag="thinking"):
     thinking: str
     signature: str
 
 
-class RedactedThinkingBlock(Wire, tag_field="type", tag="redacted_thinking"):
+class RedactedThinkingBlock(AnthropicWire, tag_field="type", tag="redacted_thinking"):
     data: str
 
 
@@ -174,12 +174,12 @@ AnyBlock = (
 )
 
 
-class InputMessage(Wire):
+class InputMessage(AnthropicWire):
     role: Literal["user", "assistant", "system"]
     content: str | list[AnyBlock]
 
 
-class CustomTool(Wire):
+class CustomTool(AnthropicWire):
     """A tool of the client's own; most of its fields are hints about cost and caching."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9_.:-]+$")]
@@ -194,55 +194,55 @@ class CustomTool(Wire):
     strict: bool | None = None
 
 
-class Choice(Wire, tag_field="type"):
+class ToolChoiceBody(AnthropicWire, tag_field="type"):
     disable_parallel_tool_use: bool = False
 
 
-class AutoChoice(Choice, tag="auto", kw_only=True): ...
+class AutoChoice(ToolChoiceBody, tag="auto", kw_only=True): ...
 
 
-class AnyChoice(Choice, tag="any", kw_only=True): ...
+class AnyChoice(ToolChoiceBody, tag="any", kw_only=True): ...
 
 
-class ToolChoice(Choice, tag="tool", kw_only=True):
+class AnthropicToolChoice(ToolChoiceBody, tag="tool", kw_only=True):
     name: str
 
 
-class NoChoice(Wire, tag_field="type", tag="none"): ...
+class NoChoice(AnthropicWire, tag_field="type", tag="none"): ...
 
 
 Display = Literal["summarized", "omitted"]
 
 
-class Enabled(Wire, tag_field="type", tag="enabled"):
+class Enabled(AnthropicWire, tag_field="type", tag="enabled"):
     budget_tokens: Annotated[int, Meta(ge=1024)]
     display: Display | None = None
 
 
-class Adaptive(Wire, tag_field="type", tag="adaptive"):
+class Adaptive(AnthropicWire, tag_field="type", tag="adaptive"):
     display: Display | None = None
 
 
-class BetweenTools(Wire, tag_field="type", tag="between_tools"):
+class BetweenTools(AnthropicWire, tag_field="type", tag="between_tools"):
     display: Display | None = None
 
 
-class Disabled(Wire, tag_field="type", tag="disabled"): ...
+class Disabled(AnthropicWire, tag_field="type", tag="disabled"): ...
 
 
-class JsonFormat(Wire):
+class JsonFormat(AnthropicWire):
     type: Literal["json_schema"]
     schema: dict[str, Any]
     name: str | None = None
 
 
-class OutputConfig(Wire):
+class OutputConfig(AnthropicWire):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
     task_budget: Any = None
 
 
-class Metadata(Wire):
+class MetadataBody(AnthropicWire):
     user_id: str | None = None
 
 
@@ -250,7 +250,7 @@ class Edit(msgspec.Struct):
     type: str
 
 
-class ContextManagement(Wire):
+class ContextManagement(AnthropicWire):
     edits: list[Edit] = []
 
 
@@ -258,21 +258,21 @@ Name = Annotated[str, Meta(min_length=1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
-class NewThread(Wire, tag_field="type", tag="create"): ...
+class NewThread(AnthropicWire, tag_field="type", tag="create"): ...
 
 
-class OldThread(Wire, tag_field="type", tag="continue"):
+class OldThread(AnthropicWire, tag_field="type", tag="continue"):
     previous_message_id: str
 
 
-class Asked(Wire, kw_only=True):
+class PromptBody(AnthropicWire, kw_only=True):
     """What counting and answering have in common."""
 
     model: Name
     messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=100_000)]
     system: str | list[TextBlock] | None = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: AutoChoice | AnyChoice | ToolChoice | NoChoice | None = None
+    tool_choice: AutoChoice | AnyChoice | AnthropicToolChoice | NoChoice | None = None
     thinking: Enabled | Adaptive | BetweenTools | Disabled | None = None
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None  # as a beta had it
@@ -295,11 +295,11 @@ class Asked(Wire, kw_only=True):
     )
 
 
-class CountBody(Asked, kw_only=True):
+class AnthropicCountBody(PromptBody, kw_only=True):
     """The body of ``POST /v1/messages/count_tokens``."""
 
 
-class MessageBody(Asked, kw_only=True):
+class CreateMessage(PromptBody, kw_only=True):
     """The body of ``POST /v1/messages``."""
 
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -309,7 +309,7 @@ class MessageBody(Asked, kw_only=True):
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=-1, le=1_000_000)] | None = None
     # taken and ignored
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     diagnostics: Any = None
     inference_geo: str | None = None

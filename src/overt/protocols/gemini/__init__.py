@@ -12,7 +12,15 @@ import msgspec
 
 from overt.chat import EmbedRequest, Event, ImagePart
 from overt.errors import NotFound, OvertError
-from overt.protocols.base import BadBody, Call, Card, Protocol, Reply, Route, Stream
+from overt.protocols.base import (
+    BadBody,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ModelCard,
+    Protocol,
+    Stream,
+)
 from overt.protocols.failure import headers
 from overt.protocols.gemini import answer, wire
 from overt.protocols.gemini import request as asked
@@ -21,7 +29,7 @@ from overt.protocols.multiple_choices import merge
 # ---- contents ------------------------------------------------------------------------------
 
 
-async def act(call: Call) -> Reply | Stream:
+async def act(call: HttpCall) -> HttpReply | Stream:
     """``POST /v1/models/{model}:{verb}``."""
     model, _, verb = call.params["id"].rpartition(":")
     if verb not in _VERBS or not model:
@@ -31,14 +39,14 @@ async def act(call: Call) -> Reply | Stream:
     return await _VERBS[verb](call, _name(model))
 
 
-async def generate(call: Call, model: str) -> Reply:
+async def generate(call: HttpCall, model: str) -> HttpReply:
     """``:generateContent``."""
     body = wire.read(call.body, wire.GenerateBody)
     telling, events, count = _asked(call, model, body)
-    return Reply(await answer.whole(telling, events, count))
+    return HttpReply(await answer.whole(telling, events, count))
 
 
-async def stream(call: Call, model: str) -> Stream:
+async def stream(call: HttpCall, model: str) -> Stream:
     """``:streamGenerateContent``: server-sent events with ``alt=sse``, else one list."""
     body = wire.read(call.body, wire.GenerateBody)
     telling, events, count = _asked(call, model, body)
@@ -46,17 +54,17 @@ async def stream(call: Call, model: str) -> Stream:
     return Stream(answer.pieces(telling, events, count, framing), framing.media_type)
 
 
-Asked = tuple[answer.Telling, AsyncGenerator[tuple[int, Event], None], int]
+Asked = tuple[answer.AnswerOptions, AsyncGenerator[tuple[int, Event], None], int]
 
 
-def _asked(call: Call, model: str, body: wire.GenerateBody) -> Asked:
+def _asked(call: HttpCall, model: str, body: wire.GenerateBody) -> Asked:
     """How the answers are told, their events, and how many there are."""
     _same(model, body.model, "model")
     config = body.generation_config or wire.GenerationConfig()
     count = config.candidate_count or 1
     requests = [asked.request(model, body, candidate) for candidate in range(count)]
     thinking = config.thinking_config
-    telling = answer.Telling(
+    telling = answer.AnswerOptions(
         model,
         thoughts=bool(thinking and thinking.include_thoughts),
         top=requests[0].logprobs,
@@ -70,46 +78,46 @@ def _asked(call: Call, model: str, body: wire.GenerateBody) -> Asked:
     return telling, merge(streams), count
 
 
-class Count(msgspec.Struct, rename="camel"):
+class GeminiTokenCount(msgspec.Struct, rename="camel"):
     total_tokens: int
 
 
-async def count(call: Call, model: str) -> Reply:
+async def count(call: HttpCall, model: str) -> HttpReply:
     """``:countTokens``."""
-    body = wire.read(call.body, wire.CountBody)
+    body = wire.read(call.body, wire.GeminiCountBody)
     _same(model, body.model, "model")
     if body.generate_content_request is not None and body.contents:
         raise BadBody("contents and generateContentRequest cannot be set both", "contents")
     whole = body.generate_content_request or wire.GenerateBody(contents=body.contents or [])
     _same(model, whole.model, "generateContentRequest.model")
     request = asked.request(model, whole)
-    return Reply(Count(await call.services.count(call.caller, request)))
+    return HttpReply(GeminiTokenCount(await call.services.count(call.caller, request)))
 
 
 # ---- embeddings ----------------------------------------------------------------------------
 
 
-class Embedding(msgspec.Struct):
+class GeminiEmbedding(msgspec.Struct):
     values: Sequence[float]
 
 
 class Embedded(msgspec.Struct):
-    embedding: Embedding
+    embedding: GeminiEmbedding
 
 
 class AllEmbedded(msgspec.Struct):
-    embeddings: Sequence[Embedding]
+    embeddings: Sequence[GeminiEmbedding]
 
 
-async def embed(call: Call, model: str) -> Reply:
+async def embed(call: HttpCall, model: str) -> HttpReply:
     """``:embedContent``."""
     body = wire.read(call.body, wire.EmbedBody)
     _same(model, body.model, "model")
     vectors = await _embedded(call, model, [asked.text(body.content, "content")], body)
-    return Reply(Embedded(vectors[0]))
+    return HttpReply(Embedded(vectors[0]))
 
 
-async def embed_all(call: Call, model: str) -> Reply:
+async def embed_all(call: HttpCall, model: str) -> HttpReply:
     """``:batchEmbedContents``."""
     bodies = wire.read(call.body, wire.BatchEmbedBody).requests
     texts = []
@@ -121,22 +129,22 @@ async def embed_all(call: Call, model: str) -> Reply:
                 f"requests[{at}].outputDimensionality",
             )
         texts.append(asked.text(body.content, f"requests[{at}].content"))
-    return Reply(AllEmbedded(await _embedded(call, model, texts, bodies[0])))
+    return HttpReply(AllEmbedded(await _embedded(call, model, texts, bodies[0])))
 
 
 async def _embedded(
-    call: Call, model: str, texts: Sequence[str], body: wire.EmbedBody
-) -> list[Embedding]:
+    call: HttpCall, model: str, texts: Sequence[str], body: wire.EmbedBody
+) -> list[GeminiEmbedding]:
     # Google cuts a text that is too long, without a word.
     request = EmbedRequest(model, tuple(texts), body.output_dimensionality, truncate=True)
     embeddings = await call.services.embed(call.caller, request)
-    return [Embedding(vector) for vector in embeddings.vectors]
+    return [GeminiEmbedding(vector) for vector in embeddings.vectors]
 
 
 # ---- models --------------------------------------------------------------------------------
 
 
-class Model(msgspec.Struct, rename="camel", omit_defaults=True):
+class GeminiModel(msgspec.Struct, rename="camel", omit_defaults=True):
     name: str
     version: str
     display_name: str
@@ -148,11 +156,11 @@ class Model(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class Models(msgspec.Struct, rename="camel", omit_defaults=True):
-    models: Sequence[Model]
+    models: Sequence[GeminiModel]
     next_page_token: str | None = None
 
 
-async def models(call: Call) -> Reply:
+async def models(call: HttpCall) -> HttpReply:
     """``GET /v1/models``: what is in the store, newest first."""
     size = call.query.get("pageSize", call.query.get("page_size", "50"))
     if not (size.isascii() and size.isdigit() and len(size) < 9):
@@ -162,15 +170,15 @@ async def models(call: Call) -> Reply:
     start = _start(call.query.get("pageToken", call.query.get("page_token", "")), cards)
     page = cards[start : start + most]
     more = base64.urlsafe_b64encode(page[-1].id.encode()) if start + most < len(cards) else b""
-    return Reply(Models([_model(card) for card in page], more.decode() or None))
+    return HttpReply(Models([_model(card) for card in page], more.decode() or None))
 
 
-async def model(call: Call) -> Reply:
+async def model(call: HttpCall) -> HttpReply:
     """``GET /v1/models/{model}``."""
-    return Reply(_model(await call.services.model(call.caller, _name(call.params["id"]))))
+    return HttpReply(_model(await call.services.model(call.caller, _name(call.params["id"]))))
 
 
-def _start(token: str, cards: Sequence[Card]) -> int:
+def _start(token: str, cards: Sequence[ModelCard]) -> int:
     """Where the page begins that `token` stands for: after the model it names."""
     if not token:
         return 0
@@ -184,10 +192,10 @@ def _start(token: str, cards: Sequence[Card]) -> int:
     return ids.index(last) + 1
 
 
-def _model(card: Card) -> Model:
+def _model(card: ModelCard) -> GeminiModel:
     embeds = card.kind == "embedding"
     methods = ("generateContent", "streamGenerateContent", "countTokens")
-    return Model(
+    return GeminiModel(
         f"models/{card.id}",
         card.digest.removeprefix("sha256:")[:12],
         card.id,
@@ -211,12 +219,12 @@ def _same(model: str, named: str | None, path: str) -> None:
 # ---- errors --------------------------------------------------------------------------------
 
 
-def refuse(error: OvertError, id: str) -> Reply:
+def refuse(error: OvertError, id: str) -> HttpReply:
     """The answer to a request that failed; `id` is told in a header by the server."""
-    return Reply(answer.error_body(error), error.status, headers(error))
+    return HttpReply(answer.error_body(error), error.status, headers(error))
 
 
-_VERBS: dict[str, Callable[[Call, str], Awaitable[Reply | Stream]]] = {
+_VERBS: dict[str, Callable[[HttpCall, str], Awaitable[HttpReply | Stream]]] = {
     "generateContent": generate,
     "streamGenerateContent": stream,
     "countTokens": count,
@@ -225,18 +233,18 @@ _VERBS: dict[str, Callable[[Call, str], Awaitable[Reply | Stream]]] = {
 }
 
 
-def _routes(version: str) -> tuple[Route, ...]:
+def _routes(version: str) -> tuple[HttpRoute, ...]:
     at = f"/{version}/models"
     return (
-        Route(
+        HttpRoute(
             "POST",
             at + "/{id:path}",
             act,
             f"Ask a model: behind its name, :{' :'.join(_VERBS)}",
             wire.GenerateBody,
         ),
-        Route("GET", at, models, "List models"),
-        Route("GET", at + "/{id:path}", model, "Describe a model"),
+        HttpRoute("GET", at, models, "List models"),
+        HttpRoute("GET", at + "/{id:path}", model, "Describe a model"),
     )
 
 

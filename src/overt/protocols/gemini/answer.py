@@ -32,20 +32,20 @@ from overt.protocols.gemini.request import GEMINI
 # ---- the wire ------------------------------------------------------------------------------
 
 
-class Body(msgspec.Struct, rename="camel", omit_defaults=True):
+class OmitEmpty(msgspec.Struct, rename="camel", omit_defaults=True):
     """Base of what is answered: a field that says nothing is left out, as Google does."""
 
 
-class CallBody(Body):
+class FunctionCallPart(OmitEmpty):
     name: str
     args: Any
     id: str | None = None
 
 
-class PartBody(Body):
+class PartBody(OmitEmpty):
     text: str | None = None
     thought: bool = False
-    function_call: CallBody | None = None
+    function_call: FunctionCallPart | None = None
     thought_signature: str | None = None
 
 
@@ -54,18 +54,18 @@ class ContentBody(msgspec.Struct):
     role: str = "model"
 
 
-class TokenBody(msgspec.Struct, rename="camel", omit_defaults=True):
+class GeminiToken(msgspec.Struct, rename="camel", omit_defaults=True):
     token: str
     log_probability: float
     token_id: int | None = None
 
 
 class TopBody(msgspec.Struct):
-    candidates: Sequence[TokenBody]
+    candidates: Sequence[GeminiToken]
 
 
-class LogprobsBody(Body):
-    chosen_candidates: Sequence[TokenBody]
+class LogprobsResult(OmitEmpty):
+    chosen_candidates: Sequence[GeminiToken]
     top_candidates: Sequence[TopBody] | None = None
 
 
@@ -74,7 +74,7 @@ class CandidateBody(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=
     finish_reason: str | None = None
     index: int | None = None
     avg_logprobs: float | None = None
-    logprobs_result: LogprobsBody | None = None
+    logprobs_result: LogprobsResult | None = None
 
 
 class Modality(msgspec.Struct, rename="camel"):
@@ -82,7 +82,7 @@ class Modality(msgspec.Struct, rename="camel"):
     modality: str = "TEXT"
 
 
-class UsageBody(Body):
+class GeminiUsage(OmitEmpty):
     """`prompt_tokens_details` is left out where pictures are among them: nobody counts those."""
 
     prompt_token_count: int = -1
@@ -94,9 +94,9 @@ class UsageBody(Body):
     candidates_tokens_details: Sequence[Modality] | None = None
 
 
-class AnswerBody(Body):
+class AnswerBody(OmitEmpty):
     candidates: Sequence[CandidateBody]
-    usage_metadata: UsageBody | None = None
+    usage_metadata: GeminiUsage | None = None
     model_version: str | None = None
     response_id: str | None = None
 
@@ -135,21 +135,21 @@ _STATUS: dict[int, Status] = {
 """Names of google.rpc.Code by HTTP status."""
 
 
-class Problem(msgspec.Struct):
+class GeminiProblem(msgspec.Struct):
     code: int
     message: str
     status: Status
     details: Sequence[dict[str, Any]] = ()
 
 
-class ErrorBody(msgspec.Struct):
-    error: Problem
+class GeminiErrorBody(msgspec.Struct):
+    error: GeminiProblem
 
 
 _RPC = "type.googleapis.com/google.rpc."
 
 
-def error_body(error: OvertError) -> ErrorBody:
+def error_body(error: OvertError) -> GeminiErrorBody:
     """`error` in Google's words; its details are those of google.rpc."""
     message = str(error)
     details: list[dict[str, Any]] = [
@@ -168,7 +168,7 @@ def error_body(error: OvertError) -> ErrorBody:
         delay = f"{error.retry_after:.3f}".rstrip("0").rstrip(".") + "s"
         details.append({"@type": _RPC + "RetryInfo", "retryDelay": delay})
     status = _STATUS.get(error.status, "INTERNAL")
-    return ErrorBody(Problem(error.status, message, status, details))
+    return GeminiErrorBody(GeminiProblem(error.status, message, status, details))
 
 
 # ---- what all forms have in common ---------------------------------------------------------
@@ -206,7 +206,7 @@ class Candidate:
         """The calls, complete."""
         return [
             PartBody(
-                function_call=CallBody(name, _arguments("".join(pieces)), id or None),
+                function_call=FunctionCallPart(name, _arguments("".join(pieces)), id or None),
                 thought_signature=self.signatures.get(index),
             )
             for index, (id, name, *pieces) in self.calls.items()
@@ -222,7 +222,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class AnswerOptions:
     """How answers are told.
 
     Args:
@@ -247,7 +247,7 @@ def _signature(signs: Thought | ToolCall) -> str:
     return base64.b64encode(text.encode("utf-8", "replace")).decode()
 
 
-def _thought(event: Thought, telling: "Telling") -> PartBody | None:
+def _thought(event: Thought, telling: "AnswerOptions") -> PartBody | None:
     """A piece of a thought; one that is all signature is told to everybody, as Google does."""
     if event.sealed and not event.text:
         return PartBody("", thought_signature=_signature(event)) if event.signature else None
@@ -263,7 +263,7 @@ def _arguments(text: str) -> Any:
     return {"arguments": text} if value is None else value
 
 
-def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
+def _usage(candidates: Sequence[Candidate], telling: AnswerOptions) -> GeminiUsage:
     """Usage of all candidates: the prompt is read once, whatever their number.
 
     Thoughts are told apart from what the candidates say: as many as the engine counted, or as
@@ -274,7 +274,7 @@ def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
     thoughts = min(
         out, sum(candidate.usage.tokens_thought or candidate.thoughts for candidate in candidates)
     )
-    return UsageBody(
+    return GeminiUsage(
         first.tokens_in,
         out - thoughts,
         first.tokens_in + out,
@@ -285,12 +285,12 @@ def _usage(candidates: Sequence[Candidate], telling: Telling) -> UsageBody:
     )
 
 
-def _logprobs(tokens: Sequence[TokenLogprob], top: int) -> LogprobsBody:
-    chosen = [TokenBody(token.token, token.logprob or 0.0, token.id) for token in tokens]
+def _logprobs(tokens: Sequence[TokenLogprob], top: int) -> LogprobsResult:
+    chosen = [GeminiToken(token.token, token.logprob or 0.0, token.id) for token in tokens]
     if not top:
-        return LogprobsBody(chosen)
-    tops = [TopBody([TokenBody(*other) for other in token.top[:top]]) for token in tokens]
-    return LogprobsBody(chosen, tops)
+        return LogprobsResult(chosen)
+    tops = [TopBody([GeminiToken(*other) for other in token.top[:top]]) for token in tokens]
+    return LogprobsResult(chosen, tops)
 
 
 # ---- whole ---------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ class _Whole(Candidate):
             self.thinks = thought
         self.texts.append(text)
 
-    def think(self, event: Thought, telling: Telling) -> None:
+    def think(self, event: Thought, telling: AnswerOptions) -> None:
         self.thoughts += bool(event.text)
         part = _thought(event, telling)
         if part is None:
@@ -329,7 +329,7 @@ class _Whole(Candidate):
             self.parts.append(PartBody("".join(self.texts), self.thinks))
             self.texts = []
 
-    def body(self, index: int, telling: Telling) -> CandidateBody:
+    def body(self, index: int, telling: AnswerOptions) -> CandidateBody:
         self.flush()
         with_logprobs = telling.top is not None
         return CandidateBody(
@@ -342,7 +342,7 @@ class _Whole(Candidate):
 
 
 async def whole(
-    telling: Telling, events: AsyncGenerator[tuple[int, Event], None], count: int
+    telling: AnswerOptions, events: AsyncGenerator[tuple[int, Event], None], count: int
 ) -> AnswerBody:
     """The answer that `events` of `count` candidates make.
 
@@ -396,13 +396,13 @@ LIST = Framing(b"[", b",\n", b"\n", b"]\n", "application/json")
 
 
 async def pieces(
-    telling: Telling,
+    telling: AnswerOptions,
     events: AsyncGenerator[tuple[int, Event], None],
     count: int,
     framing: Framing,
 ) -> AsyncGenerator[bytes, None]:
     """The bytes that `events` of `count` candidates make; raises only before the first."""
-    writer = _Writer(telling, count, framing)
+    writer = _GeminiStreamWriter(telling, count, framing)
     write, (head, tail) = writer.write, writer.plain()
     async with aclosing(events):
         async for index, event in events:
@@ -413,10 +413,10 @@ async def pieces(
     yield writer.end()
 
 
-class _Writer:
+class _GeminiStreamWriter:
     """Turns one event after the other into bytes."""
 
-    def __init__(self, telling: Telling, count: int, framing: Framing) -> None:
+    def __init__(self, telling: AnswerOptions, count: int, framing: Framing) -> None:
         self._telling = telling
         self._framing = framing
         self._candidates = [Candidate() for _ in range(count)]

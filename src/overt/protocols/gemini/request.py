@@ -28,7 +28,7 @@ from overt.protocols import media, signed
 from overt.protocols.base import BadBody, encode
 from overt.protocols.gemini import wire
 from overt.protocols.gemini.schema import camel, to_json
-from overt.protocols.turns import Waiting, joined
+from overt.protocols.turns import PendingCalls, joined
 
 
 def request(model: str, body: wire.GenerateBody, candidate: int = 0) -> Request:
@@ -117,7 +117,7 @@ def _messages(body: wire.GenerateBody) -> Iterator[Message]:
         yield Message.of("system", text(instruction, "systemInstruction"))
     role: Role = "user"
     parts: list[Part] = []
-    calls = _Calls()
+    calls = _CallIds()
     for at, content in enumerate(body.contents):
         path = f"contents[{at}]"
         if content.role not in _ROLES:
@@ -160,11 +160,11 @@ def _together(pieces: Sequence[ThoughtPart]) -> ThoughtPart:
     return replace(pieces[-1], text="".join(piece.text for piece in pieces))
 
 
-class _Calls:
+class _CallIds:
     """Ids for the calls of functions, which Gemini may leave out: a result is then told by name."""
 
     def __init__(self) -> None:
-        self._waiting = Waiting()
+        self._waiting = PendingCalls()
         self._count = 0
 
     def made(self, name: str, id: str | None) -> str:
@@ -191,7 +191,12 @@ _REFUSED = {
 
 
 def _part(
-    part: wire.Part, path: str, number: int, calls: _Calls | None = None, *, signs: bool = False
+    part: wire.GeminiPart,
+    path: str,
+    number: int,
+    calls: _CallIds | None = None,
+    *,
+    signs: bool = False,
 ) -> Iterator[Part]:
     """What `part` is; with `signs`, a signature beside a text is a thought of its own."""
     path = f"{path}.parts[{number}]"
@@ -201,7 +206,7 @@ def _part(
     signature, origin = _signature(part)
     if part.function_call is not None:
         call = part.function_call
-        id = (calls or _Calls()).made(call.name, call.id)
+        id = (calls or _CallIds()).made(call.name, call.id)
         yield ToolCallPart(id, call.name, encode(call.args or {}).decode(), signature, origin)
     elif part.inline_data is not None:
         yield _blob(part.inline_data, f"{path}.inlineData")
@@ -214,7 +219,7 @@ def _part(
             yield ThoughtPart("", signature, sealed=True, origin=origin)
 
 
-def _signature(part: wire.Part) -> tuple[str | None, str | None]:
+def _signature(part: wire.GeminiPart) -> tuple[str | None, str | None]:
     """The signature and who made it. Google's are bytes, so another's stands in base64 here."""
     encoded = part.thought_signature
     if not encoded:
@@ -244,7 +249,7 @@ def _blob(blob: wire.Blob, path: str) -> Part:
 
 
 def _result(
-    response: wire.FunctionResponse, path: str, calls: _Calls
+    response: wire.FunctionResponse, path: str, calls: _CallIds
 ) -> tuple[ToolResultPart, list[Part]]:
     """The result of a function, and its images, which the next message shows."""
     path = f"{path}.functionResponse"

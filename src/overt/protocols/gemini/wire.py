@@ -27,31 +27,31 @@ MAX_TOOLS = 1024
 """Functions of one request."""
 
 
-class Wire(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+class GeminiWire(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     """Base of what clients send: a field it does not have is refused, as Google does."""
 
 
 # ---- contents ------------------------------------------------------------------------------
 
 
-class Blob(Wire):
+class Blob(GeminiWire):
     data: str = ""
     mime_type: str = ""
     display_name: str | None = None
 
 
-class FunctionCall(Wire):
+class GeminiFunctionCall(GeminiWire):
     name: str = ""
     args: dict[str, Any] | None = None
     id: str | None = None
 
 
-class FunctionResponsePart(Wire):
+class FunctionResponsePart(GeminiWire):
     inline_data: Blob | None = None
     file_data: dict[str, Any] | None = None
 
 
-class FunctionResponse(Wire):
+class FunctionResponse(GeminiWire):
     name: str = ""
     response: dict[str, Any] | None = None
     id: str | None = None
@@ -60,10 +60,10 @@ class FunctionResponse(Wire):
     scheduling: str | None = None
 
 
-class Part(Wire):
+class GeminiPart(GeminiWire):
     text: str | None = None
     inline_data: Blob | None = None
-    function_call: FunctionCall | None = None
+    function_call: GeminiFunctionCall | None = None
     function_response: FunctionResponse | None = None
     thought: bool | None = None
     thought_signature: str | None = None
@@ -80,15 +80,15 @@ class Part(Wire):
     part_metadata: Any = None
 
 
-class Content(Wire):
-    parts: Annotated[list[Part], Meta(max_length=_MAX_CONTENTS)] = []
+class Content(GeminiWire):
+    parts: Annotated[list[GeminiPart], Meta(max_length=_MAX_CONTENTS)] = []
     role: str | None = None
 
 
 # ---- tools and schemas ---------------------------------------------------------------------
 
 
-class Schema(Wire):
+class Schema(GeminiWire):
     """The subset of OpenAPI 3.0 that Google calls a schema."""
 
     type: str | None = None
@@ -118,7 +118,7 @@ class Schema(Wire):
     defs: "dict[str, Schema] | None" = None
 
 
-class FunctionDeclaration(Wire):
+class FunctionDeclaration(GeminiWire):
     name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:-]+$")]
     description: str | None = None
     parameters: Schema | None = None
@@ -128,7 +128,7 @@ class FunctionDeclaration(Wire):
     behavior: str | None = None
 
 
-class Tool(Wire):
+class GeminiTool(GeminiWire):
     function_declarations: (
         Annotated[list[FunctionDeclaration], Meta(max_length=MAX_TOOLS)] | None
     ) = None
@@ -143,12 +143,12 @@ class Tool(Wire):
     mcp_servers: Any = None
 
 
-class FunctionCallingConfig(Wire):
+class FunctionCallingConfig(GeminiWire):
     mode: str | None = None
     allowed_function_names: Annotated[list[str], Meta(max_length=MAX_TOOLS)] | None = None
 
 
-class ToolConfig(Wire):
+class ToolConfig(GeminiWire):
     function_calling_config: FunctionCallingConfig | None = None
     retrieval_config: Any = None
     include_server_side_tool_invocations: bool | None = None
@@ -157,13 +157,13 @@ class ToolConfig(Wire):
 # ---- requests ------------------------------------------------------------------------------
 
 
-class ThinkingConfig(Wire):
+class ThinkingConfig(GeminiWire):
     include_thoughts: bool | None = None
     thinking_budget: Annotated[int, Meta(ge=-1)] | None = None
     thinking_level: str | None = None
 
 
-class GenerationConfig(Wire):
+class GenerationConfig(GeminiWire):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
@@ -189,12 +189,12 @@ class GenerationConfig(Wire):
     enable_enhanced_civic_answers: bool | None = None
 
 
-class GenerateBody(Wire):
+class GenerateBody(GeminiWire):
     """The body of ``:generateContent`` and ``:streamGenerateContent``."""
 
     contents: Annotated[list[Content], Meta(max_length=_MAX_CONTENTS)] = []
     system_instruction: Content | str | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[GeminiTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_config: ToolConfig | None = None
     generation_config: GenerationConfig | None = None
     model: str | None = None
@@ -208,7 +208,7 @@ class GenerateBody(Wire):
     store: bool | None = None
 
 
-class CountBody(Wire):
+class GeminiCountBody(GeminiWire):
     """The body of ``:countTokens``: the contents, or a whole request."""
 
     contents: Annotated[list[Content], Meta(max_length=_MAX_CONTENTS)] | None = None
@@ -216,7 +216,7 @@ class CountBody(Wire):
     model: str | None = None
 
 
-class EmbedBody(Wire):
+class EmbedBody(GeminiWire):
     """The body of ``:embedContent``, and each of those of ``:batchEmbedContents``."""
 
     content: Content
@@ -226,7 +226,7 @@ class EmbedBody(Wire):
     output_dimensionality: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
-class BatchEmbedBody(Wire):
+class BatchEmbedBody(GeminiWire):
     requests: Annotated[list[EmbedBody], Meta(min_length=1, max_length=_MAX_TEXTS)]
 
 

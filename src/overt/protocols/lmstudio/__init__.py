@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.websockets import WebSocket
 
-from overt.protocols.base import Call, Protocol, Reply, Route, Services
+from overt.protocols.base import HttpCall, HttpReply, HttpRoute, Protocol, ServicesInterface
 from overt.protocols.lmstudio import (
     endpoints,
     models,
@@ -21,17 +21,17 @@ from overt.protocols.lmstudio import (
 )
 from overt.protocols.lmstudio.errors import refuse
 from overt.protocols.lmstudio.model_info import Domain
-from overt.protocols.lmstudio.port import Namespace, Opened, Rpc
+from overt.protocols.lmstudio.port import ChannelKind, Namespace, Rpc
 
 
-async def greeting(call: Call) -> Reply:
+async def greeting(call: HttpCall) -> HttpReply:
     """How SDKs find out that LM Studio is there."""
-    return Reply({"lmstudio": True})
+    return HttpReply({"lmstudio": True})
 
 
-async def unexpected(call: Call) -> Reply:
+async def unexpected(call: HttpCall) -> HttpReply:
     """Any address that does not exist."""
-    return Reply({"error": f"Unexpected endpoint or method. ({call.method} {call.path[:500]})"})
+    return HttpReply({"error": f"Unexpected endpoint or method. ({call.method} {call.path[:500]})"})
 
 
 # ---- the sockets ---------------------------------------------------------------------------
@@ -50,16 +50,16 @@ def _models(name: Domain) -> Namespace:
         "countTokens": Rpc(models.count_tokens, models.OfText),
     }
     channels = {
-        "loadModel": Opened(models.load_model, models.LoadModel),
-        "getOrLoad": Opened(models.get_or_load, models.GetOrLoad),
+        "loadModel": ChannelKind(models.load_model, models.LoadModel),
+        "getOrLoad": ChannelKind(models.get_or_load, models.GetOrLoad),
     }
     if name == "embedding":
-        calls["embedString"] = Rpc(models.embed, models.Embed)
+        calls["embedString"] = Rpc(models.embed, models.EmbedCall)
         return Namespace(name, calls, channels, name)
     calls["applyPromptTemplate"] = Rpc(models.apply_template, models.ApplyTemplate)
     calls["preloadDraftModel"] = Rpc(models.preload_draft, models.Specified)
-    channels["predict"] = Opened(predict.predict, predict.Predict)
-    channels["completeRawText"] = Opened(predict.complete_raw, predict.CompleteRaw)
+    channels["predict"] = ChannelKind(predict.predict, predict.Predict)
+    channels["completeRawText"] = ChannelKind(predict.complete_raw, predict.CompleteRaw)
     return Namespace(name, calls, channels, name)
 
 
@@ -77,7 +77,7 @@ _SYSTEM = Namespace(
         "stopHttpServer": Rpc(endpoints.not_by_clients),
         "requestShutdown": Rpc(endpoints.not_by_clients),
     },
-    {"alive": Opened(endpoints.alive)},
+    {"alive": ChannelKind(endpoints.alive)},
 )
 _FILES = Namespace(
     "files",
@@ -87,8 +87,8 @@ _FILES = Namespace(
         "getLocalFileAbsolutePath": Rpc(endpoints.no_documents),
     },
     {
-        "retrieve": Opened(endpoints.no_document_channel),
-        "parseDocument": Opened(endpoints.no_document_channel),
+        "retrieve": ChannelKind(endpoints.no_document_channel),
+        "parseDocument": ChannelKind(endpoints.no_document_channel),
     },
 )
 _REPOSITORY = Namespace(
@@ -97,7 +97,7 @@ _REPOSITORY = Namespace(
         "searchModels": Rpc(repository.search, repository.Search),
         "getModelDownloadOptions": Rpc(repository.options, repository.GetOptions),
     },
-    {"downloadModel": Opened(repository.download, repository.Download)},
+    {"downloadModel": ChannelKind(repository.download, repository.DownloadRequest)},
 )
 NAMESPACES = (
     _models("llm"),
@@ -111,8 +111,8 @@ NAMESPACES = (
 )
 
 
-def _door(namespace: Namespace) -> Callable[[Services, WebSocket], Awaitable[None]]:
-    async def serve(services: Services, opened: WebSocket) -> None:
+def _door(namespace: Namespace) -> Callable[[ServicesInterface, WebSocket], Awaitable[None]]:
+    async def serve(services: ServicesInterface, opened: WebSocket) -> None:
         await socket.serve(services, opened, namespace)
 
     return serve
@@ -125,38 +125,46 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 PROTOCOL = Protocol(
     name="lmstudio",
     routes=(
-        Route("GET", "/lmstudio-greeting", greeting, "Tell SDKs that they are right here"),
+        HttpRoute("GET", "/lmstudio-greeting", greeting, "Tell SDKs that they are right here"),
         *v0_rest.ROUTES,
-        Route("GET", "/api/v1/models", v1_models.list_models, "List all models"),
-        Route("POST", "/api/v1/models/load", v1_models.load, "Load a model", v1_models.LoadBody),
-        Route(
+        HttpRoute("GET", "/api/v1/models", v1_models.list_models, "List all models"),
+        HttpRoute(
+            "POST", "/api/v1/models/load", v1_models.load, "Load a model", v1_models.LoadBody
+        ),
+        HttpRoute(
             "POST",
             "/api/v1/models/unload",
             v1_models.unload,
             "Unload a model",
             v1_models.UnloadBody,
         ),
-        Route(
+        HttpRoute(
             "POST",
             "/api/v1/models/download",
             v1_models.download,
             "Pull a model",
             v1_models.DownloadBody,
         ),
-        Route(
+        HttpRoute(
             "GET",
             "/api/v1/models/download/status/{job}",
             v1_models.download_status,
             "How far a pull is",
         ),
-        Route("POST", "/api/v1/chat", v1_chat.chat, "Go on with a conversation", v1_chat.ChatBody),
+        HttpRoute(
+            "POST",
+            "/api/v1/chat",
+            v1_chat.chat,
+            "Go on with a conversation",
+            v1_chat.LmStudioChatBody,
+        ),
         *(
-            Route(method, f"/api/{version}/{{rest:path}}", unexpected, "Nothing is here")
+            HttpRoute(method, f"/api/{version}/{{rest:path}}", unexpected, "Nothing is here")
             for version in ("v0", "v1")
             for method in _METHODS
         ),
         *(
-            Route(
+            HttpRoute(
                 "WEBSOCKET",
                 f"/{namespace.name}",
                 _door(namespace),

@@ -1,7 +1,7 @@
 """Models that are on their way into the store: what LM Studio calls download jobs.
 
-A job goes on when the request that began it is over; `Services.background` holds it. Jobs are kept
-in memory, the newest `_KEPT` of them, and told only to the key that began them.
+A job goes on when the request that began it is over; `ServicesInterface.background` holds it. Jobs
+are kept in memory, the newest `_KEPT` of them, and told only to the key that began them.
 """
 
 import re
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from overt.errors import BadRef, OvertError, TooMany
-from overt.protocols.base import BadBody, Caller, Services, new_id
+from overt.protocols.base import BadBody, Caller, ServicesInterface, new_id
 from overt.protocols.lmstudio.errors import NoJob
 from overt.ref import parse
 
@@ -74,7 +74,7 @@ class Amount:
         return self.done / max(time.monotonic() - self.begun, 1e-3)
 
 
-async def steps(services: Services, ref: str) -> AsyncGenerator[Amount, None]:
+async def steps(services: ServicesInterface, ref: str) -> AsyncGenerator[Amount, None]:
     """Bring `ref` into the store, telling how much has come."""
     amount = Amount()
     async with aclosing(services.library.pull(ref)) as pulled:
@@ -84,7 +84,7 @@ async def steps(services: Services, ref: str) -> AsyncGenerator[Amount, None]:
 
 
 @dataclass(slots=True)
-class Job:
+class DownloadJob:
     id: str
     owner: str
     ref: str
@@ -119,9 +119,9 @@ class Downloads:
     """Those of one server."""
 
     def __init__(self) -> None:
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: OrderedDict[str, DownloadJob] = OrderedDict()
 
-    def begin(self, services: Services, caller: Caller, ref: str) -> Job:
+    def begin(self, services: ServicesInterface, caller: Caller, ref: str) -> DownloadJob:
         """A job that runs until its model is here.
 
         Raises:
@@ -136,14 +136,14 @@ class Downloads:
             raise TooMany(
                 f"{len(mine)} models are on their way already", "wait for one of them", 10
             )
-        job = Job(new_id("job_"), caller.key, ref, started=_now())
+        job = DownloadJob(new_id("job_"), caller.key, ref, started=_now())
         self._jobs[job.id] = job
         while len(self._jobs) > _KEPT:
             self._jobs.popitem(last=False)
         services.background(_run(services, job))
         return job
 
-    def get(self, caller: Caller, id: str) -> Job:
+    def get(self, caller: Caller, id: str) -> DownloadJob:
         """Raises NoJob."""
         job = self._jobs.get(id)
         if job is None or job.owner != caller.key:
@@ -151,7 +151,7 @@ class Downloads:
         return job
 
 
-async def _run(services: Services, job: Job) -> None:
+async def _run(services: ServicesInterface, job: DownloadJob) -> None:
     try:
         async with aclosing(steps(services, job.ref)) as amounts:
             async for amount in amounts:
@@ -174,6 +174,6 @@ def _now(later: float = 0.0) -> str:
 _all: "weakref.WeakKeyDictionary[object, Downloads]" = weakref.WeakKeyDictionary()
 
 
-def of(services: Services) -> Downloads:
+def of(services: ServicesInterface) -> Downloads:
     """The downloads of a server."""
     return _all.setdefault(services.records, Downloads())

@@ -10,12 +10,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from overt.errors import ModelNotFound, NotFound, OvertError, Refused, Unsupported, UsageError
-from overt.protocols.base import BadBody, Reply
+from overt.protocols.base import BadBody, HttpReply
 from overt.protocols.failure import headers
-from overt.protocols.lmstudio.instances import SAMPLE, Gone, NoModel, WrongDomain
+from overt.protocols.lmstudio.instances import SAMPLE, InstanceGone, NoModel, WrongDomain
 
 
-class Trouble(msgspec.Struct, rename="camel"):
+class ErrorDetails(msgspec.Struct, rename="camel"):
     """An error on a socket (lms-shared-types' SerializedLMSExtendedError)."""
 
     title: str
@@ -46,9 +46,9 @@ class NoJob(NotFound):
         return "not_found"
 
 
-def trouble(error: OvertError) -> Trouble:
+def trouble(error: OvertError) -> ErrorDetails:
     """Where there is no suggestion SDKs print the title on the line of their own words."""
-    trouble_ = Trouble(error.message, error.message)
+    trouble_ = ErrorDetails(error.message, error.message)
     data = _display(error)
     if data is not None:
         trouble_.display_data = data
@@ -80,7 +80,7 @@ def _display(error: OvertError) -> dict[str, Any] | None:
                 "availablePresetsSample": [],
                 "totalAvailablePresets": 0,
             }
-        case Gone():
+        case InstanceGone():
             return {"code": "generic.specificModelUnloaded"}
         case WrongDomain():
             return {
@@ -95,27 +95,27 @@ def _display(error: OvertError) -> dict[str, Any] | None:
 # ---- REST ----------------------------------------------------------------------------------
 
 
-class Wrong(msgspec.Struct, omit_defaults=True):
+class WrongRequest(msgspec.Struct, omit_defaults=True):
     type: str
     message: str
     code: str | None = None
     param: str | None = None
 
 
-class Refusal(msgspec.Struct):
-    error: Wrong
+class RefusalBody(msgspec.Struct):
+    error: WrongRequest
 
 
-def wrong(error: OvertError) -> Wrong:
+def wrong(error: OvertError) -> WrongRequest:
     """The ``error`` of an answer or an event."""
     if isinstance(error, BadBody):
         if error.unknown is not None:
             text = f"Unrecognized key(s) in object: '{error.unknown}'"
-            return Wrong("invalid_request", text, "unrecognized_keys", error.path or None)
-        return Wrong("invalid_request", str(error), "invalid_value", error.path or None)
+            return WrongRequest("invalid_request", text, "unrecognized_keys", error.path or None)
+        return WrongRequest("invalid_request", str(error), "invalid_value", error.path or None)
     code = {"Busy": "server_busy", "TooMany": "too_many_requests"}.get(type(error).__name__)
     param = "model" if isinstance(error, ModelNotFound) else None
-    return Wrong(_type(error), str(error), code or error.code, param)
+    return WrongRequest(_type(error), str(error), code or error.code, param)
 
 
 def _type(error: OvertError) -> str:
@@ -130,6 +130,6 @@ def _type(error: OvertError) -> str:
     return "internal_error"
 
 
-def refuse(error: OvertError, id: str) -> Reply:
+def refuse(error: OvertError, id: str) -> HttpReply:
     """Any error as a REST answer."""
-    return Reply(Refusal(wrong(error)), error.status, headers(error))
+    return HttpReply(RefusalBody(wrong(error)), error.status, headers(error))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from overt.chat import ImagePart
 from overt.errors import BadRequest, NotFound
-from overt.protocols.base import BadBody, Caller, Services, new_id
+from overt.protocols.base import BadBody, Caller, ServicesInterface, new_id
 from overt.protocols.media import from_base64, from_bytes
 
 ROOM = 256 << 20  # bytes of all files
@@ -28,7 +28,7 @@ _TEXT_KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class UploadedFile:
     owner: str
     data: bytes
     kind: str
@@ -40,7 +40,7 @@ class Files:
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
-        self._files: OrderedDict[str, File] = OrderedDict()
+        self._files: OrderedDict[str, UploadedFile] = OrderedDict()
         self._size = 0
 
     def add(self, caller: Caller, name: str, data: bytes) -> tuple[str, str]:
@@ -57,7 +57,7 @@ class Files:
         self._forget(now, len(data))
         kind = _kind(name, data)
         identifier = new_id("file-")
-        self._files[identifier] = File(caller.key, data, kind, now)
+        self._files[identifier] = UploadedFile(caller.key, data, kind, now)
         self._size += len(data)
         return identifier, kind
 
@@ -105,6 +105,6 @@ def _kind(name: str, data: bytes) -> str:
 _all: "weakref.WeakKeyDictionary[object, Files]" = weakref.WeakKeyDictionary()
 
 
-def of(services: Services) -> Files:
+def of(services: ServicesInterface) -> Files:
     """The files of a server."""
     return _all.setdefault(services.records, Files())

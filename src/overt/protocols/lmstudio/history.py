@@ -20,44 +20,44 @@ from overt.chat import (
 )
 from overt.errors import BadRequest, Unsupported
 from overt.protocols.lmstudio.kv import Manual
-from overt.protocols.turns import Waiting
+from overt.protocols.turns import PendingCalls
 
 _MAX_MESSAGES = 20_000  # messages
 
 
-class TextSaid(msgspec.Struct, tag_field="type", tag="text"):
+class TextContentPart(msgspec.Struct, tag_field="type", tag="text"):
     text: str
 
 
-class FileSaid(msgspec.Struct, tag_field="type", tag="file", rename="camel"):
+class FileContentPart(msgspec.Struct, tag_field="type", tag="file", rename="camel"):
     identifier: str
     name: str = ""
     file_type: str = "unknown"
     size_bytes: int = 0
 
 
-class CallAsked(msgspec.Struct):
+class ToolCallRequest(msgspec.Struct):
     name: str
     id: str | None = None
     arguments: dict[str, Any] | None = None
 
 
-class CallSaid(msgspec.Struct, tag_field="type", tag="toolCallRequest", rename="camel"):
-    tool_call_request: CallAsked
+class ToolCallContentPart(msgspec.Struct, tag_field="type", tag="toolCallRequest", rename="camel"):
+    tool_call_request: ToolCallRequest
 
 
-class ResultSaid(msgspec.Struct, tag_field="type", tag="toolCallResult", rename="camel"):
+class ToolResultContentPart(msgspec.Struct, tag_field="type", tag="toolCallResult", rename="camel"):
     content: str
     tool_call_id: str | None = None
 
 
-class MessageSaid(msgspec.Struct):
+class HistoryMessage(msgspec.Struct):
     role: Literal["system", "user", "assistant", "tool"]
-    content: list[TextSaid | FileSaid | CallSaid | ResultSaid]
+    content: list[TextContentPart | FileContentPart | ToolCallContentPart | ToolResultContentPart]
 
 
 class History(msgspec.Struct):
-    messages: list[MessageSaid]
+    messages: list[HistoryMessage]
 
 
 Fetch = Callable[[str], ImagePart]
@@ -73,7 +73,7 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
     """
     if len(history.messages) > _MAX_MESSAGES:
         raise BadRequest(f"{len(history.messages)} messages are more than {_MAX_MESSAGES}")
-    waiting = Waiting()
+    waiting = PendingCalls()
     turns = []
     for number, message in enumerate(history.messages):
         parts = [
@@ -89,22 +89,22 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
 
 
 def _part(
-    part: TextSaid | FileSaid | CallSaid | ResultSaid,
+    part: TextContentPart | FileContentPart | ToolCallContentPart | ToolResultContentPart,
     id: str,
-    waiting: Waiting,
+    waiting: PendingCalls,
     fetch: Fetch | None,
 ) -> Part | None:
     match part:
-        case TextSaid():
+        case TextContentPart():
             return TextPart(part.text)
-        case FileSaid():
+        case FileContentPart():
             return _file(part, fetch)
-        case CallSaid():
+        case ToolCallContentPart():
             call = part.tool_call_request
             id = call.id or id
             waiting.add(id)
             return ToolCallPart(id, call.name, json.dumps(call.arguments or {}))
-        case ResultSaid():
+        case ToolResultContentPart():
             if part.tool_call_id is None:
                 if (first := waiting.take()) is None:
                     raise BadRequest("a tool call has a result, and was not asked for")
@@ -113,7 +113,7 @@ def _part(
             return ToolResultPart(part.tool_call_id, part.content)
 
 
-def _file(part: FileSaid, fetch: Fetch | None) -> Part | None:
+def _file(part: FileContentPart, fetch: Fetch | None) -> Part | None:
     if fetch is None:
         return None
     if part.file_type != "image":

@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from overt.errors import BadRequest, ModelNotFound, NotFound, UsageError
-from overt.protocols.base import AS_EVER, FOR_EVER, Caller, Card, Hold, Loaded, Services
+from overt.protocols.base import (
+    AS_EVER,
+    FOR_EVER,
+    Caller,
+    LoadedModelInfo,
+    ModelCard,
+    ModelHold,
+    ServicesInterface,
+)
 from overt.protocols.lmstudio.model_info import PREFIX, Domain, domain, path
 
 SAMPLE = 5  # names told in an error
@@ -42,7 +50,7 @@ class NoModel(ModelNotFound):
         return "model_not_found"
 
 
-class Gone(NotFound):
+class InstanceGone(NotFound):
     """The instance a client holds was unloaded."""
 
     @property
@@ -55,8 +63,8 @@ class Instance:
     """`hold` is how whoever loaded it wants it kept; every request through it says so again."""
 
     id: str
-    card: Card
-    hold: Hold = AS_EVER
+    card: ModelCard
+    hold: ModelHold = AS_EVER
     reference: str = field(default_factory=lambda: secrets.token_hex(12))
     ready: bool = True
 
@@ -69,7 +77,7 @@ class Instances:
 
     # ---- what there is ---------------------------------------------------------------------
 
-    def loaded(self, services: Services) -> list[tuple[Instance, Loaded]]:
+    def loaded(self, services: ServicesInterface) -> list[tuple[Instance, LoadedModelInfo]]:
         """Every instance with what is in memory for it."""
         there = {loaded_.card.digest or loaded_.card.id: loaded_ for loaded_ in services.loaded()}
         for name, instance in list(self._named.items()):
@@ -85,15 +93,19 @@ class Instances:
             if instance.ready and _which(instance.card) in there
         ]
 
-    def names(self, services: Services) -> list[str]:
+    def names(self, services: ServicesInterface) -> list[str]:
         return [instance.id for instance, _ in self.loaded(services)]
 
-    def get(self, services: Services, identifier: str) -> tuple[Instance, Loaded] | None:
+    def get(
+        self, services: ServicesInterface, identifier: str
+    ) -> tuple[Instance, LoadedModelInfo] | None:
         """The loaded instance of that identifier, exactly."""
         pairs = self.loaded(services)
         return next((pair for pair in pairs if pair[0].id == identifier), None)
 
-    def of_model(self, services: Services, name: str) -> tuple[Instance, Loaded] | None:
+    def of_model(
+        self, services: ServicesInterface, name: str
+    ) -> tuple[Instance, LoadedModelInfo] | None:
         """A loaded instance that `name` means, by any spelling of identifier or model."""
         exact = self.get(services, name)
         if exact:
@@ -101,23 +113,25 @@ class Instances:
         wanted = _folded(name)
         return next((p for p in self.loaded(services) if wanted in _spellings(p[0].card)), None)
 
-    def by_reference(self, services: Services, reference: str) -> tuple[Instance, Loaded]:
+    def by_reference(
+        self, services: ServicesInterface, reference: str
+    ) -> tuple[Instance, LoadedModelInfo]:
         """Raises Gone."""
         for pair in self.loaded(services):
             if pair[0].reference == reference:
                 return pair
-        raise Gone("this model was unloaded", "load it again")
+        raise InstanceGone("this model was unloaded", "load it again")
 
     # ---- what comes and goes ---------------------------------------------------------------
 
     async def load(
         self,
-        services: Services,
+        services: ServicesInterface,
         caller: Caller,
-        card: Card,
+        card: ModelCard,
         identifier: str | None = None,
-        hold: Hold = FOR_EVER,
-    ) -> tuple[Instance, Loaded]:
+        hold: ModelHold = FOR_EVER,
+    ) -> tuple[Instance, LoadedModelInfo]:
         """A new instance of a model.
 
         Raises:
@@ -135,7 +149,7 @@ class Instances:
         instance.ready = True
         return instance, loaded
 
-    async def unload(self, services: Services, caller: Caller, identifier: str) -> None:
+    async def unload(self, services: ServicesInterface, caller: Caller, identifier: str) -> None:
         """Forget an instance; the model goes with the last one of it.
 
         Raises:
@@ -150,14 +164,14 @@ class Instances:
         if not any(_which(instance.card) == which for instance in self._named.values()):
             await services.unload(caller, instance.card.id)
 
-    def missing(self, services: Services, identifier: str) -> NoModel:
+    def missing(self, services: ServicesInterface, identifier: str) -> NoModel:
         return NoModel(
             f"no model is loaded as {identifier[:200]!r}",
             {"identifier": identifier},
             self.names(services),
         )
 
-    def _free(self, services: Services, card: Card, identifier: str | None) -> str:
+    def _free(self, services: ServicesInterface, card: ModelCard, identifier: str | None) -> str:
         self.loaded(services)  # forgets the ones that went
         if identifier:
             if identifier in self._named:
@@ -174,12 +188,12 @@ class Instances:
 _all: "weakref.WeakKeyDictionary[object, Instances]" = weakref.WeakKeyDictionary()
 
 
-def of(services: Services) -> Instances:
-    """The instances of a server. A request's own `Services` share what is kept between requests."""
+def of(services: ServicesInterface) -> Instances:
+    """The instances of a server. All requests share them."""
     return _all.setdefault(services.records, Instances())
 
 
-async def find(services: Services, caller: Caller, name: str) -> Card:
+async def find(services: ServicesInterface, caller: Caller, name: str) -> ModelCard:
     """The model that `name` means, loaded or not.
 
     Raises:
@@ -194,14 +208,14 @@ async def find(services: Services, caller: Caller, name: str) -> Card:
         if wanted in _spellings(card) or wanted.startswith(f"{path(card).lower()}/"):
             return card
     if name.startswith("echo:"):
-        return Card(id=name, digest="", size=0, modified=0.0)
+        return ModelCard(id=name, digest="", size=0, modified=0.0)
     raise NoModel(
         f"there is no model {name[:200]!r}", {"identifier": name}, of(services).names(services)
     )
 
 
 async def resolve(
-    services: Services, caller: Caller, name: str, wanted: Domain | None = None
+    services: ServicesInterface, caller: Caller, name: str, wanted: Domain | None = None
 ) -> Instance:
     """What answers to `name`: a loaded instance, or a model that a request will load.
 
@@ -217,7 +231,7 @@ async def resolve(
     return instance
 
 
-def check_domain(card: Card, wanted: Domain | None) -> None:
+def check_domain(card: ModelCard, wanted: Domain | None) -> None:
     """Raises WrongDomain. The echo engine does everything."""
     actual = domain(card)
     if wanted is not None and actual != wanted and not card.id.startswith("echo:"):
@@ -238,7 +252,7 @@ class WrongDomain(BadRequest):
         return "bad_request"
 
 
-def _which(card: Card) -> str:
+def _which(card: ModelCard) -> str:
     return card.digest or card.id
 
 
@@ -246,7 +260,7 @@ def _folded(name: str) -> str:
     return name.lower().removesuffix(":latest")
 
 
-def _spellings(card: Card) -> frozenset[str]:
+def _spellings(card: ModelCard) -> frozenset[str]:
     id, where = card.id.lower(), path(card).lower()
     bare = id.removeprefix(PREFIX)
     return frozenset((id, bare, PREFIX + bare, where, where.rpartition("/")[2]))

@@ -26,17 +26,17 @@ class Field(msgspec.Struct):
     value: Any = None
 
 
-class Config(msgspec.Struct):
+class ConfigFields(msgspec.Struct):
     fields: list[Field] = []
 
 
-class Layer(msgspec.Struct, rename="camel"):
-    config: Config
+class ConfigLayer(msgspec.Struct, rename="camel"):
+    config: ConfigFields
     layer_name: str = ""
 
 
 class Stack(msgspec.Struct):
-    layers: list[Layer] = []
+    layers: list[ConfigLayer] = []
 
     def collapsed(self) -> dict[str, Any]:
         return {field.key: field.value for layer in self.layers for field in layer.config.fields}
@@ -61,24 +61,24 @@ class Structured(msgspec.Struct, rename="camel"):
     gbnf_grammar: str | None = None
 
 
-class Function(msgspec.Struct):
+class FunctionDefinition(msgspec.Struct):
     name: str
     description: str = ""
     parameters: dict[str, Any] = {}
 
 
-class ToolSaid(msgspec.Struct):
-    function: Function
+class ToolDefinition(msgspec.Struct):
+    function: FunctionDefinition
     type: Literal["function"] = "function"
 
 
 class ToolUse(msgspec.Struct):
     type: Literal["none", "toolArray"]
-    tools: list[ToolSaid] = []
+    tools: list[ToolDefinition] = []
     force: bool = False
 
 
-class ToolChoice(msgspec.Struct):
+class ToolChoiceMode(msgspec.Struct):
     mode: Literal["none", "auto", "required"]
 
 
@@ -275,7 +275,7 @@ def _tools(prediction: Prediction, key: str, value: Any) -> None:
 
 
 def _tool_choice(prediction: Prediction, key: str, value: Any) -> None:
-    prediction.tool_choice = _as(key, value, ToolChoice).mode
+    prediction.tool_choice = _as(key, value, ToolChoiceMode).mode
 
 
 def _thinking(prediction: Prediction, key: str, value: Any) -> None:

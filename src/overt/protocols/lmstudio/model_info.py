@@ -1,6 +1,6 @@
-"""A model as LM Studio describes it: three wire forms of one `Card`.
+"""A model as LM Studio describes it: three wire forms of one `ModelCard`.
 
-LM Studio knows models by a key (`Card.id`), and by the path of their file,
+LM Studio knows models by a key (`ModelCard.id`), and by the path of their file,
 ``publisher/repository/file``. Models here need not have files of that shape, so the path is
 ``publisher/name``, which is also how a person writes it.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from overt.protocols.base import Card, Loaded
+from overt.protocols.base import LoadedModelInfo, ModelCard
 
 Domain = Literal["llm", "embedding"]
 PREFIX = "text-embedding-"
@@ -52,33 +52,33 @@ class Described(msgspec.Struct, rename="camel"):
     context_length: int | UnsetType = UNSET
 
 
-def domain(card: Card) -> Domain | None:
+def domain(card: ModelCard) -> Domain | None:
     """Which of LM Studio's two kinds it is; None for what LM Studio does not have."""
     if card.kind == "rerank":
         return None
     return "embedding" if card.kind == "embedding" else "llm"
 
 
-def publisher(card: Card) -> str:
+def publisher(card: ModelCard) -> str:
     """Who made it; LM Studio needs a word where nobody is known."""
     return card.publisher or _LOCAL
 
 
-def path(card: Card) -> str:
+def path(card: ModelCard) -> str:
     """``publisher/name``; the name without scheme, file and LM Studio's prefix."""
     name = card.id.partition("#")[0].removeprefix("hf:").partition("@")[0]
     name = name.removeprefix(PREFIX)
     return name if "/" in name else f"{publisher(card)}/{name}"
 
 
-def display_name(card: Card) -> str:
+def display_name(card: ModelCard) -> str:
     """``smollm2:135m-instruct`` as ``Smollm2 135m Instruct``."""
     name = path(card).rpartition("/")[2]
     words = re.split(r"[-_: ]+", name)
     return " ".join(word[:1].upper() + word[1:] for word in words if word) or card.id
 
 
-def params_string(card: Card) -> str | None:
+def params_string(card: ModelCard) -> str | None:
     """How many parameters in three digits at most: ``135M``, ``1.2B``; None where unknown."""
     count = card.parameters
     if not count:
@@ -91,13 +91,13 @@ def params_string(card: Card) -> str | None:
     return str(count)
 
 
-def bits(card: Card) -> int | None:
+def bits(card: ModelCard) -> int | None:
     """Bits of one weight, from the name of the quantization: 4 of ``Q4_K_M``, 16 of ``BF16``."""
     match = re.match(r"(?:I?Q|TQ|BF|F|MXFP|NVFP)(\d{1,2})", card.quantization.upper())
     return int(match[1]) if match else None
 
 
-def described(card: Card) -> Described:
+def described(card: ModelCard) -> Described:
     """A model as the sockets tell it, loaded or not."""
     kind = domain(card) or "llm"
     description = Described(
@@ -124,7 +124,9 @@ def described(card: Card) -> Described:
     return description
 
 
-def instance(card: Card, loaded: Loaded | None, identifier: str, reference: str) -> Described:
+def instance(
+    card: ModelCard, loaded: LoadedModelInfo | None, identifier: str, reference: str
+) -> Described:
     """`described`, with what is true of the loaded one."""
     description = described(card)
     description.identifier = identifier
@@ -140,6 +142,6 @@ def instance(card: Card, loaded: Loaded | None, identifier: str, reference: str)
     return description
 
 
-def _format(card: Card) -> str:
+def _format(card: ModelCard) -> str:
     """SDKs know six words, and refuse a list with a seventh."""
     return "safetensors" if card.format == "safetensors" else "gguf"

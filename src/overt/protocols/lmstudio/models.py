@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from overt.chat import EmbedRequest, Request, Tool
 from overt.errors import NotFound, Stopped
-from overt.protocols.base import FOR_EVER, Hold, Loaded
+from overt.protocols.base import FOR_EVER, LoadedModelInfo, ModelHold
 from overt.protocols.lmstudio import history, instances, kv
 from overt.protocols.lmstudio import model_info as facts
 from overt.protocols.lmstudio.instances import Instance
@@ -50,20 +50,20 @@ class OfText(msgspec.Struct, rename="camel"):
     input_string: str
 
 
-class Embed(msgspec.Struct, rename="camel"):
+class EmbedCall(msgspec.Struct, rename="camel"):
     model_specifier: Specifier
     input_string: str
 
 
-class TemplateOptions(msgspec.Struct, rename="camel"):
-    tool_definitions: list[kv.ToolSaid] = []
+class ApplyTemplateOptions(msgspec.Struct, rename="camel"):
+    tool_definitions: list[kv.ToolDefinition] = []
 
 
 class ApplyTemplate(msgspec.Struct, rename="camel"):
     specifier: Specifier
     history: history.History
     prediction_config_stack: kv.Stack = msgspec.field(default_factory=kv.Stack)
-    opts: TemplateOptions = msgspec.field(default_factory=TemplateOptions)
+    opts: ApplyTemplateOptions = msgspec.field(default_factory=ApplyTemplateOptions)
 
 
 # ---- loading -------------------------------------------------------------------------------
@@ -103,8 +103,8 @@ async def get_or_load(context: Context, request: GetOrLoad, channel: Channel) ->
     await channel.send({"type": "loadSuccess", "info": _told(instance, loaded)})
 
 
-async def _unless_cancelled(channel: Channel, loading: Any) -> tuple[Instance, Loaded]:
-    result: tuple[Instance, Loaded] | None = None
+async def _unless_cancelled(channel: Channel, loading: Any) -> tuple[Instance, LoadedModelInfo]:
+    result: tuple[Instance, LoadedModelInfo] | None = None
     with channel.until_cancelled():
         result = await loading
     if result is None:
@@ -112,13 +112,13 @@ async def _unless_cancelled(channel: Channel, loading: Any) -> tuple[Instance, L
     return result
 
 
-def _hold(milliseconds: int | None, stack: kv.Stack) -> Hold:
+def _hold(milliseconds: int | None, stack: kv.Stack) -> ModelHold:
     context = kv.context_length(stack.collapsed())
     alive = FOR_EVER.keep_alive if milliseconds is None else milliseconds / 1000
-    return Hold(alive, context)
+    return ModelHold(alive, context)
 
 
-def _told(instance: Instance, loaded: Loaded | None) -> facts.Described:
+def _told(instance: Instance, loaded: LoadedModelInfo | None) -> facts.Described:
     return facts.instance(instance.card, loaded, instance.id, instance.reference)
 
 
@@ -142,7 +142,7 @@ async def list_loaded(context: Context, _: Any) -> list[facts.Described]:
     ]
 
 
-async def _loaded(context: Context, specifier: Specifier) -> tuple[Instance, Loaded]:
+async def _loaded(context: Context, specifier: Specifier) -> tuple[Instance, LoadedModelInfo]:
     """As `chosen`, where only a loaded one will do."""
     all_instances = instances.of(context.services)
     if isinstance(specifier, ByReference):
@@ -237,11 +237,11 @@ async def apply_template(context: Context, request_: ApplyTemplate) -> dict[str,
     return {"formatted": await context.services.render(context.caller, wanted)}
 
 
-def _tool(tool: kv.ToolSaid) -> Tool:
+def _tool(tool: kv.ToolDefinition) -> Tool:
     return Tool(tool.function.name, tool.function.description, tool.function.parameters)
 
 
-async def embed(context: Context, request: Embed) -> dict[str, Any]:
+async def embed(context: Context, request: EmbedCall) -> dict[str, Any]:
     """``embedString``."""
     instance = await chosen(context, request.model_specifier)
     wanted = EmbedRequest(instance.card.id, (request.input_string,))

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from overt.protocols.base import Caller, Services
+from overt.protocols.base import Caller, ServicesInterface
 from overt.protocols.lmstudio.model_info import Domain
 from overt.protocols.lmstudio.wire import Empty, as_json
 
@@ -18,7 +18,7 @@ Write = Callable[[str], Awaitable[None]]
 class Context:
     """`domain` is what the socket is for; None for sockets without models."""
 
-    services: Services
+    services: ServicesInterface
     caller: Caller
     domain: Domain | None = None
 
@@ -68,7 +68,7 @@ class Rpc:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class ChannelKind:
     """A kind of channel. It closes when the handler returns, with an error when it raises."""
 
     handler: Callable[[Context, Any, Channel], Awaitable[None]]
@@ -81,7 +81,7 @@ class Namespace:
 
     name: str
     calls: Mapping[str, Rpc] = field(default_factory=dict)
-    channels: Mapping[str, Opened] = field(default_factory=dict)
+    channels: Mapping[str, ChannelKind] = field(default_factory=dict)
     domain: Domain | None = None
     unsupported: str = ""  # why there is nothing here, where that is so
 

@@ -31,7 +31,7 @@ from overt.protocols.base import object_of
 from overt.protocols.failure import error_of
 from overt.protocols.lmstudio import files, history, instances, kv
 from overt.protocols.lmstudio import model_info as facts
-from overt.protocols.lmstudio.errors import NoPreset, Trouble
+from overt.protocols.lmstudio.errors import ErrorDetails, NoPreset
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.lmstudio.port import Channel, Context
 from overt.protocols.lmstudio.specifier import Specifier, chosen
@@ -52,7 +52,7 @@ class CompleteRaw(msgspec.Struct, rename="camel"):
     fuzzy_preset_identifier: str | None = None
 
 
-class Stats(msgspec.Struct, rename="camel"):
+class PredictionStats(msgspec.Struct, rename="camel"):
     """What is not known is left out: whether layers run on a GPU, for one."""
 
     stop_reason: str
@@ -65,7 +65,7 @@ class Stats(msgspec.Struct, rename="camel"):
 
 
 class Success(msgspec.Struct, rename="camel"):
-    stats: Stats
+    stats: PredictionStats
     model_info: facts.Described
     load_model_config: dict[str, Any]
     prediction_config: dict[str, Any]
@@ -134,7 +134,7 @@ async def _answer(
     prediction: kv.Prediction,
     channel: Channel,
 ) -> None:
-    out = _Told(channel, prediction.parsing)
+    out = _PredictionWriter(channel, prediction.parsing)
     tell = out.tell if request.logprobs is None else out.tell_with_tokens
     started = time.perf_counter()
     # Cancelling closes the stream, which frees the engine's slot; what came is told all the same.
@@ -152,7 +152,7 @@ async def _answer(
 
 
 async def _success(
-    context: Context, instance: Instance, stats: Stats, values: dict[str, Any]
+    context: Context, instance: Instance, stats: PredictionStats, values: dict[str, Any]
 ) -> Success:
     pair = instances.of(context.services).of_model(context.services, instance.id)
     loaded = pair[1] if pair else None
@@ -166,7 +166,7 @@ async def _success(
 
 
 @dataclass(slots=True)
-class _Call:
+class _PredictedCall:
     """A tool call that is being written."""
 
     index: int
@@ -176,7 +176,7 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _Told:
+class _PredictionWriter:
     """Writes events to a channel. Everything constant about a fragment is made once."""
 
     channel: Channel
@@ -192,7 +192,7 @@ class _Told:
     _tail: str = ""
     _thought_tail: str = ""
     _thinking: bool = False
-    _call: _Call | None = None
+    _call: _PredictedCall | None = None
     _held: str = ""
 
     def __post_init__(self) -> None:
@@ -262,10 +262,10 @@ class _Told:
             await self._turn(thinking=False)
         await self._end_call(whole=not cancelled)
 
-    def stats(self, seconds: float, most: int | None) -> Stats:
+    def stats(self, seconds: float, most: int | None) -> PredictionStats:
         done = self.done or Done("stop")
         written = self.usage.tokens_out if self.usage else self.fragments
-        stats = Stats(stop_reason(done, written, most), written, seconds)
+        stats = PredictionStats(stop_reason(done, written, most), written, seconds)
         if self.first:
             stats.time_to_first_token_sec = self.first
         decoding = seconds - self.first
@@ -310,7 +310,7 @@ class _Told:
             self.first = time.perf_counter() - self._begun
         if self._call is None or self._call.index != piece.index:
             await self._end_call(whole=True)
-            self._call = _Call(piece.index, piece.id, piece.name)
+            self._call = _PredictedCall(piece.index, piece.id, piece.name)
             await self.channel.send({"type": "toolCallGenerationStart", "toolCallId": piece.id})
             await self.channel.send({"type": "toolCallGenerationNameReceived", "name": piece.name})
         self.fragments += 1
@@ -334,7 +334,7 @@ class _Told:
             await self.channel.send(
                 {
                     "type": "toolCallGenerationFailed",
-                    "error": Trouble(title, title),
+                    "error": ErrorDetails(title, title),
                     "rawContent": call.arguments,
                 }
             )

@@ -39,7 +39,7 @@ class GetOptions(msgspec.Struct, rename="camel"):
     model_search_result_identifier: Identifier
 
 
-class Download(msgspec.Struct, rename="camel"):
+class DownloadRequest(msgspec.Struct, rename="camel"):
     download_identifier: str
 
 
@@ -89,7 +89,7 @@ async def options(context: Context, request: GetOptions) -> dict[str, Any]:
     return {"results": [_option(str(entry.ref), str(entry.ref), entry.size or 0)]}
 
 
-async def download(context: Context, request: Download, channel: Channel) -> None:
+async def download(context: Context, request: DownloadRequest, channel: Channel) -> None:
     """``downloadModel``."""
     ref = downloads.ref_of(request.download_identifier)
     with channel.until_cancelled() as scope:

@@ -16,10 +16,18 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from overt.errors import Busy, OvertError, Unsupported
-from overt.protocols.base import BadBody, Caller, Services, decode
-from overt.protocols.lmstudio.errors import Trouble, trouble
+from overt.protocols.base import BadBody, Caller, ServicesInterface, decode
+from overt.protocols.lmstudio.errors import ErrorDetails, trouble
 from overt.protocols.lmstudio.port import Channel, Context, Namespace, Void
-from overt.protocols.lmstudio.wire import LIMIT, Frame, Hello, Packet, as_json, frame, parameter
+from overt.protocols.lmstudio.wire import (
+    LIMIT,
+    Hello,
+    Packet,
+    SocketFrame,
+    as_json,
+    frame,
+    parameter,
+)
 
 log = logging.getLogger("overt.server")
 T = TypeVar("T")
@@ -34,20 +42,22 @@ _WORDS = re.compile(r"[A-Za-z0-9]{20}")
 _BAD_KIND, _POLICY, _TOO_BIG = 1003, 1008, 1009  # RFC 6455, section 7.4.1
 
 
-class Left(Exception):
+class ClientLeft(Exception):
     """The client is gone, or was sent away."""
 
 
-async def serve(services: Services, socket: WebSocket, namespace: Namespace) -> None:
+async def serve(services: ServicesInterface, socket: WebSocket, namespace: Namespace) -> None:
     """Answer a client on `socket` until it leaves."""
     await socket.accept()
-    connection = Connection(services, socket, namespace)
-    with suppress(Left, WebSocketDisconnect):
+    connection = SocketConnection(services, socket, namespace)
+    with suppress(ClientLeft, WebSocketDisconnect):
         await connection.run()
 
 
-class Connection:
-    def __init__(self, services: Services, socket: WebSocket, namespace: Namespace) -> None:
+class SocketConnection:
+    def __init__(
+        self, services: ServicesInterface, socket: WebSocket, namespace: Namespace
+    ) -> None:
         self._services = services
         self._socket = socket
         self._namespace = namespace
@@ -63,7 +73,7 @@ class Connection:
             try:
                 while True:
                     await self._take(await self._receive(), context, tasks)
-            except (Left, WebSocketDisconnect):
+            except (ClientLeft, WebSocketDisconnect):
                 pass
             finally:
                 tasks.cancel_scope.cancel()
@@ -75,12 +85,12 @@ class Connection:
         try:
             await self._socket.send({"type": "websocket.send", "text": data})
         except (WebSocketDisconnect, RuntimeError, OSError) as error:
-            raise Left from error
+            raise ClientLeft from error
 
     async def _receive(self) -> str:
         message = await self._socket.receive()
         if message["type"] == "websocket.disconnect":
-            raise Left
+            raise ClientLeft
         data: str | None = message.get("text")
         if data is None:
             return await self._close(_BAD_KIND, "frames are text")
@@ -92,7 +102,7 @@ class Connection:
         """Send the client away. Raises Left."""
         with suppress(WebSocketDisconnect, RuntimeError, OSError):
             await self._socket.close(code, reason)
-        raise Left
+        raise ClientLeft
 
     # ---- who it is -------------------------------------------------------------------------
 
@@ -176,7 +186,7 @@ class Connection:
             raise self._refused(endpoint)
         return offered[endpoint]
 
-    async def _call(self, message: Frame, context: Context, tasks: TaskGroup) -> None:
+    async def _call(self, message: SocketFrame, context: Context, tasks: TaskGroup) -> None:
         if message.call_id is None:
             await self._warn("an rpcCall has no callId")
             return
@@ -192,21 +202,21 @@ class Connection:
     async def _answer_call(self, id: int, handler: Any, context: Context, argument: Any) -> None:
         try:
             result = await self._guarded(handler(context, argument))
-            if isinstance(result, Trouble):
+            if isinstance(result, ErrorDetails):
                 await self._rpc_error(id, result)
             elif isinstance(result, Void):
                 await self.write(f'{{"type":"rpcResult","callId":{id}}}')
             else:
                 await self.write(f'{{"type":"rpcResult","callId":{id},"result":{as_json(result)}}}')
-        except Left:
+        except ClientLeft:
             pass
         finally:
             self._calls -= 1
 
-    async def _rpc_error(self, id: int, error: Trouble) -> None:
+    async def _rpc_error(self, id: int, error: ErrorDetails) -> None:
         await self.write(f'{{"type":"rpcError","callId":{id},"error":{as_json(error)}}}')
 
-    async def _create(self, message: Frame, context: Context, tasks: TaskGroup) -> None:
+    async def _create(self, message: SocketFrame, context: Context, tasks: TaskGroup) -> None:
         id = message.channel_id
         if id is None:
             await self._warn("a channelCreate has no channelId")
@@ -229,19 +239,19 @@ class Connection:
     ) -> None:
         try:
             result = await self._guarded(handler(context, argument, channel))
-            if isinstance(result, Trouble):
+            if isinstance(result, ErrorDetails):
                 await self._channel_error(channel.id, result)
             else:
                 await self.write(f'{{"type":"channelClose","channelId":{channel.id}}}')
-        except Left:
+        except ClientLeft:
             pass
         finally:
             self._channels.pop(channel.id, None)
 
-    async def _channel_error(self, id: int, error: Trouble) -> None:
+    async def _channel_error(self, id: int, error: ErrorDetails) -> None:
         await self.write(f'{{"type":"channelError","channelId":{id},"error":{as_json(error)}}}')
 
-    async def _heard(self, message: Frame) -> None:
+    async def _heard(self, message: SocketFrame) -> None:
         """A message to a channel. One to a channel that just closed crossed its end on the way."""
         if message.channel_id is None:
             await self._warn("a channelSend has no channelId")
@@ -262,7 +272,7 @@ class Connection:
         if packet.type in ("cancel", "stop"):
             channel.cancel()
 
-    async def _no_signal(self, message: Frame) -> None:
+    async def _no_signal(self, message: SocketFrame) -> None:
         if message.subscribe_id is None:
             await self._warn(f"a {message.type} has no subscribeId")
             return
@@ -273,13 +283,13 @@ class Connection:
         )
 
     async def _guarded(self, work: Any) -> Any:
-        """The result of a handler, or the `Trouble` it ended in."""
+        """The result of a handler, or the `ErrorDetails` it ended in."""
         try:
             return await work
-        except Left:
+        except ClientLeft:
             raise
         except OvertError as error:
             return trouble(error)
         except Exception:
             log.exception("a call on /%s failed", self._namespace.name)
-            return Trouble("the server failed; its log says how", "the server failed")
+            return ErrorDetails("the server failed; its log says how", "the server failed")

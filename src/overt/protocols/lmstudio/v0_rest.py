@@ -2,7 +2,8 @@
 
 The bodies are read and answered by OpenAI's own modules, so that there is one reading of them. What
 LM Studio adds is taken off before (``ttl``, ``max_tokens`` -1) and put on after (``stats``,
-``model_info``, ``runtime``); the events pass through `Watched` on their way, which takes the times.
+``model_info``, ``runtime``); the events pass through `WatchedServices` on their way, which takes
+the times.
 """
 
 import time
@@ -27,13 +28,13 @@ from overt.chat import (
 from overt.protocols.base import (
     AS_EVER,
     BadBody,
-    Call,
     Caller,
-    Card,
-    Hold,
-    Reply,
-    Route,
-    Services,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ModelCard,
+    ModelHold,
+    ServicesInterface,
     Stream,
     decode,
     encode,
@@ -46,25 +47,25 @@ from overt.protocols.openai import chat, completions, messages
 from overt.protocols.openai import embeddings as openai_embeddings
 from overt.protocols.openai.wire import DONE
 
-Create = Callable[[Call], Awaitable[Reply | Stream]]
+Create = Callable[[HttpCall], Awaitable[HttpReply | Stream]]
 
 # ---- models --------------------------------------------------------------------------------
 
 
-async def list_models(call: Call) -> Reply:
+async def list_models(call: HttpCall) -> HttpReply:
     """``GET /api/v0/models``."""
     cards = await call.services.models(call.caller)
     rows = [_row(call, card) for card in cards if model_info.domain(card)]
-    return Reply({"object": "list", "data": rows})
+    return HttpReply({"object": "list", "data": rows})
 
 
-async def show_model(call: Call) -> Reply:
+async def show_model(call: HttpCall) -> HttpReply:
     """``GET /api/v0/models/{model}``."""
     card = await instances.find(call.services, call.caller, call.params["model"])
-    return Reply(_row(call, card))
+    return HttpReply(_row(call, card))
 
 
-def _context(call: Call, card: Card) -> int | None:
+def _context(call: HttpCall, card: ModelCard) -> int | None:
     """Tokens that the loaded model holds; None where it is not loaded."""
     which = card.digest or card.id
     for loaded in call.services.loaded():
@@ -73,7 +74,7 @@ def _context(call: Call, card: Card) -> int | None:
     return None
 
 
-def _row(call: Call, card: Card) -> dict[str, object]:
+def _row(call: HttpCall, card: ModelCard) -> dict[str, object]:
     context = _context(call, card)
     row: dict[str, object] = {
         "id": card.id,
@@ -94,14 +95,14 @@ def _row(call: Call, card: Card) -> dict[str, object]:
 # ---- answers -------------------------------------------------------------------------------
 
 
-class Stats(msgspec.Struct):
+class RestStats(msgspec.Struct):
     tokens_per_second: float
     time_to_first_token: float
     generation_time: float
     stop_reason: str
 
 
-class Taken(msgspec.Struct):
+class RestExtras(msgspec.Struct):
     """What LM Studio takes beside OpenAI's fields."""
 
     model: str
@@ -109,8 +110,8 @@ class Taken(msgspec.Struct):
 
 
 @dataclass(slots=True)
-class Watched:
-    """`Services` of one call, which note when its events came."""
+class WatchedServices:
+    """`ServicesInterface` of one call, which note when its events came."""
 
     services: Any
     instance: Instance
@@ -123,7 +124,7 @@ class Watched:
     begun: float = field(default_factory=time.perf_counter)
 
     async def stream(
-        self, caller: Caller, request: Request, hold: Hold = AS_EVER
+        self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
         self.most = request.max_tokens
         hold = self.instance.hold if hold == AS_EVER else hold
@@ -139,7 +140,7 @@ class Watched:
                 yield event
 
     async def embed(
-        self, caller: Caller, request: EmbedRequest, hold: Hold = AS_EVER
+        self, caller: Caller, request: EmbedRequest, hold: ModelHold = AS_EVER
     ) -> Embeddings:
         hold = self.instance.hold if hold == AS_EVER else hold
         embeddings: Embeddings = await self.services.embed(caller, request, hold)
@@ -149,10 +150,10 @@ class Watched:
         """Whatever else OpenAI's handlers ask for is as it was."""
         return getattr(self.services, name)
 
-    def stats(self) -> Stats:
+    def stats(self) -> RestStats:
         first, ended = self.first or self.begun, self.ended or time.perf_counter()
         seconds = self.seconds or max(ended - first, 0.0)
-        return Stats(
+        return RestStats(
             tokens_per_second=self.written / seconds if seconds else 0.0,
             time_to_first_token=first - self.begun,
             generation_time=seconds,
@@ -165,9 +166,9 @@ def _says(event: Event) -> bool:
     return isinstance(event, ToolCall) or (isinstance(event, Text | Thought) and event.text != "")
 
 
-async def _taken_over(call: Call, domain: Domain) -> tuple[Call, Watched]:
+async def _taken_over(call: HttpCall, domain: Domain) -> tuple[HttpCall, WatchedServices]:
     """The call as OpenAI's modules take it."""
-    request = call.read(Taken)
+    request = call.read(RestExtras)
     body = decode(call.body, dict[str, Any])
     instance = await instances.resolve(call.services, call.caller, request.model, domain)
     body["model"] = instance.card.id
@@ -178,12 +179,12 @@ async def _taken_over(call: Call, domain: Domain) -> tuple[Call, Watched]:
     body.pop("draft_model", None)  # speculative decoding changes no answer
     if body.get("max_tokens") == -1:
         del body["max_tokens"]  # LM Studio's word for as many as fit
-    watched = Watched(call.services, instance)
-    inner = replace(call, services=cast(Services, watched), body=encode(body))
+    watched = WatchedServices(call.services, instance)
+    inner = replace(call, services=cast(ServicesInterface, watched), body=encode(body))
     return inner, watched
 
 
-def _extras(call: Call, watched: Watched) -> dict[str, Any]:
+def _extras(call: HttpCall, watched: WatchedServices) -> dict[str, Any]:
     card = watched.instance.card
     return {
         "stats": watched.stats(),
@@ -201,10 +202,10 @@ def _extras(call: Call, watched: Watched) -> dict[str, Any]:
     }
 
 
-def _answering(create: Create) -> Callable[[Call], Awaitable[Reply | Stream]]:
+def _answering(create: Create) -> Callable[[HttpCall], Awaitable[HttpReply | Stream]]:
     """A handler of OpenAI's as one of LM Studio's."""
 
-    async def answer(call: Call) -> Reply | Stream:
+    async def answer(call: HttpCall) -> HttpReply | Stream:
         inner, watched = await _taken_over(call, "llm")
         result = await create(inner)
         if isinstance(result, Stream):
@@ -217,7 +218,7 @@ def _answering(create: Create) -> Callable[[Call], Awaitable[Reply | Stream]]:
 
 
 async def _with_stats(
-    call: Call, watched: Watched, chunks: AsyncGenerator[bytes, None]
+    call: HttpCall, watched: WatchedServices, chunks: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
     """OpenAI's chunks, and one more before the last, without choices, that holds the statistics."""
     head: dict[str, Any] | None = None
@@ -243,30 +244,30 @@ def _head(piece: bytes) -> dict[str, Any]:
     return {**same, "choices": []}
 
 
-async def embeddings(call: Call) -> Reply:
+async def embeddings(call: HttpCall) -> HttpReply:
     """``POST /api/v0/embeddings``."""
     inner, _ = await _taken_over(call, "embedding")
     return await openai_embeddings.embed(inner)
 
 
 ROUTES = (
-    Route("GET", "/api/v0/models", list_models, "List all models"),
-    Route("GET", "/api/v0/models/{model:path}", show_model, "One model"),
-    Route(
+    HttpRoute("GET", "/api/v0/models", list_models, "List all models"),
+    HttpRoute("GET", "/api/v0/models/{model:path}", show_model, "One model"),
+    HttpRoute(
         "POST",
         "/api/v0/chat/completions",
         _answering(chat.create),
         "OpenAI's chat, with statistics",
-        messages.ChatBody,
+        messages.ChatCompletionBody,
     ),
-    Route(
+    HttpRoute(
         "POST",
         "/api/v0/completions",
         _answering(completions.create),
         "OpenAI's completions, with statistics",
         completions.CompletionsBody,
     ),
-    Route(
+    HttpRoute(
         "POST",
         "/api/v0/embeddings",
         embeddings,

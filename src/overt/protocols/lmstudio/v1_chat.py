@@ -28,10 +28,10 @@ from overt.chat import (
     Thought,
 )
 from overt.errors import NotFound, OvertError, Unsupported
-from overt.protocols.base import BadBody, Call, Hold, Reply, Stream, encode, new_id
+from overt.protocols.base import BadBody, HttpCall, HttpReply, ModelHold, Stream, encode, new_id
 from overt.protocols.failure import error_of, failed_of
 from overt.protocols.lmstudio import instances
-from overt.protocols.lmstudio.errors import Wrong, wrong
+from overt.protocols.lmstudio.errors import WrongRequest, wrong
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.media import from_url
 
@@ -58,7 +58,7 @@ class ImageInput(msgspec.Struct, tag_field="type", tag="image", forbid_unknown_f
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class ChatBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class LmStudioChatBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str
     input: str | Annotated[list[MessageInput | TextInput | ImageInput], Meta(max_length=20_000)]
     system_prompt: str | None = None
@@ -90,12 +90,12 @@ class KeptTurn(msgspec.Struct):
     parts: list[str | KeptImage]
 
 
-class Kept(msgspec.Struct):
+class StoredTurns(msgspec.Struct):
     turns: list[KeptTurn]
 
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(Kept).decode
+_unpack = msgspec.msgpack.Decoder(StoredTurns).decode
 
 
 def _keep(message: Message) -> KeptTurn:
@@ -116,7 +116,7 @@ def _recall(turn: KeptTurn) -> Message:
     return Message(turn.role, tuple(parts))
 
 
-async def _earlier(call: Call, id: str | None) -> tuple[Message, ...]:
+async def _earlier(call: HttpCall, id: str | None) -> tuple[Message, ...]:
     """The conversation that ended in the response `id`."""
     if id is None:
         return ()
@@ -140,7 +140,7 @@ class NoResponse(NotFound):
 # ---- one turn ------------------------------------------------------------------------------
 
 
-class Stats(msgspec.Struct, omit_defaults=True):
+class ChatStats(msgspec.Struct, omit_defaults=True):
     input_tokens: int
     total_output_tokens: int
     reasoning_output_tokens: int
@@ -149,27 +149,27 @@ class Stats(msgspec.Struct, omit_defaults=True):
     model_load_time_seconds: float | None = None
 
 
-class Output(msgspec.Struct):
+class ChatOutput(msgspec.Struct):
     type: str
     content: str
 
 
-class Result(msgspec.Struct, omit_defaults=True):
+class ChatResult(msgspec.Struct, omit_defaults=True):
     model_instance_id: str
-    output: list[Output]
-    stats: Stats
+    output: list[ChatOutput]
+    stats: ChatStats
     response_id: str | None = None
 
 
 @dataclass(slots=True)
-class _Turn:
+class _ChatTurn:
     """One request on its way to an answer."""
 
-    call: Call
-    body: ChatBody
+    call: HttpCall
+    body: LmStudioChatBody
     instance: Instance
     request: Request
-    hold: Hold
+    hold: ModelHold
     answer: Answer = field(default_factory=Answer)
     load_seconds: float | None = None
     thoughts: int = 0
@@ -198,14 +198,14 @@ class _Turn:
         self.pieces += 1
         self.thoughts += type(event) is Thought
 
-    async def result(self) -> Result:
+    async def result(self) -> ChatResult:
         """The answer as far as it came, kept where it is to be kept."""
         usage, answer = self.answer.usage, self.answer
         seconds = usage.decode_seconds or time.perf_counter() - self._asked - self.first
         written = usage.tokens_out or self.pieces
-        output = [Output("reasoning", answer.thought)] if answer.thought else []
-        output += [Output("message", answer.text)] if answer.text or not answer.thought else []
-        stats = Stats(
+        output = [ChatOutput("reasoning", answer.thought)] if answer.thought else []
+        output += [ChatOutput("message", answer.text)] if answer.text or not answer.thought else []
+        stats = ChatStats(
             input_tokens=usage.tokens_in,
             total_output_tokens=written,
             reasoning_output_tokens=min(usage.tokens_thought or self.thoughts, written),
@@ -216,21 +216,21 @@ class _Turn:
         id = None
         if self.body.store and answer.failed is None:
             id = await self._store()
-        return Result(self.instance.id, output, stats, id)
+        return ChatResult(self.instance.id, output, stats, id)
 
     async def _store(self) -> str:
         id = new_id("resp_")
         message_ = Message.of("assistant", self.answer.text)
-        stored = Kept([_keep(message) for message in (*self.request.messages, message_)])
+        stored = StoredTurns([_keep(message) for message in (*self.request.messages, message_)])
         await self.call.services.records.put(
             _KIND, id, self.call.caller, _pack(stored), expires=time.time() + _SECONDS
         )
         return id
 
 
-async def chat(call: Call) -> Reply | Stream:
+async def chat(call: HttpCall) -> HttpReply | Stream:
     """``POST /api/v1/chat``."""
-    body = call.read(ChatBody)
+    body = call.read(LmStudioChatBody)
     if body.integrations:
         raise Unsupported(
             "this server runs no MCP servers and no plugins, so integrations cannot be used",
@@ -238,18 +238,20 @@ async def chat(call: Call) -> Reply | Stream:
         )
     instance = await instances.resolve(call.services, call.caller, body.model, "llm")
     _check_reasoning(body, instance)
-    turn = _Turn(call, body, instance, await _request(call, body, instance), _hold(body, instance))
+    turn = _ChatTurn(
+        call, body, instance, await _request(call, body, instance), _hold(body, instance)
+    )
     if body.stream:
         return Stream(_streamed(turn))
-    return Reply(await _whole(turn))
+    return HttpReply(await _whole(turn))
 
 
-def _hold(body: ChatBody, instance: Instance) -> Hold:
+def _hold(body: LmStudioChatBody, instance: Instance) -> ModelHold:
     alive = instance.hold.keep_alive if body.ttl is None else body.ttl
-    return Hold(alive, body.context_length or instance.hold.context)
+    return ModelHold(alive, body.context_length or instance.hold.context)
 
 
-def _check_reasoning(body: ChatBody, instance: Instance) -> None:
+def _check_reasoning(body: LmStudioChatBody, instance: Instance) -> None:
     can = "thinking" in instance.card.capabilities or instance.card.id.startswith("echo:")
     if body.reasoning not in (None, "off") and not can:
         raise BadBody(
@@ -258,7 +260,7 @@ def _check_reasoning(body: ChatBody, instance: Instance) -> None:
         )
 
 
-async def _request(call: Call, body: ChatBody, instance: Instance) -> Request:
+async def _request(call: HttpCall, body: LmStudioChatBody, instance: Instance) -> Request:
     before = await _earlier(call, body.previous_response_id)
     if body.system_prompt:
         before = tuple(message_ for message_ in before if message_.role != "system")
@@ -280,7 +282,7 @@ async def _request(call: Call, body: ChatBody, instance: Instance) -> Request:
     )
 
 
-def _parts(body: ChatBody) -> tuple[Part, ...]:
+def _parts(body: LmStudioChatBody) -> tuple[Part, ...]:
     if isinstance(body.input, str):
         return (TextPart(body.input),)
     parts: list[Part] = [
@@ -294,7 +296,7 @@ def _parts(body: ChatBody) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-async def _whole(turn: _Turn) -> Result:
+async def _whole(turn: _ChatTurn) -> ChatResult:
     if not turn.loaded:
         await turn.load()
     async with aclosing(turn.events()) as events:
@@ -311,19 +313,19 @@ async def _whole(turn: _Turn) -> Result:
 # ---- as events -----------------------------------------------------------------------------
 
 
-class Piece(msgspec.Struct, omit_defaults=True):
+class ChatEvent(msgspec.Struct, omit_defaults=True):
     """Any event that is not a delta."""
 
     type: str
     model_instance_id: str | None = None
     progress: float | None = None
     load_time_seconds: float | None = None
-    error: Wrong | None = None
-    result: Result | None = None
+    error: WrongRequest | None = None
+    result: ChatResult | None = None
 
 
 def _event(type: str, **more: Any) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (type.encode(), encode(Piece(type, **more)))
+    return b"event: %b\ndata: %b\n\n" % (type.encode(), encode(ChatEvent(type, **more)))
 
 
 _TEXT = b'event: message.delta\ndata: {"type":"message.delta","content":'
@@ -331,7 +333,7 @@ _THOUGHT = b'event: reasoning.delta\ndata: {"type":"reasoning.delta","content":'
 _END = b"}\n\n"
 
 
-async def _streamed(turn: _Turn) -> AsyncGenerator[bytes, None]:
+async def _streamed(turn: _ChatTurn) -> AsyncGenerator[bytes, None]:
     name = turn.instance.id
     if turn.loaded:
         yield _event("chat.start", model_instance_id=name)
@@ -368,7 +370,7 @@ async def _streamed(turn: _Turn) -> AsyncGenerator[bytes, None]:
         yield piece
 
 
-async def _ended(turn: _Turn, error: OvertError | None) -> AsyncGenerator[bytes, None]:
+async def _ended(turn: _ChatTurn, error: OvertError | None) -> AsyncGenerator[bytes, None]:
     if error is not None:
         turn.answer.failed = turn.answer.failed or failed_of(error)
         yield _event("error", error=wrong(error))
@@ -379,7 +381,7 @@ async def _ended(turn: _Turn, error: OvertError | None) -> AsyncGenerator[bytes,
 class _Shown:
     """Which block of the answer is open, and what was written into it."""
 
-    turn: _Turn
+    turn: _ChatTurn
     kind: Literal["prompt_processing", "reasoning", "message", ""] = "prompt_processing"
     _texts: list[str] = field(default_factory=list)
 

@@ -8,12 +8,19 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from overt.errors import ModelNotFound
-from overt.protocols.base import FOR_EVER, Call, Card, Hold, Loaded, Reply
+from overt.protocols.base import (
+    FOR_EVER,
+    HttpCall,
+    HttpReply,
+    LoadedModelInfo,
+    ModelCard,
+    ModelHold,
+)
 from overt.protocols.lmstudio import downloads, instances, model_info
 from overt.protocols.lmstudio.instances import Instance
 
 
-class QuantizationSaid(msgspec.Struct):
+class QuantizationInfo(msgspec.Struct):
     name: str | None
     bits_per_weight: int | None
 
@@ -28,49 +35,49 @@ class LoadedInstance(msgspec.Struct):
     config: LoadedConfig
 
 
-class Reasoning(msgspec.Struct):
+class ReasoningOptions(msgspec.Struct):
     allowed_options: list[str]
     default: str
 
 
-class Abilities(msgspec.Struct):
+class ModelCapabilities(msgspec.Struct):
     vision: bool
     trained_for_tool_use: bool
-    reasoning: Reasoning | UnsetType = UNSET
+    reasoning: ReasoningOptions | UnsetType = UNSET
 
 
-class Entry(msgspec.Struct):
+class ListedModel(msgspec.Struct):
     type: str
     publisher: str
     key: str
     display_name: str
-    quantization: QuantizationSaid | None
+    quantization: QuantizationInfo | None
     size_bytes: int
     params_string: str | None
     loaded_instances: list[LoadedInstance]
     max_context_length: int
     format: str | None
     architecture: str | UnsetType | None = UNSET
-    capabilities: Abilities | UnsetType = UNSET
+    capabilities: ModelCapabilities | UnsetType = UNSET
     description: UnsetType | None = UNSET
 
 
-async def list_models(call: Call) -> Reply:
+async def list_models(call: HttpCall) -> HttpReply:
     """``GET /api/v1/models``."""
     loaded = instances.of(call.services).loaded(call.services)
     cards = await call.services.models(call.caller)
     entries = [_entry(card, loaded) for card in cards if model_info.domain(card)]
-    return Reply({"models": entries})
+    return HttpReply({"models": entries})
 
 
-def _entry(card: Card, loaded: list[tuple[Instance, Loaded]]) -> Entry:
+def _entry(card: ModelCard, loaded: list[tuple[Instance, LoadedModelInfo]]) -> ListedModel:
     kind = model_info.domain(card) or "llm"
-    entry = Entry(
+    entry = ListedModel(
         type=kind,
         publisher=model_info.publisher(card),
         key=card.id,
         display_name=model_info.display_name(card),
-        quantization=QuantizationSaid(card.quantization or None, model_info.bits(card)),
+        quantization=QuantizationInfo(card.quantization or None, model_info.bits(card)),
         size_bytes=card.size,
         params_string=model_info.params_string(card),
         loaded_instances=[
@@ -83,14 +90,14 @@ def _entry(card: Card, loaded: list[tuple[Instance, Loaded]]) -> Entry:
     )
     if kind == "llm":
         entry.architecture = card.architecture or None
-        entry.capabilities = Abilities(card.kind == "vlm", "tools" in card.capabilities)
+        entry.capabilities = ModelCapabilities(card.kind == "vlm", "tools" in card.capabilities)
         if "thinking" in card.capabilities:
-            entry.capabilities.reasoning = Reasoning(["off", "on"], "on")
+            entry.capabilities.reasoning = ReasoningOptions(["off", "on"], "on")
         entry.description = None
     return entry
 
 
-def _config(kind: str, held: Loaded) -> LoadedConfig:
+def _config(kind: str, held: LoadedModelInfo) -> LoadedConfig:
     config = LoadedConfig(held.context)
     if kind == "llm":
         config.parallel = held.parallel
@@ -120,13 +127,13 @@ class UnloadBody(msgspec.Struct, forbid_unknown_fields=True):
     instance_id: str
 
 
-async def load(call: Call) -> Reply:
+async def load(call: HttpCall) -> HttpReply:
     """``POST /api/v1/models/load``."""
     body = call.read(LoadBody)
     begun = time.perf_counter()
     card = await instances.find(call.services, call.caller, body.model)
     alive = FOR_EVER.keep_alive if body.ttl is None else body.ttl
-    hold = Hold(alive if alive is not None else math.inf, body.context_length)
+    hold = ModelHold(alive if alive is not None else math.inf, body.context_length)
     all_instances = instances.of(call.services)
     instance, held = await all_instances.load(call.services, call.caller, card, None, hold)
     kind = model_info.domain(card) or "llm"
@@ -138,14 +145,14 @@ async def load(call: Call) -> Reply:
     }
     if body.echo_load_config:
         value["load_config"] = _config(kind, held)
-    return Reply(value)
+    return HttpReply(value)
 
 
-async def unload(call: Call) -> Reply:
+async def unload(call: HttpCall) -> HttpReply:
     """``POST /api/v1/models/unload``."""
     body = call.read(UnloadBody)
     await instances.of(call.services).unload(call.services, call.caller, body.instance_id)
-    return Reply({"instance_id": body.instance_id})
+    return HttpReply({"instance_id": body.instance_id})
 
 
 # ---- downloads -----------------------------------------------------------------------------
@@ -156,7 +163,7 @@ class DownloadBody(msgspec.Struct, forbid_unknown_fields=True):
     quantization: str | None = None
 
 
-async def download(call: Call) -> Reply:
+async def download(call: HttpCall) -> HttpReply:
     """``POST /api/v1/models/download``: begins a pull and tells its job."""
     body = call.read(DownloadBody)
     ref = downloads.ref_of(body.model, body.quantization)
@@ -165,13 +172,13 @@ async def download(call: Call) -> Reply:
     except ModelNotFound:
         job = downloads.of(call.services).begin(call.services, call.caller, ref)
         status = job.told()
-        return Reply({name: status[name] for name in _BEGUN if name in status})
-    return Reply({"status": "already_downloaded"})
+        return HttpReply({name: status[name] for name in _BEGUN if name in status})
+    return HttpReply({"status": "already_downloaded"})
 
 
 _BEGUN = ("job_id", "status", "total_size_bytes", "started_at", "completed_at")
 
 
-async def download_status(call: Call) -> Reply:
+async def download_status(call: HttpCall) -> HttpReply:
     """``GET /api/v1/models/download/status/{job}``."""
-    return Reply(downloads.of(call.services).get(call.caller, call.params["job"]).told())
+    return HttpReply(downloads.of(call.services).get(call.caller, call.params["job"]).told())

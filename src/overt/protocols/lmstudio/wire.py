@@ -44,7 +44,7 @@ class Hello(msgspec.Struct, rename="camel"):
     client_passkey: Annotated[str, Meta(max_length=256)]
 
 
-class Frame(msgspec.Struct, rename="camel"):
+class SocketFrame(msgspec.Struct, rename="camel"):
     """Any later frame of a client; what does not belong to its type is not looked at."""
 
     type: Annotated[str, Meta(max_length=64)]
@@ -69,9 +69,9 @@ def as_json(value: Any) -> str:
     return encode(value).decode()
 
 
-def frame(data: str) -> Frame:
+def frame(data: str) -> SocketFrame:
     """Raises BadBody."""
-    return decode(data.encode("utf-8", "surrogatepass"), Frame)
+    return decode(data.encode("utf-8", "surrogatepass"), SocketFrame)
 
 
 class Empty(msgspec.Struct):

@@ -21,16 +21,16 @@ from overt.chat import (
     Thought,
     TokenLogprob,
 )
-from overt.protocols.base import NDJSON, Reply, Stream, encode, object_of
+from overt.protocols.base import NDJSON, HttpReply, Stream, encode, object_of
 from overt.protocols.failure import error_of
-from overt.protocols.ollama.wire import Asked, Clock, failure, line, now, told
+from overt.protocols.ollama.wire import GenerationBody, RequestClock, failure, line, now, told
 
 Finish = Callable[[Answer], Awaitable[dict[str, Any]]]
 """Fields that only the last line has, given the answer: the context of generate."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ResponseForm:
     """How one address writes: `body` makes the part that holds text, thought and calls."""
 
     model: str
@@ -55,7 +55,7 @@ class Form:
 
 
 async def lines(
-    events: AsyncGenerator[Event, None], form: Form, clock: Clock, finish: Finish
+    events: AsyncGenerator[Event, None], form: ResponseForm, clock: RequestClock, finish: Finish
 ) -> AsyncGenerator[bytes, None]:
     """The answer line by line; an error that comes late is the last line."""
     head, middle, end = form.split(thought=False)
@@ -86,7 +86,7 @@ async def lines(
 
 
 async def lines_with_logprobs(
-    events: AsyncGenerator[Event, None], form: Form, clock: Clock, finish: Finish
+    events: AsyncGenerator[Event, None], form: ResponseForm, clock: RequestClock, finish: Finish
 ) -> AsyncGenerator[bytes, None]:
     """The same, where each line has the log-probabilities of its text."""
     cuts = {Text: form.split(thought=False), Thought: form.split(thought=True)}
@@ -119,22 +119,22 @@ async def lines_with_logprobs(
 
 
 async def answered(
-    body: Asked,
+    body: GenerationBody,
     request: Request,
     events: AsyncGenerator[Event, None],
-    form: Form,
-    clock: Clock,
+    form: ResponseForm,
+    clock: RequestClock,
     finish: Finish,
-) -> Reply | Stream:
+) -> HttpReply | Stream:
     """The answer in the way that was asked for: at once, or line by line."""
     if body.stream is False:
-        return Reply(await whole(events, form, clock, finish))
+        return HttpReply(await whole(events, form, clock, finish))
     write = lines if request.logprobs is None else lines_with_logprobs
     return Stream(write(events, form, clock, finish), NDJSON)
 
 
 async def whole(
-    events: AsyncGenerator[Event, None], form: Form, clock: Clock, finish: Finish
+    events: AsyncGenerator[Event, None], form: ResponseForm, clock: RequestClock, finish: Finish
 ) -> dict[str, Any]:
     """The answer at once.
 
@@ -169,7 +169,7 @@ def calls(answer: Answer) -> list[dict[str, Any]]:
 
 
 async def _last(
-    answer: Answer, form: Form, clock: Clock, finish: Finish
+    answer: Answer, form: ResponseForm, clock: RequestClock, finish: Finish
 ) -> AsyncGenerator[bytes, None]:
     if answer.failed is not None:
         yield failure(error_of(answer.failed))
@@ -179,7 +179,7 @@ async def _last(
     yield line(form.whole("", "", [], done=True) | await _end(answer, clock, finish))
 
 
-async def _end(answer: Answer, clock: Clock, finish: Finish) -> dict[str, Any]:
+async def _end(answer: Answer, clock: RequestClock, finish: Finish) -> dict[str, Any]:
     reason = "length" if answer.finish == "length" else "stop"
     metrics = clock.metrics(answer.usage)
     return {"done_reason": reason, **await finish(answer), **metrics}

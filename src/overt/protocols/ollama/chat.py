@@ -19,19 +19,19 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.protocols import media
-from overt.protocols.base import BadBody, Call, Reply, Stream, encode
+from overt.protocols.base import BadBody, HttpCall, HttpReply, Stream, encode
 from overt.protocols.ollama import answer, wire
-from overt.protocols.ollama.wire import Asked, Clock, Found
-from overt.protocols.turns import Waiting
+from overt.protocols.ollama.wire import GenerationBody, OllamaModel, RequestClock
+from overt.protocols.turns import PendingCalls
 
 
-class Function(msgspec.Struct):
+class FunctionCallBody(msgspec.Struct):
     name: str = ""
     arguments: dict[str, Any] | None = None
 
 
-class ToolCall(msgspec.Struct):
-    function: Function
+class OllamaToolCall(msgspec.Struct):
+    function: FunctionCallBody
     id: str | None = None
 
 
@@ -40,7 +40,7 @@ class ChatMessage(msgspec.Struct):
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -56,25 +56,25 @@ class ChatTool(msgspec.Struct):
     type: str | None = None
 
 
-class Chat(Asked):
+class OllamaChatBody(GenerationBody):
     messages: Annotated[list[ChatMessage], Meta(max_length=20_000)] | None = None
     tools: list[ChatTool] | None = None
 
 
-async def chat(call: Call) -> Reply | Stream:
+async def chat(call: HttpCall) -> HttpReply | Stream:
     """``POST /api/chat``; without messages it loads the model, or lets it go."""
-    clock = Clock()
-    body = wire.body(call, Chat)
+    clock = RequestClock()
+    body = wire.body(call, OllamaChatBody)
     chosen = wire.options(body.options)
     hold = wire.hold(body.keep_alive, chosen)
     model = await wire.find(call, body.model)
-    form = answer.Form(body.model, _body)
+    form = answer.ResponseForm(body.model, _body)
     if not body.messages:
         done = await wire.loaded(call, model, hold)
-        return Reply(form.whole("", "", [], **done))
+        return HttpReply(form.whole("", "", [], **done))
     request = _request(body, model, chosen)
     if body.only_render:
-        return Reply(await _rendered(call, body, request))
+        return HttpReply(await _rendered(call, body, request))
     events = call.services.stream(call.caller, request, hold)
     return await answer.answered(body, request, events, form, clock, _nothing)
 
@@ -92,7 +92,7 @@ def _body(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any
     return {"message": message}
 
 
-def _request(body: Chat, model: Found, chosen: wire.Options) -> Request:
+def _request(body: OllamaChatBody, model: OllamaModel, chosen: wire.OllamaOptions) -> Request:
     """What is asked of the engine.
 
     Raises:
@@ -100,7 +100,7 @@ def _request(body: Chat, model: Found, chosen: wire.Options) -> Request:
     """
     return replace(
         wire.request(body, model, chosen),
-        messages=_Reader().messages(body.messages or []),
+        messages=_MessageReader().messages(body.messages or []),
         tools=tuple(_tool(tool, n) for n, tool in enumerate(body.tools or ())),
     )
 
@@ -113,14 +113,14 @@ def _tool(tool: ChatTool, number: int) -> Tool:
     return Tool(function.name, function.description or "", parameters)
 
 
-class _Reader:
+class _MessageReader:
     """Reads messages in order: a tool's result is for the call that still waits for one.
 
     Ollama's clients may leave ids out and name the tool alone, or nothing at all.
     """
 
     def __init__(self) -> None:
-        self._waiting = Waiting()
+        self._waiting = PendingCalls()
         self._count = 0
 
     def messages(self, bodies: list[ChatMessage]) -> tuple[Message, ...]:
@@ -149,7 +149,7 @@ class _Reader:
         parts += [self._call(call) for call in message.tool_calls or ()]
         return Message(message.role, tuple(parts))  # type: ignore[arg-type]  # one of the three
 
-    def _call(self, call: ToolCall) -> ToolCallPart:
+    def _call(self, call: OllamaToolCall) -> ToolCallPart:
         id = call.id or f"call_{self._count}"
         self._count += 1
         self._waiting.add(id, call.function.name)
@@ -164,7 +164,7 @@ class _Reader:
         return self._waiting.take(name=name) or name or f"call_{self._count}"
 
 
-async def _rendered(call: Call, body: Chat, request: Request) -> dict[str, Any]:
+async def _rendered(call: HttpCall, body: OllamaChatBody, request: Request) -> dict[str, Any]:
     info: dict[str, Any] = {"rendered_template": await call.services.render(call.caller, request)}
     if images := sum(len(message.images or ()) for message in body.messages or ()):
         info["image_count"] = images

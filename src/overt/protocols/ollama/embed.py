@@ -5,14 +5,14 @@ from typing import Any
 import msgspec
 
 from overt.chat import EmbedRequest
-from overt.protocols.base import BadBody, Call, Reply
+from overt.protocols.base import BadBody, HttpCall, HttpReply
 from overt.protocols.ollama import wire
-from overt.protocols.ollama.wire import Clock, KeepAlive
+from overt.protocols.ollama.wire import KeepAlive, RequestClock
 
 _MAX_TEXTS = 2048  # texts at once, as OpenAI has it
 
 
-class Embed(msgspec.Struct):
+class OllamaEmbedBody(msgspec.Struct):
     model: str = ""
     input: str | list[str] | None = None
     truncate: bool | None = None
@@ -21,17 +21,17 @@ class Embed(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
-class Embeddings(msgspec.Struct):
+class LegacyEmbedBody(msgspec.Struct):
     model: str = ""
     prompt: str | None = None
     keep_alive: KeepAlive = None
     options: dict[str, Any] | None = None
 
 
-async def embed(call: Call) -> Reply:
+async def embed(call: HttpCall) -> HttpReply:
     """``POST /api/embed``."""
-    clock = Clock()
-    body = wire.body(call, Embed)
+    clock = RequestClock()
+    body = wire.body(call, OllamaEmbedBody)
     texts = [body.input] if isinstance(body.input, str) else body.input or []
     if len(texts) > _MAX_TEXTS:
         raise BadBody(f"input holds {len(texts)} texts; {_MAX_TEXTS} is the most at once", "input")
@@ -39,7 +39,7 @@ async def embed(call: Call) -> Reply:
     model = await wire.find(call, body.model)
     if not texts or texts == [""]:
         await call.services.load(call.caller, model.ref, hold)
-        return Reply({"model": body.model, "embeddings": []})
+        return HttpReply({"model": body.model, "embeddings": []})
     request = EmbedRequest(
         model.ref,
         tuple(texts),
@@ -47,7 +47,7 @@ async def embed(call: Call) -> Reply:
         truncate=body.truncate is not False,
     )
     made = await call.services.embed(call.caller, request, hold)
-    return Reply(
+    return HttpReply(
         {
             "model": body.model,
             "embeddings": made.vectors,
@@ -58,14 +58,14 @@ async def embed(call: Call) -> Reply:
     )
 
 
-async def embeddings(call: Call) -> Reply:
+async def embeddings(call: HttpCall) -> HttpReply:
     """``POST /api/embeddings``: one text, cut where it is too long."""
-    body = wire.body(call, Embeddings)
+    body = wire.body(call, LegacyEmbedBody)
     hold = wire.hold(body.keep_alive, wire.options(body.options))
     model = await wire.find(call, body.model)
     if not body.prompt:
         await call.services.load(call.caller, model.ref, hold)
-        return Reply({"embedding": []})
+        return HttpReply({"embedding": []})
     request = EmbedRequest(model.ref, (body.prompt,), truncate=True)
     made = await call.services.embed(call.caller, request, hold)
-    return Reply({"embedding": made.vectors[0]})
+    return HttpReply({"embedding": made.vectors[0]})

@@ -8,12 +8,12 @@ from typing import Any
 from overt.chat import Answer, ImagePart, Message, Part, Request, TextPart
 from overt.errors import OvertError
 from overt.protocols import media
-from overt.protocols.base import BadBody, Call, Hold, Reply, Stream
+from overt.protocols.base import BadBody, HttpCall, HttpReply, ModelHold, Stream
 from overt.protocols.ollama import answer, wire
-from overt.protocols.ollama.wire import Asked, Clock, Found
+from overt.protocols.ollama.wire import GenerationBody, OllamaModel, RequestClock
 
 
-class Generate(Asked):
+class Generate(GenerationBody):
     """A request. `context` is what an earlier answer ended with."""
 
     prompt: str | None = None
@@ -25,26 +25,26 @@ class Generate(Asked):
     context: list[int] | None = None
 
 
-async def generate(call: Call) -> Reply | Stream:
+async def generate(call: HttpCall) -> HttpReply | Stream:
     """``POST /api/generate``; without a prompt it loads the model, or lets it go."""
-    clock = Clock()
+    clock = RequestClock()
     body = wire.body(call, Generate)
     chosen = wire.options(body.options)
     hold = wire.hold(body.keep_alive, chosen)
     model = await wire.find(call, body.model)
     if not body.prompt and not body.images and not body.suffix:
         done = await wire.loaded(call, model, hold)
-        return Reply({"model": body.model, "created_at": wire.now(), "response": "", **done})
+        return HttpReply({"model": body.model, "created_at": wire.now(), "response": "", **done})
     request = await _request(call, body, model, chosen)
     if body.only_render:
-        return Reply(await _rendered(call, body, request))
+        return HttpReply(await _rendered(call, body, request))
     return await _answered(call, body, request, hold, clock)
 
 
 async def _answered(
-    call: Call, body: Generate, request: Request, hold: Hold, clock: Clock
-) -> Reply | Stream:
-    form = answer.Form(body.model, _body)
+    call: HttpCall, body: Generate, request: Request, hold: ModelHold, clock: RequestClock
+) -> HttpReply | Stream:
+    form = answer.ResponseForm(body.model, _body)
 
     async def finish(whole: Answer) -> dict[str, Any]:
         return {} if body.raw else await _context(call, request, whole.text)
@@ -62,7 +62,9 @@ def _body(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any
     return fields
 
 
-async def _request(call: Call, body: Generate, model: Found, chosen: wire.Options) -> Request:
+async def _request(
+    call: HttpCall, body: Generate, model: OllamaModel, chosen: wire.OllamaOptions
+) -> Request:
     """What is asked of the engine.
 
     Raises:
@@ -117,7 +119,7 @@ def _no_images(images: Sequence[ImagePart], what: str) -> None:
 # ---- context -------------------------------------------------------------------------------
 
 
-async def _continued(call: Call, request: Request, context: Sequence[int]) -> Request:
+async def _continued(call: HttpCall, request: Request, context: Sequence[int]) -> Request:
     """`request` after the tokens of an earlier conversation.
 
     Raises:
@@ -128,7 +130,7 @@ async def _continued(call: Call, request: Request, context: Sequence[int]) -> Re
     return replace(request, messages=(), prompt=(*context, *tokens))
 
 
-async def _context(call: Call, request: Request, text: str) -> dict[str, Any]:
+async def _context(call: HttpCall, request: Request, text: str) -> dict[str, Any]:
     """The tokens of prompt and answer, to go on from; none where the engine shows no tokens."""
     tokenize = call.services.tokenize
     with suppress(OvertError):
@@ -140,13 +142,13 @@ async def _context(call: Call, request: Request, text: str) -> dict[str, Any]:
     return {}
 
 
-async def _text(call: Call, request: Request) -> str:
+async def _text(call: HttpCall, request: Request) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
     return await call.services.render(call.caller, request)
 
 
-async def _rendered(call: Call, body: Generate, request: Request) -> dict[str, Any]:
+async def _rendered(call: HttpCall, body: Generate, request: Request) -> dict[str, Any]:
     if isinstance(request.prompt, tuple):
         text = await call.services.detokenize(call.caller, request.model, request.prompt)
     else:

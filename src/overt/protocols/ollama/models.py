@@ -8,20 +8,20 @@ from typing import Any
 import msgspec
 
 from overt.errors import BadRequest, NotFound, OvertError, Refused, Unsupported
-from overt.protocols.base import NDJSON, BadBody, Call, Card, Reply, Stream
+from overt.protocols.base import NDJSON, BadBody, HttpCall, HttpReply, ModelCard, Stream
 from overt.protocols.ollama import names, wire
-from overt.protocols.ollama.wire import Details, Step
+from overt.protocols.ollama.wire import ModelDetailsInterface, ProgressInterface
 
 # ---- what is here --------------------------------------------------------------------------
 
 
-async def tags(call: Call) -> Reply:
+async def tags(call: HttpCall) -> HttpReply:
     """``GET /api/tags``."""
     cards = await call.services.models(call.caller)
-    return Reply({"models": [_listed(card) for card in cards]})
+    return HttpReply({"models": [_listed(card) for card in cards]})
 
 
-async def ps(call: Call) -> Reply:
+async def ps(call: HttpCall) -> HttpReply:
     """``GET /api/ps``."""
     models = [
         {
@@ -35,10 +35,10 @@ async def ps(call: Call) -> Reply:
         }
         for loaded in call.services.loaded()
     ]
-    return Reply({"models": models})
+    return HttpReply({"models": models})
 
 
-def _listed(card: Card) -> dict[str, Any]:
+def _listed(card: ModelCard) -> dict[str, Any]:
     return {
         **_named(card),
         "modified_at": wire.moment(card.modified),
@@ -49,7 +49,7 @@ def _listed(card: Card) -> dict[str, Any]:
     }
 
 
-def _named(card: Card) -> dict[str, str]:
+def _named(card: ModelCard) -> dict[str, str]:
     shown = names.shown(card.id)
     return {"name": shown, "model": shown}
 
@@ -58,7 +58,7 @@ def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-def _details(card: Card) -> dict[str, Any]:
+def _details(card: ModelCard) -> dict[str, Any]:
     value: dict[str, Any] = {
         "parent_model": "",
         "format": card.format,
@@ -95,7 +95,7 @@ class Show(msgspec.Struct):
     template: str | None = None
 
 
-async def show(call: Call) -> Reply:
+async def show(call: HttpCall) -> HttpReply:
     """``POST /api/show``."""
     body = wire.body(call, Show)
     if not (name := body.model or body.name):
@@ -104,10 +104,10 @@ async def show(call: Call) -> Reply:
     if model.card is None:
         raise names.not_found(name)  # it is elsewhere, or built in: there is no file to show
     details = await wire.library(call).show(model.ref, verbose=bool(body.verbose))
-    return Reply(_shown(details, body))
+    return HttpReply(_shown(details, body))
 
 
-def _shown(details: Details, body: Show) -> dict[str, Any]:
+def _shown(details: ModelDetailsInterface, body: Show) -> dict[str, Any]:
     card = details.card
     details_body: dict[str, Any] = {
         "modelfile": details.modelfile,
@@ -153,7 +153,7 @@ class Pull(msgspec.Struct):
     stream: bool | None = None
 
 
-async def pull(call: Call) -> Reply | Stream:
+async def pull(call: HttpCall) -> HttpReply | Stream:
     """``POST /api/pull``."""
     body = wire.body(call, Pull)
     refs = names.candidates(_required(body.model or body.name))
@@ -161,7 +161,7 @@ async def pull(call: Call) -> Reply | Stream:
     return await _progress(steps, "pulling", "pulling manifest", body.stream)
 
 
-async def push(call: Call) -> Reply | Stream:
+async def push(call: HttpCall) -> HttpReply | Stream:
     """``POST /api/push``: to an OCI registry."""
     body = wire.body(call, Pull)
     name = _required(body.model or body.name)
@@ -171,7 +171,7 @@ async def push(call: Call) -> Reply | Stream:
     return await _progress(steps, "pushing", "retrieving manifest", body.stream)
 
 
-class Create(msgspec.Struct):
+class CreateModelBody(msgspec.Struct):
     model: str = ""
     name: str = ""
     stream: bool | None = None
@@ -192,9 +192,9 @@ class Create(msgspec.Struct):
     remote_host: str | None = None
 
 
-async def create(call: Call) -> Reply | Stream:
+async def create(call: HttpCall) -> HttpReply | Stream:
     """``POST /api/create``."""
-    body = wire.body(call, Create)
+    body = wire.body(call, CreateModelBody)
     name = names.place(_required(body.model or body.name))
     if body.quantize or body.draft_quantize:
         raise Unsupported(
@@ -213,7 +213,7 @@ async def create(call: Call) -> Reply | Stream:
     return await _progress(steps, "reading", "gathering model components", body.stream)
 
 
-async def _base(call: Call, name: str) -> str:
+async def _base(call: HttpCall, name: str) -> str:
     """The ref to build on: what is here of that name, else what a pull of it would bring."""
     refs = names.candidates(name)
     try:
@@ -222,7 +222,7 @@ async def _base(call: Call, name: str) -> str:
         return refs[0]
 
 
-def _commands(body: Create) -> list[tuple[str, str, str]]:
+def _commands(body: CreateModelBody) -> list[tuple[str, str, str]]:
     """The commands of a Modelfile: word, key, value."""
     commands: list[tuple[str, str, str]] = []
     for word in ("template", "system", "renderer", "parser", "requires"):
@@ -255,8 +255,8 @@ def _required(name: str) -> str:
 
 
 async def _progress(
-    steps: AsyncGenerator[Step, None], verb: str, first: str, stream: bool | None
-) -> Reply | Stream:
+    steps: AsyncGenerator[ProgressInterface, None], verb: str, first: str, stream: bool | None
+) -> HttpReply | Stream:
     if stream is False:
         notices = []
         async with aclosing(steps):
@@ -264,12 +264,12 @@ async def _progress(
                 if _is_word(step):
                     notices.append(step.what)
         # Ollama says "success" and nothing else; clients leave out what they do not know.
-        return Reply({"status": "success", **({"notices": notices} if notices else {})})
+        return HttpReply({"status": "success", **({"notices": notices} if notices else {})})
     return Stream(_lined(steps, verb, first), NDJSON)
 
 
 async def _lined(
-    steps: AsyncGenerator[Step, None], verb: str, first: str
+    steps: AsyncGenerator[ProgressInterface, None], verb: str, first: str
 ) -> AsyncGenerator[bytes, None]:
     """Progress line by line. What goes wrong before the first word about it is raised."""
     begun = False
@@ -290,12 +290,12 @@ async def _lined(
     yield wire.line({"status": "success"})
 
 
-def _is_word(step: Step) -> bool:
+def _is_word(step: ProgressInterface) -> bool:
     """Whether a step is something to know, and no part on its way."""
     return step.total is None and not step.done
 
 
-def _step(step: Step, verb: str) -> dict[str, Any]:
+def _step(step: ProgressInterface, verb: str) -> dict[str, Any]:
     """One word about a job. A part has a digest: clients keep a bar for each.
 
     Where the origin states none, the digest of the part's name stands in.
@@ -319,7 +319,7 @@ class Copy(msgspec.Struct):
     destination: str = ""
 
 
-async def copy(call: Call) -> Reply:
+async def copy(call: HttpCall) -> HttpReply:
     """``POST /api/copy``."""
     body = wire.body(call, Copy)
     place = names.place(body.destination)
@@ -327,7 +327,7 @@ async def copy(call: Call) -> Reply:
     if model.card is None:
         raise Unsupported(f"{body.source[:200]} is no model of the store", "copy another")
     await wire.library(call).copy(model.ref, place)
-    return Reply(b"")
+    return HttpReply(b"")
 
 
 class Delete(msgspec.Struct):
@@ -335,7 +335,7 @@ class Delete(msgspec.Struct):
     name: str = ""
 
 
-async def delete(call: Call) -> Reply:
+async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /api/delete``; weights that have no other name leave memory too."""
     body = wire.body(call, Delete)
     model = await wire.find(call, _required(body.model or body.name))
@@ -345,35 +345,35 @@ async def delete(call: Call) -> Reply:
     if not any(c.digest == model.card.digest and c.id != model.ref for c in cards):
         await call.services.unload(call.caller, model.ref)
     await wire.library(call).delete(model.ref)
-    return Reply(b"")
+    return HttpReply(b"")
 
 
-async def has_blob(call: Call) -> Reply:
+async def has_blob(call: HttpCall) -> HttpReply:
     """``HEAD /api/blobs/{digest}``."""
     if await wire.library(call).has_blob(call.params["digest"]):
-        return Reply(b"")
+        return HttpReply(b"")
     raise NotFound("no such file here", "send it with POST")
 
 
-async def put_blob(call: Call) -> Reply:
+async def put_blob(call: HttpCall) -> HttpReply:
     """``POST /api/blobs/{digest}``."""
     digest = call.params["digest"]
     library = wire.library(call)
     if call.chunks is None:
         raise BadRequest("a file is sent as the body of a request", "POST it")
     if await library.has_blob(digest):
-        return Reply(b"")
+        return HttpReply(b"")
     await library.put_blob(digest, call.chunks)
-    return Reply(b"", 201)
+    return HttpReply(b"", 201)
 
 
 # ---- what only Ollama's own servers have ------------------------------------------------------
 
 
-def no_cloud(what: str) -> Callable[[Call], Any]:
+def no_cloud(what: str) -> Callable[[HttpCall], Any]:
     """A handler that says, as Ollama without its cloud does, that there is none."""
 
-    async def handler(call: Call) -> Reply:
+    async def handler(call: HttpCall) -> HttpReply:
         raise Refused(f"ollama cloud is disabled: {what}")
 
     return handler

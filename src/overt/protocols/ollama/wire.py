@@ -15,7 +15,7 @@ import msgspec
 
 from overt.chat import Request, Sampling, TokenLogprob, Usage
 from overt.errors import BadRef, BadRequest, ModelNotFound, OvertError
-from overt.protocols.base import BadBody, Call, Card, Hold, Reply, encode
+from overt.protocols.base import BadBody, HttpCall, HttpReply, ModelCard, ModelHold, encode
 from overt.protocols.failure import headers
 from overt.protocols.ollama.names import candidates, not_found
 from overt.ref import parse
@@ -26,7 +26,7 @@ VERSION = "0.33.0"
 # ---- what the server offers beside `Services` ------------------------------------------------
 
 
-class Step(Interface):
+class ProgressInterface(Interface):
     """How far a long job is; `total` None is a word and no part on its way."""
 
     @property
@@ -39,11 +39,11 @@ class Step(Interface):
     def digest(self) -> str: ...
 
 
-class Details(Interface):
+class ModelDetailsInterface(Interface):
     """As server/cards.py."""
 
     @property
-    def card(self) -> Card: ...
+    def card(self) -> ModelCard: ...
     @property
     def modelfile(self) -> str: ...
     @property
@@ -66,16 +66,16 @@ class Details(Interface):
     def said(self) -> Mapping[str, str]: ...
 
 
-class Library(Interface):
+class LibraryInterface(Interface):
     """As server/library.py."""
 
-    async def card(self, *refs: str) -> Card: ...
+    async def card(self, *refs: str) -> ModelCard: ...
 
-    async def show(self, ref: str, *, verbose: bool = False) -> Details: ...
+    async def show(self, ref: str, *, verbose: bool = False) -> ModelDetailsInterface: ...
 
-    def pull(self, *refs: str) -> AsyncGenerator[Step, None]: ...
+    def pull(self, *refs: str) -> AsyncGenerator[ProgressInterface, None]: ...
 
-    def push(self, ref: str, target: str = "") -> AsyncGenerator[Step, None]: ...
+    def push(self, ref: str, target: str = "") -> AsyncGenerator[ProgressInterface, None]: ...
 
     def create(
         self,
@@ -86,7 +86,7 @@ class Library(Interface):
         adapters: Mapping[str, str] | None = None,
         drafts: Mapping[str, str] | None = None,
         commands: Sequence[tuple[str, str, str]] = (),
-    ) -> AsyncGenerator[Step, None]: ...
+    ) -> AsyncGenerator[ProgressInterface, None]: ...
 
     async def fill(self, template: str, messages: Sequence[Mapping[str, object]]) -> str: ...
 
@@ -99,19 +99,19 @@ class Library(Interface):
     async def put_blob(self, digest: str, chunks: AsyncIterator[bytes]) -> None: ...
 
 
-def library(call: Call) -> Library:
+def library(call: HttpCall) -> LibraryInterface:
     """The server's library, of which protocols/base.py knows no more than that it is there."""
-    return cast(Library, call.services.library)
+    return cast(LibraryInterface, call.services.library)
 
 
 # ---- models --------------------------------------------------------------------------------
 
 
-class Found(msgspec.Struct, frozen=True):
+class OllamaModel(msgspec.Struct, frozen=True):
     """A model that is here: its ref, and its card where it is one of the store."""
 
     ref: str
-    card: Card | None = None
+    card: ModelCard | None = None
 
     def can(self, what: str) -> bool:
         """Whether its files say so. Where they say nothing, the engine has the last word."""
@@ -121,7 +121,7 @@ class Found(msgspec.Struct, frozen=True):
         return what in card.capabilities
 
 
-async def find(call: Call, name: str) -> Found:
+async def find(call: HttpCall, name: str) -> OllamaModel:
     """The model that a client means.
 
     Raises:
@@ -131,15 +131,15 @@ async def find(call: Call, name: str) -> Found:
     if len(refs) == 1:
         parsed = parse(refs[0])
         if parsed.remote or parsed.scheme == "echo":
-            return Found(refs[0])
+            return OllamaModel(refs[0])
     try:
         card = await library(call).card(*refs)
     except (ModelNotFound, BadRef):
         raise not_found(name) from None
-    return Found(card.id, card)
+    return OllamaModel(card.id, card)
 
 
-def require(model: Found, name: str, *, thinking: bool | None) -> None:
+def require(model: OllamaModel, name: str, *, thinking: bool | None) -> None:
     """Refuse what a model cannot do, as Ollama does.
 
     Raises:
@@ -151,7 +151,7 @@ def require(model: Found, name: str, *, thinking: bool | None) -> None:
         raise BadRequest(f'"{name}" does not support thinking')
 
 
-async def loaded(call: Call, model: Found, hold: Hold) -> dict[str, Any]:
+async def loaded(call: HttpCall, model: OllamaModel, hold: ModelHold) -> dict[str, Any]:
     """What a request without a question does: have the model in memory, or let it go."""
     if hold.keep_alive == 0:
         await call.services.unload(call.caller, model.ref)
@@ -163,7 +163,7 @@ async def loaded(call: Call, model: Found, hold: Hold) -> dict[str, Any]:
 T = TypeVar("T")
 
 
-def body(call: Call, kind: type[T]) -> T:
+def body(call: HttpCall, kind: type[T]) -> T:
     """The body as a struct. Raises BadBody."""
     if not call.body:
         raise BadBody("missing request body")
@@ -185,7 +185,7 @@ _FLOATS = (
 _NO_SEED = 2**32 - 1  # llama.cpp's word for another one each time
 
 
-class Options(msgspec.Struct, frozen=True):
+class OllamaOptions(msgspec.Struct, frozen=True):
     """The options that change something here; the others are the engine's own business."""
 
     sampling: Sampling = Sampling()
@@ -194,14 +194,14 @@ class Options(msgspec.Struct, frozen=True):
     context: int | None = None
 
 
-def options(values: Mapping[str, Any] | None) -> Options:
+def options(values: Mapping[str, Any] | None) -> OllamaOptions:
     """Ollama's `options`; unknown ones are ignored.
 
     Raises:
         BadBody: one of another type, in Ollama's words.
     """
     if not values:
-        return Options()
+        return OllamaOptions()
     read: dict[str, Any] = {}
     for name in _INTEGERS:
         if (value := values.get(name)) is not None:
@@ -216,7 +216,7 @@ def options(values: Mapping[str, Any] | None) -> Options:
             del read["seed"]
     if read.get("top_k", 0) < 0:
         read["top_k"] = 0
-    return Options(
+    return OllamaOptions(
         Sampling(**read),
         _stop(values.get("stop")),
         predict if predict > 0 else None,  # -1 is without end, -2 until the context is full
@@ -274,9 +274,9 @@ def _duration(text: str) -> float:
     return sign * sum(float(part[1]) * _UNITS[part[2]] for part in parts)
 
 
-def hold(alive: KeepAlive, chosen: Options) -> Hold:
+def hold(alive: KeepAlive, chosen: OllamaOptions) -> ModelHold:
     """``keep_alive`` and ``num_ctx`` as the server takes them."""
-    return Hold(keep_alive(alive), chosen.context)
+    return ModelHold(keep_alive(alive), chosen.context)
 
 
 # ---- format and think ------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def _token(token: str, logprob: float, data: bytes) -> dict[str, Any]:
 # ---- a question ------------------------------------------------------------------------------
 
 
-class Asked(msgspec.Struct):
+class GenerationBody(msgspec.Struct):
     """What generate and chat have in common."""
 
     model: str = ""
@@ -366,7 +366,7 @@ class Asked(msgspec.Struct):
     only_render: bool | None = msgspec.field(default=None, name="_debug_render_only")
 
 
-def request(body: Asked, model: Found, chosen: Options) -> Request:
+def request(body: GenerationBody, model: OllamaModel, chosen: OllamaOptions) -> Request:
     """That part of the question as a chat.Request.
 
     Raises:
@@ -415,7 +415,7 @@ def nanos(seconds: float) -> int:
     return max(0, int(seconds * 1e9))
 
 
-class Clock:
+class RequestClock:
     """Measures one request: begun, first token, end."""
 
     def __init__(self) -> None:
@@ -452,9 +452,9 @@ class Clock:
 # ---- errors --------------------------------------------------------------------------------
 
 
-def refuse(error: OvertError, id: str) -> Reply:
+def refuse(error: OvertError, id: str) -> HttpReply:
     """Ollama's form of an error: one sentence, and the status."""
-    return Reply({"error": str(error)}, error.status, headers(error))
+    return HttpReply({"error": str(error)}, error.status, headers(error))
 
 
 def failure(error: OvertError) -> bytes:

@@ -3,7 +3,7 @@
 import msgspec
 
 from overt.errors import Unsupported
-from overt.protocols.base import Call, Card, Protocol, Reply, Route
+from overt.protocols.base import HttpCall, HttpReply, HttpRoute, ModelCard, Protocol
 from overt.protocols.openai import (
     batches,
     chat,
@@ -16,56 +16,58 @@ from overt.protocols.openai import (
 )
 from overt.protocols.openai.completions import CompletionsBody
 from overt.protocols.openai.embeddings import EmbeddingsBody, RerankBody
-from overt.protocols.openai.messages import ChatBody
+from overt.protocols.openai.messages import ChatCompletionBody
 from overt.protocols.openai.wire import refuse
 
 # ---- models --------------------------------------------------------------------------------
 
 
-class Model(msgspec.Struct):
+class ModelObject(msgspec.Struct):
     id: str
     created: int
     owned_by: str
     object: str = "model"
 
 
-class ModelList(msgspec.Struct):
-    data: list[Model]
+class OpenAIModelList(msgspec.Struct):
+    data: list[ModelObject]
     object: str = "list"
 
 
-class Deleted(msgspec.Struct):
+class DeletedModel(msgspec.Struct):
     id: str
     deleted: bool = True
     object: str = "model"
 
 
-def _model(card: Card) -> Model:
-    return Model(card.id, int(card.modified), card.publisher or "library")
+def _model(card: ModelCard) -> ModelObject:
+    return ModelObject(card.id, int(card.modified), card.publisher or "library")
 
 
-async def models(call: Call) -> Reply:
+async def models(call: HttpCall) -> HttpReply:
     """``GET /v1/models``: what is in the store."""
-    return Reply(ModelList([_model(card) for card in await call.services.models(call.caller)]))
+    return HttpReply(
+        OpenAIModelList([_model(card) for card in await call.services.models(call.caller)])
+    )
 
 
-async def model(call: Call) -> Reply:
+async def model(call: HttpCall) -> HttpReply:
     """``GET /v1/models/{id}``."""
-    return Reply(_model(await call.services.model(call.caller, call.params["id"])))
+    return HttpReply(_model(await call.services.model(call.caller, call.params["id"])))
 
 
-async def delete(call: Call) -> Reply:
+async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /v1/models/{id}``: drops the name, and the files no other name needs."""
     id = call.params["id"]
     await call.services.unload(call.caller, id)
     await call.services.library.delete(id)
-    return Reply(Deleted(id))
+    return HttpReply(DeletedModel(id))
 
 
 # ---- what no model here does ---------------------------------------------------------------
 
 
-async def moderations(call: Call) -> Reply:
+async def moderations(call: HttpCall) -> HttpReply:
     """``POST /v1/moderations``: needs a guard model.
 
     Raises:
@@ -77,40 +79,40 @@ async def moderations(call: Call) -> Reply:
 # ---- the table -----------------------------------------------------------------------------
 
 _RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking", "/v2/rerank")
-_CHAT = Route("POST", "/v1/chat/completions", chat.create, "Answer a chat", ChatBody)
+_CHAT = HttpRoute("POST", "/v1/chat/completions", chat.create, "Answer a chat", ChatCompletionBody)
 _COMPLETIONS = "/v1/completions"
 
-ROUTES: tuple[Route, ...] = (
+ROUTES: tuple[HttpRoute, ...] = (
     _CHAT,
     *(
-        Route("POST", path, completions.create, "Continue a text", CompletionsBody)
+        HttpRoute("POST", path, completions.create, "Continue a text", CompletionsBody)
         for path in (_COMPLETIONS, f"/of/{{model:path}}{_COMPLETIONS}")
     ),
-    Route("POST", "/v1/embeddings", embeddings.embed, "Make vectors", EmbeddingsBody),
-    *(Route("POST", path, embeddings.rerank, "Rank documents", RerankBody) for path in _RERANK),
-    Route("GET", "/v1/models", models, "List models"),
-    Route("GET", "/v1/models/{id:path}", model, "One model"),
-    Route("DELETE", "/v1/models/{id:path}", delete, "Delete a model"),
-    Route("POST", "/v1/moderations", moderations, "Judge a text (needs a guard model)"),
+    HttpRoute("POST", "/v1/embeddings", embeddings.embed, "Make vectors", EmbeddingsBody),
+    *(HttpRoute("POST", path, embeddings.rerank, "Rank documents", RerankBody) for path in _RERANK),
+    HttpRoute("GET", "/v1/models", models, "List models"),
+    HttpRoute("GET", "/v1/models/{id:path}", model, "One model"),
+    HttpRoute("DELETE", "/v1/models/{id:path}", delete, "Delete a model"),
+    HttpRoute("POST", "/v1/moderations", moderations, "Judge a text (needs a guard model)"),
     *(
         route
         for of in ("", "/of/{model:path}")
         for route in (
-            Route(
+            HttpRoute(
                 "POST",
                 f"{of}/tokenize",
                 tokens.tokenize,
                 "Tokens of a text",
                 tokens.TokenizeBody,
             ),
-            Route(
+            HttpRoute(
                 "POST",
                 f"{of}/detokenize",
                 tokens.detokenize,
                 "Text of tokens",
                 tokens.DetokenizeBody,
             ),
-            Route("GET", f"{of}/tokenizer_info", tokens.info, "Special tokens"),
+            HttpRoute("GET", f"{of}/tokenizer_info", tokens.info, "Special tokens"),
         )
     ),
     *responses.ROUTES,

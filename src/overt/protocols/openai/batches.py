@@ -17,11 +17,11 @@ from overt.errors import NotFound, OvertError
 from overt.protocols import batching
 from overt.protocols.base import (
     BadBody,
-    Call,
     Caller,
-    Reply,
-    Route,
-    Services,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ServicesInterface,
     encode,
     new_id,
 )
@@ -46,7 +46,7 @@ Status = Literal[
 _ENDED = ("failed", "completed", "expired", "cancelled")
 
 
-class Create(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``POST /v1/batches``."""
 
     input_file_id: str
@@ -56,7 +56,7 @@ class Create(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_expires_after: files.Expiry | None = None
 
 
-class Problem(msgspec.Struct, frozen=True):
+class BatchProblem(msgspec.Struct, frozen=True):
     """What is wrong with a line (counted from 1) of the input file, or with the whole."""
 
     code: str
@@ -66,33 +66,33 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Problems(msgspec.Struct, frozen=True):
-    data: Sequence[Problem]
+    data: Sequence[BatchProblem]
     object: str = "list"
 
 
-class Counts(msgspec.Struct, frozen=True):
+class OpenAIBatchCounts(msgspec.Struct, frozen=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
 
 
-class Cached(msgspec.Struct, frozen=True):
+class CachedTokens(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
-class Reasoned(msgspec.Struct, frozen=True):
+class ReasonedTokens(msgspec.Struct, frozen=True):
     reasoning_tokens: int
 
 
-class Tokens(msgspec.Struct, frozen=True):
+class BatchUsage(msgspec.Struct, frozen=True):
     input_tokens: int
-    input_tokens_details: Cached
+    input_tokens_details: CachedTokens
     output_tokens: int
-    output_tokens_details: Reasoned
+    output_tokens_details: ReasonedTokens
     total_tokens: int
 
 
-class Batch(msgspec.Struct, frozen=True):
+class OpenAIBatch(msgspec.Struct, frozen=True):
     """Times are whole Unix seconds."""
 
     id: str
@@ -114,12 +114,12 @@ class Batch(msgspec.Struct, frozen=True):
     expired_at: int | None = None
     cancelling_at: int | None = None
     cancelled_at: int | None = None
-    request_counts: Counts = Counts()
-    usage: Tokens | None = None
+    request_counts: OpenAIBatchCounts = OpenAIBatchCounts()
+    usage: BatchUsage | None = None
     metadata: dict[str, str] | None = None
 
 
-class Line(msgspec.Struct, frozen=True):
+class BatchLine(msgspec.Struct, frozen=True):
     """One request of an input file."""
 
     custom_id: str
@@ -128,7 +128,7 @@ class Line(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-class Asked(msgspec.Struct, frozen=True):
+class BatchedRequest(msgspec.Struct, frozen=True):
     """What is looked at in a request before it is run."""
 
     model: str | None = None
@@ -136,19 +136,19 @@ class Asked(msgspec.Struct, frozen=True):
     background: bool | None = None
 
 
-class Kept(msgspec.Struct, frozen=True):
+class BatchRecord(msgspec.Struct, frozen=True):
     """The record: the batch, and what is needed at its end."""
 
-    batch: Batch
+    batch: OpenAIBatch
     seconds: int | None = None  # the life of its output
 
 
 # ---- handlers --------------------------------------------------------------------------------
 
 
-async def create(call: Call) -> Reply:
+async def create(call: HttpCall) -> HttpReply:
     """``POST /v1/batches``."""
-    body = call.read(Create)
+    body = call.read(CreateBatch)
     if body.endpoint not in ENDPOINTS:
         raise BadBody(f"endpoint must be one of {', '.join(ENDPOINTS)}", "endpoint")
     expiry = body.output_expires_after
@@ -161,7 +161,7 @@ async def create(call: Call) -> Reply:
             "input_file_id",
         )
     now = int(time.time())
-    batch = Batch(
+    batch = OpenAIBatch(
         new_id("batch_"), body.endpoint, file.id, now, now + _WINDOW, metadata=body.metadata
     )
     path = files.path_of(services, file)
@@ -170,43 +170,43 @@ async def create(call: Call) -> Reply:
         failed = msgspec.structs.replace(
             batch, status="failed", failed_at=now, errors=Problems(problems)
         )
-        await _put(services, caller, Kept(failed))
-        return Reply(failed)
-    batch = msgspec.structs.replace(batch, model=model, request_counts=Counts(total))
+        await _put(services, caller, BatchRecord(failed))
+        return HttpReply(failed)
+    batch = msgspec.structs.replace(batch, model=model, request_counts=OpenAIBatchCounts(total))
     job = await RUNNER.submit(
         services, caller, batch.id, _items(path), deadline=batch.created_at + _WINDOW
     )
-    await _put(services, caller, Kept(batch, seconds))
+    await _put(services, caller, BatchRecord(batch, seconds))
     RUNNER.start(services, job)
-    return Reply(batch)
+    return HttpReply(batch)
 
 
-async def retrieve(call: Call) -> Reply:
+async def retrieve(call: HttpCall) -> HttpReply:
     """``GET /v1/batches/{id}``."""
-    return Reply(await _now(call.services, await _mine(call)))
+    return HttpReply(await _now(call.services, await _mine(call)))
 
 
-async def list_(call: Call) -> Reply:
+async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/batches``, newest first."""
     limit = stored.whole(call, "limit", 20, least=1, most=100)
     bodies = await call.services.records.list(
         _KIND, call.caller, limit=limit + 1, after=call.query.get("after")
     )
-    records = [msgspec.json.decode(body, type=Kept).batch for body in bodies]
+    records = [msgspec.json.decode(body, type=BatchRecord).batch for body in bodies]
     batches = [await _now(call.services, batch) for batch in records]
     return stored.page(batches, [batch.id for batch in batches], limit)
 
 
-async def cancel(call: Call) -> Reply:
+async def cancel(call: HttpCall) -> HttpReply:
     """``POST /v1/batches/{id}/cancel``."""
     batch = await _now(call.services, await _mine(call))
     if batch.status in _ENDED:
         raise BadBody(f"the batch is {batch.status} and can no longer be cancelled")
     await RUNNER.cancel(call.services, batch.id)
-    return Reply(await _now(call.services, batch))
+    return HttpReply(await _now(call.services, batch))
 
 
-async def resume(services: Services) -> None:
+async def resume(services: ServicesInterface) -> None:
     """Go on with the batches that a server before this one had not finished."""
     await RUNNER.resume(services)
 
@@ -214,22 +214,22 @@ async def resume(services: Services) -> None:
 # ---- where a batch stands --------------------------------------------------------------------
 
 
-async def _mine(call: Call) -> Batch:
+async def _mine(call: HttpCall) -> OpenAIBatch:
     return (await _kept(call.services, call.caller, call.params["id"])).batch
 
 
-async def _kept(services: Services, caller: Caller, id: str) -> Kept:
+async def _kept(services: ServicesInterface, caller: Caller, id: str) -> BatchRecord:
     body = await services.records.get(_KIND, id, caller)
     if body is None:
         raise NotFound(f"No batch found with id '{id[:80]}'")
-    return msgspec.json.decode(body, type=Kept)
+    return msgspec.json.decode(body, type=BatchRecord)
 
 
-async def _put(services: Services, caller: Caller, record: Kept) -> None:
+async def _put(services: ServicesInterface, caller: Caller, record: BatchRecord) -> None:
     await services.records.put(_KIND, record.batch.id, caller, encode(record))
 
 
-async def _now(services: Services, batch: Batch) -> Batch:
+async def _now(services: ServicesInterface, batch: OpenAIBatch) -> OpenAIBatch:
     """`batch` with how far its job is; the record alone says so once it has ended."""
     if batch.status in _ENDED:
         return batch
@@ -237,7 +237,7 @@ async def _now(services: Services, batch: Batch) -> Batch:
     return batch if job is None else _with(batch, job)
 
 
-def _with(batch: Batch, job: batching.Job) -> Batch:
+def _with(batch: OpenAIBatch, job: batching.BatchJob) -> OpenAIBatch:
     states: Mapping[str, Status] = {
         "queued": "validating",
         "running": "in_progress",
@@ -250,7 +250,7 @@ def _with(batch: Batch, job: batching.Job) -> Batch:
         in_progress_at=_second(job.started),
         finalizing_at=_second(job.finishing),
         cancelling_at=_second(job.cancelled),
-        request_counts=Counts(job.total, job.completed, job.failed),
+        request_counts=OpenAIBatchCounts(job.total, job.completed, job.failed),
     )
 
 
@@ -261,51 +261,53 @@ def _second(time: float | None) -> int | None:
 # ---- the input -------------------------------------------------------------------------------
 
 
-def _checked(path: Path, endpoint: str) -> tuple[int, str | None, list[Problem]]:
+def _checked(path: Path, endpoint: str) -> tuple[int, str | None, list[BatchProblem]]:
     """The number of requests, the model where all ask for the same, and what is wrong."""
     if path.stat().st_size > MAX_BYTES:
         message = f"the file has {path.stat().st_size} bytes and may have {MAX_BYTES}"
-        return 0, None, [Problem("file_too_large", message)]
-    problems: list[Problem] = []
+        return 0, None, [BatchProblem("file_too_large", message)]
+    problems: list[BatchProblem] = []
     seen: set[str] = set()
     models: set[str | None] = set()
     for number, text in _lines(path):
         if len(seen) >= MAX_REQUESTS:
             message = f"the file has more than {MAX_REQUESTS} requests"
-            problems.append(Problem("too_many_requests", message, number))
+            problems.append(BatchProblem("too_many_requests", message, number))
             break
         result = _wrong(text, endpoint, seen)
-        if isinstance(result, Asked):
+        if isinstance(result, BatchedRequest):
             models.add(result.model)
             continue
         problems.append(msgspec.structs.replace(result, line=number))
         if len(problems) == _ERRORS:
             break
     if not seen and not problems:
-        problems.append(Problem("empty_file", "the file has no requests"))
+        problems.append(BatchProblem("empty_file", "the file has no requests"))
     return len(seen), models.pop() if len(models) == 1 else None, problems
 
 
-def _wrong(text: bytes, endpoint: str, seen: set[str]) -> Asked | Problem:
+def _wrong(text: bytes, endpoint: str, seen: set[str]) -> BatchedRequest | BatchProblem:
     """What is wrong with one line, or what it asks; its custom id is then in `seen`."""
     try:
-        line = msgspec.json.decode(text, type=Line)
-        body = msgspec.json.decode(line.body, type=Asked)
+        line = msgspec.json.decode(text, type=BatchLine)
+        body = msgspec.json.decode(line.body, type=BatchedRequest)
     except msgspec.ValidationError as error:
-        return Problem("invalid_request", f"the line is no request: {error}")
+        return BatchProblem("invalid_request", f"the line is no request: {error}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Problem("invalid_json_line", f"the line is not valid JSON: {error}")
+        return BatchProblem("invalid_json_line", f"the line is not valid JSON: {error}")
     if line.method.upper() != "POST":
-        return Problem("invalid_method", f"the method is {line.method!r}; use POST", param="method")
+        return BatchProblem(
+            "invalid_method", f"the method is {line.method!r}; use POST", param="method"
+        )
     if line.url != endpoint:
         message = f"the url is {line.url!r} and the batch is for {endpoint}"
-        return Problem("invalid_url", message, param="url")
+        return BatchProblem("invalid_url", message, param="url")
     if line.custom_id in seen:
         message = f"the custom_id {line.custom_id!r} is used twice"
-        return Problem("duplicate_custom_id", message, param="custom_id")
+        return BatchProblem("duplicate_custom_id", message, param="custom_id")
     if body.stream or body.background:
         message = "a request of a batch cannot be streamed or run in the background"
-        return Problem("invalid_request", message, param="body")
+        return BatchProblem("invalid_request", message, param="body")
     seen.add(line.custom_id)
     return body
 
@@ -319,22 +321,22 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, text
 
 
-def _items(path: Path) -> Iterator[batching.Item]:
+def _items(path: Path) -> Iterator[batching.BatchItem]:
     for _, text in _lines(path):
-        line = msgspec.json.decode(text, type=Line)
-        yield batching.Item(line.custom_id, "POST", line.url, line.body)
+        line = msgspec.json.decode(text, type=BatchLine)
+        yield batching.BatchItem(line.custom_id, "POST", line.url, line.body)
 
 
 # ---- the output ------------------------------------------------------------------------------
 
 
 async def _finish(
-    services: Services, caller: Caller, job: batching.Job, outcomes: batching.Outcomes
+    services: ServicesInterface, caller: Caller, job: batching.BatchJob, outcomes: batching.Outcomes
 ) -> None:
     body = await services.records.get(_KIND, job.id, caller)
     if body is None:  # the server was killed before the client was told of it
         return
-    record = msgspec.json.decode(body, type=Kept)
+    record = msgspec.json.decode(body, type=BatchRecord)
     if record.batch.status in _ENDED:
         return
     batch = _with(record.batch, job)
@@ -345,18 +347,18 @@ async def _finish(
             batch,
             status="failed",
             failed_at=int(time.time()),
-            errors=Problems([Problem(error.code, str(error))]),
+            errors=Problems([BatchProblem(error.code, str(error))]),
         )
-    await _put(services, caller, Kept(ended, record.seconds))
+    await _put(services, caller, BatchRecord(ended, record.seconds))
 
 
 async def _ended(
-    services: Services,
+    services: ServicesInterface,
     caller: Caller,
-    record: Kept,
-    batch: Batch,
+    record: BatchRecord,
+    batch: OpenAIBatch,
     outcomes: batching.Outcomes,
-) -> Batch:
+) -> OpenAIBatch:
     def write(well: bool, name: str) -> Any:
         lines = (_line(batch.id, outcome) for outcome in outcomes if outcome.well is well)
         file, seed = f"{batch.id}_{name}.jsonl", f"{batch.id} {name}"
@@ -381,13 +383,13 @@ async def _ended(
     )
 
 
-class _Response(msgspec.Struct):
+class _BatchResponse(msgspec.Struct):
     status_code: int
     request_id: str
     body: msgspec.Raw
 
 
-class _Error(msgspec.Struct):
+class _BatchError(msgspec.Struct):
     code: str
     message: str
 
@@ -395,47 +397,49 @@ class _Error(msgspec.Struct):
 class _Output(msgspec.Struct):
     id: str
     custom_id: str
-    response: _Response | None = None
-    error: _Error | None = None
+    response: _BatchResponse | None = None
+    error: _BatchError | None = None
 
 
-def _line(batch: str, outcome: batching.Outcome) -> bytes:
+def _line(batch: str, outcome: batching.BatchOutcome) -> bytes:
     # The same at every writing: a file written again after a restart is the same file.
     id = hashlib.sha256(f"{batch} {outcome.custom_id}".encode()).hexdigest()[:24]
     line = _Output(f"batch_req_{id}", outcome.custom_id)
     if outcome.status:
-        line.response = _Response(outcome.status, f"req_{id}", outcome.body)
+        line.response = _BatchResponse(outcome.status, f"req_{id}", outcome.body)
     elif outcome.reason == "expired":
         message = "This request could not be executed before the completion window expired."
-        line.error = _Error("batch_expired", message)
+        line.error = _BatchError("batch_expired", message)
     else:
-        line.error = _Error("batch_cancelled", "This request was not executed: its batch ended.")
+        line.error = _BatchError(
+            "batch_cancelled", "This request was not executed: its batch ended."
+        )
     return encode(line) + b"\n"
 
 
-class _Details(msgspec.Struct):
+class _BatchTokenDetails(msgspec.Struct):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _AnyUsage(msgspec.Struct):
     """Of any of the endpoints."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
+    prompt_tokens_details: _BatchTokenDetails | None = None
+    input_tokens_details: _BatchTokenDetails | None = None
+    completion_tokens_details: _BatchTokenDetails | None = None
+    output_tokens_details: _BatchTokenDetails | None = None
 
 
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
+class _AnyAnswer(msgspec.Struct):
+    usage: _AnyUsage | None = None
 
 
-def _summed(outcomes: batching.Outcomes) -> tuple[bool, Tokens]:
+def _summed(outcomes: batching.Outcomes) -> tuple[bool, BatchUsage]:
     """Whether any request expired, and the tokens of all answers."""
     expired, read, written, cached, reasoned = False, 0, 0, 0, 0
     for outcome in outcomes:
@@ -443,23 +447,27 @@ def _summed(outcomes: batching.Outcomes) -> tuple[bool, Tokens]:
         if not outcome.well:
             continue
         try:
-            usage = msgspec.json.decode(outcome.body, type=_Answer).usage or _Usage()
+            usage = msgspec.json.decode(outcome.body, type=_AnyAnswer).usage or _AnyUsage()
         except msgspec.ValidationError:  # an answer that tells no tokens
             continue
         read += usage.prompt_tokens or usage.input_tokens or 0
         written += usage.completion_tokens or usage.output_tokens or 0
-        into = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
-        out = usage.completion_tokens_details or usage.output_tokens_details or _Details()
+        into = usage.prompt_tokens_details or usage.input_tokens_details or _BatchTokenDetails()
+        out = usage.completion_tokens_details or usage.output_tokens_details or _BatchTokenDetails()
         cached += into.cached_tokens or 0
         reasoned += out.reasoning_tokens or 0
-    return expired, Tokens(read, Cached(cached), written, Reasoned(reasoned), read + written)
+    return expired, BatchUsage(
+        read, CachedTokens(cached), written, ReasonedTokens(reasoned), read + written
+    )
 
 
-RUNNER = batching.Runner("openai_batch", _finish)
+RUNNER = batching.BatchRunner("openai_batch", _finish)
 
-ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/batches", create, "Answer a file of requests in the background", Create),
-    Route("GET", "/v1/batches", list_, "List batches"),
-    Route("GET", "/v1/batches/{id}", retrieve, "How far a batch is"),
-    Route("POST", "/v1/batches/{id}/cancel", cancel, "Ask no more of a batch's requests"),
+ROUTES: tuple[HttpRoute, ...] = (
+    HttpRoute(
+        "POST", "/v1/batches", create, "Answer a file of requests in the background", CreateBatch
+    ),
+    HttpRoute("GET", "/v1/batches", list_, "List batches"),
+    HttpRoute("GET", "/v1/batches/{id}", retrieve, "How far a batch is"),
+    HttpRoute("POST", "/v1/batches/{id}/cancel", cancel, "Ask no more of a batch's requests"),
 )

@@ -28,11 +28,11 @@ from overt.chat import (
     Usage,
 )
 from overt.protocols import multiple_choices
-from overt.protocols.base import Call, Reply, Stream, encode, new_id
+from overt.protocols.base import HttpCall, HttpReply, Stream, encode, new_id
 from overt.protocols.failure import error_of
-from overt.protocols.openai.messages import GEMINI, GEMINI_KEY, ChatBody, request
+from overt.protocols.openai.messages import GEMINI, GEMINI_KEY, ChatCompletionBody, request
 from overt.protocols.openai.wire import (
-    UsageBody,
+    OpenAIUsage,
     fingerprint,
     finish,
     hold,
@@ -50,15 +50,15 @@ class TopLogprob(msgspec.Struct):
     bytes: list[int]
 
 
-class TokenBody(msgspec.Struct):
+class OpenAIToken(msgspec.Struct):
     token: str
     logprob: float
     bytes: list[int]
     top_logprobs: list[TopLogprob]
 
 
-class LogprobsBody(msgspec.Struct):
-    content: list[TokenBody]
+class ChoiceLogprobs(msgspec.Struct):
+    content: list[OpenAIToken]
     refusal: None = None
 
 
@@ -67,7 +67,7 @@ class FunctionBody(msgspec.Struct):
     arguments: str
 
 
-class CallBody(msgspec.Struct):
+class ToolCallOut(msgspec.Struct):
     id: str
     function: FunctionBody
     type: str = "function"
@@ -88,14 +88,14 @@ class MessageOut(msgspec.Struct):
     annotations: list[str] = []
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
-    tool_calls: list[CallBody] | UnsetType = UNSET
+    tool_calls: list[ToolCallOut] | UnsetType = UNSET
     function_call: FunctionBody | UnsetType = UNSET
 
 
-class Choice(msgspec.Struct):
+class ChatChoice(msgspec.Struct):
     index: int
     message: MessageOut
-    logprobs: LogprobsBody | None
+    logprobs: ChoiceLogprobs | None
     finish_reason: str
 
 
@@ -105,16 +105,16 @@ class Completion(msgspec.Struct):
     id: str
     created: int
     model: str
-    choices: list[Choice]
-    usage: UsageBody
+    choices: list[ChatChoice]
+    usage: OpenAIUsage
     system_fingerprint: str
     object: str = "chat.completion"
     service_tier: str = "default"
 
 
-async def create(call: Call) -> Reply | Stream:
+async def create(call: HttpCall) -> HttpReply | Stream:
     """Answer ``POST /v1/chat/completions``."""
-    body = call.read(ChatBody)
+    body = call.read(ChatCompletionBody)
     request_ = request(body)
     held = hold(body.keep_alive)
     streams = [
@@ -123,14 +123,14 @@ async def create(call: Call) -> Reply | Stream:
     ]
     if body.stream:
         return Stream(_chunks(body, call.services.version, streams))
-    return Reply(await _whole(body, call.services.version, streams))
+    return HttpReply(await _whole(body, call.services.version, streams))
 
 
 # ---- in one piece --------------------------------------------------------------------------
 
 
 async def _whole(
-    body: ChatBody, version: str, streams: Sequence[AsyncGenerator[Event, None]]
+    body: ChatCompletionBody, version: str, streams: Sequence[AsyncGenerator[Event, None]]
 ) -> Completion:
     answers = [Answer() for _ in streams]
     thoughts = 0
@@ -150,9 +150,9 @@ async def _whole(
     )
 
 
-def _choice(body: ChatBody, index: int, answer: Answer) -> Choice:
+def _choice(body: ChatCompletionBody, index: int, answer: Answer) -> ChatChoice:
     calls = [
-        CallBody(
+        ToolCallOut(
             call.id or new_id("call_"),
             FunctionBody(call.name, call.arguments),
             extra_content=_extra(call),
@@ -168,16 +168,16 @@ def _choice(body: ChatBody, index: int, answer: Answer) -> Choice:
     elif calls:
         message.tool_calls, reason = calls, "tool_calls" if reason == "stop" else reason
     logprobs = _logprobs(answer.logprobs, body.top_logprobs or 0) if body.logprobs else None
-    return Choice(index, message, logprobs, reason)
+    return ChatChoice(index, message, logprobs, reason)
 
 
 _LOWEST = -9999.0  # OpenAI's own word for "not among the likely ones"; JSON has no infinity
 
 
-def _logprobs(tokens: Iterable[TokenLogprob], top: int) -> LogprobsBody:
-    return LogprobsBody(
+def _logprobs(tokens: Iterable[TokenLogprob], top: int) -> ChoiceLogprobs:
+    return ChoiceLogprobs(
         [
-            TokenBody(
+            OpenAIToken(
                 token.token,
                 _finite(token.logprob),
                 list(token.utf8),
@@ -195,10 +195,10 @@ def _finite(logprob: float | None) -> float:
 # ---- in chunks -----------------------------------------------------------------------------
 
 
-class _Writer:
+class _ChatStreamWriter:
     """The chunks of one choice. What never changes is encoded once; see bench of the encoder."""
 
-    def __init__(self, body: ChatBody, index: int, head: bytes, tail: bytes) -> None:
+    def __init__(self, body: ChatCompletionBody, index: int, head: bytes, tail: bytes) -> None:
         self._legacy = body.legacy
         self._top = body.top_logprobs or 0
         self._logprobs = bool(body.logprobs)
@@ -305,12 +305,12 @@ class _Writer:
 
 
 def _chunks(
-    body: ChatBody, version: str, streams: Sequence[AsyncGenerator[Event, None]]
+    body: ChatCompletionBody, version: str, streams: Sequence[AsyncGenerator[Event, None]]
 ) -> AsyncGenerator[bytes, None]:
     counted = body.stream_options is not None and bool(body.stream_options.include_usage)
     head = _head(body.model, version)
     tail = b',"usage":null}\n\n' if counted else b"}\n\n"
-    writers = [_Writer(body, i, head, tail) for i in range(len(streams))]
+    writers = [_ChatStreamWriter(body, i, head, tail) for i in range(len(streams))]
 
     def write(index: int, event: Event) -> bytes:
         writer = writers[index]

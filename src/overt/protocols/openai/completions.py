@@ -27,7 +27,7 @@ from overt.chat import (
     Usage,
 )
 from overt.protocols import multiple_choices
-from overt.protocols.base import BadBody, Call, Hold, Reply, Stream, encode, new_id
+from overt.protocols.base import BadBody, HttpCall, HttpReply, ModelHold, Stream, encode, new_id
 from overt.protocols.failure import error_of
 from overt.protocols.openai.logprobs import (
     LegacyLogprobs,
@@ -39,9 +39,9 @@ from overt.protocols.openai.logprobs import (
 )
 from overt.protocols.openai.tokens import Begin
 from overt.protocols.openai.wire import (
-    Sampled,
-    UsageBody,
-    Wire,
+    OpenAIUsage,
+    OpenAIWire,
+    SamplingBody,
     biases,
     fingerprint,
     finish,
@@ -58,12 +58,12 @@ _MAX_CHOICES = 4096
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
-class StreamOptions(Wire):
+class CompletionStreamOptions(OpenAIWire):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class CompletionsBody(Sampled, kw_only=True):
+class CompletionsBody(SamplingBody, kw_only=True):
     """The body of ``POST /v1/completions``."""
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
@@ -76,11 +76,11 @@ class CompletionsBody(Sampled, kw_only=True):
     logit_bias: dict[str, float] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: CompletionStreamOptions | None = None
     user: str | None = None
 
 
-class Choice(msgspec.Struct):
+class CompletionChoice(msgspec.Struct):
     text: str
     index: int
     logprobs: LegacyLogprobs | None
@@ -91,13 +91,13 @@ class Completions(msgspec.Struct):
     id: str
     created: int
     model: str
-    choices: list[Choice]
-    usage: UsageBody
+    choices: list[CompletionChoice]
+    usage: OpenAIUsage
     system_fingerprint: str
     object: str = "text_completion"
 
 
-async def create(call: Call) -> Reply | Stream:
+async def create(call: HttpCall) -> HttpReply | Stream:
     """Answer ``POST /v1/completions``."""
     body = call.read(CompletionsBody)
     _check(body)
@@ -113,10 +113,10 @@ async def create(call: Call) -> Reply | Stream:
         begin = await Begin.of(call, body.model)
     added = [begin.added_to(prompt) for prompt in prompt_list]
     prompt_list = await begin.before(call, body.model, prompt_list)
-    job = _Job(call, body, prompt_list, added, hold(body.keep_alive))
+    job = _CompletionJob(call, body, prompt_list, added, hold(body.keep_alive))
     if body.stream:
         return Stream(job.chunks())
-    return Reply(await job.whole())
+    return HttpReply(await job.whole())
 
 
 def _check(body: CompletionsBody) -> None:
@@ -171,7 +171,7 @@ class _Echoed:
     tokens_in: int = 0
 
 
-class _Job:
+class _CompletionJob:
     """One request: its prompts and where their answers go.
 
     The first `added` tokens of each prompt are not the client's, and are not told.
@@ -179,11 +179,11 @@ class _Job:
 
     def __init__(
         self,
-        call: Call,
+        call: HttpCall,
         body: CompletionsBody,
         prompt_list: Sequence[Prompt],
         added: Sequence[int],
-        held: Hold,
+        held: ModelHold,
     ) -> None:
         self._call, self._body, self._prompts, self._hold = call, body, prompt_list, held
         self._added = added
@@ -226,13 +226,13 @@ class _Job:
             system_fingerprint=fingerprint(self._call.services.version),
         )
 
-    def _choice(self, index: int, answer: Answer, echoed: _Echoed) -> Choice:
+    def _choice(self, index: int, answer: Answer, echoed: _Echoed) -> CompletionChoice:
         logprobs = None
         if self._body.logprobs is not None:
             logprobs = legacy((*echoed.tokens, *answer.logprobs), self._body.logprobs)
-        return Choice(echoed.text + answer.text, index, logprobs, _reason(answer.finish))
+        return CompletionChoice(echoed.text + answer.text, index, logprobs, _reason(answer.finish))
 
-    def _usage(self, usages: Sequence[Usage]) -> UsageBody:
+    def _usage(self, usages: Sequence[Usage]) -> OpenAIUsage:
         """Each prompt counts once, whatever ``n`` is."""
         parts = [usage_body(usages[i : i + self._n]) for i in range(0, len(usages), self._n)]
         total = parts[0]
@@ -318,7 +318,7 @@ class _Job:
         echoed = await self._all_echoed()
         head, tail = self._head(), b',"usage":null}\n\n' if counted else b"}\n\n"
         writers = [
-            _Writer(body, i, head, tail, echoed[i // self._n])
+            _CompletionStreamWriter(body, i, head, tail, echoed[i // self._n])
             for i in range(len(self._prompts) * self._n)
         ]
         streams, owners = self._streams(echoed)
@@ -375,7 +375,7 @@ async def _nothing() -> AsyncGenerator[tuple[int, Event], None]:
     yield  # what makes it a generator
 
 
-class _Writer:
+class _CompletionStreamWriter:
     """The chunks of one choice."""
 
     def __init__(

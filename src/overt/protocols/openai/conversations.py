@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from overt.errors import NotFound
-from overt.protocols.base import Call, Reply, Route, encode, new_id
+from overt.protocols.base import HttpCall, HttpReply, HttpRoute, encode, new_id
 from overt.protocols.openai import responses_stored as kept
 from overt.protocols.openai import stored
 from overt.protocols.openai.responses_items import Item, items_of
@@ -20,7 +20,7 @@ _ITEM = _ITEMS + "/{item}"
 _Items = Annotated[list[dict[str, Any]], Meta(max_length=20)]
 
 
-class Create(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CreateConversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``POST /v1/conversations``."""
 
     items: _Items | None = None
@@ -39,52 +39,52 @@ class Add(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items: _Items
 
 
-class Conversation(msgspec.Struct, frozen=True):
+class ConversationObject(msgspec.Struct, frozen=True):
     id: str
     created_at: int
     metadata: dict[str, str]
     object: str = "conversation"
 
 
-class Deleted(msgspec.Struct, frozen=True):
+class DeletedConversation(msgspec.Struct, frozen=True):
     id: str
     object: str = "conversation.deleted"
     deleted: bool = True
 
 
-async def create(call: Call) -> Reply:
+async def create(call: HttpCall) -> HttpReply:
     """``POST /v1/conversations``."""
-    body = call.read(Create, empty=b"{}")
+    body = call.read(CreateConversation, empty=b"{}")
     items = await _given(call, body.items or [])
-    made = Conversation(new_id("conv_"), int(time.time()), body.metadata or {})
+    made = ConversationObject(new_id("conv_"), int(time.time()), body.metadata or {})
     await _put(call, made)
     await kept.say(call.services, call.caller, made.id, items)
-    return Reply(made)
+    return HttpReply(made)
 
 
-async def retrieve(call: Call) -> Reply:
+async def retrieve(call: HttpCall) -> HttpReply:
     """``GET /v1/conversations/{id}``."""
-    return Reply(await _mine(call))
+    return HttpReply(await _mine(call))
 
 
-async def update(call: Call) -> Reply:
+async def update(call: HttpCall) -> HttpReply:
     """``POST /v1/conversations/{id}``."""
     conversation = await _mine(call)
     changed = msgspec.structs.replace(conversation, metadata=call.read(Update).metadata or {})
     await _put(call, changed)
-    return Reply(changed)
+    return HttpReply(changed)
 
 
-async def delete(call: Call) -> Reply:
+async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /v1/conversations/{id}``, with its items."""
     conversation = await _mine(call)
     for item in await kept.said(call.services, call.caller, conversation.id):
         await call.services.records.delete(conversation.id, item["id"], call.caller)
     await call.services.records.delete(kept.CONVERSATION, conversation.id, call.caller)
-    return Reply(Deleted(conversation.id))
+    return HttpReply(DeletedConversation(conversation.id))
 
 
-async def add(call: Call) -> Reply:
+async def add(call: HttpCall) -> HttpReply:
     """``POST /v1/conversations/{id}/items``."""
     conversation = await _mine(call)
     items = await _given(call, call.read(Add).items)
@@ -92,7 +92,7 @@ async def add(call: Call) -> Reply:
     return stored.page(items, [item["id"] for item in items], len(items))
 
 
-async def list_(call: Call) -> Reply:
+async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/conversations/{id}/items``, newest first."""
     conversation = await _mine(call)
     limit = stored.whole(call, "limit", 20, least=1, most=100)
@@ -107,48 +107,48 @@ async def list_(call: Call) -> Reply:
     return stored.page(items, [item["id"] for item in items], limit)
 
 
-async def item(call: Call) -> Reply:
+async def item(call: HttpCall) -> HttpReply:
     """``GET /v1/conversations/{id}/items/{item}``."""
     conversation = await _mine(call)
     body = await call.services.records.get(conversation.id, call.params["item"], call.caller)
     if body is None:
         raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
-    return Reply(body)
+    return HttpReply(body)
 
 
-async def remove(call: Call) -> Reply:
+async def remove(call: HttpCall) -> HttpReply:
     """``DELETE /v1/conversations/{id}/items/{item}``."""
     conversation = await _mine(call)
     if not await call.services.records.delete(conversation.id, call.params["item"], call.caller):
         raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
-    return Reply(conversation)
+    return HttpReply(conversation)
 
 
-async def _given(call: Call, items: Sequence[dict[str, Any]]) -> list[Item]:
+async def _given(call: HttpCall, items: Sequence[dict[str, Any]]) -> list[Item]:
     made = items_of(items, new_id(""))
     return await kept.resolved(call.services, call.caller, made, [])
 
 
-async def _mine(call: Call) -> Conversation:
+async def _mine(call: HttpCall) -> ConversationObject:
     id = call.params["id"]
     body = await call.services.records.get(kept.CONVERSATION, id, call.caller)
     if body is None:
         raise NotFound(f"Conversation with id '{id[:80]}' not found")
-    return msgspec.json.decode(body, type=Conversation)
+    return msgspec.json.decode(body, type=ConversationObject)
 
 
-async def _put(call: Call, conversation: Conversation) -> None:
+async def _put(call: HttpCall, conversation: ConversationObject) -> None:
     body = encode(conversation)
     await call.services.records.put(kept.CONVERSATION, conversation.id, call.caller, body)
 
 
-ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/conversations", create, "Begin a conversation", Create),
-    Route("GET", _ONE, retrieve, "What is known of a conversation"),
-    Route("POST", _ONE, update, "Change what is attached to a conversation", Update),
-    Route("DELETE", _ONE, delete, "Forget a conversation"),
-    Route("POST", _ITEMS, add, "Add items to a conversation", Add),
-    Route("GET", _ITEMS, list_, "The items of a conversation"),
-    Route("GET", _ITEM, item, "One item of a conversation"),
-    Route("DELETE", _ITEM, remove, "Take an item out of a conversation"),
+ROUTES: tuple[HttpRoute, ...] = (
+    HttpRoute("POST", "/v1/conversations", create, "Begin a conversation", CreateConversation),
+    HttpRoute("GET", _ONE, retrieve, "What is known of a conversation"),
+    HttpRoute("POST", _ONE, update, "Change what is attached to a conversation", Update),
+    HttpRoute("DELETE", _ONE, delete, "Forget a conversation"),
+    HttpRoute("POST", _ITEMS, add, "Add items to a conversation", Add),
+    HttpRoute("GET", _ITEMS, list_, "The items of a conversation"),
+    HttpRoute("GET", _ITEM, item, "One item of a conversation"),
+    HttpRoute("DELETE", _ITEM, remove, "Take an item out of a conversation"),
 )

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from overt.chat import EmbedRequest, RerankRequest
-from overt.protocols.base import BadBody, Call, Reply, new_id
-from overt.protocols.openai.wire import Count, Name, Wire, hold
+from overt.protocols.base import BadBody, HttpCall, HttpReply, new_id
+from overt.protocols.openai.wire import Count, Name, OpenAIWire, hold
 
 _MAX_INPUTS = 2048  # as OpenAI has it
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -22,7 +22,7 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 # ---- embeddings ----------------------------------------------------------------------------
 
 
-class EmbeddingsBody(Wire, kw_only=True):
+class EmbeddingsBody(OpenAIWire, kw_only=True):
     """The body of ``POST /v1/embeddings``; `truncate` and `keep_alive` are not OpenAI's."""
 
     model: Name
@@ -34,7 +34,7 @@ class EmbeddingsBody(Wire, kw_only=True):
     keep_alive: float | str | None = None
 
 
-class Embedding(msgspec.Struct):
+class EmbeddingObject(msgspec.Struct):
     index: int
     embedding: tuple[float, ...] | str
     object: str = "embedding"
@@ -46,23 +46,23 @@ class EmbeddingUsage(msgspec.Struct):
 
 
 class EmbeddingList(msgspec.Struct):
-    data: list[Embedding]
+    data: list[EmbeddingObject]
     model: str
     usage: EmbeddingUsage
     object: str = "list"
 
 
-async def embed(call: Call) -> Reply:
+async def embed(call: HttpCall) -> HttpReply:
     """Answer ``POST /v1/embeddings``."""
     body = call.read(EmbeddingsBody)
     request = EmbedRequest(body.model, inputs(body.input), body.dimensions, bool(body.truncate))
     embeddings = await call.services.embed(call.caller, request, hold(body.keep_alive))
     packed = body.encoding_format == "base64"
     data = [
-        Embedding(i, pack(vector) if packed else vector)
+        EmbeddingObject(i, pack(vector) if packed else vector)
         for i, vector in enumerate(embeddings.vectors)
     ]
-    return Reply(
+    return HttpReply(
         EmbeddingList(data, body.model, EmbeddingUsage(embeddings.tokens, embeddings.tokens))
     )
 
@@ -102,7 +102,7 @@ class DocumentBody(msgspec.Struct):
     text: str
 
 
-class RerankBody(Wire, kw_only=True):
+class RerankBody(OpenAIWire, kw_only=True):
     """The body of ``POST /v1/rerank``."""
 
     model: Name
@@ -135,7 +135,7 @@ class Reranked(msgspec.Struct):
     object: str = "list"
 
 
-async def rerank(call: Call) -> Reply:
+async def rerank(call: HttpCall) -> HttpReply:
     """Answer ``POST /v1/rerank``: the best first, with their places in what was sent."""
     body = call.read(RerankBody)
     texts = tuple(d if isinstance(d, str) else d.text for d in body.documents)
@@ -148,4 +148,4 @@ async def rerank(call: Call) -> Reply:
         for i in order
     ]
     usage = RerankUsage(ranking.tokens, ranking.tokens)
-    return Reply(Reranked(new_id("rerank-"), body.model, results, usage))
+    return HttpReply(Reranked(new_id("rerank-"), body.model, results, usage))

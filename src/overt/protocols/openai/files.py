@@ -19,11 +19,11 @@ from overt.errors import NotFound, OutOfDisk
 from overt.protocols import disk, multipart
 from overt.protocols.base import (
     BadBody,
-    Call,
     Caller,
-    Reply,
-    Route,
-    Services,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ServicesInterface,
     Stream,
     encode,
     new_id,
@@ -40,7 +40,7 @@ _CHUNK = 1 << 18
 _EXPIRY = (3600, 2592000)  # seconds, least and most
 
 
-class File(msgspec.Struct, frozen=True):
+class FileObject(msgspec.Struct, frozen=True):
     """A FileObject. Times are whole Unix seconds."""
 
     id: str
@@ -53,7 +53,7 @@ class File(msgspec.Struct, frozen=True):
     expires_at: int | UnsetType = UNSET
 
 
-class Deleted(msgspec.Struct, frozen=True):
+class DeletedFile(msgspec.Struct, frozen=True):
     id: str
     object: str = "file"
     deleted: bool = True
@@ -78,7 +78,7 @@ class Expiry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # ---- for batches -----------------------------------------------------------------------------
 
 
-async def find(services: Services, caller: Caller, id: str) -> File:
+async def find(services: ServicesInterface, caller: Caller, id: str) -> FileObject:
     """One file of the caller's.
 
     Raises:
@@ -87,24 +87,24 @@ async def find(services: Services, caller: Caller, id: str) -> File:
     body = await services.records.get(_KIND, id, caller)
     if body is None:
         raise NotFound(f"No such File object: {id[:80]}")
-    return msgspec.json.decode(body, type=File)
+    return msgspec.json.decode(body, type=FileObject)
 
 
-def path_of(services: Services, file: File) -> Path:
+def path_of(services: ServicesInterface, file: FileObject) -> Path:
     """Where the content is."""
     name = file.id if file.expires_at is UNSET else f"{file.id}.{file.expires_at}"
     return _folder(services) / name
 
 
 async def write(
-    services: Services,
+    services: ServicesInterface,
     caller: Caller,
     name: str,
     lines: Iterable[bytes],
     *,
     seed: str,
     seconds: int | None = None,
-) -> File | None:
+) -> FileObject | None:
     """A file of purpose ``batch_output``; None where there are no lines.
 
     Its id follows from `seed`, so that writing it again after a restart makes no second one.
@@ -131,7 +131,7 @@ async def write(
     return await _keep(services, caller, _described(id, size, name, "batch_output", seconds), part)
 
 
-async def sweep(services: Services) -> None:
+async def sweep(services: ServicesInterface) -> None:
     """Remove contents that expired or never became a file. Call it at the start of a server."""
     await anyio.to_thread.run_sync(_sweep, _folder(services), True)
 
@@ -139,7 +139,7 @@ async def sweep(services: Services) -> None:
 # ---- handlers --------------------------------------------------------------------------------
 
 
-async def create(call: Call) -> Reply:
+async def create(call: HttpCall) -> HttpReply:
     """``POST /v1/files``."""
     id = new_id("file-")
     folder = _folder(call.services)
@@ -156,19 +156,19 @@ async def create(call: Call) -> Reply:
             raise BadBody(f"purpose {problem} and must be one of {', '.join(PURPOSES)}", "purpose")
         seconds = _expiry(fields)
         described = _described(id, upload.size, upload.filename, purpose, seconds)
-        return Reply(await _keep(call.services, call.caller, described, upload.path))
+        return HttpReply(await _keep(call.services, call.caller, described, upload.path))
     except OSError as error:
         raise _full(error) from None
     finally:
         upload.path.unlink(missing_ok=True)
 
 
-async def retrieve(call: Call) -> Reply:
+async def retrieve(call: HttpCall) -> HttpReply:
     """``GET /v1/files/{id}``."""
-    return Reply(await find(call.services, call.caller, call.params["id"]))
+    return HttpReply(await find(call.services, call.caller, call.params["id"]))
 
 
-async def content(call: Call) -> Stream:
+async def content(call: HttpCall) -> Stream:
     """``GET /v1/files/{id}/content``."""
     file = await find(call.services, call.caller, call.params["id"])
     path = path_of(call.services, file)
@@ -179,26 +179,26 @@ async def content(call: Call) -> Stream:
     )
 
 
-async def delete(call: Call) -> Reply:
+async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /v1/files/{id}``."""
     file = await find(call.services, call.caller, call.params["id"])
     await call.services.records.delete(_KIND, file.id, call.caller)
     path_of(call.services, file).unlink(missing_ok=True)
-    return Reply(Deleted(file.id))
+    return HttpReply(DeletedFile(file.id))
 
 
-async def list_(call: Call) -> Reply:
+async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/files``, newest first unless asked otherwise."""
     limit = stored.whole(call, "limit", 10_000, least=1, most=10_000)
     newest_first = stored.newest_first(call)
     purpose = call.query.get("purpose")
-    matching: list[File] = []
+    matching: list[FileObject] = []
     after = call.query.get("after")
     while len(matching) <= limit:
         bodies = await call.services.records.list(
             _KIND, call.caller, limit=limit + 1, after=after, newest_first=newest_first
         )
-        files = [msgspec.json.decode(body, type=File) for body in bodies]
+        files = [msgspec.json.decode(body, type=FileObject) for body in bodies]
         matching += [file for file in files if purpose in (None, file.purpose)]
         if len(files) <= limit:
             break
@@ -225,12 +225,12 @@ class _Upload:
             BadBody: not the form of a file, or one that is too large.
             OSError: it could not be written. OutOfDisk: too little would be left free.
         """
-        part = multipart.Part("")
+        part = multipart.FieldHeader("")
         values: dict[str, bytes] = {}
         looked = -disk.LOOK
         with _private(self.path) as file:
             async for piece in multipart.read(chunks, content_type):
-                if isinstance(piece, multipart.Part):
+                if isinstance(piece, multipart.FieldHeader):
                     part = self._begin(piece, values)
                 elif part.name == "file":
                     self.size += len(piece)
@@ -250,7 +250,9 @@ class _Upload:
             except UnicodeDecodeError:
                 raise BadBody(f"{name} is not UTF-8", name) from None
 
-    def _begin(self, part: multipart.Part, values: dict[str, bytes]) -> multipart.Part:
+    def _begin(
+        self, part: multipart.FieldHeader, values: dict[str, bytes]
+    ) -> multipart.FieldHeader:
         known = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
         if part.name == "file":
             if self.filename is not None:
@@ -278,7 +280,7 @@ def _plain(filename: str) -> str:
     return "".join(c for c in name if c.isprintable())[:255] or "upload"
 
 
-async def _body(call: Call) -> AsyncIterator[bytes]:
+async def _body(call: HttpCall) -> AsyncIterator[bytes]:
     if call.chunks is None:
         yield call.body
         return
@@ -297,14 +299,16 @@ def _expiry(fields: dict[str, str]) -> int | None:
     return Expiry("created_at", int(seconds)).check("expires_after").seconds
 
 
-def _described(id: str, size: int, name: str, purpose: str, seconds: int | None) -> File:
+def _described(id: str, size: int, name: str, purpose: str, seconds: int | None) -> FileObject:
     now = int(time.time())
-    return File(
+    return FileObject(
         id, size, now, name, purpose, expires_at=UNSET if seconds is None else now + seconds
     )
 
 
-async def _keep(services: Services, caller: Caller, file: File, part: Path) -> File:
+async def _keep(
+    services: ServicesInterface, caller: Caller, file: FileObject, part: Path
+) -> FileObject:
     # The content first: a record never names a file that is not there.
     part.replace(path_of(services, file))
     expires = None if file.expires_at is UNSET else float(file.expires_at)
@@ -327,7 +331,7 @@ def _sweep(folder: Path, parts: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def _folder(services: Services) -> Path:
+def _folder(services: ServicesInterface) -> Path:
     return services.files / "uploads"
 
 
@@ -335,12 +339,12 @@ def _full(error: OSError) -> OutOfDisk:
     return OutOfDisk(f"the file could not be kept: {error.strerror or error}", "free some disk")
 
 
-ROUTES: tuple[Route, ...] = (
-    Route(
+ROUTES: tuple[HttpRoute, ...] = (
+    HttpRoute(
         "POST", "/v1/files", create, "Upload a file", limit=MAX_FILE_BYTES + (1 << 20), upload=True
     ),
-    Route("GET", "/v1/files", list_, "List files"),
-    Route("GET", "/v1/files/{id}", retrieve, "What is known of a file"),
-    Route("GET", "/v1/files/{id}/content", content, "The content of a file"),
-    Route("DELETE", "/v1/files/{id}", delete, "Delete a file"),
+    HttpRoute("GET", "/v1/files", list_, "List files"),
+    HttpRoute("GET", "/v1/files/{id}", retrieve, "What is known of a file"),
+    HttpRoute("GET", "/v1/files/{id}/content", content, "The content of a file"),
+    HttpRoute("DELETE", "/v1/files/{id}", delete, "Delete a file"),
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from overt.chat import ScoreRequest, TokenLogprob
-from overt.protocols.base import Call, Hold
+from overt.protocols.base import HttpCall, ModelHold
 
 Prompt = str | tuple[int, ...]
 _LOWEST = -9999.0  # JSON has no infinity
@@ -48,7 +48,7 @@ def legacy(tokens: Iterable[TokenLogprob], top: int, offset: int = 0) -> LegacyL
 
 
 async def scored(
-    call: Call, model: str, prompt: Prompt, top: int, hold: Hold, *, after: bool
+    call: HttpCall, model: str, prompt: Prompt, top: int, hold: ModelHold, *, after: bool
 ) -> tuple[tuple[TokenLogprob, ...], TokenLogprob | None]:
     """The tokens of `prompt`, and with `after` the most likely one to follow.
 

@@ -21,8 +21,8 @@ from overt.protocols.openai.wire import (
     ANY_OBJECT,
     Count,
     Effort,
-    Sampled,
-    Wire,
+    OpenAIWire,
+    SamplingBody,
     biases,
     choose,
     reasoning,
@@ -35,21 +35,21 @@ from overt.protocols.openai.wire import (
 # ---- what a message is made of -------------------------------------------------------------
 
 
-class TextContent(Wire, tag_field="type", tag="text"):
+class TextContent(OpenAIWire, tag_field="type", tag="text"):
     text: str
     prompt_cache_breakpoint: Any = None
 
 
-class Refusal(Wire, tag_field="type", tag="refusal"):
+class RefusalPart(OpenAIWire, tag_field="type", tag="refusal"):
     refusal: str
 
 
-class ImageUrl(Wire):
+class ImageUrl(OpenAIWire):
     url: str
     detail: str | None = None
 
 
-class ImageContent(Wire, tag_field="type", tag="image_url"):
+class ImageContent(OpenAIWire, tag_field="type", tag="image_url"):
     image_url: ImageUrl | str
     prompt_cache_breakpoint: Any = None
 
@@ -58,15 +58,15 @@ GEMINI, GEMINI_KEY = "gemini", "google"
 """The engine that signs calls, and where its signature stands in ``extra_content`` of a call."""
 
 
-class FunctionCall(Wire, forbid_unknown_fields=False):
+class CalledFunction(OpenAIWire, forbid_unknown_fields=False):
     name: str
     arguments: str | None = None
     parsed_arguments: Any = None  # of the SDK's own parse helpers
 
 
-class ToolCallBody(Wire, forbid_unknown_fields=False):
+class ToolCallBody(OpenAIWire, forbid_unknown_fields=False):
     id: str
-    function: FunctionCall
+    function: CalledFunction
     type: Literal["function"] = "function"
     index: int | None = None  # of a stream's pieces, put together by the client
     extra_content: Any = None
@@ -86,7 +86,7 @@ class ToolCallBody(Wire, forbid_unknown_fields=False):
         )
 
 
-class SystemMessage(Wire, tag_field="role", tag="system"):
+class SystemMessage(OpenAIWire, tag_field="role", tag="system"):
     content: str | list[TextContent]
     name: str | None = None
 
@@ -95,23 +95,23 @@ class DeveloperMessage(SystemMessage, tag_field="role", tag="developer"):
     pass
 
 
-class UserMessage(Wire, tag_field="role", tag="user"):
+class UserMessage(OpenAIWire, tag_field="role", tag="user"):
     content: str | list[TextContent | ImageContent]
     name: str | None = None
 
 
-class AssistantMessage(Wire, tag_field="role", tag="assistant", forbid_unknown_fields=False):
+class AssistantMessage(OpenAIWire, tag_field="role", tag="assistant", forbid_unknown_fields=False):
     """`reasoning_content` and `reasoning` are what local servers call the model's thoughts.
 
     Clients send back what they were given, which may be fields of another server's own: what is
     not known of an answer is left out.
     """
 
-    content: str | list[TextContent | Refusal] | None = None
+    content: str | list[TextContent | RefusalPart] | None = None
     refusal: str | None = None
     name: str | None = None
     tool_calls: list[ToolCallBody] | None = None
-    function_call: FunctionCall | None = None
+    function_call: CalledFunction | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     annotations: Any = None
@@ -119,13 +119,13 @@ class AssistantMessage(Wire, tag_field="role", tag="assistant", forbid_unknown_f
     parsed: Any = None
 
 
-class ToolMessage(Wire, tag_field="role", tag="tool"):
+class ToolMessage(OpenAIWire, tag_field="role", tag="tool"):
     content: str | list[TextContent]
     tool_call_id: str
     name: str | None = None
 
 
-class FunctionMessage(Wire, tag_field="role", tag="function"):
+class FunctionMessage(OpenAIWire, tag_field="role", tag="function"):
     name: str
     content: str | None = None
 
@@ -142,26 +142,26 @@ MessageBody = (
 # ---- what the answer may be ----------------------------------------------------------------
 
 
-class TextFormat(Wire, tag_field="type", tag="text"):
+class TextFormat(OpenAIWire, tag_field="type", tag="text"):
     pass
 
 
-class ObjectFormat(Wire, tag_field="type", tag="json_object"):
+class ObjectFormat(OpenAIWire, tag_field="type", tag="json_object"):
     schema: dict[str, Any] | None = None  # llama.cpp's
 
 
-class SchemaOf(Wire):
+class SchemaOf(OpenAIWire):
     name: str
     schema: dict[str, Any] | bool | None = None
     description: str | None = None
     strict: bool | None = None
 
 
-class SchemaFormat(Wire, tag_field="type", tag="json_schema"):
+class SchemaFormat(OpenAIWire, tag_field="type", tag="json_schema"):
     json_schema: SchemaOf
 
 
-class Function(Wire):
+class FunctionSpec(OpenAIWire):
     """`strict` changes nothing: where a call can be held to its schema, it always is."""
 
     name: str
@@ -170,37 +170,37 @@ class Function(Wire):
     strict: bool | None = None
 
 
-class FunctionTool(Wire, tag_field="type", tag="function"):
-    function: Function
+class FunctionTool(OpenAIWire, tag_field="type", tag="function"):
+    function: FunctionSpec
 
 
-class FunctionName(Wire):
+class FunctionName(OpenAIWire):
     name: str
 
 
-class NamedChoice(Wire, tag_field="type", tag="function"):
+class NamedChoice(OpenAIWire, tag_field="type", tag="function"):
     function: FunctionName
 
 
-class AllowedFunction(Wire, tag_field="type", tag="function"):
+class AllowedFunction(OpenAIWire, tag_field="type", tag="function"):
     function: FunctionName
 
 
-class Allowed(Wire):
+class Allowed(OpenAIWire):
     mode: Literal["auto", "required"]
     tools: list[AllowedFunction]
 
 
-class AllowedChoice(Wire, tag_field="type", tag="allowed_tools"):
+class AllowedChoice(OpenAIWire, tag_field="type", tag="allowed_tools"):
     allowed_tools: Allowed
 
 
-class StreamOptions(Wire):
+class ChatStreamOptions(OpenAIWire):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class ChatBody(Sampled, kw_only=True):
+class ChatCompletionBody(SamplingBody, kw_only=True):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[MessageBody], Meta(min_length=1, max_length=20_000)]
@@ -209,7 +209,7 @@ class ChatBody(Sampled, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     logit_bias: dict[str, float] | None = None
@@ -217,7 +217,7 @@ class ChatBody(Sampled, kw_only=True):
     tools: Annotated[list[FunctionTool], Meta(max_length=1024)] | None = None
     tool_choice: str | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[Function] | None = None
+    functions: list[FunctionSpec] | None = None
     function_call: str | FunctionName | None = None
     reasoning_effort: Effort | None = None
     # taken, and without effect here
@@ -243,7 +243,7 @@ class ChatBody(Sampled, kw_only=True):
         return self.functions is not None and self.tools is None
 
 
-def request(body: ChatBody) -> Request:
+def request(body: ChatCompletionBody) -> Request:
     """What `body` asks of a model, for the first of its ``n`` answers.
 
     Raises:
@@ -271,7 +271,7 @@ def request(body: ChatBody) -> Request:
     )
 
 
-def _refuse_what_is_not_here(body: ChatBody) -> None:
+def _refuse_what_is_not_here(body: ChatCompletionBody) -> None:
     if body.modalities and body.modalities != ["text"]:
         raise BadBody('answers here are text; leave modalities out or send ["text"]', "modalities")
     if body.moderation is not None:
@@ -299,7 +299,7 @@ def _schema(format: TextFormat | ObjectFormat | SchemaFormat | None) -> Any:
 # ---- tools ---------------------------------------------------------------------------------
 
 
-def _tools(body: ChatBody) -> tuple[tuple[Tool, ...], str]:
+def _tools(body: ChatCompletionBody) -> tuple[tuple[Tool, ...], str]:
     if body.legacy:
         tools = _functions(body.functions or [], "functions[{}].name")
         call = body.function_call
@@ -316,7 +316,7 @@ def _tools(body: ChatBody) -> tuple[tuple[Tool, ...], str]:
     return choose(tools, choice)
 
 
-def _functions(functions: Sequence[Function], path: str) -> list[Tool]:
+def _functions(functions: Sequence[FunctionSpec], path: str) -> list[Tool]:
     return [
         tool(f.name, f.description, f.parameters, path.format(i)) for i, f in enumerate(functions)
     ]

@@ -19,12 +19,12 @@ from overt.chat import Failed, Request, Routed
 from overt.errors import OvertError, Unsupported
 from overt.protocols.base import (
     BadBody,
-    Call,
     Caller,
-    Hold,
-    Reply,
-    Route,
-    Services,
+    HttpCall,
+    HttpReply,
+    HttpRoute,
+    ModelHold,
+    ServicesInterface,
     Stream,
     encode,
     new_id,
@@ -34,7 +34,7 @@ from overt.protocols.openai import responses_input as given
 from overt.protocols.openai import responses_stored as kept
 from overt.protocols.openai import stored, wire
 from overt.protocols.openai.responses_items import Item, items_of, messages
-from overt.protocols.openai.responses_stream import Error, Response, Telling
+from overt.protocols.openai.responses_stream import Error, Response, ResponseStream
 
 _EVENTS = "response_events"
 _EVENTS_LIFE = 3600  # seconds that the events of a background response can be read again
@@ -42,37 +42,37 @@ _RUNNING = ("queued", "in_progress")
 _SILENT = Failed("engine_failed", "the engine ended without a word")
 
 
-class Deleted(msgspec.Struct, frozen=True):
+class DeletedResponse(msgspec.Struct, frozen=True):
     id: str
     object: str = "response"
     deleted: bool = True
 
 
-class Counted(msgspec.Struct, frozen=True):
+class InputTokenCount(msgspec.Struct, frozen=True):
     input_tokens: int
     object: str = "response.input_tokens"
 
 
-class _Turn:
+class _ResponseTurn:
     """One response on its way."""
 
     def __init__(
         self,
-        call: Call,
-        body: given.Create,
+        call: HttpCall,
+        body: given.CreateResponse,
         response: Response,
         items: list[Item],
         request: Request,
     ) -> None:
-        self.services: Services = call.services
+        self.services: ServicesInterface = call.services
         self.caller: Caller = call.caller
         self.items = items
         self.request = request
-        self.hold: Hold = wire.hold(body.keep_alive)
+        self.hold: ModelHold = wire.hold(body.keep_alive)
         self.conversation = body.conversation_id
         self.streamed = bool(body.stream)
         self.store = body.store is not False
-        self.telling = Telling(
+        self.telling = ResponseStream(
             response,
             customs=given.customs(body),
             logprobs=body.logprobs is not None,
@@ -87,7 +87,7 @@ class _Turn:
         """Store the response as it is now; what was said, once it is over."""
         response = self.response
         if self.store:
-            turn = kept.Turn(
+            turn = kept.StoredResponse(
                 response=msgspec.Raw(encode(response)),
                 items=self.items,
                 previous=response.previous_response_id,
@@ -103,22 +103,24 @@ class _Turn:
 # ---- create ----------------------------------------------------------------------------------
 
 
-async def create(call: Call) -> Reply | Stream:
+async def create(call: HttpCall) -> HttpReply | Stream:
     """``POST /v1/responses``."""
-    body = call.read(given.Create)
+    body = call.read(given.CreateResponse)
     given.check(body)
     id = new_id("resp_")
     items, before = await _items(call, body, id)
     request = given.request(body, messages([*before, *items], body.instructions))
-    turn = _Turn(call, body, _response(body, id), items, request)
+    turn = _ResponseTurn(call, body, _response(body, id), items, request)
     if body.background:
         return await _in_background(turn)
     if body.stream:
         return Stream(_told(turn))
-    return Reply(await _whole(turn))
+    return HttpReply(await _whole(turn))
 
 
-async def _items(call: Call, body: given.Prompted, id: str) -> tuple[list[Item], list[Item]]:
+async def _items(
+    call: HttpCall, body: given.PromptedBody, id: str
+) -> tuple[list[Item], list[Item]]:
     """The items of this turn, and those before it."""
     before = await kept.past(
         call.services, call.caller, body.previous_response_id, body.conversation_id
@@ -129,11 +131,11 @@ async def _items(call: Call, body: given.Prompted, id: str) -> tuple[list[Item],
     return await kept.resolved(call.services, call.caller, items, before), before
 
 
-def _response(body: given.Create, id: str) -> Response:
-    reasoning = body.reasoning or given.Reasoning()
+def _response(body: given.CreateResponse, id: str) -> Response:
+    reasoning = body.reasoning or given.ReasoningBody()
     conversation = body.conversation_id
     text = body.text or given.TextOptions()
-    form = text.format or given.Format(type="text")
+    form = text.format or given.ResponseTextFormat(type="text")
     return Response(
         id=id,
         created_at=int(time.time()),
@@ -162,13 +164,13 @@ def _response(body: given.Create, id: str) -> Response:
     )
 
 
-def _said(form: given.Format) -> dict[str, Any]:
+def _said(form: given.ResponseTextFormat) -> dict[str, Any]:
     return {
         name: value for name, value in msgspec.structs.asdict(form).items() if value is not None
     }
 
 
-async def _whole(turn: _Turn) -> Response:
+async def _whole(turn: _ResponseTurn) -> Response:
     telling = turn.telling
     async with aclosing(_events(turn)) as pieces:
         async for _ in pieces:
@@ -179,7 +181,7 @@ async def _whole(turn: _Turn) -> Response:
     return telling.response
 
 
-async def _told(turn: _Turn) -> AsyncGenerator[bytes, None]:
+async def _told(turn: _ResponseTurn) -> AsyncGenerator[bytes, None]:
     telling = turn.telling
     async with aclosing(_events(turn)) as pieces:
         async for piece in pieces:
@@ -189,7 +191,7 @@ async def _told(turn: _Turn) -> AsyncGenerator[bytes, None]:
     yield b"".join(telling.take())
 
 
-async def _events(turn: _Turn) -> AsyncGenerator[bytes, None]:
+async def _events(turn: _ResponseTurn) -> AsyncGenerator[bytes, None]:
     """What there is to tell until the response is over; what goes wrong at first is raised."""
     telling = turn.telling
     begun = False
@@ -217,7 +219,7 @@ async def _events(turn: _Turn) -> AsyncGenerator[bytes, None]:
 class _Live:
     """A response that runs in the background. An event's place is its sequence number."""
 
-    def __init__(self, turn: _Turn) -> None:
+    def __init__(self, turn: _ResponseTurn) -> None:
         self.turn = turn
         self.events: list[bytes] = []
         self.over = asyncio.Event()
@@ -256,14 +258,14 @@ def _live() -> dict[tuple[str, str], _Live]:
     return _running.setdefault(asyncio.get_running_loop(), {})
 
 
-async def _in_background(turn: _Turn) -> Reply | Stream:
+async def _in_background(turn: _ResponseTurn) -> HttpReply | Stream:
     live = _Live(turn)
     turn.telling.begin()
     await turn.keep()
     _live()[turn.caller.key, turn.response.id] = live
     body = encode(turn.response)  # as it is now: the response goes on changing
     turn.services.background(_run(live))
-    return Stream(live.follow(-1)) if turn.streamed else Reply(body)
+    return Stream(live.follow(-1)) if turn.streamed else HttpReply(body)
 
 
 async def _run(live: _Live) -> None:
@@ -313,11 +315,11 @@ async def _keep_events(live: _Live) -> None:
 # ---- what is kept ----------------------------------------------------------------------------
 
 
-async def retrieve(call: Call) -> Reply | Stream:
+async def retrieve(call: HttpCall) -> HttpReply | Stream:
     """``GET /v1/responses/{id}``; with ``stream=true`` its events, after ``starting_after``."""
     turn = await _current(call)
     if call.query.get("stream") != "true":
-        return Reply(bytes(turn.response))
+        return HttpReply(bytes(turn.response))
     id = call.params["id"]
     after = stored.whole(call, "starting_after", -1, least=0, most=10**9)
     live = _live().get((call.caller.key, id))
@@ -336,7 +338,7 @@ async def _again(events: list[str]) -> AsyncGenerator[bytes, None]:
     yield "".join(events).encode()
 
 
-async def _current(call: Call) -> kept.Turn:
+async def _current(call: HttpCall) -> kept.StoredResponse:
     """A kept response. One that nobody works on any more was cut off by the server's end."""
     id, caller = call.params["id"], call.caller
     turn = await kept.find(call.services, caller, id)
@@ -352,7 +354,7 @@ async def _current(call: Call) -> kept.Turn:
     return turn
 
 
-async def delete(call: Call) -> Reply:
+async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /v1/responses/{id}``; one that runs is cancelled."""
     id, records = call.params["id"], call.services.records
     await kept.find(call.services, call.caller, id)
@@ -363,10 +365,10 @@ async def delete(call: Call) -> Reply:
         await live.over.wait()
     await records.delete(kept.KIND, id, call.caller)
     await records.delete(_EVENTS, id, call.caller)
-    return Reply(Deleted(id))
+    return HttpReply(DeletedResponse(id))
 
 
-async def cancel(call: Call) -> Reply:
+async def cancel(call: HttpCall) -> HttpReply:
     """``POST /v1/responses/{id}/cancel``: for those in the background; again does no harm."""
     id = call.params["id"]
     response = (await _current(call)).shown()
@@ -378,10 +380,10 @@ async def cancel(call: Call) -> Reply:
         await live.over.wait()
     elif response.status != "cancelled":
         raise BadBody(f"the response is {response.status} and can no longer be cancelled")
-    return Reply(bytes((await kept.find(call.services, call.caller, id)).response))
+    return HttpReply(bytes((await kept.find(call.services, call.caller, id)).response))
 
 
-async def input_items(call: Call) -> Reply:
+async def input_items(call: HttpCall) -> HttpReply:
     """``GET /v1/responses/{id}/input_items``: all that the model was given, newest first."""
     limit = stored.whole(call, "limit", 20, least=1, most=100)
     turn = await kept.find(call.services, call.caller, call.params["id"])
@@ -406,26 +408,26 @@ async def input_items(call: Call) -> Reply:
     return stored.page(items[chosen], ids[chosen], limit)
 
 
-async def input_tokens(call: Call) -> Reply:
+async def input_tokens(call: HttpCall) -> HttpReply:
     """``POST /v1/responses/input_tokens``: what a response would read."""
-    body = call.read(given.Count)
+    body = call.read(given.CountInput)
     items, before = await _items(call, body, new_id("resp_"))
     request = given.prompt(body, messages([*before, *items], body.instructions))
-    return Reply(Counted(await call.services.count(call.caller, request)))
+    return HttpReply(InputTokenCount(await call.services.count(call.caller, request)))
 
 
-async def compact(call: Call) -> Reply:
+async def compact(call: HttpCall) -> HttpReply:
     """``POST /v1/responses/compact``."""
     raise Unsupported("this server compacts no conversations", "send a summary as input")
 
 
 _ONE = "/v1/responses/{id}"
-ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/responses", create, "Answer, and keep the answer", given.Create),
-    Route("POST", "/v1/responses/input_tokens", input_tokens, "Count tokens", given.Count),
-    Route("POST", "/v1/responses/compact", compact, "Not done by this server"),
-    Route("GET", _ONE, retrieve, "A response that was kept"),
-    Route("DELETE", _ONE, delete, "Forget a response"),
-    Route("POST", f"{_ONE}/cancel", cancel, "Cancel a response that runs in the background"),
-    Route("GET", f"{_ONE}/input_items", input_items, "What a response was asked"),
+ROUTES: tuple[HttpRoute, ...] = (
+    HttpRoute("POST", "/v1/responses", create, "Answer, and keep the answer", given.CreateResponse),
+    HttpRoute("POST", "/v1/responses/input_tokens", input_tokens, "Count tokens", given.CountInput),
+    HttpRoute("POST", "/v1/responses/compact", compact, "Not done by this server"),
+    HttpRoute("GET", _ONE, retrieve, "A response that was kept"),
+    HttpRoute("DELETE", _ONE, delete, "Forget a response"),
+    HttpRoute("POST", f"{_ONE}/cancel", cancel, "Cancel a response that runs in the background"),
+    HttpRoute("GET", f"{_ONE}/input_items", input_items, "What a response was asked"),
 )

@@ -18,7 +18,7 @@ LOGPROBS = "message.output_text.logprobs"
 # ---- the body --------------------------------------------------------------------------------
 
 
-class Reasoning(wire.Wire):
+class ReasoningBody(wire.OpenAIWire):
     """A summary is never made: the reasoning itself is told."""
 
     effort: wire.Effort | None = None
@@ -28,7 +28,7 @@ class Reasoning(wire.Wire):
     mode: str | None = None
 
 
-class Format(wire.Wire):
+class ResponseTextFormat(wire.OpenAIWire):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     schema: dict[str, Any] | None = None
@@ -36,28 +36,28 @@ class Format(wire.Wire):
     description: str | None = None
 
 
-class TextOptions(wire.Wire):
-    format: Format | None = None
+class TextOptions(wire.OpenAIWire):
+    format: ResponseTextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class Conversation(wire.Wire):
+class ConversationRef(wire.OpenAIWire):
     id: str
 
 
-class StreamOptions(wire.Wire):
+class ResponseStreamOptions(wire.OpenAIWire):
     include_obfuscation: bool | None = None
 
 
-class Prompted(wire.Sampled):
-    """What `Create` and `Count` have in common."""
+class PromptedBody(wire.SamplingBody):
+    """What `CreateResponse` and `CountInput` have in common."""
 
     input: str | Annotated[list[dict[str, Any]], Meta(max_length=20_000)] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    conversation: str | Conversation | None = None
+    conversation: str | ConversationRef | None = None
     parallel_tool_calls: bool | None = None
-    reasoning: Reasoning | None = None
+    reasoning: ReasoningBody | None = None
     text: TextOptions | None = None
     tool_choice: str | dict[str, Any] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
@@ -66,16 +66,16 @@ class Prompted(wire.Sampled):
     @property
     def conversation_id(self) -> str | None:
         conversation = self.conversation
-        return conversation.id if isinstance(conversation, Conversation) else conversation
+        return conversation.id if isinstance(conversation, ConversationRef) else conversation
 
 
-class Count(Prompted):
+class CountInput(PromptedBody):
     """``POST /v1/responses/input_tokens``."""
 
     personality: str | None = None
 
 
-class Create(Prompted):
+class CreateResponse(PromptedBody):
     """``POST /v1/responses``. What means nothing to a model here, and harms nobody, is ignored."""
 
     background: bool | None = None
@@ -100,7 +100,7 @@ class Create(Prompted):
     service_tier: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     stop: str | list[str] | None = None  # not OpenAI's
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     user: str | None = None
@@ -123,7 +123,7 @@ class Create(Prompted):
         return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
 
 
-def check(body: Create) -> None:
+def check(body: CreateResponse) -> None:
     """Refuse what this server does not do, and what contradicts itself.
 
     Raises:
@@ -144,7 +144,7 @@ def check(body: Create) -> None:
 # ---- the request -----------------------------------------------------------------------------
 
 
-def request(body: Create, messages: tuple[Message, ...]) -> Request:
+def request(body: CreateResponse, messages: tuple[Message, ...]) -> Request:
     """The whole of what is asked.
 
     Raises:
@@ -161,7 +161,7 @@ def request(body: Create, messages: tuple[Message, ...]) -> Request:
     )
 
 
-def prompt(body: Prompted, messages: tuple[Message, ...]) -> Request:
+def prompt(body: PromptedBody, messages: tuple[Message, ...]) -> Request:
     """What of it becomes part of the prompt, or decides its form."""
     tools, choice = _tools(body)
     wanted = body.reasoning.effort if body.reasoning else None
@@ -178,14 +178,14 @@ def prompt(body: Prompted, messages: tuple[Message, ...]) -> Request:
     )
 
 
-def customs(body: Prompted) -> frozenset[str]:
+def customs(body: PromptedBody) -> frozenset[str]:
     """The names of custom tools."""
     return frozenset(
         str(tool.get("name")) for tool in body.tools or () if tool.get("type") == "custom"
     )
 
 
-class _Function(msgspec.Struct):
+class _ToolFunction(msgspec.Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -206,7 +206,7 @@ _FREE_TEXT = {
 }
 
 
-class _Choice(msgspec.Struct):
+class _ToolChoiceObject(msgspec.Struct):
     """`tool_choice` where it is more than a word."""
 
     type: str
@@ -215,12 +215,12 @@ class _Choice(msgspec.Struct):
     tools: list[dict[str, Any]] = []
 
 
-def _tools(body: Prompted) -> tuple[tuple[Tool, ...], str]:
+def _tools(body: PromptedBody) -> tuple[tuple[Tool, ...], str]:
     tools = [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())]
     choice_body = body.tool_choice
     if choice_body is None or isinstance(choice_body, str):
         return wire.choose(tools, choice_body)
-    choice = convert(choice_body, _Choice, "tool_choice")
+    choice = convert(choice_body, _ToolChoiceObject, "tool_choice")
     if choice.type == "allowed_tools":
         allowed = [str(tool.get("name")) for tool in choice.tools]
         return wire.choose(tools, choice.mode, allowed=allowed)
@@ -233,7 +233,7 @@ def _tools(body: Prompted) -> tuple[tuple[Tool, ...], str]:
 def _tool(tool: Mapping[str, Any], path: str) -> Tool:
     kind = tool.get("type")
     if kind == "function":
-        function = convert(tool, _Function, path)
+        function = convert(tool, _ToolFunction, path)
         return wire.tool(function.name, function.description, function.parameters, f"{path}.name")
     if kind == "custom":
         custom = convert(tool, _Custom, path)

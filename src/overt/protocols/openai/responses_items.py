@@ -29,14 +29,14 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 # ---- as they are sent ------------------------------------------------------------------------
 
 
-class _Message(msgspec.Struct):
+class _MessageItem(msgspec.Struct):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[dict[str, Any]]
     id: str | None = None
     phase: str | None = None
 
 
-class _Call(msgspec.Struct):
+class _CallItem(msgspec.Struct):
     call_id: str
     name: str
     arguments: str = ""
@@ -50,18 +50,18 @@ class _Result(msgspec.Struct):
     id: str | None = None
 
 
-class _Text(msgspec.Struct):
+class _TextItem(msgspec.Struct):
     text: str
 
 
 class _Reasoning(msgspec.Struct):
-    summary: list[_Text] = []
-    content: list[_Text] | None = None
+    summary: list[_TextItem] = []
+    content: list[_TextItem] | None = None
     id: str | None = None
     encrypted_content: str | None = None
 
 
-class _Image(msgspec.Struct):
+class _InputImage(msgspec.Struct):
     image_url: str | None = None
     file_id: str | None = None
     detail: str = "auto"
@@ -101,7 +101,7 @@ def normal(item: Mapping[str, Any], path: str, name: str) -> Item:
 
 
 def _normal_message(item: Mapping[str, Any], path: str) -> Item:
-    message = convert(item, _Message, path)
+    message = convert(item, _MessageItem, path)
     assistant = message.role == "assistant"
     content = message.content
     if isinstance(content, str):
@@ -115,7 +115,7 @@ def _normal_message(item: Mapping[str, Any], path: str) -> Item:
 
 
 def _normal_call(item: Mapping[str, Any], path: str) -> Item:
-    call = convert(item, _Call, path)
+    call = convert(item, _CallItem, path)
     what = "input" if item.get("type") == "custom_tool_call" else "arguments"
     return {
         "call_id": call.call_id,
@@ -172,9 +172,9 @@ def messages(items: Iterable[Item], instructions: str | None = None) -> tuple[Me
     Reasoning, text and calls of one turn become one message; system messages at the beginning too,
     because many templates know only one.
     """
-    made: list[_Turn] = []
+    made: list[_MessageTurn] = []
     if instructions:
-        made.append(_Turn(Message.of("system", instructions)))
+        made.append(_MessageTurn(Message.of("system", instructions)))
     signs: tuple[str | None, str | None] = (None, None)
     for item in items:
         if item["type"] == "reasoning" and (signature := sealed.of_call(item)):
@@ -185,11 +185,11 @@ def messages(items: Iterable[Item], instructions: str | None = None) -> tuple[Me
         if made and made[-1].goes_on(message, first=len(made) == 1):
             made[-1].add(message)
         else:
-            made.append(_Turn(message))
+            made.append(_MessageTurn(message))
     return tuple(Message(turn.role, tuple(turn.parts)) for turn in made)
 
 
-class _Turn:
+class _MessageTurn:
     """A message in the making."""
 
     def __init__(self, message: Message) -> None:
@@ -251,11 +251,11 @@ def _result(item: Item) -> Message:
 def _part(part: Mapping[str, Any], path: str) -> TextPart | ImagePart:
     kind = part.get("type")
     if kind in ("input_text", "output_text", "text"):
-        return TextPart(convert(part, _Text, path).text)
+        return TextPart(convert(part, _TextItem, path).text)
     if kind == "refusal":
         return TextPart(convert(part, _Refusal, path).refusal)
     if kind == "input_image":
-        image = convert(part, _Image, path)
+        image = convert(part, _InputImage, path)
         if image.image_url is None:
             raise BadBody("an image is sent as image_url with a data: URL", f"{path}.image_url")
         return media.from_url(image.image_url, f"{path}.image_url")

@@ -21,7 +21,7 @@ OPENAI = "openai"
 _ID = re.compile(r"rs_[A-Za-z0-9_-]{1,100}")
 
 
-class _Kept(msgspec.Struct, omit_defaults=True):
+class _SealedReasoning(msgspec.Struct, omit_defaults=True):
     signature: str
     text: str = ""
     sealed: bool = False
@@ -44,7 +44,9 @@ def written(event: Thought | ToolCall, text: str) -> str:
     A call has no place for its signature: that stands in an item of its own before the call.
     """
     call = isinstance(event, ToolCall)
-    sealed = _Kept(event.signature or "", text, isinstance(event, Thought) and event.sealed, call)
+    sealed = _SealedReasoning(
+        event.signature or "", text, isinstance(event, Thought) and event.sealed, call
+    )
     return f"overt:{event.origin or 'unknown'}:{encode(sealed).decode()}"
 
 
@@ -74,8 +76,8 @@ def of_call(item: Mapping[str, Any]) -> tuple[str, str] | None:
     return (opened.signature, origin) if opened and opened.call else None
 
 
-def _kept(text: str) -> _Kept | None:
+def _kept(text: str) -> _SealedReasoning | None:
     try:
-        return msgspec.json.decode(text, type=_Kept)
+        return msgspec.json.decode(text, type=_SealedReasoning)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from overt.errors import NotFound
-from overt.protocols.base import BadBody, Caller, Services, encode
+from overt.protocols.base import BadBody, Caller, ServicesInterface, encode
 from overt.protocols.openai.responses_items import Item
 from overt.protocols.openai.responses_stream import Response
 
@@ -23,7 +23,7 @@ _MAX_TURNS = 10_000
 _ALL = 1_000_000
 
 
-class Turn(msgspec.Struct, kw_only=True):
+class StoredResponse(msgspec.Struct, kw_only=True):
     response: msgspec.Raw
     items: list[Item]
     previous: str | None = None
@@ -39,12 +39,12 @@ class Turn(msgspec.Struct, kw_only=True):
         return [*self.items, *self.shown().output]
 
 
-async def keep(services: Services, caller: Caller, turn: Turn, id: str) -> None:
+async def keep(services: ServicesInterface, caller: Caller, turn: StoredResponse, id: str) -> None:
     """Store it for `LIFE` from now."""
     await services.records.put(KIND, id, caller, encode(turn), expires=time.time() + LIFE)
 
 
-async def find(services: Services, caller: Caller, id: str) -> Turn:
+async def find(services: ServicesInterface, caller: Caller, id: str) -> StoredResponse:
     """One of the caller's.
 
     Raises:
@@ -53,11 +53,11 @@ async def find(services: Services, caller: Caller, id: str) -> Turn:
     body = await services.records.get(KIND, id, caller)
     if body is None:
         raise NotFound(f"Response with id '{id[:80]}' not found")
-    return msgspec.json.decode(body, type=Turn)
+    return msgspec.json.decode(body, type=StoredResponse)
 
 
 async def past(
-    services: Services, caller: Caller, previous: str | None, conversation: str | None
+    services: ServicesInterface, caller: Caller, previous: str | None, conversation: str | None
 ) -> list[Item]:
     """The items before a new turn's own, oldest first.
 
@@ -67,7 +67,7 @@ async def past(
     """
     if conversation is not None:
         return await said(services, caller, conversation)
-    turns: list[Turn] = []
+    turns: list[StoredResponse] = []
     while previous is not None and len(turns) < _MAX_TURNS:
         turn = await _before(services, caller, previous)
         turns.append(turn)
@@ -77,7 +77,7 @@ async def past(
     return [item for turn in reversed(turns) for item in turn.whole()]
 
 
-async def _before(services: Services, caller: Caller, id: str) -> Turn:
+async def _before(services: ServicesInterface, caller: Caller, id: str) -> StoredResponse:
     try:
         turn = await find(services, caller, id)
     except NotFound:
@@ -91,7 +91,7 @@ async def _before(services: Services, caller: Caller, id: str) -> Turn:
 
 
 async def resolved(
-    services: Services, caller: Caller, items: Sequence[Item], before: Sequence[Item]
+    services: ServicesInterface, caller: Caller, items: Sequence[Item], before: Sequence[Item]
 ) -> list[Item]:
     """`items` with what their references stand for.
 
@@ -107,11 +107,11 @@ async def resolved(
     return made
 
 
-async def _item(services: Services, caller: Caller, id: str) -> Item:
+async def _item(services: ServicesInterface, caller: Caller, id: str) -> Item:
     """An item of any kept response: its id holds the response's."""
     if match := _ITEM.fullmatch(id):
         body = await services.records.get(KIND, f"resp_{match[1]}", caller)
-        items = msgspec.json.decode(body, type=Turn).whole() if body else []
+        items = msgspec.json.decode(body, type=StoredResponse).whole() if body else []
         for item in items:
             if item["id"] == id:
                 return item
@@ -123,7 +123,7 @@ async def _item(services: Services, caller: Caller, id: str) -> Item:
 CONVERSATION = "conversation"
 
 
-async def said(services: Services, caller: Caller, conversation: str) -> list[Item]:
+async def said(services: ServicesInterface, caller: Caller, conversation: str) -> list[Item]:
     """The items of a conversation, oldest first.
 
     Raises:
@@ -135,7 +135,9 @@ async def said(services: Services, caller: Caller, conversation: str) -> list[It
     return [msgspec.json.decode(body) for body in bodies]
 
 
-async def say(services: Services, caller: Caller, conversation: str, items: Sequence[Any]) -> None:
+async def say(
+    services: ServicesInterface, caller: Caller, conversation: str, items: Sequence[Any]
+) -> None:
     """Add items to the end of a conversation; its id is the kind of their records."""
     for item in items:
         id = item["id"] if isinstance(item, dict) else item.id

@@ -1,6 +1,6 @@
 """A response as it grows: events in, OpenAI's events and the Response object out.
 
-Whole and streamed answers come from the same `Telling`, so they cannot differ.
+Whole and streamed answers come from the same `ResponseStream`, so they cannot differ.
 """
 
 import time
@@ -36,15 +36,15 @@ class InputDetails(msgspec.Struct):
     cache_write_tokens: int = 0
 
 
-class OutputDetails(msgspec.Struct):
+class ReasoningDetails(msgspec.Struct):
     reasoning_tokens: int
 
 
-class Tokens(msgspec.Struct):
+class ResponseUsage(msgspec.Struct):
     input_tokens: int
     input_tokens_details: InputDetails
     output_tokens: int
-    output_tokens_details: OutputDetails
+    output_tokens_details: ReasoningDetails
     total_tokens: int
 
 
@@ -88,7 +88,7 @@ class Response(msgspec.Struct, kw_only=True):
     top_logprobs: int = 0
     top_p: float | None = None
     truncation: str = "disabled"
-    usage: Tokens | None = None
+    usage: ResponseUsage | None = None
     user: str | None = None
     metadata: dict[str, str] = {}
 
@@ -134,7 +134,7 @@ class CustomItem(msgspec.Struct, tag="custom_tool_call"):
     status: str = "in_progress"
 
 
-class Likely(msgspec.Struct):
+class LogprobItem(msgspec.Struct):
     token: str
     logprob: float
     bytes: Sequence[int]
@@ -144,7 +144,7 @@ class Logprob(msgspec.Struct):
     token: str
     logprob: float
     bytes: Sequence[int]
-    top_logprobs: Sequence[Likely]
+    top_logprobs: Sequence[LogprobItem]
 
 
 _NEVER = -9999.0  # OpenAI's word for a probability of 0; JSON has no infinity
@@ -155,7 +155,7 @@ def _logprob(token: TokenLogprob) -> Logprob:
         token.token,
         max(token.logprob or 0.0, _NEVER),
         list(token.utf8),
-        [Likely(text, max(value, _NEVER), list(text.encode())) for text, value in token.top],
+        [LogprobItem(text, max(value, _NEVER), list(text.encode())) for text, value in token.top],
     )
 
 
@@ -169,7 +169,7 @@ _TERMINAL = {
 }
 
 
-class Telling:
+class ResponseStream:
     """One response. `add` each event in order; `take` what is to be sent.
 
     Args:
@@ -446,12 +446,12 @@ class Telling:
         response.output = self._items
         if status == "completed":
             response.completed_at = int(time.time())
-        response.usage = Tokens(
+        response.usage = ResponseUsage(
             usage.tokens_in,
             InputDetails(usage.tokens_cached, usage.tokens_written),
             usage.tokens_out,
             # Local engines make an event of each token, and do not count those of reasoning.
-            OutputDetails(min(usage.tokens_thought or self._thoughts, usage.tokens_out)),
+            ReasoningDetails(min(usage.tokens_thought or self._thoughts, usage.tokens_out)),
             usage.tokens_in + usage.tokens_out,
         )
         self.over = True

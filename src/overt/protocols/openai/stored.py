@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from overt.protocols.base import BadBody, Call, Reply
+from overt.protocols.base import BadBody, HttpCall, HttpReply
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -15,7 +15,7 @@ Metadata = Annotated[
 """What clients attach to an object, and get back as it was."""
 
 
-class Page(msgspec.Struct, frozen=True):
+class ListPage(msgspec.Struct, frozen=True):
     """Part of a list. `first_id` and `last_id` are where to go on from."""
 
     data: Sequence[Any]
@@ -25,13 +25,13 @@ class Page(msgspec.Struct, frozen=True):
     object: str = "list"
 
 
-def page(rows: Sequence[Any], ids: Sequence[str], limit: int) -> Reply:
+def page(rows: Sequence[Any], ids: Sequence[str], limit: int) -> HttpReply:
     """The first `limit` of what was `found`, which is one more where there are more."""
     ends = (ids[0], ids[min(limit, len(ids)) - 1]) if rows else (None, None)
-    return Reply(Page(rows[:limit], ends[0], ends[1], len(rows) > limit))
+    return HttpReply(ListPage(rows[:limit], ends[0], ends[1], len(rows) > limit))
 
 
-def whole(call: Call, name: str, default: int, *, least: int, most: int) -> int:
+def whole(call: HttpCall, name: str, default: int, *, least: int, most: int) -> int:
     """A whole number of the query string.
 
     Raises:
@@ -46,7 +46,7 @@ def whole(call: Call, name: str, default: int, *, least: int, most: int) -> int:
     return number
 
 
-def newest_first(call: Call) -> bool:
+def newest_first(call: HttpCall) -> bool:
     """`order` of the query string, ``desc`` without one.
 
     Raises:

@@ -17,15 +17,15 @@ import msgspec
 from msgspec import Meta
 
 from overt.errors import OvertError, Unsupported
-from overt.protocols.base import BadBody, Call, Reply
+from overt.protocols.base import BadBody, HttpCall, HttpReply
 from overt.protocols.openai.logprobs import Prompt
-from overt.protocols.openai.wire import Wire
+from overt.protocols.openai.wire import OpenAIWire
 from overt.runtime.llamacpp.begin_tokens import PROBE
 
 _EOS, _BOS = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id"
 
 
-class TokenizeBody(Wire, kw_only=True):
+class TokenizeBody(OpenAIWire, kw_only=True):
     """vLLM's ``prompt`` or llama.cpp's ``content``.
 
     What a model puts around every prompt is put around the text where ``add_special_tokens``, or
@@ -40,7 +40,7 @@ class TokenizeBody(Wire, kw_only=True):
     parse_special: bool | None = None
 
 
-class DetokenizeBody(Wire, kw_only=True):
+class DetokenizeBody(OpenAIWire, kw_only=True):
     tokens: list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
     model: str | None = None
 
@@ -63,7 +63,7 @@ class TokenizerInfo(msgspec.Struct):
     add_bos_token: bool
 
 
-async def tokenize(call: Call) -> Reply:
+async def tokenize(call: HttpCall) -> HttpReply:
     """``POST /tokenize``."""
     body = call.read(TokenizeBody)
     text = body.prompt if body.prompt is not None else body.content
@@ -73,24 +73,24 @@ async def tokenize(call: Call) -> Reply:
     special = body.parse_special is not False
     around = bool(body.add_special_tokens or body.add_special)
     ids = await call.services.tokenize(call.caller, model, text, special=special, around=around)
-    return Reply(Tokenized(len(ids), ids))
+    return HttpReply(Tokenized(len(ids), ids))
 
 
-async def detokenize(call: Call) -> Reply:
+async def detokenize(call: HttpCall) -> HttpReply:
     """``POST /detokenize``."""
     body = call.read(DetokenizeBody)
     model = await _model(call, body.model)
     text = await call.services.detokenize(call.caller, model, body.tokens) if body.tokens else ""
-    return Reply(Detokenized(text, text))
+    return HttpReply(Detokenized(text, text))
 
 
-async def info(call: Call) -> Reply:
+async def info(call: HttpCall) -> HttpReply:
     """``GET /tokenizer_info``."""
     model = await _model(call, call.query.get("model"))
     details = await call.services.library.show(model)
     ends = [await _word(call, model, details.metadata.get(key)) for key in (_EOS, _BOS)]
     begin = await Begin.of(call, model)
-    return Reply(
+    return HttpReply(
         TokenizerInfo(model, ends[0], ends[1], details.template or None, bool(begin.tokens))
     )
 
@@ -105,7 +105,7 @@ class Begin:
     tokens: tuple[int, ...] = ()
 
     @classmethod
-    async def of(cls, call: Call, model: str) -> "Begin":
+    async def of(cls, call: HttpCall, model: str) -> "Begin":
         """Those of `model`; none where its engine shows no tokens.
 
         Raises:
@@ -124,7 +124,9 @@ class Begin:
         own = self.tokens
         return 0 if isinstance(prompt, str) or prompt[: len(own)] == own else len(own)
 
-    async def before(self, call: Call, model: str, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    async def before(
+        self, call: HttpCall, model: str, prompts: Sequence[Prompt]
+    ) -> tuple[Prompt, ...]:
         """`prompts`, each of which begins with these tokens once when an engine reads it.
 
         A text that has them written out would have them twice: it becomes token ids.
@@ -146,7 +148,7 @@ class Begin:
         return tuple(resolved)
 
 
-async def _word(call: Call, model: str, id: object) -> str | None:
+async def _word(call: HttpCall, model: str, id: object) -> str | None:
     """What a special token reads, so that it can be tokenized again."""
     if not isinstance(id, int):
         return None
@@ -156,7 +158,7 @@ async def _word(call: Call, model: str, id: object) -> str | None:
         return None  # an id beyond the vocabulary: such files exist, and answer well
 
 
-async def _model(call: Call, body_model: str | None) -> str:
+async def _model(call: HttpCall, body_model: str | None) -> str:
     """The model of the address or the body, or the only one there is.
 
     Raises:

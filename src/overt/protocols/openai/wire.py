@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from overt.chat import Event, Failed, Finish, Sampling, Tool, Usage
 from overt.errors import BadSetting, ContextExceeded, ModelNotFound, OvertError
-from overt.protocols.base import AS_EVER, BadBody, Hold, Reply, encode
+from overt.protocols.base import AS_EVER, BadBody, HttpReply, ModelHold, encode
 from overt.protocols.failure import advice, error_of
 from overt.settings import seconds_of
 
@@ -32,7 +32,7 @@ _BODY_CODES = (  # msgspec's words to OpenAI's codes
 )
 
 
-class Problem(msgspec.Struct):
+class OpenAIProblem(msgspec.Struct):
     """OpenAI's form of an error."""
 
     message: str
@@ -41,16 +41,16 @@ class Problem(msgspec.Struct):
     code: str | None = None
 
 
-class ErrorBody(msgspec.Struct):
-    error: Problem
+class OpenAIErrorBody(msgspec.Struct):
+    error: OpenAIProblem
 
 
-def refuse(error: OvertError, id: str) -> Reply:
+def refuse(error: OvertError, id: str) -> HttpReply:
     """The answer to a request that failed; `id` is told in a header by the server."""
-    return Reply(ErrorBody(problem(error)), error.status, advice(error))
+    return HttpReply(OpenAIErrorBody(problem(error)), error.status, advice(error))
 
 
-def problem(error: OvertError) -> Problem:
+def problem(error: OvertError) -> OpenAIProblem:
     """`error` in OpenAI's words.
 
     A wrong key is an ``invalid_request_error`` with code ``invalid_api_key``, an unknown model one
@@ -66,25 +66,25 @@ def problem(error: OvertError) -> Problem:
     return problem_
 
 
-def failed_problem(failed: Failed) -> Problem:
+def failed_problem(failed: Failed) -> OpenAIProblem:
     """A `Failed` event in OpenAI's words, for the middle of a stream."""
     return problem(error_of(failed))
 
 
-def _problem(code: str, status: int, message: str) -> Problem:
+def _problem(code: str, status: int, message: str) -> OpenAIProblem:
     name = "invalid_request_error"
     if status == 429:
-        return Problem(message, "requests", code="rate_limit_exceeded")
+        return OpenAIProblem(message, "requests", code="rate_limit_exceeded")
     if status >= 500 and status != 501:
         name = "server_error"
-    return Problem(message, name, code=_CODES.get(code, code))
+    return OpenAIProblem(message, name, code=_CODES.get(code, code))
 
 
-def _body_problem(error: BadBody) -> Problem:
+def _body_problem(error: BadBody) -> OpenAIProblem:
     if error.unknown is not None:
         where = f"{error.path}.{error.unknown}" if error.path else error.unknown
         message = f"Unknown parameter: '{where}'."
-        return Problem(message, "invalid_request_error", where, "unknown_parameter")
+        return OpenAIProblem(message, "invalid_request_error", where, "unknown_parameter")
     code = next(
         (code for words, code in _BODY_CODES if words.match(error.message)), "invalid_value"
     )
@@ -92,7 +92,7 @@ def _body_problem(error: BadBody) -> Problem:
     if code == "missing_required_parameter":
         missing = error.message.partition("`")[2].partition("`")[0]
         where = f"{where}.{missing}" if where else missing
-    return Problem(str(error), "invalid_request_error", where or None, code)
+    return OpenAIProblem(str(error), "invalid_request_error", where or None, code)
 
 
 # ---- the stream of a chat or a completion --------------------------------------------------
@@ -123,7 +123,7 @@ async def pieces(
     except OvertError as error:
         if not begun:
             raise
-        yield b"data: " + encode(ErrorBody(problem(error))) + b"\n\n"
+        yield b"data: " + encode(OpenAIErrorBody(problem(error))) + b"\n\n"
         return
     if piece := last():
         yield piece
@@ -140,11 +140,11 @@ Name = Annotated[str, Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class Wire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class OpenAIWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of what clients send: a field it does not have is refused."""
 
 
-class TemplateOptions(Wire):
+class TemplateOptions(OpenAIWire):
     """``chat_template_kwargs`` of llama.cpp, vLLM and SGLang; only these change an answer here."""
 
     enable_thinking: bool | None = None
@@ -152,7 +152,7 @@ class TemplateOptions(Wire):
     reasoning_effort: str | None = None
 
 
-class Sampled(Wire, kw_only=True):
+class SamplingBody(OpenAIWire, kw_only=True):
     """Sampling, with what local servers take beyond OpenAI's own fields.
 
     ``keep_alive`` is Ollama's: seconds, or a duration such as ``"5m"``; negative is for ever.
@@ -182,7 +182,7 @@ _MAX_BIASES = 300_000
 _SEEDS = 2**32 - 1  # llama.cpp takes one below this; the last is its word for "choose one"
 
 
-def sampling(body: Sampled, choice: int = 0) -> Sampling:
+def sampling(body: SamplingBody, choice: int = 0) -> Sampling:
     """Sampling of the `choice`-th answer of ``n``: each has a seed of its own."""
     repeat = body.repeat_penalty if body.repeat_penalty is not None else body.repetition_penalty
     return Sampling(
@@ -249,7 +249,7 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     return tuple(pairs)
 
 
-def hold(keep_alive: float | str | None) -> Hold:
+def hold(keep_alive: float | str | None) -> ModelHold:
     """How long the model stays loaded.
 
     Raises:
@@ -262,7 +262,7 @@ def hold(keep_alive: float | str | None) -> Hold:
             keep_alive = seconds_of(keep_alive)
         except BadSetting as error:
             raise BadBody(str(error), "keep_alive") from None
-    return Hold(keep_alive=math.inf if keep_alive < 0 else keep_alive)
+    return ModelHold(keep_alive=math.inf if keep_alive < 0 else keep_alive)
 
 
 # ---- tools and schemas ---------------------------------------------------------------------
@@ -360,7 +360,7 @@ class CompletionDetails(msgspec.Struct):
     rejected_prediction_tokens: int = 0
 
 
-class UsageBody(msgspec.Struct):
+class OpenAIUsage(msgspec.Struct):
     """``usage`` of a chat or a completion; `prompt_tokens` includes the cached ones."""
 
     prompt_tokens: int
@@ -370,7 +370,7 @@ class UsageBody(msgspec.Struct):
     completion_tokens_details: CompletionDetails
 
 
-def usage_body(usages: Sequence[Usage], thoughts: int = 0) -> UsageBody:
+def usage_body(usages: Sequence[Usage], thoughts: int = 0) -> OpenAIUsage:
     """Usage of all choices of one prompt: it is read once, whatever ``n`` is.
 
     `thoughts` is how many events of reasoning there were, one a token in local engines; what the
@@ -379,7 +379,7 @@ def usage_body(usages: Sequence[Usage], thoughts: int = 0) -> UsageBody:
     first = usages[0] if usages else Usage(0, 0)
     out = sum(usage.tokens_out for usage in usages)
     thoughts = sum(usage.tokens_thought for usage in usages) or thoughts
-    return UsageBody(
+    return OpenAIUsage(
         first.tokens_in,
         out,
         first.tokens_in + out,

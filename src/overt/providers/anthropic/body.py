@@ -25,7 +25,7 @@ from overt.chat import (
 )
 from overt.errors import BadRequest, Unsupported
 from overt.providers.anthropic.schema import limited
-from overt.providers.supported_parameters import Accepts, pruned
+from overt.providers.supported_parameters import SupportedParameters, pruned
 
 ORIGIN = "anthropic"
 OLD, NEW = "2023-06-01", "2026-10-21"
@@ -67,7 +67,9 @@ Block = dict[str, Any]
 Turn = dict[str, Any]
 
 
-def answered(request: Request, model: str, taken: Accepts) -> tuple[dict[str, Any], list[str]]:
+def answered(
+    request: Request, model: str, taken: SupportedParameters
+) -> tuple[dict[str, Any], list[str]]:
     """The body that asks for an answer, streamed, and a sentence for each thing left out.
 
     Raises:
@@ -95,14 +97,14 @@ def answered(request: Request, model: str, taken: Accepts) -> tuple[dict[str, An
     return body, notes
 
 
-def counted(request: Request, model: str, taken: Accepts) -> dict[str, Any]:
+def counted(request: Request, model: str, taken: SupportedParameters) -> dict[str, Any]:
     """The body that asks how many tokens the prompt has. Raises as `answered`."""
     request, notes = _taken(request, model, taken)
     most = request.max_tokens or taken.most_out or MAX_OUTPUT_TOKENS
     return _asked(request, model, taken, most, notes)
 
 
-def _taken(request: Request, model: str, taken: Accepts) -> tuple[Request, list[str]]:
+def _taken(request: Request, model: str, taken: SupportedParameters) -> tuple[Request, list[str]]:
     """`request` without what the family refuses; refused where there is nothing like it."""
     if request.prompt is not None or request.suffix is not None:
         raise Unsupported(
@@ -128,7 +130,7 @@ def _taken(request: Request, model: str, taken: Accepts) -> tuple[Request, list[
 
 
 def _asked(
-    request: Request, model: str, taken: Accepts, most: int, notes: list[str]
+    request: Request, model: str, taken: SupportedParameters, most: int, notes: list[str]
 ) -> dict[str, Any]:
     """All that the model reads."""
     system, turns = _turns(request.messages, model, taken, notes)
@@ -159,7 +161,7 @@ def _asked(
 
 
 def _turns(
-    messages: Sequence[Message], model: str, taken: Accepts, notes: list[str]
+    messages: Sequence[Message], model: str, taken: SupportedParameters, notes: list[str]
 ) -> tuple[str, list[Turn]]:
     """The system prompt, and turns that take turns. Messages with nothing in them are left out."""
     speaking = [(role, blocks) for role, blocks in map(_said, messages) if blocks]
@@ -316,7 +318,7 @@ def _choice(request: Request) -> dict[str, Any]:
     return {} if choice_ == {"type": "auto"} else choice_
 
 
-def _schema(schema: Any, model: str, taken: Accepts, notes: list[str]) -> Any:
+def _schema(schema: Any, model: str, taken: SupportedParameters, notes: list[str]) -> Any:
     if taken.extra.get("structured", "") != "limited":
         notes.append(f"the JSON schema is sent; whether the server of {model} holds to it is open")
         return schema
@@ -332,7 +334,12 @@ def _schema(schema: Any, model: str, taken: Accepts, notes: list[str]) -> Any:
 
 
 def _thinking(
-    request: Request, model: str, taken: Accepts, most: int, turns: list[Turn], notes: list[str]
+    request: Request,
+    model: str,
+    taken: SupportedParameters,
+    most: int,
+    turns: list[Turn],
+    notes: list[str],
 ) -> dict[str, Any] | None:
     kinds: Sequence[str] = taken.extra.get("kinds", ())
     if request.thinking is None:
@@ -374,7 +381,7 @@ def _unthought(turns: list[Turn]) -> bool:
 
 
 def _effort(
-    request: Request, model: str, taken: Accepts, notes: list[str], *, budget: bool
+    request: Request, model: str, taken: SupportedParameters, notes: list[str], *, budget: bool
 ) -> str | None:
     """The word of the family that is nearest to the one asked for, not above it if there is one."""
     effort = request.effort
@@ -393,7 +400,7 @@ def _effort(
 
 
 def _sampling(
-    request: Request, model: str, taken: Accepts, body: dict[str, Any], notes: list[str]
+    request: Request, model: str, taken: SupportedParameters, body: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
     sampling = request.sampling
     gone = [

@@ -15,12 +15,12 @@ from overt.errors import OvertError, ProviderFailed, Unsupported
 from overt.providers.anthropic.body import NEW, OLD, answered, counted
 from overt.providers.anthropic.failure import failure
 from overt.providers.anthropic.reader import AnthropicReader
-from overt.providers.base import Post
+from overt.providers.base import PostRequest
 from overt.providers.dialect import MAX_TOKENS, broken, encode
 from overt.providers.supported_parameters import accepts
 
 
-class _Counted(msgspec.Struct):
+class _AnthropicCount(msgspec.Struct):
     input_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
@@ -30,7 +30,7 @@ class Anthropic:
     name = "anthropic"
     protocol = "anthropic"
     # Lists are the same in all versions.
-    listing = Post("/v1/models", b"", {"anthropic-version": OLD}, method="GET")
+    listing = PostRequest("/v1/models", b"", {"anthropic-version": OLD}, method="GET")
 
     def capabilities(self, model: str) -> Capabilities:
         """From anthropic.toml; `context` 0 is not known."""
@@ -49,7 +49,7 @@ class Anthropic:
         """The key. The version goes with each POST: it depends on the model."""
         return {"x-api-key": secret} if secret else {}
 
-    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+    def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:
         """``POST /v1/messages``, and one sentence for each thing left out.
 
         Raises:
@@ -64,13 +64,13 @@ class Anthropic:
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
         return failure(status, headers, body)
 
-    def embed(self, request: EmbedRequest, model: str) -> Post:
+    def embed(self, request: EmbedRequest, model: str) -> PostRequest:
         raise Unsupported("anthropic makes no embeddings", "choose an embedding model")
 
     def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
         raise ProviderFailed("anthropic makes no embeddings")
 
-    def counting(self, request: Request, model: str) -> Post:
+    def counting(self, request: Request, model: str) -> PostRequest:
         """``POST /v1/messages/count_tokens``. Raises as `post`."""
         body = counted(request, model, accepts(self.name, model))
         return self._post("/v1/messages/count_tokens", body, model)
@@ -82,10 +82,10 @@ class Anthropic:
             ProviderFailed: `body` does not say.
         """
         try:
-            return msgspec.json.decode(body, type=_Counted).input_tokens
+            return msgspec.json.decode(body, type=_AnthropicCount).input_tokens
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise broken(self.name, error, billed=False) from None
 
-    def _post(self, path: str, body: dict[str, object], model: str) -> Post:
+    def _post(self, path: str, body: dict[str, object], model: str) -> PostRequest:
         version = accepts(self.name, model).extra.get("version", NEW)
-        return Post(path, encode(body), {"anthropic-version": str(version)})
+        return PostRequest(path, encode(body), {"anthropic-version": str(version)})

@@ -43,13 +43,13 @@ _KINDS = {
 }
 
 
-class _Problem(msgspec.Struct):
+class _ErrorDetail(msgspec.Struct):
     type: str = ""
     message: str = ""
 
 
 class _Body(msgspec.Struct):
-    error: _Problem | None = None
+    error: _ErrorDetail | None = None
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -57,7 +57,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 def failure(status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
     """The error of an answer that is not 200."""
-    problem = _Problem()
+    problem = _ErrorDetail()
     # Else it is a gateway's page: its status says enough.
     with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
         problem = _decode(body).error or problem

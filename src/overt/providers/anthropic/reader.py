@@ -9,7 +9,7 @@ import msgspec
 from overt.chat import Done, Event, Finish, Text, Thought, ToolCall, Usage
 from overt.errors import ProviderFailed
 from overt.providers.anthropic.failure import failed
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 from overt.providers.dialect import broken, count, ended_early
 
 ORIGIN: Final = "anthropic"
@@ -18,24 +18,24 @@ _MAX_BLOCKS = 10_000
 # ---- the wire ------------------------------------------------------------------------------
 
 
-class _Written(msgspec.Struct):
+class _CacheCreation(msgspec.Struct):
     ephemeral_1h_input_tokens: Any = None
 
 
-class _Details(msgspec.Struct):
+class _AnthropicTokenDetails(msgspec.Struct):
     thinking_tokens: Any = None
 
 
-class _Usage(msgspec.Struct):
+class _AnthropicUsage(msgspec.Struct):
     input_tokens: Any = None
     output_tokens: Any = None
     cache_read_input_tokens: Any = None
     cache_creation_input_tokens: Any = None
-    cache_creation: _Written | None = None
-    output_tokens_details: _Details | None = None
+    cache_creation: _CacheCreation | None = None
+    output_tokens_details: _AnthropicTokenDetails | None = None
 
 
-class _Block(msgspec.Struct):
+class _ContentBlock(msgspec.Struct):
     type: str
     text: str | None = None
     thinking: str | None = None
@@ -46,7 +46,7 @@ class _Block(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
 
 
-class _Delta(msgspec.Struct):
+class _AnthropicDelta(msgspec.Struct):
     type: str = ""
     text: str = ""
     thinking: str = ""
@@ -56,26 +56,26 @@ class _Delta(msgspec.Struct):
     stop_sequence: str | None = None
 
 
-class _Message(msgspec.Struct):
-    usage: _Usage | None = None
+class _StartedMessage(msgspec.Struct):
+    usage: _AnthropicUsage | None = None
 
 
-class _Problem(msgspec.Struct):
+class _StreamError(msgspec.Struct):
     type: str = ""
     message: str = ""
 
 
-class _Said(msgspec.Struct):
+class _AnthropicEvent(msgspec.Struct):
     """Any event. A whole message, sent where a stream was asked for, fits as well."""
 
     type: str = ""
     index: Annotated[int, msgspec.Meta(ge=0, le=_MAX_BLOCKS)] = 0
-    delta: _Delta | None = None
-    content_block: _Block | None = None
-    message: _Message | None = None
-    usage: _Usage | None = None
-    error: _Problem | None = None
-    content: list[_Block] | None = None
+    delta: _AnthropicDelta | None = None
+    content_block: _ContentBlock | None = None
+    message: _StartedMessage | None = None
+    usage: _AnthropicUsage | None = None
+    error: _StreamError | None = None
+    content: list[_ContentBlock] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
 
@@ -93,7 +93,7 @@ class _Kinds(msgspec.Struct):
     content_block: _Typed | None = None
 
 
-_decode = msgspec.json.Decoder(_Said).decode
+_decode = msgspec.json.Decoder(_AnthropicEvent).decode
 _kinds = msgspec.json.Decoder(_Kinds).decode
 _EVENTS = frozenset(
     (
@@ -122,7 +122,7 @@ _FINISHES: dict[str | None, Finish] = {
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenBlock:
     """A block on its way. `call` is the number of its tool call; -1 for none."""
 
     kind: str
@@ -139,14 +139,14 @@ class AnthropicReader:
     done: bool = False
     _begun: bool = False
     _ended: bool = False  # a reason to stop was told
-    _blocks: dict[int, _Open] = field(default_factory=dict)
+    _blocks: dict[int, _OpenBlock] = field(default_factory=dict)
     _starts: int = 0
     _calls: int = 0
-    _usage: _Usage = field(default_factory=_Usage)
+    _usage: _AnthropicUsage = field(default_factory=_AnthropicUsage)
     _finish: Finish = "stop"
     _stop: str | None = None
 
-    def feed(self, server_event: Said) -> Iterable[Event]:
+    def feed(self, server_event: ServerEvent) -> Iterable[Event]:
         """The events that one server-sent event makes: none for most kinds.
 
         Raises:
@@ -175,7 +175,7 @@ class AnthropicReader:
             case "message" if event.content is not None:
                 return list(self._whole(event))
             case "error":
-                problem = event.error or _Problem()
+                problem = event.error or _StreamError()
                 raise failed(problem.type, problem.message, billed=self._begun)
             case _:
                 pass
@@ -195,7 +195,7 @@ class AnthropicReader:
 
     # -- events --
 
-    def _read(self, data: bytes) -> _Said | None:
+    def _read(self, data: bytes) -> _AnthropicEvent | None:
         """None for what is no event of this protocol: newer ones are to be passed over."""
         try:
             return _decode(data)
@@ -219,17 +219,17 @@ class AnthropicReader:
         if kinds.type == "content_block_start" and kinds.content_block is not None:
             if kinds.content_block.type in _BLOCKS:
                 return False
-            self._blocks[kinds.index] = _Open(kinds.content_block.type)
+            self._blocks[kinds.index] = _OpenBlock(kinds.content_block.type)
             return True
         return kinds.type not in _EVENTS
 
     def _unreadable(self, why: str) -> ProviderFailed:
         return broken(ORIGIN, why, billed=self._begun)
 
-    def _start(self, index: int, block: _Block | None) -> Iterator[Event]:
+    def _start(self, index: int, block: _ContentBlock | None) -> Iterator[Event]:
         if block is None:
             raise self._unreadable("a block without its kind")
-        opened = self._blocks[index] = _Open(block.type)
+        opened = self._blocks[index] = _OpenBlock(block.type)
         self._starts += 1  # an index may come twice
         if self._starts > _MAX_BLOCKS:
             raise self._unreadable(f"more than {_MAX_BLOCKS} blocks")
@@ -251,7 +251,7 @@ class AnthropicReader:
             case _:
                 pass
 
-    def _piece(self, index: int, delta: _Delta) -> Iterable[Event]:
+    def _piece(self, index: int, delta: _AnthropicDelta) -> Iterable[Event]:
         opened = self._blocks.get(index)
         if opened is None:
             raise self._unreadable(f"a piece of block {index}, which was not begun")
@@ -282,7 +282,7 @@ class AnthropicReader:
             return (ToolCall(opened.call, "", "", _text(opened.given) or "{}"),)
         return ()
 
-    def _whole(self, message: _Said) -> Iterator[Event]:
+    def _whole(self, message: _AnthropicEvent) -> Iterator[Event]:
         """A message that was not streamed."""
         self._begun = True
         for index, block in enumerate(message.content or ()):
@@ -308,9 +308,9 @@ class AnthropicReader:
         # llama-server names the sequence and calls the reason end_turn.
         self._stop = (stop or None) if self._finish == "stop" else None
 
-    def _count(self, usage: _Usage | None) -> None:
+    def _count(self, usage: _AnthropicUsage | None) -> None:
         """Every number is the whole so far; those that are not told stay."""
-        for name in _Usage.__struct_fields__ if usage is not None else ():
+        for name in _AnthropicUsage.__struct_fields__ if usage is not None else ():
             if (value := getattr(usage, name)) is not None:
                 setattr(self._usage, name, value)
 
@@ -318,9 +318,9 @@ class AnthropicReader:
         usage = self._usage
         read = count(usage.cache_read_input_tokens)
         written = count(usage.cache_creation_input_tokens)
-        hour = count((usage.cache_creation or _Written()).ephemeral_1h_input_tokens)
+        hour = count((usage.cache_creation or _CacheCreation()).ephemeral_1h_input_tokens)
         out = count(usage.output_tokens)
-        thought = count((usage.output_tokens_details or _Details()).thinking_tokens)
+        thought = count((usage.output_tokens_details or _AnthropicTokenDetails()).thinking_tokens)
         return Usage(
             tokens_in=count(usage.input_tokens) + read + written,
             tokens_out=out,

@@ -25,7 +25,7 @@ from overt.chat import (
     ToolResultPart,
 )
 from overt.errors import BadRequest, Unsupported
-from overt.providers.supported_parameters import Accepts, pruned
+from overt.providers.supported_parameters import SupportedParameters, pruned
 
 ENGINE = "gemini"
 _MAX_STOPS = 5
@@ -41,7 +41,7 @@ _MAX_DEPTH = 32
 Body = dict[str, Any]
 
 
-def body(request: Request, model: str, taken: Accepts) -> tuple[Body, tuple[str, ...]]:
+def body(request: Request, model: str, taken: SupportedParameters) -> tuple[Body, tuple[str, ...]]:
     """The body, and one sentence for each thing left out or changed.
 
     Raises:
@@ -71,7 +71,7 @@ def body(request: Request, model: str, taken: Accepts) -> tuple[Body, tuple[str,
     return fields, tuple(dict.fromkeys(notes))
 
 
-def _check(request: Request, model: str, taken: Accepts) -> None:
+def _check(request: Request, model: str, taken: SupportedParameters) -> None:
     """Refuse what leaving out would turn into another request."""
     if request.prompt is not None or request.suffix is not None:
         raise Unsupported("gemini answers conversations alone", "send messages, not a prompt")
@@ -125,7 +125,7 @@ def _is_system(message: Message) -> bool:
     return message.role == "system"
 
 
-def _contents(request: Request, taken: Accepts, notes: list[str]) -> list[Body]:
+def _contents(request: Request, taken: SupportedParameters, notes: list[str]) -> list[Body]:
     """The conversation; what the model says in a row is one content, and so are results."""
     signs = bool(taken.extra.get("signs"))
     names: dict[str, str] = {}  # of functions, by the id of their call
@@ -295,7 +295,7 @@ def _sampling(sampling: Sampling) -> Body:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _length(request: Request, model: str, taken: Accepts, notes: list[str]) -> Body:
+def _length(request: Request, model: str, taken: SupportedParameters, notes: list[str]) -> Body:
     fields: Body = {}
     if request.max_tokens is not None:
         fields["maxOutputTokens"] = request.max_tokens
@@ -327,7 +327,7 @@ _BUDGETS = (512, 1024, 8192, 24576, 32768)
 """Tokens by effort. Those of low, medium and high are Google's own, of its OpenAI endpoint."""
 
 
-def _thinking(request: Request, model: str, taken: Accepts, notes: list[str]) -> Body:
+def _thinking(request: Request, model: str, taken: SupportedParameters, notes: list[str]) -> Body:
     """``thinkingConfig``: levels from Gemini 3 on, a budget of tokens before."""
     extra = taken.extra
     off = request.thinking is False or request.effort == "none"

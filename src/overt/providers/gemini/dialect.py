@@ -13,12 +13,12 @@ import msgspec
 from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engine import Capabilities
 from overt.errors import BadRequest, OvertError, ProviderFailed, Unsupported
-from overt.providers.base import Post, Reader
+from overt.providers.base import EventReader, PostRequest
 from overt.providers.dialect import broken, count, encode, unit
 from overt.providers.gemini import body as gemini_body
 from overt.providers.gemini import reader as gemini_reader
 from overt.providers.gemini.body import ENGINE
-from overt.providers.supported_parameters import Accepts, accepts
+from overt.providers.supported_parameters import SupportedParameters, accepts
 
 _MAX_TEXTS = 100
 
@@ -28,7 +28,7 @@ class Gemini:
 
     name = ENGINE
     protocol = "gemini"
-    listing = Post("/v1beta/models", b"", method="GET")
+    listing = PostRequest("/v1beta/models", b"", method="GET")
 
     def capabilities(self, model: str) -> Capabilities:
         taken = _taken(model)
@@ -47,17 +47,17 @@ class Gemini:
         """The key as a header: in the URL, as Google allows too, it would be in every log."""
         return {"x-goog-api-key": secret} if secret else {}
 
-    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+    def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:
         body, left_out = gemini_body.body(request, model, _taken(model))
         return _post(model, "streamGenerateContent?alt=sse", body), left_out
 
-    def reader(self, request: Request) -> Reader:
+    def reader(self, request: Request) -> EventReader:
         return gemini_reader.GeminiReader(request)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
         return gemini_reader.failure(status, headers, body)
 
-    def embed(self, request: EmbedRequest, model: str) -> Post:
+    def embed(self, request: EmbedRequest, model: str) -> PostRequest:
         if len(request.inputs) > _MAX_TEXTS:
             raise BadRequest(
                 f"{len(request.inputs)} texts, and gemini embeds {_MAX_TEXTS} at once",
@@ -93,14 +93,14 @@ class Gemini:
         # Google's are not of length 1 where fewer dimensions than all are asked for.
         return Embeddings(tuple(unit(vector, ENGINE) for vector in vectors), count(tokens))
 
-    def counting(self, request: Request, model: str) -> Post:
+    def counting(self, request: Request, model: str) -> PostRequest:
         body, _ = gemini_body.body(gemini_body.for_counting(request), model, _taken(model))
         whole = {"model": _resource(model), **body}
         return _post(model, "countTokens", {"generateContentRequest": whole})
 
     def counted(self, body: bytes) -> int:
         try:
-            return max(0, msgspec.json.decode(body, type=_Counted).totalTokens)
+            return max(0, msgspec.json.decode(body, type=_GeminiCount).totalTokens)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise broken(ENGINE, error, billed=False) from None
 
@@ -116,7 +116,7 @@ def _resource(model: str) -> str:
     return model if model.startswith("tunedModels/") else f"models/{_bare(model)}"
 
 
-def _taken(model: str) -> Accepts:
+def _taken(model: str) -> SupportedParameters:
     return accepts(ENGINE, _bare(model))
 
 
@@ -126,15 +126,15 @@ def resource(model: str) -> str:
     return f"{kind}/{quote(name, safe='')}"
 
 
-def _post(model: str, method: str, body: Mapping[str, Any]) -> Post:
+def _post(model: str, method: str, body: Mapping[str, Any]) -> PostRequest:
     """A POST of one method of one model."""
-    return Post(f"/v1beta/{resource(model)}:{method}", encode(body))
+    return PostRequest(f"/v1beta/{resource(model)}:{method}", encode(body))
 
 
 # ---- answers that are no stream ------------------------------------------------------------
 
 
-class _Vector(msgspec.Struct):
+class _GeminiVector(msgspec.Struct):
     values: list[float]
 
 
@@ -143,9 +143,9 @@ class _EmbedUsage(msgspec.Struct, rename="camel"):
 
 
 class _Embedded(msgspec.Struct, rename="camel"):
-    embeddings: list[_Vector]
+    embeddings: list[_GeminiVector]
     usage_metadata: _EmbedUsage | None = None
 
 
-class _Counted(msgspec.Struct):
+class _GeminiCount(msgspec.Struct):
     totalTokens: int

@@ -36,7 +36,7 @@ from overt.errors import (
     TooLarge,
     TooMany,
 )
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 from overt.providers.dialect import broken, count, ended_early, sentence, wait
 from overt.providers.gemini.body import ENGINE
 
@@ -47,65 +47,65 @@ class _Wire(msgspec.Struct, rename="camel"):
     """Base of what Gemini sends. What is not named here is left unread."""
 
 
-class _Call(_Wire):
+class _GeminiFunctionCall(_Wire):
     name: str = ""
     args: msgspec.Raw = msgspec.Raw()
     id: str | None = None
 
 
-class _Part(_Wire):
+class _GeminiPart(_Wire):
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
-    function_call: _Call | None = None
+    function_call: _GeminiFunctionCall | None = None
 
 
-class _Content(_Wire):
-    parts: list[_Part] | None = None
+class _GeminiContent(_Wire):
+    parts: list[_GeminiPart] | None = None
 
 
-class _Token(_Wire):
+class _GeminiToken(_Wire):
     token: str | None = None
     log_probability: float | None = None
     token_id: int | None = None
 
 
 class _Top(_Wire):
-    candidates: list[_Token] | None = None
+    candidates: list[_GeminiToken] | None = None
 
 
-class _Logprobs(_Wire):
-    chosen_candidates: list[_Token] | None = None
+class _GeminiLogprobs(_Wire):
+    chosen_candidates: list[_GeminiToken] | None = None
     top_candidates: list[_Top] | None = None
 
 
 class _Candidate(_Wire):
-    content: _Content | None = None
+    content: _GeminiContent | None = None
     finish_reason: str | None = None
     finish_message: str | None = None
-    logprobs_result: _Logprobs | None = None
+    logprobs_result: _GeminiLogprobs | None = None
 
 
 class _Feedback(_Wire):
     block_reason: str | None = None
 
 
-class _Usage(_Wire):
+class _GeminiUsage(_Wire):
     prompt_token_count: Any = None
     cached_content_token_count: Any = None
     candidates_token_count: Any = None
     thoughts_token_count: Any = None
 
 
-class _Answer(_Wire):
+class _GeminiAnswer(_Wire):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _Usage | None = None
+    usage_metadata: _GeminiUsage | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
-_decode_list = msgspec.json.Decoder(list[_Answer]).decode
+_decode = msgspec.json.Decoder(_GeminiAnswer).decode
+_decode_list = msgspec.json.Decoder(list[_GeminiAnswer]).decode
 
 # ---- reading -------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class GeminiReader:
         self._finish: Finish | None = None
         self._calls = 0
 
-    def feed(self, server_event: Said) -> Iterable[Event]:
+    def feed(self, server_event: ServerEvent) -> Iterable[Event]:
         """The events of one answer of the row, or of all, where they came as a list.
 
         Raises:
@@ -157,7 +157,7 @@ class GeminiReader:
             return self._unread(server_event.data, error)
         return self._answer(answer, server_event.data)
 
-    def _answer(self, answer: _Answer, data: bytes) -> list[Event]:
+    def _answer(self, answer: _GeminiAnswer, data: bytes) -> list[Event]:
         if bytes(answer.error) not in (b"", b"null"):
             raise _problem(0, {}, data)
         if answer.usage_metadata is not None:
@@ -202,7 +202,7 @@ class GeminiReader:
                 return [event for answer in answers for event in self._answer(answer, data)]
         raise broken(ENGINE, error) from None
 
-    def _part(self, part: _Part, events: list[Event]) -> None:
+    def _part(self, part: _GeminiPart, events: list[Event]) -> None:
         text, signature = part.text, part.thought_signature or None
         if part.function_call is not None:
             events.append(self._call(part.function_call, signature))
@@ -215,7 +215,7 @@ class GeminiReader:
             if signature:  # beside the answer: a thought that is all signature
                 events.append(Thought("", signature, sealed=True, origin=ENGINE))
 
-    def _call(self, call: _Call, signature: str | None) -> ToolCall:
+    def _call(self, call: _GeminiFunctionCall, signature: str | None) -> ToolCall:
         index = self._calls
         if index >= _MAX_CALLS or not call.name:
             what = f"more than {_MAX_CALLS} tool calls" if call.name else "a call of no function"
@@ -258,7 +258,7 @@ def _insert(logprobs: Logprobs, events: list[Event]) -> None:
     events.insert(next(after, len(events)), logprobs)
 
 
-def _logprobs(result: _Logprobs, top: int) -> Logprobs:
+def _logprobs(result: _GeminiLogprobs, top: int) -> Logprobs:
     tops = result.top_candidates or ()
     tokens = []
     for at, chosen in enumerate(result.chosen_candidates or ()):
@@ -270,12 +270,12 @@ def _logprobs(result: _Logprobs, top: int) -> Logprobs:
     return Logprobs(tuple(tokens))
 
 
-def _logprob(token: _Token) -> float:
+def _logprob(token: _GeminiToken) -> float:
     """0 is left out on the wire, as all zeros are; above it is nothing."""
     return min(token.log_probability or 0.0, 0.0)
 
 
-def _usage(usage_body: _Usage) -> Usage:
+def _usage(usage_body: _GeminiUsage) -> Usage:
     """`tokens_out` is what Google tells apart: candidates and thoughts."""
     tokens_in, thought = (
         count(usage_body.prompt_token_count),
@@ -297,7 +297,7 @@ class _Detail(_Wire):
     retry_delay: str | None = None
 
 
-class _Error(_Wire):
+class _GeminiError(_Wire):
     code: int | None = None
     message: str | None = None
     status: str | None = None
@@ -363,7 +363,7 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
     return ProviderFailed(message, "ask again", billed=begun)
 
 
-def _told(body: bytes) -> _Error:
+def _told(body: bytes) -> _GeminiError:
     """The error in `body`: an object, or a list of one where no event stream was asked for."""
     document: Any = None
     try:
@@ -372,14 +372,14 @@ def _told(body: bytes) -> _Error:
             document = document[0]
         document = document.get("error") if isinstance(document, dict) else None
         if isinstance(document, str):
-            return _Error(message=document)
-        return msgspec.convert(document, _Error)
+            return _GeminiError(message=document)
+        return msgspec.convert(document, _GeminiError)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError):
         message = document.get("message") if isinstance(document, dict) else None
-        return _Error(message=message if isinstance(message, str) else None)
+        return _GeminiError(message=message if isinstance(message, str) else None)
 
 
-def _delay(error: _Error, headers: Mapping[str, str]) -> float | None:
+def _delay(error: _GeminiError, headers: Mapping[str, str]) -> float | None:
     """Seconds to wait: what RetryInfo says, else the header."""
     for detail in error.details or ():
         if detail.retry_delay and (match := _SECONDS.fullmatch(detail.retry_delay)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Turn:
+class AdmittedRequest:
     """One request that was let through. Settled once: later words about it are not heard."""
 
     era: int
@@ -38,18 +38,18 @@ class Breaker:
             return self._until - now
         return 1.0 if self._probing else 0.0
 
-    def begin(self) -> Turn:
+    def begin(self) -> AdmittedRequest:
         """A request begins, which `wait` allowed. Settle it by `good`, `bad` or `neither`."""
         self._probing = bool(self._pause)
-        return Turn(self._era, self._probing)
+        return AdmittedRequest(self._era, self._probing)
 
-    def good(self, turn: Turn) -> None:
+    def good(self, turn: AdmittedRequest) -> None:
         """It answered."""
         if self._settle(turn):
             self._era += self._pause > 0
             self._row, self._pause = 0, 0.0
 
-    def bad(self, turn: Turn, now: float) -> None:
+    def bad(self, turn: AdmittedRequest, now: float) -> None:
         """It failed in a way that is not the request's fault."""
         if not self._settle(turn):
             return
@@ -59,11 +59,11 @@ class Breaker:
             self._until = now + self._pause
             self._era += 1
 
-    def neither(self, turn: Turn) -> None:
+    def neither(self, turn: AdmittedRequest) -> None:
         """It says nothing of whether the address works: cancelled, or refused."""
         self._settle(turn)
 
-    def _settle(self, turn: Turn) -> bool:
+    def _settle(self, turn: AdmittedRequest) -> bool:
         """Whether `turn` still counts."""
         if turn.settled:
             return False

@@ -20,13 +20,22 @@ from typing import Any
 import httpx2
 
 from overt.errors import BadRequest, BadSetting, Busy, OvertError, ProviderFailed
-from overt.providers.base import HOPS, HOPS_HEADER, Begun, Destination, Failure, Passed, Post, Said
+from overt.providers.base import (
+    HOPS,
+    HOPS_HEADER,
+    Destination,
+    Failure,
+    PassedResponse,
+    PostRequest,
+    ResponseBegun,
+    ServerEvent,
+)
 from overt.providers.dialect import told_wait
 from overt.providers.http.circuit_breaker import Breaker
-from overt.providers.http.errors import Limits, finite, foreign, unmade
+from overt.providers.http.errors import HttpTimeouts, finite, foreign, unmade
 from overt.providers.http.redact import cleaned
-from overt.providers.http.response_stream import OWN, Answer, Sent, Settle
-from overt.providers.http.sse import Splitter
+from overt.providers.http.response_stream import OWN, BreakerTurn, SentTime, StreamedResponse
+from overt.providers.http.sse import EventSplitter
 from overt.security import urls
 from overt.settings import Settings, seconds_of
 
@@ -40,7 +49,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MANY = 1000  # addresses whose breakers are remembered
 
 
-class Upstream:
+class HttpClient:
     """Asks providers. One for each event loop; any number of requests at once.
 
     Args:
@@ -63,7 +72,7 @@ class Upstream:
     ) -> None:
         self._settings, self._check = settings, check or self._policy
         self._notice, self._clock, self._sleep, self._rng = notice, clock, sleep, rng
-        self._limits = Limits(
+        self._limits = HttpTimeouts(
             seconds_of(settings.connect_timeout),
             seconds_of(settings.first_timeout),
             seconds_of(settings.between_timeout),
@@ -73,12 +82,12 @@ class Upstream:
         self._clients: dict[tuple[bool, bool], httpx2.AsyncClient] = {}
 
     async def stream(
-        self, to: Destination, post: Post, failure: Failure
-    ) -> AsyncGenerator[Begun | Said, None]:
-        """`Begun` once the provider took the request, then what it says.
+        self, to: Destination, post: PostRequest, failure: Failure
+    ) -> AsyncGenerator[ResponseBegun | ServerEvent, None]:
+        """`ResponseBegun` once the provider took the request, then what it says.
 
-        An answer that is one JSON document, as of a server that does not stream, is one `Said`
-        without a name. Closing the generator closes the connection.
+        An answer that is one JSON document, as of a server that does not stream, is one
+        `ServerEvent` without a name. Closing the generator closes the connection.
 
         Raises:
             Offline, NoEgress: the policy; nothing was sent.
@@ -87,13 +96,13 @@ class Upstream:
             OvertError: what `failure` makes of another status than 200, without the key.
         """
         async with await self._begin(to, post, failure) as answer:
-            yield Begun(answer.request_id, answer.bytes_out)
+            yield ResponseBegun(answer.request_id, answer.bytes_out)
             chunk = await answer.read()
             if answer.is_json or chunk.lstrip()[:1] in (b"{", b"["):
-                yield Said("", await answer.whole(chunk))
+                yield ServerEvent("", await answer.whole(chunk))
                 return
             answer.must_stream()
-            splitter = Splitter()
+            splitter = EventSplitter()
             while chunk:
                 answer.heard(events := answer.split(splitter, chunk))
                 for event in events:
@@ -104,7 +113,7 @@ class Upstream:
                 yield event
             answer.must_have_spoken()
 
-    async def ask(self, to: Destination, post: Post, failure: Failure) -> bytes:
+    async def ask(self, to: Destination, post: PostRequest, failure: Failure) -> bytes:
         """A whole answer of at most `MAX_BODY_BYTES` bytes. Raises as `stream`.
 
         All of it must have come within `first_timeout`.
@@ -112,16 +121,19 @@ class Upstream:
         async with await self._begin(to, post, failure) as answer:
             return await answer.whole()
 
-    async def forward(self, to: Destination, post: Post) -> AsyncGenerator[Passed | bytes, None]:
-        """The provider's answer as it is, whatever its status: `Passed`, then the body's pieces.
+    async def forward(
+        self, to: Destination, post: PostRequest
+    ) -> AsyncGenerator[PassedResponse | bytes, None]:
+        """The provider's answer as it is, whatever its status: `PassedResponse`, then the body's
+        pieces.
 
         Only a connection that could not be made is tried again: whoever asked sees each status, and
         tries again by itself. Raises as `stream`, and for no status but a redirect.
         """
         async with await self._begin(to, post, None) as answer:
             head = answer.handed_on()
-            yield Passed(answer.status, head, answer.request_id, answer.bytes_out)
-            splitter = Splitter() if answer.is_stream else None
+            yield PassedResponse(answer.status, head, answer.request_id, answer.bytes_out)
+            splitter = EventSplitter() if answer.is_stream else None
             grows = "streamGenerateContent" in post.path  # Gemini's stream, as one JSON list
             while chunk := await answer.read():
                 if splitter:
@@ -144,7 +156,9 @@ class Upstream:
 
         egress.check(url, self._settings)
 
-    async def _begin(self, to: Destination, post: Post, failure: Failure | None) -> Answer:
+    async def _begin(
+        self, to: Destination, post: PostRequest, failure: Failure | None
+    ) -> StreamedResponse:
         """The answer once its head has come, after as many tries as are allowed and safe."""
         again: _Again | None = None
         tried = before = 0
@@ -179,12 +193,12 @@ class Upstream:
         breaker: Breaker,
         failure: Failure | None,
         before: int,
-    ) -> Answer:
+    ) -> StreamedResponse:
         """`before`: bytes that left with earlier tries.
 
         Raises _Again: it failed, and nothing of it can be billed.
         """
-        settle, sent = Settle(breaker, breaker.begin(), self._clock), Sent()
+        settle, sent = BreakerTurn(breaker, breaker.begin(), self._clock), SentTime()
         try:
             response = await self._send(request, sent)
         except Exception as caught:  # noqa: BLE001 -- whatever it is becomes an error of ours
@@ -198,7 +212,7 @@ class Upstream:
         except BaseException:
             settle.neither()
             raise
-        answer = Answer(response, to, self._limits, sent, settle, before, _size(request))
+        answer = StreamedResponse(response, to, self._limits, sent, settle, before, _size(request))
         if answer.status >= 500:
             settle.bad()
         moved = answer.status in _REDIRECTS
@@ -209,7 +223,7 @@ class Upstream:
                 raise cleaned(_redirected(answer), to.secret)
             raise _refusal(answer, failure, await answer.some(MAX_ERROR))
 
-    async def _send(self, request: httpx2.Request, sent: Sent) -> httpx2.Response:
+    async def _send(self, request: httpx2.Request, sent: SentTime) -> httpx2.Response:
         """The head of the answer. Raises TimeoutError, and what httpx2 raises."""
         loop = asyncio.get_running_loop()
         connect = self._limits.connect
@@ -275,7 +289,7 @@ class _Again(Exception):
 # ---- what goes out --------------------------------------------------------------------------
 
 
-def _request(to: Destination, post: Post) -> httpx2.Request:
+def _request(to: Destination, post: PostRequest) -> httpx2.Request:
     """Raises BadRequest, BadSetting: it cannot be put into HTTP."""
     if not post.path.startswith("/"):  # "@elsewhere" behind a base would be another host
         raise BadRequest(f"{post.path[:80]!r} is not a path", "it begins with a slash")
@@ -327,7 +341,7 @@ def _trusted() -> ssl.SSLContext:
 # ---- what another status than 200 means -----------------------------------------------------
 
 
-def _refusal(answer: Answer, failure: Failure, body: bytes) -> OvertError | _Again:
+def _refusal(answer: StreamedResponse, failure: Failure, body: bytes) -> OvertError | _Again:
     """What another status than 200 means; _Again where it may be tried again."""
     status, headers, to = answer.status, answer.headers, answer.to
     error = cleaned(failure(status, headers, body), to.secret)
@@ -342,7 +356,7 @@ def _refusal(answer: Answer, failure: Failure, body: bytes) -> OvertError | _Aga
     return _Again(error, f"{to.label} answered {status}", wait, answer.size)
 
 
-def _redirected(answer: Answer) -> ProviderFailed:
+def _redirected(answer: StreamedResponse) -> ProviderFailed:
     try:
         there = httpx2.URL(answer.headers.get("location", "")).host
     except (httpx2.InvalidURL, UnicodeError):

@@ -23,7 +23,7 @@ _MAY = "and may bill the request all the same"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpTimeouts:
     """Seconds; inf is none."""
 
     connect: float
@@ -39,7 +39,7 @@ def finite(seconds: float) -> float | None:
 def foreign(
     caught: Exception,
     to: Destination,
-    limits: Limits,
+    limits: HttpTimeouts,
     *,
     sent: bool,
     heard: bool = False,
@@ -83,7 +83,9 @@ def foreign(
     return ProviderFailed(what, "ask again if it may be sent twice", billed=True)
 
 
-def _late(to: Destination, limits: Limits, sent: bool, heard: bool, between: bool) -> TimedOut:
+def _late(
+    to: Destination, limits: HttpTimeouts, sent: bool, heard: bool, between: bool
+) -> TimedOut:
     if not sent:
         proxy = _proxy(to.base)
         what = "could not be reached" + (f" through {proxy}" if proxy else "")

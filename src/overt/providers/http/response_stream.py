@@ -11,11 +11,11 @@ import anyio
 import httpx2
 
 from overt.errors import ProviderFailed
-from overt.providers.base import Destination, Said
-from overt.providers.http.circuit_breaker import Breaker, Turn
-from overt.providers.http.errors import Limits, foreign
+from overt.providers.base import Destination, ServerEvent
+from overt.providers.http.circuit_breaker import AdmittedRequest, Breaker
+from overt.providers.http.errors import HttpTimeouts, foreign
 from overt.providers.http.redact import clean
-from overt.providers.http.sse import MAX_EVENT_BYTES, Splitter
+from overt.providers.http.sse import MAX_EVENT_BYTES, EventSplitter
 
 MAX_BODY_BYTES = 64 << 20
 """Bytes of an answer that is not a stream."""
@@ -53,18 +53,18 @@ OWN = frozenset(
 
 
 @dataclass(slots=True)
-class Sent:
+class SentTime:
     """When the first byte of a request was written, by the loop's clock; None before."""
 
     at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class BreakerTurn:
     """One turn at a breaker."""
 
     breaker: Breaker
-    turn: Turn
+    turn: AdmittedRequest
     clock: Callable[[], float]
 
     def good(self) -> None:
@@ -82,7 +82,7 @@ class Settle:
         self.breaker.neither(self.turn)
 
 
-class Patience:
+class WaitTimer:
     """What `asyncio.timeout` is to one wait, for the many short waits of a stream.
 
     One timer for all of them, which looks when it rings whether the wait of that moment is over
@@ -97,7 +97,7 @@ class Patience:
         self._until = math.inf
         self._rang = False
 
-    def until(self, when: float) -> "Patience":
+    def until(self, when: float) -> "WaitTimer":
         """A context for one wait, which ends in TimeoutError at `when` by the loop's clock."""
         self._until = when
         if self._timer is not None and when < self._timer.when():
@@ -136,16 +136,16 @@ class Patience:
         self._task.cancel()
 
 
-class Answer:
+class StreamedResponse:
     """An answer whose head has come. A context: leaving it closes the connection or keeps it."""
 
     def __init__(
         self,
         response: httpx2.Response,
         to: Destination,
-        limits: Limits,
-        sent: Sent,
-        settle: Settle,
+        limits: HttpTimeouts,
+        sent: SentTime,
+        settle: BreakerTurn,
         before: int,
         size: int,
     ) -> None:
@@ -159,7 +159,7 @@ class Answer:
         self._kind = self.headers.get("content-type", "").lower()
         self._response, self._chunks = response, response.aiter_raw()
         self._limits, self._settle, self._loop = limits, settle, asyncio.get_running_loop()
-        self._patience = Patience(self._loop)
+        self._patience = WaitTimer(self._loop)
         self._spoke = False  # something real was said
         self._begun = False  # … that was not only an announcement
         self._ended = False
@@ -199,14 +199,14 @@ class Answer:
             raise self.failed(f"answered with more than {MAX_STREAM_BYTES >> 20} MiB")
         return chunk
 
-    def split(self, splitter: Splitter, chunk: bytes) -> list[Said]:
+    def split(self, splitter: EventSplitter, chunk: bytes) -> list[ServerEvent]:
         """The events in `chunk`. Raises ProviderFailed: a line of no reasonable length."""
         try:
             return splitter.feed(chunk)
         except ProviderFailed:
             raise self.failed(f"sent an event of more than {MAX_EVENT_BYTES >> 20} MiB") from None
 
-    def heard(self, events: Sequence[Said]) -> None:
+    def heard(self, events: Sequence[ServerEvent]) -> None:
         """These were said just now."""
         for event in events:
             if event.name not in _ANNOUNCED:
@@ -278,7 +278,7 @@ class Answer:
         hint = "it may be billed: look what is at its address before you ask again"
         return ProviderFailed(f"{self.to.label} {what}", hint, billed=True)
 
-    async def __aenter__(self) -> "Answer":
+    async def __aenter__(self) -> "StreamedResponse":
         return self
 
     async def __aexit__(

@@ -6,7 +6,7 @@ which nobody does here. Data stays bytes: whether it is UTF-8 is for whoever rea
 """
 
 from overt.errors import ProviderFailed
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 
 MAX_EVENT_BYTES = 16 << 20
 """Bytes that one line, and the data of one event, may have."""
@@ -14,7 +14,7 @@ MAX_EVENT_BYTES = 16 << 20
 _MARK = b"\xef\xbb\xbf"
 
 
-class Splitter:
+class EventSplitter:
     """Feed it what comes, in any pieces; it gives the events that are whole by then.
 
     Time and memory grow with the bytes fed, whatever their cuts.
@@ -30,7 +30,7 @@ class Splitter:
         self._data: list[bytes] = []
         self._size = 0
 
-    def feed(self, chunk: bytes) -> list[Said]:
+    def feed(self, chunk: bytes) -> list[ServerEvent]:
         """The events that `chunk` completes, in order.
 
         Raises:
@@ -53,7 +53,7 @@ class Splitter:
         self._add(first)
         if not rest:
             return []
-        events: list[Said] = []
+        events: list[ServerEvent] = []
         self._line(b"".join(self._pieces), events)
         last = rest.pop()
         for line in rest:
@@ -62,13 +62,13 @@ class Splitter:
         self._add(last)
         return events
 
-    def end(self) -> list[Said]:
+    def end(self) -> list[ServerEvent]:
         """The event that only lacks its empty line: the stream ended in order and forgot it.
 
         The standard drops it. Of a provider it is the last word, and one that was cut is found to
         be so by whoever reads it: half of a JSON object is none.
         """
-        events: list[Said] = []
+        events: list[ServerEvent] = []
         if self._begin:
             self._add(self._begin)
         self._line(b"".join(self._pieces), events)
@@ -82,10 +82,10 @@ class Splitter:
             self._bound(self._length, "line")
             self._pieces.append(piece)
 
-    def _line(self, line: bytes, events: list[Said]) -> None:
+    def _line(self, line: bytes, events: list[ServerEvent]) -> None:
         if not line:
             if self._data:
-                events.append(Said(self._name, b"\n".join(self._data)))
+                events.append(ServerEvent(self._name, b"\n".join(self._data)))
                 self._data, self._size = [], 0
             self._name = ""
             return

@@ -27,7 +27,7 @@ from overt.chat import (
     Usage,
 )
 from overt.errors import OvertError, ProviderFailed
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 from overt.providers.dialect import broken, count, ended_early
 from overt.providers.openai.failure import Fault, error_of, fault_of
 
@@ -35,24 +35,24 @@ _MAX_CALLS = 128
 _MAX_HELD = 1 << 20  # characters of arguments that wait for the name of their call
 
 
-class _Function(msgspec.Struct):
+class _OpenAIFunction(msgspec.Struct):
     name: str | None = None
     arguments: Any = None  # text, or by some servers an object
 
 
-class _Call(msgspec.Struct):
+class _OpenAIToolCall(msgspec.Struct):
     index: int | None = None
     id: str | int | None = None
-    function: _Function | None = None
+    function: _OpenAIFunction | None = None
 
 
-class _Delta(msgspec.Struct):
+class _OpenAIDelta(msgspec.Struct):
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: Any = None
     refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
+    tool_calls: list[_OpenAIToolCall] | None = None
+    function_call: _OpenAIFunction | None = None
 
 
 class Top(msgspec.Struct):
@@ -69,7 +69,7 @@ class Token(msgspec.Struct):
     id: Any = None
 
 
-class _Logprobs(msgspec.Struct):
+class _OpenAILogprobs(msgspec.Struct):
     content: list[Token] | None = None
     refusal: list[Token] | None = None
     tokens: list[str] | None = None  # of /completions
@@ -77,47 +77,47 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _OpenAIChoice(msgspec.Struct):
     index: int | None = 0
-    delta: _Delta | None = None
-    message: _Delta | None = None
+    delta: _OpenAIDelta | None = None
+    message: _OpenAIDelta | None = None
     text: str | None = None
     finish_reason: str | None = None
     stop_reason: Any = None  # vLLM: the stop that was found
-    logprobs: _Logprobs | None = None
+    logprobs: _OpenAILogprobs | None = None
 
 
-class _Details(msgspec.Struct):
+class _OpenAITokenDetails(msgspec.Struct):
     cached_tokens: Any = 0
     cache_write_tokens: Any = 0
     reasoning_tokens: Any = 0
 
 
-class _Usage(msgspec.Struct):
+class _OpenAIUsage(msgspec.Struct):
     prompt_tokens: Any = 0
     completion_tokens: Any = 0
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
+    prompt_tokens_details: _OpenAITokenDetails | None = None
+    completion_tokens_details: _OpenAITokenDetails | None = None
 
 
-class _Timings(msgspec.Struct):
+class _OpenAITimings(msgspec.Struct):
     """llama-server's, in milliseconds."""
 
     prompt_ms: float | None = 0
     predicted_ms: float | None = 0
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    timings: _Timings | None = None
+class _OpenAIChunk(msgspec.Struct):
+    choices: list[_OpenAIChoice] | None = None
+    usage: _OpenAIUsage | None = None
+    timings: _OpenAITimings | None = None
     error: Any = None
     object: Any = None
     message: Any = None
     code: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder(_OpenAIChunk).decode
 
 _FINISH: dict[str, Finish] = {
     "stop": "stop",
@@ -145,14 +145,14 @@ class ChatReader:
         self._who, self._origin = who, origin
         self._stops = request.stop
         self._most = _MAX_CALLS if request.parallel_tools else 1
-        self._calls = _Calls(who)
+        self._calls = _CallOrder(who)
         self._finish: Finish | None = None
         self._stop: str | None = None
-        self._usage: _Usage | None = None
-        self._timings: _Timings | None = None
+        self._usage: _OpenAIUsage | None = None
+        self._timings: _OpenAITimings | None = None
         self._refused = self._begun = False
 
-    def feed(self, server_event: Said) -> Iterable[Event]:
+    def feed(self, server_event: ServerEvent) -> Iterable[Event]:
         """See `Reader`."""
         data = server_event.data
         if data[:1] != b"{":
@@ -187,7 +187,7 @@ class ChatReader:
             raise ended_early(self._who)
         self._calls.check(self._most)
         if self._usage is not None:
-            yield _used(self._usage, self._timings or _Timings())
+            yield _used(self._usage, self._timings or _OpenAITimings())
         yield Done(self._ended(), self._stop)
 
     def _ended(self) -> Finish:
@@ -198,7 +198,7 @@ class ChatReader:
             return "tool_calls"
         return self._finish or "stop"
 
-    def _choice(self, choice: _Choice, events: list[Event]) -> None:
+    def _choice(self, choice: _OpenAIChoice, events: list[Event]) -> None:
         delta = choice.delta
         if delta is None:
             # A whole message stands in for the pieces only where no piece came before.
@@ -218,7 +218,7 @@ class ChatReader:
             if isinstance(choice.stop_reason, str) and choice.stop_reason in self._stops:
                 self._stop = choice.stop_reason
 
-    def _delta(self, delta: _Delta, events: list[Event]) -> None:
+    def _delta(self, delta: _OpenAIDelta, events: list[Event]) -> None:
         thought = delta.reasoning_content or delta.reasoning
         if thought and isinstance(thought, str):
             events.append(Thought(thought, origin=self._origin))
@@ -234,16 +234,16 @@ class ChatReader:
             for call in delta.tool_calls:
                 events += self._calls.add(call, self._most)
         elif delta.function_call is not None:
-            events += self._calls.add(_Call(0, None, delta.function_call), self._most)
+            events += self._calls.add(_OpenAIToolCall(0, None, delta.function_call), self._most)
 
-    def _failure(self, chunk: _Chunk) -> OvertError:
+    def _failure(self, chunk: _OpenAIChunk) -> OvertError:
         fault = fault_of(chunk.error) if chunk.error else Fault()
         if not chunk.error:
             fault = Fault(chunk.message, code=chunk.code)
         return error_of(self._who, fault)
 
 
-class _Calls:
+class _CallOrder:
     """Puts the pieces of tool calls in order, by index where there is one, else by id and name."""
 
     def __init__(self, who: str) -> None:
@@ -257,8 +257,8 @@ class _Calls:
     def count(self) -> int:
         return len(self._ids)
 
-    def add(self, call: _Call, most: int) -> Iterator[ToolCall]:
-        function = call.function or _Function()
+    def add(self, call: _OpenAIToolCall, most: int) -> Iterator[ToolCall]:
+        function = call.function or _OpenAIFunction()
         id, name = str(call.id or ""), function.name or ""
         index = self._place(call.index, id, name)
         if index >= most:  # fewer were asked for
@@ -310,7 +310,7 @@ class _Calls:
         return len(self._ids) - 1
 
 
-def _used(usage: _Usage, timings: _Timings) -> Usage:
+def _used(usage: _OpenAIUsage, timings: _OpenAITimings) -> Usage:
     read, written = usage.prompt_tokens_details, usage.completion_tokens_details
     tokens_in, tokens_out = count(usage.prompt_tokens), count(usage.completion_tokens)
     return Usage(
@@ -344,7 +344,7 @@ def _parts(parts: list[Any], origin: str) -> Iterator[Event]:
                 yield Thought(text, origin=origin)
 
 
-def _logprobs(logprobs: _Logprobs) -> tuple[TokenLogprob, ...]:
+def _logprobs(logprobs: _OpenAILogprobs) -> tuple[TokenLogprob, ...]:
     if logprobs.content or logprobs.refusal:
         return tuple(
             token_of(token) for token in (logprobs.content or []) + (logprobs.refusal or [])

@@ -13,7 +13,7 @@ import msgspec
 from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engine import Capabilities
 from overt.errors import OvertError
-from overt.providers.base import Post, Reader
+from overt.providers.base import EventReader, PostRequest
 from overt.providers.dialect import broken, encode
 from overt.providers.openai import chat, responses
 from overt.providers.openai import embed as openai_embed
@@ -22,11 +22,11 @@ from overt.providers.openai.failure import failure
 
 PARALLEL = 256
 """Requests at once; a provider's own limits are lower, and are its to tell."""
-LISTING = Post("/models", b"", method="GET")
+LISTING = PostRequest("/models", b"", method="GET")
 _ADDRESS = "its base URL should end in /v1, as in http://127.0.0.1:8000/v1#MODEL"
 
 
-class Http:
+class CompatibleServer:
     """The dialect of refs like ``http://127.0.0.1:8000/v1#model``."""
 
     name = "http"
@@ -49,7 +49,7 @@ class Http:
         """See `Dialect`."""
         return headers(secret)
 
-    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+    def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:
         """Chat for messages, completions for a prompt."""
         chat.check(request, "such a server")
         extra = _extra(request)
@@ -62,7 +62,7 @@ class Http:
             left_out.append(ROUNDED)
         if request.prompt is None:
             body = chat.chat(request, model, length="max_tokens", thoughts=self.name, extra=extra)
-            return Post("/chat/completions", encode(body)), tuple(left_out)
+            return PostRequest("/chat/completions", encode(body)), tuple(left_out)
         if request.json_schema is not None:
             extra |= {"json_schema": dict(request.json_schema)}
             left_out.append(
@@ -70,9 +70,9 @@ class Http:
                 "ignore it"
             )
         body = chat.completion(request, model, extra)
-        return Post("/completions", encode(body)), tuple(left_out)
+        return PostRequest("/completions", encode(body)), tuple(left_out)
 
-    def reader(self, request: Request) -> Reader:
+    def reader(self, request: Request) -> EventReader:
         return ChatReader(request, "the server", self.name)
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
@@ -80,17 +80,19 @@ class Http:
             "the server", status, headers, body, add_key="overt login URL", missing=_ADDRESS
         )
 
-    def embed(self, request: EmbedRequest, model: str) -> Post:
-        return Post("/embeddings", encode(openai_embed.body(request, model, "such a server")))
+    def embed(self, request: EmbedRequest, model: str) -> PostRequest:
+        return PostRequest(
+            "/embeddings", encode(openai_embed.body(request, model, "such a server"))
+        )
 
     def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
         return openai_embed.read(body, request, "the server")
 
-    def counting(self, request: Request, model: str) -> Post:
+    def counting(self, request: Request, model: str) -> PostRequest:
         """llama-server and Overt count what they would read for Responses; most others do not."""
         chat.check(request, "such a server")
         body = responses.conversation(request, model, effort=request.effort)
-        return Post("/responses/input_tokens", encode(body))
+        return PostRequest("/responses/input_tokens", encode(body))
 
     def counted(self, body: bytes) -> int:
         return counted(body, "the server")
@@ -111,11 +113,11 @@ class _List(msgspec.Struct):
     data: list[_Listed]
 
 
-class _Counted(msgspec.Struct):
+class _OpenAICount(msgspec.Struct):
     input_tokens: int
 
 
-_counted = msgspec.json.Decoder(_Counted).decode
+_counted = msgspec.json.Decoder(_OpenAICount).decode
 _list = msgspec.json.Decoder(_List).decode
 
 

@@ -27,7 +27,7 @@ from overt.chat import (
 )
 from overt.engine import Capabilities
 from overt.errors import BadRequest, OvertError, Unsupported
-from overt.providers.base import Post, Reader, Said
+from overt.providers.base import EventReader, PostRequest, ServerEvent
 from overt.providers.dialect import encode
 from overt.providers.openai import chat, responses
 from overt.providers.openai import embed as openai_embed
@@ -36,7 +36,7 @@ from overt.providers.openai.compatible import LISTING, PARALLEL, ROUNDED, counte
 from overt.providers.openai.failure import failure
 from overt.providers.openai.responses_answer import ResponsesReader
 from overt.providers.openai.strict import strict
-from overt.providers.supported_parameters import Accepts, accepts, pruned
+from overt.providers.supported_parameters import SupportedParameters, accepts, pruned
 
 _WHO = "openai"
 _MAX_STOPS = 4
@@ -68,7 +68,7 @@ class OpenAI:
     def headers(self, secret: str) -> dict[str, str]:
         return headers(secret)
 
-    def post(self, request: Request, model: str) -> tuple[Post, tuple[str, ...]]:
+    def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:
         """See `Dialect`. Which of the two interfaces, is said at the top of this file."""
         _check(request)
         taken = accepts(_WHO, model)
@@ -87,10 +87,10 @@ class OpenAI:
         body = responses.body(
             request_, model, effort=effort, reasons=bool(taken.extra.get("efforts", []))
         )
-        return Post("/responses", encode(body)), tuple(notes)
+        return PostRequest("/responses", encode(body)), tuple(notes)
 
-    def reader(self, request: Request) -> Reader:
-        reader: Reader = _EitherReader(request)
+    def reader(self, request: Request) -> EventReader:
+        reader: EventReader = _EitherReader(request)
         return _CutReader(reader, request.stop) if request.stop else reader
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
@@ -103,20 +103,20 @@ class OpenAI:
             missing="OPENAI_BASE_URL should end in /v1; other servers are http://HOST/v1#MODEL",
         )
 
-    def embed(self, request: EmbedRequest, model: str) -> Post:
+    def embed(self, request: EmbedRequest, model: str) -> PostRequest:
         # A third of the bytes of numbers in decimal.
-        return Post(
+        return PostRequest(
             "/embeddings", encode(openai_embed.body(request, model, _WHO, encoding="base64"))
         )
 
     def embedded(self, body: bytes, request: EmbedRequest) -> Embeddings:
         return openai_embed.read(body, request, _WHO)
 
-    def counting(self, request: Request, model: str) -> Post:
+    def counting(self, request: Request, model: str) -> PostRequest:
         _check(request)
         effort, _ = _effort(request, model, accepts(_WHO, model))
         fields = responses.conversation(request, model, effort=effort)
-        return Post("/responses/input_tokens", encode(fields))
+        return PostRequest("/responses/input_tokens", encode(fields))
 
     def counted(self, body: bytes) -> int:
         return counted(body, _WHO)
@@ -133,7 +133,9 @@ def _check(request: Request) -> None:
         )
 
 
-def _completion(request: Request, model: str, taken: Accepts) -> tuple[Post, tuple[str, ...]]:
+def _completion(
+    request: Request, model: str, taken: SupportedParameters
+) -> tuple[PostRequest, tuple[str, ...]]:
     if not taken.extra.get("completions", False):
         raise Unsupported(
             f"{model} answers messages and continues no bare prompt",
@@ -148,12 +150,12 @@ def _completion(request: Request, model: str, taken: Accepts) -> tuple[Post, tup
             f"logprobs is {request.logprobs}; a bare prompt has 5 at most", "ask for 5 or fewer"
         )
     known, notes = _known(request)
-    return Post("/completions", encode(chat.completion(known, model))), tuple(notes)
+    return PostRequest("/completions", encode(chat.completion(known, model))), tuple(notes)
 
 
 def _chat(
     request: Request, model: str, effort: str | None, notes: list[str]
-) -> tuple[Post, tuple[str, ...]]:
+) -> tuple[PostRequest, tuple[str, ...]]:
     extra = {} if effort is None else {"reasoning_effort": effort}
     if any(
         isinstance(part, ThoughtPart) and part.origin == responses.ORIGIN and part.signature
@@ -165,7 +167,7 @@ def _chat(
             "needs, takes none"
         )
     body = chat.chat(request, model, length="max_completion_tokens", extra=extra)
-    return Post("/chat/completions", encode(body)), tuple(notes)
+    return PostRequest("/chat/completions", encode(body)), tuple(notes)
 
 
 def _only_responses(request: Request, model: str) -> None:
@@ -184,7 +186,9 @@ def _only_responses(request: Request, model: str) -> None:
         )
 
 
-def _effort(request: Request, model: str, taken: Accepts) -> tuple[str | None, list[str]]:
+def _effort(
+    request: Request, model: str, taken: SupportedParameters
+) -> tuple[str | None, list[str]]:
     """The effort that is sent, and what is to be said about it.
 
     A word that the family is not known to take is sent all the same: openai.toml may be older than
@@ -207,7 +211,7 @@ def _effort(request: Request, model: str, taken: Accepts) -> tuple[str | None, l
 
 
 def _kept(
-    request: Request, model: str, taken: Accepts, effort: str | None
+    request: Request, model: str, taken: SupportedParameters, effort: str | None
 ) -> tuple[Request, list[str]]:
     """`request` without what this model refuses and OpenAI does not have."""
     refuses = taken.refuses
@@ -262,23 +266,23 @@ class _EitherReader:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._inner: Reader | None = None
+        self._inner: EventReader | None = None
 
     @property
     def done(self) -> bool:
         return self._inner is not None and self._inner.done
 
-    def feed(self, server_event: Said) -> Iterable[Event]:
-        """See `Reader`."""
+    def feed(self, server_event: ServerEvent) -> Iterable[Event]:
+        """See `EventReader`."""
         if self._inner is None:
             self._inner = self._chosen(server_event)
         return self._inner.feed(server_event)
 
     def end(self) -> Iterable[Event]:
-        """See `Reader`."""
+        """See `EventReader`."""
         return (self._inner or ResponsesReader(self._request)).end()
 
-    def _chosen(self, server_event: Said) -> Reader:
+    def _chosen(self, server_event: ServerEvent) -> EventReader:
         name: Any = server_event.name
         if not name:
             try:
@@ -296,7 +300,7 @@ class _CutReader:
     Nothing changes where it does. What comes after is read, for its `Usage`, and not told.
     """
 
-    def __init__(self, inner: Reader, stops: Sequence[str]) -> None:
+    def __init__(self, inner: EventReader, stops: Sequence[str]) -> None:
         self._inner = inner
         self._stops = tuple(stop for stop in stops if stop)
         self._longest = max(map(len, self._stops), default=1)
@@ -307,13 +311,13 @@ class _CutReader:
     def done(self) -> bool:
         return self._inner.done
 
-    def feed(self, server_event: Said) -> Iterator[Event]:
-        """See `Reader`."""
+    def feed(self, server_event: ServerEvent) -> Iterator[Event]:
+        """See `EventReader`."""
         for event in self._inner.feed(server_event):
             yield from self._event(event)
 
     def end(self) -> Iterator[Event]:
-        """See `Reader`."""
+        """See `EventReader`."""
         for event in self._inner.end():
             if isinstance(event, Done):
                 yield from self._flush()

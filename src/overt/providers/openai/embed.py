@@ -15,22 +15,22 @@ _MAX_INPUTS = 2048
 _MAX_DIMENSIONS = 1 << 16  # numbers of a vector
 
 
-class _Row(msgspec.Struct):
+class _EmbedRow(msgspec.Struct):
     embedding: list[float] | str
     index: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _OpenAIEmbedUsage(msgspec.Struct):
     prompt_tokens: int | None = 0
     total_tokens: int | None = 0
 
 
-class _Answer(msgspec.Struct):
-    data: list[_Row]
-    usage: _Usage | None = None
+class _EmbedAnswer(msgspec.Struct):
+    data: list[_EmbedRow]
+    usage: _OpenAIEmbedUsage | None = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_EmbedAnswer).decode
 
 
 def body(request: EmbedRequest, model: str, who: str, *, encoding: str = "") -> dict[str, Any]:
@@ -72,7 +72,7 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise broken(who, error) from None
     wanted = len(request.inputs)
-    rows: dict[int, _Row] = {}
+    rows: dict[int, _EmbedRow] = {}
     for place, row in enumerate(reply.data):
         rows[place if row.index is None else row.index] = row
     if len(reply.data) != wanted or rows.keys() != set(range(wanted)):
@@ -91,7 +91,7 @@ def read(answer: bytes, request: EmbedRequest, who: str) -> Embeddings:
             "leave out dimensions" if request.dimensions else None,
             billed=True,
         )
-    usage = reply.usage or _Usage()
+    usage = reply.usage or _OpenAIEmbedUsage()
     return Embeddings(vectors, count(usage.prompt_tokens or usage.total_tokens))
 
 

@@ -186,12 +186,12 @@ def _reasoning(part: ThoughtPart) -> msgspec.Raw | None:
     return msgspec.Raw(raw)
 
 
-class _Item(msgspec.Struct):
+class _ReasoningItem(msgspec.Struct):
     type: str = ""
     encrypted_content: str | None = None
 
 
-_item = msgspec.json.Decoder(_Item).decode
+_item = msgspec.json.Decoder(_ReasoningItem).decode
 
 
 # ---- tools ---------------------------------------------------------------------------------

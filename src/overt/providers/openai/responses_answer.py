@@ -25,7 +25,7 @@ from overt.chat import (
     Usage,
 )
 from overt.errors import ProviderFailed
-from overt.providers.base import Said
+from overt.providers.base import ServerEvent
 from overt.providers.dialect import broken, count, ended_early
 from overt.providers.openai.chat_answer import Token, token_of
 from overt.providers.openai.failure import Fault, error_of, fault_of
@@ -53,20 +53,20 @@ class _Event(msgspec.Struct):
     param: Any = None
 
 
-class _Piece(msgspec.Struct):
+class _ResponsePart(msgspec.Struct):
     type: str = ""
     text: str | None = None
     refusal: str | None = None
 
 
-class _Item(msgspec.Struct):
+class _OutputItem(msgspec.Struct):
     type: str = ""
     call_id: str | None = None
     id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    summary: list[_Piece] | None = None
-    content: list[_Piece] | None = None
+    summary: list[_ResponsePart] | None = None
+    content: list[_ResponsePart] | None = None
     encrypted_content: str | None = None
 
 
@@ -75,31 +75,31 @@ class _In(msgspec.Struct):
     cache_write_tokens: Any = 0
 
 
-class _Out(msgspec.Struct):
+class _ResponseTokenDetails(msgspec.Struct):
     reasoning_tokens: Any = 0
 
 
-class _Usage(msgspec.Struct):
+class _ResponseUsage(msgspec.Struct):
     input_tokens: Any = 0
     output_tokens: Any = 0
     input_tokens_details: _In | None = None
-    output_tokens_details: _Out | None = None
+    output_tokens_details: _ResponseTokenDetails | None = None
 
 
 class _Incomplete(msgspec.Struct):
     reason: str | None = None
 
 
-class _Response(msgspec.Struct):
+class _ResponseObject(msgspec.Struct):
     status: str | None = None
-    usage: _Usage | None = None
+    usage: _ResponseUsage | None = None
     incomplete_details: _Incomplete | None = None
     error: Any = None
 
 
 _event = msgspec.json.Decoder(_Event).decode
-_item = msgspec.json.Decoder(_Item | None).decode
-_response = msgspec.json.Decoder(_Response | None).decode
+_item = msgspec.json.Decoder(_OutputItem | None).decode
+_response = msgspec.json.Decoder(_ResponseObject | None).decode
 _tokens = msgspec.json.Decoder(list[Token] | None).decode
 
 _THOUGHTS = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
@@ -118,7 +118,7 @@ class ResponsesReader:
         self._end: list[Event] | None = None
         self._refused = False
 
-    def feed(self, server_event: Said) -> Iterable[Event]:
+    def feed(self, server_event: ServerEvent) -> Iterable[Event]:
         """See `Reader`."""
         if server_event.data[:1] != b"{" and server_event.data.strip() in (b"", b"[DONE]"):
             return ()
@@ -134,7 +134,7 @@ class ResponsesReader:
             raise ended_early(self._who)
         return self._end
 
-    def _events(self, event: _Event, server_event: Said) -> list[Event]:
+    def _events(self, event: _Event, server_event: ServerEvent) -> list[Event]:
         kind = event.type or server_event.name
         if kind == "response.output_text.delta":
             return self._text(event)
@@ -217,7 +217,7 @@ class ResponsesReader:
                     yield Text(text)
         self._pieces.add(place)
 
-    def _begin(self, place: int, item: _Item) -> Iterator[Event]:
+    def _begin(self, place: int, item: _OutputItem) -> Iterator[Event]:
         id = item.call_id or item.id
         if not id or not item.name:
             raise broken(self._who, "a tool call without a name")
@@ -229,7 +229,7 @@ class ResponsesReader:
         if index < self._most:
             yield ToolCall(index, id, item.name, item.arguments or "")
 
-    def _reasoned(self, item: _Item, event: _Event, *, fresh: bool) -> Iterator[Event]:
+    def _reasoned(self, item: _OutputItem, event: _Event, *, fresh: bool) -> Iterator[Event]:
         """The end of a reasoning item, which goes back whole with the next turn."""
         pieces = [*(item.summary or ()), *(item.content or ())]
         text = "\n\n".join(piece.text for piece in pieces if piece.text) if fresh else ""
@@ -240,8 +240,8 @@ class ResponsesReader:
         elif text:
             yield Thought(text, origin=ORIGIN)
 
-    def _read(self, event: _Event) -> _Item:
-        return _item(event.item) or _Item()
+    def _read(self, event: _Event) -> _OutputItem:
+        return _item(event.item) or _OutputItem()
 
     def _place(self, event: _Event) -> int:
         if not 0 <= event.output_index < _MAX_ITEMS:
@@ -253,7 +253,7 @@ class ResponsesReader:
     # ---- the end ---------------------------------------------------------------------------
 
     def _finish(self, event: _Event, kind: str) -> None:
-        response = _response(event.response) or _Response()
+        response = _response(event.response) or _ResponseObject()
         if kind == "response.failed":
             fault = fault_of(response.error) if response.error else Fault()
             raise error_of(self._who, fault)
@@ -284,9 +284,12 @@ def _text_of(delta: Any) -> str:
     raise msgspec.DecodeError(f"a delta is text, not {type(delta).__name__}")
 
 
-def _used(usage: _Usage) -> Usage:
+def _used(usage: _ResponseUsage) -> Usage:
     tokens_in, tokens_out = count(usage.input_tokens), count(usage.output_tokens)
-    read, written = usage.input_tokens_details or _In(), usage.output_tokens_details or _Out()
+    read, written = (
+        usage.input_tokens_details or _In(),
+        usage.output_tokens_details or _ResponseTokenDetails(),
+    )
     return Usage(
         tokens_in,
         tokens_out,

@@ -38,53 +38,53 @@ class _Progress(msgspec.Struct):
     processed: int = 0
 
 
-class _Function(msgspec.Struct):
+class _LlamaFunction(msgspec.Struct):
     name: str | None = None
     arguments: str | None = None
 
 
-class _Call(msgspec.Struct):
+class _LlamaToolCall(msgspec.Struct):
     index: int = 0
     id: str | None = None
-    function: _Function | None = None
+    function: _LlamaFunction | None = None
 
 
-class _Delta(msgspec.Struct):
+class _LlamaDelta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_LlamaToolCall] | None = None
 
 
-class _Token(msgspec.Struct):
+class _LlamaToken(msgspec.Struct):
     token: str
     logprob: float
-    top_logprobs: list["_Token"] = []
+    top_logprobs: list["_LlamaToken"] = []
     id: int | None = None
     bytes: list[int] = []
 
 
 class _TokenLogprobs(msgspec.Struct):
-    content: list[_Token] | None = None
+    content: list[_LlamaToken] | None = None
 
 
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
+class _LlamaChoice(msgspec.Struct):
+    delta: _LlamaDelta | None = None
     text: str | None = None
     finish_reason: str | None = None
     logprobs: _TokenLogprobs | None = None
 
 
-class _Details(msgspec.Struct):
+class _LlamaTokenDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
-class _Usage(msgspec.Struct):
+class _LlamaUsage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens_details: _LlamaTokenDetails | None = None
 
 
-class _Timings(msgspec.Struct):
+class _LlamaTimings(msgspec.Struct):
     prompt_ms: float = 0
     predicted_ms: float = 0
 
@@ -93,7 +93,7 @@ class _Verbose(msgspec.Struct):
     stopping_word: str = ""
 
 
-class Refusal(msgspec.Struct):
+class LlamaRefusal(msgspec.Struct):
     """What llama.cpp's server says instead of an answer."""
 
     message: str = ""
@@ -102,21 +102,21 @@ class Refusal(msgspec.Struct):
     n_ctx: int = 0
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    timings: _Timings | None = None
+class _LlamaChunk(msgspec.Struct):
+    choices: list[_LlamaChoice] = []
+    usage: _LlamaUsage | None = None
+    timings: _LlamaTimings | None = None
     prompt_progress: _Progress | None = None
-    error: Refusal | None = None
+    error: LlamaRefusal | None = None
     verbose: _Verbose | None = msgspec.field(default=None, name="__verbose")
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder(_LlamaChunk).decode
 _MAX_CALLS = 128  # a worker is not trusted, and whoever collects calls indexes a list
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
-class Reader:
+class AnswerReader:
     """Turns the chunks of one answer into events; `longest` is what the model holds at most."""
 
     def __init__(self, request: Request, longest: int) -> None:
@@ -147,7 +147,7 @@ class Reader:
         for choice in read.choices:
             events += self._choice(choice)
         if read.usage is not None:
-            events.append(_usage(read.usage, read.timings or _Timings()))
+            events.append(_usage(read.usage, read.timings or _LlamaTimings()))
         if read.verbose is not None and (word := read.verbose.stopping_word):
             # A template has stops of its own, which are no business of whoever asked.
             self._stop = word if word in self._stops else None
@@ -165,9 +165,9 @@ class Reader:
             return [Done("tool_calls")]
         return [Done(self._finish, self._stop)]
 
-    def _choice(self, choice: _Choice) -> list[Event]:
+    def _choice(self, choice: _LlamaChoice) -> list[Event]:
         events: list[Event] = []
-        delta = choice.delta or _Delta(content=choice.text)
+        delta = choice.delta or _LlamaDelta(content=choice.text)
         if delta.reasoning_content:
             events.append(Thought(delta.reasoning_content))
         if delta.content:
@@ -184,13 +184,13 @@ class Reader:
             self._finish = _FINISH.get(choice.finish_reason, "stop")
         return events
 
-    def _tool_calls(self, calls: list[_Call]) -> Iterator[ToolCall]:
+    def _tool_calls(self, calls: list[_LlamaToolCall]) -> Iterator[ToolCall]:
         for call in calls:
             if not 0 <= call.index < _MAX_CALLS:
                 raise EngineFailed(f"llama.cpp numbered a tool call {call.index}")
             if call.index >= self._calls:  # one was asked for, and the model wrote more
                 continue
-            function = call.function or _Function()
+            function = call.function or _LlamaFunction()
             arguments = function.arguments or ""
             yield ToolCall(call.index, call.id or "", function.name or "", arguments)
 
@@ -254,12 +254,12 @@ class ForcedCall:
         return [ToolCall(0, "", "", piece)] if piece else []
 
 
-def _token(token: _Token, top: int) -> TokenLogprob:
+def _token(token: _LlamaToken, top: int) -> TokenLogprob:
     alternatives = tuple((t.token, t.logprob) for t in token.top_logprobs[:top])
     return TokenLogprob(token.token, token.logprob, alternatives, token.id, _raw(token))
 
 
-def _raw(token: _Token) -> bytes | None:
+def _raw(token: _LlamaToken) -> bytes | None:
     """The token's bytes, where its text is not all that they say."""
     try:
         raw = bytes(token.bytes)
@@ -268,8 +268,8 @@ def _raw(token: _Token) -> bytes | None:
     return raw if raw and raw != token.token.encode() else None
 
 
-def _usage(usage: _Usage, timings: _Timings) -> Usage:
-    details = usage.prompt_tokens_details or _Details()
+def _usage(usage: _LlamaUsage, timings: _LlamaTimings) -> Usage:
+    details = usage.prompt_tokens_details or _LlamaTokenDetails()
     return Usage(
         tokens_in=usage.prompt_tokens,
         tokens_out=usage.completion_tokens,
@@ -283,7 +283,7 @@ _SCHEMA = re.compile(r".*JSON schema (?:error|conversion failed)(.*)")
 _OF_SCHEMA = re.compile(r".*(?:Automatic parser generation failed|grammar)(.*)")
 
 
-def as_error(error: Refusal, longest: int = 0, *, schema: bool = False) -> OvertError:
+def as_error(error: LlamaRefusal, longest: int = 0, *, schema: bool = False) -> OvertError:
     """llama.cpp's error in our tree.
 
     `longest` is what the model holds at most, `schema` whether the request came with one: then a

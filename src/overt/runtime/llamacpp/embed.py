@@ -17,9 +17,9 @@ import msgspec
 
 from overt.chat import Embeddings, EmbedRequest, Ranking, RerankRequest
 from overt.errors import BadRequest, ContextExceeded, EngineFailed
-from overt.runtime.llamacpp.answer import Refusal, as_error
-from overt.runtime.llamacpp.tokenizer import Words
-from overt.runtime.worker_engine import Hosted
+from overt.runtime.llamacpp.answer import LlamaRefusal, as_error
+from overt.runtime.llamacpp.tokenizer import TokenizerMixin
+from overt.runtime.worker_engine import HostedModel
 
 Input = str | tuple[int, ...]
 
@@ -34,7 +34,7 @@ _TOO_LONG = re.compile(
 )
 
 
-class _Vector(msgspec.Struct):
+class _LlamaVector(msgspec.Struct):
     index: int
     embedding: str
 
@@ -44,20 +44,20 @@ class _Score(msgspec.Struct):
     relevance_score: float
 
 
-class _Usage(msgspec.Struct):
+class _LlamaEmbedUsage(msgspec.Struct):
     prompt_tokens: int = 0
 
 
 class _Vectors(msgspec.Struct):
-    data: list[_Vector] = []
-    usage: _Usage = msgspec.field(default_factory=_Usage)
-    error: Refusal | None = None
+    data: list[_LlamaVector] = []
+    usage: _LlamaEmbedUsage = msgspec.field(default_factory=_LlamaEmbedUsage)
+    error: LlamaRefusal | None = None
 
 
 class _Scores(msgspec.Struct):
     results: list[_Score] = []
-    usage: _Usage = msgspec.field(default_factory=_Usage)
-    error: Refusal | None = None
+    usage: _LlamaEmbedUsage = msgspec.field(default_factory=_LlamaEmbedUsage)
+    error: LlamaRefusal | None = None
 
 
 Reply = TypeVar("Reply", _Vectors, _Scores)
@@ -71,7 +71,7 @@ class _TooLongError(Exception):
         self.tokens, self.most = tokens, most
 
 
-class LlamaCppEmbedder(Words, Hosted):
+class LlamaCppEmbedder(TokenizerMixin, HostedModel):
     """One model loaded in one worker, to embed or to rerank."""
 
     purpose = "for embeddings"
@@ -167,7 +167,7 @@ class LlamaCppEmbedder(Words, Hosted):
         return reply
 
 
-def _refuse(error: Refusal, longest: int) -> NoReturn:
+def _refuse(error: LlamaRefusal, longest: int) -> NoReturn:
     if match := _TOO_LONG.search(error.message):
         tokens, most = int(match[1] or match[3]), int(match[2] or match[5])
         # A causal model needs one place more than the text has tokens.

@@ -1,8 +1,9 @@
 """llama.cpp as an engine: `Request` to its server's JSON, its JSON chunks to `Event`s.
 
 Nothing native is loaded here. The worker process that is (llamacpp_host.py) is passed in by the
-exchange as a `Caller`, so that engines and workers do not know each other. The two directions are
-llamacpp_request.py and llamacpp_answer.py; questions about words and tokens are llamacpp_words.py.
+exchange as a `WorkerCaller`, so that engines and workers do not know each other. The two directions
+are llamacpp_request.py and llamacpp_answer.py; questions about words and tokens are
+llamacpp_words.py.
 """
 
 import asyncio
@@ -12,18 +13,18 @@ from contextlib import aclosing, asynccontextmanager
 
 from overt.chat import Event, Request
 from overt.engine import Capabilities
-from overt.runtime.llamacpp.answer import Reader
+from overt.runtime.llamacpp.answer import AnswerReader
 from overt.runtime.llamacpp.request import body, check, continued
-from overt.runtime.llamacpp.tokenizer import Words
-from overt.runtime.worker_engine import Caller, Hosted
+from overt.runtime.llamacpp.tokenizer import TokenizerMixin
+from overt.runtime.worker_engine import HostedModel, WorkerCaller
 
 HOST = "overt.runtime.llamacpp.host:Host"
 
 
-class LlamaCpp(Words, Hosted):
+class LlamaCpp(TokenizerMixin, HostedModel):
     """One model loaded in one worker, to answer."""
 
-    def __init__(self, worker: Caller, capabilities: Capabilities) -> None:
+    def __init__(self, worker: WorkerCaller, capabilities: Capabilities) -> None:
         super().__init__(worker, capabilities)
         self._turns = _Turns()
 
@@ -41,7 +42,7 @@ class LlamaCpp(Words, Hosted):
         tokens = await self.gap(request) if request.suffix is not None else None
         kind = "chat" if request.prompt is None else "completion"
         payload = json.dumps(body(request, self._capabilities, tokens)).encode()
-        answer = Reader(request, self._capabilities.longest)
+        answer = AnswerReader(request, self._capabilities.longest)
         async with (
             self._turns.take(alone=request.deterministic),
             aclosing(self._worker.call(kind, payload)) as chunks,

@@ -1,8 +1,9 @@
 """The native half of the llama.cpp engine: runs inside the worker process, never in the parent.
 
-`Host` is loaded by name by the worker once the sandbox is up. It holds llama.cpp's own server
-(through xllamacpp) and hands JSON bodies and JSON chunks through unread, so no Python runs per
-token beyond one call. Facts behind the settings are measured; they are listed in docs/engine.md.
+`LlamaServerHost` is loaded by name by the worker once the sandbox is up. It holds llama.cpp's own
+server (through xllamacpp) and hands JSON bodies and JSON chunks through unread, so no Python runs
+per token beyond one call. Facts behind the settings are measured; they are listed in
+docs/engine.md.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 Emit = Callable[[bytes], bool]
 
 
-class Host:
+class LlamaServerHost:
     """One model in llama.cpp's server, reachable through `handle` and the worker's own socket."""
 
     listens = True
@@ -72,7 +73,7 @@ class Host:
 
 
 def _common(xllamacpp: Any, parameters: dict[str, Any]) -> Any:
-    """llama.cpp's parameters for `given` (see `Host.load`)."""
+    """llama.cpp's parameters for `given` (see `LlamaServerHost.load`)."""
     common = xllamacpp.CommonParams()
     common.model.path = parameters["weights"]
     if parameters.get("projector"):

@@ -77,7 +77,7 @@ def logits(ffi: Any, lib: Any, context: Any, row: int, size: int) -> Any:
     return np.frombuffer(ffi.buffer(pointer, size * 4), np.float32) if pointer else None
 
 
-class Words:
+class LoadedVocabulary:
     """The vocabulary of a loaded model.
 
     Attributes:

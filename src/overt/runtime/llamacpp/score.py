@@ -13,19 +13,19 @@ import msgspec
 from overt.chat import ScoreRequest, TokenLogprob
 from overt.errors import BadRequest, ContextExceeded, EngineFailed
 from overt.runtime.llamacpp.begin_tokens import Probed
-from overt.runtime.worker_engine import Hosted
+from overt.runtime.worker_engine import HostedModel
 
 
-class Piece(msgspec.Struct):
+class ScoredToken(msgspec.Struct):
     """A token: its id, its bytes in base64, and its log-probability."""
 
     id: int
     raw: bytes
     logprob: float | None = None
-    top: list["Piece"] = []
+    top: list["ScoredToken"] = []
 
 
-class Problem(msgspec.Struct):
+class ScoreProblem(msgspec.Struct):
     """Why a worker cannot carry a request out."""
 
     kind: str
@@ -35,13 +35,13 @@ class Problem(msgspec.Struct):
 
 
 class _Reply(msgspec.Struct):
-    tokens: list[Piece] = []
+    tokens: list[ScoredToken] = []
     ids: list[int] = []
     text: str = ""
-    error: Problem | None = None
+    error: ScoreProblem | None = None
 
 
-class LlamaCppScorer(Probed, Hosted):
+class LlamaCppScorer(Probed, HostedModel):
     """One model loaded in one worker, to score."""
 
     purpose = "to score texts"
@@ -91,7 +91,7 @@ class LlamaCppScorer(Probed, Hosted):
                 yield reply
 
 
-def as_error(problem: Problem) -> Exception:
+def as_error(problem: ScoreProblem) -> Exception:
     """What a worker refused, in our tree."""
     message = " ".join(problem.message.split())[:400]
     if problem.kind == "too_long":
@@ -101,7 +101,7 @@ def as_error(problem: Problem) -> Exception:
     return EngineFailed(f"the text could not be scored: {message or 'no reason given'}")
 
 
-def token(piece: Piece) -> TokenLogprob:
+def token(piece: ScoredToken) -> TokenLogprob:
     """A token of the worker in our words."""
     text = piece.raw.decode("utf-8", "replace")
     whole = text.encode() == piece.raw

@@ -1,6 +1,6 @@
 """The native half of scoring: runs inside a worker of its own, never in the parent.
 
-`Host` is loaded by name by the worker once the sandbox is up. It holds a model through
+`ScoreHost` is loaded by name by the worker once the sandbox is up. It holds a model through
 llama-cpp-py-sync, which exports all of llama.h, and answers in JSON: xllamacpp, which the other
 host holds, gives no logits of a prompt. The two never share a process.
 """
@@ -25,7 +25,7 @@ class RefusedError(Exception):
         self.told = {"kind": kind, "message": message, "tokens": tokens, "context": context}
 
 
-class Host:
+class ScoreHost:
     """One model that tells how likely each token of a text is."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Host:
         if not self._context:
             raise RuntimeError("llama.cpp could not make a context")
         self._kept = (model, self._adapters(model, parameters.get("adapters") or []))
-        self._words = llama_h.Words(self._ffi, lib, model)
+        self._words = llama_h.LoadedVocabulary(self._ffi, lib, model)
         self._batch, self._room = parameters["batch"], lib.llama_n_ctx(self._context)
         return {"build": llama_h.build(), "vocabulary": self._words.size}
 

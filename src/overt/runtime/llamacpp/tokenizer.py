@@ -13,10 +13,10 @@ import msgspec
 from overt.chat import Request
 from overt.engine import Capabilities
 from overt.errors import BadRequest, EngineFailed, Unsupported
-from overt.runtime.llamacpp.answer import Refusal, as_error
+from overt.runtime.llamacpp.answer import LlamaRefusal, as_error
 from overt.runtime.llamacpp.begin_tokens import PROBE, Probed
 from overt.runtime.llamacpp.request import check, continued, conversation
-from overt.runtime.worker_engine import Caller
+from overt.runtime.worker_engine import WorkerCaller
 
 _FIM = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma
@@ -32,33 +32,33 @@ _FIM = (
 (src/llama-vocab.cpp)."""
 
 
-class _Tokens(msgspec.Struct):
+class _TokenizedReply(msgspec.Struct):
     tokens: list[int] | None = None
-    error: Refusal | None = None
+    error: LlamaRefusal | None = None
 
 
-class _Content(msgspec.Struct):
+class _DetokenizedContent(msgspec.Struct):
     content: str | None = None
-    error: Refusal | None = None
+    error: LlamaRefusal | None = None
 
 
 class _Prompt(msgspec.Struct):
     prompt: str | None = None
-    error: Refusal | None = None
+    error: LlamaRefusal | None = None
 
 
 class _Count(msgspec.Struct):
     input_tokens: int | None = None
-    error: Refusal | None = None
+    error: LlamaRefusal | None = None
 
 
-Reply = TypeVar("Reply", _Tokens, _Content, _Prompt, _Count)
+Reply = TypeVar("Reply", _TokenizedReply, _DetokenizedContent, _Prompt, _Count)
 
 
-class Words(Probed):
+class TokenizerMixin(Probed):
     """Mixed into engines that have `_worker` and `_capabilities`."""
 
-    _worker: Caller
+    _worker: WorkerCaller
     _capabilities: Capabilities
     _fim: tuple[int, ...] | None = None
 
@@ -70,7 +70,7 @@ class Words(Probed):
         """
         if any(not 0 <= token < 2**31 for token in tokens):
             raise BadRequest("token ids are whole numbers from 0 to 2147483647")
-        reply = await self._ask("/detokenize", {"tokens": list(tokens)}, _Content)
+        reply = await self._ask("/detokenize", {"tokens": list(tokens)}, _DetokenizedContent)
         return _given(reply.content)
 
     async def render(self, request: Request) -> str:
@@ -145,7 +145,7 @@ class Words(Probed):
         self, text: str, *, special: bool = True, around: bool = False
     ) -> tuple[int, ...]:
         body = {"content": text, "parse_special": special, "add_special": around}
-        reply = await self._ask("/tokenize", body, _Tokens)
+        reply = await self._ask("/tokenize", body, _TokenizedReply)
         return tuple(_given(reply.tokens))
 
     async def _ask(self, path: str, body: dict[str, Any], kind: type[Reply]) -> Reply:

@@ -46,7 +46,7 @@ from overt.runtime.native_build.build import (
 from overt.settings import Settings
 
 if TYPE_CHECKING:
-    from overt.models.sources.base import Step
+    from overt.models.sources.base import FetchProgress
 
 ARCHIVE_SHA256 = "c17ee1163006f70726abb9f72137830818f3d8cb60bfc34cb232d08428eaa22b"
 """Of the source archive (sdist) of xllamacpp `VERSION`."""
@@ -72,7 +72,7 @@ _CMAKE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BuildProgress:
     """How far a build is: `fraction` of the whole, and the seconds left where they can be told."""
 
     what: str
@@ -80,7 +80,7 @@ class Progress:
     seconds_left: float | None
 
 
-Tell = Callable[[Progress], None]
+Tell = Callable[[BuildProgress], None]
 Part = Callable[[float], None]  # told how much of one phase is done, 0 to 1
 
 
@@ -143,7 +143,7 @@ def unpacked_sources(work: Path, settings: Settings, part: Part) -> Path:
     """
     from overt.models.sources.download import Network
     from overt.models.sources.sdist import source_archive
-    from overt.models.sources.staging import Desk
+    from overt.models.sources.staging import Staging
 
     folder = work / "source"
     if folder.exists():
@@ -151,7 +151,7 @@ def unpacked_sources(work: Path, settings: Settings, part: Part) -> Path:
 
     most = 0.0
 
-    def report(step: "Step") -> None:
+    def report(step: "FetchProgress") -> None:
         nonlocal most
         most = max(most, step.done / max(1, step.total or step.done))  # checking begins anew
         part(most)
@@ -159,7 +159,7 @@ def unpacked_sources(work: Path, settings: Settings, part: Part) -> Path:
     network = Network(settings.offline)
     try:
         wanted = source_archive("xllamacpp", VERSION, ARCHIVE_SHA256, network)
-        archive = Desk(work, network, report).fetch(wanted).file
+        archive = Staging(work, network, report).fetch(wanted).file
     finally:
         network.close()
     new = work / "unpacking"
@@ -403,6 +403,6 @@ class _Meter:
             first = first or (now, fraction)
             elapsed, gained = now - first[0], fraction - first[1]
             left = elapsed / gained * (1 - fraction) if gained > 0.01 and elapsed > 2 else None
-            self._tell(Progress(what, fraction, left))
+            self._tell(BuildProgress(what, fraction, left))
 
         return at

@@ -26,7 +26,7 @@ OUTSIDE = "1.1.1.1"  # a public resolver: where nothing is denied, it gets one e
 _SHOWN = ("NoNewPrivs", "Seccomp", "CapEff", "CapPrm")
 
 
-class Attempt(TypedDict):
+class ConnectionAttempt(TypedDict):
     """One way out: whether the kernel denied it, and in which words."""
 
     what: str
@@ -35,7 +35,7 @@ class Attempt(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class AirgapProof:
     """What came of it.
 
     Attributes:
@@ -46,13 +46,13 @@ class Proof:
     """
 
     ok: bool
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[ConnectionAttempt, ...]
     isolation: Isolation
     evidence: tuple[str, ...]
 
 
 @dataclass(slots=True)
-class _Ears:
+class _Listeners:
     """Counts what reaches the parent's listeners."""
 
     heard: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class _Ears:
 
 async def prove(
     isolation: str, layers: tuple[str, ...] = walls.LAYERS, outside: str = OUTSIDE
-) -> Proof:
+) -> AirgapProof:
     """Start a worker with `isolation` (as in Settings) and have it try to get out.
 
     `layers` are the walls to put up and `outside` is the address to try beyond this machine; tests
@@ -88,7 +88,7 @@ async def prove(
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overt-")))
-        ears = _Ears()
+        ears = _Listeners()
         secret = ctypes.create_string_buffer(b"a secret in the parent's memory")
         bait = (await _bait(stack, ears, folder, secret))._replace(outside=outside)
         spec = WorkerSpec(
@@ -107,11 +107,11 @@ async def prove(
         heard = ", ".join(sorted(set(ears.heard))) or "nothing"
         evidence.append(f"the parent's own listeners heard {heard}")
         ok = bool(attempts) and all(attempt["denied"] for attempt in attempts) and not ears.heard
-        return Proof(ok, attempts, worker.isolation, tuple(line for line in evidence if line))
+        return AirgapProof(ok, attempts, worker.isolation, tuple(line for line in evidence if line))
 
 
 async def _bait(
-    stack: AsyncExitStack, ears: _Ears, folder: Path, secret: "ctypes.Array[ctypes.c_char]"
+    stack: AsyncExitStack, ears: _Listeners, folder: Path, secret: "ctypes.Array[ctypes.c_char]"
 ) -> Bait:
     loop = asyncio.get_running_loop()
 
@@ -171,12 +171,12 @@ def _outward() -> str:
             return ""
 
 
-def _attempt(chunk: bytes) -> Attempt:
+def _attempt(chunk: bytes) -> ConnectionAttempt:
     import json
 
     try:
         result = json.loads(chunk)
-        return Attempt(
+        return ConnectionAttempt(
             what=str(result["what"]), denied=result["denied"] is True, how=str(result["how"])
         )
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -49,7 +49,7 @@ class Bait(NamedTuple):
     outside: str = ""
 
 
-class Probe:
+class AirgapProbe:
     """Tries everything and reports each attempt as ``{"what", "denied", "how"}``."""
 
     # What holds with UNIX sockets still usable holds all the more after the last filter.

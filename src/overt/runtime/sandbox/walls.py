@@ -67,7 +67,7 @@ class Isolation(NamedTuple):
     missing: tuple[str, ...]
 
 
-class Needs(NamedTuple):
+class SandboxNeeds(NamedTuple):
     """What a worker keeps: paths it reads, one private folder it writes, the parent it dies with.
 
     `layers` are the walls to try; a test leaves some out to see what the rest still holds.
@@ -79,7 +79,7 @@ class Needs(NamedTuple):
     layers: tuple[str, ...] = LAYERS
 
 
-def enter(needs: Needs) -> Isolation:
+def enter(needs: SandboxNeeds) -> Isolation:
     """Put up every wall this machine has around this process, for good."""
     if sys.platform != "linux":
         return Isolation((), tuple(f"{name} ({_PLAIN})" for name in LAYERS))
@@ -180,7 +180,7 @@ def _no_new_privileges() -> str:
     return ""
 
 
-def _landlock(needs: Needs) -> str:
+def _landlock(needs: SandboxNeeds) -> str:
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
     # Landlock that hides Python's own folders makes native imports crash (measured).
     readable = (*_SYSTEM, *prefixes, *(path for path in sys.path if path), *needs.readable)

@@ -18,10 +18,10 @@ from overt.chat import Done, Event, Logprobs, Progress, Request, Text, Usage
 from overt.errors import BadRequest, EngineFailed, Unsupported
 from overt.runtime.llamacpp.request import check, continued, conversation
 from overt.runtime.llamacpp.sampler import DEFAULTS
-from overt.runtime.llamacpp.score import LlamaCppScorer, Piece, Problem, as_error, token
+from overt.runtime.llamacpp.score import LlamaCppScorer, ScoredToken, ScoreProblem, as_error, token
 
 
-class _Written(Piece):
+class _GeneratedToken(ScoredToken):
     shown: bool = True
 
 
@@ -32,17 +32,17 @@ class _End(msgspec.Struct):
     seconds: tuple[float, float]
 
 
-class _Said(msgspec.Struct):
-    tokens: list[_Written] = []
+class _WorkerReply(msgspec.Struct):
+    tokens: list[_GeneratedToken] = []
     read: int = 0
     of: int = 0
     text: str | None = None
     count: int | None = None
     end: _End | None = None
-    error: Problem | None = None
+    error: ScoreProblem | None = None
 
 
-_decode = msgspec.json.Decoder(_Said).decode
+_decode = msgspec.json.Decoder(_WorkerReply).decode
 
 
 class Torch(LlamaCppScorer):
@@ -60,7 +60,7 @@ class Torch(LlamaCppScorer):
             EngineFailed: the worker gave up; WorkerDied where its process ended.
         """
         body = self._asked(request)
-        reader = _Reader(request)
+        reader = _TokenReader(request)
         async with aclosing(self._answers("write", body | _drawing(request))) as replies:
             async for reply in replies:
                 for event in reader.events(reply):
@@ -104,13 +104,13 @@ class Torch(LlamaCppScorer):
         prompt = request.prompt
         return {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
 
-    async def _one(self, kind: str, body: dict[str, Any]) -> _Said:
+    async def _one(self, kind: str, body: dict[str, Any]) -> _WorkerReply:
         async with aclosing(self._answers(kind, body)) as replies:
             async for reply in replies:
                 return reply
         raise EngineFailed("the worker answered nothing")
 
-    async def _answers(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[_Said, None]:
+    async def _answers(self, kind: str, body: dict[str, Any]) -> AsyncGenerator[_WorkerReply, None]:
         async with aclosing(self._worker.call(kind, json.dumps(body).encode())) as chunks:
             async for chunk in chunks:
                 try:
@@ -122,7 +122,7 @@ class Torch(LlamaCppScorer):
                 yield reply
 
 
-class _Reader:
+class _TokenReader:
     """What the worker writes, token by token, as events; holds back what may begin a stop."""
 
     def __init__(self, request: Request) -> None:
@@ -133,7 +133,7 @@ class _Reader:
         self._read = self._written = 0
         self.ended = False
 
-    def events(self, reply: _Said) -> Iterator[Event]:
+    def events(self, reply: _WorkerReply) -> Iterator[Event]:
         if reply.of:
             self._read = reply.of
             yield Progress(reply.read, reply.of)
@@ -212,7 +212,7 @@ def _refuse(request: Request) -> None:
             raise Unsupported(f"the torch engine has no {what}", "choose --engine auto")
 
 
-def _error(problem: Problem) -> Exception:
+def _error(problem: ScoreProblem) -> Exception:
     if problem.kind == "template":
         what = " ".join(problem.message.split())[:400]
         return BadRequest(f"the chat template cannot be used: {what}", "give a prompt")

@@ -21,7 +21,7 @@ from overt.runtime.llamacpp.score_host import Emit, RefusedError
 _MAX_TEXT = 4 << 20  # characters of a rendered conversation
 
 
-class Host(score_host.Host):
+class TorchHost(score_host.ScoreHost):
     """One model that writes, and tells how likely each token of a text is."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Host(score_host.Host):
         self._net = load.from_gguf(Path(parameters["weights"])).eval()
         self._ffi, self._lib = llama_h.opened()
         self._kept = (llama_h.vocabulary(self._lib, parameters["weights"]),)
-        self._words = llama_h.Words(self._ffi, self._lib, self._kept[0])
+        self._words = llama_h.LoadedVocabulary(self._ffi, self._lib, self._kept[0])
         self._ends = frozenset(self._words.ends())
         if self._net.shape.vocabulary < self._words.size:
             raise RuntimeError(

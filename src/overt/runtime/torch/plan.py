@@ -3,8 +3,8 @@
 from typing import Final
 
 from overt.errors import OutOfMemory, Unsupported
-from overt.formats.gguf import Header
-from overt.models.memory import MIN_CONTEXT, Fit, Need
+from overt.formats.gguf import GgufHeader
+from overt.models.memory import MIN_CONTEXT, ContextFit, MemoryNeed
 
 ROOMY: Final = 4096
 """Tokens of context that are taken where nobody asks for more."""
@@ -13,14 +13,14 @@ _PROCESS: Final = 420 * _MIB  # Python with torch, numpy and llama.cpp's vocabul
 _TOKEN: Final = 600  # bytes for each token of the vocabulary
 
 
-def need(header: Header, context: int, batch: int) -> Need:
+def need(header: GgufHeader, context: int, batch: int) -> MemoryNeed:
     """Bytes at the peak, for one request of `context` tokens."""
     heads = sum(header.kv_head_counts) or (header.block_count or 0)
     length = (header.key_length or 0) + (header.value_length or 0)
     vocabulary, width = header.vocabulary_size or 0, header.embedding_length or 0
     inner = max(header.feed_forward_lengths, default=0)
     seen = max(header.head_counts, default=1) * batch * context
-    return Need(
+    return MemoryNeed(
         weights=4 * header.parameters,
         kv_cache=4 * heads * length * (context + 256),
         compute=4 * (2 * batch * vocabulary + batch * (8 * width + 4 * inner) + seen),
@@ -30,7 +30,9 @@ def need(header: Header, context: int, batch: int) -> Need:
     )
 
 
-def choose(header: Header, wanted: int, least: int, free: int, batch: int, label: str) -> Fit:
+def choose(
+    header: GgufHeader, wanted: int, least: int, free: int, batch: int, label: str
+) -> ContextFit:
     """The context that is asked for, or one that fits.
 
     Args:
@@ -54,7 +56,7 @@ def choose(header: Header, wanted: int, least: int, free: int, batch: int, label
             f"and {free >> 20} MiB are free",
             "--engine auto takes the file as it is",
         )
-    return Fit(context, need_, own if context < min(own, ROOMY) and not wanted else None)
+    return ContextFit(context, need_, own if context < min(own, ROOMY) and not wanted else None)
 
 
 def refuse(purpose: str, adapters: object) -> None:

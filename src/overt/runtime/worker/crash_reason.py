@@ -36,7 +36,7 @@ _CALLER = re.compile(
 )
 
 
-class Ring:
+class LogRing:
     """The last `MAX_LOG_BYTES` bytes written to it."""
 
     def __init__(self) -> None:

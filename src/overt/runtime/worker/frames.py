@@ -54,7 +54,7 @@ class HostError(Exception):
         self.body = body
 
 
-class Frame(NamedTuple):
+class WorkerFrame(NamedTuple):
     id: int
     kind: str
     body: bytes
@@ -74,7 +74,7 @@ def pack(id: int, kind: str, body: bytes = b"") -> bytes:
     return b"".join((_HEAD.pack(size), opening, name, _BODY.pack(0xC6, len(body)), body))
 
 
-def unpack(data: bytes) -> Frame:
+def unpack(data: bytes) -> WorkerFrame:
     """The frame in `data`, without its length.
 
     Raises:
@@ -92,17 +92,17 @@ def unpack(data: bytes) -> Frame:
     start += _BODY.size
     if binary != 0xC6 or size != len(data) - start or not kind.isascii():
         raise BadFrame("the body is not what its length says")
-    return Frame(id, kind.decode("ascii"), data[start:])
+    return WorkerFrame(id, kind.decode("ascii"), data[start:])
 
 
-class Splitter:
+class FrameSplitter:
     """Cuts a stream of bytes into frames. Holds at most one incomplete frame."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[WorkerFrame]:
         """The frames that `data` completes.
 
         Raises:

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from overt.runtime.sandbox import walls
-from overt.runtime.worker.frames import OVERHEAD, WINDOW, BadFrame, Frame, Splitter, pack
+from overt.runtime.worker.frames import OVERHEAD, WINDOW, BadFrame, FrameSplitter, WorkerFrame, pack
 
 _CALLS = 256
 """Calls under way at once; the parent is bounded too, so more is a fault."""
 
 
-class Host(Protocol):
+class WorkerHost(Protocol):
     """What a worker hosts: a class of no arguments, named ``module:Class``.
 
     Set ``listens = True`` on the class if `load` opens a UNIX socket `ask.SOCKET` in the current
@@ -50,11 +50,11 @@ class _Channel:
 
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write = read, write
-        self._splitter = Splitter()
-        self._waiting: list[Frame] = []
+        self._splitter = FrameSplitter()
+        self._waiting: list[WorkerFrame] = []
         self._lock = threading.Lock()
 
-    def receive(self) -> Frame:
+    def receive(self) -> WorkerFrame:
         """The next frame; ends the process when the parent has gone or makes no sense."""
         while not self._waiting:
             try:
@@ -79,7 +79,7 @@ class _Channel:
         self.send(0, kind, json.dumps(value).encode())
 
 
-class _Call:
+class _RunningCall:
     """One call: what its thread and the reading thread share."""
 
     def __init__(self, channel: _Channel, id: int) -> None:
@@ -113,12 +113,12 @@ def main() -> None:
     """Run one worker from first frame to last."""
     channel = _open(int(sys.argv[1]), int(sys.argv[2]))
     host = _prepare(channel)
-    calls: dict[int, _Call] = {}
+    calls: dict[int, _RunningCall] = {}
     while True:
         frame = channel.receive()
         call = calls.get(frame.id)
         if frame.kind.startswith("call/") and call is None and len(calls) < _CALLS:
-            call = calls[frame.id] = _Call(channel, frame.id)
+            call = calls[frame.id] = _RunningCall(channel, frame.id)
             run = (host, channel, calls, call, frame)
             threading.Thread(target=_run, args=run, daemon=True).start()
         elif frame.kind == "cancel" and call:
@@ -138,7 +138,7 @@ def _open(read: int, write: int) -> _Channel:
     return _Channel(read, write)
 
 
-def _prepare(channel: _Channel) -> Host:
+def _prepare(channel: _Channel) -> WorkerHost:
     config: dict[str, Any] = json.loads(channel.receive().body)
     sys.path[:0] = config["python_path"]
     os.chdir(config["writable"])
@@ -147,7 +147,9 @@ def _prepare(channel: _Channel) -> Host:
         isolation = walls.nothing()
     else:
         readable = (*config["python_path"], *config["readable"])
-        needs = walls.Needs(readable, config["writable"], config["parent"], tuple(config["layers"]))
+        needs = walls.SandboxNeeds(
+            readable, config["writable"], config["parent"], tuple(config["layers"])
+        )
         isolation = walls.enter(needs)
     walls.limit(config["memory"])
     channel.send_json("entered", isolation._asdict())
@@ -167,14 +169,20 @@ def _prepare(channel: _Channel) -> Host:
     return host
 
 
-def _load(name: str, parameters: dict[str, Any]) -> tuple[Host, dict[str, Any]]:
+def _load(name: str, parameters: dict[str, Any]) -> tuple[WorkerHost, dict[str, Any]]:
     module, _, attribute = name.partition(":")
     __import__(module)
-    host: Host = getattr(sys.modules[module], attribute)()
+    host: WorkerHost = getattr(sys.modules[module], attribute)()
     return host, host.load(parameters)
 
 
-def _run(host: Host, channel: _Channel, calls: dict[int, _Call], call: _Call, frame: Frame) -> None:
+def _run(
+    host: WorkerHost,
+    channel: _Channel,
+    calls: dict[int, _RunningCall],
+    call: _RunningCall,
+    frame: WorkerFrame,
+) -> None:
     try:
         host.handle(frame.kind.removeprefix("call/"), frame.body, call.emit)
         kind, body = "end", b""

@@ -16,7 +16,15 @@ from overt.runtime.sandbox.witness import confirmed
 from overt.runtime.worker import crash_reason
 from overt.runtime.worker import http as asks
 from overt.runtime.worker import transport as links
-from overt.runtime.worker.frames import LIMIT, OVERHEAD, WINDOW, BadFrame, Frame, Splitter, pack
+from overt.runtime.worker.frames import (
+    LIMIT,
+    OVERHEAD,
+    WINDOW,
+    BadFrame,
+    FrameSplitter,
+    WorkerFrame,
+    pack,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -73,7 +81,7 @@ class WorkerSpec:
     layers: tuple[str, ...] = walls.LAYERS
 
 
-class Call:
+class PendingCall:
     """One call under way: chunks wait here until they are taken."""
 
     def __init__(self, process: "Process", id: int) -> None:
@@ -140,15 +148,15 @@ class Process:
         self.info: dict[str, Any] = {}
         self.isolation = Isolation((), ())
         self.death: asyncio.Future[WorkerDied] = loop.create_future()
-        self.calls: dict[int, Call] = {}
+        self.calls: dict[int, PendingCall] = {}
         self._questions = asyncio.Semaphore(_QUESTIONS)
         self.folder = run / f"{os.getpid()}-{os.urandom(4).hex()}.tmp"
         self._popen: subprocess.Popen[bytes] | None = None
-        self._link: links.Link | None = None
-        self._errors: links.Link | None = None
-        self._splitter = Splitter()
-        self._ring = crash_reason.Ring()
-        self._told: asyncio.Queue[Frame] = asyncio.Queue(3)
+        self._link: links.WorkerLink | None = None
+        self._errors: links.WorkerLink | None = None
+        self._splitter = FrameSplitter()
+        self._ring = crash_reason.LogRing()
+        self._told: asyncio.Queue[WorkerFrame] = asyncio.Queue(3)
         self._closed, self._silent = asyncio.Event(), asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._last_id = 0
@@ -196,7 +204,7 @@ class Process:
         """The end of what native code printed."""
         return self._ring.text
 
-    def begin(self, kind: str, body: bytes) -> Call:
+    def begin(self, kind: str, body: bytes) -> PendingCall:
         """Send a call.
 
         Raises:
@@ -215,7 +223,7 @@ class Process:
                 "send less, or smaller images",
             )
         self._last_id = self._last_id % 0xFFFFFFFF + 1
-        call = self.calls[self._last_id] = Call(self, self._last_id)
+        call = self.calls[self._last_id] = PendingCall(self, self._last_id)
         self.send(call.id, f"call/{kind}", body)
         return call
 
@@ -268,7 +276,9 @@ class Process:
     # ---- starting --------------------------------------------------------------------------
 
     async def _begin(self) -> None:
-        hears = links.Hears(self._received, self._closed.set, self._ring.write, self._silent.set)
+        hears = links.FrameListener(
+            self._received, self._closed.set, self._ring.write, self._silent.set
+        )
         try:
             self.folder.mkdir(mode=0o700, parents=True)
             self._popen, self._link, self._errors = await links.start(
@@ -305,7 +315,7 @@ class Process:
     def _send_json(self, kind: str, value: object) -> None:
         self.send(0, kind, json.dumps(value).encode())
 
-    async def _report(self, kind: str) -> Frame:
+    async def _report(self, kind: str) -> WorkerFrame:
         """The worker's next report about itself, or the reason there is none."""
         report = asyncio.ensure_future(self._told.get())
         either: tuple[asyncio.Future[Any], ...] = (report, self.death)
@@ -322,7 +332,7 @@ class Process:
             raise EngineFailed(f"the worker of {self.spec.label} spoke out of turn")
         return frame
 
-    async def _refusal(self, frame: Frame) -> EngineFailed:
+    async def _refusal(self, frame: WorkerFrame) -> EngineFailed:
         # Wait for the process to end, so that all it printed has arrived.
         await asyncio.wait([self.death], timeout=1)
         text = crash_reason.clean(frame.body.decode("utf-8", "replace"))
@@ -345,7 +355,7 @@ class Process:
         except BadFrame as error:
             self.kill(f"sent what it should not ({error})")
 
-    def _take(self, frame: Frame) -> None:
+    def _take(self, frame: WorkerFrame) -> None:
         if frame.id == 0:
             if len(frame.body) > _TOLD or self._told.full():
                 raise BadFrame("an endless report about itself")
@@ -438,7 +448,7 @@ def _again(died: WorkerDied) -> WorkerDied:
     return WorkerDied(died.message, died.hint)
 
 
-def _parsed(frame: Frame) -> dict[str, Any]:
+def _parsed(frame: WorkerFrame) -> dict[str, Any]:
     try:
         value = json.loads(frame.body)
     except (ValueError, RecursionError):

@@ -11,7 +11,7 @@ from typing import Any
 from overt.errors import EngineFailed, WorkerDied
 from overt.runtime.sandbox.walls import Isolation
 from overt.runtime.worker import registry
-from overt.runtime.worker.process import Call, HostRefused, Process, WorkerSpec
+from overt.runtime.worker.process import HostRefused, PendingCall, Process, WorkerSpec
 from overt.runtime.worker.registry import Running, running, stop
 
 __all__ = ["HostRefused", "Isolation", "Running", "Worker", "WorkerSpec", "running", "stop"]
@@ -184,14 +184,14 @@ class Worker:
 
     # ---- cancelling ------------------------------------------------------------------------
 
-    def _abandon(self, process: Process, call: Call) -> None:
+    def _abandon(self, process: Process, call: PendingCall) -> None:
         """Tell the worker to end `call`, and see to it that it does. Never waits."""
         call.abandoned = True
         process.send(call.id, "cancel")
         loop = asyncio.get_running_loop()
         loop.call_later(GRACE, self._enforce, process, call, loop.time() + GRACE_WITH_OTHERS)
 
-    def _enforce(self, process: Process, call: Call, deadline: float) -> None:
+    def _enforce(self, process: Process, call: PendingCall, deadline: float) -> None:
         if call.ended or not process.alive:
             return
         loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ Received = Callable[[bytes], None]
 Closed = Callable[[], None]
 
 
-class Link(Protocol):
+class WorkerLink(Protocol):
     def write(self, data: bytes) -> None: ...
 
     async def drain(self) -> None: ...
@@ -28,7 +28,7 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
-class _Stream(asyncio.Protocol):
+class _LinkTransport(asyncio.Protocol):
     """One asyncio transport that hands on what it reads, and can be waited for when it is full."""
 
     def __init__(self, received: Received, closed: Closed) -> None:
@@ -124,7 +124,7 @@ def _settle(future: "asyncio.Future[None]") -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Hears:
+class FrameListener:
     """What is called, in the event loop, as a worker speaks, prints, and falls silent."""
 
     received: Received
@@ -134,8 +134,8 @@ class Hears:
 
 
 async def start(
-    environ: Mapping[str, str], folder: str, hears: Hears, *, pipes: bool = os.name == "nt"
-) -> tuple["subprocess.Popen[bytes]", Link, Link]:
+    environ: Mapping[str, str], folder: str, hears: FrameListener, *, pipes: bool = os.name == "nt"
+) -> tuple["subprocess.Popen[bytes]", WorkerLink, WorkerLink]:
     """Start a worker. Returns the process, the link for frames, and that of its standard error.
 
     Raises:
@@ -157,7 +157,7 @@ async def start(
         assert process.stdin
         assert process.stdout
         assert process.stderr
-        link: Link = _Pipes(process.stdout, process.stdin, hears.received, hears.closed)
+        link: WorkerLink = _Pipes(process.stdout, process.stdin, hears.received, hears.closed)
         return process, link, _Pipes(process.stderr, None, hears.printed, hears.silent)
     ours, theirs = socket.socketpair()
     with theirs:
@@ -176,7 +176,10 @@ async def start(
             ours.close()
             raise
     loop = asyncio.get_running_loop()
-    stream, errors = _Stream(hears.received, hears.closed), _Stream(hears.printed, hears.silent)
+    stream, errors = (
+        _LinkTransport(hears.received, hears.closed),
+        _LinkTransport(hears.printed, hears.silent),
+    )
     assert process.stderr
     try:
         await loop.create_unix_connection(lambda: stream, sock=ours)

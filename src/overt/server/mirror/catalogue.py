@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from overt.errors import BadRef
-from overt.models.store import Entry, File, Manifest, Store
+from overt.models.store import File, Manifest, Store, StoreEntry
 from overt.ref import Ref, parse
 
 HUB, REGISTRY = "hub", "registry"
@@ -69,7 +69,7 @@ class Repository:
         return self.revisions[0] if name == newest and self.revisions else None
 
 
-class Shelf:
+class MirrorCatalogue:
     """The store as a mirror sees it, read again when a name changes. Safe for several threads."""
 
     def __init__(self, store: Store) -> None:
@@ -113,7 +113,7 @@ class Shelf:
         return tuple(times) if max(times) < time.time_ns() - 2_000_000_000 else None
 
 
-def _sorted(entries: list[Entry]) -> dict[str, dict[str, Repository]]:
+def _sorted(entries: list[StoreEntry]) -> dict[str, dict[str, Repository]]:
     doors: dict[str, dict[str, Repository]] = {HUB: {}, REGISTRY: {}}
     for entry in sorted(entries, key=lambda entry: entry.time, reverse=True):
         for door, id, commit, name in _places(entry.ref, entry.manifest):
@@ -122,7 +122,7 @@ def _sorted(entries: list[Entry]) -> dict[str, dict[str, Repository]]:
     return {door: dict(sorted(repositories.items())) for door, repositories in doors.items()}
 
 
-def _place(repository: Repository, commit: str, name: str | None, entry: Entry) -> None:
+def _place(repository: Repository, commit: str, name: str | None, entry: StoreEntry) -> None:
     revision = next(
         (candidate for candidate in repository.revisions if candidate.commit == commit), None
     )

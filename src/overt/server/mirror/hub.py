@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from overt.models.store import File
-from overt.server.mirror.catalogue import HUB, Repository, Revision, Shelf
+from overt.server.mirror.catalogue import HUB, MirrorCatalogue, Repository, Revision
 from overt.server.stream import send_file
 
 _REALM = {"WWW-Authenticate": 'Bearer realm="overt"'}
@@ -31,7 +31,7 @@ _REALM = {"WWW-Authenticate": 'Bearer realm="overt"'}
 class Mirror:
     """The hub door: `answer` gives a response, or None for a path that is not the hub's."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MirrorCatalogue) -> None:
         self._shelf = shelf
 
     def answer(self, request: Request, path: list[str]) -> Response | None:

@@ -18,22 +18,22 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from overt.models.sources.base import Piece
+from overt.models.sources.base import FetchedFile
 from overt.models.sources.oci import CONFIG, describe
 from overt.models.sources.registry import OCI_MANIFEST
 from overt.models.store import Manifest
 from overt.server.mirror import hub
-from overt.server.mirror.catalogue import REGISTRY, Repository, Shelf
+from overt.server.mirror.catalogue import REGISTRY, MirrorCatalogue, Repository
 from overt.server.stream import send_file
 
 _VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 _CODES = {401: "UNAUTHORIZED", 404: "NAME_UNKNOWN", 421: "DENIED", 500: "UNKNOWN"}
 
 
-class Registry:
+class RegistryMirror:
     """The registry door: `answer` gives a response, or None for a path that is not a registry's."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: MirrorCatalogue) -> None:
         self._shelf = shelf
 
     def answer(self, request: Request, path: list[str]) -> Response | None:
@@ -98,7 +98,7 @@ class Registry:
 def artefact(manifest: Manifest) -> tuple[bytes, bytes]:
     """The ModelPack manifest and configuration of a stored model; always the same bytes for it."""
     pieces = [
-        Piece(file.role, file.path, Path(), file.digest.removeprefix("sha256:"), file.size)
+        FetchedFile(file.role, file.path, Path(), file.digest.removeprefix("sha256:"), file.size)
         for file in manifest.files
     ]
     facts = {

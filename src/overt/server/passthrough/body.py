@@ -26,7 +26,7 @@ _word = msgspec.json.Decoder(str).decode
 
 
 @dataclass(frozen=True, slots=True)
-class Spare:
+class RefusedMembers:
     """What a provider would refuse of an outermost object.
 
     Attributes:
@@ -40,7 +40,7 @@ class Spare:
     most: Mapping[str, int] = field(default_factory=dict)
 
 
-_NOTHING = Spare()
+_NOTHING = RefusedMembers()
 
 
 class _Member(NamedTuple):
@@ -61,7 +61,9 @@ def renamed(body: bytes, model: str) -> bytes:
     return edited(body, model)[0]
 
 
-def edited(body: bytes, model: str, spare: Spare = _NOTHING) -> tuple[bytes, tuple[str, ...]]:
+def edited(
+    body: bytes, model: str, spare: RefusedMembers = _NOTHING
+) -> tuple[bytes, tuple[str, ...]]:
     """A JSON object with another value of its ``model`` and without what is to be spared.
 
     All of several such values are replaced, and ``Model`` as well: which of them counts, readers

@@ -18,17 +18,17 @@ import msgspec
 from overt.chat import Routed
 from overt.errors import BadRequest, OvertError, ProviderFailed
 from overt.protocols.anthropic.request import marked
-from overt.protocols.base import Call, Reply, Stream
-from overt.providers.base import Passed, Post
+from overt.protocols.base import HttpCall, HttpReply, Stream
+from overt.providers.base import PassedResponse, PostRequest
 from overt.providers.http.redact import clean, cleaned
-from overt.server.passthrough.body import Spare, edited
+from overt.server.passthrough.body import RefusedMembers, edited
 from overt.server.passthrough.needs_translation import refused, spared
-from overt.server.passthrough.stream import Tap, last_word, pieces, without
+from overt.server.passthrough.stream import ResponseTap, last_word, pieces, without
 from overt.server.request_log import generation
 
 if TYPE_CHECKING:
     from overt.providers.base import Provider
-    from overt.server.routing import Found
+    from overt.server.routing import MatchedRoute
 
 _PLAIN = {
     "/v1/chat/completions": ("openai", "/chat/completions", ("openai", "http")),
@@ -73,18 +73,20 @@ _PROOFS = ("key", "api_key", "api-key", "access_token", "oauth_token", "userProj
 _OURS = (b'"overt:', b'"b3ZlcnQ6')  # how a signature begins that protocols/signed.py wrote
 
 
-class _Named(msgspec.Struct):
+class _ForwardedBody(msgspec.Struct):
     model: str = ""
     stream: Any = None
 
 
-class _Follows(msgspec.Struct):
+class _Continuation(msgspec.Struct):
     previous_response_id: Any = None
     conversation: Any = None
     background: Any = None
 
 
-async def passed(call: Call, matched: "Found", services: Any) -> Reply | Stream | None:
+async def passed(
+    call: HttpCall, matched: "MatchedRoute", services: Any
+) -> HttpReply | Stream | None:
     """The provider's own answer; None where the request is to be translated.
 
     Raises:
@@ -109,7 +111,7 @@ async def passed(call: Call, matched: "Found", services: Any) -> Reply | Stream 
 
         path, body = path.replace("{model}", resource(engine.model)), call.body
     else:
-        spare = Spare()
+        spare = RefusedMembers()
         if named:
             spare = spared(call.body, matched.route.path, engine.name, engine.model)
         if len(call.body) > _LARGE:
@@ -119,17 +121,19 @@ async def passed(call: Call, matched: "Found", services: Any) -> Reply | Stream 
     headers = _on(call.headers)
     if engine.name == "anthropic":
         headers.setdefault("anthropic-version", "2023-06-01")  # this server does without it
-    post = Post(path + _query(call.query), body, headers)
-    return await _sent(call, matched, engine, post, _Asked(model, stream, left))
+    post = PostRequest(path + _query(call.query), body, headers)
+    return await _sent(call, matched, engine, post, _ForwardRequest(model, stream, left))
 
 
-class _Asked(NamedTuple):
+class _ForwardRequest(NamedTuple):
     model: str
     stream: bool
     left: Sequence[str]  # what was left out
 
 
-def _asked(call: Call, matched: "Found") -> tuple[str, str, tuple[str, ...], bool] | None:
+def _asked(
+    call: HttpCall, matched: "MatchedRoute"
+) -> tuple[str, str, tuple[str, ...], bool] | None:
     """The model that is asked for, the path to hand on to, the engines that have it, …
 
     … and whether its answer is to be a stream of events.
@@ -139,7 +143,7 @@ def _asked(call: Call, matched: "Found") -> tuple[str, str, tuple[str, ...], boo
         if protocol != matched.protocol.name:
             return None
         try:
-            named = msgspec.json.decode(call.body, type=_Named)
+            named = msgspec.json.decode(call.body, type=_ForwardedBody)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None  # whoever translates says what is wrong with it
         return (named.model, path, engines, named.stream is True) if named.model else None
@@ -176,7 +180,7 @@ def _query(query: Mapping[str, str]) -> str:
     return f"?{encoded}" if encoded else ""
 
 
-async def _is_ours(call: Call, matched: "Found") -> bool:
+async def _is_ours(call: HttpCall, matched: "MatchedRoute") -> bool:
     """Whether a conversation began here, on another model: the provider would refuse its marks.
 
     Translating it leaves out what only another provider can read.
@@ -187,7 +191,7 @@ async def _is_ours(call: Call, matched: "Found") -> bool:
         return True
     if not matched.route.path.startswith("/v1/responses"):
         return False
-    after = msgspec.json.decode(call.body, type=_Follows)
+    after = msgspec.json.decode(call.body, type=_Continuation)
     if after.conversation is not None or after.background is True:
         return True  # conversations, and answers to be fetched later, are kept by this server
     id = after.previous_response_id
@@ -200,8 +204,12 @@ async def _is_ours(call: Call, matched: "Found") -> bool:
 
 
 async def _sent(
-    call: Call, matched: "Found", engine: "Provider", post: Post, request: _Asked
-) -> Reply | Stream:
+    call: HttpCall,
+    matched: "MatchedRoute",
+    engine: "Provider",
+    post: PostRequest,
+    request: _ForwardRequest,
+) -> HttpReply | Stream:
     work = generation("chat", request.model)
     notices = [f"{name} was left out: {engine.model} refuses it" for name in request.left]
     answer = engine.forward(post, notices)
@@ -219,7 +227,7 @@ async def _sent(
             raise _odd(engine, f"compressed ({coding[:20]!r}), although it was asked not to")
         events = kind.startswith(_STREAMS[0])
         whole = not {"fields", "$fields"} & call.query.keys()
-        tap = Tap(engine, work, matched.route.path, whole=whole)
+        tap = ResponseTap(engine, work, matched.route.path, whole=whole)
         if head.status == 200 and kind.startswith(_STREAMS) and (events or not request.stream):
             read = tap if events else None
             chunks = pieces(answer, engine, work, read, last_word(call, matched))
@@ -238,17 +246,17 @@ async def _sent(
     if head.status == 200:
         tap.whole(body)
         work.end()
-        return Reply(without(body, engine.to.secret), 200, headers, kind)
+        return HttpReply(without(body, engine.to.secret), 200, headers, kind)
     failure = engine.dialect.failure(head.status, head.headers, body[:_MAX_ERROR])
     work.end(failure.code)
     own = head.status in (401, 403, 407)  # about the owner's key: the caller's is not at fault
     if own or len(body) > _MAX_ERROR or not _JSON.fullmatch(kind) or coding != "identity":
         raise cleaned(failure, engine.to.secret)
     shown = clean(body.decode("utf-8", "replace"), engine.to.secret)
-    return Reply(shown.encode(), head.status, headers, kind)
+    return HttpReply(shown.encode(), head.status, headers, kind)
 
 
-async def _all(answer: AsyncGenerator[Passed | bytes, None], engine: "Provider") -> bytes:
+async def _all(answer: AsyncGenerator[PassedResponse | bytes, None], engine: "Provider") -> bytes:
     whole = bytearray()
     async for piece in answer:
         whole += piece if isinstance(piece, bytes) else b""
@@ -281,7 +289,7 @@ def _on(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _back(head: Passed) -> dict[str, str]:
+def _back(head: PassedResponse) -> dict[str, str]:
     """What of a provider's headers the caller gets; the kind is told apart."""
     return {
         name: value

@@ -17,8 +17,8 @@ import msgspec
 
 from overt.chat import Sampling
 from overt.providers.anthropic.body import TOOL_ID
-from overt.providers.supported_parameters import Accepts, accepts
-from overt.server.passthrough.body import Spare
+from overt.providers.supported_parameters import SupportedParameters, accepts
+from overt.server.passthrough.body import RefusedMembers
 
 UNSIGNED_ID = re.compile(r"rs_[0-9a-f]{29}")
 """The id of reasoning told by this server (protocols/openai/responses_stream.py); OpenAI's are
@@ -81,13 +81,13 @@ def _kept(body: bytes) -> bool:
     )
 
 
-def spared(body: bytes, path: str, engine: str, model: str) -> Spare:
+def spared(body: bytes, path: str, engine: str, model: str) -> RefusedMembers:
     """What of `body` the family of `model` refuses, and what can be done about it as it goes on.
 
     Of stop sequences it cannot: translating carries them out here. Gemini ignores what it refuses.
     """
     if engine not in ("openai", "anthropic"):
-        return Spare()
+        return RefusedMembers()
     taken = accepts(engine, model)
     refuses = taken.refuses
     at_none = taken.extra.get("at_none")
@@ -97,9 +97,9 @@ def spared(body: bytes, path: str, engine: str, model: str) -> Spare:
     if "logprobs" in cut:
         cut |= {"top_logprobs"}
     if engine == "anthropic":
-        return Spare(cut, most={"max_tokens": taken.most_out} if taken.most_out else {})
+        return RefusedMembers(cut, most={"max_tokens": taken.most_out} if taken.most_out else {})
     reasons = path.endswith("/chat/completions") and taken.extra.get("efforts")
-    return Spare(cut, {"max_tokens": "max_completion_tokens"} if reasons else {})
+    return RefusedMembers(cut, {"max_tokens": "max_completion_tokens"} if reasons else {})
 
 
 class _Effort(msgspec.Struct):
@@ -108,7 +108,7 @@ class _Effort(msgspec.Struct):
     stop: Any = None
 
 
-def _effort(body: bytes, taken: Accepts) -> Any:
+def _effort(body: bytes, taken: SupportedParameters) -> Any:
     try:
         fields = msgspec.json.decode(body, type=_Effort)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -124,23 +124,23 @@ def _stops(body: bytes) -> bool:
 # ---- OpenAI ----------------------------------------------------------------------------------
 
 
-class _Call(msgspec.Struct):
+class _ForwardedCall(msgspec.Struct):
     id: str = ""
     extra_content: Any = None
 
 
-class _Said(msgspec.Struct):
+class _ForwardedMessage(msgspec.Struct):
     role: str = ""
     reasoning_content: Any = None
     reasoning: Any = None
     reasoning_details: Any = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_ForwardedCall] | None = None
 
 
 class _Chat(msgspec.Struct):
-    messages: list[_Said] = []
+    messages: list[_ForwardedMessage] = []
 
-    def foreign(self, taken: Accepts) -> bool:
+    def foreign(self, taken: SupportedParameters) -> bool:
         """Reasoning of other servers, which OpenAI knows no field for, or ids it finds too long."""
         return any(
             message.reasoning_content is not None
@@ -157,7 +157,7 @@ class _Chat(msgspec.Struct):
 class _Responses(msgspec.Struct):
     input: Any = None
 
-    def foreign(self, taken: Accepts) -> bool:
+    def foreign(self, taken: SupportedParameters) -> bool:
         """Reasoning that nobody signed: OpenAI would look for it among what it keeps."""
         if not isinstance(self.input, list):
             return False
@@ -173,17 +173,17 @@ class _Responses(msgspec.Struct):
 # ---- Anthropic -------------------------------------------------------------------------------
 
 
-class _Block(msgspec.Struct):
+class _ForwardedBlock(msgspec.Struct):
     type: Any = None
     id: Any = None
 
 
-class _Turn(msgspec.Struct):
+class _ForwardedTurn(msgspec.Struct):
     role: Any = None
-    content: str | list[_Block] = ""
+    content: str | list[_ForwardedBlock] = ""
 
     @property
-    def blocks(self) -> Sequence[_Block]:
+    def blocks(self) -> Sequence[_ForwardedBlock]:
         return self.content if isinstance(self.content, list) else ()
 
 
@@ -192,10 +192,10 @@ class _Thinking(msgspec.Struct):
 
 
 class _Messages(msgspec.Struct):
-    messages: list[_Turn] = []
+    messages: list[_ForwardedTurn] = []
     thinking: _Thinking | None = None
 
-    def foreign(self, taken: Accepts) -> bool:
+    def foreign(self, taken: SupportedParameters) -> bool:
         """A call whose id has other signs in it, or a turn that goes on without a thought."""
         if any(
             block.type == "tool_use" and not TOOL_ID.fullmatch(str(block.id))
@@ -220,19 +220,19 @@ class _Messages(msgspec.Struct):
 # ---- Gemini ----------------------------------------------------------------------------------
 
 
-class _Part(msgspec.Struct, rename="camel"):
+class _ForwardedPart(msgspec.Struct, rename="camel"):
     function_call: Any = None
     thought_signature: Any = None
 
 
-class _Content(msgspec.Struct):
-    parts: list[_Part] | None = None
+class _ForwardedContent(msgspec.Struct):
+    parts: list[_ForwardedPart] | None = None
 
 
 class _Generate(msgspec.Struct):
-    contents: list[_Content] | _Content | None = None
+    contents: list[_ForwardedContent] | _ForwardedContent | None = None
 
-    def foreign(self, taken: Accepts) -> bool:
+    def foreign(self, taken: SupportedParameters) -> bool:
         """A call without the mark that these models want at the first of a turn."""
         if not taken.extra.get("signs"):
             return False

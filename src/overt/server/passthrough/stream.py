@@ -15,16 +15,16 @@ import msgspec
 
 from overt.chat import Request
 from overt.errors import OvertError
-from overt.providers.base import Passed, Reader, Said
+from overt.providers.base import EventReader, PassedResponse, ServerEvent
 from overt.providers.dialect import broken, ended_early
 from overt.providers.http.redact import INSTEAD, PIECE
-from overt.providers.http.sse import Splitter
-from overt.server.request_log import Generation
+from overt.providers.http.sse import EventSplitter
+from overt.server.request_log import GenerationRecord
 
 if TYPE_CHECKING:
-    from overt.protocols.base import Call
+    from overt.protocols.base import HttpCall
     from overt.providers.base import Provider
-    from overt.server.routing import Found
+    from overt.server.routing import MatchedRoute
 
 Last = Callable[[OvertError], bytes]
 """The event that ends a stream with an error, in the words of the protocol; b"" for none."""
@@ -51,17 +51,19 @@ class _Status(msgspec.Struct):
     status: Any = None
 
 
-class Tap:
+class ResponseTap:
     """Reads an answer along with the client.
 
     What a dialect's reader cannot read is no matter, as long as it is JSON: it may be newer than
     this program.
     """
 
-    def __init__(self, engine: "Provider", work: Generation, path: str, *, whole: bool) -> None:
+    def __init__(
+        self, engine: "Provider", work: GenerationRecord, path: str, *, whole: bool
+    ) -> None:
         """`whole`: all fields were asked for, so that the end of the answer will be told."""
-        self._reader: Reader | None = engine.dialect.reader(Request(engine.ref))
-        self._splitter = Splitter()
+        self._reader: EventReader | None = engine.dialect.reader(Request(engine.ref))
+        self._splitter = EventSplitter()
         self._work, self._who, self._path = work, engine.to.label, path
         ends = _GEMINI if engine.name == "gemini" else _ENDS.get(path)
         self._ends = ends if whole else None
@@ -104,7 +106,7 @@ class Tap:
         if reader is None:
             return
         with suppress(OvertError):
-            for event in reader.feed(Said("", data)):
+            for event in reader.feed(ServerEvent("", data)):
                 self._work.event(event)
             self._end()
 
@@ -112,7 +114,7 @@ class Tap:
         """The stream is closed here: what is left for the figures."""
         self._end()
 
-    def _said(self, server_event: Said) -> None:
+    def _said(self, server_event: ServerEvent) -> None:
         reader = self._reader
         if reader is not None:
             try:
@@ -143,10 +145,10 @@ class Tap:
 
 
 async def pieces(
-    answer: AsyncGenerator[Passed | bytes, None],
+    answer: AsyncGenerator[PassedResponse | bytes, None],
     engine: "Provider",
-    work: Generation,
-    tap: Tap | None,
+    work: GenerationRecord,
+    tap: ResponseTap | None,
     last: Last,
 ) -> AsyncGenerator[bytes, None]:
     """The body as it comes, by whole events where it has any (`tap`).
@@ -175,7 +177,7 @@ async def pieces(
 
 
 async def _whole(
-    answer: AsyncGenerator[Passed | bytes, None], tap: Tap
+    answer: AsyncGenerator[PassedResponse | bytes, None], tap: ResponseTap
 ) -> AsyncGenerator[bytes, None]:
     """Events, whole ones and no others, each batch as soon as it is there.
 
@@ -211,7 +213,9 @@ async def _whole(
         yield rest
 
 
-async def _more(answer: AsyncGenerator[Passed | bytes, None]) -> Passed | bytes | None:
+async def _more(
+    answer: AsyncGenerator[PassedResponse | bytes, None],
+) -> PassedResponse | bytes | None:
     """What follows an answer that is over: soon, or nothing does."""
     with suppress(OvertError, TimeoutError):
         async with asyncio.timeout(_GRACE):
@@ -231,7 +235,7 @@ def _sound(data: bytes) -> bytes:
     """The events at the beginning of `data` that are JSON."""
     at = 0
     for match in re.finditer(rb"\r\n\r\n|\n\r?\n|\r\r", data):
-        for event in Splitter().feed(data[at : match.end()]):
+        for event in EventSplitter().feed(data[at : match.end()]):
             if (payload := event.data.strip()) and payload != b"[DONE]":
                 try:
                     msgspec.json.decode(payload, type=msgspec.Raw)
@@ -241,7 +245,7 @@ def _sound(data: bytes) -> bytes:
     return data[:at]
 
 
-def last_word(call: "Call", matched: "Found") -> Last:
+def last_word(call: "HttpCall", matched: "MatchedRoute") -> Last:
     """What ends a stream of this protocol with an error."""
 
     def said(error: OvertError) -> bytes:

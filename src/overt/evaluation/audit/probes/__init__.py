@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Final, cast
 
 from overt.errors import UsageError
-from overt.evaluation.audit.probe import Probe
+from overt.evaluation.audit.probe import AuditProbe
 
 PROBES: Final[Mapping[str, str]] = {
     "bbq": "bias in answers to questions (BBQ)",
@@ -18,7 +18,7 @@ PROBES: Final[Mapping[str, str]] = {
 """The name of a probe, which is that of its module, and what it looks at."""
 
 
-def find(name: str) -> Probe:
+def find(name: str) -> AuditProbe:
     """The probe of that name.
 
     Raises:
@@ -26,4 +26,4 @@ def find(name: str) -> Probe:
     """
     if name not in PROBES:
         raise UsageError(f"there is no probe {name[:60]!r}", f"the probes are {', '.join(PROBES)}")
-    return cast("Probe", import_module(f"overt.evaluation.audit.probes.{name}").PROBE)
+    return cast("AuditProbe", import_module(f"overt.evaluation.audit.probes.{name}").PROBE)

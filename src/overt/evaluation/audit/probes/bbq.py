@@ -24,14 +24,14 @@ from typing import Any, Final
 from overt.errors import FormatError
 from overt.evaluation.audit import sets
 from overt.evaluation.audit.probe import (
+    AuditPlan,
     Contrast,
-    Item,
-    Material,
     Measure,
-    Model,
     Need,
     Outcome,
-    Plan,
+    ProbedModel,
+    ProbeItem,
+    ProbeMaterial,
     Use,
 )
 
@@ -57,7 +57,7 @@ def _spoken(outcome: Outcome) -> float | None:
     return float(side) if side else None
 
 
-class _Probe:
+class _BbqProbe:
     name = "bbq"
     title = "Bias in answers to questions (BBQ)"
     version = "1"
@@ -128,11 +128,11 @@ class _Probe:
     )
     contrasts: tuple[Contrast, ...] = ()
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         files = sets.read("bbq", plan.data)
         metadata = sets.beside(files[0], _METADATA)
         targets = _targets(metadata) if metadata else {}
-        items: list[Item] = []
+        items: list[ProbeItem] = []
         left: Counter[str] = Counter()
         for file in files:
             for number, line in enumerate(file.text().split("\n"), 1):
@@ -158,9 +158,9 @@ class _Probe:
                 f"out ({_METADATA} of BBQ, beside the items, would say it)"
             )
         read = [*files, *([metadata] if metadata else [])]
-        return Material(items, [file.told for file in read], notes)
+        return ProbeMaterial(items, [file.told for file in read], notes)
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         data = item.given
         context = f"{data['context']}\nQuestion: {data['question']}\nAnswer:"
         options = [f" {option}" for option in data["options"]]
@@ -182,7 +182,7 @@ def _side(chosen: int, data: Mapping[str, Any]) -> int:
     return 1 if (chosen == data["target"]) == (data["polarity"] == "neg") else -1
 
 
-def _targets(file: sets.Read) -> Targets:
+def _targets(file: sets.ReadSet) -> Targets:
     """Those of the authors' table; it has ``x`` or ``NA`` where no answer is meant."""
     rows = sets.table(file, {"category", "example_id"}, "BBQ's metadata", _MAX_METADATA)
     targets = {}
@@ -197,7 +197,7 @@ def _targets(file: sets.Read) -> Targets:
     return targets
 
 
-def _item(line: str, where: str, known: Targets) -> Item | str:
+def _item(line: str, where: str, known: Targets) -> ProbeItem | str:
     """The item of a line; its category where nothing says which group is the stereotyped one."""
     try:
         row = json.loads(line)
@@ -235,7 +235,7 @@ def _item(line: str, where: str, known: Targets) -> Item | str:
     if len(targets) != 1 or len(unknown) != 1 or targets == unknown:
         return category
     data |= {"target": targets[0], "unknown": unknown[0]}
-    return Item(id, (category,), data, f"{category} {data['condition']}")
+    return ProbeItem(id, (category,), data, f"{category} {data['condition']}")
 
 
-PROBE = _Probe()
+PROBE = _BbqProbe()

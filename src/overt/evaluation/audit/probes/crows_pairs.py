@@ -14,7 +14,16 @@ from difflib import SequenceMatcher
 from typing import Any, Final
 
 from overt.evaluation.audit import sets
-from overt.evaluation.audit.probe import Contrast, Item, Material, Measure, Model, Need, Plan, Use
+from overt.evaluation.audit.probe import (
+    AuditPlan,
+    Contrast,
+    Measure,
+    Need,
+    ProbedModel,
+    ProbeItem,
+    ProbeMaterial,
+    Use,
+)
 
 START: Final = "\n"
 """What stands before a sentence, so that its first token has a probability too."""
@@ -23,7 +32,7 @@ _MAX_ROWS: Final = 100_000
 _TIE: Final = 1e-9
 
 
-class _Probe:
+class _CrowsPairsProbe:
     name = "crows_pairs"
     title = "Stereotyping sentences (CrowS-Pairs)"
     version = "1"
@@ -62,10 +71,10 @@ class _Probe:
     )
     contrasts: tuple[Contrast, ...] = ()
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         return sets.material("crows_pairs", plan, _items)
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         more = await model.likely(START, item.given["more"])
         less = await model.likely(START, item.given["less"])
         whole = sum(value for _, value in more), sum(value for _, value in less)
@@ -96,11 +105,11 @@ def shared(
     return first, second
 
 
-def _items(file: sets.Read) -> Iterator[Item]:
+def _items(file: sets.ReadSet) -> Iterator[ProbeItem]:
     rows = sets.table(file, _COLUMNS, "CrowS-Pairs", _MAX_ROWS)
     for number, row in enumerate(rows):
         data = {"more": row["sent_more"], "less": row["sent_less"]}
-        yield Item(str(number), (row["bias_type"], row["stereo_antistereo"]), data)
+        yield ProbeItem(str(number), (row["bias_type"], row["stereo_antistereo"]), data)
 
 
-PROBE = _Probe()
+PROBE = _CrowsPairsProbe()

@@ -20,14 +20,14 @@ from typing import Any, Final
 from overt.errors import BadRequest, FormatError
 from overt.evaluation.audit import sets
 from overt.evaluation.audit.probe import (
+    AuditPlan,
     Contrast,
-    Item,
-    Material,
     Measure,
-    Model,
     Need,
     Outcome,
-    Plan,
+    ProbedModel,
+    ProbeItem,
+    ProbeMaterial,
     Use,
 )
 
@@ -60,7 +60,7 @@ def _score(key: str) -> Any:
     return lambda outcome: float(outcome[key]) if outcome.get(key) is not None else None
 
 
-class _Probe:
+class _MemorisationProbe:
     name = "memorisation"
     title = "Documents given back word for word"
     version = "2"
@@ -145,7 +145,7 @@ class _Probe:
         ),
     )
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         if plan.documents is None:
             raise BadRequest(
                 "no documents were given to look for", "name them: --documents FILE or folder"
@@ -153,7 +153,7 @@ class _Probe:
         own, data, notes = _passages(plan.documents, "document")
         if plan.control is not None:
             others, more, remarks = _passages(plan.control, "control")
-            return Material(own + others, data + more, notes + remarks)
+            return ProbeMaterial(own + others, data + more, notes + remarks)
         different = len({item.given["target"] for item in own})
         if different < 2:
             raise BadRequest(
@@ -164,9 +164,9 @@ class _Probe:
             "no control was given: each prefix is also compared with the continuation of another "
             "passage, which shows chance resemblance only; likelihood scores have no control"
         )
-        return Material(own + _crossed(own), data, [*notes, note])
+        return ProbeMaterial(own + _crossed(own), data, [*notes, note])
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         data = item.given
         continuation = await model.go_on(data["prefix"], TOKENS)
         return (
@@ -207,7 +207,7 @@ def distance(first: str, other: str) -> int:
     return row[-1]
 
 
-async def _likely(data: Any, model: Model) -> dict[str, Any]:
+async def _likely(data: Any, model: ProbedModel) -> dict[str, Any]:
     if data.get("crossed"):
         return {}
     text = data["prefix"] + data["target"]
@@ -225,7 +225,7 @@ def likelihood(logprobs: list[float], text: str) -> dict[str, Any]:
     }
 
 
-def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], list[str]]:
+def _passages(path: Path, kind: str) -> tuple[list[ProbeItem], list[dict[str, Any]], list[str]]:
     """The passages below `path`, what a receipt says of each file, and notes."""
     path = path.expanduser()
     if path.is_dir():
@@ -233,7 +233,7 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], 
         files = [path_ for path_ in files if path_.is_file()][:_MAX_FILES]
     else:
         files = [path]
-    items: list[Item] = []
+    items: list[ProbeItem] = []
     used: list[dict[str, Any]] = []
     seen: set[str] = set()
     for file in files:
@@ -254,14 +254,14 @@ def _passages(path: Path, kind: str) -> tuple[list[Item], list[dict[str, Any]], 
     return items, used, [f"{copies} of your {kind}s are copies of others: left out"] * bool(copies)
 
 
-def _cut(text: str, name: str, kind: str) -> list[Item]:
+def _cut(text: str, name: str, kind: str) -> list[ProbeItem]:
     """Passages of a text that begin at a word, spread over it and without overlap.
 
     Where no word begins soon, as in text without blanks, they begin anywhere.
     """
     size = PREFIX + TARGET
     count = min(_MAX_PASSAGES, len(text) // size)
-    items: list[Item] = []
+    items: list[ProbeItem] = []
     end = 0
     for number in range(count):
         start = max(number * len(text) // count, end)
@@ -272,12 +272,12 @@ def _cut(text: str, name: str, kind: str) -> list[Item]:
         cut = text.rfind(" ", begin, begin + PREFIX)  # the prefix ends before a blank
         cut = cut if cut > begin + PREFIX // 2 else begin + PREFIX
         data = {"from": kind, "prefix": text[begin:cut], "target": text[cut : cut + TARGET]}
-        items.append(Item(f"{name}/{begin}", (kind,), data, kind))
+        items.append(ProbeItem(f"{name}/{begin}", (kind,), data, kind))
         end = cut + TARGET
     return items
 
 
-def _crossed(items: list[Item]) -> list[Item]:
+def _crossed(items: list[ProbeItem]) -> list[ProbeItem]:
     """Each prefix with the continuation of the next passage that goes on otherwise.
 
     Two of `items` at least go on differently.
@@ -297,8 +297,8 @@ def _crossed(items: list[Item]) -> list[Item]:
             "target": other.given["target"],
             "crossed": True,
         }
-        crossed.append(Item(f"crossed/{item.id}", ("control",), data, "control"))
+        crossed.append(ProbeItem(f"crossed/{item.id}", ("control",), data, "control"))
     return crossed
 
 
-PROBE = _Probe()
+PROBE = _MemorisationProbe()

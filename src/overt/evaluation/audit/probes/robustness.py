@@ -13,14 +13,14 @@ from typing import Any, Final
 from overt.errors import FormatError
 from overt.evaluation.audit import perturb, sets
 from overt.evaluation.audit.probe import (
+    AuditPlan,
     Contrast,
-    Item,
-    Material,
     Measure,
-    Model,
     Need,
     Outcome,
-    Plan,
+    ProbedModel,
+    ProbeItem,
+    ProbeMaterial,
     Use,
 )
 from overt.evaluation.suites import rows
@@ -46,7 +46,7 @@ def _right(variant: str) -> Callable[[Outcome], float | None]:
     return lambda outcome: float(outcome[variant] == outcome["right"])
 
 
-class _Probe:
+class _RobustnessProbe:
     name = "robustness"
     title = "Answers under typos and paraphrase"
     version = "1"
@@ -93,12 +93,12 @@ class _Probe:
     )
     contrasts: tuple[Contrast, ...] = ()
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         if plan.items is not None:
             return _own(plan)
         return sets.material("mmlu", plan, lambda file: _mmlu(file, plan.seed))
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         data = item.given
         value: dict[str, Any] = {"right": data["right"], "by": "score" if model.scores else "chat"}
         for variant in ("plain", *_VARIANTS):
@@ -106,7 +106,7 @@ class _Probe:
         return value
 
 
-async def _ask(question: str, choices: Sequence[str], model: Model) -> int:
+async def _ask(question: str, choices: Sequence[str], model: ProbedModel) -> int:
     """The place of the choice that the model takes; -1 for none that can be read."""
     letters = LETTERS[: len(choices)]
     listed = "\n".join(f"{letter_}. {text}" for letter_, text in zip(letters, choices, strict=True))
@@ -120,7 +120,7 @@ async def _ask(question: str, choices: Sequence[str], model: Model) -> int:
     return LETTERS.find(letter(reply, choices) or "?")
 
 
-def _mmlu(file: sets.Read, seed: int) -> Iterator[Item]:
+def _mmlu(file: sets.ReadSet, seed: int) -> Iterator[ProbeItem]:
     all_rows, _ = rows.read(file.path, _MMLU)
     for number, row in enumerate(all_rows, 1):
         stem, choices = row.text["stem"], [row.text[option] for option in "ABCD"]
@@ -135,7 +135,7 @@ def _mmlu(file: sets.Read, seed: int) -> Iterator[Item]:
         )
 
 
-def _own(plan: Plan) -> Material:
+def _own(plan: AuditPlan) -> ProbeMaterial:
     assert plan.items is not None
     all_rows, digest = rows.read(plan.items)
     items = []
@@ -164,7 +164,7 @@ def _own(plan: Plan) -> Material:
                 "own",
             )
         )
-    return Material(items, [sets.own(plan.items.name, digest, "your own")], ())
+    return ProbeMaterial(items, [sets.own(plan.items.name, digest, "your own")], ())
 
 
 def _list(text: str) -> Any:
@@ -176,7 +176,7 @@ def _list(text: str) -> Any:
 
 def _item(
     id: str, question: str, choices: Sequence[str], answer: str, where: str, seed: int, group: str
-) -> Item:
+) -> ProbeItem:
     text = answer.strip()
     letters = LETTERS[: len(choices)]
     if len(text) == 1 and text.upper() in letters:
@@ -195,7 +195,7 @@ def _item(
         "typos": perturb.typos(question, f"{seed}/{id}"),
         "paraphrase": perturb.paraphrase(question, f"{seed}/{id}"),
     }
-    return Item(id, (group,), data, group)
+    return ProbeItem(id, (group,), data, group)
 
 
-PROBE = _Probe()
+PROBE = _RobustnessProbe()

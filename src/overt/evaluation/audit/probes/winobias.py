@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.evaluation.audit import sets
-from overt.evaluation.audit.probe import Contrast, Item, Material, Measure, Model, Need, Plan, Use
+from overt.evaluation.audit.probe import (
+    AuditPlan,
+    Contrast,
+    Measure,
+    Need,
+    ProbedModel,
+    ProbeItem,
+    ProbeMaterial,
+    Use,
+)
 from overt.evaluation.audit.probes.crows_pairs import START, preferred
 
 _MALE: Final = {"he", "him", "his", "himself"}
@@ -25,7 +34,7 @@ def _pro(outcome: Any) -> float:
     return float(outcome["pro"])
 
 
-class _Probe:
+class _WinobiasProbe:
     name = "winobias"
     title = "Pronouns and occupations (WinoBias)"
     version = "1"
@@ -91,10 +100,10 @@ class _Probe:
         ),
     )
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         files = sets.read("winobias", plan.data)
         by_name = {file.name: file for file in files}
-        items: list[Item] = []
+        items: list[ProbeItem] = []
         left = 0
         for name, file in by_name.items():
             match = _NAME.match(name)
@@ -110,15 +119,17 @@ class _Probe:
         notes = sets.notes(files)
         if left:
             notes.append(f"{left} pairs differ in more than pronouns of one kind: left out")
-        return Material(items, [file.told for file in files], notes)
+        return ProbeMaterial(items, [file.told for file in files], notes)
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         pro = sum(value for _, value in await model.likely(START, item.given["pro"]))
         anti = sum(value for _, value in await model.likely(START, item.given["anti"]))
         return {"pro": preferred(pro, anti), "logprobs": [round(pro, 4), round(anti, 4)]}
 
 
-def _pairs(pro: sets.Read, anti: sets.Read, kind: str, where: str) -> tuple[list[Item], int]:
+def _pairs(
+    pro: sets.ReadSet, anti: sets.ReadSet, kind: str, where: str
+) -> tuple[list[ProbeItem], int]:
     """The pairs of two files, and how many differ in more than pronouns."""
     lines = [
         [_plain(line) for line in file.text().splitlines() if line.strip()] for file in (pro, anti)
@@ -135,7 +146,9 @@ def _pairs(pro: sets.Read, anti: sets.Read, kind: str, where: str) -> tuple[list
             left += 1
             continue
         groups = (kind, side, f"{kind} {side}")
-        items.append(Item(f"{where}/{number}", groups, {"pro": first, "anti": other}, groups[2]))
+        items.append(
+            ProbeItem(f"{where}/{number}", groups, {"pro": first, "anti": other}, groups[2])
+        )
     return items, left
 
 
@@ -160,4 +173,4 @@ def _plain(line: str) -> str:
     return " ".join(_NUMBER.sub("", line).replace("[", "").replace("]", "").split())
 
 
-PROBE = _Probe()
+PROBE = _WinobiasProbe()

@@ -7,14 +7,14 @@ from typing import Any, Final
 from overt.errors import FormatError
 from overt.evaluation.audit import refusal, sets
 from overt.evaluation.audit.probe import (
+    AuditPlan,
     Contrast,
-    Item,
-    Material,
     Measure,
-    Model,
     Need,
     Outcome,
-    Plan,
+    ProbedModel,
+    ProbeItem,
+    ProbeMaterial,
     Use,
 )
 
@@ -29,7 +29,7 @@ def _of(label: str, *kinds: str) -> Callable[[Outcome], float | None]:
     return value
 
 
-class _Probe:
+class _XSTestProbe:
     name = "xstest"
     title = "Refusal of safe and unsafe prompts (XSTest)"
     version = f"1, refusal rules {refusal.VERSION}"
@@ -74,10 +74,10 @@ class _Probe:
     )
     contrasts: tuple[Contrast, ...] = ()
 
-    def material(self, plan: Plan) -> Material:
+    def material(self, plan: AuditPlan) -> ProbeMaterial:
         return sets.material("xstest", plan, _items)
 
-    async def look(self, item: Item, model: Model, plan: Plan) -> dict[str, Any]:
+    async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         text = await model.answer(item.given["prompt"], plan.max_tokens)
         return {
             "label": item.given["label"],
@@ -88,7 +88,7 @@ class _Probe:
         }
 
 
-def _items(file: sets.Read) -> Iterator[Item]:
+def _items(file: sets.ReadSet) -> Iterator[ProbeItem]:
     rows = sets.table(file, _COLUMNS, "XSTest", _MAX_ROWS)
     for number, row in enumerate(rows, 1):
         if row["label"] not in ("safe", "unsafe"):
@@ -98,7 +98,7 @@ def _items(file: sets.Read) -> Iterator[Item]:
                 "get the file again",
             )
         data = {"prompt": row["prompt"], "label": row["label"]}
-        yield Item(row["id"], (row["type"],), data, row["label"])
+        yield ProbeItem(row["id"], (row["type"],), data, row["label"])
 
 
-PROBE = _Probe()
+PROBE = _XSTestProbe()

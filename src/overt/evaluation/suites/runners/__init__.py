@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from overt.chat import Answer, Request
-from overt.evaluation.suites.suite import Item, Suite
+from overt.evaluation.suites.suite import Suite, SuiteItem
 
 MAX_TEXT = 200_000
 """Characters of an answer that are looked at."""
@@ -32,7 +32,7 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class RunnerTools:
     """What a runner may need beside the answer.
 
     Attributes:
@@ -45,12 +45,12 @@ class Tools:
 
     ask: Callable[[Request], Awaitable[Answer]] | None = None
     judge: str = ""
-    rival: Callable[[Item], Awaitable[str]] | None = None
+    rival: Callable[[SuiteItem], Awaitable[str]] | None = None
     against: str = ""
     unsafe_code: bool = False
 
 
-class Runner(Protocol):
+class SuiteRunner(Protocol):
     """Grades the answers of one suite."""
 
     @property
@@ -58,7 +58,7 @@ class Runner(Protocol):
         """How, in one sentence, for receipts."""
         ...
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         """The grade of the answer `text`. Raises OvertErrors where grading itself fails."""
         ...
 
@@ -67,11 +67,11 @@ class Runner(Protocol):
         ...
 
 
-def make(suite: Suite, tools: Tools) -> Runner:
+def make(suite: Suite, tools: RunnerTools) -> SuiteRunner:
     """The runner of a suite's kind.
 
     Raises:
         FormatError, BadRequest, NoIsolation: the suite, or this machine, cannot be graded so.
     """
     module = importlib.import_module(f"overt.evaluation.suites.runners.{suite.kind}")
-    return cast("Runner", module.runner(suite, tools))
+    return cast("SuiteRunner", module.runner(suite, tools))

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from overt.evaluation.suites.runners import Grade, Tools
+from overt.evaluation.suites.runners import Grade, RunnerTools
 from overt.evaluation.suites.runners.exact import plain
 from overt.evaluation.suites.runners.extract import Extract
-from overt.evaluation.suites.suite import Item, Suite
+from overt.evaluation.suites.suite import Suite, SuiteItem
 
 _MAX_CHARACTERS = 20_000  # characters
 _SAID = re.compile(
@@ -62,14 +62,14 @@ def _named(text: str, choices: Sequence[str]) -> list[str]:
     return [chr(65 + i) for i in longest]
 
 
-class _Choice:
+class _ChoiceRunner:
     def __init__(self, suite: Suite) -> None:
         self._extract = Extract(suite)
         self.method = "the letter the answer names" + (
             ", choices shuffled by the seed" if suite.told.get("shuffle") else ""
         )
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         answer = letter(await self._extract(text), item.choices)
         return Grade(float(answer == item.answer), answer, {"right": item.answer})
 
@@ -79,5 +79,5 @@ class _Choice:
         return {"right_letters": dict(sorted(right.items()))}
 
 
-def runner(suite: Suite, tools: Tools) -> _Choice:
-    return _Choice(suite)
+def runner(suite: Suite, tools: RunnerTools) -> _ChoiceRunner:
+    return _ChoiceRunner(suite)

@@ -12,9 +12,9 @@ from typing import Any
 
 from overt.errors import FormatError
 from overt.evaluation.suites import sandbox
-from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
-from overt.evaluation.suites.suite import Item, Suite
-from overt.evaluation.suites.template import Template
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, RunnerTools
+from overt.evaluation.suites.suite import Suite, SuiteItem
+from overt.evaluation.suites.template import FieldTemplate
 
 _FENCE = re.compile(r"```[ \t]*([A-Za-z0-9+_.-]*)[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
@@ -29,15 +29,15 @@ def program(text: str) -> str:
 
 
 class _Code:
-    def __init__(self, suite: Suite, tools: Tools) -> None:
-        self._template = Template(str(suite.told["program"]), f"`program:` of {suite.name}")
+    def __init__(self, suite: Suite, tools: RunnerTools) -> None:
+        self._template = FieldTemplate(str(suite.told["program"]), f"`program:` of {suite.name}")
         if "answer" not in self._template.fields:
             raise FormatError(
                 f"`program:` of {suite.name} has no {{answer}}", "write {answer} where it belongs"
             )
         for item in suite.items:
             self._template.fill({**item.row.text, "answer": ""}, item.row.where)
-        self._limits = sandbox.Limits(
+        self._limits = sandbox.SandboxLimits(
             seconds=int(suite.told.get("seconds", 10)),
             memory=int(suite.told.get("memory", 512)) << 20,
         )
@@ -47,7 +47,7 @@ class _Code:
             f"behind {' + '.join(layers)}" if layers else "WITHOUT a sandbox"
         )
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         code = program(text)
         if code.strip() and not code[0].isspace():
             code = "\n" + code
@@ -64,5 +64,5 @@ class _Code:
         return {"ends": dict(sorted(ends.items()))}
 
 
-def runner(suite: Suite, tools: Tools) -> _Code:
+def runner(suite: Suite, tools: RunnerTools) -> _Code:
     return _Code(suite, tools)

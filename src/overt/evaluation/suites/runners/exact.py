@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, RunnerTools
 from overt.evaluation.suites.runners.extract import Extract
-from overt.evaluation.suites.suite import Item, Suite
-from overt.evaluation.suites.template import Template
+from overt.evaluation.suites.suite import Suite, SuiteItem
+from overt.evaluation.suites.template import FieldTemplate
 
 STEPS: Final = ("space", "case", "ends", "punctuation", "articles", "accents")
 _MATCHES = ("whole", "line", "begins", "contains")
@@ -62,7 +62,7 @@ class _Exact:
             raise FormatError(
                 f"`match:` of {suite.name} is {self._how[:40]!r}", f"it is {', '.join(_MATCHES)}"
             )
-        self._also = [Template(template, "`also:`") for template in suite.told.get("also", ())]
+        self._also = [FieldTemplate(template, "`also:`") for template in suite.told.get("also", ())]
         for item in suite.items:
             if not all(self._wanted(item)):
                 raise FormatError(
@@ -72,12 +72,12 @@ class _Exact:
         steps = ", ".join(self._steps) or "nothing"
         self.method = f"exact match ({self._how}) after normalising {steps}"
 
-    def _wanted(self, item: Item) -> list[str]:
+    def _wanted(self, item: SuiteItem) -> list[str]:
         more = [template.fill(item.row.text, item.row.where) for template in self._also]
         answers = [item.answer, *(answer for answer in more if answer.strip())]
         return [plain(answer, self._steps) for answer in answers]
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         answer = (await self._extract(text[:MAX_TEXT])).strip()
         if self._how == "line":
             answer = answer.split("\n", 1)[0]
@@ -96,5 +96,5 @@ class _Exact:
         return {}
 
 
-def runner(suite: Suite, tools: Tools) -> _Exact:
+def runner(suite: Suite, tools: RunnerTools) -> _Exact:
     return _Exact(suite)

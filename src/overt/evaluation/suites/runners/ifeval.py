@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, RunnerTools
 from overt.evaluation.suites.runners.ifeval_checks import CHECKS, NOT_JUDGED, follows, loose
-from overt.evaluation.suites.suite import Item, Suite
+from overt.evaluation.suites.suite import Suite, SuiteItem
 
 _MAX_INSTRUCTIONS = 50  # instructions of one item
 
@@ -33,7 +33,7 @@ class _IFEval:
                             f"{item.row.where}: {error.message}", error.hint
                         ) from None
 
-    def _of(self, item: Item) -> list[tuple[str, Mapping[str, Any]]]:
+    def _of(self, item: SuiteItem) -> list[tuple[str, Mapping[str, Any]]]:
         names, options = item.row.raw.get(self._names), item.row.raw.get(self._given)
         good = (
             isinstance(names, list)
@@ -55,7 +55,7 @@ class _IFEval:
                 )
         return list(zip(names or [], options or [], strict=True))
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         text = text[:MAX_TEXT]
         forms = loose(text)
         strict: dict[str, bool] = {}
@@ -101,5 +101,5 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def runner(suite: Suite, tools: Tools) -> _IFEval:
+def runner(suite: Suite, tools: RunnerTools) -> _IFEval:
     return _IFEval(suite)

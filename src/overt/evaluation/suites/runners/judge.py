@@ -17,9 +17,9 @@ from typing import Any
 
 from overt.chat import Message, Request, Sampling
 from overt.errors import BadRequest, Failure, FormatError
-from overt.evaluation.suites.runners import Grade, Tools
-from overt.evaluation.suites.suite import Item, Suite
-from overt.evaluation.suites.template import Template
+from overt.evaluation.suites.runners import Grade, RunnerTools
+from overt.evaluation.suites.suite import Suite, SuiteItem
+from overt.evaluation.suites.template import FieldTemplate
 from overt.protocols.failure import error_of
 
 _VERDICT = re.compile(r"\**VERDICT:\**\s*\**([0-9]{1,3}|A|B|TIE)\**\.?")
@@ -31,17 +31,19 @@ class Unparsed(Failure):
     """A judge gave no verdict in the form it was told."""
 
 
-class _Judge:
-    def __init__(self, suite: Suite, tools: Tools) -> None:
+class _JudgeRunner:
+    def __init__(self, suite: Suite, tools: RunnerTools) -> None:
         if not tools.judge or tools.ask is None:
             raise BadRequest(
                 f"{suite.name} is graded by a judge and none is named", "name a model: --judge REF"
             )
         self._ask, self._model = tools.ask, tools.judge
-        self._rubric = Template(str(suite.told["rubric"]), f"`rubric:` of {suite.name}")
+        self._rubric = FieldTemplate(str(suite.told["rubric"]), f"`rubric:` of {suite.name}")
         self._rival = tools.rival
         against = None if tools.rival else suite.told.get("against")
-        self._against = Template(str(against), f"`against:` of {suite.name}") if against else None
+        self._against = (
+            FieldTemplate(str(against), f"`against:` of {suite.name}") if against else None
+        )
         self._scale = int(suite.told.get("scale", 5))
         for item in suite.items:
             self._rubric.fill(item.row.text, item.row.where)
@@ -56,7 +58,7 @@ class _Judge:
             how = f"better than {tools.against or 'the answer given'} or not, asked in both orders"
         self.method = f"judged by {tools.judge}: {how}"
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         text = text[:_MAX_CHARACTERS]
         if not self._pairs:
             verdict = await self._verdict(item, [("ANSWER", text)])
@@ -67,13 +69,13 @@ class _Judge:
         second = await self._verdict(item, [("ANSWER A", other), ("ANSWER B", text)])
         return judged(first, second)
 
-    async def _other(self, item: Item) -> str:
+    async def _other(self, item: SuiteItem) -> str:
         if self._rival is not None:
             return await self._rival(item)
         assert self._against is not None
         return self._against.fill(item.row.text, item.row.where)
 
-    async def _verdict(self, item: Item, answers: list[tuple[str, str]]) -> str:
+    async def _verdict(self, item: SuiteItem, answers: list[tuple[str, str]]) -> str:
         pair = len(answers) == 2
         request = Request(
             self._model,
@@ -90,7 +92,7 @@ class _Judge:
             raise Unparsed(f"the judge gave no verdict: {answer.text.strip()[-80:]!r}")
         return result
 
-    def _prompt(self, item: Item, answers: list[tuple[str, str]]) -> str:
+    def _prompt(self, item: SuiteItem, answers: list[tuple[str, str]]) -> str:
         rubric = self._rubric.fill(item.row.text, item.row.where)
         question = item.messages[-1].text if item.messages else item.prompt
         shown = [("QUESTION", question), *answers]
@@ -143,5 +145,5 @@ def judged(first: str, second: str) -> Grade:
     return Grade(score, first, {"first": first, "second": second, "agree": agree})
 
 
-def runner(suite: Suite, tools: Tools) -> _Judge:
-    return _Judge(suite, tools)
+def runner(suite: Suite, tools: RunnerTools) -> _JudgeRunner:
+    return _JudgeRunner(suite, tools)

@@ -11,9 +11,9 @@ from fractions import Fraction
 from typing import Any
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, RunnerTools
 from overt.evaluation.suites.runners.extract import Extract
-from overt.evaluation.suites.suite import Item, Suite
+from overt.evaluation.suites.suite import Suite, SuiteItem
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,100}(?![0-9])|[0-9]{1,400})"
 _NUMBER = re.compile(
@@ -65,7 +65,7 @@ class _Numeric:
             f" {float(self._absolute):g} or {float(self._relative):g} of the answer"
         )
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         answer = number(await self._extract(text[-MAX_TEXT:]))
         if answer is None:
             return Grade(0.0)
@@ -86,5 +86,5 @@ def _shown(value: Fraction) -> str:
         return "-inf" if value < 0 else "inf"
 
 
-def runner(suite: Suite, tools: Tools) -> _Numeric:
+def runner(suite: Suite, tools: RunnerTools) -> _Numeric:
     return _Numeric(suite)

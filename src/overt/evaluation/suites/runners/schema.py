@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.errors import FormatError
-from overt.evaluation.suites.runners import MAX_TEXT, Grade, Tools
-from overt.evaluation.suites.suite import Item, Suite, beside
+from overt.evaluation.suites.runners import MAX_TEXT, Grade, RunnerTools
+from overt.evaluation.suites.suite import Suite, SuiteItem, beside
 from overt.formats import subprocess_reader
 
 SECONDS: Final = 5
@@ -59,7 +59,7 @@ class _Schema:
     def __init__(self, suite: Suite) -> None:
         self._schema = schema_of(suite)
 
-    async def grade(self, item: Item, text: str) -> Grade:
+    async def grade(self, item: SuiteItem, text: str) -> Grade:
         fenced = _FENCE.search(text[:MAX_TEXT])
         document = (fenced[1] if fenced else text).strip()
         try:
@@ -78,5 +78,5 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def runner(suite: Suite, tools: Tools) -> _Schema:
+def runner(suite: Suite, tools: RunnerTools) -> _Schema:
     return _Schema(suite)

@@ -17,13 +17,13 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from overt.errors import BadRequest
-from overt.lab.finetune.row import Item, Kind, Row
+from overt.lab.finetune.row import Item, Kind, TrackedRow
 
 FORMATS = ("preference", "chat", "sharegpt", "alpaca", "completion", "text")
 """In the order in which a row is tried."""
 
 
-class Format(Protocol):
+class DataFormat(Protocol):
     NAME: str
     ABOUT: str
     EXAMPLE: str
@@ -31,22 +31,22 @@ class Format(Protocol):
 
     def looks(self, row: Mapping[str, Any]) -> bool: ...
 
-    def read(self, row: Row) -> Item: ...
+    def read(self, row: TrackedRow) -> Item: ...
 
 
-def every() -> list[Format]:
+def every() -> list[DataFormat]:
     return [named(name) for name in FORMATS]
 
 
-def named(name: str) -> Format:
+def named(name: str) -> DataFormat:
     """The format of that name. Raises BadRequest: there is none."""
     if name not in FORMATS:
         raise BadRequest(
             f"no data has the format {name[:40]!r}", f"it is one of {', '.join(FORMATS)}"
         )
-    return cast("Format", import_module(f"{__name__}.{name}"))
+    return cast("DataFormat", import_module(f"{__name__}.{name}"))
 
 
-def of(row: Mapping[str, Any]) -> Format | None:
+def of(row: Mapping[str, Any]) -> DataFormat | None:
     """The format that a row looks like."""
     return next((format for format in every() if format.looks(row)), None)

@@ -9,7 +9,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.row import Bad, Item, Kind, Row, Spoken, ask, perhaps, said, talk, turn
+from overt.lab.finetune.row import (
+    BadRow,
+    DialogueTurn,
+    Item,
+    Kind,
+    TrackedRow,
+    ask,
+    perhaps,
+    said,
+    talk,
+    turn,
+)
 
 NAME: Final = "alpaca"
 ABOUT: Final = "Alpaca's instructions"
@@ -30,7 +41,7 @@ def looks(row: Mapping[str, Any]) -> bool:
     return "instruction" in row
 
 
-def read(row: Row) -> Item:
+def read(row: TrackedRow) -> Item:
     question, plain = asked(row)
     name = "response" if row.get("output") is None and "response" in row else "output"
     answer = said(row.get(name), name)
@@ -49,16 +60,16 @@ def asked(row: Mapping[str, Any]) -> tuple[str, str]:
     return f"{instruction}\n\n{more}" if more else instruction, plain.replace("{input}", more)
 
 
-def history(row: Mapping[str, Any]) -> list[Spoken]:
+def history(row: Mapping[str, Any]) -> list[DialogueTurn]:
     """What was asked and answered before. Raises Bad: it is no list of both."""
     expected = 'write "history": [["a question", "its answer"], …]'
     pairs = row.get("history") or []
     if not isinstance(pairs, list):
-        raise Bad("has a 'history' that is no list", expected)
-    turns: list[Spoken] = []
+        raise BadRow("has a 'history' that is no list", expected)
+    turns: list[DialogueTurn] = []
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise Bad(f"has an item {number} of 'history' that is no pair", expected)
+            raise BadRow(f"has an item {number} of 'history' that is no pair", expected)
         for role, text in zip(("user", "assistant"), pair, strict=True):
             turns.append(turn(role, said(text, "history")))
     return turns

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.row import Bad, Item, Kind, Row, ask, said, talk
+from overt.lab.finetune.row import BadRow, Item, Kind, TrackedRow, ask, said, talk
 
 NAME: Final = "completion"
 ABOUT: Final = "prompts and completions"
@@ -33,7 +33,7 @@ def looks(row: Mapping[str, Any]) -> bool:
     return whole or any(name in row for name in _ALONE)
 
 
-def read(row: Row) -> Item:
+def read(row: TrackedRow) -> Item:
     first, second = next(
         (names for names in _NAMES if names[0] in row and names[1] in row),
         next(names for names in _NAMES if names[0] in row or names[1] in row),
@@ -41,7 +41,7 @@ def read(row: Row) -> Item:
     question, answer = row.get(first), row.get(second)
     if isinstance(question, list) or isinstance(answer, list):
         if not isinstance(question, list) or not isinstance(answer, list):
-            raise Bad(
+            raise BadRow(
                 f"has a list for one of {first!r} and {second!r}", "write both as messages, or none"
             )
         spoken = [*turns.turns_of(question), *turns.turns_of(answer)]

@@ -11,7 +11,18 @@ from dataclasses import replace
 from typing import Any, Final
 
 from overt.lab.finetune.formats import alpaca, turns
-from overt.lab.finetune.row import Bad, Choice, Item, Kind, Row, Spoken, Talk, said, talk, turn
+from overt.lab.finetune.row import (
+    BadRow,
+    Dialogue,
+    DialogueTurn,
+    Item,
+    Kind,
+    PreferencePair,
+    TrackedRow,
+    said,
+    talk,
+    turn,
+)
 
 NAME: Final = "preference"
 ABOUT: Final = "preference pairs"
@@ -25,14 +36,14 @@ def looks(row: Mapping[str, Any]) -> bool:
     return any(name in row for names in _ANSWERS for name in names)
 
 
-def read(row: Row) -> Item:
+def read(row: TrackedRow) -> Item:
     chosen, rejected = (_answer(row, *names) for names in _ANSWERS)
     if _turns(chosen) == _turns(rejected):
-        raise Bad("has the same text as 'chosen' and 'rejected'", "a pair needs a better answer")
+        raise BadRow("has the same text as 'chosen' and 'rejected'", "a pair needs a better answer")
     before, plain, tools = _asked(row)
     shared, chosen, rejected = _parted(chosen, rejected)
     if not before and not shared:
-        raise Bad("has no 'prompt'", f"write {EXAMPLE}")
+        raise BadRow("has no 'prompt'", f"write {EXAMPLE}")
     before = turns.with_system(row, _joined(before, shared))
     tools = tools or turns.tools_of(row)
     talks = [_talk([*before, *answer], tools) for answer in (chosen, rejected)]
@@ -41,18 +52,18 @@ def read(row: Row) -> Item:
         talks = [
             replace(talk_, plain=(system + plain, talk_.turns[-1]["content"])) for talk_ in talks
         ]
-    return Choice(*talks)
+    return PreferencePair(*talks)
 
 
-def _talk(turns_: Sequence[Spoken], tools: Sequence[Mapping[str, Any]]) -> Talk:
+def _talk(turns_: Sequence[DialogueTurn], tools: Sequence[Mapping[str, Any]]) -> Dialogue:
     """Of a pair the last answer alone is compared."""
     if not turns_[-1].learnt:
-        raise Bad("has an answer that is not to be learnt", "take out its 'weight' or 'train'")
+        raise BadRow("has an answer that is not to be learnt", "take out its 'weight' or 'train'")
     result = talk(turns_, tools)
     return replace(result, skipped=frozenset(result.learnt[:-1]) | result.skipped)
 
 
-def _asked(row: Row) -> tuple[list[Spoken], str, Sequence[Mapping[str, Any]]]:
+def _asked(row: TrackedRow) -> tuple[list[DialogueTurn], str, Sequence[Mapping[str, Any]]]:
     """The prompt that stands beside the answers, the same as plain text, and tools beside it."""
     for name in ("prompt", "question"):
         value = row.get(name) if name in row else None
@@ -71,12 +82,12 @@ def _asked(row: Row) -> tuple[list[Spoken], str, Sequence[Mapping[str, Any]]]:
             return turns_, "", ()
     value = row.get("input") if "input" in row else None
     if isinstance(value, dict):
-        inner = Row(value)
+        inner = TrackedRow(value)
         return turns.turns_of(inner.get("messages")), "", turns.tools_of(inner)
     return ([turn("user", said(value, "input"))], value, ()) if value is not None else ([], "", ())
 
 
-def _answer(row: Mapping[str, Any], *names: str) -> list[Spoken]:
+def _answer(row: Mapping[str, Any], *names: str) -> list[DialogueTurn]:
     name = next((name_ for name_ in names if name_ in row), names[0])
     value = row.get(name)
     if isinstance(value, list):
@@ -86,13 +97,13 @@ def _answer(row: Mapping[str, Any], *names: str) -> list[Spoken]:
     else:
         return [turn("assistant", said(value, name))]
     if not turns_:
-        raise Bad(f"has an empty {name!r}", "fill it in, or leave the row out")
+        raise BadRow(f"has an empty {name!r}", "fill it in, or leave the row out")
     return turns_
 
 
 def _parted(
-    chosen: list[Spoken], rejected: list[Spoken]
-) -> tuple[list[Spoken], list[Spoken], list[Spoken]]:
+    chosen: list[DialogueTurn], rejected: list[DialogueTurn]
+) -> tuple[list[DialogueTurn], list[DialogueTurn], list[DialogueTurn]]:
     """The turns that both begin with, and the one in which each of them ends."""
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and (
@@ -100,11 +111,11 @@ def _parted(
     ):
         shared += 1
     if len(chosen) != shared + 1 or len(rejected) != shared + 1:
-        raise Bad("has answers that part before their last turn", "they differ in one answer")
+        raise BadRow("has answers that part before their last turn", "they differ in one answer")
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _joined(before: list[Spoken], shared: list[Spoken]) -> list[Spoken]:
+def _joined(before: list[DialogueTurn], shared: list[DialogueTurn]) -> list[DialogueTurn]:
     """One prompt of what stands beside the answers and of what they begin with.
 
     Raises:
@@ -119,12 +130,12 @@ def _joined(before: list[Spoken], shared: list[Spoken]) -> list[Spoken]:
         return shared
     if shared[0].role == "assistant":
         return [*before, *shared]
-    raise Bad("has answers that begin with another prompt than its own", "keep one of the two")
+    raise BadRow("has answers that begin with another prompt than its own", "keep one of the two")
 
 
-def _turns(turns_: Sequence[Spoken]) -> list[Mapping[str, Any]]:
+def _turns(turns_: Sequence[DialogueTurn]) -> list[Mapping[str, Any]]:
     return [spoken.turn for spoken in turns_]
 
 
-def _stripped(turns_: Sequence[Spoken]) -> list[Mapping[str, Any]]:
+def _stripped(turns_: Sequence[DialogueTurn]) -> list[Mapping[str, Any]]:
     return [{**spoken.turn, "content": spoken.turn["content"].strip()} for spoken in turns_]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.row import Item, Kind, Row, talk
+from overt.lab.finetune.row import Item, Kind, TrackedRow, talk
 
 NAME: Final = "sharegpt"
 ABOUT: Final = "ShareGPT"
@@ -20,7 +20,7 @@ def looks(row: Mapping[str, Any]) -> bool:
     return "conversations" in row or "conversation" in row
 
 
-def read(row: Row) -> Item:
+def read(row: TrackedRow) -> Item:
     name = "conversations" if "conversations" in row else "conversation"
     turns_ = turns.turns_of(row.get(name), name)
     return talk(turns.with_system(row, turns_), turns.tools_of(row))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from overt.lab.finetune.row import Item, Kind, Prose, Row, said
+from overt.lab.finetune.row import Item, Kind, Prose, TrackedRow, said
 
 NAME: Final = "text"
 ABOUT: Final = "plain text"
@@ -15,5 +15,5 @@ def looks(row: Mapping[str, Any]) -> bool:
     return "text" in row
 
 
-def read(row: Row) -> Item:
+def read(row: TrackedRow) -> Item:
     return Prose(said(row.get("text"), "text"))

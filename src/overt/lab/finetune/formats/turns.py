@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from overt.conversations.sharegpt import ROLES
-from overt.lab.finetune.row import Bad, Row, Spoken, clean, perhaps, turn
+from overt.lab.finetune.row import BadRow, DialogueTurn, TrackedRow, clean, perhaps, turn
 
 OPENAI: Final = (
     '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
@@ -26,11 +26,11 @@ _TOOLS: Final = 'write "tools": [{"type": "function", "function": {"name": "…"
 _OLD: Final = {"function": "tool", "developer": "system"}
 
 
-def turns_of(value: Any, name: str = "messages") -> list[Spoken]:
+def turns_of(value: Any, name: str = "messages") -> list[DialogueTurn]:
     """The list of that name as turns of any order. Raises Bad: one is none."""
     if not isinstance(value, list):
         hint = _SHARED if name.startswith("conversation") else _EXPECTED
-        raise Bad(f"has {name} that are no list", hint)
+        raise BadRow(f"has {name} that are no list", hint)
     return [_turn(entry, number) for number, entry in enumerate(value, 1)]
 
 
@@ -40,7 +40,7 @@ def system_of(row: Mapping[str, Any]) -> str:
     return next(filter(None, texts), "")
 
 
-def with_system(row: Mapping[str, Any], turns: Sequence[Spoken]) -> list[Spoken]:
+def with_system(row: Mapping[str, Any], turns: Sequence[DialogueTurn]) -> list[DialogueTurn]:
     """The turns of a row after its system text. Raises Bad: there are two of them."""
     system = system_of(row)
     if not system:
@@ -48,7 +48,9 @@ def with_system(row: Mapping[str, Any], turns: Sequence[Spoken]) -> list[Spoken]
     if turns and turns[0].role == "system":
         if turns[0].turn["content"].strip() == system.strip():
             return list(turns)
-        raise Bad("has a system turn, and another text 'system' beside it", "keep one of the two")
+        raise BadRow(
+            "has a system turn, and another text 'system' beside it", "keep one of the two"
+        )
     return [turn("system", system), *turns]
 
 
@@ -59,16 +61,16 @@ def tools_of(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         try:
             tools = json.loads(tools or "[]")
         except (ValueError, RecursionError):
-            raise Bad("has tools that are not JSON", _TOOLS) from None
+            raise BadRow("has tools that are not JSON", _TOOLS) from None
     if not tools:
         return ()
     if not isinstance(tools, list):
-        raise Bad("has tools that are no list", _TOOLS)
+        raise BadRow("has tools that are no list", _TOOLS)
     functions = []
     for tool in tools:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise Bad("has a tool without a function's name", _TOOLS)
+            raise BadRow("has a tool without a function's name", _TOOLS)
         clean(json.dumps(function, ensure_ascii=False), "tools")
         functions.append({"type": "function", "function": function})
     return functions
@@ -77,19 +79,19 @@ def tools_of(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 # ---- one turn ------------------------------------------------------------------------------
 
 
-def _turn(value: Any, number: int) -> Spoken:
+def _turn(value: Any, number: int) -> DialogueTurn:
     if not isinstance(value, dict):
-        raise Bad(f"has a turn {number} that is no object", _EXPECTED)
-    fields = Row(value)
+        raise BadRow(f"has a turn {number} that is no object", _EXPECTED)
+    fields = TrackedRow(value)
     shared = "from" in fields or "value" in fields
     spoken = _sharegpt(fields, number) if shared else _openai(fields, number)
     return replace(spoken, unread=tuple(fields.unread()))
 
 
-def _openai(fields: Row, number: int) -> Spoken:
+def _openai(fields: TrackedRow, number: int) -> DialogueTurn:
     role = fields.get("role")
     if not isinstance(role, str):
-        raise Bad(f"has no 'role' in turn {number}", _EXPECTED)
+        raise BadRow(f"has no 'role' in turn {number}", _EXPECTED)
     role = _OLD.get(role) or ROLES.get(role.lower(), role)
     content = _content(fields.get("content"), number)
     if role != "assistant":
@@ -102,39 +104,41 @@ def _openai(fields: Row, number: int) -> Spoken:
         return replace(spoken, turn={**spoken.turn, **more})
     calls = _calls(fields, number)
     if not content.strip() and not calls:
-        raise Bad(f"has an empty answer (turn {number})", "fill it in, or leave the row out")
+        raise BadRow(f"has an empty answer (turn {number})", "fill it in, or leave the row out")
     answer: dict[str, Any] = {"role": "assistant", "content": clean(content, "content")}
     if thought := perhaps(fields.get("reasoning_content"), "reasoning_content"):
         answer["reasoning_content"] = thought
     if calls:
         answer["tool_calls"] = calls
-    return Spoken(answer, learnt=_learnt(fields, number, role))
+    return DialogueTurn(answer, learnt=_learnt(fields, number, role))
 
 
-def _sharegpt(fields: Row, number: int) -> Spoken:
+def _sharegpt(fields: TrackedRow, number: int) -> DialogueTurn:
     speaker = fields["from"] if "from" in fields else fields.get("role")
     value = fields["value"] if "value" in fields else fields.get("content")
     if not isinstance(speaker, str):
-        raise Bad(f"has no 'from' in turn {number}", _SHARED)
+        raise BadRow(f"has no 'from' in turn {number}", _SHARED)
     if not isinstance(value, str):
-        raise Bad(f"has no text 'value' in turn {number}", _SHARED)
+        raise BadRow(f"has no text 'value' in turn {number}", _SHARED)
     if speaker.lower() == "function_call":
         try:
             call = json.loads(value)
         except (ValueError, RecursionError):
-            raise Bad(f"has a function_call in turn {number} that is not JSON", _SHARED) from None
+            raise BadRow(
+                f"has a function_call in turn {number} that is not JSON", _SHARED
+            ) from None
         calls = [_call(entry, number) for entry in (call if isinstance(call, list) else [call])]
         if not calls:
-            raise Bad(f"has a function_call in turn {number} that calls nothing", _SHARED)
+            raise BadRow(f"has a function_call in turn {number} that calls nothing", _SHARED)
         called = {"role": "assistant", "content": "", "tool_calls": calls}
-        return Spoken(called, learnt=_learnt(fields, number, "assistant"))
+        return DialogueTurn(called, learnt=_learnt(fields, number, "assistant"))
     role = ROLES.get(speaker.lower())
     if role is None:
-        raise Bad(f"has a turn {number} of {speaker[:40]!r}", f"speakers are {', '.join(ROLES)}")
+        raise BadRow(f"has a turn {number} of {speaker[:40]!r}", f"speakers are {', '.join(ROLES)}")
     return replace(turn(role, value), learnt=_learnt(fields, number, role))
 
 
-def _learnt(fields: Row, number: int, role: str) -> bool:
+def _learnt(fields: TrackedRow, number: int, role: str) -> bool:
     """Whether an answer is learnt; others never are, and a mark that says so is obeyed."""
     learnt = True
     for name in ("weight", "train"):
@@ -142,7 +146,7 @@ def _learnt(fields: Row, number: int, role: str) -> bool:
         if value is None or (role != "assistant" and value):
             continue
         if fields[name] not in (0, 1):
-            raise Bad(
+            raise BadRow(
                 f"has a {name!r} in turn {number} that is neither 0 nor 1",
                 "0 or false is read and not learnt, 1 or true is learnt",
             )
@@ -156,13 +160,13 @@ def _content(content: Any, number: int) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise Bad(f"has a content in turn {number} that is no text", _EXPECTED)
+        raise BadRow(f"has a content in turn {number} that is no text", _EXPECTED)
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, dict) else part
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise Bad(f"has {str(kind)[:40]!r} in turn {number}", "only text can be learnt")
+            raise BadRow(f"has {str(kind)[:40]!r} in turn {number}", "only text can be learnt")
         texts.append(text)
     return "".join(texts)
 
@@ -172,7 +176,7 @@ def _calls(fields: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
     if not calls and (old := fields.get("function_call")):
         calls = [{"function": old}]
     if not isinstance(calls, list):
-        raise Bad(f"has tool_calls in turn {number} that are no list", _CALL)
+        raise BadRow(f"has tool_calls in turn {number} that are no list", _CALL)
     return [_call(entry, number) for entry in calls]
 
 
@@ -180,15 +184,15 @@ def _call(call: Any, number: int) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
-        raise Bad(f"has a call in turn {number} without a function's name", _CALL)
+        raise BadRow(f"has a call in turn {number} without a function's name", _CALL)
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
-            raise Bad(f"has arguments in turn {number} that are not JSON", _CALL) from None
+            raise BadRow(f"has arguments in turn {number} that are not JSON", _CALL) from None
     if not isinstance(arguments, dict):
-        raise Bad(f"has arguments in turn {number} that are no object", _CALL)
+        raise BadRow(f"has arguments in turn {number} that are no object", _CALL)
     clean(json.dumps(arguments, ensure_ascii=False), "arguments")
     result: dict[str, Any] = {
         "type": "function",

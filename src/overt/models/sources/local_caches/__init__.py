@@ -6,7 +6,7 @@ A program's module has two functions::
     def look(place: Path) -> Iterator[Found | Skipped]    # what is in one of them
 
 `look` reads names and small files only, changes nothing, and hashes nothing. What it cannot use it
-yields as `Skipped` with the reason, so that nobody has to wonder where a model went.
+yields as `UnusableModel` with the reason, so that nobody has to wonder where a model went.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from overt.models.sources.local_caches.base import Found, Part, Skipped
+from overt.models.sources.local_caches.base import ForeignFile, ForeignModel, UnusableModel
 
-__all__ = ["PROGRAMS", "Found", "Part", "Place", "Skipped", "any_folder", "places"]
+__all__ = [
+    "PROGRAMS",
+    "ForeignFile",
+    "ForeignModel",
+    "ForeignPlace",
+    "UnusableModel",
+    "any_folder",
+    "places",
+]
 
 PROGRAMS: dict[str, tuple[str, str]] = {
     "ollama": ("Ollama", "overt.models.sources.local_caches.ollama"),
@@ -28,7 +36,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ForeignPlace:
     """A folder that is there: `key` is what to give `overt adopt`, `program` is for people."""
 
     key: str
@@ -36,29 +44,29 @@ class Place:
     path: Path
     module: str
 
-    def look(self) -> Iterator[Found | Skipped]:
-        """What is in it; an unreadable folder is one more `Skipped`."""
+    def look(self) -> Iterator[ForeignModel | UnusableModel]:
+        """What is in it; an unreadable folder is one more `UnusableModel`."""
         try:
             yield from import_module(self.module).look(self.path)
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}"
-            yield Skipped(str(error.filename or self.path), reason)
+            yield UnusableModel(str(error.filename or self.path), reason)
 
 
-def places(key: str, environ: Mapping[str, str]) -> list[Place]:
+def places(key: str, environ: Mapping[str, str]) -> list[ForeignPlace]:
     """The folders of a program that are there, each once; KeyError for an unknown one."""
     program, module = PROGRAMS[key]
-    by_path: dict[Path, Place] = {}
+    by_path: dict[Path, ForeignPlace] = {}
     for path in import_module(module).places(environ):
         try:
             there = path.is_dir()
         except OSError:  # not ours to look into: `look` says so
             there = True
         if there:
-            by_path.setdefault(path.resolve(), Place(key, program, path, module))
+            by_path.setdefault(path.resolve(), ForeignPlace(key, program, path, module))
     return list(by_path.values())
 
 
-def any_folder(path: Path) -> Place:
+def any_folder(path: Path) -> ForeignPlace:
     """Any folder of model files."""
-    return Place(str(path), str(path), path, "overt.models.sources.local_caches.folder")
+    return ForeignPlace(str(path), str(path), path, "overt.models.sources.local_caches.folder")

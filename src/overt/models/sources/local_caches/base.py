@@ -16,7 +16,7 @@ _SMALL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ForeignFile:
     """One file of a model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ForeignModel:
     """A model of another program.
 
     Attributes:
@@ -50,14 +50,14 @@ class Found:
 
     shown: str
     ref: Ref
-    parts: tuple[Part, ...]
+    parts: tuple[ForeignFile, ...]
     origin: dict[str, str] = field(default_factory=dict)
     licence: str | None = None
     name: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class UnusableModel:
     """What could not be used; `reason` goes on from `shown` as a sentence: ``it is …``."""
 
     shown: str
@@ -89,7 +89,7 @@ def read_text(path: Path) -> str:
         return ""
 
 
-def files_below(top: Path, depth: int, missed: list[Skipped]) -> Iterator[str]:
+def files_below(top: Path, depth: int, missed: list[UnusableModel]) -> Iterator[str]:
     """Relative paths of all files, folder by folder; hidden ones and what lies deeper left out.
 
     Symbolic links to files are given, those to folders are not followed. Folders that cannot be
@@ -103,11 +103,13 @@ def files_below(top: Path, depth: int, missed: list[Skipped]) -> Iterator[str]:
         try:
             paths = sorted(path for path in here.iterdir() if not path.name.startswith("."))
         except OSError as error:
-            missed.append(Skipped(str(here), f"it cannot be read: {error.strerror or error}"))
+            missed.append(UnusableModel(str(here), f"it cannot be read: {error.strerror or error}"))
             continue
         left -= len(paths)
         if left < 0:
-            missed.append(Skipped(str(here), f"there are more than {MAX_FILES} files in {top}"))
+            missed.append(
+                UnusableModel(str(here), f"there are more than {MAX_FILES} files in {top}")
+            )
             return
         inner = []
         for path in paths:
@@ -116,7 +118,7 @@ def files_below(top: Path, depth: int, missed: list[Skipped]) -> Iterator[str]:
             elif path.is_file():
                 yield (inside / path.name).as_posix()
             elif path.is_symlink() and not path.exists():
-                missed.append(Skipped(str(path), "it is a link to a file that is gone"))
+                missed.append(UnusableModel(str(path), "it is a link to a file that is gone"))
         if len(inside.parts) < depth:
             waiting += reversed(inner)
 

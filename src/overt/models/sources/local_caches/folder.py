@@ -6,27 +6,33 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from overt.errors import OvertError
-from overt.models.sources.file_selection import Choice, choose, is_pickled, role_of
-from overt.models.sources.local_caches.base import Found, Part, Skipped, files_below, name_of
+from overt.models.sources.file_selection import FileChoice, choose, is_pickled, role_of
+from overt.models.sources.local_caches.base import (
+    ForeignFile,
+    ForeignModel,
+    UnusableModel,
+    files_below,
+    name_of,
+)
 from overt.ref import part_of
 
 _DEPTH = 6
 
 
-def look(place: Path) -> Iterator[Found | Skipped]:
+def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """The models at and below `place`."""
     yield from models(place, {"source": "folder"})
 
 
-def models(place: Path, origin: dict[str, str]) -> Iterator[Found | Skipped]:
+def models(place: Path, origin: dict[str, str]) -> Iterator[ForeignModel | UnusableModel]:
     """The models at and below `place`, one folder after the other."""
     for chosen in in_folders(place, _DEPTH, str(place)):
-        yield chosen if isinstance(chosen, Skipped) else _found(place, chosen, origin)
+        yield chosen if isinstance(chosen, UnusableModel) else _found(place, chosen, origin)
 
 
-def in_folders(top: Path, depth: int, place: str) -> Iterator[Choice | Skipped]:
+def in_folders(top: Path, depth: int, place: str) -> Iterator[FileChoice | UnusableModel]:
     """Every model at and below `top`, by paths relative to it, and what could not be looked at."""
-    missed: list[Skipped] = []
+    missed: list[UnusableModel] = []
     folders: dict[str, list[str]] = {}
     for path in files_below(top, depth, missed):
         folders.setdefault(str(PurePosixPath(path).parent), []).append(path)
@@ -35,7 +41,7 @@ def in_folders(top: Path, depth: int, place: str) -> Iterator[Choice | Skipped]:
     yield from missed
 
 
-def choices(paths: list[str], place: str) -> Iterator[Choice | Skipped]:
+def choices(paths: list[str], place: str) -> Iterator[FileChoice | UnusableModel]:
     """Every model among the files of one folder; pickled checkpoints are named as refused."""
     ggufs = [p for p in paths if p.lower().endswith(".gguf") and role_of(p) == "weights"]
     tensors = [p for p in paths if p.lower().endswith(".safetensors") and role_of(p) == "weights"]
@@ -48,20 +54,20 @@ def choices(paths: list[str], place: str) -> Iterator[Choice | Skipped]:
         try:
             chosen = choose(among, wanted, place)
         except OvertError as error:
-            yield Skipped(wanted or tensors[0], error.message)
+            yield UnusableModel(wanted or tensors[0], error.message)
         else:
             taken |= set(chosen.weights)
             yield chosen
 
 
-def _found(place: Path, chosen: Choice, origin: dict[str, str]) -> Found:
+def _found(place: Path, chosen: FileChoice, origin: dict[str, str]) -> ForeignModel:
     first = PurePosixPath(chosen.weights[0])
     alone = first.suffix.lower() == ".gguf"
     part = part_of(first.name)
     name = (part.stem if part else first.stem) if alone else (place / first).parent.name
     folder = first.parent
     parts = tuple(
-        Part(role, PurePosixPath(path).relative_to(folder).as_posix(), place / path)
+        ForeignFile(role, PurePosixPath(path).relative_to(folder).as_posix(), place / path)
         for role, path in chosen.files
     )
-    return Found(str(first), name_of(name), parts, {**origin, "file": str(first)})
+    return ForeignModel(str(first), name_of(name), parts, {**origin, "file": str(first)})

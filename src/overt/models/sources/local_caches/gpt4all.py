@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from overt.models.sources.local_caches import folder
-from overt.models.sources.local_caches.base import Found, Skipped, read_text
+from overt.models.sources.local_caches.base import ForeignModel, UnusableModel, read_text
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
@@ -25,8 +25,8 @@ def places(environ: Mapping[str, str]) -> list[Path]:
     ]
 
 
-def look(place: Path) -> Iterator[Found | Skipped]:
+def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """Each GGUF file; a download that was cut off is said to be one."""
     for model in folder.models(place, {"source": "gpt4all"}):
         cut = Path(model.shown).name.startswith("incomplete-")
-        yield Skipped(model.shown, "its download was cut off") if cut else model
+        yield UnusableModel(model.shown, "its download was cut off") if cut else model

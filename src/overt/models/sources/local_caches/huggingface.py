@@ -9,8 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from overt.models.sources.file_selection import Choice
-from overt.models.sources.local_caches.base import Found, Part, Skipped, name_of, read_text, ref_of
+from overt.models.sources.file_selection import FileChoice
+from overt.models.sources.local_caches.base import (
+    ForeignFile,
+    ForeignModel,
+    UnusableModel,
+    name_of,
+    read_text,
+    ref_of,
+)
 from overt.models.sources.local_caches.folder import in_folders
 
 _FOLDER = re.compile(r"models--([A-Za-z0-9][A-Za-z0-9._-]*?)(?:--([A-Za-z0-9][A-Za-z0-9._-]*))?")
@@ -27,7 +34,7 @@ def places(environ: Mapping[str, str]) -> list[Path]:
     return [*(Path(name).expanduser() for name in named if name), home / "hub"]
 
 
-def look(place: Path) -> Iterator[Found | Skipped]:
+def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """Each GGUF file, or each set of safetensors, of each snapshot."""
     for repo in sorted(place.iterdir()):
         named = _FOLDER.fullmatch(repo.name)
@@ -37,22 +44,28 @@ def look(place: Path) -> Iterator[Found | Skipped]:
         newest = read_text(repo / "refs/main").strip()
         for snapshot in sorted((repo / "snapshots").iterdir()):
             if not _COMMIT.fullmatch(snapshot.name):
-                yield Skipped(f"{title}@{snapshot.name}", "its folder is not named by a commit")
+                yield UnusableModel(
+                    f"{title}@{snapshot.name}", "its folder is not named by a commit"
+                )
             elif not snapshot.is_symlink():
                 yield from _snapshot(snapshot, title, newest)
 
 
-def _snapshot(snapshot: Path, title: str, newest: str) -> Iterator[Found | Skipped]:
+def _snapshot(snapshot: Path, title: str, newest: str) -> Iterator[ForeignModel | UnusableModel]:
     commit = snapshot.name
     shown = f"{title}@{commit[:12]}"
     for chosen in in_folders(snapshot, _DEPTH, shown):
-        if isinstance(chosen, Skipped):
-            yield Skipped(f"{shown} {chosen.shown.removeprefix(f'{snapshot}/')}", chosen.reason)
+        if isinstance(chosen, UnusableModel):
+            yield UnusableModel(
+                f"{shown} {chosen.shown.removeprefix(f'{snapshot}/')}", chosen.reason
+            )
         else:
             yield _found(snapshot, title, commit, newest, chosen)
 
 
-def _found(snapshot: Path, title: str, commit: str, newest: str, chosen: Choice) -> Found:
+def _found(
+    snapshot: Path, title: str, commit: str, newest: str, chosen: FileChoice
+) -> ForeignModel:
     alone = chosen.weights[0].lower().endswith(".gguf")
     file = f"#{chosen.weights[0]}" if alone else ""
     plain = name_of(title.rpartition("/")[2])
@@ -60,14 +73,14 @@ def _found(snapshot: Path, title: str, commit: str, newest: str, chosen: Choice)
     name = ref_of(f"hf:{title}{file}") if commit == newest else None
     parts = tuple(_part(snapshot / path, role, path) for role, path in chosen.files)
     origin = {"source": "hf", "repository": title, "commit": commit}
-    return Found(f"{title}@{commit[:12]}{file}", ref, parts, origin, name=name)
+    return ForeignModel(f"{title}@{commit[:12]}{file}", ref, parts, origin, name=name)
 
 
-def _part(file: Path, role: str, path: str) -> Part:
+def _part(file: Path, role: str, path: str) -> ForeignFile:
     blob = file.resolve().name if file.is_symlink() else ""
-    part = Part(role, path, file)  # type: ignore[arg-type]
+    part = ForeignFile(role, path, file)  # type: ignore[arg-type]
     if re.fullmatch(r"[0-9a-f]{64}", blob):
-        return Part(part.role, path, file, sha256=blob)
+        return ForeignFile(part.role, path, file, sha256=blob)
     if re.fullmatch(r"[0-9a-f]{40}", blob):
-        return Part(part.role, path, file, git_sha1=blob)
+        return ForeignFile(part.role, path, file, git_sha1=blob)
     return part

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from overt.models.sources.local_caches import folder
-from overt.models.sources.local_caches.base import Found, Skipped, read_json, read_text
+from overt.models.sources.local_caches.base import ForeignModel, UnusableModel, read_json, read_text
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
@@ -28,6 +28,6 @@ def places(environ: Mapping[str, str]) -> list[Path]:
     return folders
 
 
-def look(place: Path) -> Iterator[Found | Skipped]:
+def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """Each GGUF file or safetensors folder; its revision on the hub is not known."""
     yield from folder.models(place, {"source": "lmstudio"})

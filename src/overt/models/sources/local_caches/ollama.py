@@ -11,8 +11,14 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from overt.models.sources.base import Piece
-from overt.models.sources.local_caches.base import Found, Part, Skipped, files_below, ref_of
+from overt.models.sources.base import FetchedFile
+from overt.models.sources.local_caches.base import (
+    ForeignFile,
+    ForeignModel,
+    UnusableModel,
+    files_below,
+    ref_of,
+)
 from overt.models.sources.ollama import CONFIG, KINDS, licence_of, numbered, said
 
 _PREFIX = "application/vnd.ollama.image."
@@ -36,10 +42,10 @@ def places(environ: Mapping[str, str]) -> list[Path]:
     ]
 
 
-def look(place: Path) -> Iterator[Found | Skipped]:
+def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """Each manifest."""
     top = place / "manifests"
-    missed: list[Skipped] = []
+    missed: list[UnusableModel] = []
     for path in files_below(top, _DEPTH, missed) if top.is_dir() else ():
         inside = path.split("/")
         if len(inside) != _DEPTH:
@@ -50,46 +56,54 @@ def look(place: Path) -> Iterator[Found | Skipped]:
         try:
             yield _model(place, top / path, shown)
         except OSError as error:
-            yield Skipped(shown, f"it cannot be read: {error.strerror or error}")
+            yield UnusableModel(shown, f"it cannot be read: {error.strerror or error}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            yield Skipped(shown, f"its manifest cannot be read: {error}")
+            yield UnusableModel(shown, f"its manifest cannot be read: {error}")
     yield from missed
 
 
-def _model(place: Path, path: Path, shown: str) -> Found | Skipped:
+def _model(place: Path, path: Path, shown: str) -> ForeignModel | UnusableModel:
     with path.open("rb") as file:
         data = file.read(_MANIFEST_BYTES)
     content = json.loads(data)
     layers = content["layers"] or []
     if len(layers) > _LAYERS:
-        return Skipped(shown, f"its manifest lists {len(layers)} layers")
-    parts: list[Part] = []
+        return UnusableModel(shown, f"its manifest lists {len(layers)} layers")
+    parts: list[ForeignFile] = []
     for layer in [*layers, content.get("config") or {}]:
         kind = str(layer.get("mediaType")).removeprefix(_PREFIX)
         if kind == "tensor":
-            return Skipped(shown, "it is stored as single tensors, which only Ollama itself reads")
+            return UnusableModel(
+                shown, "it is stored as single tensors, which only Ollama itself reads"
+            )
         role, name = KINDS.get(kind, ("config", CONFIG))
         if kind not in KINDS and layer is not content.get("config"):
             continue  # such as an embedding cache: not part of what makes the model
         digest = _DIGEST.fullmatch(str(layer.get("digest")))
         if not digest:
-            return Skipped(shown, f"its manifest has the digest {str(layer.get('digest'))[:80]!r}")
+            return UnusableModel(
+                shown, f"its manifest has the digest {str(layer.get('digest'))[:80]!r}"
+            )
         blob = place / "blobs" / f"sha256-{digest[1]}"
         if not blob.is_file():
-            return Skipped(shown, f"its {name} (sha256-{digest[1][:12]}) is not among its files")
+            return UnusableModel(
+                shown, f"its {name} (sha256-{digest[1][:12]}) is not among its files"
+            )
         count = sum(part.role == role for part in parts)
-        parts.append(Part(role, numbered(name, count + 1), blob, digest[1]))
+        parts.append(ForeignFile(role, numbered(name, count + 1), blob, digest[1]))
     models = sum(part.role == "weights" for part in parts)
     if models != 1:
         why = "it has no weights here: it runs on a server of Ollama"
-        return Skipped(shown, f"it holds {models} models where one is expected" if models else why)
+        return UnusableModel(
+            shown, f"it holds {models} models where one is expected" if models else why
+        )
     ref = ref_of(f"ollama:{shown}")
     if ref is None:
-        return Skipped(shown, "its name is none that can be written here")
+        return UnusableModel(shown, "its name is none that can be written here")
     parts.sort(key=lambda part: part.role != "weights")
     pieces = tuple(
-        Piece(part.role, part.path, part.file, part.sha256 or "", part.file.stat().st_size)
+        FetchedFile(part.role, part.path, part.file, part.sha256 or "", part.file.stat().st_size)
         for part in parts
     )
     origin = {"source": "ollama", "manifest": f"sha256:{sha256(data).hexdigest()}"}
-    return Found(shown, ref, tuple(parts), {**origin, **said(pieces)}, licence_of(pieces))
+    return ForeignModel(shown, ref, tuple(parts), {**origin, **said(pieces)}, licence_of(pieces))

@@ -39,7 +39,7 @@ def schema(schema_: Mapping[str, Any], what: str = "the JSON schema") -> dict[st
     Raises:
         BadRequest: a bound, with both numbers, or a pattern that cannot be enforced.
     """
-    return _Judge(what, strict=True).whole(schema_)
+    return _SchemaJudge(what, strict=True).whole(schema_)
 
 
 def parameters(tools: Sequence[Tool]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def parameters(tools: Sequence[Tool]) -> list[dict[str, Any]]:
         raise BadRequest(
             f"{len(tools)} tools were given, {MAX_CONCURRENT_STATES} is the most", "give fewer"
         )
-    judge = _Judge("", strict=False, share=4)
+    judge = _SchemaJudge("", strict=False, share=4)
     out = []
     for tool in tools:
         judge.what = f"the schema of the tool {tool.name[:64]}"
@@ -73,7 +73,7 @@ def grammar(text: str) -> str:
     return text
 
 
-class _Judge:
+class _SchemaJudge:
     def __init__(self, what: str, *, strict: bool, share: int = 1) -> None:
         self.what, self._strict, self._share = what, strict, share
         self._nodes = self._alternatives = self._optional = self._counted = 0

@@ -37,23 +37,23 @@ class BadGrammar(ValueError):
 
 
 @dataclass(slots=True)
-class _Item:
+class _GrammarItem:
     """A piece, the name of a rule, or a group, and how often it stands."""
 
     piece: str = ""
     name: str = ""
-    group: "list[list[_Item]]" = field(default_factory=list)
+    group: "list[list[_GrammarItem]]" = field(default_factory=list)
     low: int = 1
     high: int | None = 1
 
 
-class _Found(NamedTuple):
+class _SequenceFacts(NamedTuple):
     empty: bool
     firsts: Counter[str]  # pieces that may come first, and in how many ways
     times: int
 
 
-_NOTHING = _Found(False, Counter(), 1)
+_NOTHING = _SequenceFacts(False, Counter(), 1)
 
 
 def check(grammar: str) -> None:
@@ -66,12 +66,12 @@ def check(grammar: str) -> None:
     if size > MAX_CHARACTERS:
         raise BadGrammar(f"is {size} bytes, {MAX_CHARACTERS} is the most")
     rules = _rules(grammar)
-    _Judge(rules).all()
+    _GrammarJudge(rules).all()
 
 
-def _rules(grammar: str) -> dict[str, list[list[_Item]]]:
-    rules: dict[str, list[list[_Item]]] = {}
-    groups: list[list[list[_Item]]] = [[[]]]  # those open now, the rule first
+def _rules(grammar: str) -> dict[str, list[list[_GrammarItem]]]:
+    rules: dict[str, list[list[_GrammarItem]]] = {}
+    groups: list[list[list[_GrammarItem]]] = [[[]]]  # those open now, the rule first
     alternatives = 0
     for kind, text in _tokens(grammar):
         here = groups[-1][-1]
@@ -82,11 +82,11 @@ def _rules(grammar: str) -> dict[str, list[list[_Item]]]:
             groups = [rules.setdefault(text, [])]
             groups[0].append([])
         elif kind == "name":
-            here.append(_Item(name=text))
+            here.append(_GrammarItem(name=text))
         elif kind == "piece":
-            here.append(_Item(piece=text))
+            here.append(_GrammarItem(piece=text))
         elif text == "(":
-            here.append(_Item(group=[[]]))
+            here.append(_GrammarItem(group=[[]]))
             groups.append(here[-1].group)
             if len(groups) > MAX_DEPTH + 1:
                 raise BadGrammar(f"has brackets more than {MAX_DEPTH} deep")
@@ -113,7 +113,7 @@ def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
             yield token.lastgroup, token[0]
 
 
-def _repeat(item: _Item, mark: str) -> None:
+def _repeat(item: _GrammarItem, mark: str) -> None:
     if mark in ("*", "+", "?"):
         low, high = int(mark == "+"), 1 if mark == "?" else None
     elif match := _TIMES.fullmatch(mark):
@@ -122,30 +122,30 @@ def _repeat(item: _Item, mark: str) -> None:
     else:
         return
     if item.low != 1 or item.high != 1:  # a repetition of a repetition: a group of its own
-        inner = _Item(item.piece, item.name, item.group, item.low, item.high)
+        inner = _GrammarItem(item.piece, item.name, item.group, item.low, item.high)
         item.piece, item.name, item.group = "", "", [[inner]]
     item.low, item.high = low, high
 
 
-class _Judge:
+class _GrammarJudge:
     """What each rule may begin with, in how many ways, and how often its worst part is repeated."""
 
-    def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
+    def __init__(self, rules: dict[str, list[list[_GrammarItem]]]) -> None:
         self._rules = rules
-        self._known: dict[str, _Found] = {}
+        self._known: dict[str, _SequenceFacts] = {}
         self._work = 0
 
     def all(self) -> None:
         for name in self._rules:
             self._rule(name, 0)
 
-    def _rule(self, name: str, depth: int) -> _Found:
+    def _rule(self, name: str, depth: int) -> _SequenceFacts:
         if name not in self._known:
             self._known[name] = _NOTHING  # while it is being looked at: a rule may name itself
             self._known[name] = self._alternatives(self._rules.get(name, []), depth + 1)
         return self._known[name]
 
-    def _alternatives(self, alternatives: list[list[_Item]], depth: int) -> _Found:
+    def _alternatives(self, alternatives: list[list[_GrammarItem]], depth: int) -> _SequenceFacts:
         if depth > 2 * MAX_DEPTH:
             raise BadGrammar(f"has rules and brackets more than {2 * MAX_DEPTH} deep")
         empty, firsts, times = False, Counter[str](), 1
@@ -156,9 +156,9 @@ class _Judge:
             self._spend(len(sequence.firsts))
             for piece, ways in sequence.firsts.items():
                 firsts[piece] = max(firsts[piece], ways)
-        return _Found(empty, firsts, times)
+        return _SequenceFacts(empty, firsts, times)
 
-    def _sequence(self, items: list[_Item], depth: int) -> _Found:
+    def _sequence(self, items: list[_GrammarItem], depth: int) -> _SequenceFacts:
         empty, firsts, times = True, Counter[str](), 1
         for item in reversed(items):
             result = self._item(item, depth)
@@ -169,11 +169,11 @@ class _Judge:
                 self._check_ways(firsts)
             else:
                 firsts, empty = result.firsts, False
-        return _Found(empty, firsts, times)
+        return _SequenceFacts(empty, firsts, times)
 
-    def _item(self, item: _Item, depth: int) -> _Found:
+    def _item(self, item: _GrammarItem, depth: int) -> _SequenceFacts:
         if item.piece:
-            result = _Found(item.piece == '""', Counter([item.piece]), 1)
+            result = _SequenceFacts(item.piece == '""', Counter([item.piece]), 1)
         elif item.name:
             result = self._rule(item.name, depth)
         else:
@@ -190,7 +190,7 @@ class _Judge:
             firsts = Counter({piece: ways * most for piece, ways in firsts.items()})
             self._spend(len(firsts))
             self._check_ways(firsts)
-        return _Found(result.empty or item.low == 0, firsts, times)
+        return _SequenceFacts(result.empty or item.low == 0, firsts, times)
 
     def _check_ways(self, firsts: Counter[str]) -> None:
         worst = max(firsts.values(), default=0)

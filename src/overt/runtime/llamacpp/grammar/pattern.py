@@ -38,7 +38,7 @@ class BadPattern(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PatternPart:
     text: str
     empty: bool  # whether it may match nothing
     times: int = 1  # product of the bounds of repetitions within, along the worst path
@@ -52,10 +52,10 @@ def rewritten(pattern: str) -> str:
     """
     if len(pattern) > MAX_CHARACTERS:
         raise BadPattern(f"is {len(pattern)} characters long, {MAX_CHARACTERS} is the most")
-    return _Reader(pattern).whole()
+    return _PatternReader(pattern).whole()
 
 
-class _Reader:
+class _PatternReader:
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
 
@@ -81,31 +81,31 @@ class _Reader:
             return True
         return False
 
-    def _alternatives(self, depth: int) -> _Part:
+    def _alternatives(self, depth: int) -> _PatternPart:
         if depth > MAX_DEPTH:
             raise BadPattern(f"has groups more than {MAX_DEPTH} deep")
         parts = [self._sequence(depth)]
         while self._take("|"):
             parts.append(self._sequence(depth))
-        return _Part(
+        return _PatternPart(
             "|".join(part.text for part in parts),
             any(part.empty for part in parts),
             max(part.times for part in parts),
         )
 
-    def _sequence(self, depth: int) -> _Part:
-        parts: list[_Part] = []
+    def _sequence(self, depth: int) -> _PatternPart:
+        parts: list[_PatternPart] = []
         while (letter := self._peek()) not in ("", "|", ")"):
             if letter == "$" and self._at + 1 == len(self._text):
                 break
             parts.append(self._repeated(self._atom(letter, depth)))
-        return _Part(
+        return _PatternPart(
             "".join(part.text for part in parts),
             all(part.empty for part in parts),
             max((part.times for part in parts), default=1),
         )
 
-    def _atom(self, letter: str, depth: int) -> _Part:
+    def _atom(self, letter: str, depth: int) -> _PatternPart:
         self._at += 1
         if letter == "(":
             if self._take("?") and not self._take(":"):
@@ -113,22 +113,22 @@ class _Reader:
             inside = self._alternatives(depth + 1)
             if not self._take(")"):
                 raise BadPattern("has an opening bracket that is not closed")
-            return _Part(f"(?:{inside.text})", inside.empty, inside.times)
+            return _PatternPart(f"(?:{inside.text})", inside.empty, inside.times)
         if letter == "[":
-            return _Part(self._set(), empty=False)
+            return _PatternPart(self._set(), empty=False)
         if letter == ".":
-            return _Part(_set(_without(((0, _TOP),), _LINE)), empty=False)
+            return _PatternPart(_set(_without(((0, _TOP),), _LINE)), empty=False)
         if letter == "\\":
-            return _Part(self._escape(), empty=False)
+            return _PatternPart(self._escape(), empty=False)
         if letter in "^$":
             raise BadPattern(f"has {letter!r} in the middle")
         if letter in "*+?{":
             raise BadPattern(f"has {letter!r} with nothing before it to repeat")
-        return _Part(_letter(ord(letter)), empty=False)
+        return _PatternPart(_letter(ord(letter)), empty=False)
 
     # ---- repetitions -----------------------------------------------------------------------
 
-    def _repeated(self, part: _Part) -> _Part:
+    def _repeated(self, part: _PatternPart) -> _PatternPart:
         letter = self._peek()
         if letter not in ("*", "+", "?", "{") or not letter:
             return part
@@ -153,7 +153,7 @@ class _Reader:
             mark = f"{{{low}}}" if low == high else f"{{{low},{'' if high is None else high}}}"
         # A group: llama.cpp would repeat only the last of several sets.
         text = part.text if part.text.startswith("(?:") else f"(?:{part.text})"
-        return _Part(text + mark, part.empty or low == 0, times)
+        return _PatternPart(text + mark, part.empty or low == 0, times)
 
     def _bounds(self) -> tuple[int, int | None]:
         inside, closed, _ = self._text[self._at :].partition("}")
