@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overt.openness.licence import digests, match
-from overt.openness.licence.fingerprints import known
+from overt.openness.licence.fingerprints import load_index
 
 PLACE = "test/simpleTestForGenerator"
 MOST = 200_000
@@ -25,7 +25,7 @@ SEVERAL = 3
 
 def spdx(repository: Path) -> Iterator[str]:
     """The plain texts of the licences that have fingerprints."""
-    wanted = {known().entry(number).id for number in range(known().count)}
+    wanted = {load_index().entry(number).id for number in range(load_index().count)}
     for name in sorted(wanted):
         command = ["git", "-C", str(repository), "show", f"HEAD:{PLACE}/{name}.txt"]
         done = subprocess.run(command, capture_output=True)

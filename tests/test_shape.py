@@ -14,8 +14,9 @@ SOURCE = ROOT / "src/overt"
 MODULES = sorted(SOURCE.rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "bench").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 
-FILE_LINES = 500
-FUNCTION_LINES = 60
+# Signals and not limits: a table or a state machine may read better whole.
+FILE_LINES = 600
+FUNCTION_LINES = 80
 # "file" or "file:function" -> why it is better whole. A reason is a sentence, not "later".
 EXEMPT: dict[str, str] = {}
 

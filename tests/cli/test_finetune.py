@@ -256,7 +256,7 @@ def test_it_is_refused_before_any_work(finetune: Any) -> None:
 )
 def test_the_name_of_what_got_none(ref: str, name: str) -> None:
     assert verb_module._name(ref) == name
-    assert modelfile_build.named(name).name == name
+    assert modelfile_build.parse_name(name).name == name
 
 
 def test_the_result_says_whose_weights_they_are() -> None:
@@ -343,7 +343,7 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(
     (job,) = (tiny_home / "jobs").glob("*")
     assert len(list(job.glob("work/training/checkpoint-*.json"))) == 1
     settings = load(environ={}, flags={"home": str(tiny_home)})
-    assert [one.name for one in jobs.every(tiny_home)] == ["stopped"]
+    assert [one.name for one in jobs.list_jobs(tiny_home)] == ["stopped"]
     out = finetune("stopped", *words, "--json")
     assert out.code == 0, out.stderr
     told = [json.loads(line) for line in out.stderr.splitlines() if line.startswith("{")]

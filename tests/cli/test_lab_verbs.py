@@ -211,13 +211,13 @@ def test_jobs_are_listed_gone_on_with_and_removed(
     ran = Ran(capsys, *going_on[1:], "--json")
     assert ran.code == 0
     assert tiny.ran == [3, 4]
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
 
     for name in ("one", "two"):
         told = run_recipe.recipe("tiny", (), {"rows": 5, "name": name}, settings)
         with pytest.raises(KeyboardInterrupt):
             run_recipe.make(told, name, settings, None, stopped)
-    first, second = jobs.every(settings.home)
+    first, second = jobs.list_jobs(settings.home)
     ran = Ran(capsys, "jobs", "rm", first.id)
     assert ran.code == 0
     assert "lost: tiny of" in ran.err
@@ -240,11 +240,11 @@ def test_a_command_goes_on_from_anywhere(
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     told = run_recipe.recipe("tiny", (), {"rows": 5}, settings)
     folder = jobs.folder_of(told, settings.home)
-    with jobs.held(folder, settings.home):
+    with jobs.locked(folder, settings.home):
         jobs.begin(folder, told, "mine")
 
     def said() -> str:
-        (job,) = jobs.every(settings.home)
+        (job,) = jobs.list_jobs(settings.home)
         return job.command
 
     plain = "overt finetune m --data some.jsonl"

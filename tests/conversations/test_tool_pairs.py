@@ -21,7 +21,7 @@ from overt.chat import (
 )
 from overt.conversations import base
 from overt.conversations.base import Conversation
-from overt.conversations.calls import MISSING, sound, spoken
+from overt.conversations.calls import MISSING, repair_tool_calls, spoken
 from overt.providers.anthropic.dialect import Anthropic
 from overt.providers.gemini.dialect import Gemini
 from overt.providers.openai.dialect import OpenAI
@@ -97,7 +97,7 @@ def test_chatgpts_code_is_a_call_and_the_next_of_its_tool_the_result(tmp_path: P
 
 
 def test_what_belongs_to_nothing_becomes_text() -> None:
-    assert sound(
+    assert repair_tool_calls(
         [
             Message("tool", (ToolResultPart("a", "early"),)),
             Message("user", (ToolCallPart("a", "f", "{}"),)),
@@ -127,7 +127,7 @@ MESSAGES = st.lists(st.builds(Message, ROLES, st.lists(PARTS, max_size=4).map(tu
 
 @given(MESSAGES)
 def test_whatever_comes_is_sound(messages: list[Message]) -> None:
-    found = sound(messages)
+    found = repair_tool_calls(messages)
     seen: set[str] = set()
     waiting: list[str] = []
     for message in found:
@@ -146,7 +146,7 @@ def test_whatever_comes_is_sound(messages: list[Message]) -> None:
                 seen.add(part.id)
                 waiting.append(part.id)
     assert not waiting
-    assert sound(found) == found
+    assert repair_tool_calls(found) == found
     told = spoken(messages)
     assert not any(
         isinstance(part, ToolCallPart | ToolResultPart) for one in told for part in one.parts

@@ -166,7 +166,7 @@ def test_a_set_that_is_not_here_says_where_it_is_from(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"CC-BY-SA-4.0, from https://github.com/nyu-mll") as caught:
         crows.PROBE.material(AuditPlan(data=tmp_path))
     assert "--data DIR" in (caught.value.hint or "")
-    for one in sets.known().values():
+    for one in sets.known_sets().values():
         assert all((one.licence, one.upstream, one.cite))
         assert all(len(digest) == 64 for digest in one.sha256.values())
 

@@ -196,7 +196,7 @@ def test_two_items_of_one_name_are_refused_before_anything_is_asked(data: Path) 
 def test_what_could_not_be_compared_is_known_before_anything_is_asked(data: Path) -> None:
     plan = AuditPlan(data=data, seed=5, limit=4, max_tokens=7)
     before = audited(plan)
-    assert record.asked_with(before) == {"seed": 5, "limit": 4, "max_tokens": 7}
+    assert record.parameters_of(before) == {"seed": 5, "limit": 4, "max_tokens": 7}
     other = AuditPlan(data=data, limit=4)
     both = run.like(before, run.prepare((), other), other)
     assert both == {"crows_pairs": "", "xstest": "max_tokens is 128 in one and 7 in the other"}
@@ -206,7 +206,7 @@ def test_what_could_not_be_compared_is_known_before_anything_is_asked(data: Path
     with pytest.raises(UsageError, match="xstest: it is not in the receipt"):
         run.like(before | {"probes": {}}, run.prepare(("xstest",), plan), plan)
     hostile = {"seed": -1, "limit": True, "probes": {"x": {"parameters": {"max_tokens": 1e9}}}}
-    assert record.asked_with(hostile) == {}
+    assert record.parameters_of(hostile) == {}
 
 
 def test_missing_data_end_it_where_a_probe_was_named(data: Path, tmp_path: Path) -> None:

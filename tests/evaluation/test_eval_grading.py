@@ -16,7 +16,7 @@ from overt.evaluation.suites import suite as task
 from overt.evaluation.suites.runners import Grade, RunnerTools
 from overt.evaluation.suites.runners.choice import letter
 from overt.evaluation.suites.runners.exact import plain
-from overt.evaluation.suites.runners.judge import Unparsed, judged, verdict
+from overt.evaluation.suites.runners.judge import Unparsed, combine, verdict
 from overt.evaluation.suites.runners.numeric import number
 
 
@@ -228,7 +228,7 @@ def test_a_judge_gives_a_mark(tmp_path: Path) -> None:
 def test_places_are_swapped(
     tmp_path: Path, first: str, second: str, score: float, agree: bool
 ) -> None:
-    assert judged(first, second).score == score
+    assert combine(first, second).score == score
     runner, found, model = judge(
         tmp_path, {"against": "{a}"}, f"VERDICT: {first}", f"VERDICT: {second}"
     )

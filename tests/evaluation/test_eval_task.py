@@ -115,12 +115,12 @@ def test_ids_are_unique(suite: Path) -> None:
 
 
 def test_the_example_is_a_suite(tmp_path: Path) -> None:
-    made, data = task.new("mine", tmp_path)
+    made, data = task.create_template("mine", tmp_path)
     assert len(task.load(str(made)).items) == 5
     with pytest.raises(FormatError, match="is there already"):
-        task.new("mine", tmp_path)
+        task.create_template("mine", tmp_path)
     with pytest.raises(FormatError, match="no name for a suite"):
-        task.new("../mine", tmp_path)
+        task.create_template("../mine", tmp_path)
     assert data.name == "mine.csv"
 
 

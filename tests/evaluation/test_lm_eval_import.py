@@ -299,13 +299,13 @@ def test_how_far_it_is_is_read_from_its_own_bar(tmp_path, monkeypatch):
     told: list[str] = []
     lm_eval._run(program_says, tmp_path, who(), lm_eval.LmEvalOptions(), told.append)
     assert set(told) == {"8 of 48 requests, 00:16 left"}
-    assert lm_eval.how_far(bar.format(8, "00:16") + bar.format(0, "?")) == "0 of 48 requests"
-    assert lm_eval.how_far("Tokenizing inputs: 5%|# | 1/20 [00:03<00:16, 2it/s]") == ""
+    assert lm_eval.progress_of(bar.format(8, "00:16") + bar.format(0, "?")) == "0 of 48 requests"
+    assert lm_eval.progress_of("Tokenizing inputs: 5%|# | 1/20 [00:03<00:16, 2it/s]") == ""
 
 
 @given(st.text() | st.text("Requesting API: 0123456789%|/[<?:] \r"))
 def test_whatever_it_says_is_no_error(said):
-    lm_eval.how_far(said)
+    lm_eval.progress_of(said)
 
 
 def test_a_receipt_names_what_answered():

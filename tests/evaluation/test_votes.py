@@ -138,7 +138,7 @@ def test_the_quick_way_and_the_plain_one_agree(seed: int) -> None:
     points = {(a, b): chance.gammavariate(0.5, 1) + 0.01 for a in names for b in names if a != b}
     groups = dict.fromkeys(names, 1)
     plain = votes._centred(votes.strengths(points, names), groups)
-    quick = votes._centred(votes._near(points, groups, dict.fromkeys(names, 1.0)), groups)
+    quick = votes._centred(votes._newton(points, groups, dict.fromkeys(names, 1.0)), groups)
     for model in names:
         assert abs(votes.elo(plain[model]) - votes.elo(quick[model])) < 0.1
 

@@ -107,7 +107,7 @@ def test_rendering_gives_the_text_or_one_sentence() -> None:
 
 def test_a_reader_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(subprocess_reader.Exceeded, match="the process that read it ended with 1"):
-        subprocess_reader.ask("overt.formats.no_such_module", {}, 2)
+        subprocess_reader.run("overt.formats.no_such_module", {}, 2)
 
 
 def test_the_reader_can_open_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,13 @@ import tuning
 from overt.errors import FormatError
 from overt.formats import gguf
 from overt.lab.finetune import STEP, agreement
-from overt.lab.finetune.agreement import LearningDifference, learnt, of_adapter, of_files, of_report
+from overt.lab.finetune.agreement import (
+    LearningDifference,
+    of_adapter,
+    of_files,
+    of_report,
+    sum_changes,
+)
 from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.training import Training
 from overt.models import pull
@@ -60,12 +66,12 @@ def dense(tensors: dict[str, Any]) -> Any:
 
 def test_small_products_give_what_whole_ones_do(tmp_path: Path) -> None:
     old, new = halves(1), halves(2)
-    found = learnt(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", new)))
+    found = sum_changes(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", new)))
     a, b = dense(old), dense(new)
     assert found.off == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-6)
     assert found.longer == pytest.approx(abs(np.linalg.norm(b) / np.linalg.norm(a) - 1), rel=1e-6)
     assert found.worst >= found.off
-    same = learnt(of_adapter(tmp_path / "a", saved(tmp_path / "c", halves(1))))
+    same = sum_changes(of_adapter(tmp_path / "a", saved(tmp_path / "c", halves(1))))
     assert same.off < 1e-5
 
 
@@ -73,7 +79,7 @@ def test_the_same_product_of_other_halves_is_the_same(tmp_path: Path) -> None:
     old, new = halves(1), halves(1)
     for name in new:
         new[name] = new[name] * (2.0 if "lora_A" in name else 0.5)
-    found = learnt(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", new)))
+    found = sum_changes(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", new)))
     assert found.off < 1e-5
 
 
@@ -88,7 +94,7 @@ def test_halves_that_nearly_cancel_hide_nothing(tmp_path: Path) -> None:
             one[a][1] = one[a][0]
             one[b][:, 0], one[b][:, 1] = 1e12, -1e12
         new[b][:, 0] += 1e-2  # below the last place
-    found = learnt(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", new)))
+    found = sum_changes(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", new)))
     assert found.off > 0.5
 
 
@@ -106,7 +112,7 @@ def test_halves_that_nearly_cancel_hide_nothing(tmp_path: Path) -> None:
 def test_what_is_not_the_same_adapter_is_infinitely_off(tmp_path: Path, change: Any) -> None:
     new = halves(1)
     change(new)
-    found = learnt(of_adapter(saved(tmp_path / "a", halves(1)), saved(tmp_path / "b", new)))
+    found = sum_changes(of_adapter(saved(tmp_path / "a", halves(1)), saved(tmp_path / "b", new)))
     assert found == LearningDifference(math.inf, math.inf, math.inf)
 
 
@@ -118,12 +124,12 @@ def test_a_rank_of_somebody_elses_file_costs_no_memory(
              for name in halves(1) if "q_proj" in name}  # fmt: skip
     monkeypatch.setattr(agreement, "_all", lambda _: pytest.fail("it was read"))
     files = saved(tmp_path / "a", {**halves(1), **large}), saved(tmp_path / "b", halves(1))
-    assert learnt(of_adapter(*files)) == LearningDifference(math.inf, math.inf, math.inf)
+    assert sum_changes(of_adapter(*files)) == LearningDifference(math.inf, math.inf, math.inf)
 
 
 def test_nothing_learnt_is_no_measure(tmp_path: Path) -> None:
     old = {name: one * 0 for name, one in halves(1).items()}
-    found = learnt(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", halves(1))))
+    found = sum_changes(of_adapter(saved(tmp_path / "a", old), saved(tmp_path / "b", halves(1))))
     assert found.off == math.inf
 
 
@@ -282,7 +288,7 @@ def test_an_adapter_of_another_machine(
     adapter = next(one for one in store.get(parse("plain")).files if one.role == "adapter")
     _scaled(store.path(adapter), tmp_path / "adapter", scale, noise)
     _forged(tuned, "plain", "adapter.gguf", tmp_path / "adapter")
-    before = environment.here
+    before = environment.current
     monkeypatch.setattr(
         environment, "here", lambda *given: {**before(*given), "instructions": "another"}
     )
@@ -296,7 +302,7 @@ def test_an_adapter_of_another_machine(
 def test_two_models_to_learn_on_are_refused(tuned: Settings, tmp_path: Path) -> None:
     honest = replay.target("plain", tuned).recipe
     two = replace(honest, inputs=(honest.inputs[0], *honest.inputs))
-    given = inputs.found(two, tuned)
+    given = inputs.resolve(two, tuned)
     with pytest.raises(FormatError, match="2 models to learn on, not 1"):
         STEP.agreement(two, given, {})
     with pytest.raises(FormatError, match="2 models to learn on, not 1"):
@@ -306,16 +312,16 @@ def test_two_models_to_learn_on_are_refused(tuned: Settings, tmp_path: Path) -> 
 def test_whole_weights_are_held_to_what_they_learnt(tmp_path: Path, tuned: Settings) -> None:
     old = pull.find("tiny", tuned).weights
     new, other = (_moved(old, tmp_path / name, seed) for seed, name in enumerate("ab"))
-    same = learnt(agreement.of_weights(new, new, old))
+    same = sum_changes(agreement.of_weights(new, new, old))
     assert (same.off, same.longer, same.worst) == (0, 0, 0)
-    nothing = learnt(agreement.of_weights(new, old, old))
+    nothing = sum_changes(agreement.of_weights(new, old, old))
     assert nothing.off == nothing.longer == 1, "the base has learnt nothing"
-    found = learnt(agreement.of_weights(new, other, old))
+    found = sum_changes(agreement.of_weights(new, other, old))
     was, a, b = (_flat(one) for one in (old, new, other))
     assert found.off == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a - was), rel=1e-6)
     longer = np.linalg.norm(b - was) / np.linalg.norm(a - was) - 1
     assert found.longer == pytest.approx(abs(longer), rel=1e-4)
-    assert learnt(agreement.of_weights(old, new, old)).off == math.inf
+    assert sum_changes(agreement.of_weights(old, new, old)).off == math.inf
 
 
 def _moved(base: Path, target: Path, seed: int) -> Path:
@@ -344,7 +350,7 @@ def test_weights_are_compared_with_the_base_as_it_would_be_written() -> None:
     """Else rounding of the base would count as learnt, and hide what was."""
     numbers = np.array([[1.0, 1 + 2**-12, 0.1]], "<f4")
     for kind, kept in (("F16", numbers.astype("<f2")), ("F32", numbers)):
-        assert agreement._as_written(numbers, kind, "x").tolist() == kept.astype("f8").tolist()
-    rounded = agreement._as_written(numbers, "BF16", "x")
+        assert agreement._as_stored(numbers, kind, "x").tolist() == kept.astype("f8").tolist()
+    rounded = agreement._as_stored(numbers, "BF16", "x")
     assert rounded.tolist()[0][:2] == [1.0, 1.0]
     assert abs(rounded[0, 2] - 0.1) < 2**-11

@@ -101,7 +101,7 @@ def test_a_format_is_found_and_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_the_example_of_a_format_is_of_it(name: str, tmp_path: Path) -> None:
-    row = json.loads(formats.named(name).EXAMPLE.replace('"rejected": "…"', '"rejected": "x"'))
+    row = json.loads(formats.find(name).EXAMPLE.replace('"rejected": "…"', '"rejected": "x"'))
     assert data.read(written(tmp_path, row)).format == name
 
 
@@ -265,14 +265,14 @@ def test_what_a_person_is_told_of_a_file(tmp_path: Path) -> None:
     for line in (1, 1, 3):
         made.tell("cut", line)
     made.left["long"] += 1
-    assert prepare._told(data.read(written(tmp_path, *rows)), made) == [
+    assert prepare._notes(data.read(written(tmp_path, *rows)), made) == [
         "the column 'id' is not used; 2 of 3 rows have it",
         "1 rows are the same as an earlier one; they count twice",
         "1 of 3 rows are left out: long",
         "2 of 3 rows: cut",
     ]
     wide = {"text": "T", "\x1b[2J" + "x" * 100: 1} | {f"c{at:03}": at for at in range(25)}
-    told = prepare._told(data.read(written(tmp_path, wide)), Rendered())
+    told = prepare._notes(data.read(written(tmp_path, wide)), Rendered())
     assert told[-1] == "6 more columns are not used"
     assert len(told) == 21
     assert told[0] == f"the column '\\x1b[2J{'x' * 56}' is not used; 1 of 1 rows have it"
@@ -411,7 +411,7 @@ def test_no_row_is_held_out_and_learnt() -> None:
     assert data.split(examples, 0.0, seed=3)[1] == []
     pairs = [PreferenceExample([1], [at], [3], at) for at in range(10)]
     assert len(data.split(pairs, 0.01, seed=0)[1]) == 1
-    kept, twice = data.apart(examples, held)
+    kept, twice = data.without_held_out(examples, held)
     assert (len(kept), twice) == (80, 20)
 
 

@@ -123,7 +123,7 @@ def planned(
         train_examples=examples,
     )  # fmt: skip
     return plan.estimate(
-        base.shape, plan.wanted(prepared, FinetuneConfig(method=method, training=job))
+        base.shape, plan.memory_request(prepared, FinetuneConfig(method=method, training=job))
     )
 
 

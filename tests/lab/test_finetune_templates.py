@@ -142,7 +142,7 @@ def rendered(
 
 def learnt(made: render.Rendered, words: VocabularyWorker) -> list[list[str]]:
     return [
-        [one.text for one in render.shown(example, words) if one.learnt]
+        [one.text for one in render.spans_of(example, words) if one.learnt]
         for example in made.examples
     ]
 

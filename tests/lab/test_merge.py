@@ -201,7 +201,7 @@ def test_a_trim_keeps_exactly_so_many_and_the_largest(case):
     values, density = case
     delta = np.array(values, np.float32)
     found = methods.trim(delta, density)
-    keep = methods.kept(density, delta.size)
+    keep = methods.kept_count(density, delta.size)
     order = sorted(range(delta.size), key=lambda at: (-abs(delta[at]), at))[:keep]
     want = np.zeros_like(delta)
     want[order] = delta[order]

@@ -121,7 +121,7 @@ def test_every_type_is_written_loads_and_computes(
             assert mix.shares.get(types.find(name).tensor, 0) > 0.25, (name, mix)
     if not grids:
         header = gguf.read(tmp_path / "mxfp4_moe.gguf")
-        said = types.lie(types.find("mxfp4_moe"), header, types.mix_of(header))
+        said = types.warn_fallbacks(types.find("mxfp4_moe"), header, types.mix_of(header))
         assert "0 % of the weights are MXFP4" in said
 
 
@@ -166,10 +166,10 @@ def test_a_label_that_lies_is_said_to(
 ) -> None:
     made, _ = run(sources["narrow"], "q4_k_m", tmp_path, settings)
     header = gguf.read(made[0].file)
-    said = types.lie(types.find("q4_k_m"), header, types.mix_of(header))
+    said = types.warn_fallbacks(types.find("q4_k_m"), header, types.mix_of(header))
     assert said.startswith("Q4_K_M is the label, and 0 % of the weights are Q4_K")
     assert said.endswith("rows of 96 and 160 elements do not fill its blocks of 256")
-    assert types.lie(types.find("q8_0"), gguf.read(sources["done"]),
+    assert types.warn_fallbacks(types.find("q8_0"), gguf.read(sources["done"]),
                      types.mix_of(gguf.read(sources["done"]))) == ""  # fmt: skip
     assert types.quantized_already(gguf.read(sources["done"])) == ("Q8_0",)
 

@@ -197,12 +197,12 @@ def test_the_frontier_is_what_no_other_type_beats() -> None:
 
 
 def test_a_terminal_gets_every_type_drawn_once() -> None:
-    drawn = frontier.drawn(_ROWS)
+    drawn = frontier.plot(_ROWS)
     assert all(len(line) <= 84 for line in drawn.splitlines())
     for name in ("q8_0", "q2_k"):
         assert drawn.count(f" {name}") + drawn.count(f"{name} ") >= 1
     assert drawn.count("●") == 4
-    assert frontier.drawn(_ROWS[:1]) == ""
+    assert frontier.plot(_ROWS[:1]) == ""
 
 
 def test_the_png_is_small_and_the_same_each_time(tmp_path: Path) -> None:

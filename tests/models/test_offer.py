@@ -12,7 +12,7 @@ from overt.errors import BadRef, ModelNotFound, OutOfMemory
 from overt.formats import gguf
 from overt.models import memory as fit
 from overt.models.pull import FetchProgress, find, pull
-from overt.models.quant_selection import look
+from overt.models.quant_selection import list_variants
 from overt.models.store import Store
 from overt.settings import Settings, load
 from servers import Hub, Server, serving
@@ -63,7 +63,7 @@ def test_a_listing_has_size_bits_and_fit_of_each(
     hosts: tuple[Server, Server], models: dict[str, bytes], home: Path, tmp_path: Path
 ) -> None:
     hub(hosts, {**models, "README.md": b"c", "modeling.py": b"import os"})
-    offer = look("hf:org/tiny", memory(memory="8g"))
+    offer = list_variants("hf:org/tiny", memory(memory="8g"))
     assert str(offer.ref) == f"hf:org/tiny@{COMMIT}"
     assert [one.quantization for one in offer.models] == ["Q4_0", "Q8_0", "F16", "F32"]
     assert [one.size for one in offer.models] == [
@@ -91,7 +91,7 @@ def test_only_the_beginning_of_one_file_and_the_tables_of_others_are_read(
     hosts: tuple[Server, Server], models: dict[str, bytes], home: Path
 ) -> None:
     hub(hosts, models)
-    look("hf:org/tiny", memory(memory="8g"))
+    list_variants("hf:org/tiny", memory(memory="8g"))
     ranges = {seen.path: seen.range or "" for seen in hosts[1].seen}
     assert len(hosts[1].seen) == len(models)
     assert ranges.pop("/lfs/tiny-Q4_0.gguf") == "bytes=0-2097151"
@@ -108,7 +108,7 @@ def test_without_a_table_the_size_decides_and_the_need_is_about_right(
 ) -> None:
     hub(hosts, models)
     hosts[1].ranges = False  # so that nothing but beginnings can be read
-    offer = look("hf:org/tiny", memory(memory="8g"))
+    offer = list_variants("hf:org/tiny", memory(memory="8g"))
     assert [one.exact for one in offer.models] == [True, False, False, False]
     for one in offer.models:
         path = tmp_path / one.name
@@ -130,7 +130,7 @@ def test_a_file_of_another_model_or_a_damaged_table_is_only_estimated(
         "short-F16.gguf": b"GGUF",
     }
     hub(hosts, files)
-    offer = look("hf:org/tiny", memory(memory="8g"))
+    offer = list_variants("hf:org/tiny", memory(memory="8g"))
     assert {one.name: one.exact for one in offer.models} == {
         "tiny-Q4_0.gguf": True,
         "tiny-Q8_0.gguf": False,
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_passed_over_for_less_good_that_does(
     room = needed(models, "tiny-Q8_0.gguf", tmp_path) + (1 << 20)
     manifest = pull("hf:org/tiny", memory(memory=room))
     assert manifest.weights.path == "tiny-F16.gguf"
-    offer = look("hf:org/tiny", memory(memory=room))
+    offer = list_variants("hf:org/tiny", memory(memory=room))
     assert [(one.name, one.fits) for one in offer.models] == [
         ("tiny-Q8_0.gguf", False),
         ("tiny-F16.gguf", True),
@@ -227,7 +227,7 @@ def test_a_split_model_is_one_choice_and_counts_all_its_files(
     parts = cut(tmp_path / "whole.gguf", tmp_path / "cut", 3, "tiny-Q8_0")
     files = {f"Q8_0/{path.name}": path.read_bytes() for path in parts}
     hub(hosts, {**files, "tiny-F32.gguf": models["tiny-F32.gguf"]})
-    offer = look("hf:org/tiny", memory(memory="8g"))
+    offer = list_variants("hf:org/tiny", memory(memory="8g"))
     split, whole = offer.models
     assert (split.files, split.size) == (3, sum(map(len, files.values())))
     assert (whole.files, whole.quantization) == (1, "F32")
@@ -246,7 +246,7 @@ def test_what_cannot_be_read_is_unknown_and_the_order_decides(
     hosts: tuple[Server, Server], home: Path
 ) -> None:
     hub(hosts, {"a-Q4_K_M.gguf": random_gguf(1), "a-Q8_0.gguf": random_gguf(2)})
-    offer = look("hf:org/tiny", memory())
+    offer = list_variants("hf:org/tiny", memory())
     assert [(one.need, one.fits, one.bits) for one in offer.models] == [(None, None, None)] * 2
     assert pull("hf:org/tiny", memory()).weights.path == "a-Q4_K_M.gguf"
 
@@ -256,7 +256,7 @@ def test_a_server_that_knows_no_ranges_is_read_as_far_as_needed(
 ) -> None:
     hub(hosts, models)
     hosts[1].ranges = False
-    assert look("hf:org/tiny", memory(memory="8g")).models[0].exact
+    assert list_variants("hf:org/tiny", memory(memory="8g")).models[0].exact
 
 
 def test_a_file_that_lies_about_its_size_is_not_waited_for(
@@ -272,10 +272,10 @@ def test_a_file_that_lies_about_its_size_is_not_waited_for(
         for kind, size in (("Q4_0", 1 << 60), ("Q8_0", 0))
     ]
     hub(hosts, {}, siblings=rows)
-    offer = look("hf:org/tiny", memory())
+    offer = list_variants("hf:org/tiny", memory())
     assert [one.need for one in offer.models] == [None, None]
 
 
 def test_only_a_hub_can_be_listed(home: Path) -> None:
     with pytest.raises(BadRef, match="is not a repository of a hub"):
-        look("smollm2", load())
+        list_variants("smollm2", load())

@@ -148,7 +148,7 @@ VALUES = st.recursive(
 def test_any_config_gives_sizes_or_none(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("a")
     write(folder, {"config.json": json.dumps({"hidden_size": content, "text_config": content})})
-    sizes = training_code._wanted(subject(folder))
+    sizes = training_code._config_sizes(subject(folder))
     assert all(isinstance(size, int) and size > 0 for size in sizes.values())
 
 

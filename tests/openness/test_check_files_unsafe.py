@@ -185,7 +185,7 @@ STARTS = [data if isinstance(data, bytes) else data.encode() for _, data, _ in F
 def test_no_bytes_raise(tmp_path, data, at, new, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(data[:at] + new + data[at + len(new) :])
-    look = content.look(path.name, path, scan=False)
+    look = content.inspect(path.name, path, scan=False)
     assert all(isinstance(one, str) for one in (*look.faults, *look.doubts))
 
 

@@ -46,7 +46,7 @@ MODELS = [
 
 
 def _agrees(name: str, ways: tuple[int, ...]) -> bool:
-    told = [one for found in parameters._named(name, "its name") for one in found]
+    told = [one for found in parameters._in_names(name, "its name") for one in found]
     counted = parameters.ParameterCounts(ways[0], ways, 0, 0)
     return any(parameters._agrees(one, counted) for one in told)
 
@@ -72,14 +72,14 @@ def test_experts_may_be_counted_in_three_ways():
         46_702_792_704, (46_702_792_704, 12_879_925_248), 7_241_732_096, 8
     )
     stated = [found[0] for name in ("Mixtral-8x7B", "x-47B", "x-13B-active", "x-16x7B", "x-8x22B")
-              for found in parameters._named(name, "its name")]  # fmt: skip
+              for found in parameters._in_names(name, "its name")]  # fmt: skip
     assert [parameters._agrees(one, mixtral) for one in stated] == [True, True, True, False, False]
 
 
 def test_numbers_that_are_no_size_are_not_read():
     for name in ("step-1431k-3T", "x-128k", "8k-lc100k", "gemma-3n-E4B", "Qwen3-A3B", "tokens5B",
                  "Q4_K_M", "v1.5", "2026B1"):  # fmt: skip
-        assert not list(parameters._named(name, "its name")), name
+        assert not list(parameters._in_names(name, "its name")), name
 
 
 def test_claims_come_from_everywhere(tmp_path):

@@ -121,7 +121,7 @@ def test_hostile_a_folder_of_many_files_ends_before_all_are_looked_at(
 ):
     monkeypatch.setattr(gather, "_MAX_FILES", 5)
     looked = []
-    one = gather._one
+    one = gather._subject_file
     monkeypatch.setattr(gather, "_one", lambda *a: looked.append(a) or one(*a))
     for i in range(50):
         (tmp_path / f"{i}.txt").touch()
@@ -214,7 +214,7 @@ def test_hostile_an_archive_of_many_members(model, settings):
 
 def test_hostile_large_files_are_searched_within_one_bound(model, settings, monkeypatch):
     bounds = []
-    look = content.look
+    look = content.inspect
     monkeypatch.setattr(
         content, "look", lambda *a, **k: bounds.append((a[0], k["most"])) or look(*a, **k)
     )

@@ -108,14 +108,14 @@ def test_any_value_is_json(value):
     ],
 )
 def test_a_licence_is_named_as_spdx_wants_it(said, form, value):
-    one = licences.named(said)
+    one = licences.exported(said)
     assert (one.form, one.value) == (form, value)
     assert one.title
 
 
 @given(ANY)
 def test_any_words_become_a_licence_name(said):
-    one = licences.named(said)
+    one = licences.exported(said)
     assert one.form != "ref" or re.fullmatch(r"LicenseRef-[A-Za-z0-9.-]+", one.value)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from overt.errors import BadRequest, OvertError
 from overt.openness.permissions import uses
-from overt.openness.permissions.facts import FACTS, fact, known, parse, read_profile
+from overt.openness.permissions.facts import FACTS, fact, known_values, parse, read_profile
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_what_people_type(name: str, text: str, value: object) -> None:
     assert parse(name, text) == value
     found = fact(name)
     assert found is not None
-    assert known({found.name: text}) == {found.name: value}
-    assert known({found.name: value}) == {found.name: value}
+    assert known_values({found.name: text}) == {found.name: value}
+    assert known_values({found.name: value}) == {found.name: value}
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_a_broken_profile_says_where(text: str, says: str) -> None:
 
 
 def test_what_is_no_fact_is_left_out_of_known_facts() -> None:
-    assert known({"parameters": 7_000_000_000, "commercial": None, "modality": "text"}) == {
+    assert known_values({"parameters": 7_000_000_000, "commercial": None, "modality": "text"}) == {
         "modality": "text"
     }
     with pytest.raises(BadRequest, match="text, multimodal"):
-        known({"modality": "smell"})
+        known_values({"modality": "smell"})
 
 
 @given(st.sampled_from([one.name for one in FACTS]), st.text(max_size=60))
@@ -148,7 +148,7 @@ def test_any_text_is_a_value_or_an_error_of_ours(name: str, text: str) -> None:
         value = parse(name, text)
     except OvertError:
         return
-    assert known({name: value}) == {name: value}
+    assert known_values({name: value}) == {name: value}
 
 
 @given(st.text(max_size=200))

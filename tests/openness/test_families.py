@@ -287,7 +287,7 @@ def test_a_gate_before_the_weights_does_not_make_apertus_less_than_fully_open() 
 
 
 def test_a_lookup_reads_the_index_and_one_family() -> None:
-    for cached in (families._read, families._known, families._node, families._record):
+    for cached in (families._read, families._family_index, families._node, families._record):
         cached.cache_clear()
     assert families.lookup(parse("hf:meta-llama/Llama-3.1-8B-Instruct"))
     assert families._read.cache_info().currsize == 2

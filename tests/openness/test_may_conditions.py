@@ -7,7 +7,7 @@ import pytest
 
 from overt.openness.permissions import phrases
 from overt.openness.permissions.conditions import ALWAYS, Outlook, outlook, parse, replace, residual
-from overt.openness.permissions.facts import known
+from overt.openness.permissions.facts import known_values
 
 MAU = {"mau_at_version_release": ">700000000"}
 
@@ -43,7 +43,7 @@ MAU = {"mau_at_version_release": ">700000000"}
     ],
 )
 def test_three_values(table: Mapping[str, Any], facts: Mapping[str, Any], holds: object) -> None:
-    left = residual(parse(table), known(facts))
+    left = residual(parse(table), known_values(facts))
     assert (left if isinstance(left, bool) else None) is holds
 
 

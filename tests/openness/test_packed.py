@@ -33,7 +33,7 @@ def test_the_pack_is_what_the_script_makes() -> None:
 def test_what_is_packed_is_what_stands_in_the_file(folder: str) -> None:
     for path in sorted((packed.DATA / folder).glob("*.toml")):
         data = path.read_bytes()
-        assert packed.kept(f"{folder}/{path.stem}", data) == tomllib.loads(data.decode()), path
+        assert packed.cached(f"{folder}/{path.stem}", data) == tomllib.loads(data.decode()), path
 
 
 def test_a_changed_file_is_read_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,14 +47,14 @@ def test_a_changed_file_is_read_itself(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("lost", [b"", b"# nothing\n"])
 def test_without_a_pack_all_is_as_with_it(lost: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def answers() -> list[object]:
-        for cached in (names._table, names._alike, families._known, families._read):
+        for cached in (names._table, names._by_loose_name, families._family_index, families._read):
             cached.cache_clear()
         terms.load.cache_clear()
         words = ("apache-2.0", "llama3.2", "LicenseRef-Gemma", "CC BY NC 4.0", "gpl", "house rules")
         table = names._table()
         return [
             [names.canonical(one) for one in words],
-            (table.ids, table.families, table.rows, table.lists, dict(names._alike())),
+            (table.ids, table.families, table.rows, table.lists, dict(names._by_loose_name())),
             terms.load("llama-3.2-license-2024"),
             families.find("meta-llama/Llama-3.1-8B"),
         ]

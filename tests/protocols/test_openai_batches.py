@@ -15,7 +15,7 @@ from stateful import World
 
 from overt.protocols import batching
 from overt.protocols.openai import batches
-from overt.protocols.openai.batches import BatchedRequest, BatchProblem, _wrong, resume
+from overt.protocols.openai.batches import BatchedRequest, BatchProblem, _check_line, resume
 
 pytestmark = pytest.mark.anyio
 
@@ -323,7 +323,7 @@ _VALID = json.dumps(_line("a")).encode()
 )
 def test_any_line_is_a_request_or_a_problem(line: bytes) -> None:
     seen: set[str] = set()
-    found = _wrong(line, CHAT, seen)
+    found = _check_line(line, CHAT, seen)
     assert isinstance(found, BatchedRequest | BatchProblem)
     assert bool(seen) is isinstance(found, BatchedRequest)
 

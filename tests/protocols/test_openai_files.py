@@ -19,7 +19,7 @@ from overt.protocols import disk
 from overt.protocols.base import BadBody, Caller, HttpCall
 from overt.protocols.openai import files as openai_files
 from overt.protocols.openai.files import create, sweep, write
-from overt.protocols.openai.stored import whole
+from overt.protocols.openai.stored import integer
 
 pytestmark = pytest.mark.anyio
 
@@ -255,4 +255,4 @@ async def test_a_file_name_is_only_a_name(world: World, sent: str, kept: str) ->
 def test_whole_numbers_are_read_or_refused(body: bytes) -> None:
     call = HttpCall(None, ANNE, "", "GET", FILES, {}, {"limit": body.decode("latin-1")}, {})  # type: ignore[arg-type]
     with suppress(BadBody):
-        assert 1 <= whole(call, "limit", 5, least=1, most=100) <= 100
+        assert 1 <= integer(call, "limit", 5, least=1, most=100) <= 100

@@ -374,9 +374,16 @@ def test_lm_studio_has_a_word_for_a_refusal() -> None:
 
 
 def test_whose_a_signature_is() -> None:
-    assert signed.written("a", "gemini", "gemini") == signed.written("a", None, "gemini") == "a"
+    assert (
+        signed.with_origin("a", "gemini", "gemini")
+        == signed.with_origin("a", None, "gemini")
+        == "a"
+    )
     for text in ("a", "", "overt:b:c", "\n"):
-        assert signed.split(signed.written(text, "other", "gemini"), "gemini") == (text, "other")
+        assert signed.split(signed.with_origin(text, "other", "gemini"), "gemini") == (
+            text,
+            "other",
+        )
     for text in ("overt:", "overt:A:b", "overt:a", "x"):
         assert signed.split(text, "gemini") == (text, "gemini")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tiny_step
 from gguf_writer import write_llama
-from overt.cli.history import digests, drawn
+from overt.cli.history import digests, tree_lines
 from overt.errors import NotFound
 from overt.formats.modelfile import read as modelfile
 from overt.models.modelfile_build import create
@@ -87,7 +87,7 @@ def test_it_leads_back_to_what_others_published(chain: HistoryNode) -> None:
 
 
 def test_it_is_drawn_as_a_tree(chain: HistoryNode) -> None:
-    text = "\n".join(drawn(chain))
+    text = "\n".join(tree_lines(chain))
     for needed in (
         "top  sha256:", "├─ from: tuned", "│  ├─ from: hf:them/base@", "└─ from: hf:them/other@",
         "data: answers.jsonl", "seed 7", "rows 3", "licence MIT AND Apache-2.0",
@@ -104,7 +104,7 @@ def test_ancestors_that_went_are_still_drawn(settings: Settings, chain: HistoryN
     again = history("top", settings)
     assert [one.here for one in again.inputs] == [False, True]
     assert again.inputs[0].inputs[0].origin["ref"].startswith("hf:them/base")
-    assert "not on this disk" in "\n".join(drawn(again))
+    assert "not on this disk" in "\n".join(tree_lines(again))
 
 
 def test_without_the_manifests_the_older_recipes_tell(
@@ -154,7 +154,7 @@ def test_no_parent_is_invented_for_what_came_alone(settings: Settings) -> None:
     ]  # fmt: skip
     assert [one.recipe and one.recipe.parameters["seed"] for one in steps] == [8, 7]
     assert {(one.kind, one.digest, one.here) for one in steps} == {("step", "", False)}
-    text = "\n".join(drawn(history("both", settings)))
+    text = "\n".join(tree_lines(history("both", settings)))
     assert text.count("earlier step: what came of it is not known") == 2
     json.dumps(history("both", settings).as_json(), allow_nan=False)
 
@@ -179,7 +179,7 @@ def test_signatures_of_every_kind(settings: Settings, chain: HistoryNode) -> Non
     assert history("top", settings).signature == "not ours"
     place.write_bytes(whole[:-9])
     assert history("top", settings).signature == "broken"
-    assert "BROKEN" in "\n".join(drawn(history("top", settings)))
+    assert "BROKEN" in "\n".join(tree_lines(history("top", settings)))
     other = receipts.path(chain.inputs[0].digest, settings.home).read_bytes()
     place.write_bytes(other)  # of another model
     assert history("top", settings).signature == "broken"
@@ -194,7 +194,7 @@ def test_a_model_of_a_modelfile_is_drawn_too(settings: Settings, tmp_path: Path)
     found = history("mine", settings)
     assert found.recipe is not None
     assert found.recipe.step == "create"
-    text = "\n".join(drawn(found))
+    text = "\n".join(tree_lines(found))
     assert "modelfile [" in text
     assert "no receipt" in text
 
@@ -260,5 +260,5 @@ def test_whatever_is_in_a_recipe_can_be_drawn(
 ) -> None:
     told = Recipe("tiny", "1", (), parameters, environment)
     node = HistoryNode(role, name, f"sha256:{'0' * 64}", "model", True, told)
-    lines = drawn(replace(node, inputs=(node, node)))
+    lines = tree_lines(replace(node, inputs=(node, node)))
     assert not any(set(line) & set("\x1b\x07\n\r") for line in lines)

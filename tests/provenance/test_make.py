@@ -90,7 +90,7 @@ def test_a_step_that_computes_names_its_instructions(settings: Settings, tiny: A
     class Computing:
         name, version, packages = "x", "1", ("xllamacpp",)
 
-    found = environment.here(Computing(), settings)  # type: ignore[arg-type]
+    found = environment.current(Computing(), settings)  # type: ignore[arg-type]
     assert found["instructions"]
     assert found["llama.cpp"] == "wheel"
 
@@ -100,7 +100,7 @@ def test_a_package_that_is_not_there_is_asked_for(settings: Settings, tiny: Any)
         name, version, packages = "x", "1", ("no-such-package-here",)
 
     with pytest.raises(Unsupported, match="no-such-package-here"):
-        environment.here(Wanting(), settings)  # type: ignore[arg-type]
+        environment.current(Wanting(), settings)  # type: ignore[arg-type]
 
 
 def test_an_unknown_step_and_a_newer_one_are_refused(settings: Settings) -> None:
@@ -247,11 +247,11 @@ def test_a_data_file_is_kept_privately_and_is_not_in_the_model(
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert digest not in {one.digest for one in made.files}
     file.unlink()
-    assert inputs.found(told, settings)[0].path == kept
+    assert inputs.resolve(told, settings)[0].path == kept
     kept.chmod(0o600)
     kept.write_text("[]\n")
     with pytest.raises(IntegrityError, match="other bytes"):
-        inputs.found(told, settings)
+        inputs.resolve(told, settings)
 
 
 def test_a_file_that_changes_meanwhile_is_found(settings: Settings, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_file_that_changes_meanwhile_is_found(settings: Settings, tmp_path: Pa
     with pytest.raises(IntegrityError, match="has changed"):
         run_recipe.make(told, "mine", settings, data={digest: file})
     assert list((settings.home / "data").iterdir()) == []
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_what_is_missing_is_named_with_what_to_type(
     with pytest.raises(NotFound) as caught:
         run_recipe.make(_recipe(settings, given), "mine", settings)
     assert hint in (caught.value.hint or "")
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
 
 
 def test_data_and_receipts_go_with_the_last_model_that_needs_them(
@@ -299,7 +299,7 @@ def test_data_and_receipts_go_with_the_last_model_that_needs_them(
     store.remove(parse("first"))
     assert kept.is_file()  # the second is made of the first, which read it
     assert receipts.path(first.digest, settings.home).is_file()
-    with jobs.held(jobs.folder_of(told, settings.home), settings.home) as folder:
+    with jobs.locked(jobs.folder_of(told, settings.home), settings.home) as folder:
         jobs.begin(folder, told, "first")
         store.remove(parse("second"))
         assert kept.is_file()  # unfinished work reads it
@@ -342,7 +342,7 @@ def test_killed_within_its_step_it_goes_on_there(
     expected = run_recipe.make(_recipe(whole, rows=5), "mine", whole)
     _home_of(killed, "3", settings)
     assert _stored(settings.home) == []
-    (job,) = jobs.every(settings.home)
+    (job,) = jobs.list_jobs(settings.home)
     assert (job.name, job.step, job.pid, job.starts) == ("mine", "tiny", None, 1)
     assert job.event == {"kind": "row", "step": 3, "steps": 5}
     assert "overt replay" in job.command
@@ -351,7 +351,7 @@ def test_killed_within_its_step_it_goes_on_there(
     made = run_recipe.make(_recipe(settings, rows=5), "mine", settings)
     assert made.digest == expected.digest
     assert tiny.ran == [3, 4]
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
     assert receipts.read(receipts.of(made.digest, settings.home) or b"").ran.starts == 2
 
 
@@ -372,7 +372,7 @@ def test_killed_while_it_is_stored_it_goes_on_and_nothing_is_half(
         receipts.of(made.digest, settings.home) or b"", made, _recipe(settings, rows=5),
         receipts.SigningKeys(settings.home),
     )  # fmt: skip
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
 
 
 def test_what_was_tidied_away_meanwhile_is_made_again(
@@ -389,10 +389,10 @@ def test_what_was_tidied_away_meanwhile_is_made_again(
 
 def test_a_second_process_is_told_who_makes_it(settings: Settings) -> None:
     folder = jobs.folder_of(_recipe(settings), settings.home)
-    with jobs.held(folder, settings.home):
+    with jobs.locked(folder, settings.home):
         with pytest.raises(Busy, match=str(os.getpid())):
             run_recipe.make(_recipe(settings), "mine", settings)
-        (job,) = jobs.every(settings.home)
+        (job,) = jobs.list_jobs(settings.home)
         assert job.pid == os.getpid()
         with pytest.raises(Busy):
             jobs.remove(job, settings.home)
@@ -404,7 +404,7 @@ def test_a_refusal_leaves_no_job_and_an_accident_does(
 ) -> None:
     with pytest.raises(FormatError, match="line 3"):
         run_recipe.make(_recipe(settings, refuse=True), "mine", settings)
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
 
     def full(work: StepContext) -> list[StepOutput]:
         (work.place / "begun").write_text("x")
@@ -413,7 +413,7 @@ def test_a_refusal_leaves_no_job_and_an_accident_does(
     monkeypatch.setattr(tiny, "run", full, raising=False)
     with pytest.raises(OutOfDisk, match="is full"):
         run_recipe.make(_recipe(settings), "mine", settings)
-    assert len(jobs.every(settings.home)) == 1
+    assert len(jobs.list_jobs(settings.home)) == 1
     assert _stored(settings.home) == []
     monkeypatch.undo()
 
@@ -440,7 +440,7 @@ def test_jobs_are_found_by_the_beginning_of_their_id(settings: Settings) -> None
         with pytest.raises(NotFound):
             jobs.find(wrong, settings.home)
     assert jobs.remove(jobs.find("5", settings.home), settings.home) == 0
-    assert [job.id for job in jobs.every(settings.home)] == ["6" * 12]
+    assert [job.id for job in jobs.list_jobs(settings.home)] == ["6" * 12]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b'{"starts": "x", "begun": 4}', b"{" * 9999])
@@ -449,7 +449,7 @@ def test_a_damaged_job_is_still_listed(settings: Settings, data: bytes) -> None:
     (folder / "work").mkdir(parents=True)
     for name in ("job.json", "recipe.json", "pid", "result.json", "work/events.jsonl"):
         (folder / name).write_bytes(data)
-    (job,) = jobs.every(settings.home)
+    (job,) = jobs.list_jobs(settings.home)
     assert job.starts == 0
     json.dumps(job.event)
 

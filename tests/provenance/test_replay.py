@@ -431,9 +431,9 @@ def test_a_replay_that_died_leaves_nothing_for_ever(settings: Settings) -> None:
     dead = settings.home / "jobs" / "replay-0123"
     (dead / "work").mkdir(parents=True)
     (dead / "work" / "large").write_bytes(b"x" * 100)
-    assert jobs.every(settings.home)[0].size == 100
+    assert jobs.list_jobs(settings.home)[0].size == 100
     replay(target("mine", settings), settings)
-    assert jobs.every(settings.home) == []
+    assert jobs.list_jobs(settings.home) == []
     assert not list((settings.home / "locks").glob("job-replay*"))
 
 

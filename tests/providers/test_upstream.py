@@ -38,7 +38,7 @@ from overt.providers.base import (
     ServerEvent,
 )
 from overt.providers.http.client import HttpClient, retry_after
-from overt.providers.http.errors import HttpTimeouts, foreign
+from overt.providers.http.errors import HttpTimeouts, map_transport_error
 from overt.providers.http.redact import clean
 from overt.providers.http.response_stream import WaitTimer
 from overt.settings import Settings
@@ -679,7 +679,9 @@ def test_whatever_is_raised_is_one_sentence_of_ours(
     kind: type[Exception], sent: bool, heard: bool
 ) -> None:
     caught = kind(f"illegal header value b'Bearer {KEY}'")
-    error = foreign(caught, to("http://127.0.0.1"), HttpTimeouts(1, 2, 3), sent=sent, heard=heard)
+    error = map_transport_error(
+        caught, to("http://127.0.0.1"), HttpTimeouts(1, 2, 3), sent=sent, heard=heard
+    )
     assert isinstance(error, ProviderFailed | BadSetting)
     assert "acme" in error.message
     assert KEY not in f"{error} {error!r}"

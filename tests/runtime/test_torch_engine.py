@@ -113,6 +113,10 @@ def test_penalties_and_biases():
     assert drawn([2.0, 1.0], bias=[(0, -100)], temperature=0) == 1
 
 
+def test_a_token_is_left_where_one_filter_drops_what_another_would_keep():
+    assert drawn([0.0, 0.0, 1.0], **{**PLAIN, "typical_p": 0.0, "top_p": 0.0}) in (0, 1)
+
+
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30),
     st.fixed_dictionaries(

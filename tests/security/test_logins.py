@@ -15,7 +15,7 @@ from keyring.backends import fail, null
 
 from overt.errors import BadRef, BadSetting, Busy, Failure, NoEgress, NotFound, OvertError, Refused
 from overt.security import credentials
-from overt.security.credentials import clean, find, forget, known, name_of, save, variables
+from overt.security.credentials import clean, find, forget, list_keys, name_of, save, variables
 from overt.settings import Settings
 
 KEY = "sk-test-0123456789abcdefWXYZ"
@@ -87,7 +87,7 @@ def test_nothing_is_no_error(settings: Settings) -> None:
     assert find("gemini", settings, {}).base == "https://generativelanguage.googleapis.com"
     there = find("http://127.0.0.1:8000", settings, {})
     assert (there.secret, there.base, there.place) == ("", "http://127.0.0.1:8000/v1", "")
-    assert known(settings, {}) == []
+    assert list_keys(settings, {}) == []
     assert not (settings.home / "logins.json").exists()
     assert [credentials.official(name) for name in ("openai", "http://x/v1")] == [
         "https://api.openai.com/v1", "",
@@ -230,7 +230,7 @@ def test_what_no_key_looks_like(settings: Settings, bad: str) -> None:
     for call in (
         lambda: find("openai", settings, {"OPENAI_API_KEY": bad}),
         lambda: save("openai", bad, settings),
-        lambda: known(settings, {"OPENAI_API_KEY": bad}),
+        lambda: list_keys(settings, {"OPENAI_API_KEY": bad}),
     ):
         with pytest.raises(BadSetting, match="the key in ") as caught:
             call()
@@ -289,7 +289,7 @@ def test_a_broken_file_is_one_error(settings: Settings, text: str) -> None:
     path.write_text(text)
     path.chmod(0o600)
     for call in (lambda: find("openai", settings, {}), lambda: save("gemini", "k", settings),
-                 lambda: known(settings, {}), lambda: forget("openai", settings)):  # fmt: skip
+                 lambda: list_keys(settings, {}), lambda: forget("openai", settings)):  # fmt: skip
         with pytest.raises(Failure, match=r"logins\.json is not a file of keys"):
             call()
     assert path.read_text() == text
@@ -350,7 +350,10 @@ def test_the_keyring_keeps_a_key_and_the_file_its_name(settings: Settings, ring:
     assert KEY not in (settings.home / "logins.json").read_text()
     assert find("openai", settings, {}).secret == KEY
     assert find("http://h:1/v1", settings, {}).secret == "k"
-    assert known(settings, {}) == [("openai", "keyring", "WXYZ"), ("http://h:1/v1", "keyring", "")]
+    assert list_keys(settings, {}) == [
+        ("openai", "keyring", "WXYZ"),
+        ("http://h:1/v1", "keyring", ""),
+    ]
     save("openai", "new", settings, "file")
     assert ("overt", "openai") not in ring.held  # one key has one place
     assert forget("http://h:1/v1", settings) == ("keyring",)
@@ -378,7 +381,7 @@ def test_a_keyring_that_fails_is_no_key(
 ) -> None:
     ring.fails = error
     assert find("openai", settings, {}).secret == ""
-    assert known(settings, {}) == []
+    assert list_keys(settings, {}) == []
     with pytest.raises(Failure, match=r"no keyring .*; overt login openai --to file$"):
         save("openai", "k", settings, "keyring")
     assert save("openai", "k", settings) == str(settings.home / "logins.json")
@@ -422,7 +425,7 @@ def test_a_key_that_the_keyring_keeps_stays_listed(settings: Settings, ring: Rin
     with pytest.raises(Failure, match="unlock it"):
         forget("openai", settings)
     ring.fails = None
-    assert known(settings, {}) == [("openai", "keyring", "")]
+    assert list_keys(settings, {}) == [("openai", "keyring", "")]
     assert forget("openai", settings) == ("keyring",)
 
 
@@ -437,7 +440,7 @@ def test_known_lists_every_place_and_no_key(settings: Settings) -> None:
         "OPENAI_API_KEY": " ", "PATH": "/bin", "OVERT_KEYRING": "off",
     }  # fmt: skip
     file = str(settings.home / "logins.json")
-    rows = known(settings, environ)
+    rows = list_keys(settings, environ)
     assert rows == [
         ("anthropic", "ANTHROPIC_API_KEY", "WXYZ"),
         ("anthropic", file, "tail"),

@@ -56,7 +56,7 @@ def set_(out: Output, settings: Settings, *, name: str, ref: str, route: str | N
             "give either a REF or --route FILE", "such as: overt alias set writer smollm2"
         )
     checked_name(name)
-    target = _whole(ref) if ref else _route(Path(route or ""))
+    target = _complete_route(ref) if ref else _route(Path(route or ""))
     for text in _doubts(name, target, settings):
         out.warn(text)
     alias = routing.aliases(settings.home).set(name, target)
@@ -335,7 +335,7 @@ def _route(path: Path) -> dict[str, Any]:
     return mapping
 
 
-def _whole(text: str) -> str:
+def _complete_route(text: str) -> str:
     """A ref that means the same in every folder."""
     from overt import ref as refs
 
@@ -350,13 +350,13 @@ def _doubts(name: str, target: "Target", settings: Settings) -> Iterator[str]:
         ModelNotFound: a path that is not there.
     """
     from overt import ref as refs
-    from overt.gateway.aliases import named
+    from overt.gateway.aliases import referenced_models
     from overt.gateway.routing import aliases
     from overt.models.sources import catalogue
     from overt.models.store import Store
 
     store, ours = Store(settings.home), aliases(settings.home)
-    for ref in dict.fromkeys(map(refs.parse, named(target))):
+    for ref in dict.fromkeys(map(refs.parse, referenced_models(target))):
         if ref.scheme == "path" and not Path(ref.name).expanduser().exists():
             raise ModelNotFound(f"{ref} is not there", "name a file or folder that is")
         if ref.remote or ref.scheme in ("path", "echo") or ours.find(str(ref)) is not None:
@@ -391,12 +391,12 @@ def as_json(alias: "Alias") -> dict[str, object]:
 def _short(target: "Target") -> str:
     if isinstance(target, str):
         return target
-    from overt.gateway.aliases import named
+    from overt.gateway.aliases import referenced_models
 
     rules = len(target.get("rules") or ())
     models = len(target.get("models") or ())
     plural = f"{rules} rule{'s' * (rules != 1)}, {models} model{'s' * (models != 1)}"
-    return f"a route ({plural}): {', '.join(dict.fromkeys(named(target)))}"
+    return f"a route ({plural}): {', '.join(dict.fromkeys(referenced_models(target)))}"
 
 
 def _statements(route: Mapping[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from overt.chat import Answer, ImagePart, Progress, Request, Text, Thought
 from overt.cli.output import Output, duration
 from overt.errors import BadRequest
-from overt.evaluation.timing import UNCOUNTED, TimedAnswer, is_counted, read
+from overt.evaluation.timing import UNCOUNTED, TimedAnswer, is_measurable, read
 from overt.protocols.failure import error_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def record(
     """The object `overt run --json` prints. The first nine keys are a contract."""
     answer, usage = timed.answer, timed.answer.usage
     first = None if seconds_to_first_token is None else round(seconds_to_first_token, 3)
-    counted = account.routed is None or is_counted(answer)  # a model of this machine always counts
+    counted = account.routed is None or is_measurable(
+        answer
+    )  # a model of this machine always counts
     value: dict[str, object] = {
         "model": facts.ref,
         "digest": facts.digest,
@@ -129,7 +131,7 @@ def figures(
         f"{usage.tokens_out} out ({timed.answer.finish or 'stopped'})"
         + (f", {usage.tokens_thought} of them reasoning" if usage.tokens_thought else ""),
     ]
-    if account.routed is not None and not is_counted(timed.answer):
+    if account.routed is not None and not is_measurable(timed.answer):
         parts = [f"{UNCOUNTED} ({timed.answer.finish or 'stopped'})"]
     if seconds_to_first_token is not None:
         parts.append(f"first token after {duration(seconds_to_first_token)}")

@@ -110,11 +110,11 @@ def run(arguments: Sequence[str]) -> int:
         code = click.Group.main(overt, list(arguments), prog_name="overt", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - this is the one place where every ending ends
-        return _ended(error, out, debug)
+        return _exit_code(error, out, debug)
     return code if isinstance(code, int) else 0
 
 
-def _ended(error: BaseException, out: Output, debug: bool) -> int:
+def _exit_code(error: BaseException, out: Output, debug: bool) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):

@@ -128,7 +128,7 @@ def command(
     if show is not None:
         from overt.evaluation.audit.record import read
 
-        return _tell(out, [read(show, settings.home)], None, html)
+        return _print_report(out, [read(show, settings.home)], None, html)
     what, target = words
     if what == "garak":
         return _garak(out, settings, target, options)
@@ -170,11 +170,11 @@ def _only(words: tuple[str, ...], show: str | None) -> None:
 def _refuse(names: Collection[str], what: str) -> None:
     context = click.get_current_context()
     for option in context.command.params:
-        if option.name in names and _is_given(option.name):
+        if option.name in names and _is_set(option.name):
             raise UsageError(f"{option.opts[0]} is not for {what}", f"leave {option.opts[0]} out")
 
 
-def _is_given(name: str) -> bool:
+def _is_set(name: str) -> bool:
     source = click.get_current_context().get_parameter_source(name)
     return source is not ParameterSource.DEFAULT
 
@@ -199,8 +199,8 @@ def _model(
         before = record.read(against, settings.home)
         probes = probes or tuple(before["probes"])
         # What it was asked with, but for what was typed.
-        earlier = record.asked_with(before)
-        options |= {name: value for name, value in earlier.items() if not _is_given(name)}
+        earlier = record.parameters_of(before)
+        options |= {name: value for name, value in earlier.items() if not _is_set(name)}
     if against == ref:
         raise UsageError(f"{ref[:60]} would be compared with itself", "name another model")
     plan = AuditPlan(
@@ -220,7 +220,7 @@ def _model(
                 out.note(f"note: {name} will not be compared: {why}")
     models = [ref] if against is None or before is not None else [ref, against]
     try:
-        receipts = _asked(out, settings, prepared, models, plan, options)
+        receipts = _run_audits(out, settings, prepared, models, plan, options)
     except KeyboardInterrupt:
         raise Stopped(
             "stopped; the answers so far are kept", "the same command goes on from there"
@@ -230,10 +230,10 @@ def _model(
         other = before if before is not None else receipts[1]
         compared = record.compare(receipts[0], other, plan.seed)
         receipts = [receipts[0], other]
-    return _tell(out, receipts, compared, html)
+    return _print_report(out, receipts, compared, html)
 
 
-def _asked(
+def _run_audits(
     out: Output,
     settings: Settings,
     prepared: "PreparedAudit",
@@ -241,12 +241,12 @@ def _asked(
     plan: "AuditPlan",
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    from overt.cli.exchanges import each
+    from overt.cli.exchanges import run_each
     from overt.evaluation.audit.run import audit
     from overt.evaluation.suites.budget import Budget
 
     purse = Budget(settings, options["budget"], options["allow_unknown"])
-    return each(
+    return run_each(
         models,
         settings,
         out,
@@ -273,7 +273,7 @@ def _moving(progress: "AuditProgress") -> str:
     return ", ".join(parts)
 
 
-def _tell(
+def _print_report(
     out: Output, receipts: list[dict[str, Any]], compared: dict[str, Any] | None, html: str | None
 ) -> int:
     if html is not None:

@@ -117,7 +117,7 @@ async def _converse(session: Session, reader: LineReader) -> int:
             line = await read(reader)
             if line is None:
                 break
-            await _one(line, session, commands)
+            await _handle_line(line, session, commands)
         except LeaveChat:
             break
         except OvertError as error:
@@ -132,7 +132,7 @@ async def _converse(session: Session, reader: LineReader) -> int:
     return 0 if person else status
 
 
-async def _one(line: str, session: Session, commands: Commands) -> None:
+async def _handle_line(line: str, session: Session, commands: Commands) -> None:
     if line.startswith("/"):
         await session.do(commands.run(line))
     elif line.strip():

@@ -120,7 +120,7 @@ def import_(
     out.line(f"{len(names)} of {all_} conversations {verb_} (format: {format})")
     if same:
         out.note(f"{same} were here already, word for word")
-    _tell(out, dropped)
+    _print_lost(out, dropped)
     return 0
 
 
@@ -147,7 +147,7 @@ def export(
     conversations = [_conversation(name, saved_chats.load(settings.home, name)) for name in wanted]
     lost: Lost = Counter()
     data = base.write(conversations, target, lost)
-    _put(out, data, output, replace=replace, count=len(conversations), lost=+lost)
+    _write_output(out, data, output, replace=replace, count=len(conversations), lost=+lost)
     return 0
 
 
@@ -173,11 +173,11 @@ def convert(
     lost: Lost = Counter()
     _, conversations = base.read(file, lost, source or "")
     data = base.write(conversations, target, lost)
-    _put(out, data, output, replace=replace, count=len(conversations), lost=+lost)
+    _write_output(out, data, output, replace=replace, count=len(conversations), lost=+lost)
     return 0
 
 
-def _put(
+def _write_output(
     out: Output, data: bytes, output: Path | None, *, replace: bool, count: int, lost: "Lost"
 ) -> None:
     from overt.files import atomic
@@ -186,7 +186,7 @@ def _put(
         if out.json:
             raise UsageError("--json and the file both want stdout", "add -o FILE")
         out.line(data.decode("utf-8", "replace").rstrip("\n"))
-        _tell(out, lost)
+        _print_lost(out, lost)
         return
     if output.exists() and not replace:
         raise BadRequest(f"{output} is there already", "add --replace, or choose another name")
@@ -203,10 +203,10 @@ def _put(
         return
     count_text = "1 conversation is" if count == 1 else f"{count} conversations are"
     out.line(f"{count_text} in {output} ({len(data)} bytes)")
-    _tell(out, lost)
+    _print_lost(out, lost)
 
 
-def _tell(out: Output, lost: "Lost") -> None:
+def _print_lost(out: Output, lost: "Lost") -> None:
     for what, times in sorted(lost.items())[:_MAX_KINDS_SHOWN]:
         out.note(f"left behind: {plain(what)} ({times})")
     if len(lost) > _MAX_KINDS_SHOWN:

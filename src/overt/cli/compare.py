@@ -154,7 +154,7 @@ def _compare(
     from overt.evaluation import compare
 
     held: list[str] = []  # remarks that would tell whose the answers are
-    comparison, stopped = _asked(out, settings, plan, held if ballot else None)
+    comparison, stopped = _run_comparison(out, settings, plan, held if ballot else None)
     out.clear()
     trouble = None
     if ballot is not None and not stopped:
@@ -197,7 +197,7 @@ def _voted(ballot: "Ballot", comparison: "Comparison") -> OvertError | None:
     return None
 
 
-def _asked(
+def _run_comparison(
     out: Output, settings: Settings, plan: "ComparisonPlan", held: list[str] | None
 ) -> "tuple[Comparison, bool]":
     """The comparison with its rows, and whether a person stopped it."""

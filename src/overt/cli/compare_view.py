@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overt.cli.output import is_terminal, plain, table
-from overt.evaluation.compare_page import column, counted, licence, seconds, speed, step, where
+from overt.evaluation.compare_page import column, licence, seconds, speed, step, where, with_unknown
 
 _WIDE: Final = 100  # columns from which answers stand side by side
 _MIN_COLUMNS: Final = 30  # columns of one answer
@@ -47,11 +47,11 @@ def _answers(document: Mapping[str, Any], number: int) -> list[tuple[str, str]]:
             if row["model"] == model and row["prompt_index"] == number
         )
         row = next(rows, None)
-        answers.append((model, "(not asked)" if row is None else said(row)))
+        answers.append((model, "(not asked)" if row is None else answer_text(row)))
     return answers
 
 
-def said(row: Mapping[str, Any]) -> str:
+def answer_text(row: Mapping[str, Any]) -> str:
     """What a row's answer shows: its text, and why there is no more of it."""
     parts = [str(row["text"]).strip("\n")]
     if row["error"]:
@@ -94,8 +94,8 @@ def figures(lines: Sequence[Mapping[str, Any]]) -> str:
             line["model"],
             seconds(line["seconds_to_first_token"]),
             speed(line["tokens_per_second"]).removesuffix(" tokens/s"),
-            counted(line["tokens_in"]),
-            counted(line["tokens_out"]),
+            with_unknown(line["tokens_in"]),
+            with_unknown(line["tokens_out"]),
             cost,
             _openness(line),
             licence(line),

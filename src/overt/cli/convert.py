@@ -83,7 +83,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **op
         )
     try:
         with progress(out) as step:
-            made = _made(source, name or "", settings, options, (step, _teller(out)))
+            made = _run_conversion(source, name or "", settings, options, (step, _teller(out)))
     except KeyboardInterrupt:
         raise Stopped("nothing was made", "the same command starts again") from None
     if made is None:
@@ -99,7 +99,7 @@ def command(out: Output, settings: Settings, source: str, name: str | None, **op
     return 0
 
 
-def _made(
+def _run_conversion(
     source: str, name: str, settings: Settings, options: dict[str, Any], progress: tuple[Any, Any]
 ) -> "Manifest | None":
     """The model that was made; None where files were written.

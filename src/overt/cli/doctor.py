@@ -149,7 +149,7 @@ def _providers(settings: Settings) -> dict[str, Any]:
     from overt.security import credentials
 
     try:
-        rows, problem = credentials.known(settings, os.environ), None
+        rows, problem = credentials.list_keys(settings, os.environ), None
     except OvertError as error:
         rows, problem = [], str(error)
     return {

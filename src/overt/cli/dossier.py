@@ -77,7 +77,7 @@ def command(
         text = export.render(dossier, kind)
         write(out, _signed(text, settings) if sign else text, output)
         return 0
-    value = _shown(out, settings, first, base, fresh=fresh)
+    value = _dossier_value(out, settings, first, base, fresh=fresh)
     if output:
         write(out, as_json(value, indent=2) + "\n", output)
     else:
@@ -89,7 +89,7 @@ def command(
     return 0
 
 
-def _shown(
+def _dossier_value(
     out: Output, settings: Settings, ref: str, base: str | None, *, fresh: bool
 ) -> Mapping[str, Any]:
     """The dossier as JSON: the one made last, where nothing that decides it has changed since."""
@@ -271,7 +271,7 @@ def _check(
     if against and len(refs) != 1:
         raise UsageError("--against belongs to one model", "name it: overt dossier check REF")
     results = [_checked(out, settings, ref, base, against) for ref in refs]
-    results += [] if refs else [_looked(out, settings, ref) for ref in _known(settings)]
+    results += [] if refs else [_check_again(out, settings, ref) for ref in _saved_refs(settings)]
     worse = [line for result in results for line in result["regressions"]]
     value = {"ok": not worse, "checked": results}
 
@@ -289,7 +289,7 @@ def _check(
     return 1 if worse else 0
 
 
-def _looked(out: Output, settings: Settings, ref: str) -> dict[str, Any]:
+def _check_again(out: Output, settings: Settings, ref: str) -> dict[str, Any]:
     """One of all: what cannot be looked at any more keeps the others from nothing."""
     try:
         if not _last(settings, ref).is_file():
@@ -328,7 +328,7 @@ def _checked(
     }
 
 
-def _known(settings: Settings) -> list[str]:
+def _saved_refs(settings: Settings) -> list[str]:
     """Refs of all dossiers that were made here."""
     refs = set()
     for path in sorted((settings.home / "dossiers").glob("*.last.json")):

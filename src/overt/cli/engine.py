@@ -63,7 +63,7 @@ def show(out: Output, settings: Settings) -> None:
             each.version,
             size(each.size),
             each.problem
-            or ("not chosen" if each is not _taken(all_builds, settings) else "in use"),
+            or ("not chosen" if each is not _build_in_use(all_builds, settings) else "in use"),
             " ".join(each.features),
         )
         for each in all_builds
@@ -71,7 +71,7 @@ def show(out: Output, settings: Settings) -> None:
     out.result(
         {
             "engines": [
-                {**as_json(each), "used": each is _taken(all_builds, settings)}
+                {**as_json(each), "used": each is _build_in_use(all_builds, settings)}
                 for each in all_builds
             ]
         },
@@ -102,7 +102,7 @@ def as_json(build: "Build") -> dict[str, object]:
     }
 
 
-def _taken(all_builds: "list[Build]", settings: Settings) -> "Build | None":
+def _build_in_use(all_builds: "list[Build]", settings: Settings) -> "Build | None":
     """The build a model would run on now."""
     names = ("wheel", "native") if settings.engine == "auto" else (settings.engine,)
     usable = [each for each in all_builds if each.problem is None and each.name in names]

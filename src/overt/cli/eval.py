@@ -117,7 +117,7 @@ def command(
             "give one of SUITE, --new, --show and --compare", "overt eval --new NAME is a start"
         )
     if new is not None:
-        return _new(out, new)
+        return _create_suite(out, new)
     if show is not None:
         return _show(out, show, folder)
     if compare is not None:
@@ -130,10 +130,10 @@ def command(
     return _run(out, settings, suite, refs or (settings.model,), options)
 
 
-def _new(out: Output, name: str) -> int:
-    from overt.evaluation.suites.suite import new
+def _create_suite(out: Output, name: str) -> int:
+    from overt.evaluation.suites.suite import create_template
 
-    made = new(name, Path.cwd())
+    made = create_template(name, Path.cwd())
     out.result(
         {"suite": str(made[0]), "data": str(made[1])},
         lambda: f"{made[0].name} and {made[1].name} are written; try overt eval {made[0].name}",
@@ -202,7 +202,7 @@ def _evaluate(
 ) -> list[dict[str, Any]]:
     from dataclasses import replace
 
-    from overt.cli.exchanges import each
+    from overt.cli.exchanges import run_each
     from overt.evaluation.suites.budget import Budget
     from overt.evaluation.suites.run import evaluate
 
@@ -211,7 +211,7 @@ def _evaluate(
         settings = replace(settings, parallel=min(options.concurrency, 4))
     purse = Budget(settings, budget[0], budget[1])
 
-    return each(
+    return run_each(
         models,
         settings,
         out,

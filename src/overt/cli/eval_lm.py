@@ -39,7 +39,7 @@ def run(out: Output, settings: Settings, refs: tuple[str, ...], flags: dict[str,
         out.note("note: what Python the task files of --include hold is run, without a sandbox")
     receipts: list[list[dict[str, Any]]] = []
     try:
-        with _ended_whole():
+        with _terminate_on_exit():
             for ref in refs:
                 who = lm_eval.identify(ref, settings)
                 receipts.append(lm_eval.evaluate(who, tasks, options, settings, out.status))
@@ -64,7 +64,7 @@ def run(out: Output, settings: Settings, refs: tuple[str, ...], flags: dict[str,
 
 
 @contextmanager
-def _ended_whole() -> Iterator[None]:
+def _terminate_on_exit() -> Iterator[None]:
     """SIGTERM ends it as Ctrl-C does: the server and lm-eval are not left behind."""
 
     def end(*_: object) -> None:

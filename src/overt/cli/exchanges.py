@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def each(
+def run_each(
     models: Iterable[str],
     settings: Settings,
     out: Output,

@@ -45,17 +45,17 @@ def command(
     on where it was, to the same weights. Needs `pip install 'overt[lab]'`.
     """
     from overt.lab.finetune import licence
-    from overt.models.modelfile_build import named
+    from overt.models.modelfile_build import parse_name
 
     check(options)
     _writable(options)
     name = name or _name(ref)
-    named(name)
-    data_licence = licence.known(options["data_licence"]) if options["data_licence"] else None
+    parse_name(name)
+    data_licence = licence.canonical(options["data_licence"]) if options["data_licence"] else None
     model = _model(ref, settings, out)
     out.status(f"reading {data}")
     _readable(data, options)
-    config = _asked(data, settings, data_licence, options)
+    config = _config_of(data, settings, data_licence, options)
     prepared = _prepared(model, data, config, settings, options)
     out.clear()
     estimate = _planned(prepared, config, model)
@@ -71,7 +71,7 @@ def command(
     _agreed(out, options)
     recipe = _recipe(model, data, config, settings, options)
     _room(recipe, prepared, config, settings)
-    return _made(out, settings, recipe, (ref, name), data, options, judged)
+    return _run_finetune(out, settings, recipe, (ref, name), data, options, judged)
 
 
 def _name(ref: str) -> str:
@@ -132,7 +132,7 @@ def _readable(data: Path, options: Mapping[str, Any]) -> None:
             reader.read(path, options["format_"])
 
 
-def _asked(
+def _config_of(
     data: Path, settings: Settings, licence: str | None, options: Mapping[str, Any]
 ) -> "FinetuneConfig":
     """The parameters, with every default filled in.
@@ -267,7 +267,7 @@ def _planned(
     from overt.lab.finetune import plan
     from overt.models.memory import free_memory
 
-    wanted = plan.wanted(prepared, config)
+    wanted = plan.memory_request(prepared, config)
     free = _free_on_gpu() if config.device == "cuda" else free_memory()
     return plan.check(prepared.base.shape, wanted, free)
 
@@ -284,7 +284,7 @@ def _room(
     if jobs.folder_of(recipe, settings.home).exists():
         return
     whole = config.method == "full" or config.merge
-    wanted = plan.wanted(prepared, config)
+    wanted = plan.memory_request(prepared, config)
     needed = plan.disk(
         prepared.base.shape,
         wanted,
@@ -367,7 +367,7 @@ def _recipe(
     return run_recipe.recipe("finetune", read, config.encode(), settings)
 
 
-def _made(
+def _run_finetune(
     out: Output,
     settings: Settings,
     recipe: "Recipe",

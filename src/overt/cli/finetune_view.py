@@ -142,21 +142,23 @@ def _plain(out: Output) -> tuple[Report, Tell]:
         due = time.monotonic() - last[0] > _EVERY
         if event["kind"] == "reference" and due:
             last[0] = time.monotonic()
-            out.note(f"{_REFERENCE}: batch {event['done']} of {event['batches']}{_left(event)}")
+            out.note(
+                f"{_REFERENCE}: batch {event['done']} of {event['batches']}{_time_left(event)}"
+            )
         if event["kind"] == "loss" and (due or event["step"] == event["steps"]):
             last[0] = time.monotonic()
-            out.note(f"step {event['step']} of {event['steps']}: {_said(event)}")
+            out.note(f"step {event['step']} of {event['steps']}: {_progress_text(event)}")
 
     return step, tell
 
 
-def _said(event: Mapping[str, Any]) -> str:
+def _progress_text(event: Mapping[str, Any]) -> str:
     held = "" if event.get("held") is None else f", held out {event['held']:.4f}"
     speed = f"{event['tokens_per_second']:.0f} tokens/s"
-    return f"loss {event['loss']:.4f}{held}, {speed}{_left(event)}"
+    return f"loss {event['loss']:.4f}{held}, {speed}{_time_left(event)}"
 
 
-def _left(event: Mapping[str, Any]) -> str:
+def _time_left(event: Mapping[str, Any]) -> str:
     return f", {duration(event['eta'])} left" if event["eta"] else ""
 
 
@@ -187,10 +189,10 @@ def _bar() -> Iterator[tuple[Report, Tell]]:
             bar.console.print(plain(str(event["text"])), markup=False, highlight=False)
         if event["kind"] == "loss":
             losses.append(float(event["loss"]))
-            text = f"{_said(event)} {sparkline(losses, 12)}"
+            text = f"{_progress_text(event)} {sparkline(losses, 12)}"
             show("learning", event["step"], event["steps"], text)
         if event["kind"] == "reference":
-            show(_REFERENCE, event["done"], event["batches"], _left(event).removeprefix(", "))
+            show(_REFERENCE, event["done"], event["batches"], _time_left(event).removeprefix(", "))
 
     with bar:
         yield step, tell

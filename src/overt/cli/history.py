@@ -53,13 +53,13 @@ def command(out: Output, settings: Settings, ref: str, as_recipe: bool, as_recei
     top = history.history(ref, settings)
     out.result(
         {"model": ref, "history": top.as_json()},
-        lambda: "\n".join(drawn(top)),
+        lambda: "\n".join(tree_lines(top)),
         lambda: "\n".join(digests(top)),
     )
     return 0
 
 
-def drawn(node: "HistoryNode", first: str = "", rest: str = "") -> list[str]:
+def tree_lines(node: "HistoryNode", first: str = "", rest: str = "") -> list[str]:
     """The lines of a tree; `first` stands before its own line, `rest` before all others."""
     lines = [first + _title(node)]
     inside = rest + ("│  " if node.inputs else "   ")
@@ -67,7 +67,9 @@ def drawn(node: "HistoryNode", first: str = "", rest: str = "") -> list[str]:
     for number, child in enumerate(node.inputs, 1):
         last = number == len(node.inputs)
         lines.append(rest + "│")
-        lines += drawn(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+        lines += tree_lines(
+            child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  ")
+        )
     return lines
 
 

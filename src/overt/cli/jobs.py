@@ -36,7 +36,7 @@ def command(context: click.Context, out: Output, settings: Settings) -> int:
 def _list(out: Output, settings: Settings) -> int:
     from overt.provenance import jobs
 
-    all_jobs = jobs.every(settings.home)
+    all_jobs = jobs.list_jobs(settings.home)
     if out.json:
         rows = [
             {
@@ -86,7 +86,7 @@ def rm(out: Output, settings: Settings, ids: tuple[str, ...], every: bool) -> in
     if bool(ids) == every:
         raise UsageError("name the jobs, or --all", "`overt jobs` lists them")
     if every:
-        chosen = [job for job in jobs.every(settings.home) if job.pid is None]
+        chosen = [job for job in jobs.list_jobs(settings.home) if job.pid is None]
     else:
         chosen = [jobs.find(id, settings.home) for id in ids]
     if not chosen and every:

@@ -76,7 +76,7 @@ def _aliases(settings: Settings) -> dict[str, dict[str, Any]]:
     """The owner's own names, by name, and what each stands for; "route" for several models."""
     if not (settings.home / "aliases.json").exists():
         return {}
-    from overt.gateway.aliases import Aliases, named
+    from overt.gateway.aliases import Aliases, referenced_models
 
     rows: dict[str, dict[str, Any]] = {}
     for alias in Aliases(settings.home, dict).all():
@@ -84,7 +84,7 @@ def _aliases(settings: Settings) -> dict[str, dict[str, Any]]:
         rows[alias.name] = {
             "name": alias.name,
             "target": "route" if is_route else alias.target,
-            "models": list(dict.fromkeys(named(alias.target))),
+            "models": list(dict.fromkeys(referenced_models(alias.target))),
             "time": alias.time,
         }
     return rows

@@ -66,7 +66,7 @@ def command(
         return _remove(out, settings, name)
     place = credentials.save(name, _typed(name, out), settings, to or "auto")
     out.result(
-        {"name": name, "place": place}, lambda: f"the key of {name} is kept: {_shown(place)}"
+        {"name": name, "place": place}, lambda: f"the key of {name} is kept: {_place_text(place)}"
     )
     if to is None and place != "keyring":
         out.note("this machine has no keyring that takes keys: a file that you alone can read")
@@ -123,12 +123,12 @@ def _typed(name: str, out: Output) -> str:
 def _list(out: Output, settings: Settings) -> int:
     from overt.security import credentials
 
-    rows = credentials.known(settings, os.environ)
+    rows = credentials.list_keys(settings, os.environ)
 
     def human() -> str:
         if not rows:
             return "no key is known; `overt login openai` (anthropic, gemini, URL) keeps one"
-        shown = [(name, _shown(place), f"…{end}" if end else "-") for name, place, end in rows]
+        shown = [(name, _place_text(place), f"…{end}" if end else "-") for name, place, end in rows]
         return table(("name", "where", "ends in"), shown)
 
     value = [{"name": name, "place": place, "end": end} for name, place, end in rows]
@@ -142,7 +142,7 @@ def _remove(out: Output, settings: Settings, name: str) -> int:
     places, still = credentials.forget(name, settings), _set(name)
     out.result(
         {"name": name, "removed": list(places), "still": still},
-        lambda: f"the key of {name} is gone from {' and '.join(map(_shown, places))}",
+        lambda: f"the key of {name} is gone from {' and '.join(map(_place_text, places))}",
     )
     for variable in still:
         out.warn(f"{variable} is still set in this environment: unset {variable}")
@@ -157,7 +157,7 @@ def _set(name: str) -> list[str]:
     ]
 
 
-def _shown(place: str) -> str:
+def _place_text(place: str) -> str:
     return "the keyring" if place == "keyring" else place
 
 
@@ -172,11 +172,11 @@ def _check(out: Output, settings: Settings, name: str) -> int:
     login = credentials.find(name, settings, os.environ)
     if not login.secret:
         raise NeedsAccess(f"no key of {name} is known", f"overt login {name}")
-    models, judged = asyncio.run(_ask(name, login, settings, out))
+    models, judged = asyncio.run(_prompt_for_key(name, login, settings, out))
     out.result(
         {"name": name, "place": login.place, "works": judged or None, "models": models},
         lambda: (
-            f"the key of {name} ({_shown(login.place)}) works; models: {models}"
+            f"the key of {name} ({_place_text(login.place)}) works; models: {models}"
             if judged
             else f"{login.base} lists its {models} models to anybody: the key was not judged"
         ),
@@ -184,7 +184,7 @@ def _check(out: Output, settings: Settings, name: str) -> int:
     return 0
 
 
-async def _ask(
+async def _prompt_for_key(
     name: str, login: "ProviderLogin", settings: Settings, out: Output
 ) -> tuple[int, bool]:
     """How many models the provider lists, and whether that took a key.
@@ -205,7 +205,7 @@ async def _ask(
     to = registry.destination(ref, spoken, login.base, login.secret, bearer=login.bearer)
     upstream = HttpClient(settings, notice=out.note)
     try:
-        count = _counted(await upstream.ask(to, spoken.listing, spoken.failure), to.label)
+        count = _model_count(await upstream.ask(to, spoken.listing, spoken.failure), to.label)
         if provider:
             return count, True
         bare = registry.destination(ref, spoken, login.base, "")
@@ -218,7 +218,7 @@ async def _ask(
         await upstream.close()
 
 
-def _counted(body: bytes, label: str) -> int:
+def _model_count(body: bytes, label: str) -> int:
     import json
 
     try:

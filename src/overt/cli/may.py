@@ -180,7 +180,7 @@ def _answer(
         links = chain.of(subject, settings)
         out.clear()
     decision = may.decide(links.links, known)
-    if request.ask and _can_ask(out):
+    if request.ask and _is_interactive(out):
         decision = _interview(out, decision, known, links)
     if request.save:
         _save(settings, known, out)
@@ -230,7 +230,7 @@ def _of_text(path: Path) -> "tuple[Chain, Mapping[str, Any]]":
     return Chain(links, tuple(remarks), {path.name: match_result}), match_json(match_result)
 
 
-def _can_ask(out: Output) -> bool:
+def _is_interactive(out: Output) -> bool:
     return out.mode == "human" and is_terminal(sys.stdin) and is_terminal(sys.stdout)
 
 
@@ -349,7 +349,7 @@ def _listed(out: Output, settings: Settings, known: Mapping[str, Any]) -> int:
     def human() -> str:
         lines = []
         for row in rows:
-            lines.append(f"{row['name']}: {_kept(row)}")
+            lines.append(f"{row['name']}: {_profile_row(row)}")
             lines += wrapped(str(row["question"]), columns(), "    ")
         return "\n".join(lines)
 
@@ -357,13 +357,13 @@ def _listed(out: Output, settings: Settings, known: Mapping[str, Any]) -> int:
     return 0
 
 
-def _kept(row: Mapping[str, Any]) -> str:
+def _profile_row(row: Mapping[str, Any]) -> str:
     if row["value"] is None and row["presumed"] is not None:
-        return f"({_shown(row['presumed'])})"
-    return _shown(row["value"])
+        return f"({_value_text(row['presumed'])})"
+    return _value_text(row["value"])
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -385,7 +385,7 @@ def _human(name: str, value: Mapping[str, Any]) -> str:
     if "match" in value:
         lines += _block("The text", _text(value["match"]))
     if "notice" in value:
-        lines += _block("Written", _written(value["notice"]))
+        lines += _block("Written", _notice_lines(value["notice"]))
     lines += _block("Not known", [_question(question) for question in value["missing"]])
     what = plain(f"--licence-file {name}" if "match" in value else name)
     if flags := _flags(value["missing"], presumed=False):
@@ -460,7 +460,7 @@ def _text(match: Mapping[str, Any]) -> list[str]:
     return [texts.get(match["kind"], "is no licence that is known here")]
 
 
-def _written(notice: Mapping[str, Any]) -> list[str]:
+def _notice_lines(notice: Mapping[str, Any]) -> list[str]:
     lines = [f"{notice['folder']}/{file}" for file in notice["files"]]
     for licence in notice["missing"]:
         where = f", see {licence['url']}" if licence["url"] else ""
@@ -472,7 +472,7 @@ def _question(missing: str) -> str:
     fact = _fact(missing)
     if fact is None:
         return missing
-    taken = "" if fact.presumed is None else f" (taken to be {_shown(fact.presumed)})"
+    taken = "" if fact.presumed is None else f" (taken to be {_value_text(fact.presumed)})"
     return f"{missing}{taken}: {fact.question}"
 
 
@@ -488,6 +488,6 @@ def _flags(missing: Sequence[str], *, presumed: bool) -> str:
             name = (
                 name_of_fact if len(name_of_fact) <= _SHORT or not fact.aliases else fact.aliases[0]
             )
-            say = _shown(not fact.presumed) if presumed else _SAY[fact.kind]
+            say = _value_text(not fact.presumed) if presumed else _SAY[fact.kind]
             flags.append(f"--{name.replace('_', '-')} {say}")
     return " ".join(flags)

@@ -67,7 +67,7 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], **options: A
     try:
         with progress(out) as step:
             report = step or (lambda _: None)
-            plan = _asked(tuple(models), options, settings, report)
+            plan = _merge_plan(tuple(models), options, settings, report)
             made = run_recipe.make(plan.recipe, name, settings, report, _teller(out), plan.data)
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept", "the same command goes on") from None
@@ -91,7 +91,7 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], **options: A
     return 0
 
 
-def _asked(
+def _merge_plan(
     models: tuple[str, ...], options: dict[str, Any], settings: Settings, report: Any
 ) -> "MergePlan":
     """The recipe that the options mean.
@@ -115,7 +115,7 @@ def _asked(
             )
         scale = 1.0 if options["scale"] is None else options["scale"]
         added = [(adapter, scale) for adapter in options["adapters"]]
-        return recipe.laid(models[0], added, options["type_"] or "f16", settings, report)
+        return recipe.adapter_plan(models[0], added, options["type_"] or "f16", settings, report)
     if options["file"] is not None:
         used = [
             f"--{key}"

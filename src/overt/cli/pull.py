@@ -74,9 +74,9 @@ def command(out: Output, settings: Settings, ref: str, listing: bool) -> int:
 
 
 def _list(ref: str, settings: Settings, out: Output) -> int:
-    from overt.models.quant_selection import look
+    from overt.models.quant_selection import list_variants
 
-    offer = look(ref, settings)
+    offer = list_variants(ref, settings)
     value = {
         "ref": str(offer.ref),
         "free": offer.free,

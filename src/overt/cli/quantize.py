@@ -112,12 +112,12 @@ def command(
     try:
         with progress(out) as step:
             plan = _plan(source, settings, options, step)
-            value, rows = _made(
+            value, rows = _run_pass(
                 out, settings, plan, wanted, name, options, step or (lambda _: None)
             )
     except KeyboardInterrupt:
         raise Stopped("stopped; what is done is kept", "the same command goes on") from None
-    out.result(value, lambda: _told(value, rows), lambda: _bare(value))
+    out.result(value, lambda: _report(value, rows), lambda: _quiet_report(value))
     return 0
 
 
@@ -144,12 +144,12 @@ def _check(
         if wrong:
             raise UsageError(message, hint)
     if name:
-        from overt.models.modelfile_build import named
+        from overt.models.modelfile_build import parse_name
         from overt.provenance import receipts
 
         receipts.need()
         for model_name in [f"{name}-{type.name}" for type in wanted] if options["keep"] else [name]:
-            named(model_name)
+            parse_name(model_name)
     if options["plot"]:
         from overt.files import atomic
 
@@ -279,7 +279,7 @@ def _plan(source: str, settings: Settings, options: Mapping[str, Any], step: Any
     )
 
 
-def _made(
+def _run_pass(
     out: Output,
     settings: Settings,
     plan: "QuantizePlan",
@@ -301,18 +301,19 @@ def _made(
         already = types.quantized_already(work.header)
         if already:
             out.warn(
-                f"{plan.model.ref} is quantized already ({types.said(types.mix_of(work.header))}): "
+                f"{plan.model.ref} is quantized already "
+                f"({types.describe_mix(types.mix_of(work.header))}): "
                 "figures tell the loss against it, not against the weights it was made from"
             )
         each = bool(options["keep"])
         if options["no_measure"]:
             failed = work.files(wanted)
-            stored = _kept(work, wanted, name, failed, each=each)
+            stored = _store_models(work, wanted, name, failed, each=each)
             value = _value(plan, work, [], failed, None, already) | _stored(stored)
             work.end()
             return value, []
         choice, rows, failed = _measured(work, wanted, settings, options)
-        stored = _kept(work, [choice.type] if choice else wanted, name, failed, each=each)
+        stored = _store_models(work, [choice.type] if choice else wanted, name, failed, each=each)
         value = _value(plan, work, rows, failed, choice, already) | _stored(stored)
         if options["task"]:
             value["task"] = _scored(out, settings, plan, stored, options)
@@ -347,7 +348,7 @@ def _measured(
     return choice, [source, *(dict(choice.rows[type_name]) for type_name in ordered)], {}
 
 
-def _kept(
+def _store_models(
     work: "QuantizePass",
     wanted: "Sequence[QuantType]",
     name: str | None,
@@ -425,14 +426,14 @@ def _scored(
     flags: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The source and what was stored, scored on a suite item by item."""
-    from overt.cli.exchanges import each
+    from overt.cli.exchanges import run_each
     from overt.evaluation.suites.budget import Budget
     from overt.evaluation.suites.run import SuiteOptions, evaluate
 
     suite = flags["suite"]
     options, purse = SuiteOptions(limit=flags["limit"]), Budget(settings, None, False)
     refs = (plan.model.ref, *stored)
-    receipts = each(
+    receipts = run_each(
         refs,
         settings,
         out,
@@ -462,15 +463,15 @@ def _waiting(event: Mapping[str, Any]) -> str:
     return f"{event['what']}: {event['done']} of {event['total']} {event['of']}{left}"
 
 
-def _told(value: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    from overt.lab.quantize.frontier import drawn
+def _report(value: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    from overt.lab.quantize.frontier import plot
 
     lines = []
     if rows:
         lines.append(_table(rows))
         shown = [row for row in rows if row["type"] != "source"]
         if len(shown) > 1:
-            lines += ["", drawn(shown)]
+            lines += ["", plot(shown)]
         lines += ["", _about(value)]
         lines += [row["label_note"] for row in rows if row.get("label_note")]
         lines += value["notes"]
@@ -535,7 +536,7 @@ def _about(value: Mapping[str, Any]) -> str:
     )
 
 
-def _bare(value: Mapping[str, Any]) -> str:
+def _quiet_report(value: Mapping[str, Any]) -> str:
     if value["models"]:
         return "\n".join(model["digest"] for model in value["models"])
     return "\n".join(f"{row['type']} {row['kld_mean']:.6f}" for row in value["types"])

@@ -66,7 +66,7 @@ def command(
     except KeyboardInterrupt:
         raise Stopped("the replay was stopped", "the same command begins it again") from None
     _say_receipt(target, out)
-    out.result(result.as_json(), lambda: _told(result), lambda: result.verdict or "")
+    out.result(result.as_json(), lambda: _report(result), lambda: result.verdict or "")
     return 1 if result.verdict == "different" else 0
 
 
@@ -99,7 +99,7 @@ def _chain(
             continue
         results.append(result)
         links.append(result.as_json())
-        lines.append(_told(result))
+        lines.append(_report(result))
     verdict = replay.worst([*(result.verdict for result in results), *(None for _ in failed)])
     if failed:
         count = len(results) + len(failed)
@@ -143,7 +143,7 @@ def _measured(agreement: "Agreement") -> str:
     return plain(f"{how}: {agreement.what}: {off}{files}")
 
 
-def _told(result: "ReplayReport") -> str:
+def _report(result: "ReplayReport") -> str:
     name, step = result.target.name, result.target.recipe.step
     count = sum(1 for _, old, _ in result.files if old)
     lines = []

@@ -29,7 +29,7 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], yes: bool) -
                 f"{ref} is a file of yours and not in the store", "delete it with your own tools"
             )
     if not yes:
-        _ask(store, parsed, out)
+        _confirm(store, parsed, out)
     _warn_of_running(refs, settings, out)
     removed, left = [], 0
     for ref in parsed:
@@ -48,7 +48,7 @@ def command(out: Output, settings: Settings, refs: tuple[str, ...], yes: bool) -
     return 0
 
 
-def _ask(store: Store, refs: list[Ref], out: Output) -> None:
+def _confirm(store: Store, refs: list[Ref], out: Output) -> None:
     """Say what would go, and wait for a yes.
 
     Raises:

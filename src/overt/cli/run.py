@@ -103,7 +103,7 @@ def command(
     if system:
         messages = (Message.of("system", system), *messages)
     request = build_request(ref, () if raw else messages, options, prompt=text if raw else None)
-    timed, facts, first = ask(
+    timed, facts, first = answer_request(
         request, out, settings, pull=not no_pull, show_thinking=not hide_thinking
     )
     usage = None
@@ -142,7 +142,7 @@ def build_request(
     )
 
 
-def ask(
+def answer_request(
     request: Request, out: Output, settings: Settings, *, pull: bool, show_thinking: bool
 ) -> tuple["TimedAnswer", "ModelFacts", float | None]:
     """Answer `request`; pull the model first where it is missing and `pull` allows it.

@@ -55,7 +55,7 @@ def command(out: Output, settings: Settings) -> int:
                 "help": field.metadata["help"],
             }
         )
-    honoured = {name: _shown(name) for name in FOREIGN if os.environ.get(name)}
+    honoured = {name: _setting_value(name) for name in FOREIGN if os.environ.get(name)}
 
     def human() -> str:
         text = table(
@@ -69,7 +69,7 @@ def command(out: Output, settings: Settings) -> int:
     return 0
 
 
-def _shown(name: str) -> str:
+def _setting_value(name: str) -> str:
     """A variable's value, with nothing secret in it."""
     value = os.environ[name]
     if name in _SECRET:

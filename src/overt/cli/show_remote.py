@@ -46,7 +46,9 @@ def show(text: str, alias: str | None, out: Output, settings: Settings) -> None:
             model = value["models"][0]
             text = f"{text}#{model}"
     if model:
-        value |= _known(ref, model) | {"price": price(text, settings)} | _openness(text, settings)
+        value |= (
+            _model_facts(ref, model) | {"price": price(text, settings)} | _openness(text, settings)
+        )
     out.result(value, lambda: _human(value), lambda: text)
 
 
@@ -60,10 +62,10 @@ def refuse(text: str) -> UsageError:
 def route(name: str, route: "Route", out: Output, settings: Settings) -> None:
     """Show the route that `name` stands for."""
     from overt.gateway import routing
-    from overt.gateway.aliases import named
+    from overt.gateway.aliases import referenced_models
 
     alias = routing.aliases(settings.home).get(name)
-    models = list(dict.fromkeys(named(alias.target)))
+    models = list(dict.fromkeys(referenced_models(alias.target)))
     value = {
         "model": name,
         "alias": name,
@@ -136,7 +138,7 @@ def _listed(text: str, settings: Settings) -> dict[str, Any]:
         return {"models": None, "models_problem": error.message}
 
 
-def _known(ref: Ref, model: str) -> dict[str, Any]:
+def _model_facts(ref: Ref, model: str) -> dict[str, Any]:
     """What its family takes, by the dated data of the engines; nothing is known of a server's."""
     if ref.scheme == "http":
         return {}

@@ -297,7 +297,7 @@ class Commands:
             stop=request.stop,
             thinking=request.thinking,
         )
-        path = save(session.settings.home, _named(name, "save"), chat)
+        path = save(session.settings.home, _help_line(name, "save"), chat)
         session.out.note(f"(saved in {path})")
 
     async def load(self, name: str) -> None:
@@ -346,7 +346,7 @@ def number_of(name: str, text: str) -> float | int | None:
     return value
 
 
-def _named(name: str, command: str) -> str:
+def _help_line(name: str, command: str) -> str:
     if not name:
         raise UsageError(f"/{command} needs a name", f"/{command} monday")
     return name

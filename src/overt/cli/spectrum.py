@@ -43,7 +43,7 @@ def page(value: Mapping[str, Any], *, evidence: bool = False) -> str:
                 "compared with": subject["base"] or None,
             }
         ),
-        drawn(value),
+        render(value),
         _verdicts(value, width),
     ]
     if value["contradicted"]:
@@ -73,7 +73,7 @@ def wrapped(text: str, width: int, first: str, rest: str | None = None) -> list[
     )
 
 
-def drawn(value: Mapping[str, Any]) -> str:
+def render(value: Mapping[str, Any]) -> str:
     """The four steps in a row, with what is claimed above the line and what was found below.
 
     Where nothing was verified, because there were no files to look at, there is nothing below:
@@ -105,7 +105,7 @@ def _verdicts(value: Mapping[str, Any], width: int) -> str:
     else:
         about = f"{named} ({_KINDS.get(licence['kind'], licence['kind'])})"
     if licence["file"] and match:
-        about += f"; {licence['file']} is {_said(match['kind'])}"
+        about += f"; {licence['file']} is {_kind_text(match['kind'])}"
 
     def both(name: str) -> str:
         verdict = value[name]
@@ -122,7 +122,7 @@ def _verdicts(value: Mapping[str, Any], width: int) -> str:
     )
 
 
-def _said(kind: str) -> str:
+def _kind_text(kind: str) -> str:
     return {
         "exact": "its text",
         "near": "its text, but for layout and names",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from overt import ref as refs
 from overt.chat import Usage
 from overt.errors import OvertError
-from overt.evaluation.timing import UNCOUNTED, is_counted
+from overt.evaluation.timing import UNCOUNTED, is_measurable
 from overt.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ def account(name: str, timed: "TimedAnswer", settings: Settings) -> Account:
     """What is told of the answer of `name`."""
     routed, usage = timed.answer.routed, timed.answer.usage
     model = routed.model if routed else name
-    hosts, where = went((model, *routed.tried) if routed else (model,))
+    hosts, where = destinations((model, *routed.tried) if routed else (model,))
     usd, why, source = None, UNCOUNTED, ""
-    if is_counted(timed.answer):
+    if is_measurable(timed.answer):
         usd, why, source = _cost(model, usage, settings)
     timing = None
     if routed:
@@ -118,7 +118,7 @@ def account(name: str, timed: "TimedAnswer", settings: Settings) -> Account:
     return Account(name, timing, where, hosts, usd, why, source)
 
 
-def went(models: Iterable[str]) -> tuple[tuple[str, ...], str]:
+def destinations(models: Iterable[str]) -> tuple[tuple[str, ...], str]:
     """The servers that words for `models` go to, and that in a sentence."""
     from overt.providers.manager import server_of
 

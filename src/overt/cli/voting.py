@@ -84,7 +84,9 @@ class Ballot:
         letters = dict(zip(ascii_uppercase, rows, strict=False))
         self.names.append({letter: row.model for letter, row in letters.items()})
         if not self._out.json:
-            shown = [(letter, compare_view.said(row.as_json())) for letter, row in letters.items()]
+            shown = [
+                (letter, compare_view.answer_text(row.as_json())) for letter, row in letters.items()
+            ]
             self._out.line(compare_view.heading(number, count, ask.prompt))
             self._out.line("\n" + compare_view.side_by_side(shown) + "\n")
         for (left, first), (two, second) in combinations(letters.items(), 2):

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from overt.chat import ImagePart, Message, Part, TextPart
-from overt.conversations.calls import sound
+from overt.conversations.calls import repair_tool_calls
 from overt.errors import BadRequest, FormatError, NotFound
 
 Lost = Counter[str]
@@ -206,7 +206,7 @@ def read(path: Path, lost: Lost, format: str = "") -> tuple[str, list[Conversati
                     )
                 if conversation.messages:
                     conversations.append(
-                        replace(conversation, messages=sound(conversation.messages))
+                        replace(conversation, messages=repair_tool_calls(conversation.messages))
                     )
                 else:
                     lost[EMPTY] += 1
@@ -225,21 +225,21 @@ def write(conversations: Iterable[Conversation], format: str, lost: Lost) -> byt
         BadRequest: no such format.
     """
     cleaned = tuple(
-        replace(conversation, messages=sound(conversation.messages))
+        replace(conversation, messages=repair_tool_calls(conversation.messages))
         for conversation in conversations
     )
-    data: bytes = _named(format).write(cleaned, lost)
+    data: bytes = _format_module(format).write(cleaned, lost)
     return data
 
 
-def _named(format: str) -> ModuleType:
+def _format_module(format: str) -> ModuleType:
     if format not in FORMATS:
         raise BadRequest(f"there is no format {format[:40]!r}", f"known: {', '.join(FORMATS)}")
     return import_module(f"overt.conversations.{format}")
 
 
 def _module(name: str, value: Any, format: str) -> ModuleType | None:
-    modules = [_named(format)] if format else [_named(name) for name in FORMATS]
+    modules = [_format_module(format)] if format else [_format_module(name) for name in FORMATS]
     return next((module for module in modules if module.looks(name, value)), None)
 
 

@@ -18,7 +18,7 @@ _Place = tuple[int, int]
 """Which message, and which of its parts."""
 
 
-def sound(messages: Sequence[Message]) -> tuple[Message, ...]:
+def repair_tool_calls(messages: Sequence[Message]) -> tuple[Message, ...]:
     """`messages` with every call followed by its result, under an id of their own.
 
     The results of a message's calls come right behind it, in the order of the calls. A result goes
@@ -58,7 +58,7 @@ def spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
     """
     names: dict[str, str] = {}
     turns: list[tuple[Role, list[Message]]] = []
-    for message in sound(messages):
+    for message in repair_tool_calls(messages):
         role = _speaker(message, message.parts)
         if role == "assistant" and turns and turns[-1][0] == role:
             turns[-1][1].append(message)
@@ -132,7 +132,7 @@ def _turn(role: Role, messages: Sequence[Message], names: dict[str, str]) -> Mes
     result: list[Part] = []
     texts: list[str] = []  # of the run of texts at the end of `found`
     begun = False
-    for part in (*_told(parts, names), None):
+    for part in (*_calls_as_text(parts, names), None):
         if isinstance(part, TextPart):
             texts += [part.text] if part.text else []
             continue
@@ -143,7 +143,7 @@ def _turn(role: Role, messages: Sequence[Message], names: dict[str, str]) -> Mes
     return Message(role, tuple(result))
 
 
-def _told(parts: Sequence[Part], names: dict[str, str]) -> Iterator[Part]:
+def _calls_as_text(parts: Sequence[Part], names: dict[str, str]) -> Iterator[Part]:
     for part in parts:
         if isinstance(part, ToolCallPart):
             names[part.id] = part.name

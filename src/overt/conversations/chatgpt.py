@@ -49,7 +49,7 @@ def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
     for row in map(mapping, [value] if isinstance(value, dict) else several(value)):
         nodes = mapping(row.get("mapping"))
         branch = _branch(nodes, text(row.get("current_node")))
-        others = sum(1 for id, node in nodes.items() if _said(node) and id not in branch)
+        others = sum(1 for id, node in nodes.items() if _is_message(node) and id not in branch)
         lost["message of another branch"] += others
         messages: list[Message] = []
         model = text(row.get("default_model_slug"))
@@ -80,7 +80,7 @@ def _branch(nodes: Mapping[str, Any], last: str) -> dict[str, Any]:
     return dict(reversed(branch.items()))
 
 
-def _said(node: Any) -> bool:
+def _is_message(node: Any) -> bool:
     """Whether a node holds something a person or a model said."""
     message = mapping(mapping(node).get("message"))
     who = text(mapping(message.get("author")).get("role"))
@@ -129,7 +129,7 @@ def _parts(
             if isinstance(part, str):
                 yield from (TextPart(part),) if part else ()
             else:
-                yield from _shown(mapping(part), archive, lost)
+                yield from _image_parts(mapping(part), archive, lost)
     elif kind in ("code", "execution_output", "tether_quote", "system_error"):
         if plain := text(content.get("text")):
             yield TextPart(plain)
@@ -140,7 +140,7 @@ def _parts(
         lost[f"content of the kind {kind or 'nothing'}"[:60]] += 1
 
 
-def _shown(part: Mapping[str, Any], archive: ChatExport, lost: Lost) -> Iterator[Part]:
+def _image_parts(part: Mapping[str, Any], archive: ChatExport, lost: Lost) -> Iterator[Part]:
     """A picture, which lies beside ``conversations.json`` under the mark of its pointer."""
     kind = text(part.get("content_type"))
     if kind == "audio_transcription":

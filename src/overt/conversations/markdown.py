@@ -23,19 +23,21 @@ def read(value: Any, archive: ChatExport, lost: Lost) -> Iterator[Conversation]:
 
 def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
     """One document, a heading a conversation."""
-    return "\n".join(_one(conversation, lost) for conversation in conversations).encode()
+    return "\n".join(
+        _conversation_text(conversation, lost) for conversation in conversations
+    ).encode()
 
 
-def _one(conversation: Conversation, lost: Lost) -> str:
+def _conversation_text(conversation: Conversation, lost: Lost) -> str:
     about = ", ".join(filter(None, (conversation.model, conversation.created)))
     lines = [f"# {conversation.title}", ""]
     lines += [about, ""] if about else []
     for message in conversation.messages:
-        lines += [f"**{_WHO[message.role]}**", "", "\n\n".join(_said(message, lost)), ""]
+        lines += [f"**{_WHO[message.role]}**", "", "\n\n".join(_message_lines(message, lost)), ""]
     return "\n".join(lines)
 
 
-def _said(message: Message, lost: Lost) -> Iterator[str]:
+def _message_lines(message: Message, lost: Lost) -> Iterator[str]:
     for part in message.parts:
         match part:
             case TextPart(text):

@@ -75,7 +75,9 @@ def write(conversations: Sequence[Conversation], lost: Lost) -> bytes:
         {
             "id": conversation.id or f"{number}",
             "conversations": [
-                turn for message in conversation.messages for turn in _written(message, lost)
+                turn
+                for message in conversation.messages
+                for turn in _turns_of_message(message, lost)
             ],
         }
         for number, conversation in enumerate(conversations)
@@ -100,7 +102,7 @@ def _call(source: str, number: int) -> ToolCallPart:
     return ToolCallPart(f"call_{number}", text(call["name"]), arguments)
 
 
-def _written(message: Message, lost: Lost) -> Iterator[dict[str, str]]:
+def _turns_of_message(message: Message, lost: Lost) -> Iterator[dict[str, str]]:
     text = message.text
     if text and message.role in _SPEAKERS:
         yield {"from": _SPEAKERS[message.role], "value": text}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from overt.chat import Event, Request, Routed, Sampling, Usage
 from overt.errors import BadRef, OvertError
 from overt.evaluation.prompts import PromptCase
-from overt.evaluation.timing import UNCOUNTED, TimedAnswer, is_counted, read
+from overt.evaluation.timing import UNCOUNTED, TimedAnswer, is_measurable, read
 from overt.protocols.failure import error_of
 from overt.ref import parse
 from overt.settings import Settings
@@ -189,7 +189,7 @@ class Comparison:
             row.load_seconds = round(time.monotonic() - begun, 3) if local else None
             facts = self.exchange.facts(row.model)
             row.engine, row.build, row.isolation = facts.engine, facts.build, facts.isolation
-            row.where, row.bytes_out = _where_here(facts) if local else ("", None)
+            row.where, row.bytes_out = _describe_local(facts) if local else ("", None)
         else:  # a route opens what it asks, and may ask another than its first
             local, row.engine = False, "route"
         request = Request(
@@ -220,7 +220,7 @@ class Comparison:
             row.tokens_per_second = timed.tokens_per_second
         if answer.routed is not None:
             self._follow(row, answer.routed)
-        if is_counted(answer):
+        if is_measurable(answer):
             _cost(row, usage, self.settings)
             if row.error and row.cost_known:  # it was counted until then, and may be billed whole
                 row.cost, row.cost_known = None, False
@@ -238,7 +238,7 @@ class Comparison:
         remote = dict.fromkeys(ref for ref in (row.answered, *routed.tried) if _remote(ref))
         if remote or routed.bytes_out:
             row.bytes_out = routed.bytes_out or None
-            row.where = _where_there(remote, row)
+            row.where = _describe_remote(remote, row)
         elif not row.where:  # by a route, which was not looked at before it was asked
             row.where, row.bytes_out = "stayed on this machine", 0
 
@@ -329,7 +329,7 @@ def _remote(ref: str) -> bool:
         return False
 
 
-def _where_here(facts: "ModelFacts") -> tuple[str, int]:
+def _describe_local(facts: "ModelFacts") -> tuple[str, int]:
     """Where the words of a model of this machine went: nowhere, and what holds it to that."""
     if facts.engine == "echo":
         return "stayed in this process", 0
@@ -341,7 +341,7 @@ def _where_here(facts: "ModelFacts") -> tuple[str, int]:
     return f"stayed on this machine ({place}{', '.join(facts.isolation)})", 0
 
 
-def _where_there(remote: Iterable[str], row: ComparisonRow) -> str:
+def _describe_remote(remote: Iterable[str], row: ComparisonRow) -> str:
     """Where the words went that left this process for the models `asked`."""
     servers = dict(_server(ref) for ref in remote) or {"another server": False}
     here = all(servers.values())

@@ -53,7 +53,7 @@ def render(document: Mapping[str, Any]) -> str:
     """The page of a comparison, as `compare.document` makes it."""
     prompts, models = document["prompts"], document["models"]
     title = f"{_count(len(models), 'model')}, {_count(len(prompts), 'request')}"
-    names = _named(models)
+    names = _model_names(models)
     ended = document["ended"]
     parts = [
         head(f"{names or title}, compared", _STYLE),
@@ -71,7 +71,7 @@ def render(document: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _named(models: Sequence[str]) -> str:
+def _model_names(models: Sequence[str]) -> str:
     """The models as a heading; "" where that would be too long for one."""
     names = ", ".join(models[:-1]) + " and " + models[-1] if len(models) > 1 else "".join(models)
     return names if len(names) <= _MAX_TITLE else ""
@@ -124,12 +124,12 @@ def column(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return [dollars(line["cost"], line["cost_unknown"], places) for line in lines]
 
 
-def counted(value: int | None, unknown: str = "-") -> str:
+def with_unknown(value: int | None, unknown: str = "-") -> str:
     return unknown if value is None else f"{value:,}"
 
 
 def _pair(into: int | None, out: int | None) -> str:
-    return "-" if into is out is None else f"{counted(into)} / {counted(out)}"
+    return "-" if into is out is None else f"{with_unknown(into)} / {with_unknown(out)}"
 
 
 def step(value: str | None) -> str:
@@ -205,7 +205,7 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
             _openness(line),
             text(licence(line)),
             text(where(line)),
-            counted(line["bytes_out"], "unknown"),
+            with_unknown(line["bytes_out"], "unknown"),
         )
         for line in lines
     ]
@@ -213,12 +213,12 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
     head = ("Tokens in / out, in all", "First token", "Tokens/s", "Loading", "Cost", "Errors")
     about = ("Openness", "Licence, for running it", "Where the words went", "Bytes out, in all")
     return (
-        f"<h2>Figures</h2>\n{_drawn(head, names, figures, numbers=len(head))}"
-        f"<h2>Openness, licence and privacy</h2>\n{_drawn(about, names, others, numbers=1)}"
+        f"<h2>Figures</h2>\n{_render_table(head, names, figures, numbers=len(head))}"
+        f"<h2>Openness, licence and privacy</h2>\n{_render_table(about, names, others, numbers=1)}"
     )
 
 
-def _drawn(
+def _render_table(
     head: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int
 ) -> str:
     """A table of cells that are HTML; the last `numbers` columns are numbers."""
@@ -280,17 +280,17 @@ def _prompt(number: int, document: Mapping[str, Any]) -> str:
 def _answer(model: str, rows: Sequence[Mapping[str, Any]]) -> str:
     first, more = rows[0], rows[1:]
     others = "".join(
-        f"<details><summary>answer {number} of {len(rows)}</summary>{_said(row)}</details>\n"
+        f"<details><summary>answer {number} of {len(rows)}</summary>{_answer_html(row)}</details>\n"
         for number, row in enumerate(more, 2)
         if (row["text"], row["error"]) != (first["text"], first["error"])
     )
     return (
-        f'<article class="card answer">\n<h3>{text(model)}</h3>\n{_said(first)}{others}'
+        f'<article class="card answer">\n<h3>{text(model)}</h3>\n{_answer_html(first)}{others}'
         f'<p class="small soft">{_figures(first)}</p>\n</article>\n'
     )
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _answer_html(row: Mapping[str, Any]) -> str:
     parts = []
     if row["thinking"]:
         parts.append(

@@ -48,7 +48,7 @@ class TimedAnswer:
         return None if self.first is None else self.first - self.asked
 
 
-def is_counted(answer: Answer) -> bool:
+def is_measurable(answer: Answer) -> bool:
     """Whether the engine told how many tokens `answer` took: no prompt and no text takes none."""
     written = bool(answer.text or answer.thought or answer.tool_calls)
     return answer.usage.tokens_in > 0 and (answer.usage.tokens_out > 0 or not written)

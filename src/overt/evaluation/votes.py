@@ -248,7 +248,7 @@ def table(votes: Sequence[Vote], *, draws: int = _DRAWS, seed: int = 0) -> VoteT
             "move votes.jsonl of the home away to begin anew",
         )
     points = _points({key: float(count) for key, count in outcomes.items()})
-    prior = _given(points, groups)
+    prior = _prior_points(points, groups)
     estimates = strengths(_with(points, prior), groups)
     spread = _bootstrap(outcomes, prior, groups, estimates, draws, Random(seed))  # noqa: S311 - no secret
     estimates = _centred(estimates, groups)
@@ -318,7 +318,7 @@ def _points(outcomes: Mapping[_Key, float]) -> dict[tuple[str, str], float]:
     return totals
 
 
-def _given(points: Points, groups: Mapping[str, int]) -> dict[tuple[str, str], float]:
+def _prior_points(points: Points, groups: Mapping[str, int]) -> dict[tuple[str, str], float]:
     """What each side of a pair that met is given: one tie a model, shared over its group."""
     size = Counter(groups.values())
     return {pair: 0.5 / (size[groups[pair[0]]] - 1) for pair in points}
@@ -356,13 +356,13 @@ def _bootstrap(
         share = {
             pair: max(random.gammavariate(n, 1.0), _MIN_SHARE) for pair, n in sorted(prior.items())
         }
-        resampled = _centred(_near(_with(points, share), groups, start), groups)
+        resampled = _centred(_newton(_with(points, share), groups, start), groups)
         for model in groups:
             seen[model].append(elo(resampled[model]))
     return {model: interval(sorted(drawn)) for model, drawn in seen.items()}
 
 
-def _near(
+def _newton(
     points: Points, groups: Mapping[str, int], start: Mapping[str, float]
 ) -> dict[str, float]:
     """As `strengths`, by Newton's steps: the MM algorithm needs thousands of rounds where votes are

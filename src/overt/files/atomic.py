@@ -47,7 +47,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone(lock: Path, what: str) -> Iterator[None]:
+def file_lock(lock: Path, what: str) -> Iterator[None]:
     """Hold the lock of some small files, in a folder that is made where it is not there.
 
     Args:

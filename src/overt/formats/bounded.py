@@ -18,7 +18,7 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
-def opened(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
     """Open a plain file for reading; a pipe or device, which could block for ever, is refused.
 
     Raises:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from overt.errors import FormatError
 from overt.formats import split
-from overt.formats.bounded import DAMAGED, Cursor, opened, shown
+from overt.formats.bounded import DAMAGED, Cursor, open_file, shown
 from overt.formats.ggml import FILE_TYPES, TYPES, Kind
 from overt.formats.mix import Share, mix
 
@@ -84,7 +84,7 @@ class Array:
             FormatError: the file has changed since its header was read.
             ModelNotFound: the file is gone.
         """
-        with opened(self.path) as file:
+        with open_file(self.path) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
@@ -342,7 +342,7 @@ def read(path: Path, *, whole: bool = True) -> GgufHeader:
         FormatError: not a GGUF file of version 2 or 3, or one that contradicts itself.
         ModelNotFound: there is no such file.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         header = _GgufReader(path, file, MAX_HEADER).header()
     return split.join(header) if whole and header.split_count > 1 else header
 

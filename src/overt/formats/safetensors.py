@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overt.errors import BadRef
-from overt.formats.bounded import DAMAGED, Cursor, opened, shown
+from overt.formats.bounded import DAMAGED, Cursor, open_file, shown
 from overt.formats.mix import Share, mix
 from overt.ref import safe_member
 
@@ -104,7 +104,7 @@ def read(path: Path, most: int = MAX_HEADER) -> SafetensorsHeader:
         FormatError: not a safetensors file, or one that contradicts itself.
         ModelNotFound: there is no such file.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         cursor = Cursor(path, file, most + 8)
         length = cursor.u64()
         cursor.limit("bytes of header", length, min(most, cursor.size - 8))
@@ -123,7 +123,7 @@ def read_index(path: Path) -> WeightsIndex:
         FormatError: not such an index, or one that names files outside its folder.
         ModelNotFound: there is no such file.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         cursor = Cursor(path, file, MAX_INDEX)
         index = _json(cursor.take(cursor.size), cursor)
     weights = index.get("weight_map")

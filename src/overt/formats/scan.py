@@ -22,7 +22,7 @@ def runs(path: Path) -> tuple[str, ...]:
     Empty where it names nothing beyond what plain weights need, or where it cannot be told.
     """
     try:
-        imports = subprocess_reader.ask(__name__, str(path.absolute()), _SECONDS)
+        imports = subprocess_reader.run(__name__, str(path.absolute()), _SECONDS)
     except subprocess_reader.Exceeded:
         return ()
     rows = [row for row in imports if isinstance(row, list) and len(row) == 3]

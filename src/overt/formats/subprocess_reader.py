@@ -1,7 +1,7 @@
 """Reading what nobody vouches for in a short-lived process of its own, with limits.
 
 For content whose reader can be made to take all time or memory there is: a chat template, a pickle.
-`ask` starts ``python -I -m MODULE`` with an empty environment; the module's `main` calls `serve`,
+`run` starts ``python -I -m MODULE`` with an empty environment; the module's `main` calls `serve`,
 which limits its own process before it reads the question. Question and answer are JSON.
 """
 
@@ -26,7 +26,7 @@ class Exceeded(Failure):
     """The content took more than it may, or ended the process that read it."""
 
 
-def ask(module: str, question: object, seconds: int) -> Any:
+def run(module: str, question: object, seconds: int) -> Any:
     """What `module` answers to `question`.
 
     Args:

@@ -60,7 +60,7 @@ def check(text: str) -> TemplateReport:
     if len(text) > MAX_TEMPLATE:
         return TemplateReport((), f"it has {len(text)} characters, more than {MAX_TEMPLATE}")
     try:
-        reply = subprocess_reader.ask(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
+        reply = subprocess_reader.run(__name__, {"text": text, "samples": _SAMPLES}, _SECONDS)
     except subprocess_reader.Exceeded as error:
         return TemplateReport((f"a trial run was stopped: {error.message}",), error.message)
     return TemplateReport(tuple(reply["escapes"]), reply["failed"])
@@ -75,7 +75,7 @@ def render(text: str, values: Mapping[str, Any]) -> str:
     if len(text) > MAX_TEMPLATE:
         raise FormatError(f"the template has {len(text)} characters", "use a shorter one")
     try:
-        reply = subprocess_reader.ask(__name__, {"text": text, "samples": [dict(values)]}, _SECONDS)
+        reply = subprocess_reader.run(__name__, {"text": text, "samples": [dict(values)]}, _SECONDS)
     except subprocess_reader.Exceeded as error:
         raise FormatError(f"the template was stopped: {error.message}") from None
     if reply["failed"] is not None:

@@ -219,10 +219,10 @@ class Aliases(Generic[T]):
     @contextmanager
     def _changing(self) -> Iterator[dict[str, _Entry]]:
         """The entries, to be changed in place; written at the end unless something was raised."""
-        with atomic.alone(self._lock, "aliases"):
+        with atomic.file_lock(self._lock, "aliases"):
             entries = _load(self._path)
             yield entries
-            data = _written(entries)
+            data = _encode(entries)
             try:
                 for left in self._path.parent.glob(".aliases.json-*"):
                     left.unlink(missing_ok=True)  # of a writer that was killed: we hold the lock
@@ -254,7 +254,7 @@ def checked_name(name: str) -> str:
     return plain_name(name)
 
 
-def named(target: Target | None) -> list[str]:
+def referenced_models(target: Target | None) -> list[str]:
     """The refs that a target names: itself, or those of a route, whatever else that holds."""
     if isinstance(target, str):
         return [target]
@@ -330,7 +330,7 @@ def _entry(name: str, row: Any) -> _Entry:
     return _Entry(row["target"], str(row["time"]), before)
 
 
-def _written(entries: Mapping[str, _Entry]) -> bytes:
+def _encode(entries: Mapping[str, _Entry]) -> bytes:
     rows = {
         name: {"target": entry.target, "time": entry.time, "before": entry.before}
         for name, entry in sorted(entries.items())
@@ -382,7 +382,7 @@ def _check_circle(name: str, entries: Mapping[str, _Entry]) -> None:
         if entry is None or entry.target is None or (at, len(way)) in done:
             return
         done.add((at, len(way)))
-        for ref in named(entry.target):
+        for ref in referenced_models(entry.target):
             walk(plain_name(ref), (*way, at))
 
     walk(name, ())

@@ -37,7 +37,7 @@ from overt.gateway.routing import Route
 from overt.models import defaults
 from overt.models.memory import free_memory
 from overt.openness.permissions.gate import RUNNING, LicenceGate
-from overt.providers.manager import Providers, told
+from overt.providers.manager import Providers, with_route_info
 from overt.runtime.loader import (
     Loader,
     ModelFacts,
@@ -166,7 +166,9 @@ class Exchange:
         def ask(ref: str, request: Request) -> AsyncGenerator[Event, None]:
             model = self.first(ref)
             events = self._answer(replace(request, model=model), key, keep_alive, context)
-            return events if model == ref else told(events, model, f"{ref} stands for it")
+            return (
+                events if model == ref else with_route_info(events, model, f"{ref} stands for it")
+            )
 
         target = self.resolve(request.model)
         if isinstance(target, Route):
@@ -174,7 +176,9 @@ class Exchange:
         elif target == request.model:
             events = self._answer(request, key, keep_alive, context)
         else:
-            events = told(ask(target, request), target, f"{request.model} is an alias of it")
+            events = with_route_info(
+                ask(target, request), target, f"{request.model} is an alias of it"
+            )
         async with aclosing(events):
             async for event in events:
                 yield event

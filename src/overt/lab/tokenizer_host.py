@@ -33,7 +33,7 @@ class TokenizerHost:
         Rendering("{{ messages | tojson }}{{ 1 }}").render(
             {"messages": []}, _MAX_CHARACTERS
         )  # imports Jinja
-        ffi, lib = llama_h.opened()
+        ffi, lib = llama_h.load_library()
         self._model = llama_h.vocabulary(lib, parameters["weights"])
         self._words = llama_h.LoadedVocabulary(ffi, lib, self._model)
         vocab = self._words.vocab

@@ -22,7 +22,7 @@ from overt.models.store import File, FileLink, Manifest, Store
 from overt.ref import Ref, parse
 from overt.settings import Settings
 
-__all__ = ["CreatedModel", "create", "modelfile_of", "named"]
+__all__ = ["CreatedModel", "create", "modelfile_of", "parse_name"]
 
 _SAID = ("renderer", "parser", "requires")
 _PATHS: dict[Role, str] = {
@@ -96,7 +96,7 @@ def create(
         ModelNotFound: what it builds on is not to be had; or another error of `pull`.
         FormatError: a file that is not what its command says, or two models at once.
     """
-    ref = named(name)
+    ref = parse_name(name)
     store = Store(settings.home)
     report = progress or (lambda _: None)
     draft = _Draft()
@@ -131,7 +131,7 @@ def _moved(draft: _Draft, folder: Path) -> dict[str, Path]:
     return inside
 
 
-def named(name: str) -> Ref:
+def parse_name(name: str) -> Ref:
     """The name of a model of one's own.
 
     Raises:

@@ -81,7 +81,7 @@ class Offer:
     code: tuple[str, ...]
 
 
-def look(ref: str, settings: Settings) -> Offer:
+def list_variants(ref: str, settings: Settings) -> Offer:
     """What a hub repository offers on this machine; a file named in `ref` is not looked at.
 
     Raises:
@@ -93,7 +93,7 @@ def look(ref: str, settings: Settings) -> Offer:
         raise BadRef(f"{ref} is not a repository of a hub", "list one: hf:owner/repo")
     network = Network(settings.offline)
     try:
-        return _look(hub.listing(parsed, network), settings, tables=True)
+        return _list_variants(hub.listing(parsed, network), settings, tables=True)
     finally:
         network.close()
 
@@ -108,7 +108,7 @@ def settle(
 
     Raises:
         OutOfMemory: nothing of it fits here; the hint says how to get one all the same.
-        As `look`.
+        As `list_variants`.
     """
     listing = hub.listing(ref, network)
     if before and before.file and before.tag == listing.ref.tag and before.name == ref.name:
@@ -116,7 +116,7 @@ def settle(
     if len(variants(list(listing.sizes))) < 2:
         return ref
     report(FetchProgress(f"reading what hf:{ref.name} offers", 0, None))
-    offer = _look(listing, settings)
+    offer = _list_variants(listing, settings)
     best = offer.best
     if best is None:
         least = min(offer.models, key=lambda model: model.need or 0)
@@ -131,7 +131,7 @@ def settle(
     return replace(offer.ref, file=best.name)
 
 
-def _look(listing: hub.Listing, settings: Settings, *, tables: bool = False) -> Offer:
+def _list_variants(listing: hub.Listing, settings: Settings, *, tables: bool = False) -> Offer:
     paths = sorted(listing.sizes)
     code = tuple(path for path in paths if path.lower().endswith(".py"))
     free = settings.memory or memory.free_memory()

@@ -108,7 +108,7 @@ def _filled(
     for weight in wanted:
         place = stored[weight.name]
         if apart and weight.name == _EMBEDDING:
-            _lay_apart(net, weight, place, dtype)
+            _split_experts(net, weight, place, dtype)
         elif keep_quantized and _is_packed(weight, place):
             _keep(net, weight, place, dtype)
         else:
@@ -132,7 +132,7 @@ def _freeze(net: "Transformer", frozen: Any, apart: bool) -> None:
         )
 
 
-def _lay_apart(net: "Transformer", weight: Weight, stored: Stored, dtype: Any) -> None:
+def _split_experts(net: "Transformer", weight: Weight, stored: Stored, dtype: Any) -> None:
     """Put the embedding where it is only looked up, and a tied one as the output matrix too."""
     if net.shape.tied:
         _fill(net, weight, stored, _OUTPUT)

@@ -172,7 +172,7 @@ def add(net: Transformer, adapter: Adapter, seed: int) -> None:
         bound = cast("int", layer.in_features) ** -0.5
         drawn = torch.rand(adapted.lora_A.shape, generator=chance) * 2 * bound - bound
         adapted.lora_A.data.copy_(drawn)
-        _put(net, path, adapted)
+        _set_module(net, path, adapted)
     if missing := sorted(set(adapter.targets) - names):
         raise Unsupported(
             f"this net has no layer called {missing[0][:60]!r}",
@@ -272,9 +272,9 @@ def place(net: Transformer, adapter: Adapter, tensors: Mapping[str, Tensor]) -> 
         new = Adapted(layers[path], adapter, net.device)
         new.lora_A.data.copy_(pair[0])
         new.lora_B.data.copy_(pair[1])
-        _put(net, path, new)
+        _set_module(net, path, new)
 
 
-def _put(net: nn.Module, path: str, layer: nn.Module) -> None:
+def _set_module(net: nn.Module, path: str, layer: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, layer)

@@ -39,7 +39,7 @@ def assemble(
     """
     evidence = _evidence(subject, home, day, fresh=fresh, report=report)
     components = tuple(
-        _named(
+        _with_canonical_licence(
             finish(
                 component,
                 subject.record.claim(component.name),
@@ -98,7 +98,7 @@ def _evidence(
     return collected
 
 
-def _named(result: ComponentResult) -> ComponentResult:
+def _with_canonical_licence(result: ComponentResult) -> ComponentResult:
     """With its licence by the one name that the project has for it, where it has one."""
     return replace(
         result, licence=(result.licence and names.canonical(result.licence)) or result.licence

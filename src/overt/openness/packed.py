@@ -19,7 +19,7 @@ PACK: Final = DATA / "packed.tsv"
 def toml(name: str) -> dict[str, Any]:
     """The content of `data/NAME.toml`. Raises OSError: there is no such file."""
     data = (DATA / f"{name}.toml").read_bytes()
-    document = kept(name, data)
+    document = cached(name, data)
     if isinstance(document, dict):
         return document
     import tomllib
@@ -27,7 +27,7 @@ def toml(name: str) -> dict[str, Any]:
     return tomllib.loads(data.decode("utf-8"))
 
 
-def kept(name: str, data: bytes) -> Any:
+def cached(name: str, data: bytes) -> Any:
     """What was read from a file with these bytes; None where the pack has them not."""
     start = head(name, data)
     at = _pack().find(start)

@@ -137,7 +137,7 @@ def _moment(day: dt.date | str | None) -> dt.datetime:
 
 
 def _with_before(ref: Ref | str, usage: Usage, ask: _Ask, depth: int) -> Cost:
-    own = _alone(ref, usage, ask)
+    own = _own_cost(ref, usage, ask)
     if not usage.before:
         return own
     if depth >= _MAX_DEPTH:
@@ -151,7 +151,7 @@ def _with_before(ref: Ref | str, usage: Usage, ask: _Ask, depth: int) -> Cost:
     return replace(own, usd=total, before=before)
 
 
-def _alone(ref: Ref | str, usage: Usage, ask: _Ask) -> Cost:
+def _own_cost(ref: Ref | str, usage: Usage, ask: _Ask) -> Cost:
     text = str(ref)
     why = _miscounted(usage)
     if why:

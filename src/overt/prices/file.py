@@ -241,7 +241,7 @@ class _PriceTable:
         if number is None or number < 0 or number > most or (over and not number):
             least = "more than 0" if over else "0 or more"
             raise self.error(
-                key, f"{key} is {_shown(value)}", f"write a number, {least}, at most {most}"
+                key, f"{key} is {_shown_value(value)}", f"write a number, {least}, at most {most}"
             )
         return number
 
@@ -249,7 +249,9 @@ class _PriceTable:
         value = self.values.get(key)
         if not isinstance(value, str) or not value.strip() or len(value) > 500:
             raise self.error(
-                key, f"{key} is {_shown(value)}", f'say where it is from: {key} = "price page"'
+                key,
+                f"{key} is {_shown_value(value)}",
+                f'say where it is from: {key} = "price page"',
             )
         return " ".join(value.split())
 
@@ -278,11 +280,11 @@ def _entry(table: _PriceTable) -> Rates:
         or not all(isinstance(pattern, str) and 0 < len(pattern) <= 600 for pattern in models)
     ):
         raise table.error(
-            "models", f"models is {_shown(models)}", 'write a list of refs: ["openai:gpt-6*"]'
+            "models", f"models is {_shown_value(models)}", 'write a list of refs: ["openai:gpt-6*"]'
         )
     day = table.values.get("from")
     if isinstance(day, dt.datetime) or not isinstance(day, dt.date):
-        raise table.error("from", f"from is {_shown(day)}", "write the first day: 2026-10-01")
+        raise table.error("from", f"from is {_shown_value(day)}", "write the first day: 2026-10-01")
     base = _tier(table, table.values, 0, None)
     return Rates(tuple(models), day, (base, *_above(table, base)), table.text("source"))
 
@@ -291,7 +293,7 @@ def _above(table: _PriceTable, base: Tier) -> list[Tier]:
     steps = table.values.get("above", [])
     if not isinstance(steps, list) or len(steps) > 20:
         raise table.error(
-            "above", f"above is {_shown(steps)}", "write above = [{ tokens = 200000 }]"
+            "above", f"above is {_shown_value(steps)}", "write above = [{ tokens = 200000 }]"
         )
     tiers = [base]
     for step in steps:
@@ -300,7 +302,7 @@ def _above(table: _PriceTable, base: Tier) -> list[Tier]:
         if type(tokens) is not int or not tiers[-1].above < tokens <= 10**9:
             raise table.error(
                 "above",
-                f"above has {_shown(step)}",
+                f"above has {_shown_value(step)}",
                 "write { tokens = 200000, input = …, output = … }, the longest last",
             )
         tiers.append(_tier(table, step, tokens, base))
@@ -346,6 +348,6 @@ def _local(table: _PriceTable) -> LocalCost:
     )
 
 
-def _shown(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     text = "missing" if value is None else str(value) if isinstance(value, Decimal) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

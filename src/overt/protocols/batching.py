@@ -115,10 +115,10 @@ class _BatchRun:
     def keep(self, outcome: BatchOutcome) -> None:
         self.kept.append(outcome)
         if outcome.status:  # one that is about to be asked has none
-            self.job = _counted(self.job, outcome)
+            self.job = _with_outcome(self.job, outcome)
 
 
-def _counted(job: BatchJob, outcome: BatchOutcome) -> BatchJob:
+def _with_outcome(job: BatchJob, outcome: BatchOutcome) -> BatchJob:
     if outcome.well:
         return msgspec.structs.replace(job, completed=job.completed + 1)
     return msgspec.structs.replace(job, failed=job.failed + 1)
@@ -209,7 +209,7 @@ class BatchRunner:
             job, state="running", started=job.started or time.time(), completed=0, failed=0
         )
         for outcome in done.values():
-            job = _counted(job, outcome) if outcome.status else job
+            job = _with_outcome(job, outcome) if outcome.status else job
         await self._save(services, job)
         waiting = (item for item in _read(items, BatchItem) if item.custom_id not in done)
         with _OutcomeFile(outcomes) as writer:

@@ -9,7 +9,7 @@ import re
 _FOREIGN = re.compile(r"overt:([a-z][a-z0-9_-]{0,31}):(.*)", re.DOTALL)
 
 
-def written(signature: str, origin: str | None, own: str) -> str:
+def with_origin(signature: str, origin: str | None, own: str) -> str:
     """`signature` of `origin` as it stands in the protocol of the provider `own`."""
     return signature if origin in (None, own) else f"overt:{origin}:{signature}"
 

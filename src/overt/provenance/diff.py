@@ -70,7 +70,7 @@ class FileDifference:
         fields_ = {
             name: value for name, value in asdict(self).items() if value not in (None, "", ())
         }
-        return {name: _said(value) for name, value in fields_.items()}
+        return {name: _shown_value(value) for name, value in fields_.items()}
 
     @property
     def sentence(self) -> str:
@@ -359,6 +359,6 @@ def _short(value: Any) -> Any:
     return value if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _said(value: Any) -> Any:
+def _shown_value(value: Any) -> Any:
     """JSON knows no infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

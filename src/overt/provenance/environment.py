@@ -42,7 +42,7 @@ CHOOSING = (
 """Variables that other programs choose their kernels by."""
 
 
-def here(step: RecipeStep, settings: Settings, device: str = "cpu") -> dict[str, str]:
+def current(step: RecipeStep, settings: Settings, device: str = "cpu") -> dict[str, str]:
     """Versions, instruction set and system that `step` would run with now.
 
     Args:

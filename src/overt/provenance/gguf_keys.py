@@ -153,7 +153,7 @@ def release(source: StepInput, card: str) -> list[Pair]:
         pairs.append(("general.license", licence))
     if release_.repo_url:
         pairs.append(("general.source.repo_url", release_.repo_url))
-    return [*pairs, *_listed([_of_id(id_) for id_ in bases[:16] if _is_said(id_)])]
+    return [*pairs, *_listed([_of_id(id_) for id_ in bases[:16] if _is_stated(id_)])]
 
 
 def _of_card(fields: Mapping[str, Any]) -> str:
@@ -164,7 +164,7 @@ def _of_card(fields: Mapping[str, Any]) -> str:
     return combined(words) or ""
 
 
-def _is_said(text: str) -> bool:
+def _is_stated(text: str) -> bool:
     return 0 < len(text.strip()) <= _MAX_CHARACTERS and text.isprintable()
 
 
@@ -212,11 +212,11 @@ def _plain(name: str) -> str:
 
 def _text(header: gguf.GgufHeader, key: str) -> str:
     text = header.text(f"general.{key}") or ""
-    return text if _is_said(text) else ""
+    return text if _is_stated(text) else ""
 
 
 def _stated(words: object) -> str:
     """A licence's name, or "" for words that name none."""
-    if not isinstance(words, str) or says_nothing(words) or not _is_said(words):
+    if not isinstance(words, str) or says_nothing(words) or not _is_stated(words):
         return ""
     return words.strip()

@@ -35,7 +35,7 @@ _PROVED: dict[str, tuple[int, ...]] = {}
 _FICLONE = 0x40049409  # Linux: the copy shares its blocks with the original until one is written
 
 
-def found(
+def resolve(
     recipe: Recipe, settings: Settings, data: Mapping[str, Path] | None = None
 ) -> tuple[StepInput, ...]:
     """Every input of `recipe`, in its order.
@@ -53,7 +53,7 @@ def found(
     for entry in recipe.inputs:
         if data and entry.digest in data:
             sources.append(StepInput(data[entry.digest], None, {}))
-        elif here := _given(entry, store, settings.home):
+        elif here := _find_input(entry, store, settings.home):
             sources.append(here)
         else:
             missing.append(entry)
@@ -164,7 +164,7 @@ def recipes(manifest: Manifest, store: Store) -> list[Recipe]:
     return recipes_
 
 
-def _given(entry: Input, store: Store, home: Path) -> StepInput | None:
+def _find_input(entry: Input, store: Store, home: Path) -> StepInput | None:
     made = manifest(entry.digest, store)
     if made is not None and store.whole(made):
         files = {file.path: store.path(file) for file in made.files}

@@ -36,7 +36,7 @@ _SMALL = 1 << 20
 _ID = 12  # digits of a folder's name
 _VARIABLES = ("OVERT_HOME", "OVERT_THREADS", *CHOOSING)
 """What of the environment decides which recipe, and in which home, a command carries out."""
-_PATIENCE = 0.5  # seconds; `every` holds the lock for a moment to see whether it is free
+_PATIENCE = 0.5  # seconds; `list_jobs` holds the lock for a moment to see whether it is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def folder_of(recipe: Recipe, home: Path) -> Path:
 
 
 @contextmanager
-def held(folder: Path, home: Path) -> Iterator[Path]:
+def locked(folder: Path, home: Path) -> Iterator[Path]:
     """Hold the one lock of a job, in its folder, which is made.
 
     Raises:
@@ -168,7 +168,7 @@ def drop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def every(home: Path) -> list[LocalJob]:
+def list_jobs(home: Path) -> list[LocalJob]:
     """Every unfinished job, the oldest first."""
     try:
         folders = sorted(folder_ for folder_ in (home / "jobs").iterdir() if folder_.is_dir())
@@ -183,7 +183,7 @@ def find(id: str, home: Path) -> LocalJob:
     Raises:
         NotFound: none does, or several do.
     """
-    jobs = [job for job in every(home) if id and job.folder.name.startswith(id)]
+    jobs = [job for job in list_jobs(home) if id and job.folder.name.startswith(id)]
     if len(jobs) != 1:
         how = "is no unfinished job" if not jobs else f"is the beginning of {len(jobs)} jobs"
         raise NotFound(f"{id!r} {how}", "`overt jobs` lists them")
@@ -196,7 +196,7 @@ def remove(job: LocalJob, home: Path) -> int:
     Raises:
         Busy: a process works on it.
     """
-    with held(job.folder, home):
+    with locked(job.folder, home):
         drop(job.folder)
     return job.size
 

@@ -42,9 +42,9 @@ __all__ = [
     "State",
     "StepRun",
     "check",
+    "is_own",
     "need",
     "of",
-    "own",
     "path",
     "read",
     "state",
@@ -185,7 +185,7 @@ def read(data: bytes) -> Receipt:
         IntegrityError: the recipe in it is not the one it states.
     """
     try:
-        payload, signatures = _opened(data)
+        payload, signatures = _open_envelope(data)
         content = json.loads(payload)
         if (content["_type"], content["predicateType"]) != (TYPE, PREDICATE_TYPE):
             raise ValueError("it is a statement of another kind")
@@ -216,7 +216,7 @@ def read(data: bytes) -> Receipt:
 def state(data: bytes, keys: SigningKeys) -> State:
     """Whether somebody we know signed these very bytes."""
     try:
-        payload, signatures = _opened(data)
+        payload, signatures = _open_envelope(data)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "broken"
     result: State = "none"
@@ -239,24 +239,26 @@ def check(data: bytes, manifest: Manifest, recipe: Recipe, keys: SigningKeys) ->
     """
     receipt = read(data)
     if state(data, keys) == "broken":
-        raise _wrong("its signature is not valid")
+        raise _bad_receipt("its signature is not valid")
     if receipt.manifest != manifest.digest:
-        raise _wrong(f"it is of {receipt.manifest[:19]}, and the model is {manifest.digest[:19]}")
+        raise _bad_receipt(
+            f"it is of {receipt.manifest[:19]}, and the model is {manifest.digest[:19]}"
+        )
     if receipt.recipe.digest != recipe.digest:
-        raise _wrong("its recipe is not the one of the model")
+        raise _bad_receipt("its recipe is not the one of the model")
     files = {file.path: hex_of(file.digest) for file in manifest.files}
     for name, digest in receipt.subjects.items():
         if files.get(name) != digest:
-            raise _wrong(f"the model has another {name[:80]}")
+            raise _bad_receipt(f"the model has another {name[:80]}")
     return receipt
 
 
-def own(data: bytes, keys: SigningKeys) -> bool:
+def is_own(data: bytes, keys: SigningKeys) -> bool:
     """Whether the key of this home signed these very bytes: what came from others says nothing of
     what was computed here.
     """
     with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        payload, signatures = _opened(data)
+        payload, signatures = _open_envelope(data)
         pem = keys.public()
         return any(_signed(payload, signature, pem) for _, signature in signatures)
     return False
@@ -298,7 +300,7 @@ def _rank(data: bytes, manifest: Manifest | None, recipes: list[Recipe], keys: S
     except (FormatError, IntegrityError):
         return 0
     known = {"verified": 2, "not ours": 1}.get(state(data, keys), 0)
-    return 3 if known == 2 and own(data, keys) else known
+    return 3 if known == 2 and is_own(data, keys) else known
 
 
 def of(digest: str, home: Path) -> bytes | None:
@@ -311,11 +313,11 @@ def of(digest: str, home: Path) -> bytes | None:
     return data if len(data) <= MAX_BYTES else None
 
 
-def _wrong(why: str) -> IntegrityError:
+def _bad_receipt(why: str) -> IntegrityError:
     return IntegrityError(f"the receipt cannot be trusted: {why}", "make the model again")
 
 
-def _opened(data: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
+def _open_envelope(data: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
     """The payload of an envelope, and its signatures by the key they name."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is {len(data)} bytes")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from overt.errors import BadRef, FormatError, NotFound, OvertError
 from overt.models import pull
-from overt.models.modelfile_build import named
+from overt.models.modelfile_build import parse_name
 from overt.models.recipe import MAX_BYTES, Recipe
 from overt.models.sources.base import FetchProgress, sha256_of
 from overt.models.store import File, Manifest, Store
@@ -156,7 +156,7 @@ def line(target: ReplayTarget, settings: Settings) -> list[ReplayTarget]:
                 continue
             if recipes := inputs.recipes(base, store):
                 walk(recipes[0], depth + 1)
-                targets[base.digest] = _known(base.ref, recipes[0], base, settings)
+                targets[base.digest] = _target_of(base.ref, recipes[0], base, settings)
 
     walk(target.recipe, 0)
     return [*targets.values(), target]
@@ -188,18 +188,18 @@ def replay(
             f"{target.name} was put together by `overt create`, which computes nothing",
             f"replay what it was made of: overt history {target.name}",
         )
-    ref = named(keep) if keep else None
-    now = run_recipe.as_here(recipe, settings)
+    ref = parse_name(keep) if keep else None
+    now = run_recipe.with_current_environment(recipe, settings)
     given_data = _data(recipe, data)
     report = report or (lambda _: None)
     if ref and target.manifest is None:  # somebody else's recipe: made here as anything is
         with _fitting(recipe):
             made = run_recipe.make(recipe, keep, settings, report, tell, given_data, again=True)
         files = {file.path: store.path(file) for file in made.files}
-        ours = _made(made, recipe, store)
-        sources = inputs.found(recipe, settings, given_data)
-        return _kept(_compared(target, now, sources, made, files, store, ours), made.digest)
-    sources = inputs.found(recipe, settings, given_data)
+        ours = _output_paths(made, recipe, store)
+        sources = inputs.resolve(recipe, settings, given_data)
+        return _with_copy(_compared(target, now, sources, made, files, store, ours), made.digest)
+    sources = inputs.resolve(recipe, settings, given_data)
     with _folder(settings.home) as place:
         (place / "work").mkdir()
         with _fitting(recipe):
@@ -218,12 +218,12 @@ def replay(
         inputs.keep(given_data, recipe, settings.home)
         if replayed.verdict == "identical" and target.manifest and store.whole(target.manifest):
             store.name(ref, target.manifest)
-            return _kept(replayed, target.manifest.digest)
+            return _with_copy(replayed, target.manifest.digest)
         begun = jobs.now()
         result = run_recipe.ready(run_recipe.listed(now, sources, outcome, str(ref)), now, place)
         ran = receipts.StepRun(begun, result.finished, 1, environment.instructions(torch=False))
         run_recipe.keep(result, now, ref, ran, settings)
-        return _kept(replayed, result.manifest.digest)
+        return _with_copy(replayed, result.manifest.digest)
 
 
 def worst(verdicts: Sequence[Verdict | None]) -> Verdict | None:
@@ -250,10 +250,10 @@ def _of_model(what: str, settings: Settings) -> ReplayTarget:
         raise NotFound(
             f"{what} was not made by a recipe", f"`overt history {what}` shows where it came from"
         )
-    return _known(what, recipes[0], manifest, settings)
+    return _target_of(what, recipes[0], manifest, settings)
 
 
-def _known(name: str, recipe: Recipe, manifest: Manifest, settings: Settings) -> ReplayTarget:
+def _target_of(name: str, recipe: Recipe, manifest: Manifest, settings: Settings) -> ReplayTarget:
     data = receipts.of(manifest.digest, settings.home)
     if data is None:
         return ReplayTarget(name, recipe, manifest)
@@ -421,7 +421,7 @@ def _measures(
     return (elements, *measures)
 
 
-def _made(made: Manifest, recipe: Recipe, store: Store) -> set[str]:
+def _output_paths(made: Manifest, recipe: Recipe, store: Store) -> set[str]:
     """The digests of what the step itself made: what none of its inputs has."""
     bases = (inputs.manifest(entry.digest, store) for entry in recipe.inputs)
     taken = {file.digest for base in bases if base for file in base.files}
@@ -489,7 +489,7 @@ def _damage(
     return diff.FileDifference(path, recorded="damaged in the store", here=old.digest)
 
 
-def _kept(report: ReplayReport, digest: str) -> ReplayReport:
+def _with_copy(report: ReplayReport, digest: str) -> ReplayReport:
     return replace(report, kept=digest)
 
 
@@ -513,12 +513,12 @@ def _fitting(recipe: Recipe) -> Iterator[None]:
 @contextmanager
 def _folder(home: Path) -> Iterator[Path]:
     """A folder of its own under ``<home>/jobs``, gone at the end; what died before goes now."""
-    for job in jobs.every(home):
+    for job in jobs.list_jobs(home):
         if job.folder.name.startswith("replay-") and job.pid is None:
             with suppress(OvertError, OSError):  # another replay is at it: this one goes its way
                 jobs.remove(job, home)
     place = home / "jobs" / f"replay-{secrets.token_hex(8)}"
-    with jobs.held(place, home):
+    with jobs.locked(place, home):
         try:
             yield place
         finally:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from overt.errors import FormatError, IntegrityError, OutOfDisk, Unsupported
 from overt.files.atomic import write
-from overt.models.modelfile_build import named
+from overt.models.modelfile_build import parse_name
 from overt.models.recipe import Input, Recipe
 from overt.models.sources.base import FetchProgress, Role, sha256_of
 from overt.models.store import File, Manifest, Store
@@ -72,7 +72,7 @@ def recipe(
         known.version,
         tuple(inputs),
         dict(parameters),
-        environment.here(known, settings, device),
+        environment.current(known, settings, device),
     )
     try:
         return Recipe.decode(recipe_.encode())
@@ -108,9 +108,9 @@ def make(
         OutOfDisk: what is there stays, and the same call goes on.
         And whatever the step raises.
     """
-    ref = named(name)
+    ref = parse_name(name)
     report = report or (lambda _: None)
-    recipe = as_here(recipe, settings)
+    recipe = with_current_environment(recipe, settings)
     store = Store(settings.home)
     receipts.need()
     folder = jobs.folder_of(recipe, settings.home)
@@ -118,10 +118,10 @@ def make(
         report(FetchProgress(f"made already: {made.digest}", 0, None))
         store.name(ref, made)
         return made
-    with jobs.held(folder, settings.home), _disk(settings.home):
+    with jobs.locked(folder, settings.home), _disk(settings.home):
         noted = jobs.begin(folder, recipe, str(ref))
         try:
-            result = _kept(folder, store) or _done(
+            result = _finished_result(folder, store) or _done(
                 recipe, str(ref), folder, settings, report, tell, data or {}
             )
             instructions = environment.instructions(torch=False)
@@ -143,7 +143,7 @@ def keep(
     receipts.write(result.manifest, set(result.files), recipe, ran, settings)
 
 
-def as_here(recipe: Recipe, settings: Settings) -> Recipe:
+def with_current_environment(recipe: Recipe, settings: Settings) -> Recipe:
     """The same recipe with the environment of this machine.
 
     Raises:
@@ -157,7 +157,7 @@ def as_here(recipe: Recipe, settings: Settings) -> Recipe:
             "use the Overt that wrote it",
         )
     device = str(recipe.parameters.get("device", "cpu"))
-    return replace(recipe, environment=environment.here(step, settings, device))
+    return replace(recipe, environment=environment.current(step, settings, device))
 
 
 def finished(recipe: Recipe, store: Store) -> Manifest | None:
@@ -168,7 +168,7 @@ def finished(recipe: Recipe, store: Store) -> Manifest | None:
             continue
         with suppress(FormatError, IntegrityError):  # damaged: making it again writes it again
             receipts.check(data, made, recipe, SigningKeys(store.home))
-            if receipts.own(
+            if receipts.is_own(
                 data, SigningKeys(store.home)
             ):  # one that was brought in may say anything
                 return made
@@ -283,7 +283,7 @@ def _done(
 ) -> StepResult:
     """Run the step, and note in the folder that it is done before anything is moved."""
     inputs.keep(data, recipe, settings.home)
-    sources = inputs.found(recipe, settings)
+    sources = inputs.resolve(recipe, settings)
     made = run(recipe, sources, folder / "work", settings, report, tell)
     result = ready(listed(recipe, sources, made, ref), recipe, folder)
     noted: dict[str, Any] = {
@@ -295,7 +295,7 @@ def _done(
     return result
 
 
-def _kept(folder: Path, store: Store) -> StepResult | None:
+def _finished_result(folder: Path, store: Store) -> StepResult | None:
     """What a run noted that was killed while its files were moved into the store."""
     try:
         noted = json.loads((folder / "result.json").read_bytes())

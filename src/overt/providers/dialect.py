@@ -54,7 +54,7 @@ def count(value: object) -> int:
     return min(max(value, 0), MAX_TOKENS)
 
 
-def told_wait(headers: Mapping[str, str]) -> float | None:
+def stated_wait(headers: Mapping[str, str]) -> float | None:
     """The seconds of ``retry-after-ms`` or ``retry-after``, just as they are told.
 
     None where neither is a number; a date is one for whoever has a clock, which a dialect has not.
@@ -71,8 +71,8 @@ def told_wait(headers: Mapping[str, str]) -> float | None:
 
 
 def wait(headers: Mapping[str, str]) -> float | None:
-    """`told_wait` where it can be meant: from 0 seconds to a day."""
-    seconds = told_wait(headers)
+    """`stated_wait` where it can be meant: from 0 seconds to a day."""
+    seconds = stated_wait(headers)
     return None if seconds is None or seconds < 0 else min(seconds, _MAX_WAIT_SECONDS)
 
 

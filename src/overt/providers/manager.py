@@ -44,7 +44,7 @@ def server_of(ref: Ref, environ: Mapping[str, str] | None = None) -> "Address":
     )
 
 
-def is_bare(ref: str) -> bool:
+def has_no_model(ref: str) -> bool:
     """Whether `ref` names a server and no model of it."""
     return ref.startswith(("http://", "https://")) and not refs.parse(ref).file
 
@@ -132,7 +132,7 @@ class Providers:
 
         Raises as `open` and `sole_model`.
         """
-        if is_bare(ref):
+        if has_no_model(ref):
             ref = await self.sole_model(ref)
         return self.open(ref)
 
@@ -203,7 +203,7 @@ def _write(ref: str, names: Sequence[str] = ()) -> str:
     return f"write {ref}#MODEL with one of: {', '.join(sorted(names)[:_SHOWN])}{more}"
 
 
-async def told(
+async def with_route_info(
     events: AsyncGenerator[Event, None], model: str, why: str
 ) -> AsyncGenerator[Event, None]:
     """`events` with the word first of who answers, and why."""

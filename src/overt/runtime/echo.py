@@ -72,7 +72,7 @@ class Echo:
             ContextExceeded: more than a million words.
             EngineFailed: the mode is ``fail``.
         """
-        texts = _asked(request)
+        texts = _user_texts(request)
         tokens_in = sum(len(_words(text)) for text in texts)
         _fits(tokens_in)
         yield Progress(tokens_in, tokens_in)
@@ -149,7 +149,7 @@ class Echo:
         return "".join(f"<|{message.role}|>{message.text}\n" for message in request.messages)
 
     async def count(self, request: Request) -> int:
-        return sum(len(_words(text)) for text in _asked(request))
+        return sum(len(_words(text)) for text in _user_texts(request))
 
     async def close(self) -> None:
         """Nothing to free."""
@@ -239,7 +239,7 @@ def _text(value: str | tuple[int, ...]) -> str:
     return "".join(_known.get(id, f"{id} ") for id in value).rstrip(" ")
 
 
-def _asked(request: Request) -> list[str]:
+def _user_texts(request: Request) -> list[str]:
     """Each message's text, or the prompt."""
     if request.messages:
         return [message.text for message in request.messages]

@@ -320,7 +320,7 @@ class Scheduler(Generic[E]):
             room.drop(waiter)
             self._waiting -= 1
             if not waiter.seat.done():
-                waiter.seat.set_exception(_again(error))
+                waiter.seat.set_exception(_copy_of_error(error))
 
     # ---- settling: who goes, who comes, who is let in --------------------------------------
 
@@ -497,7 +497,7 @@ def _check(plan: LoadPlan[E], budget: int) -> None:
         )
 
 
-def _again(error: Exception) -> Exception:
+def _copy_of_error(error: Exception) -> Exception:
     """A copy: an exception raised in several tasks would collect all their tracebacks."""
     copy = type(error).__new__(type(error), *error.args)
     copy.args = error.args

@@ -74,10 +74,10 @@ def find(name: str, settings: Settings, environ: Mapping[str, str]) -> ProviderL
     """
     name = name_of(name)
     url = _base(name, environ)
-    secret, place = _look(name, settings, environ)
+    secret, place = _look_up(name, settings, environ)
     if secret and _exposed(url) and not _meant_for(url, name, place):
         server = name_of(url)
-        other, there = ("", "") if name == server else _look(server, settings, environ)
+        other, there = ("", "") if name == server else _look_up(server, settings, environ)
         if not other or not _meant_for(server, server, there):
             raise NoEgress(
                 f"the key of {name} would go to {url} without encryption",
@@ -180,7 +180,7 @@ def save(
     environ = os.environ if environ is None else environ
     if not secret:
         raise BadSetting("there is no key in what was typed", f"overt login {name}")
-    with _alone(settings.home):
+    with _locked(settings.home):
         stored = _read(settings.home)  # before the keyring: it must not hold what cannot be listed
         if len(stored.keys | dict.fromkeys(stored.keyring)) >= _MAX_LOGINS and not stored.has(name):
             raise Failure(f"there are {_MAX_LOGINS} keys already", "overt login NAME --remove")
@@ -213,7 +213,7 @@ def forget(
     name = name_of(name)
     environ = os.environ if environ is None else environ
     places = []
-    with _alone(settings.home):
+    with _locked(settings.home):
         stored = _read(settings.home)
         listed = name in stored.keyring
         if stored.keys.pop(name, None) is not None:
@@ -232,7 +232,7 @@ def forget(
     return tuple(places)
 
 
-def known(settings: Settings, environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def list_keys(settings: Settings, environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """All keys that can be found: name, place, and the end of it where that gives nothing away.
 
     A key that a variable holds for a server is listed under the variable's name, since that does
@@ -265,7 +265,7 @@ def _end(secret: str) -> str:
 # ---- where a key is, and where it may go ---------------------------------------------------
 
 
-def _look(name: str, settings: Settings, environ: Mapping[str, str]) -> tuple[str, str]:
+def _look_up(name: str, settings: Settings, environ: Mapping[str, str]) -> tuple[str, str]:
     """A key and its place; ("", "") for none."""
     for variable in variables(name):
         secret = clean(environ.get(variable, ""), variable)
@@ -382,8 +382,8 @@ def _write(home: Path, stored: _StoredKeys) -> None:
         raise atomic.unwritable(_path(home), error) from None
 
 
-def _alone(home: Path) -> AbstractContextManager[None]:
-    return atomic.alone(home / "logins.lock", "the keys of providers")
+def _locked(home: Path) -> AbstractContextManager[None]:
+    return atomic.file_lock(home / "logins.lock", "the keys of providers")
 
 
 # ---- the system's keyring ------------------------------------------------------------------

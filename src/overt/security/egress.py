@@ -135,13 +135,13 @@ def _network(host: str, entry: str) -> _Network | None:
     try:
         return ip_network(bare)
     except ValueError:
-        meant = _meant(bare)
+        meant = _rule_host(bare)
         raise BadSetting(
             f"egress: {_shown(entry)} is not a network", f"write {meant}" if meant else None
         ) from None
 
 
-def _meant(bare: str) -> str:
+def _rule_host(bare: str) -> str:
     try:
         return str(ip_network(bare, strict=False))
     except ValueError:

@@ -33,7 +33,7 @@ from overt.errors import (
 )
 from overt.protocols.base import NOBODY, Caller, HttpCall, HttpReply, Protocol, Stream, new_id
 from overt.providers.base import HOPS, HOPS_HEADER, MAX_HOPS
-from overt.server.passthrough.forward import passed
+from overt.server.passthrough.forward import forward
 from overt.server.request_log import RequestRecord, Watch
 from overt.server.routing import MatchedRoute, RoutingTable
 
@@ -198,7 +198,7 @@ class Api:
         assert task is not None
         leaving = asyncio.get_running_loop().create_task(_leaving(receive, answer, task))
         try:
-            result = await passed(call, matched, self._services)
+            result = await forward(call, matched, self._services)
             await answer.send(result or await matched.route.handler(call), matched.protocol)
         finally:
             leaving.cancel()
@@ -328,7 +328,7 @@ class _ConnectionAnswer:
         self.begun, self.status = True, status
         raw = [(name.encode("latin-1"), _safe(value)) for name, value in headers.items()]
         if self.seen is not None and (routed := self.seen.routed) is not None:
-            raw += [(name, _safe(value)) for name, value in _told(routed) if value]
+            raw += [(name, _safe(value)) for name, value in _routing_headers(routed) if value]
         raw += self._extra
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
@@ -354,7 +354,7 @@ def _count_hops(header: str) -> None:
     HOPS.set(hops)
 
 
-def _told(routed: Routed) -> tuple[tuple[bytes, str], ...]:
+def _routing_headers(routed: Routed) -> tuple[tuple[bytes, str], ...]:
     """Who answers and why, for whoever looks."""
     return (
         (b"x-overt-model", routed.model),

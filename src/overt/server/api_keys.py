@@ -220,7 +220,7 @@ class ApiKeys:
     @contextmanager
     def _changing(self) -> Iterator[list[Key]]:
         """The keys, to be changed in place; written at the end unless something was raised."""
-        with atomic.alone(self._lock, "the keys"):
+        with atomic.file_lock(self._lock, "the keys"):
             before = self.all()
             keys = [*before]
             yield keys
@@ -237,7 +237,7 @@ class ApiKeys:
             raise atomic.unwritable(self._path, error) from None
 
 
-def looks_ours(secret: str) -> bool:
+def is_overt_key(secret: str) -> bool:
     """Whether a secret claims to be one of our keys, right or wrong."""
     return secret.startswith(PREFIXES)
 

@@ -121,7 +121,7 @@ def run(
     """
     with _bound(listen) as bound:
         scheme = "https" if listen.certificate else "http"
-        url = f"{scheme}://{_written(*bound.getsockname()[:2])}"
+        url = f"{scheme}://{_write_address(*bound.getsockname()[:2])}"
         config = uvicorn.Config(
             app,
             http=ClientConnection if interactive else "h11",
@@ -240,11 +240,12 @@ def _bound(listen: ListenAddress) -> Iterator[socket.socket]:
             bound.bind((address, listen.port))
         except OSError as error:
             raise Failure(
-                f"{_written(address, listen.port)} cannot be used: {os.strerror(error.errno or 0)}",
+                f"{_write_address(address, listen.port)} cannot be used: "
+                f"{os.strerror(error.errno or 0)}",
                 "choose another with --port, or --port 0 for any that is free",
             ) from None
         yield bound
 
 
-def _written(address: str, port: int) -> str:
+def _write_address(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -57,7 +57,7 @@ def card_of(id: str, manifest: Manifest, modified: float, store: Store) -> Model
     """The card of a stored model; never raises for what its files say."""
     known: dict[str, Any] = {}
     with suppress(OvertError, OSError):
-        known = _known(manifest, store)
+        known = _card_fields(manifest, store)
     return ModelCard(
         id=id,
         digest=manifest.digest,
@@ -111,7 +111,7 @@ def details_of(
 # ---- inside --------------------------------------------------------------------------------
 
 
-def _known(manifest: Manifest, store: Store) -> dict[str, Any]:
+def _card_fields(manifest: Manifest, store: Store) -> dict[str, Any]:
     """What the headers say, by the fields of a card."""
     weights = view.weights(store, manifest)
     if not _is_gguf(manifest):

@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 
 from overt.errors import BadSetting, NoKey, Refused, WrongHost
 from overt.protocols.base import NOBODY, Caller
-from overt.server.api_keys import ApiKeys, looks_ours
+from overt.server.api_keys import ApiKeys, is_overt_key
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -247,7 +247,7 @@ class AuthGate:
             if self._rules.require_key:
                 raise NoKey("a key is needed", "make one with `overt keys add` on the server")
             return NOBODY
-        ours = [secret for secret in secrets_given if looks_ours(secret)]
+        ours = [secret for secret in secrets_given if is_overt_key(secret)]
         if not ours and not self._rules.require_key:
             return NOBODY
         if len(secrets_given) > 1:

@@ -41,7 +41,7 @@ from overt.protocols.base import (
 )
 from overt.protocols.failure import failed_of
 from overt.providers.base import Provider
-from overt.providers.manager import is_bare
+from overt.providers.manager import has_no_model
 from overt.server.library import is_latest
 from overt.server.request_log import GenerationRecord, generation
 
@@ -74,7 +74,7 @@ def _may_name(model: str, elsewhere: bool) -> None:
         )
 
 
-def _may_ask(request: Request, elsewhere: bool) -> None:
+def _check_limits(request: Request, elsewhere: bool) -> None:
     _may_name(request.model, elsewhere)
     parts = sum(len(message.parts) + 1 for message in request.messages)
     if parts > _MAX_PARTS:
@@ -126,7 +126,7 @@ class Services:
     async def stream(
         self, caller: Caller, request: Request, hold: ModelHold = AS_EVER
     ) -> AsyncGenerator[Event, None]:
-        _may_ask(request, self._providers)
+        _check_limits(request, self._providers)
         request = await self._meant(request)
         work = generation("chat" if request.prompt is None else "text_completion", request.model)
         noted = work.event
@@ -162,7 +162,7 @@ class Services:
     ) -> Embeddings:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
-        with _counted("embeddings", request.model) as work:
+        with _record_generation("embeddings", request.model) as work:
             embeddings = await self._exchange.embed(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
             )
@@ -174,7 +174,7 @@ class Services:
     ) -> Ranking:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
-        with _counted("rerank", request.model) as work:
+        with _record_generation("rerank", request.model) as work:
             ranking = await self._exchange.rerank(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
             )
@@ -186,7 +186,7 @@ class Services:
     ) -> tuple[TokenLogprob, ...]:
         _may_name(request.model, self._providers)
         request = await self._meant(request)
-        with _counted("score", request.model) as work:
+        with _record_generation("score", request.model) as work:
             tokens = await self._exchange.score(
                 request, key=caller.key, keep_alive=hold.keep_alive, context=hold.context
             )
@@ -194,11 +194,11 @@ class Services:
             return tokens
 
     async def count(self, caller: Caller, request: Request) -> int:
-        _may_ask(request, self._providers)
+        _check_limits(request, self._providers)
         return await self._exchange.count(await self._meant(request))
 
     async def render(self, caller: Caller, request: Request) -> str:
-        _may_ask(request, self._providers)
+        _check_limits(request, self._providers)
         return await self._exchange.render(await self._meant(request))
 
     async def tokenize(
@@ -222,7 +222,7 @@ class Services:
             return None
         _may_name(model, self._providers)
         ref = self._exchange.resolve(model)
-        if not isinstance(ref, str) or is_bare(ref):
+        if not isinstance(ref, str) or has_no_model(ref):
             return None  # a route looks at the answer; a server is asked for its only model
         engine = self._exchange.providers.engine(ref)
         return engine if engine.name in engines else None
@@ -306,7 +306,7 @@ class Services:
 
 
 @contextmanager
-def _counted(operation: str, model: str) -> Iterator[GenerationRecord]:
+def _record_generation(operation: str, model: str) -> Iterator[GenerationRecord]:
     """Notes one call that has no events."""
     work = generation(operation, model)
     code = "cancelled"

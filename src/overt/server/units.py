@@ -58,10 +58,10 @@ def install(unit: Unit) -> bool:
     Raises:
         Refused: another file is there. Failure: it cannot be written.
     """
-    old = _written(unit.path)
+    old = _read_unit(unit.path)
     if old == unit.text:
         return False
-    if old is not None and not _is_ours(old):
+    if old is not None and not _is_overt_unit(old):
         raise Refused(
             f"{unit.path} is there and was not written by overt, or was changed since",
             "move it away and try again",
@@ -85,10 +85,10 @@ def uninstall(path: Path) -> None:
     Raises:
         NotFound: nothing is there. Refused: it is not ours. Failure: it cannot be deleted.
     """
-    old = _written(path)
+    old = _read_unit(path)
     if old is None:
         raise NotFound(f"{path} is not there", "overt serve --install writes it")
-    if not _is_ours(old):
+    if not _is_overt_unit(old):
         raise Refused(
             f"{path} was not written by overt, or was changed since", "delete it yourself"
         )
@@ -164,13 +164,13 @@ def _marked(text: str, before: str, after: str) -> str:
     return f"{text}{before}{_MARK}{digest}{after}"
 
 
-def _is_ours(text: str) -> bool:
+def _is_overt_unit(text: str) -> bool:
     head, mark, tail = text.rpartition(_MARK)
     line = head.rfind("\n") + 1
     return bool(mark) and tail[:64] == hashlib.sha256(head[:line].encode()).hexdigest()
 
 
-def _written(path: Path) -> str | None:
+def _read_unit(path: Path) -> str | None:
     """What is at `path`; "" for what is no text file of ours, None where nothing is."""
     try:
         return path.read_text("utf-8")

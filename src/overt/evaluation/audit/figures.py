@@ -65,7 +65,7 @@ def mean_interval(
         low, high = intervals.wilson(sum(value > 0 for value in values), len(values))
         return (2 * low - 1, 2 * high - 1), f"{intervals.WILSON}, of the share, times 2 minus 1"
     if max(values) - min(values) < _SAME:
-        return intervals.alike(values[0], len(values), least, most), intervals.ALIKE
+        return intervals.constant(values[0], len(values), least, most), intervals.ALIKE
     return intervals.bootstrap(values, seed), intervals.BOOTSTRAP
 
 
@@ -124,7 +124,7 @@ def _pair(
     width = measure.most - measure.least
     changes = [a - b for a, b in zip(after, before, strict=True)]
     if max(changes) - min(changes) < _SAME:
-        low, high = intervals.alike(changes[0], len(changes), -width, width)
+        low, high = intervals.constant(changes[0], len(changes), -width, width)
         method = f"paired {intervals.ALIKE}"
     else:
         low, high = intervals.bootstrap(changes, seed)
@@ -177,10 +177,10 @@ def _contrast(contrast: Contrast, entries: Sequence[Entry], seed: int) -> dict[s
             NEWCOMBE,
         )
     else:
-        low, high = _drawn(statistic, first, second, seed)
+        low, high = _bootstrap(statistic, first, second, seed)
         method = TWO
         if high - low < _SAME:
-            low, high = intervals.alike(value, min(len(first), len(second)), least, 1.0)
+            low, high = intervals.constant(value, min(len(first), len(second)), least, 1.0)
             method = intervals.ALIKE
     return {
         "measure": contrast.name,
@@ -197,7 +197,7 @@ def _contrast(contrast: Contrast, entries: Sequence[Entry], seed: int) -> dict[s
     }
 
 
-def _drawn(
+def _bootstrap(
     statistic: Callable[[Sequence[float], Sequence[float]], float],
     first: list[float],
     second: list[float],

@@ -73,7 +73,7 @@ def run(job: GarakJob, settings: Settings, say: Callable[[str], None]) -> dict[s
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     with external_tool.server(settings) as url:
         say(f"garak asks {job.ref} at {url}; its report comes to {place}")
-        _ask(command, job, url, place)
+        _run_garak(command, job, url, place)
     reports = sorted(place.glob("*.report.jsonl"))
     if not reports:
         raise Failure("garak left no report", f"see {place / 'garak.log'}")
@@ -128,7 +128,7 @@ def arguments(job: GarakJob, url: str, place: Path) -> list[str]:
     return args
 
 
-def _ask(command: list[str], job: GarakJob, url: str, place: Path) -> None:
+def _run_garak(command: list[str], job: GarakJob, url: str, place: Path) -> None:
     environ = {key: os.environ[key] for key in _KEPT if key in os.environ}
     environ |= {"OPENAICOMPATIBLE_API_KEY": "none", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
     log = place / "garak.log"

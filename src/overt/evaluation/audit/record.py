@@ -62,16 +62,16 @@ def parsed(data: bytes, path: Path) -> dict[str, Any]:
         receipt = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _none(path, str(error)[:120]) from None
-    if wrong := _wrong(receipt):
+    if wrong := _problem_of(receipt):
         raise _none(path, wrong)
     unchanged(receipt, path, "run the audit again: its answers are kept")
     _check_figures(receipt, path)
     for name, probe in receipt["probes"].items():
-        receipt["probes"][name] = probe | _made_again(name, probe, receipt["seed"])
+        receipt["probes"][name] = probe | _recomputed(name, probe, receipt["seed"])
     return dict(receipt)
 
 
-def _made_again(name: str, record: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _recomputed(name: str, record: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What follows from the items and the probe: it is not taken from the file."""
     probe, items = find(name), record["items"]
     counted = sum(item["outcome"] is not None for item in items)
@@ -85,7 +85,7 @@ def _made_again(name: str, record: Mapping[str, Any], seed: int) -> dict[str, An
     }
 
 
-def asked_with(receipt: Mapping[str, Any]) -> dict[str, int]:
+def parameters_of(receipt: Mapping[str, Any]) -> dict[str, int]:
     """Seed, limit and max_tokens of the plan that a receipt was made by, where it has them."""
     sources = [receipt, *(probe["parameters"] for probe in receipt["probes"].values())]
     parameters = {}
@@ -154,7 +154,7 @@ def _otherwise(new: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ""
 
 
-def _wrong(receipt: Any) -> str:
+def _problem_of(receipt: Any) -> str:
     """What is wrong with the form of a receipt; "" for nothing."""
     if not isinstance(receipt, dict) or receipt.get("form") != FORM:
         return f"it has no form {FORM!r}"

@@ -30,7 +30,7 @@ from overt.evaluation.audit.model import AuditedModel, failed
 from overt.evaluation.audit.probe import AuditPlan, AuditProbe, ProbeItem, ProbeMaterial
 from overt.evaluation.audit.probes import PROBES, find
 from overt.evaluation.suites import receipt
-from overt.evaluation.suites.answers import Answers, alone
+from overt.evaluation.suites.answers import Answers, exclusive
 from overt.evaluation.suites.ask import ModelClient, identify
 from overt.evaluation.suites.budget import Budget
 from overt.evaluation.suites.concurrency import at_once
@@ -135,7 +135,7 @@ async def audit(
     path = settings.home / "evaluations" / "answers" / f"{key}.jsonl"
     begun, probes, skipped = time.time(), {}, [dict(skip) for skip in prepared.skipped]
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(alone(path, who.ref, say))
+        await stack.enter_async_context(exclusive(path, who.ref, say))
         answers = Answers(path, fresh=fresh)
         stack.callback(answers.close)
         model = AuditedModel(

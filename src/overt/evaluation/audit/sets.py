@@ -55,7 +55,7 @@ class ReadSet:
 
 
 @cache
-def known() -> Mapping[str, DataSet]:
+def known_sets() -> Mapping[str, DataSet]:
     """Every set by its name."""
     import tomllib
 
@@ -71,7 +71,7 @@ def read(name: str, data: Path | None) -> list[ReadSet]:
         NotFound: they are not there; says where they are from and under which licence.
         FormatError: too large.
     """
-    data_set = known()[name]
+    data_set = known_sets()[name]
     for folder in _places(data_set, data):
         paths = sorted(path for path in folder.glob(data_set.files) if path.is_file())
         if paths:
@@ -98,7 +98,7 @@ def material(
 def beside(file: ReadSet, name: str) -> ReadSet | None:
     """A further file of the set that `file` is of, where it lies in the same folder."""
     path = file.path.with_name(name)
-    return _read(known()[str(file.told["set"])], path) if path.is_file() else None
+    return _read(known_sets()[str(file.told["set"])], path) if path.is_file() else None
 
 
 def _places(data_set: DataSet, data: Path | None) -> list[Path]:
@@ -155,7 +155,7 @@ def table(file: ReadSet, columns: set[str], what: str, most: int) -> Iterator[di
         ) from None
 
 
-def own(file: str, digest: str, name: str) -> dict[str, Any]:
+def own_file_facts(file: str, digest: str, name: str) -> dict[str, Any]:
     """What a receipt says of a file of the person's own; `digest` is its sha256."""
     return {
         "file": file,

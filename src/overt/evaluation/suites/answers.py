@@ -2,8 +2,8 @@
 
 One JSONL file for each suite and model: ``<home>/evaluations/answers/<key>.jsonl``. A line is
 written whole and synced before the next question is asked of it; a line cut short by a crash is
-passed over. Kept are answers, never errors. Two runs of the same take turns (`alone`): the second
-finds there what the first has paid for.
+passed over. Kept are answers, never errors. Two runs of the same take turns (`exclusive`): the
+second finds there what the first has paid for.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ def key_of(request: Request) -> str:
 
 
 @asynccontextmanager
-async def alone(path: Path, who: str, say: Callable[[str], None]) -> AsyncGenerator[None]:
+async def exclusive(path: Path, who: str, say: Callable[[str], None]) -> AsyncGenerator[None]:
     """Hold the answers at `path`; while another process does, wait, and say so once.
 
     Raises:
@@ -130,7 +130,7 @@ class Answers:
         Raises:
             OutOfDisk, NotKept: it could not be written.
         """
-        line = json.dumps({"key": key} | _kept(reply), ensure_ascii=True) + "\n"
+        line = json.dumps({"key": key} | _reply_fields(reply), ensure_ascii=True) + "\n"
         try:
             self._write(line)
         except OSError as error:
@@ -175,7 +175,7 @@ class Answers:
         return not data.endswith(b"\n") and bool(data)
 
 
-def _kept(reply: ModelReply) -> dict[str, Any]:
+def _reply_fields(reply: ModelReply) -> dict[str, Any]:
     value = asdict(reply)
     del value["cached"]
     return value

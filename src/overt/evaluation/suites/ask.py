@@ -9,8 +9,8 @@ from typing import Any
 from overt.chat import Answer, Request, Usage
 from overt.errors import OvertError, ProviderFailed
 from overt.evaluation.suites.answers import Answers, ModelReply, key_of
-from overt.evaluation.suites.budget import Budget, is_away
-from overt.evaluation.timing import is_counted
+from overt.evaluation.suites.budget import Budget, is_remote
+from overt.evaluation.timing import is_measurable
 from overt.gateway import routing
 from overt.gateway.exchange import Exchange
 from overt.openness.export.text import canonical
@@ -42,7 +42,7 @@ class ModelIdentity:
             "digest": self.digest,
             "engine": self.engine,
             "build": self.build,
-            "away": is_away(self.resolved),
+            "away": is_remote(self.resolved),
         }
 
 
@@ -86,7 +86,7 @@ class ModelClient:
             raise
         finally:
             by = answer.routed.model if answer.routed else ref
-            counted = whole and is_counted(answer)
+            counted = whole and is_measurable(answer)
             if not billed:
                 self._purse.release(held)
             else:

@@ -114,10 +114,10 @@ class Budget:
         """
         self.release(held)
         before, costs = self.spent, []
-        for model, used in _apart(ref, usage):
+        for model, used in _split_usage(ref, usage):
             taken = self.price(model, used)
             self.spent += taken or 0.0
-            costs.append(taken if is_away(model) else self._listed(model, used))
+            costs.append(taken if is_remote(model) else self._listed(model, used))
         known = [cost for cost in costs if cost is not None]
         if not counted:
             more = max(0.0, held - (self.spent - before))
@@ -130,7 +130,7 @@ class Budget:
 
     def price(self, ref: str, usage: Usage) -> float | None:
         """US dollars that a provider takes; 0 for a model of this machine, None where unknown."""
-        return self._listed(ref, usage) if is_away(ref) else 0.0
+        return self._listed(ref, usage) if is_remote(ref) else 0.0
 
     def _listed(self, ref: str, usage: Usage) -> float | None:
         from overt import prices
@@ -139,14 +139,14 @@ class Budget:
         return cost.usd if cost.known else None
 
 
-def _apart(ref: str, usage: Usage) -> Iterator[tuple[str, Usage]]:
+def _split_usage(ref: str, usage: Usage) -> Iterator[tuple[str, Usage]]:
     """Each model that was asked, and what it alone used."""
     yield ref, replace(usage, before=())
     for model, used in usage.before:
-        yield from _apart(model, used)
+        yield from _split_usage(model, used)
 
 
-def is_away(ref: str) -> bool:
+def is_remote(ref: str) -> bool:
     """Whether `ref` is a model of another machine; `http` refs of this one's ports are not."""
     if ref.startswith(("http://", "https://")):
         return not urls.read(ref).loopback

@@ -4,11 +4,11 @@ Sources: Wilson 1927 (interval of a proportion); Efron 1979 (bootstrap, percenti
 in the exact form: a two-sided sign test of the discordant pairs. All intervals are of 95 %.
 
 Drawing again from values that are all the same gives them back, and an interval without width,
-which says more than n items can. `alike` is used there. Of n items none differed from the rest. If
-a share s of all items did, that had a chance of (1 - s)^n, which is below 5 % for
-s > 1 - 0.05^(1/n): the upper bound of Clopper and Pearson 1934 for none of n. So with 95 %
-confidence no more than that share differs, and as those may have any value of the range [a, b], the
-mean is from (1 - s) v + s a to (1 - s) v + s b.
+which says more than n items can. `constant` is used there. Of n items none differed from the rest.
+If a share s of all items did, that had a chance of (1 - s)^n, which is below 5 % for s > 1 -
+0.05^(1/n): the upper bound of Clopper and Pearson 1934 for none of n. So with 95 % confidence no
+more than that share differs, and as those may have any value of the range [a, b], the mean is from
+(1 - s) v + s a to (1 - s) v + s b.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def of_scores(values: Sequence[float], seed: int = 0) -> tuple[Interval, str]:
     """The interval of a mean of scores from 0 to 1, and its method: Wilson where all are 0 or 1."""
     if all(value in (0.0, 1.0) for value in values):
         return wilson(round(sum(values)), len(values)), WILSON
-    return _drawn(values, 0.0, seed)
+    return _bootstrap(values, 0.0, seed)
 
 
 def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> tuple[Interval, str]:
@@ -80,11 +80,11 @@ def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> tu
 
     The two are scores from 0 to 1 of the same items.
     """
-    bounds, method = _drawn([a - b for a, b in zip(first, second, strict=True)], -1.0, seed)
+    bounds, method = _bootstrap([a - b for a, b in zip(first, second, strict=True)], -1.0, seed)
     return bounds, f"paired {method}"
 
 
-def alike(value: float, count: int, least: float, most: float) -> Interval:
+def constant(value: float, count: int, least: float, most: float) -> Interval:
     """Where the mean lies, when all `count` items had `value` and any may be `least` to `most`."""
     if count <= 0:
         return (least, most)
@@ -92,10 +92,10 @@ def alike(value: float, count: int, least: float, most: float) -> Interval:
     return (value - share * (value - least), value + share * (most - value))
 
 
-def _drawn(values: Sequence[float], least: float, seed: int) -> tuple[Interval, str]:
+def _bootstrap(values: Sequence[float], least: float, seed: int) -> tuple[Interval, str]:
     if values and max(values) - min(values) < _SAME:
         value = values[0]
-        return alike(value, len(values), min(least, value), max(1.0, value)), ALIKE
+        return constant(value, len(values), min(least, value), max(1.0, value)), ALIKE
     return bootstrap(values, seed), BOOTSTRAP
 
 

@@ -141,7 +141,7 @@ def identify(ref: str, settings: Settings) -> ScoredModel:
     target = routing.aliases(settings.home).find(ref) or ref
     if isinstance(target, routing.Route):
         raise Unsupported(f"{ref} is a route, and a task is scored on one model", "name a model")
-    if target.startswith(_away()):
+    if target.startswith(_remote_arguments()):
         return ScoredModel(ref, target, "", target.partition(":")[0], "", away=True, context=0)
     from overt.runtime.native_build.build import native_path
 
@@ -162,7 +162,7 @@ def identify(ref: str, settings: Settings) -> ScoredModel:
     )
 
 
-def _away() -> tuple[str, ...]:
+def _remote_arguments() -> tuple[str, ...]:
     from overt import ref as refs
 
     return tuple(refs.ELSEWHERE)
@@ -223,7 +223,7 @@ def evaluate(
                     Path(folder),
                     who,
                     options,
-                    partial(_say, say, what),
+                    partial(_report_progress, say, what),
                 )
                 output = lm_eval_output.read(Path(folder) / "out")
             value = lm_eval_output.receipt_of(
@@ -270,7 +270,7 @@ def _of(url: str, ref: str) -> str:
     return f"{url}/of/{quote(ref, safe=':/@')}"
 
 
-def _say(say: Say, what: str, far: str) -> None:
+def _report_progress(say: Say, what: str, far: str) -> None:
     say(f"{what}: {far}")
 
 
@@ -355,8 +355,8 @@ def _run(
             preexec_fn=external_tool.dying_with_us(),
         )
         try:
-            while (code := _ended(process)) is None:
-                if far := how_far(_last(log, _MAX_BAR)):
+            while (code := _exit_code(process)) is None:
+                if far := progress_of(_last(log, _MAX_BAR)):
                     say(far)
         except BaseException:
             external_tool.end(process)
@@ -365,7 +365,7 @@ def _run(
         _failed(code, _last(log, 20_000), who)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int | None:
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
     """How it ended, or None after a moment in which it did not."""
     try:
         return process.wait(_MOMENT)
@@ -379,7 +379,7 @@ def _last(log: Path, most: int) -> str:
         return file.read(most).decode("utf-8", "replace")
 
 
-def how_far(output: str) -> str:
+def progress_of(output: str) -> str:
     """What the last progress bar (tqdm's) in `said` tells of requests; "" for none."""
     bars = _BAR.findall(output)
     if not bars:

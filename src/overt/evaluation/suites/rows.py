@@ -61,7 +61,7 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[DataRow], str]:
         NotFound: no such file.
         FormatError: not what its name says, too large, or a row with too few or too many columns.
     """
-    text, name, digest = whole(path)
+    text, name, digest = read_text(path)
     stem = _SPLIT.sub("", path.name.partition(".")[0])
     own = {"stem": stem, "topic": stem.replace("_", " ")}
     rows = [
@@ -73,7 +73,7 @@ def read(path: Path, columns: Sequence[str] = ()) -> tuple[list[DataRow], str]:
     return rows, digest
 
 
-def whole(path: Path, name: str = "") -> tuple[str, str, str]:
+def read_text(path: Path, name: str = "") -> tuple[str, str, str]:
     """The text of a file, its name in small letters without ``.gz``, and the sha256 of its bytes.
 
     `name` is what it is called, where `path` is not.

@@ -30,7 +30,7 @@ from overt.errors import (
 )
 from overt.evaluation.compare_page import dollars
 from overt.evaluation.suites import intervals, receipt, runners
-from overt.evaluation.suites.answers import Answers, ModelReply, NotKept, alone, failed
+from overt.evaluation.suites.answers import Answers, ModelReply, NotKept, exclusive, failed
 from overt.evaluation.suites.ask import ModelClient, ModelIdentity, identify
 from overt.evaluation.suites.budget import Budget
 from overt.evaluation.suites.concurrency import at_once
@@ -155,7 +155,7 @@ async def evaluate(
         askers: dict[Path, ModelClient] = {}  # one for a model that is set beside itself
         # In one order everywhere, or two runs could wait for each other.
         for path, role in sorted({path: role for role, path in reversed(files.items())}.items()):
-            await stack.enter_async_context(alone(path, identities[role].ref, say))
+            await stack.enter_async_context(exclusive(path, identities[role].ref, say))
             answers = Answers(path, fresh=options.fresh)
             stack.callback(answers.close)
             askers[path] = ModelClient(
@@ -392,7 +392,7 @@ def _totals(rows: list[_SuiteRow], seconds: float) -> dict[str, Any]:
         "cached": sum(reply.cached for reply in replies),
         "tokens_in": sum(reply.tokens_in or 0 for reply in replies),  # as far as it was told
         "tokens_out": sum(reply.tokens_out or 0 for reply in replies),
-        "uncounted": len(_not_told(rows)),
+        "uncounted": len(_unreported(rows)),
         "seconds": round(seconds, 3),
         "cost": None if unknown else sum(known),  # never 0 for what is unknown
         "cost_known": not unknown,
@@ -401,14 +401,14 @@ def _totals(rows: list[_SuiteRow], seconds: float) -> dict[str, Any]:
     }
 
 
-def _not_told(rows: list[_SuiteRow]) -> list[_SuiteRow]:
+def _unreported(rows: list[_SuiteRow]) -> list[_SuiteRow]:
     """Those of which nobody told what they took, failed ones that may be billed among them."""
     return [row for row in rows if row.owed or (row.reply and row.reply.tokens_in is None)]
 
 
 def _uncounted(rows: list[_SuiteRow], assumed: float) -> list[str]:
     """A note on what was not told; `assumed` US dollars were taken from the budget for it."""
-    if not (count := len(_not_told(rows))):
+    if not (count := len(_unreported(rows))):
         return []
     note = f"what {count} of {len(rows)} answers took was not told: their cost is not known"
     if assumed > 0:

@@ -135,7 +135,7 @@ def _start(code: str, limits: SandboxLimits, *, unsafe: bool) -> tuple[ProgramRu
         late = _finish(process, json.dumps(task).encode(), 2 * limits.seconds + 5)
         seconds = time.monotonic() - begun
         os.set_blocking(report.fileno(), False)
-        result = _said(report.read(1 << 16) or b"")
+        result = _report_of(report.read(1 << 16) or b"")
         printed.seek(0, os.SEEK_END)
         printed.seek(max(0, printed.tell() - 2000))
         output = printed.read(2000).decode("utf-8", "replace")
@@ -160,7 +160,7 @@ def _finish(process: "subprocess.Popen[bytes]", task: bytes, patience: float) ->
     return late
 
 
-def _said(data: bytes) -> dict[str, Any]:
+def _report_of(data: bytes) -> dict[str, Any]:
     """What the process reported, line by line; the program may have written there as well."""
     merged: dict[str, Any] = {}
     for line in data.splitlines():

@@ -474,7 +474,7 @@ Norway,Oslo
 """
 
 
-def new(name: str, folder: Path) -> tuple[Path, Path]:
+def create_template(name: str, folder: Path) -> tuple[Path, Path]:
     """Write a small suite and its data to start from; returns both files.
 
     Raises:

@@ -230,7 +230,7 @@ class Cascade:
                 held.answer.mean_logprob
                 if at.router is None
                 else await asyncio.to_thread(
-                    at.router.score, command.asked(self._request), held.answer.text
+                    at.router.score, command.last_user_message(self._request), held.answer.text
                 )
             )
             objection = _below(at, held.surety)

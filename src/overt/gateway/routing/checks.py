@@ -159,15 +159,15 @@ def _validator(schema: Mapping[str, Any]) -> _Validate:
         text = json.dumps(schema, default=dict)
     except (TypeError, ValueError, RecursionError):
         raise _BadSchema("it is no JSON, or too deep") from None
-    return _made(text) if len(text) > _MAX_CACHED_SCHEMA else _kept(text)
+    return _make_validator(text) if len(text) > _MAX_CACHED_SCHEMA else _cached_validator(text)
 
 
 @lru_cache(maxsize=64)
-def _kept(text: str) -> _Validate:
-    return _made(text)
+def _cached_validator(text: str) -> _Validate:
+    return _make_validator(text)
 
 
-def _made(text: str) -> _Validate:
+def _make_validator(text: str) -> _Validate:
     from jsonschema import exceptions, validators
     from referencing import Registry
     from referencing.exceptions import Unresolvable

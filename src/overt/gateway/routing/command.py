@@ -18,7 +18,7 @@ from overt.chat import Request
 from overt.errors import Refused
 from overt.gateway.routing.route import CheckCommand
 
-__all__ = ["asked", "check_owner", "judge"]
+__all__ = ["check_owner", "judge", "last_user_message"]
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SYSTEMROOT")
 _MAX_PROMPT = 64 << 10  # bytes; Linux takes 128 KiB in one variable
@@ -117,7 +117,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await asyncio.sleep(0)  # the pipes close in the next round of the loop
 
 
-def asked(request: Request) -> str:
+def last_user_message(request: Request) -> str:
     """The last thing the person said, or the prompt; "" for token ids."""
     user_texts = [message.text for message in request.messages if message.role == "user"]
     if user_texts:
@@ -126,7 +126,7 @@ def asked(request: Request) -> str:
 
 
 def _environment(request: Request, model: str) -> dict[str, str]:
-    prompt = asked(request).replace("\0", "\ufffd")
+    prompt = last_user_message(request).replace("\0", "\ufffd")
     clipped = prompt.encode("utf-8", "replace")[:_MAX_PROMPT].decode("utf-8", "ignore")
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return {**passed, "OVERT_PROMPT": clipped, "OVERT_MODEL": model}

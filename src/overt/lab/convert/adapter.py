@@ -391,7 +391,7 @@ def to_peft(file: Path, base: Path, folder: Path, base_name: str = "") -> None:
         FormatError: not an adapter, or not of this base.
         Unsupported: an adapter of several ranks, or one that waits for certain words.
     """
-    _refuse_taken(folder)
+    _refuse_existing(folder)
     to = base_of(base)
     alpha, pairs = _gguf_pairs(file, to, base_name or base.name)
     ranks = {pair.b.shape[1] for pair in pairs}
@@ -405,7 +405,7 @@ def to_peft(file: Path, base: Path, folder: Path, base_name: str = "") -> None:
         _write_peft(pairs, place / WEIGHTS)
 
 
-def _refuse_taken(folder: Path) -> None:
+def _refuse_existing(folder: Path) -> None:
     if folder.exists():
         raise UsageError(f"{folder} is there already", "name a new folder: --output DIR")
 
@@ -413,7 +413,7 @@ def _refuse_taken(folder: Path) -> None:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder that becomes `folder` when it is whole. Raises OutOfDisk, Failure: it cannot be."""
-    _refuse_taken(folder)
+    _refuse_existing(folder)
     place = folder.with_name(f".{folder.name}.{os.getpid()}")
     with writing(folder):
         try:

@@ -195,7 +195,7 @@ def _vocabulary(
     special = {token.id for token in tokenizer_file.added_tokens}
     tokens, kinds = [""] * size, [1] * size
     for token, id in vocabulary.items():
-        tokens[id] = token if id in special else _written(token)
+        tokens[id] = token if id in special else _gguf_token(token)
         kinds[id] = 3 if id in special else 1
     yield "tokenizer.ggml.model", "bert"
     yield "tokenizer.ggml.token_type_count", _size(config, "type_vocab_size")
@@ -218,7 +218,7 @@ _SPECIAL = {
 }
 
 
-def _written(token: str) -> str:
+def _gguf_token(token: str) -> str:
     return token[2:] if token.startswith("##") else f"\N{LOWER ONE EIGHTH BLOCK}{token}"
 
 

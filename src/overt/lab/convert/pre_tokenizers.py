@@ -87,7 +87,7 @@ def spelled(name: str) -> tuple[dict[str, Any], bool]:
         if name == entry.name or name in entry.also:
             steps = entry.spellings[0]
             words = steps[-1] == "words"
-            parts = [_written(step) for step in (steps[:-1] if words else steps)]
+            parts = [_step_as_json(step) for step in (steps[:-1] if words else steps)]
             whole = {"type": "Sequence", "pretokenizers": [*parts, _bytes(words)]}
             return whole if parts else _bytes(words), bool(entry.ignores)
     raise Unsupported(
@@ -162,7 +162,7 @@ def _expression(part: Mapping[Any, Any]) -> str:
     return "words" if regex == _WORDS else regex
 
 
-def _written(step: str) -> dict[str, Any]:
+def _step_as_json(step: str) -> dict[str, Any]:
     """A step as tokenizer.json has it."""
     if step == "digits":
         return {"type": "Digits", "individual_digits": True}

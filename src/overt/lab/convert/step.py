@@ -17,7 +17,7 @@ from overt.formats import safetensors
 from overt.formats.bounded import shown
 from overt.lab.convert import bert
 from overt.models import pull
-from overt.models.modelfile_build import named
+from overt.models.modelfile_build import parse_name
 from overt.models.recipe import Input, Recipe
 from overt.models.sources.base import FetchProgress
 from overt.models.store import FileLink, Manifest, Store
@@ -77,7 +77,7 @@ def convert(
     """
     from overt.provenance import run_recipe
 
-    named(name)
+    parse_name(name)
     report = progress or (lambda _: None)
     manifest = _stored(source, name, settings, report)
     came = Input("from", manifest.digest, manifest.ref)
@@ -104,7 +104,7 @@ def _stored(
         raise FormatError(f"{source} is not a safetensors model", "it needs no converting")
     if model.manifest is not None:
         return manifest
-    own = named(f"{name}-safetensors")
+    own = parse_name(f"{name}-safetensors")
     place = Path(source).expanduser().absolute()
     base = place if place.is_dir() else place.parent
     links = {file.digest: FileLink.of(base / file.path, str(base)) for file in manifest.files}

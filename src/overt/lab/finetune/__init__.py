@@ -48,7 +48,7 @@ class _FinetuneStep:
         base = _base(work.recipe, work.inputs)
         prepared = _prepared(work, base, config)
         if config.device == "cpu":  # a recipe may be anybody's: the verb has looked already
-            wanted = plan.wanted(prepared, config)
+            wanted = plan.memory_request(prepared, config)
             plan.check(prepared.base.shape, wanted, free_memory())
         work.tell(_example(prepared))
         with fixed(config.training.threads):
@@ -265,7 +265,7 @@ def _files(
     made: list[StepOutput] = []
     if config.method == "full" or config.merge:
         target = work.place / "model.gguf"
-        save.whole(
+        save.save_model(
             net,
             base.path,
             config.type,

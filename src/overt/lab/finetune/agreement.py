@@ -128,7 +128,7 @@ def of_files(
             changes = of_adapter(recorded, here)
         else:
             continue
-        off = learnt(changes)
+        off = sum_changes(changes)
         agreements.append(Agreement("what was learnt, of its size", off.off, allowed.off, (path,)))
         agreements.append(Agreement("the same, of one tensor", off.worst, allowed.worst, (path,)))
         agreements.append(
@@ -137,7 +137,7 @@ def of_files(
     return agreements
 
 
-def learnt(changes: Iterator[TensorChange]) -> LearningDifference:
+def sum_changes(changes: Iterator[TensorChange]) -> LearningDifference:
     """Of all tensors; infinite where they cannot be compared."""
     import numpy as np
 
@@ -179,7 +179,7 @@ def of_adapter(recorded: Path, here: Path) -> Iterator[TensorChange]:
         if any(factor.shape != new[layer][half].shape for half, factor in halves.items()):
             raise ValueError(f"the halves of {layer[:80]!r} have another shape")  # before any work
         (a, b), (c, d) = (
-            (_all(factors["a"]), _all(factors["b"])) for factors in (halves, new[layer])
+            (_read_all(factors["a"]), _read_all(factors["b"])) for factors in (halves, new[layer])
         )
         was, now = _trace(b, a, b, a), _trace(d, c, d, c)
         both = _trace(b, a, d, c)
@@ -198,7 +198,7 @@ def _halves(path: Path) -> dict[str, dict[str, diff.Tensor]]:
     return layers
 
 
-def _all(tensor: diff.Tensor) -> "Array":
+def _read_all(tensor: diff.Tensor) -> "Array":
     import numpy as np
 
     return np.asarray(tensor.rows(0, tensor.count), np.float64)
@@ -254,13 +254,13 @@ def _change(name: str, type: str, base: Stored, old: Stored, new: Stored) -> Ten
         if np.array_equal(a, b) and old.type == base.type:
             before = np.asarray(base.read(first, count), np.float64)
         else:
-            before = _as_written(base.read(first, count), type, name)
+            before = _as_stored(base.read(first, count), type, name)
         was, now = a - before, b - before
         sums += [_square(b - a), _square(was), _square(now), float((was * now).sum())]
     return TensorChange(name, *map(float, sums))
 
 
-def _as_written(numbers: "Array", type: str, name: str) -> "Array":
+def _as_stored(numbers: "Array", type: str, name: str) -> "Array":
     """The numbers as they are once they are stored as `type`."""
     import numpy as np
 
@@ -292,12 +292,12 @@ def of_report(recorded: Path, here: Path) -> ReportDifference:
     """
     try:
         old, new = (dict(diff.leaves(_read(report))) for report in (recorded, here))
-        return _told(old, new)
+        return _compare_reports(old, new)
     except _BROKEN:
         return ReportDifference(math.inf, math.inf)
 
 
-def _told(old: Mapping[str, Any], new: Mapping[str, Any]) -> ReportDifference:
+def _compare_reports(old: Mapping[str, Any], new: Mapping[str, Any]) -> ReportDifference:
     if old.keys() != new.keys():
         return ReportDifference(math.inf, math.inf)
     loss = share = 0.0

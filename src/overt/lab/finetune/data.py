@@ -21,7 +21,9 @@ from overt.lab.finetune.formats import DataFormat
 from overt.lab.finetune.row import BadRow, Item, Kind, PreferencePair, Prose, TrackedRow
 
 E = TypeVar("E", Example, PreferenceExample)
-_KINDS: Final = "write rows such as " + " or ".join(format.EXAMPLE for format in formats.every())
+_KINDS: Final = "write rows such as " + " or ".join(
+    format.EXAMPLE for format in formats.all_formats()
+)
 _MAX_HELD: Final = 256
 """Held-out examples, at most: more cost time at every look and narrow the interval little."""
 
@@ -81,7 +83,7 @@ def read(path: Path, format: str = "", name: str = "") -> Data:
         FormatError: it, or one of its rows, is not what it should be; says where, and what is
             expected.
     """
-    text, called, digest = rows.whole(path, name)
+    text, called, digest = rows.read_text(path, name)
     shown = Path(name) if name else path
     if (at := text.find("\0")) >= 0:
         line = text.count("\n", 0, at) + 1
@@ -89,12 +91,12 @@ def read(path: Path, format: str = "", name: str = "") -> Data:
     if called.endswith(".txt"):
         objects = iter([rows.RawObject(1, f"{shown}", {"text": text.replace("\r\n", "\n")})])
     else:
-        hint = f"write {formats.named(format).EXAMPLE}" if format else _KINDS
+        hint = f"write {formats.find(format).EXAMPLE}" if format else _KINDS
         called = f"{called}l" if called.endswith(".json") and _is_lines(text) else called
         objects = rows.objects(text, called, shown, hint=hint)
     lines: list[DataLine] = []
     unread: Counter[str] = Counter()
-    wanted, doubled = _lines(objects, formats.named(format) if format else None, lines, unread)
+    wanted, doubled = _lines(objects, formats.find(format) if format else None, lines, unread)
     if wanted is None or not lines:
         raise FormatError(f"{shown} has no rows", "give a file with examples in it")
     return Data(
@@ -160,7 +162,7 @@ def split(examples: Sequence[E], share: float, seed: int) -> tuple[list[E], list
     return sorted(train, key=_line), sorted(held, key=_line)
 
 
-def apart(train: Sequence[E], held: Sequence[E]) -> tuple[list[E], int]:
+def without_held_out(train: Sequence[E], held: Sequence[E]) -> tuple[list[E], int]:
     """What of `train` is not in `held` too, and how many were."""
     out = {_tokens(example) for example in held}
     remaining = [example for example in train if _tokens(example) not in out]
@@ -199,7 +201,7 @@ def _item(
     try:
         item = wanted.read(row)
         if wanted.KIND == "answers":
-            _wanted(row)
+            _refuse_unknown_row(row)
     except BadRow as bad:
         raise FormatError(f"{where} {bad.what}", bad.hint) from None
     except RecursionError:
@@ -210,7 +212,7 @@ def _item(
     ]
 
 
-def _wanted(row: TrackedRow) -> None:
+def _refuse_unknown_row(row: TrackedRow) -> None:
     """Some sets mark each answer as good or bad (TRL's KTO). Raises Bad: it is bad."""
     for name in ("label", "kto_tag"):
         if row.raw.get(name) is False:

@@ -11,7 +11,7 @@ from overt.openness.subject import gather
 from overt.settings import Settings
 
 
-def known(words: str) -> str:
+def canonical(words: str) -> str:
     """The licence that `words` name, by its id.
 
     Raises:

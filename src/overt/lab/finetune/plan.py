@@ -97,7 +97,7 @@ def estimate(shape: Shape, wanted: MemoryRequest) -> Estimate:
     return Estimate(
         weights,
         learning,
-        tokens * _kept(shape, wanted),
+        tokens * _activation_bytes(shape, wanted),
         min(tokens * shape.vocabulary, _LOGITS) * 4 * tables,
     )
 
@@ -126,7 +126,7 @@ def _copies(shape: Shape, wanted: MemoryRequest) -> int:
     return low + (table * 4 if shape.tied else 0)
 
 
-def wanted(prepared: "PreparedFinetune", config: "FinetuneConfig") -> MemoryRequest:
+def memory_request(prepared: "PreparedFinetune", config: "FinetuneConfig") -> MemoryRequest:
     """What decides the memory of a fine-tune whose data are read."""
     job = config.training
     number = 2 if job.precision == "bfloat16" else 4
@@ -268,7 +268,7 @@ def _adapter(shape: Shape, wanted: MemoryRequest) -> int:
     )
 
 
-def _kept(shape: Shape, wanted: MemoryRequest) -> int:
+def _activation_bytes(shape: Shape, wanted: MemoryRequest) -> int:
     """Bytes kept for the backward pass, of one token."""
     layer, sight = _layer(shape, wanted), wanted.sight or wanted.length
     scores = 0

@@ -147,10 +147,10 @@ def prepare(
         made = render.render(read, words, template, length, most)
         other = render.render(held_read, words, template, length, most) if held_read else None
         first = render.of_pair(made.pairs[0]) if made.pairs else made.examples[0]
-        shown = render.shown(first, words)
-    notes += _told(read, made)
+        shown = render.spans_of(first, words)
+    notes += _notes(read, made)
     if held_read and other:
-        notes += [f"held out: {note}" for note in _told(held_read, other)]
+        notes += [f"held out: {note}" for note in _notes(held_read, other)]
     notes += _of_template(read, template)
     train, held, more = _parts(made, other, config)
     notes += more
@@ -197,9 +197,9 @@ def _parts(
         return *data.split(made.examples, config.held, seed), []
     twice = "{} rows of the data are held out too, and are not learnt"
     if made.pairs:
-        pairs, count = data.apart(made.pairs, other.pairs)
+        pairs, count = data.without_held_out(made.pairs, other.pairs)
         return pairs, other.pairs, [twice.format(count)] if count else []
-    examples, count = data.apart(made.examples, other.examples)
+    examples, count = data.without_held_out(made.examples, other.examples)
     return examples, other.examples, [twice.format(count)] if count else []
 
 
@@ -214,7 +214,7 @@ def _batches(
     return [*pack.pairs(pairs_, config.rows, seed=seed)]
 
 
-def _told(read: Data, made: Rendered) -> list[str]:
+def _notes(read: Data, made: Rendered) -> list[str]:
     """What to know of a file and of what became of it."""
     notes = []
     rows = len(read.lines)

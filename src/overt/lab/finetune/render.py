@@ -95,7 +95,7 @@ def render(
     """
     made = Rendered()
     for start in range(0, len(data.lines), _AT_ONCE):
-        _some(data.lines[start : start + _AT_ONCE], words, template, length, made)
+        _render_lines(data.lines[start : start + _AT_ONCE], words, template, length, made)
     if not made:
         raise _nothing(data, made, length, most)
     return made
@@ -120,7 +120,7 @@ def _nothing(data: Data, made: Rendered, length: int, most: int) -> FormatError:
     return FormatError(f"{rows} of {data.name} {left} left out: {why_all}", hint)
 
 
-def shown(example: Example, words: VocabularyWorker) -> list[RenderedSpan]:
+def spans_of(example: Example, words: VocabularyWorker) -> list[RenderedSpan]:
     """An example back as text, in pieces that are learnt or not."""
     pieces: list[RenderedSpan] = []
     start = 0
@@ -137,7 +137,7 @@ def of_pair(pair: PreferenceExample) -> Example:
     return Example([*pair.prompt, *pair.chosen], labels, pair.line)
 
 
-def _some(
+def _render_lines(
     lines: Sequence[DataLine],
     words: VocabularyWorker,
     template: ChatTemplate,
@@ -214,12 +214,12 @@ def _texts(
     if not template.text:
         return [_plain(line, talk, words) for line, talk in talks]
     values: list[dict[str, Any]] = []
-    whole = [_whole(talk, template) for _, talk in talks]
+    whole = [_dialogue_turns(talk, template) for _, talk in talks]
     around = {"bos_token": words.written(words.bos), "eos_token": words.written(words.eos)}
     counts = []
     for (turns, wanted), (_, talk) in zip(whole, talks, strict=True):
         more = {**around, "tools": list(talk.tools)} if talk.tools else around
-        calls = spans.asked(turns, more, wanted)
+        calls = spans.render_requests(turns, more, wanted)
         values += calls
         counts.append(len(calls))
     rendered = words.render(template.text, values)
@@ -235,7 +235,7 @@ def _texts(
     return results
 
 
-def _whole(talk: Dialogue, template: ChatTemplate) -> tuple[list[Turn], list[int]]:
+def _dialogue_turns(talk: Dialogue, template: ChatTemplate) -> tuple[list[Turn], list[int]]:
     """The turns with what the model itself puts before them, as `overlay.apply` does it, and the
     places of those that are learnt. What comes after the last of these is not needed."""
     turns = talk.turns[: talk.learnt[-1] + 1]
@@ -265,7 +265,7 @@ def _check(line: DataLine, talk: Dialogue, text: str, made: Rendered) -> None:
                     f"{line.where} calls a tool, and the model's chat template shows no calls",
                     "leave such rows out, or take a model that knows tools",
                 )
-        if not _is_shown(turn, text):
+        if not _contains_turn(turn, text):
             raise FormatError(
                 f"{line.where} has a turn of the {turn['role']} that the chat template leaves out",
                 "take that turn out, or choose another template: --template chatml",
@@ -280,7 +280,7 @@ def _check(line: DataLine, talk: Dialogue, text: str, made: Rendered) -> None:
             )
 
 
-def _is_shown(turn: Turn, text: str) -> bool:
+def _contains_turn(turn: Turn, text: str) -> bool:
     """Whether what a turn says stands in the text: as it is, or as JSON (results of tools, with
     Llama 3.1); of an answer at least what stands after its thoughts (older ones, with Qwen 3)."""
     content = turn["content"]
@@ -355,7 +355,7 @@ def _mark(
 ) -> list[str]:
     """Mark the tokens of one answer, up to the one that ends the turn; what to know of it."""
     flags = []
-    inside = [at for at, (start, end) in enumerate(places) if _lies(start, end, span)]
+    inside = [at for at, (start, end) in enumerate(places) if _overlaps(start, end, span)]
     if any(start < span.start < end for start, end in places):
         flags.append(JOINED)
     if not inside:
@@ -374,7 +374,7 @@ def _mark(
     return flags
 
 
-def _lies(start: int, end: int, span: AnswerSpan) -> bool:
+def _overlaps(start: int, end: int, span: AnswerSpan) -> bool:
     return span.start <= start and end <= span.end and start < end
 
 

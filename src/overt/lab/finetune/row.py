@@ -133,7 +133,7 @@ _AFTER: Mapping[str, Sequence[str]] = {
 _MAX_TURNS = 10_000
 
 
-def said(value: Any, name: str) -> str:
+def text_of(value: Any, name: str) -> str:
     """A text that is there and says something.
 
     Raises:
@@ -189,16 +189,16 @@ def talk(turns: Sequence[DialogueTurn], tools: Sequence[Mapping[str, Any]] = ())
                 )
             continue
         if spoken.role not in _AFTER[before]:
-            after = f"after {_named(before)}" if before else "first"
-            expected = " or ".join(map(_named, _AFTER[before]))
+            after = f"after {_role_name(before)}" if before else "first"
+            expected = " or ".join(map(_role_name, _AFTER[before]))
             raise BadRow(
-                f"has {_named(spoken.role)} {after} (turn {number})",
+                f"has {_role_name(spoken.role)} {after} (turn {number})",
                 f"{expected} is expected there",
             )
         before = "call" if spoken.turn.get("tool_calls") else spoken.role
     if turns[-1].role != "assistant":
         raise BadRow(
-            f"ends with {_named(turns[-1].role)}",
+            f"ends with {_role_name(turns[-1].role)}",
             "the assistant's turn is the last: it is what is learnt",
         )
     return Dialogue(
@@ -218,7 +218,7 @@ def turn(role: str, content: str) -> DialogueTurn:
     return DialogueTurn({"role": role, "content": clean(content, role)})
 
 
-def ask(question: str, answer: str, system: str = "", plain: str = "") -> Dialogue:
+def question_answer(question: str, answer: str, system: str = "", plain: str = "") -> Dialogue:
     """One question and one answer; `plain` is the prompt where there is no chat template, before
     which the system's text stands."""
     turns = [turn("user", question), turn("assistant", answer)]
@@ -233,7 +233,7 @@ def _a(name: str) -> str:
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name!r}"
 
 
-def _named(role: str) -> str:
+def _role_name(role: str) -> str:
     return {
         "user": "the user's turn",
         "assistant": "the assistant's turn",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def whole(
+def save_model(
     net: "Transformer",
     base: Path,
     type: str,

@@ -40,7 +40,7 @@ class RenderedChat:
     last: bool = False
 
 
-def asked(
+def render_requests(
     turns: Sequence[Turn], values: Mapping[str, Any], wanted: Sequence[int]
 ) -> list[dict[str, Any]]:
     """What to render for `find`: of each answer the text before it and with it; then the chat with
@@ -71,7 +71,7 @@ def _after_thoughts(content: str) -> str:
 
 
 def find(turns: Sequence[Turn], renderings: Sequence[Said], wanted: Sequence[int]) -> RenderedChat:
-    """Where the answers at `wanted` stand, by what the template made of `asked`.
+    """Where the answers at `wanted` stand, by what the template made of `render_requests`.
 
     Raises:
         FormatError: the template refuses the chat, or hides where its answers stand.

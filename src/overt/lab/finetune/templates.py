@@ -147,12 +147,12 @@ def needed(words: VocabularyWorker) -> FormatError:
 def _lacking(words: VocabularyWorker, name: str) -> str:
     """Which mark of a template the vocabulary lacks, as a sentence; "" where none."""
     *marks, end = _MARKS.get(name, (_END,))
-    if end and not _is_one(words, end, ends=True):
+    if end and not _is_one_token(words, end, ends=True):
         return f"{end} is no token of this model that ends an answer"
-    missing = (mark for mark in marks if not _is_one(words, mark))
+    missing = (mark for mark in marks if not _is_one_token(words, mark))
     return next((f"{mark} is no token of this model" for mark in missing), "")
 
 
-def _is_one(words: VocabularyWorker, mark: str, *, ends: bool = False) -> bool:
+def _is_one_token(words: VocabularyWorker, mark: str, *, ends: bool = False) -> bool:
     ids = words.encode([mark])[0]
     return len(ids) == 1 and (ids[0] in words.ends or not ends)

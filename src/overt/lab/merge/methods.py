@@ -116,7 +116,7 @@ def trim(delta: "np.ndarray[Any, Any]", density: float) -> "np.ndarray[Any, Any]
     import numpy as np
 
     size = delta.reshape(-1)
-    keep = kept(density, size.size)
+    keep = kept_count(density, size.size)
     if keep == size.size:
         return delta
     large = np.abs(size)
@@ -126,7 +126,7 @@ def trim(delta: "np.ndarray[Any, Any]", density: float) -> "np.ndarray[Any, Any]
     return np.where(chosen, size, np.float32(0)).reshape(delta.shape)
 
 
-def kept(density: float, elements: int) -> int:
+def kept_count(density: float, elements: int) -> int:
     """How many elements a density keeps: at least one."""
     return min(elements, max(1, math.floor(density * elements + 0.5)))
 

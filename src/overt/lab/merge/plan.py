@@ -233,7 +233,7 @@ def proved(recipe: Recipe) -> dict[str, Any]:
         raise FormatError(f"a merge has no input {strange[0][:60]!r}", "it has from and base")
     try:
         if parameters.get("method") == "adapter":
-            return _laid(parameters, counts)
+            return _check_adapters(parameters, counts)
         return _models_of(parameters, counts)
     except UsageError as error:
         raise FormatError(f"the recipe of the merge: {error.message}", error.hint) from None
@@ -263,7 +263,7 @@ def _models_of(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict
     return needed
 
 
-def _laid(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+def _check_adapters(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
     listed = parameters.get("adapters")
     if parameters.keys() != {"method", "adapters", "type"} or not isinstance(listed, list):
         raise UsageError("its parameters are others", "it has method, adapters and type")

@@ -105,10 +105,10 @@ def models(merge: Mapping[str, Any], settings: Settings, report: Report) -> Merg
         builder.model(merge["base"], "base")
     for model in merge["models"]:
         builder.model(model["ref"], "from")
-    return _asked(builder, plan.recipe_parameters(merge))
+    return _merge_plan(builder, plan.recipe_parameters(merge))
 
 
-def laid(
+def adapter_plan(
     base: str, added: Sequence[tuple[str, float]], type: str, settings: Settings, report: Report
 ) -> MergePlan:
     """The recipe of a model with adapters laid into it; `added` are files, folders or refs, and
@@ -123,10 +123,10 @@ def laid(
         {"form": builder.adapter(value), "scale": plan.amount("scale", scale)}
         for value, scale in added
     ]
-    return _asked(builder, {"method": "adapter", "adapters": forms, "type": type})
+    return _merge_plan(builder, {"method": "adapter", "adapters": forms, "type": type})
 
 
-def _asked(builder: _MergeBuilder, parameters: dict[str, Any]) -> MergePlan:
+def _merge_plan(builder: _MergeBuilder, parameters: dict[str, Any]) -> MergePlan:
     recipe = run_recipe.recipe("merge", builder.read, parameters, builder.settings)
     return MergePlan(recipe, builder.data, tuple(builder.parents))
 

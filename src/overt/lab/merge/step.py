@@ -260,13 +260,14 @@ def _differences(first: Tensors, other: Tensors) -> list[str]:
             notes.append(f"{key} {what} {other.name}: the first is kept")
         else:
             notes.append(
-                f"{key} is {_said(mine)} in {first.name}, and {_said(two)} in {other.name}: "
+                f"{key} is {_shown_value(mine)} in {first.name}, and {_shown_value(two)} in "
+                f"{other.name}: "
                 "the first is kept"
             )
     return notes
 
 
-def _said(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     return "not said" if value is None else shown(value)
 
 

@@ -154,7 +154,7 @@ def write(
     tensors = first.header.tensors
     head, ends = _layout(first, type, metadata)
     noted = target.with_name(f"{target.name}.sums")
-    sums = _begun(target, noted, head, ends)
+    sums = _intact_digests(target, noted, head, ends)
     at = ends[len(sums) - 1] if sums else len(head)
     with target.open("r+b" if sums else "wb") as file, noted.open("w", encoding="ascii") as notes:
         if sums:
@@ -174,7 +174,7 @@ def write(
             done(at, ends[-1])
 
 
-def _begun(target: Path, noted: Path, head: bytes, ends: list[int]) -> list[str]:
+def _intact_digests(target: Path, noted: Path, head: bytes, ends: list[int]) -> list[str]:
     """The sums of the tensors that a file of the same beginning holds as they were written."""
     digests: list[str] = []
     try:

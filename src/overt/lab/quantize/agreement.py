@@ -167,10 +167,10 @@ def tensors(recorded: Path, here: Path, bounds: QuantizeTolerance) -> Iterator[T
         after = new[name]
         if (before.shape, before.type) != (after.shape, after.type):
             raise ValueError(f"{name} has another form")
-        yield _apart(before, after, room(before.type, bounds))
+        yield _deviation(before, after, room(before.type, bounds))
 
 
-def _apart(old: diff.Tensor, new: diff.Tensor, room: float) -> TensorDeviation:
+def _deviation(old: diff.Tensor, new: diff.Tensor, room: float) -> TensorDeviation:
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 

@@ -136,7 +136,7 @@ def search(
         except _RejectedType as failure:
             ladder = [type for type in ladder if type.name != str(failure)]
             if not ladder:
-                raise _none_left(bench) from None
+                raise _no_type_fits(bench) from None
     rows, reasons = bench.rows, bench.reasons
     for name, row in race(finalists).items():
         rows[name] = {**rows[name], **row}
@@ -174,7 +174,7 @@ def _none_good(ladder: Sequence[QuantType], bench: _Bench) -> Failure:
     )
 
 
-def _none_left(bench: _Bench) -> OvertError:
+def _no_type_fits(bench: _Bench) -> OvertError:
     if bench.rows or not bench.failed:
         return _nothing_fits()
     name, why = next(iter(bench.failed.items()))
@@ -260,7 +260,7 @@ def on_frontier(rows: Sequence[Row]) -> set[str]:
     return frontier
 
 
-def drawn(rows: Sequence[Row], width: int = 72, height: int = 16) -> str:
+def plot(rows: Sequence[Row], width: int = 72, height: int = 16) -> str:
     """Size against divergence for a terminal, the divergence by its logarithm.
 
     A type on the frontier is a filled mark, with its name where there is room.

@@ -52,7 +52,7 @@ class QuantizeHost:
         Raises:
             RuntimeError: llama.cpp refused the file.
         """
-        self._ffi, self._lib = llama_h.opened()
+        self._ffi, self._lib = llama_h.load_library()
         import numpy as np  # noqa: F401 (loaded here, under the first filter)
 
         self._log = self._ffi.callback(

@@ -27,7 +27,7 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     Of a type in both the figures are the same, as the digest is; its speeds are those of more runs,
     the newer ones where both have as many. Rows keep the order of `new`, others follow.
     """
-    before = {row["type"]: row for row in _rows(old, "types") if _whole(row)}
+    before = {row["type"]: row for row in _rows(old, "types") if _is_complete(row)}
     rows = [_row(before.pop(row["type"], {}), row) for row in _rows(new, "types")]
     rows += [dict(row) for row in before.values()]
     made = {row["type"] for row in rows}
@@ -79,7 +79,7 @@ def _runs(row: Row) -> int:
     return runs if isinstance(runs, int) else 0
 
 
-def _whole(row: Row) -> bool:
+def _is_complete(row: Row) -> bool:
     """Whether an older table's row is one."""
     kinds = {"type": str, "bytes": int, "kld_mean": float}
     return all(isinstance(row.get(key), kind) for key, kind in kinds.items())

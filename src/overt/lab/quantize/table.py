@@ -116,7 +116,7 @@ class QuantizePass:
         self._pending: Any = None
 
     def __enter__(self) -> "QuantizePass":
-        self._lock = jobs.held(self._folder, self.settings.home)
+        self._lock = jobs.locked(self._folder, self.settings.home)
         self._lock.__enter__()
         noted = jobs.begin(self._folder, self.recipe, f"table of {self.plan.model.ref}")
         self._pending = Pending(self._folder, noted)
@@ -201,7 +201,7 @@ class QuantizePass:
         matrix = self._work / host.IMATRIX
         if checksummed.intact(matrix):
             _linked(matrix, place / host.IMATRIX)
-        inputs_ = inputs.found(recipe, self.settings)
+        inputs_ = inputs.resolve(recipe, self.settings)
         run_recipe.run(recipe, inputs_, place, self.settings, self._report, self._tell)
         if self.plan.calibrate and not matrix.is_file():
             _linked(place / host.IMATRIX, matrix)
@@ -224,14 +224,14 @@ class QuantizePass:
                 raise
             except (EngineFailed, FormatError) as error:
                 failed[type.name] = error
-        return _unless_all(failed, wanted)
+        return _raise_if_all_failed(failed, wanted)
 
     def store(self, type: types.QuantType, name: str) -> Manifest:
         """Put the file of a type into the store as the model `name`."""
         recipe = self.recipe_of(type)
         folder = jobs.folder_of(recipe, self.settings.home)
         made = self.file(type)
-        with jobs.held(folder, self.settings.home):
+        with jobs.locked(folder, self.settings.home):
             jobs.hand_on(self._folder, folder)
             for name_ in (host.MODEL, host.IMATRIX):
                 if (made.parent / name_).is_file():
@@ -327,7 +327,9 @@ class QuantizePass:
             "bits_per_weight": mix.bits_per_weight,
             "bytes": mix.bytes,
             "mix": dict(mix.shares),
-            "label_note": types.lie(type, header, mix) if not self.plan.parameters else "",
+            "label_note": types.warn_fallbacks(type, header, mix)
+            if not self.plan.parameters
+            else "",
             "memory_need": fit.need(header, self.window).total,
         } | measure.against(
             weights,
@@ -413,7 +415,7 @@ class QuantizePass:
             for name, forecast in self._foreseen(wanted).items():
                 if forecast.problem and not forecast.unread:
                     failed[name] = forecast.problem
-            _unless_all(failed, wanted)
+            _raise_if_all_failed(failed, wanted)
         left = [type for type in wanted if type.name not in failed]
         self._room(left)
         self.ready()
@@ -421,7 +423,7 @@ class QuantizePass:
             len(left), self.plan.runs * (len(left) + 1), len(self.text.windows) * self.text.window
         )
         rows = self._judged(left, failed, clock)
-        problems = _unless_all(failed, wanted)
+        problems = _raise_if_all_failed(failed, wanted)
         made = [type for type in left if type.name in rows]
         if self.plan.runs:
             clock.runs = self.plan.runs * (len(made) + 1)
@@ -506,7 +508,7 @@ def estimate(type: types.QuantType, header: gguf.GgufHeader) -> int:
     return int(header.parameters * bits / 8 * 1.1)
 
 
-def _unless_all(
+def _raise_if_all_failed(
     failed: Mapping[str, OvertError], wanted: Sequence[types.QuantType]
 ) -> dict[str, str]:
     """Why types failed, in words. Raises the first error where all did."""

@@ -194,13 +194,13 @@ def mix_of(header: GgufHeader) -> Mix:
     return Mix(header.bits_per_weight, ordered, header.file_size)
 
 
-def said(mix: Mix, most: int = 4) -> str:
+def describe_mix(mix: Mix, most: int = 4) -> str:
     """The mix in words: ``58 % Q5_0, 22 % Q8_0``."""
     parts = [f"{100 * share:.0f} % {kind}" for kind, share in mix.shares.items() if share >= 0.005]
     return ", ".join(parts[:most]) + (", …" if len(parts) > most else "")
 
 
-def lie(type: QuantType, header: GgufHeader, mix: Mix) -> str:
+def warn_fallbacks(type: QuantType, header: GgufHeader, mix: Mix) -> str:
     """A sentence where a file's label is not what most of its weights are; else ""."""
     own = mix.shares.get(type.tensor, 0.0)
     if own > 0.5:
@@ -219,7 +219,7 @@ def lie(type: QuantType, header: GgufHeader, mix: Mix) -> str:
         why = f": rows of {shown} elements do not fill its blocks of {block}"
     return (
         f"{type.label} is the label, and {100 * own:.0f} % of the weights are {type.tensor} "
-        f"({said(mix)}){why}"
+        f"({describe_mix(mix)}){why}"
     )
 
 

@@ -84,7 +84,7 @@ def bring(
     with _open(source) as stream:
         keys = SigningKeys(settings.home)
         archive, signer = _head(stream, keys)
-        _known(signer, archive, keys, accept)
+        _check_signer(signer, archive, keys, accept)
         store = Store(settings.home)
         job = _ImportJob(store, stream, archive, progress or (lambda _: None))
         names = _names(store, archive, name, replace)
@@ -101,7 +101,7 @@ def _head(stream: "_ArchiveStream", keys: SigningKeys) -> tuple[ArchiveIndex, Si
     return incoming, keys.signer(pem)
 
 
-def _known(signer: Signer, archive: ArchiveIndex, keys: SigningKeys, accept: Accept) -> None:
+def _check_signer(signer: Signer, archive: ArchiveIndex, keys: SigningKeys, accept: Accept) -> None:
     if signer.known:
         return
     if not accept(signer, archive):

@@ -64,7 +64,7 @@ def find(host: str, repository: str, environ: Mapping[str, str]) -> CredentialLo
         access = _helped(config, host, environ)
         if access.login is None:
             trouble = trouble or access.trouble
-            access = _written(config, host, repository, path)
+            access = _from_config(config, host, repository, path)
         if access.login:
             return access
         trouble = trouble or access.trouble
@@ -89,7 +89,7 @@ def _read(path: Path) -> Mapping[str, object]:
     return config
 
 
-def _written(
+def _from_config(
     config: Mapping[str, object], host: str, repository: str, path: Path
 ) -> CredentialLookup:
     """The entry under ``auths``: podman's may be for one namespace, docker's is for a host."""

@@ -81,7 +81,7 @@ def choose(paths: list[str], file: str | None, place: str) -> FileChoice:
         FormatError: a split GGUF that lacks files, or safetensors without a config.
     """
     if file is not None:
-        return _named(paths, file, place)
+        return _choose_named(paths, file, place)
     ggufs = variants(paths)
     if ggufs:
         taken = min(ggufs, key=rank)
@@ -139,7 +139,7 @@ def refused(place: str, path: str, runs: Sequence[str] = ()) -> UnsafeFile:
     )
 
 
-def _named(paths: list[str], file: str, place: str) -> FileChoice:
+def _choose_named(paths: list[str], file: str, place: str) -> FileChoice:
     if file not in paths:
         return _gguf(paths, _quantized(paths, file, place), None)
     if is_pickled(file):

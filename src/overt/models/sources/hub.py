@@ -69,7 +69,7 @@ class Listing:
 
 def listing(ref: Ref, network: Network) -> Listing:
     """The files of a repository. Raises as `plan`."""
-    hub, info = _ask(ref, network)
+    hub, info = _open_repository(ref, network)
     commit, files = _read(info, ref)
     parameters = info.gguf.get("total") if isinstance(info.gguf, dict) else None
 
@@ -98,7 +98,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
         Offline: by setting, or HF_HUB_OFFLINE.
         SourceFailed: the hub gave no proper answer.
     """
-    hub, info = _ask(ref, network)
+    hub, info = _open_repository(ref, network)
     commit, files = _read(info, ref)
     chosen = choose(sorted(files), ref.file, f"hf:{ref.name}")
     wanted = [
@@ -119,7 +119,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     return FetchPlan(pinned, origin, partial(_collect, downloads, _licence(info), created))
 
 
-def _ask(ref: Ref, network: Network) -> "tuple[_Hub, ModelInfo]":
+def _open_repository(ref: Ref, network: Network) -> "tuple[_Hub, ModelInfo]":
     if any(_on(network.environ.get(k)) for k in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
         raise Offline(
             f"{ref} needs the network and HF_HUB_OFFLINE is set", "unset it, or use a stored model"

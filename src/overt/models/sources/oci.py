@@ -80,7 +80,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     """
     assert ref.host
     registry = RepositoryClient(network, ref.host, ref.name)
-    document = _one(registry, registry.manifest(ref.tag or "latest"), ref)
+    document = _model_document(registry, registry.manifest(ref.tag or "latest"), ref)
     wanted, left_out, note = _parts(document, str(ref))
     check_pins([item for item in wanted if not _packing(item[2])], pins)
     origin = {
@@ -171,7 +171,7 @@ def _config(pieces: Sequence[FetchedFile], facts: Mapping[str, str]) -> dict[str
     }
 
 
-def _one(registry: RepositoryClient, document: Document, ref: Ref) -> Document:
+def _model_document(registry: RepositoryClient, document: Document, ref: Ref) -> Document:
     """The manifest itself; of an index, its only one."""
     if not document.entries:
         return document
@@ -211,7 +211,7 @@ def _readable(document: Document, place: str) -> tuple[list[_LayerItem], tuple[s
     items: list[_LayerItem] = []
     left_out: set[str] = set()
     for layer in document.layers:
-        item = _found(layer)
+        item = _layer_item(layer)
         if item:
             items.append(item)
         else:
@@ -222,14 +222,14 @@ def _readable(document: Document, place: str) -> tuple[list[_LayerItem], tuple[s
                 f"{place} has its weights as {kind}, which Overt does not unpack",
                 "build it with raw layers (modctl build --raw)",
             )
-    named = _named(items)
+    named = _with_unique_names(items)
     paths = [item.path for item in named]
     if twice := sorted(path for path in set(paths) if paths.count(path) > 1):
         raise FormatError(f"{place} has two layers for {twice[0][:120]}", "do not use this model")
     return named, tuple(sorted(left_out))
 
 
-def _found(layer: Descriptor) -> _LayerItem | None:
+def _layer_item(layer: Descriptor) -> _LayerItem | None:
     """What one layer is; None where it is left out."""
     kind = layer.media_type
     path = layer.annotations.get(_PATH) or layer.annotations.get(_TITLE) or ""
@@ -251,7 +251,7 @@ def _found(layer: Descriptor) -> _LayerItem | None:
     return None
 
 
-def _named(items: list[_LayerItem]) -> list[_LayerItem]:
+def _with_unique_names(items: list[_LayerItem]) -> list[_LayerItem]:
     """Several layers without a name are the parts of one model in order, or more of the same."""
     counts = {item.path: sum(other.path == item.path for other in items) for item in items}
     seen: dict[str, int] = {}

@@ -146,7 +146,7 @@ def _put_manifest(registry: RepositoryClient, tag: str, manifest: bytes, digest:
     url = registry.url(f"manifests/{tag}")
     reply = registry.call("PUT", url, {"Content-Type": OCI_MANIFEST}, manifest)
     if reply.status not in (200, 201, 202):
-        raise _not_taken(registry, reply, "the manifest")
+        raise _push_refused(registry, reply, "the manifest")
     stored = registry.manifest(tag)
     if stored.digest != digest:
         raise IntegrityError(
@@ -185,7 +185,7 @@ def _upload(registry: RepositoryClient, blob: _Blob, notes: Path, report: Report
 def _begin(registry: RepositoryClient) -> _Session:
     reply = registry.call("POST", registry.url("blobs/uploads/"), {"Content-Length": "0"})
     if reply.status != 202:
-        raise _not_taken(registry, reply, "a new upload")
+        raise _push_refused(registry, reply, "a new upload")
     least = reply.headers.get("oci-chunk-min-length", "")
     piece = max(PIECE, int(least)) if least.isdigit() and len(least) < 16 else PIECE
     return _Session(_location(registry, reply), 0, min(piece, _MAX_CHUNK_BYTES))
@@ -207,7 +207,7 @@ def _send_piece(
     if reply.status in (404, 416):
         raise SourceFailed(f"{registry.host} lost its place in {blob.label}", "push again")
     if reply.status not in (201, 202, 204):
-        raise _not_taken(registry, reply, blob.label)
+        raise _push_refused(registry, reply, blob.label)
     has = _end(reply)
     if has is not None and has != session.done + count:
         raise SourceFailed(f"{registry.host} has {has} bytes of {blob.label}", "push again")
@@ -241,7 +241,7 @@ def _close(
             "type `overt verify`, then push again",
         )
     if reply.status not in (201, 204):
-        raise _not_taken(registry, reply, blob.label)
+        raise _push_refused(registry, reply, blob.label)
 
 
 def _location(registry: RepositoryClient, reply: RegistryReply, otherwise: str = "") -> str:
@@ -288,6 +288,6 @@ def _write_note(note: Path, session: _Session) -> None:
     new.replace(note)
 
 
-def _not_taken(registry: RepositoryClient, reply: RegistryReply, what: str) -> SourceFailed:
+def _push_refused(registry: RepositoryClient, reply: RegistryReply, what: str) -> SourceFailed:
     reason = complaint(reply)
     return SourceFailed(f"{registry.host} does not take {what}: it answers {reply.status}", reason)

@@ -116,10 +116,10 @@ def _collect(
     registry: RepositoryClient, wanted: tuple[tuple[Role, str, Descriptor], ...], desk: Staging
 ) -> Collected:
     pieces = collect(registry, desk, wanted)
-    return Collected(pieces, licence_of(pieces), origin=said(pieces))
+    return Collected(pieces, licence_of(pieces), origin=config_facts(pieces))
 
 
-def said(pieces: tuple[FetchedFile, ...]) -> dict[str, str]:
+def config_facts(pieces: tuple[FetchedFile, ...]) -> dict[str, str]:
     """What the configuration names that is not in the weights (types/model/config.go there)."""
     for piece in pieces:
         if piece.path == CONFIG and piece.size <= _CONFIG_BYTES:

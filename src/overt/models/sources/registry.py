@@ -27,7 +27,7 @@ from overt.errors import (
 from overt.models.sources import registry_auth
 from overt.models.sources.base import FetchedFile, Role
 from overt.models.sources.download import Download, Network, origin_of, shown, size_of
-from overt.models.sources.registry_request import Content, RegistryReply, ask
+from overt.models.sources.registry_request import Content, RegistryReply, send
 from overt.models.sources.staging import Fetched, Staging
 from overt.ref import Ref, safe_member
 
@@ -111,7 +111,7 @@ class RepositoryClient:
         redirects = method == "GET"  # one of HEAD already says that it is there
         for again in (True, False):
             sent = {**(headers or {}), **self._login_for(url)}
-            reply = ask(self.network, method, url, sent, content, redirects=redirects, once=once)
+            reply = send(self.network, method, url, sent, content, redirects=redirects, once=once)
             own = origin_of(reply.url) == origin_of(self.base)
             if reply.status == 403 or (reply.status == 401 and not (again and own)):
                 break
@@ -172,7 +172,7 @@ class RepositoryClient:
                 if size_of(part) <= had:
                     raise
                 had = size_of(part)
-                reply = ask(self.network, "HEAD", url, {})
+                reply = send(self.network, "HEAD", url, {})
                 if reply.status == 401:  # else a signed address elsewhere has expired
                     self._log_in(reply)
 
@@ -224,7 +224,7 @@ def collect(
         )
     _bound(registry, wanted)
     blobs = {layer.digest: layer for _, _, layer in wanted}
-    desk.room(sum(layer.size - _here(desk, layer) for layer in blobs.values()))
+    desk.room(sum(layer.size - _staged_bytes(desk, layer) for layer in blobs.values()))
     fetched: dict[str, Fetched] = {}
     for _, path, layer in wanted:
         if layer.digest not in fetched:
@@ -340,7 +340,7 @@ def _safe(path: str, host: str) -> str:
         ) from None
 
 
-def _here(desk: Staging, layer: Descriptor) -> int:
+def _staged_bytes(desk: Staging, layer: Descriptor) -> int:
     """Bytes of a blob that an earlier try left on the desk."""
     whole = size_of(desk.folder / layer.hexes)
     return min(layer.size, whole or size_of(desk.folder / f"{layer.hexes}.part"))

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from overt.errors import NeedsAccess, Refused, SourceFailed
 from overt.models.sources import credentials
 from overt.models.sources.download import Network
-from overt.models.sources.registry_request import RegistryReply, ask
+from overt.models.sources.registry_request import RegistryReply, send
 
 _PAIRS = {
     "registry-1.docker.io": ("auth.docker.io",),
@@ -162,11 +162,11 @@ def _exchange(
             "client_id": "overt",
         }
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
-        return ask(network, "POST", realm, kind, urlencode(form).encode())
+        return send(network, "POST", realm, kind, urlencode(form).encode())
     parts = urlsplit(realm)
     query = [*parse_qsl(parts.query), ("service", service), ("scope", scope)]
     url = urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(query), ""))
-    return ask(network, "GET", url, {"Authorization": login.basic} if login else {})
+    return send(network, "GET", url, {"Authorization": login.basic} if login else {})
 
 
 def _token(body: bytes, realm: str) -> str:

@@ -1,6 +1,6 @@
 """One request of any method, answered whole: what a registry's protocol needs beside downloads.
 
-`ask` goes through the same `Network` (TLS, proxies, retries) and the same rule for redirects as
+`send` goes through the same `Network` (TLS, proxies, retries) and the same rule for redirects as
 everything else, but leaves the status to its caller.
 """
 
@@ -40,7 +40,7 @@ class RegistryReply:
     certified: tuple[str, ...] = ()
 
 
-def ask(
+def send(
     network: Network,
     method: str,
     url: str,

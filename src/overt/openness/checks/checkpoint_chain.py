@@ -46,7 +46,7 @@ class CheckpointStep:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {_bare(name): info.shape for name, (_, info) in self.tensors.items()}
+        return {_base_name(name): info.shape for name, (_, info) in self.tensors.items()}
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def _read(step: CheckpointStep, most: int) -> int:
     return bytes_read
 
 
-def _bare(name: str) -> str:
+def _base_name(name: str) -> str:
     """A tensor's name without what a wrapper puts before all names."""
     for prefix in ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model."):
         name = name.removeprefix(prefix)
@@ -277,7 +277,7 @@ def _chain(
 def _final(subject: Subject) -> Mapping[str, tuple[SubjectFile, safetensors.SafetensorsTensor]]:
     """The final weights by their bare names; empty where they are not here as safetensors."""
     return {
-        _bare(info.name): (file, info)
+        _base_name(info.name): (file, info)
         for name, header in subject.safetensors.items()
         for info in header.tensors
         if (file := subject.file(name)) is not None and not file.sparse
@@ -315,7 +315,9 @@ def _moving(
     final: Mapping[str, tuple[SubjectFile, safetensors.SafetensorsTensor]],
     paths: tuple[str, ...],
 ) -> Finding:
-    held = [{_bare(name): tensor for name, tensor in step.tensors.items()} for step in readable]
+    held = [
+        {_base_name(name): tensor for name, tensor in step.tensors.items()} for step in readable
+    ]
     names = samples.choose([*held, *([final] if final else [])]) or samples.choose(held)
     taken = [samples.take(tensors_held, names) for tensors_held in held]
     common = set.intersection(*(set(sample) for sample in taken))

@@ -127,7 +127,7 @@ def _compared(
             here.append((entry, file))
         else:
             lost.append(place or entry.path)
-    wrong = list(_wrong(subject, here))
+    wrong = list(_mismatches(subject, here))
     paths = (manifest.name, *(file.name for _, file in here[:_MAX_PATHS]))
     strength = Strength.PINNED if component in (*_DATA, "weights") else Strength.EXISTS
     for observed, expected, path in wrong[:8]:
@@ -140,7 +140,7 @@ def _compared(
             paths=(manifest.name, path),
         )
     if lost:
-        yield _lost(subject, manifest, component, lost, len(entries))
+        yield _missing_files(subject, manifest, component, lost, len(entries))
     urls = [entry for entry in entries if entry.elsewhere]
     if urls:
         pinned = sum(1 for entry in urls if entry.sha256)
@@ -168,7 +168,7 @@ def _compared(
     yield from _agreed(subject, manifest, component, here, len(hashed), bool(lost), paths)
 
 
-def _lost(
+def _missing_files(
     subject: Subject, manifest: DataManifest, component: str, lost: list[str], total: int
 ) -> Finding:
     text = f"{len(lost)} of {total} files that {manifest.name} lists are not here: " + ", ".join(
@@ -193,7 +193,7 @@ def _lost(
     )
 
 
-def _wrong(
+def _mismatches(
     subject: Subject, here: list[tuple[ListedFile, SubjectFile]]
 ) -> Iterator[tuple[str, str, str]]:
     """(observed, expected, file) of each file that is not as it is listed."""
@@ -254,7 +254,7 @@ def _agreed(
         paths=paths,
         observed=sample.fault
         or f"{hashed} of {len(here)} listed files have the digests "
-        f"{manifest.name} lists{_told(sample)}",
+        f"{manifest.name} lists{_sample_text(sample)}",
         expected=sample.expected,
     )
     if not sample.fault:
@@ -268,7 +268,7 @@ def _agreed(
     yield finding
 
 
-def _told(sample: "shards.ShardSample") -> str:
+def _sample_text(sample: "shards.ShardSample") -> str:
     return f"; {sample.told}" if sample.told else ""
 
 

@@ -99,7 +99,7 @@ def _present(subject: Subject, component: str, files: tuple[SubjectFile, ...]) -
         if doubt:
             unsettled.append(f"{file.name} {doubt}")
             continue
-        return _passed(subject, component, files, file)
+        return _passing(subject, component, files, file)
     if unsettled:
         return Finding(
             component,
@@ -119,7 +119,7 @@ def _present(subject: Subject, component: str, files: tuple[SubjectFile, ...]) -
     )
 
 
-def _passed(
+def _passing(
     subject: Subject, component: str, files: tuple[SubjectFile, ...], file: SubjectFile
 ) -> Finding:
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""

@@ -47,14 +47,14 @@ class SourceLicence:
 
 def check(subject: Subject) -> Iterator[Finding]:
     """Compare every text with every name, and the names with each other."""
-    for finding in _found(subject):
+    for finding in _findings(subject):
         yield replace(finding, axis="licence")
 
 
-def _found(subject: Subject) -> Iterator[Finding]:
+def _findings(subject: Subject) -> Iterator[Finding]:
     if not subject.files:
         return
-    named = tuple(_named(subject))
+    named = tuple(_source_licences(subject))
     yield from _names_differ(named)
     texts = _matches(subject)
     for component, own in _by_component(subject, texts).items():
@@ -67,34 +67,38 @@ def _found(subject: Subject) -> Iterator[Finding]:
 # -- names ---------------------------------------------------------------------------------------
 
 
-def _named(subject: Subject) -> Iterator[SourceLicence]:
+def _source_licences(subject: Subject) -> Iterator[SourceLicence]:
     """What is named for the weights, by each source once."""
     card, header, record = subject.card, subject.model, subject.record
     if card is not None:
         words = [w for w in card.words("license") if w.lower() != "other"]
-        yield from _one(card.name, " AND ".join(words) or card.words("license_name")[:1], card.name)
+        yield from _source_licence(
+            card.name, " AND ".join(words) or card.words("license_name")[:1], card.name
+        )
     if header is not None:
         name = next(name for name, other in subject.gguf.items() if other is header)
         licence = header.licence if (header.licence or "other") != "other" else header.licence_name
-        yield from _one(f"the header of {name}", licence or "", name)
+        yield from _source_licence(f"the header of {name}", licence or "", name)
     config = subject.config
     if config is not None and isinstance(config.get("license"), str):
-        yield from _one("config.json", config["license"], "config.json")
+        yield from _source_licence("config.json", config["license"], "config.json")
     claim = record.claim("weights")
     for by, words_ in (
         (record.source, record.licence),
         ("its claim", claim.licence if claim else None),
     ):
-        yield from _one(by or "its record", words_ or "", "")
+        yield from _source_licence(by or "its record", words_ or "", "")
 
 
 def _claimed(subject: Subject, component: str) -> Iterator[SourceLicence]:
     claim = subject.record.claim(component)
     if claim is not None and claim.licence:
-        yield from _one(claim.source or "its record", claim.licence, "")
+        yield from _source_licence(claim.source or "its record", claim.licence, "")
 
 
-def _one(source: str, words: str | tuple[str, ...], path: str) -> Iterator[SourceLicence]:
+def _source_licence(
+    source: str, words: str | tuple[str, ...], path: str
+) -> Iterator[SourceLicence]:
     from overt.openness.subject import named_licences as naming
 
     text = words if isinstance(words, str) else " ".join(words)
@@ -130,10 +134,10 @@ def _agree(named: SourceLicence, other: str) -> bool:
 
 def _same(first: str, second: str) -> bool:
     """Whether two ids have one text: GPL-3.0-only and GPL-3.0-or-later do."""
-    return _bare(first) == _bare(second)
+    return _base_id(first) == _base_id(second)
 
 
-def _bare(id_: str) -> str:
+def _base_id(id_: str) -> str:
     return id_.lower().removesuffix("-or-later").removesuffix("-only").removesuffix("+")
 
 
@@ -300,7 +304,7 @@ def _unknown(
             f"that is known; it is not the text of {widely[0]}",
         )
     own = _OWN_TERMS.search(text)
-    if widely and (not words or (own and words < _LONG and not _names_one(text))):
+    if widely and (not words or (own and words < _LONG and not _names_a_licence(text))):
         quote = f"and says “{own[0]}”; it" if own else "and"
         return Finding(
             component,
@@ -329,7 +333,7 @@ _OWN_TERMS: Final = re.compile(
 """Terms that no widely known free licence has."""
 
 
-def _names_one(text: str) -> bool:
+def _names_a_licence(text: str) -> bool:
     return bool(re.search(r"\b(?:MIT|Apache|BSD|GPL|CC[- ]BY|Creative Commons|MPL)\b", text))
 
 
@@ -401,7 +405,7 @@ def _parents(subject: Subject) -> Iterator[tuple[str, tuple[str, ...], str]]:
             source = known.source if known else parent.source
             yield f"its base {parent.name}", naming.ids_of(licence), source
     if subject.base is not None:
-        names_found = list(_named(subject.base))
+        names_found = list(_source_licences(subject.base))
         if names_found:
             yield f"its base {subject.base.ref}", names_found[0].ids, names_found[0].source
     # A copy under the very name of a known model is that model, whoever sends it.

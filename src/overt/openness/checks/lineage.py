@@ -109,7 +109,7 @@ def _model(
     most = max(pairs.CHUNK // 64, MAX_PARAMETERS // len(matrices))
     try:
         alike = [_likeness(pair, most) for pair in matrices]
-        yield _judged(alike, paired, weights, base, parents)
+        yield _finding(alike, paired, weights, base, parents)
     except FormatError as error:
         yield _not_run(error.message)
 
@@ -135,7 +135,7 @@ def _likeness(pair: TensorPair, most: int) -> Likeness:
     return Likeness(pair, cosine, (apart / theirs) ** 0.5 if theirs > 0 else 1 - same, compared)
 
 
-def _judged(
+def _finding(
     alike: list[Likeness],
     paired: pairs.PairedTensors,
     weights: tensors.Weights,

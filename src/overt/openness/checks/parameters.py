@@ -77,14 +77,14 @@ def check(subject: Subject) -> Iterable[Finding]:
             reason = "the weights are packed, or some of their files are not here"
             yield Finding("metadata", "not_run", Strength.CONSISTENT, reason=reason)
             continue
-        yield _judged(weights, claims, counts(subject, weights))
+        yield _finding(weights, claims, counts(subject, weights))
 
 
 def _packed(subject: Subject) -> bool:
     return bool((subject.config or {}).get("quantization_config"))
 
 
-def _judged(
+def _finding(
     weights: Weights, claims: "list[list[StatedParameters]]", counted: ParameterCounts
 ) -> Finding:
     """Each source may name several numbers (``OLMo-1B-724B``): one of them must hold."""
@@ -167,15 +167,15 @@ def _claims(subject: Subject, weights: Weights) -> Iterator[list[StatedParameter
         exact = header.number("general.parameter_count")
         if exact:
             yield [_plain(exact, "general.parameter_count", exactly=True)]
-        yield from _named(header.name or "", "general.name")
+        yield from _in_names(header.name or "", "general.name")
     yield from _total(subject, weights)
     yield from _configured(subject, weights)
-    yield from _named(subject.record.name.rpartition("/")[2], "the model's name")
+    yield from _in_names(subject.record.name.rpartition("/")[2], "the model's name")
     if weights.format == "gguf":
-        yield from _named(weights.name.rpartition("/")[2], "the file's name")
+        yield from _in_names(weights.name.rpartition("/")[2], "the file's name")
     if subject.card is not None:
         title = next((x for x in subject.card.body.split("\n")[:200] if x.startswith("# ")), "")
-        yield from _named(title[:200], "the card's title")
+        yield from _in_names(title[:200], "the card's title")
 
 
 def _total(subject: Subject, weights: Weights) -> Iterator[list[StatedParameters]]:
@@ -199,7 +199,7 @@ def _configured(subject: Subject, weights: Weights) -> Iterator[list[StatedParam
             yield [_plain(number, f"{key} of config.json")]
 
 
-def _named(text: str, source: str) -> Iterator[list[StatedParameters]]:
+def _in_names(text: str, source: str) -> Iterator[list[StatedParameters]]:
     statements = [_stated(match, source) for match in _NAME.finditer(text)]
     if statements:
         yield statements

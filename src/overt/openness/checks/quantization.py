@@ -137,7 +137,7 @@ def _gguf(subject: Subject, weights: Weights, alone: bool) -> Iterator[Finding]:
         )
         return
     matrices = _matrices(weights)
-    text = _told(matrices)
+    text = _type_shares(matrices)
     loose = any(claim_.loose for claim_ in claims)
     for claim_ in claims:
         if trouble := _judge(claim_, matrices, loose):
@@ -170,10 +170,10 @@ def _claims(subject: Subject, weights: Weights, alone: bool) -> Iterator[Claimed
         if claimed is not None:
             yield claimed
     if alone and claim(texts[0][0], "") is None:
-        yield from _said(subject, weights)
+        yield from _claims_in_card(subject, weights)
 
 
-def _said(subject: Subject, weights: Weights) -> Iterator[ClaimedQuantization]:
+def _claims_in_card(subject: Subject, weights: Weights) -> Iterator[ClaimedQuantization]:
     """What is said around a file whose own name says nothing; in 16 bits may be what it was made
     from."""
     card, name = subject.card, weights.name.rpartition("/")[2]
@@ -188,7 +188,10 @@ def _said(subject: Subject, weights: Weights) -> Iterator[ClaimedQuantization]:
             for line in lines
             if line.startswith("|") and name in line
         ]
-        texts += [(sentence, card.name) for sentence in prose.own(card.body, [subject.record.name])]
+        texts += [
+            (sentence, card.name)
+            for sentence in prose.own_sentences(card.body, [subject.record.name])
+        ]
         tags = [match for tag in card.words("tags") if (match := _CLAIM.fullmatch(tag))]
         if len(tags) == 1:
             texts.append((tags[0][0], f"{card.name}'s tags"))
@@ -218,7 +221,7 @@ def _shares(matrices: list[LocatedTensor]) -> list[tuple[str, float]]:
     return [(kind, count / total) for kind, count in ordered]
 
 
-def _told(matrices: list[LocatedTensor]) -> str:
+def _type_shares(matrices: list[LocatedTensor]) -> str:
     shares = ", ".join(f"{share:.0%} {kind}" for kind, share in _shares(matrices)[:4])
     return f"{shares} of the parameters of {len(matrices)} matrices"
 
@@ -238,7 +241,7 @@ def _judge(claim_: ClaimedQuantization, matrices: list[LocatedTensor], loose: bo
         if tensor.type not in _allowed(claim_.types, tensor):
             others[tensor.type] = others.get(tensor.type, 0) + tensor.parameters
     if as_meant < max(others.values(), default=0) or not as_meant:
-        return _told(matrices)
+        return _type_shares(matrices)
     if claim_.types[0] in _NEVER_REDUCED:
         for tensor in matrices:
             if tensor.type in _allowed(claim_.types, tensor):

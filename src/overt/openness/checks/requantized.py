@@ -120,7 +120,7 @@ def _model(
     except FormatError as error:
         yield _not_run(error.message)
         return
-    yield _judged(outcomes, paired, weights, base)
+    yield _finding(outcomes, paired, weights, base)
 
 
 def _coarse(base: Subject) -> bool:
@@ -173,13 +173,13 @@ def _encoded(rows: Any, type: str) -> bytes | None:
 # ---- all of them ---------------------------------------------------------------------------
 
 
-def _judged(
+def _finding(
     outcomes: list[TensorOutcome],
     paired: pairs.PairedTensors,
     weights: tensors.Weights,
     base: Subject,
 ) -> Finding:
-    bad = _wrong(outcomes)
+    bad = _first_mismatch(outcomes)
     if bad is not None:
         outcome, why = bad
         return _fail(
@@ -222,7 +222,7 @@ def _fail(observed: str, expected: str, weights: tensors.Weights) -> Finding:
     return Finding("weights", "fail", Strength.REPLAYED, observed, expected, paths=weights.files)
 
 
-def _wrong(outcomes: list[TensorOutcome]) -> tuple[TensorOutcome, str] | None:
+def _first_mismatch(outcomes: list[TensorOutcome]) -> tuple[TensorOutcome, str] | None:
     """The first tensor that is not what it should be, and why."""
     groups: dict[tuple[str, bool], list[TensorOutcome]] = {}
     for outcome in outcomes:

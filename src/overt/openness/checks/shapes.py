@@ -80,11 +80,11 @@ def check(subject: Subject) -> Iterable[Finding]:
         yield (
             comparison
             if isinstance(comparison, Finding)
-            else _judged(comparison, subject.config or {})
+            else _finding(comparison, subject.config or {})
         )
 
 
-def _judged(comparison: ShapeComparison, config: Mapping[str, Any]) -> Finding:
+def _finding(comparison: ShapeComparison, config: Mapping[str, Any]) -> Finding:
     difference, wanted = comparison.difference, comparison.plan
     source = "the header" if comparison.weights.format == "gguf" else "config.json"
     trouble = (

@@ -54,7 +54,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             )
         return
     for file in files[:_MAX_FILES]:
-        yield _one(subject, file)
+        yield _check_signature(subject, file)
 
 
 def _files(subject: Subject) -> list[SubjectFile]:
@@ -64,7 +64,7 @@ def _files(subject: Subject) -> list[SubjectFile]:
     return [file for file in dict.fromkeys(named) if file.suffix not in keys]
 
 
-def _one(subject: Subject, file: SubjectFile) -> Finding:
+def _check_signature(subject: Subject, file: SubjectFile) -> Finding:
     raw = subject.bytes(file.name, _MAX_BYTES)
     if raw is None:
         return _open(file, "its bytes are not on this disk", "not_run")

@@ -62,7 +62,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 def _tried(subject: Subject, text: str, names: list[str]) -> Finding:
     paths = tuple(dict.fromkeys(_file(subject, name) for name in names))
     where = names[0] + (f" and {len(names) - 1} more of the same text" if names[1:] else "")
-    escapes, failed, rendered = _look(text)
+    escapes, failed, rendered = _try_template(text)
     if escapes:
         more = f" and {len(escapes) - 1} more" if len(escapes) > 1 else ""
         return Finding(
@@ -103,12 +103,12 @@ def _tried(subject: Subject, text: str, names: list[str]) -> Finding:
     )
 
 
-def _look(text: str) -> tuple[list[str], str | None, str]:
+def _try_template(text: str) -> tuple[list[str], str | None, str]:
     """What `template.check` tells, and what came out, in one process."""
     if len(text) > template.MAX_TEMPLATE:
         return [], f"it has {len(text)} characters, more than {template.MAX_TEMPLATE}", ""
     try:
-        report = subprocess_reader.ask(
+        report = subprocess_reader.run(
             template.__name__, {"text": text, "samples": _SAMPLES}, _SECONDS
         )
     except subprocess_reader.Exceeded as error:

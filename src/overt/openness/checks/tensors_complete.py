@@ -48,7 +48,7 @@ def check(subject: Subject) -> Iterable[Finding]:
         if not isinstance(comparison, Finding)
     }
     for weights in models:
-        yield _judged(subject, weights, plans.get(weights.name))
+        yield _finding(subject, weights, plans.get(weights.name))
 
 
 def _damaged(subject: Subject) -> list[tuple[str, str]]:
@@ -61,7 +61,7 @@ def _damaged(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
-def _judged(subject: Subject, weights: Weights, planned: shapes.ShapeComparison | None) -> Finding:
+def _finding(subject: Subject, weights: Weights, planned: shapes.ShapeComparison | None) -> Finding:
     paths = weights.files
     if not weights.tensors:
         return Finding(
@@ -118,7 +118,7 @@ def _fail(observed: str, expected: str, paths: tuple[str, ...]) -> Finding:
 def _lacking(subject: Subject, weights: Weights) -> Finding:
     count, first = len(weights.lacking), weights.lacking[0]
     absent = [name for name in weights.lacking if not subject.file(name)]
-    if absent and (subject.place or _gone(subject, absent)):
+    if absent and (subject.place or _missing_on_disk(subject, absent)):
         total = count + len(weights.files)
         return _fail(
             f"{len(absent)} of {total} files are missing, the first {absent[0]}",
@@ -134,7 +134,7 @@ def _lacking(subject: Subject, weights: Weights) -> Finding:
     )
 
 
-def _gone(subject: Subject, names: list[str]) -> bool:
+def _missing_on_disk(subject: Subject, names: list[str]) -> bool:
     """Whether parts of a file that was named alone do not lie beside it either."""
     first = subject.files[0]
     if subject.remote or first.stated or first.path is None:
@@ -276,7 +276,7 @@ def _contents(subject: Subject, weights: Weights) -> tuple[str, str] | None:
             if what := _numberless(tensor, slices):
                 return f"{tensor.name} holds {what}", "numbers"
             matrix = _is_matrix(tensor)
-            if matrix and all(map(_constant, slices)) and _constant(_whole(file, tensor)):
+            if matrix and all(map(_constant, slices)) and _constant(_tensor_bytes(file, tensor)):
                 what = "zeros" if not any(slices[0]) else "one number everywhere"
                 return (
                     f"{tensor.name} of {tensor.parameters} parameters holds {what}",
@@ -331,7 +331,7 @@ def _unit(tensor: LocatedTensor) -> int:
     return _SCALED.get(tensor.type) or max(1, tensor.size // max(1, tensor.parameters))
 
 
-def _whole(file: object, tensor: LocatedTensor) -> bytes:
+def _tensor_bytes(file: object, tensor: LocatedTensor) -> bytes:
     file.seek(tensor.offset)  # type: ignore[attr-defined]
     return bytes(file.read(min(tensor.size, _MAX_BYTES_READ)))  # type: ignore[attr-defined]
 

@@ -50,7 +50,9 @@ def check(subject: Subject) -> Iterable[Finding]:
     models = tensors.of(subject)
     for weights in models:
         if weights.header is not None and "tokenizer.ggml.model" in weights.header.metadata:
-            yield _verdict(_gguf(weights.header, weights), _told(weights.header), weights.files)
+            yield _verdict(
+                _gguf(weights.header, weights), _tokenizer_kind(weights.header), weights.files
+            )
     if subject.file("tokenizer.json"):
         yield from _json(subject, models)
     yield from _others(subject, models)
@@ -73,7 +75,7 @@ def _as_base(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]
         header = weights.header
         if header is None or header.tokenizer not in _KEPT:
             continue
-        mine = _all(header, "tokens")
+        mine = _metadata_array(header, "tokens")
         both = [number for number in range(len(mine)) if number in theirs]
         same = sum(mine[number] == theirs[number] for number in both)
         if len(both) >= _FEW and same < _ALIKE * len(both):
@@ -113,7 +115,7 @@ def _fits(tokens: int, rows: int) -> tuple[str, str] | None:
 # ---- GGUF ----------------------------------------------------------------------------------
 
 
-def _told(header: "GgufHeader") -> str:
+def _tokenizer_kind(header: "GgufHeader") -> str:
     return f"{header.vocabulary_size} tokens of {header.tokenizer}"
 
 
@@ -146,7 +148,7 @@ def _length(header: "GgufHeader", key: str) -> int | None:
     return len(values) if isinstance(values, (Array, tuple)) else None
 
 
-def _all(header: "GgufHeader", key: str) -> tuple[Any, ...]:
+def _metadata_array(header: "GgufHeader", key: str) -> tuple[Any, ...]:
     from overt.formats.gguf import Array
 
     values = header.metadata.get(f"tokenizer.ggml.{key}")
@@ -156,7 +158,7 @@ def _all(header: "GgufHeader", key: str) -> tuple[Any, ...]:
 
 
 def _words(header: "GgufHeader") -> tuple[str, str] | None:
-    tokens = _all(header, "tokens")
+    tokens = _metadata_array(header, "tokens")
     known = set(tokens)
     # Bytes that are not UTF-8 are read as U+FFFD and may look alike.
     if len(known) != len(tokens) and not any("\ufffd" in token for token in known):
@@ -165,7 +167,7 @@ def _words(header: "GgufHeader") -> tuple[str, str] | None:
         return f"token {first} is there twice: {tokens[first]!r}", "each token once"
     if header.tokenizer != "gpt2":
         return None
-    merges = _all(header, "merges")
+    merges = _metadata_array(header, "merges")
     for merge in merges[:: max(1, len(merges) // _MERGES)]:
         trouble = _merge(str(merge).split(" ", 1) if " " in str(merge) else (), known)
         if trouble:
@@ -206,7 +208,7 @@ def _json(subject: Subject, models: "Sequence[Weights]") -> Iterator[Finding]:
         )
         return
     rows = _rows(subject, models)
-    trouble = _own(read)
+    trouble = _own_problem(read)
     if trouble is None and rows is not None:
         trouble = _fits(read.size, rows)
     if trouble is None:
@@ -298,7 +300,7 @@ def _id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32
 
 
-def _own(read: _TokenizerFile) -> tuple[str, str] | None:
+def _own_problem(read: _TokenizerFile) -> tuple[str, str] | None:
     """What tokenizer.json says against itself."""
     if read.twice:
         return f"{read.twice!r} is there twice", "each token once"

@@ -119,7 +119,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             paths=_names(faults)[:8],
         )
         return
-    yield _judged(subject, texts, parsed)
+    yield _finding(subject, texts, parsed)
 
 
 def _names(faults: list[str]) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def _parse(texts: dict[str, str]) -> dict[str, dict[str, str]] | None:
     if not texts:
         return {}
     try:
-        reports = subprocess_reader.ask(__name__, texts, _SECONDS)
+        reports = subprocess_reader.run(__name__, texts, _SECONDS)
     except subprocess_reader.Exceeded:
         return None
     return {str(name): dict(report) for name, report in reports.items()}
@@ -173,10 +173,10 @@ def _parse(texts: dict[str, str]) -> dict[str, dict[str, str]] | None:
 
 def _reply(texts: Any) -> dict[str, dict[str, str]]:
     warnings.simplefilter("ignore")
-    return {name: _one(text) for name, text in texts.items()}
+    return {name: _parse_file(text) for name, text in texts.items()}
 
 
-def _one(text: str) -> dict[str, str]:
+def _parse_file(text: str) -> dict[str, str]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -189,7 +189,7 @@ def _one(text: str) -> dict[str, str]:
     return {"fault": "", "entry": "yes" if any("__main__" in test for test in tests) else ""}
 
 
-def _judged(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str, str]]) -> Finding:
+def _finding(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str, str]]) -> Finding:
     paths = tuple(texts)[:64]
     claim = subject.record.claim("training_code")
     # A claim about an address is not a claim about the copy that lies here.
@@ -200,7 +200,7 @@ def _judged(subject: Subject, texts: dict[str, str], parsed: dict[str, dict[str,
     )
     count = sum(1 for name in texts if name.endswith(places.CODE))
     trains = [name for name, text in texts.items() if _TRAINS.search(text)]
-    wanted = _wanted(subject)
+    wanted = _config_sizes(subject)
     enough = set(_NEEDED) <= wanted.keys() and len(wanted) >= _MIN_SIZES
     if not trains:
         another = enough and _holder(texts, wanted)[2]
@@ -249,7 +249,7 @@ def _unsettled(claimed: bool, observed: str, expected: str, paths: tuple[str, ..
 # -- whose it is ---------------------------------------------------------------------------------
 
 
-def _wanted(subject: Subject) -> dict[str, int]:
+def _config_sizes(subject: Subject) -> dict[str, int]:
     """The sizes of the model, from config.json or a GGUF header."""
     config = subject.config
     if config is not None:

@@ -46,7 +46,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         for file in subject.files
         if subject.remote and file.path is None and file.suffix in pickle.PICKLED_SUFFIXES
     ]
-    yield from _told(bad, doubts)
+    yield from _findings(bad, doubts)
     left = sum(1 for file in subject.files if file.path is None or file.sparse)
     if looked and not bad and not doubts:
         rest = f"; {left} others are not on this disk" if left else ""
@@ -72,7 +72,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     yield from _custom_code(subject)
 
 
-def _told(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator[Finding]:
+def _findings(bad: list[tuple[str, str]], doubts: list[tuple[str, str]]) -> Iterator[Finding]:
     for name, fault in bad[:_MAX_NAMES_SHOWN]:
         yield Finding(
             "weights",
@@ -106,7 +106,7 @@ def _looks(subject: Subject) -> Iterator[ContentReport]:
             continue
         code = places.component_of(file.name) in _CODE_PARTS
         most = min(content.MAX_BYTES_SEARCHED, max(left, 0))
-        look = content.look(file.name, file.path, scan=scans > 0, code=code, most=most)
+        look = content.inspect(file.name, file.path, scan=scans > 0, code=code, most=most)
         if file.suffix in _SEARCHED:
             left -= min(file.size, most)
         scans -= look.scans

@@ -147,7 +147,7 @@ def _ancestor(parent: Parent, number: int) -> dict[str, Any]:
         "name": parent.name,
     }
     if parent.licence and parent.licence.strip():
-        value["licenses"] = [_licence(licences.named(parent.licence), "declared")]
+        value["licenses"] = [_licence(licences.exported(parent.licence), "declared")]
     value["properties"] = [{"name": "overt:relation", "value": parent.relation}]
     if parent.source:
         value["properties"].append({"name": "overt:source", "value": parent.source})
@@ -247,7 +247,7 @@ def _file(name: str, size: int, digest: str, number: int) -> dict[str, Any]:
 def _dataset(parent: Parent, number: int) -> dict[str, Any]:
     value: dict[str, Any] = {"type": "data", "bom-ref": f"data:{number}", "name": parent.name}
     if parent.licence and parent.licence.strip():
-        value["licenses"] = [_licence(licences.named(parent.licence), "declared")]
+        value["licenses"] = [_licence(licences.exported(parent.licence), "declared")]
     value["data"] = [{"type": "dataset", "name": parent.name}]
     if parent.source:
         value["properties"] = [{"name": "overt:source", "value": parent.source}]
@@ -285,7 +285,7 @@ def _declarations(dossier: Dossier) -> dict[str, Any]:
     for component in dossier.components:
         for piece in component.evidence:
             pieces.setdefault(piece.id, piece)
-    claimed = [component for component in dossier.components if _told(component)]
+    claimed = [component for component in dossier.components if _has_claim(component)]
     value: dict[str, Any] = {
         "assessors": [
             {"bom-ref": _ASSESSOR, "thirdParty": True, "organization": {"name": "Overt"}}
@@ -294,7 +294,7 @@ def _declarations(dossier: Dossier) -> dict[str, Any]:
             {
                 "summary": words.step_difference(dossier),
                 "assessor": _ASSESSOR,
-                "map": [_judged(component) for component in dossier.components],
+                "map": [_assessment(component) for component in dossier.components],
             }
         ],
         "claims": [_claim(component) for component in claimed],
@@ -304,13 +304,13 @@ def _declarations(dossier: Dossier) -> dict[str, Any]:
     return value
 
 
-def _told(component: ComponentResult) -> bool:
+def _has_claim(component: ComponentResult) -> bool:
     return component.claim is not None or bool(component.evidence)
 
 
-def _judged(component: ComponentResult) -> dict[str, Any]:
+def _assessment(component: ComponentResult) -> dict[str, Any]:
     name = component.component.name
-    claims = [f"claim:{name}"] if _told(component) else []
+    claims = [f"claim:{name}"] if _has_claim(component) else []
     counter = component.state in ("missing", "contradicted")
     held = 0.0 if counter else component.availability / Availability.FULL
     best = max(

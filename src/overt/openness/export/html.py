@@ -54,7 +54,7 @@ def render(dossier: Dossier) -> str:
         _spectrum_and_licence(dossier),
         _counts(dossier),
         tables(dossier),
-        _asked(dossier),
+        _permissions_section(dossier),
         _parents(dossier),
         _schemes(dossier),
         _next(dossier),
@@ -62,7 +62,7 @@ def render(dossier: Dossier) -> str:
         _glossary(),
         "</main>\n",
         f"<footer><p>Written by Overt. Rules of version {dossier.rules_version}. "
-        f"{_made(dossier)}</p></footer>\n</body>\n</html>\n",
+        f"{_lineage_section(dossier)}</p></footer>\n</body>\n</html>\n",
     ]
     return "".join(parts)
 
@@ -166,7 +166,7 @@ def _change(expected: str, actual: str, sentence: str) -> str:
 
 
 def _spectrum_and_licence(dossier: Dossier) -> str:
-    step = words.step_shown(dossier)
+    step = words.step_phrase(dossier)
     title = words.step_words(step)
     means = f"{title.capitalize()} means: {words.STEP_MEANING.get(step, 'not known')}."
     if not words.anything_verified(dossier) and step != STEPS[0]:
@@ -190,7 +190,8 @@ def _licence(dossier: Dossier) -> str:
         ("In the files", licences.concluded(dossier)),
     ):
         if licence:
-            rows += f'<p class="small"><span class="soft">{label}:</span> {_named(licence)}</p>\n'
+            rows += f'<p class="small"><span class="soft">{label}:</span> '
+            rows += f"{_licence_name(licence)}</p>\n"
     return (
         '<section class="card" aria-labelledby="licence">\n'
         f'<h2 id="licence">{title.capitalize()}</h2>\n{rows}'
@@ -199,7 +200,7 @@ def _licence(dossier: Dossier) -> str:
     )
 
 
-def _named(licence: licences.ExportedLicence) -> str:
+def _licence_name(licence: licences.ExportedLicence) -> str:
     return link(licence.url, licence.title) if licence.url else text(licence.title)
 
 
@@ -222,7 +223,7 @@ def _counts(dossier: Dossier) -> str:
 # -- what follows from it ------------------------------------------------------------------------
 
 
-def _asked(dossier: Dossier) -> str:
+def _permissions_section(dossier: Dossier) -> str:
     """What the licence forbids and asks for, in the words of our own data."""
     from overt.openness.permissions import phrases, terms
     from overt.openness.permissions import uses as fields
@@ -355,7 +356,7 @@ def _how(dossier: Dossier) -> str:
     return section("how", "How this page was made", body)
 
 
-def _made(dossier: Dossier) -> str:
+def _lineage_section(dossier: Dossier) -> str:
     return f"Newest evidence: {text(dossier.made_on)}." if dossier.made_on else "Undated."
 
 

@@ -78,7 +78,7 @@ def row(header: str, *cells: tuple[str, str]) -> str:
 def tables(dossier: Dossier) -> str:
     """All components, grouped."""
     licence = dossier.licence.id
-    usual = licences.named(licence).value if licence else ""
+    usual = licences.exported(licence).value if licence else ""
     return "".join(
         _table(title, [dossier.component(name) for name in names], usual)
         for title, names in words.GROUPS
@@ -101,11 +101,14 @@ def _row(component: ComponentResult, usual: str) -> str:
     return row(
         f'{component.component.title}<span class="small soft">{meaning}</span>',
         ("State", f'<span class="state {state}">{icon(state)} {words.STATE_WORDS[state]}</span>'),
-        ("Said and found", f"{_said(component)}{_licence(component, usual)}{_evidence(component)}"),
+        (
+            "Said and found",
+            f"{_claim_text(component)}{_licence(component, usual)}{_evidence(component)}",
+        ),
     )
 
 
-def _said(component: ComponentResult) -> str:
+def _claim_text(component: ComponentResult) -> str:
     claim = component.claim
     holds = {"verified": "Overt found it.", "contradicted": "That does not hold."}
     if claim is None:
@@ -123,7 +126,7 @@ def _licence(component: ComponentResult, usual: str) -> str:
     """The licence of one part, where it is not that of the model."""
     if not component.licence or not component.licence.strip():
         return ""
-    named = licences.named(component.licence)
+    named = licences.exported(component.licence)
     if named.value == usual:
         return ""
     return f'<br><span class="soft">Licence of its own: {text(named.title)}</span>'

@@ -50,7 +50,7 @@ class ExportedLicence:
 
 
 @lru_cache(maxsize=1024)
-def named(text: str) -> ExportedLicence:
+def exported(text: str) -> ExportedLicence:
     """The licence that `text` (an id, an expression or words) names."""
     text = clean(" ".join(text.split()))
     if text in LISTED:
@@ -68,7 +68,7 @@ def named(text: str) -> ExportedLicence:
 
 def altered(text: str) -> ExportedLicence:
     """A text that began as that licence and no longer has its terms."""
-    licence = named(text)
+    licence = exported(text)
     bare = licence.value.removeprefix(REF)
     return ExportedLicence(
         "ref", f"{REF}{slug(bare)}-altered", f"{licence.title}, with altered terms"
@@ -83,7 +83,7 @@ def slug(text: str) -> str:
 def declared(dossier: Dossier) -> ExportedLicence | None:
     """What is claimed to be the licence of the model."""
     text = dossier.licence.declared or dossier.licence.declared_text
-    return named(text) if text.strip() else None
+    return exported(text) if text.strip() else None
 
 
 def concluded(dossier: Dossier) -> ExportedLicence | None:
@@ -91,7 +91,7 @@ def concluded(dossier: Dossier) -> ExportedLicence | None:
     concluded_id = dossier.licence.concluded
     if concluded_id is None:
         return None
-    return altered(concluded_id) if dossier.licence.altered else named(concluded_id)
+    return altered(concluded_id) if dossier.licence.altered else exported(concluded_id)
 
 
 def _facts(id_: str) -> tuple[str, str]:

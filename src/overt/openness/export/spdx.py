@@ -221,7 +221,7 @@ class _Document:
             **more,
         )
         stated = parent.licence if parent.licence and parent.licence.strip() else None
-        self.licensed(package, licences.named(stated) if stated else None, None)
+        self.licensed(package, licences.exported(stated) if stated else None, None)
         if dataset:
             self.relate("trainedOn", model, [package])
         else:

@@ -29,7 +29,7 @@ def _place(step: str) -> int:
     return STEPS.index(step) if step in STEPS else 0
 
 
-def _opened(size: str, label: str) -> str:
+def _svg_open(size: str, label: str) -> str:
     return f'<svg viewBox="0 0 {size}" role="img" aria-label="{label}">'
 
 
@@ -49,7 +49,7 @@ def _flag(x: int, y: int, word: str) -> str:
 def _wide(claimed: int, verified: int | None, label: str) -> str:
     first, last = _WIDE_AT[0], _WIDE_AT[-1]
     parts = [
-        _opened("640 200" if verified is not None else "640 146", label),
+        _svg_open("640 200" if verified is not None else "640 146", label),
         f'<line class="track" x1="{first}" y1="96" x2="{last}" y2="96"/>',
     ]
     if verified is not None:
@@ -77,7 +77,7 @@ def _tall(claimed: int, verified: int | None, label: str) -> str:
     # Fully open stands on top here, as on a scale.
     at = _TALL_AT[::-1]
     parts = [
-        _opened("300 314", label),
+        _svg_open("300 314", label),
         f'<line class="track" x1="30" y1="{at[0]}" x2="30" y2="{at[-1]}"/>',
     ]
     if verified is not None:

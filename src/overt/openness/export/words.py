@@ -269,7 +269,7 @@ def anything_verified(dossier: Dossier) -> bool:
     return any(component.state == "verified" for component in dossier.components)
 
 
-def step_shown(dossier: Dossier) -> str:
+def step_phrase(dossier: Dossier) -> str:
     """The step to speak of: the verified one; the claimed one where nothing could be verified."""
     step = dossier.verdicts.step
     return step.verified if anything_verified(dossier) else step.declared

@@ -12,7 +12,7 @@ from overt.openness.packed import DATA
 FILE: Final = DATA / "texts.tsv"
 
 
-def known(text: str) -> str | None:
+def id_of(text: str) -> str | None:
     """The id of the one licence a text is, where it is a copy that is known; else None."""
     start = f"\n{digest(text)}\t"
     content = FILE.read_text(encoding="utf-8")

@@ -92,7 +92,7 @@ class FingerprintIndex:
 
 
 @cache
-def known() -> FingerprintIndex:
+def load_index() -> FingerprintIndex:
     """All entries; the first call reads the file."""
     packed = (DATA / "fingerprints.bin").read_bytes()
     assert packed.startswith(MAGIC), "data/fingerprints.bin is of another version"
@@ -136,7 +136,7 @@ def _array(kind: str, content: bytes) -> "array[int]":
 
 @cache
 def _entry(number: int) -> LicenceText:
-    all_ = known()
+    all_ = load_index()
     name, notice, start, length, _, sampled, raw = all_._heads[number]
     spans = tuple(_span(*row) for row in raw)
     optional = bytearray(length)

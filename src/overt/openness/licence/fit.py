@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Final
 
 from overt.openness.licence.align import Block, blocks
-from overt.openness.licence.fingerprints import LicenceText, VariableSpan, known
+from overt.openness.licence.fingerprints import LicenceText, VariableSpan, load_index
 from overt.openness.licence.pattern import Pattern
-from overt.openness.licence.plain import named
+from overt.openness.licence.plain import is_licence_name
 from overt.openness.licence.remarks import naming
 from overt.openness.licence.text import LicenceWords, hashed, shingles
 
@@ -78,7 +78,7 @@ class LicenceFit:
 def _places(number: int) -> dict[int, int]:
     """Where each shingle of an entry stands that stands there once."""
     positions: dict[int, int] = {}
-    for i, shingle in enumerate(shingles(known().entry(number).words)):
+    for i, shingle in enumerate(shingles(load_index().entry(number).words)):
         positions[shingle] = -1 if shingle in positions else i
     return {shingle: i for shingle, i in positions.items() if i >= 0}
 
@@ -91,7 +91,7 @@ class ShingleRows:
         self._at: dict[int, list[int]] = {}
         for j, row in enumerate(self.all):
             self._at.setdefault(row, []).append(j)
-        shortlist = known().shortlist
+        shortlist = load_index().shortlist
         self._listed = [j for j, row in enumerate(self.all) if row in shortlist]
 
     def listed(self, first: int, behind: int) -> set[int]:
@@ -156,14 +156,14 @@ def fit(
 
 def _trimmed(runs: list[Block]) -> list[Block]:
     """Without short runs at the ends that stand far from the rest: those are chance."""
-    while len(runs) > 1 and runs[0][2] < 5 and _far(runs[0], runs[1]):
+    while len(runs) > 1 and runs[0][2] < 5 and _is_far(runs[0], runs[1]):
         runs = runs[1:]
-    while len(runs) > 1 and runs[-1][2] < 5 and _far(runs[-2], runs[-1], last=True):
+    while len(runs) > 1 and runs[-1][2] < 5 and _is_far(runs[-2], runs[-1], last=True):
         runs = runs[:-1]
     return runs
 
 
-def _far(block: Block, other: Block, *, last: bool = False) -> bool:
+def _is_far(block: Block, other: Block, *, last: bool = False) -> bool:
     apart = other[1] - block[1] - block[2]
     return apart > 3 * (other if last else block)[2] + 8
 
@@ -212,9 +212,9 @@ def _accepted(
             return False
         rest = _TEMPLATE.sub(" ", words.source[words.starts[begin] : words.ends[end - 1]])
         kept_words = [word for word in rest.split() if word.lower() not in _FREE]
-        return set(names_found) <= _FREE and (len(kept_words) <= 1 or named(rest))
+        return set(names_found) <= _FREE and (len(kept_words) <= 1 or is_licence_name(rest))
     source = words.source[words.starts[begin] : words.ends[end - 1]]
-    return not naming(source) and named(source)
+    return not naming(source) and is_licence_name(source)
 
 
 def _gaps(
@@ -226,7 +226,7 @@ def _gaps(
     excused: bytearray,
     bounds: tuple[int, int],
 ) -> Iterator[TextGap]:
-    numbers = known().numbers
+    numbers = load_index().numbers
     ends = [(0, bounds[0], 0), *runs, (len(entry.words), bounds[1], 0)]
     for (i, j, n), (i2, j2, n2) in pairwise(ends):
         lost = [k for k in range(i + n, i2) if where[k] < 0 and not excused[k]]
@@ -262,7 +262,7 @@ def _address(
     entry: LicenceText, words: LicenceWords, missing: tuple[int, ...], extra: list[int]
 ) -> bool:
     """Whether a postal address of the licence's keeper is left out or became one on the web."""
-    numbers = [known().numbers.get(entry.words[k], "") for k in missing]
+    numbers = [load_index().numbers.get(entry.words[k], "") for k in missing]
     return (
         any(re.fullmatch(r"0\d{4}", number) for number in numbers)
         and len(missing) <= 16
@@ -294,7 +294,7 @@ def _years(
     entry: LicenceText, words: LicenceWords, missing: tuple[int, ...], first: int, behind: int
 ) -> bool:
     """Whether only the years of a copyright notice differ."""
-    numbers = known().numbers
+    numbers = load_index().numbers
     lost = [numbers.get(entry.words[k], "") for k in missing]
     if not (lost or first < behind):
         return False
@@ -307,7 +307,7 @@ def _same(
     entry: LicenceText, words: LicenceWords, missing: tuple[int, ...], first: int, behind: int
 ) -> bool:
     """Whether only spaces and hyphens differ ("non-commercial"), or a number stood in a list."""
-    vocabulary = known().vocabulary
+    vocabulary = load_index().vocabulary
     wanted = [entry.words[k] for k in missing]
     inserted = words.words[first:behind]
     if not inserted:

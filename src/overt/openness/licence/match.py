@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, Literal
 
 from overt.openness.licence import pointers
-from overt.openness.licence.fingerprints import known
+from overt.openness.licence.fingerprints import load_index
 from overt.openness.licence.fit import LicenceFit, ShingleRows, TextGap, fit, window
 from overt.openness.licence.names import canonical
 from overt.openness.licence.remarks import explained, quoted, remarks
@@ -120,7 +120,7 @@ def _kind(
 
 def _fits(words: LicenceWords) -> Iterator[LicenceFit]:
     """The licences in a text, each over its own part of it."""
-    vocabulary = known().vocabulary
+    vocabulary = load_index().vocabulary
     own: dict[str, int] = {}
     ids = []
     for word in words.words:
@@ -162,7 +162,7 @@ def _best(
     for place, (size, number) in enumerate(likely):
         if place >= most or size < least:
             break
-        entry = known().entry(number)
+        entry = load_index().entry(number)
         for first, behind in regions:
             key = (number, first, behind)
             if key not in tried:
@@ -186,13 +186,13 @@ def _enough(fit: LicenceFit) -> bool:
 
 def _candidates(rows: ShingleRows, regions: Sequence[tuple[int, int]]) -> list[tuple[float, int]]:
     """The entries that many of their rows are in the text of, those with most words first."""
-    shortlist = known().shortlist
+    shortlist = load_index().shortlist
     hits: Counter[int] = Counter()
     for row in set().union(*(rows.listed(first, behind) for first, behind in regions)):
         hits.update(shortlist.get(row, ()))
     likely = []
     for number, count in hits.items():
-        length, sampled = known().sampled(number)
+        length, sampled = load_index().sampled(number)
         if count >= 0.25 * sampled:
             likely.append((count / sampled * length, number))
     likely.sort(reverse=True)
@@ -230,7 +230,7 @@ def _renumbered(words: LicenceWords, fit: LicenceFit, gap: TextGap) -> bool:
     """Whether a part that may be left out, like a title, is there with another number."""
     if gap.missing or not gap.dropped or gap.first == gap.behind:
         return False
-    expected = known().numbers.get(fit.entry.words[gap.dropped[0]])
+    expected = load_index().numbers.get(fit.entry.words[gap.dropped[0]])
     word = words.words[gap.first]
     return expected is not None and word[:1].isdigit() and word != expected
 
@@ -290,7 +290,7 @@ def _lines(words: LicenceWords, first: int, behind: int) -> tuple[int, int]:
 
 def _expected(fit: LicenceFit, missing: Sequence[int]) -> str:
     """Numbers of the licence in clear; other words are not known."""
-    numbers = known().numbers
+    numbers = load_index().numbers
     shown: list[str] = []
     for k in missing:
         word = numbers.get(fit.entry.words[k], "…")
@@ -334,7 +334,7 @@ def _runs_on(words: LicenceWords, at: int, first: int) -> bool:
 
 def _unversioned(words: LicenceWords, fit: LicenceFit, gap: TextGap) -> bool:
     """Whether the text stands still where the licence tells its version."""
-    numbers = known().numbers
+    numbers = load_index().numbers
     lost = (*gap.missing, *gap.dropped)
     versions = [numbers[fit.entry.words[k]] for k in lost if fit.entry.words[k] in numbers]
     if not versions or len(lost) > 8 or min(lost) == 0 or min(lost) > 200:
@@ -346,7 +346,7 @@ def _unversioned(words: LicenceWords, fit: LicenceFit, gap: TextGap) -> bool:
 
 def _pointed(text: str, words: LicenceWords, digest: str) -> Match:
     """A text that holds no known licence, but may name one."""
-    named = pointers.named(words.source)
+    named = pointers.named_ids(words.source)
     riders: tuple[str, ...] = ()
     if named.ids:
         riders = tuple(

@@ -69,7 +69,7 @@ def canonical(text: str) -> str | None:
         return table.ids[key]
     if key in table.families:
         return None
-    return _alike().get(_loose(name))
+    return _by_loose_name().get(_loose(name))
 
 
 def family(text: str) -> bool:
@@ -192,7 +192,7 @@ def _spdx() -> frozenset[str]:
 def _table() -> _NameTable:
     data = FILE.read_bytes()
     lists, rows, families = _lines(data.decode("utf-8"))
-    ids, open_ = packed.kept("licences/keys", data) or _keyed(lists, rows, families)
+    ids, open_ = packed.cached("licences/keys", data) or _keyed(lists, rows, families)
     return _NameTable(lists, rows, ids, frozenset(open_))
 
 
@@ -230,9 +230,9 @@ def _keyed(
 
 
 @cache
-def _alike() -> Mapping[str, str | None]:
+def _by_loose_name() -> Mapping[str, str | None]:
     """Ids by what `_loose` leaves of their names; None where several are left with the same."""
-    packed_value: dict[str, str | None] | None = packed.kept("licences/alike", FILE.read_bytes())
+    packed_value: dict[str, str | None] | None = packed.cached("licences/alike", FILE.read_bytes())
     return _loosely(_table().rows) if packed_value is None else packed_value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
-from overt.openness.licence.fingerprints import known
+from overt.openness.licence.fingerprints import load_index
 from overt.openness.licence.pattern import Pattern
 from overt.openness.licence.text import INVISIBLE, hashed
 from overt.openness.packed import DATA
@@ -92,7 +92,7 @@ def plain(sentence: str) -> bool:
         lower_word = words[0].lower()
         if len(words) > 1 or not lower_word.isascii() or _ENCODED.fullmatch(words[0]):
             return False
-        return not (_known(lower_word) or _HOLD.match(lower_word))
+        return not (_is_known_word(lower_word) or _HOLD.match(lower_word))
     if elsewhere(sentence) or _spaced(words):
         return False
     lower = {word.lower() for word in words}
@@ -132,7 +132,7 @@ def _unnamed(match: re.Match[str]) -> str:
     """A phrase without the name in it, if that is one as far as the words of licences tell."""
     name = next((group for group in match.groups() if group), "")
     parts = [part for part in re.split(r"[\s.-]+", name.lower()) if part]
-    if any(_HOLD.match(part) for part in parts) or all(_known(part) for part in parts):
+    if any(_HOLD.match(part) for part in parts) or all(_is_known_word(part) for part in parts):
         return match[0]
     return match[0].replace(name, " X ")
 
@@ -166,7 +166,7 @@ def identifiers(text: str) -> bool:
     return fit and len(words) <= 3 and not any(_HOLD.match(word.lower()) for word in _words(text))
 
 
-def named(text: str, *, most: int = 40) -> bool:
+def is_licence_name(text: str, *, most: int = 40) -> bool:
     """Whether a text is names, years and addresses and nothing else: whose copyright it is."""
     bare, addresses = ADDRESS.subn(" ", _SUBJECT.sub(_unnamed, text))
     # What stands before "contributors" or "Inc." is a name, whatever its letters.
@@ -185,7 +185,7 @@ def named(text: str, *, most: int = 40) -> bool:
     titled = all(word[:1].isupper() for word in small)
     if titled and len(small) <= 3 and len(words) <= 8:
         return True
-    if any(_known(word) for word in small):
+    if any(_is_known_word(word) for word in small):
         return False
     # A few people write their names without capitals.
     return len(small) <= 2 and (len(words) == len(small) or bool(addresses) or not small)
@@ -195,7 +195,7 @@ def _between(beside: list[str], word: str) -> bool:
     """Whether a small word is inside a name: between two words with a capital, or behind "der"."""
     if len(beside) < 2 or not beside[1][:1].isupper() or word.lower() in _list("foreign_words"):
         return False
-    if _known(word) or _HOLD.match(word.lower()) or _script(word) is not None:
+    if _is_known_word(word) or _HOLD.match(word.lower()) or _script(word) is not None:
         return False
     return beside[0][:1].isupper() or beside[0] in ("der", "des", "den", "de", "di", "du", "la")
 
@@ -247,13 +247,13 @@ def _name(word: str) -> bool:
         return script
     if _PATH.fullmatch(word) or _MIXED.fullmatch(word) or _NUMBER.fullmatch(low):
         return True
-    return word[:1].isupper() and not _known(low)
+    return word[:1].isupper() and not _is_known_word(low)
 
 
 @cache
-def _known(word: str) -> bool:
+def _is_known_word(word: str) -> bool:
     """Whether a word is one of licence texts: those are no names, but for a few."""
-    return hashed(word.lower()) in known().vocabulary
+    return hashed(word.lower()) in load_index().vocabulary
 
 
 _FOREIGN: Final = (

@@ -51,7 +51,7 @@ class NamedIds:
     family: bool
 
 
-def named(text: str) -> NamedIds:
+def named_ids(text: str) -> NamedIds:
     """The licences a short text names."""
     if len(text) > _SHORT:
         return NamedIds((), family=False)

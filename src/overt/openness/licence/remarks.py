@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overt.openness.licence.pattern import Pattern
-from overt.openness.licence.plain import ADDRESS, elsewhere, identifiers, named, plain
+from overt.openness.licence.plain import ADDRESS, elsewhere, identifiers, is_licence_name, plain
 from overt.openness.licence.text import INVISIBLE
 
 _BINDING = Pattern(
@@ -138,10 +138,13 @@ def claims(line: str) -> bool:
         return False
     if not (_CLAIM.search(line) or _YEARS.search(line) or _NAMES.search(line)):
         return (
-            bool(ADDRESS.search(line)) and named(line) and _short(line, 8) and not elsewhere(line)
+            bool(ADDRESS.search(line))
+            and is_licence_name(line)
+            and _short(line, 8)
+            and not elsewhere(line)
         )
     rest = _RESERVED.sub(" ", _SIGN.sub(" ", line))
-    return named(rest)
+    return is_licence_name(rest)
 
 
 def remarks(text: str, first: int, behind: int) -> Iterator[Remark]:
@@ -205,12 +208,12 @@ def _neutral_line(line: str, *, inside: bool) -> bool:
 def _field(line: str) -> bool:
     """Whether a line is a field of a file's head, and its value binds nobody."""
     if match := _CONTACT.match(line):
-        return bool(ADDRESS.search(line)) and named(line[match.end() :])
+        return bool(ADDRESS.search(line)) and is_licence_name(line[match.end() :])
     match = _FIELD.search(line)
     if not match or binding(line):
         return False
     value = line[match.end() :]
-    return named(value) or bool(_FILES.match(line) and identifiers(value))
+    return is_licence_name(value) or bool(_FILES.match(line) and identifiers(value))
 
 
 def _short(line: str, most: int) -> bool:
@@ -245,7 +248,7 @@ def explained(sentence: str) -> bool:
 
 def quoted(text: str, first: int, behind: int, most: int = 300) -> str:
     """The sentence or sentences around a place, in the text's own spelling, on one line."""
-    begin = _back(text, first)
+    begin = _sentence_start(text, first)
     stop = _forth(text, behind)
     if stop - begin > 4 * most:
         begin, stop = max(begin, first - most), min(stop, max(behind, first) + most)
@@ -272,7 +275,7 @@ def _one_line(text: str) -> str:
 _BREAK = Pattern(r"[.;!?][\"')\]*_]*\s+(?=[\W\d_]*[A-Z(\"'])|\n\s*\n|\n\s*(?=[-*#\u2022(]|\d+[.)])")
 
 
-def _back(text: str, at: int) -> int:
+def _sentence_start(text: str, at: int) -> int:
     start = max(0, at - 1500)
     best = start
     for match in _BREAK.finditer(text, start, at + 1):

@@ -63,7 +63,7 @@ def of(subject: Subject, settings: Settings) -> Chain:
     """The chain of one subject; asks the catalogue and the store, never a network."""
     remarks: list[str] = []
     texts = _texts(subject)
-    links = list(_own(subject, texts, remarks))
+    links = list(_own_licences(subject, texts, remarks))
     seen = {subject.record.name.lower(), subject.ref.lower().removeprefix("hf:")}
     for link in _above(subject.record, replace(settings, offline=True), seen, 1):
         links.append(link)
@@ -111,7 +111,7 @@ def _deeper(subject: Subject) -> Mapping[str, str]:
     return {name: text for name, text in texts.items() if text is not None}
 
 
-def _own(
+def _own_licences(
     subject: Subject, texts: "Mapping[str, tuple[str, Match]]", remarks: list[str]
 ) -> Iterator[LicenceLink]:
     name, facts = subject.record.name or subject.ref, _facts(subject.record)
@@ -153,13 +153,13 @@ def _own(
 def _declared(subject: Subject) -> Iterator[ClaimedLicence]:
     """Every licence that is named: as merged, by the card and by a header, each words once."""
     heard: set[str] = set()
-    for named in _named(subject):
+    for named in _claimed_licences(subject):
         if not says_nothing(named.words) and named.words.lower() not in heard:
             heard.add(named.words.lower())
             yield named
 
 
-def _named(subject: Subject) -> Iterator[ClaimedLicence]:
+def _claimed_licences(subject: Subject) -> Iterator[ClaimedLicence]:
     record, card, header = subject.record, subject.card, subject.model
     if card is not None:
         words = card.words("license")
@@ -198,7 +198,7 @@ def _above(record: Record, settings: Settings, seen: set[str], depth: int) -> It
 
 
 def _own_of(subject: Subject) -> Iterator[LicenceLink]:
-    return _own(subject, _texts(subject), [])
+    return _own_licences(subject, _texts(subject), [])
 
 
 def _parent(parent: Parent, known: Record | None) -> Iterator[LicenceLink]:

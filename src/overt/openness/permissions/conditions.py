@@ -233,7 +233,7 @@ class _Grid:
         self.axes: dict[str, tuple[int, tuple[Value, ...]]] = {}  # name: stride, values
         self.size = 1
         for name, all_of_it in by_fact.items():
-            values = _told_apart(name, all_of_it)
+            values = _distinct_values(name, all_of_it)
             self.axes[name] = (self.size, values)
             self.size *= len(values)
         self.full = (1 << self.size) - 1 if self.size <= _MAX_BITS else 0
@@ -279,7 +279,7 @@ class _Grid:
         return block & self.full
 
 
-def _told_apart(name: str, tests_: Sequence[FactTest]) -> tuple[Value, ...]:
+def _distinct_values(name: str, tests_: Sequence[FactTest]) -> tuple[Value, ...]:
     """One value of a fact for each way in which the tests can come out."""
     distinct: dict[tuple[bool, ...], Value] = {}
     for value in _candidates(name, tests_):

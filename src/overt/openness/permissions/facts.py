@@ -131,7 +131,7 @@ def fact(name: str) -> LicenceFact | None:
 
 def parse(name: str, text: str) -> Value:
     """The value a person wrote. Raises BadRequest, naming what is expected."""
-    fact_ = _known(name)
+    fact_ = _known_fact(name)
     written = text.strip()
     if fact_.kind == "yes_no":
         return _yes_no(fact_, written)
@@ -155,14 +155,14 @@ def read_profile(text: str, what: str) -> dict[str, Value]:
         ) from None
     profile: dict[str, Value] = {}
     for name, value in content.items():
-        fact_ = _known(name)
+        fact_ = _known_fact(name)
         if fact_.name in profile:
             raise BadRequest(f"{what} gives {fact_.name} twice", "keep one of the two lines")
         profile[fact_.name] = _value(fact_, value)
     return profile
 
 
-def known(facts: Mapping[str, object]) -> dict[str, Value]:
+def known_values(facts: Mapping[str, object]) -> dict[str, Value]:
     """The facts of a mapping by their names, checked; None and names that are no fact left out.
 
     Raises BadRequest: a value out of its kind.
@@ -174,7 +174,7 @@ def known(facts: Mapping[str, object]) -> dict[str, Value]:
     }
 
 
-def _known(name: str) -> LicenceFact:
+def _known_fact(name: str) -> LicenceFact:
     fact_ = fact(name)
     if fact_ is None:
         raise BadRequest(
@@ -196,7 +196,7 @@ def _value(fact_: LicenceFact, value: object) -> Value:
         words = [word for word in value if isinstance(word, str)]
         if len(words) == len(value):
             return _chosen(fact_, sorted(words) if isinstance(value, set | frozenset) else words)
-    raise _wrong(fact_, value)
+    raise _bad_value(fact_, value)
 
 
 def _in_range(value: object) -> TypeGuard[int | float]:
@@ -206,7 +206,7 @@ def _in_range(value: object) -> TypeGuard[int | float]:
 def _yes_no(fact_: LicenceFact, text: str) -> bool:
     answer = (_YES | _NO).get(text.lower())
     if answer is None:
-        raise _wrong(fact_, text)
+        raise _bad_value(fact_, text)
     return answer
 
 
@@ -215,13 +215,13 @@ def _number(fact_: LicenceFact, text: str) -> int | float:
 
     match = re.fullmatch(_NUMBER, text.lower(), re.ASCII) if len(text) <= 40 else None
     if match is None:
-        raise _wrong(fact_, text)
+        raise _bad_value(fact_, text)
     try:
         value = Decimal(match[1].replace(",", "").replace("_", "")) * _TIMES[match[2] or ""]
     except InvalidOperation:
-        raise _wrong(fact_, text) from None
+        raise _bad_value(fact_, text) from None
     if value > 10**18:
-        raise _wrong(fact_, text)
+        raise _bad_value(fact_, text)
     return int(value) if value == value.to_integral_value() else float(value)
 
 
@@ -235,17 +235,17 @@ def _chosen(fact_: LicenceFact, words: list[str]) -> Value:
         return tuple(field for field in uses.FIELDS if field in named)
     chosen = {word.lower().replace("-", "_") for word in words}
     if not chosen or not chosen <= set(fact_.values):
-        raise _wrong(fact_, ", ".join(words))
+        raise _bad_value(fact_, ", ".join(words))
     if fact_.kind == "one_of":
         if len(chosen) != 1:
-            raise _wrong(fact_, ", ".join(words))
+            raise _bad_value(fact_, ", ".join(words))
         return next(iter(chosen))
     if "nothing" in chosen and len(chosen) > 1:
         raise BadRequest(f"{fact_.name} is nothing and something at once", "leave out nothing")
     return tuple(value for value in fact_.values if value in chosen)
 
 
-def _wrong(fact_: LicenceFact, value: object) -> BadRequest:
+def _bad_value(fact_: LicenceFact, value: object) -> BadRequest:
     shown = " ".join(str(value).split())[:60]
     expected = {
         "yes_no": "yes or no",

@@ -124,7 +124,7 @@ def _answer(
     model: "LocalModel | None", ref: str, settings: Settings, use: Use, header: "GgufHeader | None"
 ) -> "_Outcome":
     """What there is to say, kept from before or found now. Raises as `consult`, not Refused."""
-    profile = _kept(settings.home)
+    profile = _saved_profile(settings.home)
     texts = list(_texts(model, settings)) if model else []
     question = {
         "policy": settings.licence,
@@ -142,7 +142,7 @@ def _answer(
 
 def saved(home: Path) -> dict[str, Any]:
     """The facts that `overt may --save` keeps. Raises BadRequest: they cannot be read."""
-    return _profile(_kept(home), home)
+    return _profile(_saved_profile(home), home)
 
 
 def together(known: Use, use: Use) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def together(known: Use, use: Use) -> dict[str, Any]:
     return merged
 
 
-def _kept(home: Path) -> bytes:
+def _saved_profile(home: Path) -> bytes:
     path = home / "use.toml"
     try:
         with path.open("rb") as file:
@@ -206,7 +206,7 @@ def _outcome(
     header: "GgufHeader | None",
     texts: "list[_Text]",
 ) -> _Outcome:
-    own, declared, header = _own(model, settings.home, header, texts)
+    own, declared, header = _own_licences(model, settings.home, header, texts)
     enforced = settings.licence == "enforce"
     altered = next((licence for licence in own if licence.altered), None)
     if not (given_facts or enforced or altered):
@@ -281,7 +281,7 @@ def _conditions(ref: str, own: "list[StatedLicence]") -> _Outcome:
 _Text = tuple[str, str, Path]  # name, what changes with its content, place
 
 
-def _own(
+def _own_licences(
     model: "LocalModel | None", home: Path, header: "GgufHeader | None", texts: list[_Text]
 ) -> "tuple[list[StatedLicence], bool, GgufHeader | None]":
     """What the model's files say, whether a licence is named at all, and the header."""
@@ -320,13 +320,13 @@ def _links(
     yield from (link_of(ref, licence_, facts) for licence_ in own)
     taken = {licence_.licence for licence_ in own}
     for name, licence in bases:
-        for licence_ in (*_said_of(licence), *_claimed(name)) or (StatedLicence(None),):
+        for licence_ in (*_stated_licences(licence), *_claimed(name)) or (StatedLicence(None),):
             if licence_.licence is None or licence_.licence not in taken:
                 taken.add(licence_.licence)
                 yield link_of(name, licence_, {}, "base")
 
 
-def _said_of(words: str | None) -> "tuple[StatedLicence, ...]":
+def _stated_licences(words: str | None) -> "tuple[StatedLicence, ...]":
     """The licences that a header names beside one of its bases."""
     from overt.openness.subject.named_licences import StatedLicence, ids_of, says_nothing
 
@@ -410,16 +410,16 @@ def _recognised(text: _Text, home: Path) -> "tuple[StatedLicence, ...]":
         from overt.openness.subject.named_licences import StatedLicence, is_policy, of_text
 
         words = data.decode("utf-8-sig", "replace")
-        if known := digests.known(words):
+        if known := digests.id_of(words):
             return () if is_policy(known) else (StatedLicence(known),)
         from overt.openness.licence import match
 
         return of_text(name, words, match.match(words))
 
-    return _remembered(home, "text", f"{name}\0{sha256(data).hexdigest()}", _read_said, look)
+    return _remembered(home, "text", f"{name}\0{sha256(data).hexdigest()}", _decode_licences, look)
 
 
-def _read_said(content: Any) -> "tuple[StatedLicence, ...]":
+def _decode_licences(content: Any) -> "tuple[StatedLicence, ...]":
     from overt.openness.subject.named_licences import StatedLicence
 
     licences = []

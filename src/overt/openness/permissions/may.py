@@ -27,7 +27,7 @@ from overt.openness.permissions.conditions import (
     replace,
     residual,
 )
-from overt.openness.permissions.facts import PRESUMED, Value, known
+from overt.openness.permissions.facts import PRESUMED, Value, known_values
 from overt.openness.permissions.terms import Ban, Clause, Duty, Terms
 
 Verdict = Literal["allow", "allow_with_obligations", "needs_permission", "deny", "unknown"]
@@ -174,7 +174,7 @@ class _LinkReading(NamedTuple):
 
 def decide(chain: Sequence[LicenceLink], facts: Mapping[str, object]) -> Decision:
     """The answer for a chain. Raises BadRequest: a fact whose value is out of its kind."""
-    facts_ = known(facts)
+    facts_ = known_values(facts)
     own = {link.licence for link in chain if link.relation not in (_DATA, _TEACHER)}
     read = [_read(link, facts_, own) for link in chain]
     rules = [rule for reading in read for rule in reading.rules]
@@ -191,7 +191,7 @@ def decide(chain: Sequence[LicenceLink], facts: Mapping[str, object]) -> Decisio
         clauses=clauses,
         unread=_once(reading.link.name for reading in read if reading.unread),
         reasons=_reasons(verdict, missing, clauses, read),
-        per_link=tuple(_alone(reading) for reading in read),
+        per_link=tuple(_link_answer(reading) for reading in read),
     )
 
 
@@ -229,7 +229,7 @@ def _milder(rules: list[tuple[int, bool | Condition]], level: int) -> tuple[str,
     return tuple(fact_ for fact_ in seen.matter if fact_ in PRESUMED) if seen.least < level else ()
 
 
-def _alone(reading: _LinkReading) -> LinkAnswer:
+def _link_answer(reading: _LinkReading) -> LinkAnswer:
     verdict, missing = _answer(reading.rules, reading.unsure, bool(reading.obligations))
     return LinkAnswer(
         reading.link.name, reading.link.relation, reading.link.licence, verdict, missing
@@ -249,7 +249,7 @@ def _read(
         )
     if terms_ is None:
         return read
-    facts = {**given_facts, **known(link.facts)}
+    facts = {**given_facts, **known_values(link.facts)}
     if link.relation in ("model", "self") and given_facts.get("modality") == "multimodal":
         # A name may stand for a release of several models: who asks knows which one it is.
         facts["modality"] = "multimodal"
@@ -279,7 +279,7 @@ def _unsure(link: LicenceLink, terms_: Terms | None) -> tuple[str, ...]:
     return (*unsure, REVIEW) if link.altered else tuple(unsure)
 
 
-def _left(
+def _remaining(
     read: _LinkReading, condition: Condition, facts: Mapping[str, Value], *, outputs: bool = False
 ) -> bool | Condition:
     """What is open about a condition, for what this link is to the model.
@@ -300,7 +300,7 @@ def _left(
 
 
 def _clause(read: _LinkReading, clause: Clause, facts: Mapping[str, Value]) -> None:
-    left = _left(read, clause.when, facts, outputs=clause.outputs)
+    left = _remaining(read, clause.when, facts, outputs=clause.outputs)
     effect = clause.effect if clause.asked or left is True else "note"
     if effect != "note" and left is not False:
         read.rules.append((_LEVEL[effect], left))
@@ -315,7 +315,7 @@ def _clause(read: _LinkReading, clause: Clause, facts: Mapping[str, Value]) -> N
 
 
 def _duty(read: _LinkReading, duty: Duty, facts: Mapping[str, Value]) -> None:
-    left = _presumed(_left(read, duty.when, facts))
+    left = _presumed(_remaining(read, duty.when, facts))
     if left is False:
         return
     when = "" if left is True else phrases.when(left)

@@ -65,11 +65,11 @@ class Bundle:
 def bundle(subject: Subject, chain: Chain, decision: Decision) -> Bundle:
     """What goes along with `subject`; the same model gives the same bytes."""
     name = short(subject.record.name or subject.ref, 200)
-    known = list(_known(chain.links))
+    known = list(_known_terms(chain.links))
     texts = _copies(subject)
-    missing = tuple(_missing(chain, known, _here(chain, texts)))
-    prefix = _each(terms_.name_prefix for _, terms_ in known if terms_.name_prefix)
-    shown = _each(line for _, terms_ in known for line in terms_.attribution)
+    missing = tuple(_missing(chain, known, _present_ids(chain, texts)))
+    prefix = _distinct(terms_.name_prefix for _, terms_ in known if terms_.name_prefix)
+    shown = _distinct(line for _, terms_ in known for line in terms_.attribution)
     files = {f"licences/{file}": data for file, data in texts.items()}
     files["NOTICE"] = _notice(name, known, texts).encode()
     files["OBLIGATIONS.md"] = _duties(
@@ -109,7 +109,7 @@ def write(made: Bundle, folder: Path, *, force: bool = False) -> None:
 # -- what is known ---------------------------------------------------------------------------------
 
 
-def _known(links: Sequence[LicenceLink]) -> Iterator[tuple[str, Terms]]:
+def _known_terms(links: Sequence[LicenceLink]) -> Iterator[tuple[str, Terms]]:
     """The terms of each licence of the chain, once, with the link that it is of."""
     seen: set[str] = set()
     for link in links:
@@ -120,7 +120,7 @@ def _known(links: Sequence[LicenceLink]) -> Iterator[tuple[str, Terms]]:
                 yield link.name, terms_
 
 
-def _each(lines: Iterator[str]) -> tuple[str, ...]:
+def _distinct(lines: Iterator[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
@@ -142,7 +142,7 @@ def _goes_along(file: SubjectFile) -> bool:
     return bool(named) and file.suffix in _COPIED
 
 
-def _here(chain: Chain, texts: Mapping[str, bytes]) -> set[str]:
+def _present_ids(chain: Chain, texts: Mapping[str, bytes]) -> set[str]:
     """The licences whose texts are among those copied, alone or within a page."""
     from overt.openness.licence import match
 
@@ -197,7 +197,7 @@ def _parts(terms_: Terms) -> set[str]:
 def _notice(name: str, known: Sequence[tuple[str, Terms]], texts: Mapping[str, bytes]) -> str:
     """The lines that licences want word for word, then the copyright lines of the copied texts."""
     parts = [name]
-    demanded = _each(line for _, terms_ in known for line in terms_.notice)
+    demanded = _distinct(line for _, terms_ in known for line in terms_.notice)
     parts += demanded
     for file, data in texts.items():
         text = data.decode("utf-8-sig", "replace")

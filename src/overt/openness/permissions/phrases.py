@@ -41,7 +41,7 @@ _GIVEN = {
 
 def when(condition: Condition) -> str:
     """A condition as the end of a sentence, with its "if"; empty where it always holds."""
-    text = _said(condition)
+    text = _phrase(condition)
     return f"if {text}" if text else ""
 
 
@@ -55,14 +55,14 @@ def presumed(name: str, value: Value) -> str:
     return f"it is presumed that {so}: where that is not so the answer may be milder"
 
 
-def _said(condition: Condition, *, inside: bool = False) -> str:
+def _phrase(condition: Condition, *, inside: bool = False) -> str:
     if isinstance(condition, FactTest):
         return _test(condition, yes=True)
     if isinstance(condition, Negation):
         if isinstance(condition.of, FactTest):
             return _test(condition.of, yes=False)
-        return f"it is not so that {_said(condition.of, inside=True)}"
-    parts = [_said(part, inside=True) for part in condition.of]
+        return f"it is not so that {_phrase(condition.of, inside=True)}"
+    parts = [_phrase(part, inside=True) for part in condition.of]
     if not parts:
         return ""
     joined = (" or " if isinstance(condition, AnyOf) else " and ").join(parts)

@@ -186,7 +186,7 @@ def read(content: Mapping[str, Any]) -> Terms:
         for clause in content.get("clauses", ())
     ]
     duties = [
-        Duty(licence, duty["section"], _said(duty["text"], content), _when(duty), *where)
+        Duty(licence, duty["section"], _fill_text(duty["text"], content), _when(duty), *where)
         for duty in content.get("obligations", ())
     ]
     bans = [
@@ -223,7 +223,7 @@ def read(content: Mapping[str, Any]) -> Terms:
     )
 
 
-def _said(text: str, content: Mapping[str, Any]) -> str:
+def _fill_text(text: str, content: Mapping[str, Any]) -> str:
     """The text of a duty with the words that the licence demands put in."""
     for name, words in (
         ("{notice}", " ".join(content.get("notice", ()))),

@@ -295,7 +295,7 @@ def _plan(kind: str, layout: Layout, numbers: _Numbers, form: str, extra_blocks:
             return
         loose = "?" in row.tags or ("head" in row.tags and "head" not in tags)
         loose = loose or (form == "hf" and "bias" in row.tags and "bias" not in tags)
-        for name, shape in _named(row, start, symbols, form):
+        for name, shape in _expand_row(row, start, symbols, form):
             (optional if loose else required)[name] = shape
 
     for row in layout.top:
@@ -307,7 +307,7 @@ def _plan(kind: str, layout: Layout, numbers: _Numbers, form: str, extra_blocks:
     return TensorPlan(kind, required, optional, len(numbers.blocks), extra_blocks)
 
 
-def _named(
+def _expand_row(
     row: TensorRow, start: str, symbols: Mapping[str, int], form: str
 ) -> list[tuple[str, Shape]]:
     shape = tuple(_evaluate(text, symbols) for text in row.dims)

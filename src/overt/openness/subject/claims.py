@@ -26,7 +26,7 @@ _MAX_RECORD_BYTES = 1 << 20
 def of(subject: Subject) -> Record:
     """Everything the files say, a MOF record over the card over the header."""
     index = _from_record(subject)
-    held = () if _are_elsewhere(index, subject) else tuple(_held(subject))
+    held = () if _are_elsewhere(index, subject) else tuple(_claims_by_presence(subject))
     record = Record(name=_name(subject), kind=_kind(subject), claims=held)
     for weaker in (index, _from_card(subject), _from_header(subject)):
         if weaker is not None:
@@ -50,7 +50,7 @@ def _kind(subject: Subject) -> Any:
     return "adapter" if kinds == {"adapter"} else "model"
 
 
-def _held(subject: Subject) -> Iterator[Claim]:
+def _claims_by_presence(subject: Subject) -> Iterator[Claim]:
     """Weights that lie here are a claim: whoever sends them says they are the model."""
     weights = [file for file in subject.files if file.suffix in (".gguf", ".safetensors")]
     if weights:

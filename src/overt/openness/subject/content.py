@@ -109,7 +109,7 @@ class ContentReport:
     scans: int = 0
 
 
-def look(
+def inspect(
     name: str, path: Path, *, scan: bool = True, code: bool = False, most: int = MAX_BYTES_SEARCHED
 ) -> ContentReport:
     """Look into one file. Nothing raises.
@@ -124,14 +124,16 @@ def look(
             return ContentReport(name, faults=("is no plain file",))
         with path.open("rb") as file:
             head = file.read(_HEAD)
-        return _look(name, path, head, scan, code, most)
+        return _inspect(name, path, head, scan, code, most)
     except OSError as error:
         return ContentReport(
             name, doubts=(f"cannot be read: {error.strerror or error}",), read=False
         )
 
 
-def _look(name: str, path: Path, head: bytes, scan: bool, code: bool, most: int) -> ContentReport:
+def _inspect(
+    name: str, path: Path, head: bytes, scan: bool, code: bool, most: int
+) -> ContentReport:
     suffix = Path(name).suffix.lower()
     if head.startswith(b"GGUF") or (suffix == ".safetensors" and _is_safetensors(path, head)):
         return ContentReport(name)
@@ -215,7 +217,7 @@ def _levels(path: Path) -> tuple[dict[str, str], int]:
     where it cannot be told."""
     before = _spent()
     try:
-        rows = subprocess_reader.ask(scan.__name__, str(path.absolute()), _SECONDS)
+        rows = subprocess_reader.run(scan.__name__, str(path.absolute()), _SECONDS)
     except subprocess_reader.Exceeded:
         rows = []
     levels = {

@@ -159,7 +159,7 @@ def _squeezed(text: str) -> str:
 
 def _entry(text: str) -> tuple[str, str, str] | None:
     """The (family, node, size) of a plain name."""
-    known = _known()
+    known = _family_index()
     first, hyphen, rest = text.partition("-")
     size = next((w for w in text.split("-") if re.fullmatch(_SIZE, w)), "")
     for candidate in (text, rest) if hyphen and first in _LEAD else (text,):
@@ -188,7 +188,7 @@ def _without(words: str, text: str) -> str:
 
 
 @cache
-def _known() -> Mapping[str, tuple[str, str]]:
+def _family_index() -> Mapping[str, tuple[str, str]]:
     """(family, node) by squeezed name, which a size or nothing may follow after ``@``."""
     return {
         key: (family, node)

@@ -222,7 +222,9 @@ def _walk(root: Path) -> Iterator[SubjectFile]:
         if len(here.parts) >= _DEPTH:
             inner.clear()
         more = names[: _MAX_FILES + 1 - len(files)]
-        files += [_one(Path(folder, name), (here / name).as_posix(), real) for name in more]
+        files += [
+            _subject_file(Path(folder, name), (here / name).as_posix(), real) for name in more
+        ]
         if len(files) > _MAX_FILES:
             raise FormatError(
                 f"{root} holds more than {_MAX_FILES} files", "name one model's folder"
@@ -245,7 +247,7 @@ def _roots(root: Path) -> tuple[Path, ...]:
     return (real,)
 
 
-def _one(path: Path, name: str, roots: tuple[Path, ...]) -> SubjectFile:
+def _subject_file(path: Path, name: str, roots: tuple[Path, ...]) -> SubjectFile:
     try:
         inside = not path.is_symlink() or any(map(path.resolve().is_relative_to, roots))
         plain = inside and path.is_file()

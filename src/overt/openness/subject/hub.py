@@ -75,7 +75,7 @@ def _fetch(listing: "Listing", folder: Path) -> Mapping[str, Path]:
     """What is small enough to come, by name; what fails to come is left out."""
     headers: dict[str, Path] = {}
     left = _MAX_BYTES
-    for name in _wanted(listing.sizes):
+    for name in _files_to_fetch(listing.sizes):
         path = folder / hashlib.sha256(name.encode()).hexdigest()
         size = listing.sizes[name]
         if not path.exists():
@@ -94,7 +94,7 @@ def _fetch(listing: "Listing", folder: Path) -> Mapping[str, Path]:
     return headers
 
 
-def _wanted(sizes: Mapping[str, int]) -> list[str]:
+def _files_to_fetch(sizes: Mapping[str, int]) -> list[str]:
     """Headers first, then texts, the ones nearest to the top first."""
     by_depth = sorted(sizes, key=lambda name: (name.count("/"), name))
     headers = [n for n in by_depth if _has_header(n) and 0 < sizes[n] <= quant_selection.WIDE][

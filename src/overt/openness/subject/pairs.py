@@ -168,7 +168,7 @@ def _converted(weights: "Weights", base: "Weights", subject: "Subject") -> Paire
             continue
         heads = _heads(mine.name, header) if permuted else 0
         added = layout.added and mine.name.endswith("norm.weight")
-        rows = _made(parts, heads, added=added)
+        rows = _joined_rows(parts, heads, added=added)
         if kind == "gpt_neox" and ".attn_qkv." in mine.name:
             rows = _unmixed(parts[0], header.head_counts[0] if header.head_counts else 1)
         elif turned:
@@ -229,12 +229,12 @@ def _is_permuted(
     stop = max(1, mine.shape[0] // heads)
     values = read(mine, 0, stop)
     with np.errstate(all="ignore"):
-        paired = values - _made(theirs, heads, added=False)(0, stop)
+        paired = values - _joined_rows(theirs, heads, added=False)(0, stop)
         plain = values - read(theirs[0], 0, stop)
         return bool(np.vdot(paired, paired) <= np.vdot(plain, plain))
 
 
-def _made(parts: "list[LocatedTensor]", heads: int, *, added: bool) -> Rows:
+def _joined_rows(parts: "list[LocatedTensor]", heads: int, *, added: bool) -> Rows:
     def rows(start: int, stop: int) -> "Array":
         import numpy as np
 

@@ -153,7 +153,7 @@ def component_of(name: str) -> str | None:
         return None
     if step_of(name) is not None and folders[:1] != ("data",):
         return "checkpoints"
-    named = _named(stem, path.suffix)
+    named = _component_of_stem(stem, path.suffix)
     if named in ("data_card", "model_card") and (named == "data_card" or not folders):
         return named
     for folder in folders:
@@ -167,7 +167,7 @@ def component_of(name: str) -> str | None:
     return named
 
 
-def _named(stem: str, suffix: str) -> str | None:
+def _component_of_stem(stem: str, suffix: str) -> str | None:
     for component, rule, ends in _COMPILED:
         if (not ends or suffix in ends) and rule.fullmatch(stem):
             return component

@@ -67,7 +67,7 @@ _LICENCE: Final = re.compile(
 def sizes(body: str, names: Sequence[str]) -> list[list[CardStatement]]:
     """Numbers of parameters, those of one sentence together: one of them is the model's."""
     groups = []
-    for sentence in own(body, names):
+    for sentence in own_sentences(body, names):
         numbers = [_stated(match[1], match[2]) for match in _SIZE.finditer(sentence)]
         if numbers and not _OTHERS.search(sentence):
             groups.append(numbers)
@@ -77,7 +77,7 @@ def sizes(body: str, names: Sequence[str]) -> list[list[CardStatement]]:
 def contexts(body: str, names: Sequence[str]) -> list[CardStatement]:
     """Context lengths, of sentences that say one."""
     statements = []
-    for sentence in own(body, names):
+    for sentence in own_sentences(body, names):
         numbers = _CONTEXT.findall(sentence)
         if len(numbers) == 1 and not _OTHERS.search(sentence):
             statements.append(_stated(*numbers[0]))
@@ -87,7 +87,7 @@ def contexts(body: str, names: Sequence[str]) -> list[CardStatement]:
 def licences(body: str, names: Sequence[str]) -> list[str]:
     """What it is said to be released under, in its words."""
     licences = []
-    for sentence in own(body, names):
+    for sentence in own_sentences(body, names):
         match = _LICENCE.search(sentence.rstrip(". "))
         if match and not _OTHERS.search(sentence):
             licences.append(match[1].strip())
@@ -107,7 +107,7 @@ def dtype(body: str) -> str:
 
 def unpaid(body: str, names: Sequence[str]) -> str:
     """The first sentence that allows the model for no commercial use, or ""."""
-    for sentence in own(body, names):
+    for sentence in own_sentences(body, names):
         if _UNPAID.search(sentence) and not _PART.search(sentence):
             return sentence
     return ""
@@ -119,7 +119,7 @@ def _stated(number: str, unit: str | None) -> CardStatement:
     return statements.stated(number + short.get(unit, unit))
 
 
-def own(body: str, names: Sequence[str]) -> Iterator[str]:
+def own_sentences(body: str, names: Sequence[str]) -> Iterator[str]:
     """Sentences whose subject is the model."""
     known = "".join(f"|{re.escape(name)}" for name in names if len(name) > 2)
     start = re.compile(

@@ -110,7 +110,7 @@ def compared(card: Card, measured_: MeasuredScores) -> tuple[int, list[tuple[str
         if not measured:
             continue
         words = " and ".join(claimed)
-        if any(_near(float(score), score, value) for value in measured for score in claimed):
+        if any(_rounds_to(float(score), score, value) for value in measured for score in claimed):
             same += 1
         else:
             measured_text = ", ".join(f"{value:g}" for value in measured[:3])
@@ -132,7 +132,7 @@ def _of(scores: Mapping[str, Mapping[str, float]], task: str, metric: str) -> li
     return [*exact, *(score for score in held.values() if score not in exact)]
 
 
-def _near(score: float, words: str, measured: float) -> bool:
+def _rounds_to(score: float, words: str, measured: float) -> bool:
     """Equal as far as the card's digits go, as a share or in percent."""
     decimals = len(words.partition(".")[2].rstrip("% "))
     half = 0.51 * 10.0**-decimals

@@ -172,7 +172,7 @@ def _texts(subject: Subject, files: Sequence[tuple[ListedFile, SubjectFile]]) ->
         total, characters = total + count, characters + len(text)
         stated = entry.tokens
         documents = text.count("\n") + 1
-        if whole and stated is not None and not _near(count, stated, documents):
+        if whole and stated is not None and not _close_count(count, stated, documents):
             return ShardSample(
                 fault=f"{file.name} gives {count} tokens with the model's tokenizer",
                 expected=f"{stated} tokens as listed",
@@ -185,7 +185,7 @@ def _texts(subject: Subject, files: Sequence[tuple[ListedFile, SubjectFile]]) ->
     )
 
 
-def _near(count: int, stated: int, documents: int) -> bool:
+def _close_count(count: int, stated: int, documents: int) -> bool:
     """Marks around each document may or may not have been counted; 2 % for what joins them."""
     return count * 0.98 - 2 * documents <= stated <= count * 1.02 + 2 * documents
 

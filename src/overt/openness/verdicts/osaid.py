@@ -69,10 +69,10 @@ def weights_licence(case: RuleInput) -> Line:
     licence = case.licence_of("weights")
     if not licence:
         return "unknown", "licence of the weights: not known; under which terms are they?"
-    return judged(licence, "the weights")
+    return licence_line(licence, "the weights")
 
 
-def judged(licence: str, whose: str, *, code: bool = False) -> Line:
+def licence_line(licence: str, whose: str, *, code: bool = False) -> Line:
     """Whether a licence is open by the definition, by its class."""
     from overt.openness.licence import names
 
@@ -102,7 +102,7 @@ def _code(case: RuleInput, name: str) -> Line:
         return "unknown", f"licence of the {title}: not known; under which terms is it?"
     if case.spoiled(licence):
         return "unknown", f"licence of the {title}: the text that lies with the model is altered"
-    return judged(licence, f"the {title}", code=True)
+    return licence_line(licence, f"the {title}", code=True)
 
 
 def _data(case: RuleInput) -> Line:

@@ -43,7 +43,7 @@ async def messages(call: HttpCall) -> HttpReply | Stream:
     events = call.services.stream(call.caller, request)
     if body.stream:
         return Stream(answer.pieces(turn, events))
-    return HttpReply(await answer.whole(turn, events))
+    return HttpReply(await answer.document(turn, events))
 
 
 class AnthropicTokenCount(msgspec.Struct):

@@ -217,7 +217,7 @@ class AnswerTurn:
 # ---- whole ---------------------------------------------------------------------------------
 
 
-async def whole(turn: AnswerTurn, events: AsyncGenerator[Event, None]) -> MessageReply:
+async def document(turn: AnswerTurn, events: AsyncGenerator[Event, None]) -> MessageReply:
     """The message that `events` make.
 
     Raises:

@@ -125,7 +125,7 @@ async def create(call: HttpCall) -> HttpReply:
         for item in body.requests
     )
     job = await RUNNER.submit(call.services, call.caller, record.id, items, deadline=now + _WINDOW)
-    await _put(call.services, call.caller, record)
+    await _save(call.services, call.caller, record)
     RUNNER.start(call.services, job)
     return HttpReply(_batch(call, record))
 
@@ -242,7 +242,7 @@ async def _with(services: ServicesInterface, record: _Record) -> _Record:
     return record if job is None else msgspec.structs.replace(record, cancelled=job.cancelled)
 
 
-async def _put(services: ServicesInterface, caller: Caller, record: _Record) -> None:
+async def _save(services: ServicesInterface, caller: Caller, record: _Record) -> None:
     await services.records.put(
         _KIND, record.id, caller, encode(record), expires=record.created + _KEPT
     )
@@ -296,7 +296,7 @@ async def _finish(
     ended = msgspec.structs.replace(
         record, ended=time.time(), cancelled=job.cancelled, counts=counts
     )
-    await _put(services, caller, ended)
+    await _save(services, caller, ended)
 
 
 def _write(path: Path, outcomes: batching.Outcomes) -> AnthropicBatchCounts:

@@ -169,7 +169,7 @@ def _user(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iterator[
             case wire.ThinkingBlock() | wire.RedactedThinkingBlock() | wire.ToolUseBlock():
                 raise BadBody("this block can only be in assistant messages", where)
             case _:
-                parts.extend(_shown(block, where))
+                parts.extend(_visible_parts(block, where))
     if parts:
         yield Message("user", joined(parts))
 
@@ -193,7 +193,7 @@ def _assistant(blocks: Sequence[wire.AnyBlock], path: str, *, new: bool) -> Iter
             case wire.DocumentBlock() if new:
                 raise BadBody(f"documents are for user messages only since {NEW}", where)
             case _:
-                yield from _shown(block, where)
+                yield from _visible_parts(block, where)
 
 
 def _thought(text: str, signature: str, *, sealed: bool) -> ThoughtPart:
@@ -205,7 +205,7 @@ def _thought(text: str, signature: str, *, sealed: bool) -> ThoughtPart:
 
 def sealed(piece: Thought) -> str:
     """The signature of `piece` as a client is to send it back."""
-    return signed.written(piece.signature or "", piece.origin, OWN)
+    return signed.with_origin(piece.signature or "", piece.origin, OWN)
 
 
 def marked(body: bytes) -> bool:
@@ -221,7 +221,7 @@ _CALL = re.compile(r"overt:call:(.*)", re.DOTALL)
 
 def sealed_call(piece: ToolCall) -> str:
     """The signature of a call as the data of a sealed thought, which stands before the call."""
-    return f"overt:call:{signed.written(piece.signature or '', piece.origin, OWN)}"
+    return f"overt:call:{signed.with_origin(piece.signature or '', piece.origin, OWN)}"
 
 
 def _of_call(before: wire.AnyBlock | None) -> tuple[str, str] | tuple[None, None]:
@@ -238,7 +238,7 @@ def _system(blocks: Sequence[wire.AnyBlock], path: str) -> Iterator[Part]:
         yield TextPart(block.text)
 
 
-def _shown(block: wire.AnyBlock, path: str) -> Iterator[Part]:
+def _visible_parts(block: wire.AnyBlock, path: str) -> Iterator[Part]:
     """Text and images, and what can be told as text."""
     match block:
         case wire.TextBlock(text=text):
@@ -280,7 +280,7 @@ def _document(block: wire.DocumentBlock, path: str) -> Iterator[Part]:
         case wire.ContentSource(content=list(parts)):
             yield TextPart(_quoted("document", None, title=block.title, context=block.context))
             for at, part in enumerate(parts):
-                yield from _shown(part, f"{path}.source.content[{at}]")
+                yield from _visible_parts(part, f"{path}.source.content[{at}]")
             yield TextPart("</document>")
         case _:
             raise BadBody(
@@ -310,7 +310,7 @@ def _result(block: wire.ToolResultBlock, path: str) -> tuple[str, list[Part]]:
     parts = [
         part
         for at, part_ in enumerate(block.content)
-        for part in _shown(part_, f"{path}.content[{at}]")
+        for part in _visible_parts(part_, f"{path}.content[{at}]")
     ]
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     return "\n".join(texts), [part for part in parts if isinstance(part, ImagePart)]

@@ -42,14 +42,14 @@ async def act(call: HttpCall) -> HttpReply | Stream:
 async def generate(call: HttpCall, model: str) -> HttpReply:
     """``:generateContent``."""
     body = wire.read(call.body, wire.GenerateBody)
-    telling, events, count = _asked(call, model, body)
-    return HttpReply(await answer.whole(telling, events, count))
+    telling, events, count = _prepare(call, model, body)
+    return HttpReply(await answer.document(telling, events, count))
 
 
 async def stream(call: HttpCall, model: str) -> Stream:
     """``:streamGenerateContent``: server-sent events with ``alt=sse``, else one list."""
     body = wire.read(call.body, wire.GenerateBody)
-    telling, events, count = _asked(call, model, body)
+    telling, events, count = _prepare(call, model, body)
     framing = answer.SSE if call.query.get("alt") == "sse" else answer.LIST
     return Stream(answer.pieces(telling, events, count, framing), framing.media_type)
 
@@ -57,7 +57,7 @@ async def stream(call: HttpCall, model: str) -> Stream:
 Asked = tuple[answer.AnswerOptions, AsyncGenerator[tuple[int, Event], None], int]
 
 
-def _asked(call: HttpCall, model: str, body: wire.GenerateBody) -> Asked:
+def _prepare(call: HttpCall, model: str, body: wire.GenerateBody) -> Asked:
     """How the answers are told, their events, and how many there are."""
     _same(model, body.model, "model")
     config = body.generation_config or wire.GenerationConfig()

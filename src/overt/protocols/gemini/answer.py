@@ -241,7 +241,7 @@ class AnswerOptions:
 
 def _signature(signs: Thought | ToolCall) -> str:
     """Its signature as Google's clients read one: base64, another provider's named within."""
-    text = signed.written(signs.signature or "", signs.origin, GEMINI)
+    text = signed.with_origin(signs.signature or "", signs.origin, GEMINI)
     if signs.origin in (None, GEMINI):
         return text
     return base64.b64encode(text.encode("utf-8", "replace")).decode()
@@ -341,7 +341,7 @@ class _Whole(Candidate):
         )
 
 
-async def whole(
+async def document(
     telling: AnswerOptions, events: AsyncGenerator[tuple[int, Event], None], count: int
 ) -> AnswerBody:
     """The answer that `events` of `count` candidates make.

@@ -25,7 +25,7 @@ def to_json(schema: Schema, path: str) -> dict[str, Any]:
     Raises:
         BadBody: a type that does not exist, or a count that is no number.
     """
-    out = {**_own(schema, path), **dict(_inside(schema, path))}
+    out = {**_own_keywords(schema, path), **dict(_inside(schema, path))}
     return _nullable(out) if schema.nullable else out
 
 
@@ -35,7 +35,7 @@ def camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _own(schema: Schema, path: str) -> dict[str, Any]:
+def _own_keywords(schema: Schema, path: str) -> dict[str, Any]:
     """What it says of the value itself."""
     out: dict[str, Any] = {}
     kind = (schema.type or "").lower()

@@ -106,7 +106,7 @@ class RefusalBody(msgspec.Struct):
     error: WrongRequest
 
 
-def wrong(error: OvertError) -> WrongRequest:
+def bad_request(error: OvertError) -> WrongRequest:
     """The ``error`` of an answer or an event."""
     if isinstance(error, BadBody):
         if error.unknown is not None:
@@ -132,4 +132,4 @@ def _type(error: OvertError) -> str:
 
 def refuse(error: OvertError, id: str) -> HttpReply:
     """Any error as a REST answer."""
-    return HttpReply(RefusalBody(wrong(error)), error.status, headers(error))
+    return HttpReply(RefusalBody(bad_request(error)), error.status, headers(error))

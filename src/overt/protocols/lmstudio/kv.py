@@ -157,7 +157,7 @@ def context_length(values: Mapping[str, Any]) -> int | None:
     """The context a load asks for, in tokens."""
     for key in ("llm.load.contextLength", "embedding.load.contextLength"):
         if values.get(key) is not None:
-            length = _whole(key, values[key])
+            length = _integer(key, values[key])
             if not 1 <= length <= 1 << 30:
                 raise BadBody(f"{length} tokens is no context length", key)
             return length
@@ -181,7 +181,7 @@ def _number(key: str, value: Any) -> float:
     return number
 
 
-def _whole(key: str, value: Any) -> int:
+def _integer(key: str, value: Any) -> int:
     number = _number(key, value)
     if number != int(number):
         raise BadBody(f"{number} of the setting {key} is not a whole number", key)
@@ -208,7 +208,7 @@ def _draw(name: str, off: float | None = None, *, whole: bool = False) -> Setter
         if number is None:
             number = off
         if number is not None:
-            prediction.sampling[name] = _whole(key, number) if whole else number
+            prediction.sampling[name] = _integer(key, number) if whole else number
 
     return set_to
 
@@ -223,18 +223,18 @@ def _temperature(prediction: Prediction, key: str, value: Any) -> None:
 
 def _top_k(prediction: Prediction, key: str, value: Any) -> None:
     if value is not None:
-        prediction.sampling["top_k"] = max(0, _whole(key, value))  # -1 and 0 both switch it off
+        prediction.sampling["top_k"] = max(0, _integer(key, value))  # -1 and 0 both switch it off
 
 
 def _seed(prediction: Prediction, key: str, value: Any) -> None:
     number = _checked(key, value)
     if number is not None and number >= 0:
-        prediction.sampling["seed"] = _whole(key, number)
+        prediction.sampling["seed"] = _integer(key, number)
 
 
 def _max_tokens(prediction: Prediction, key: str, value: Any) -> None:
     number = _checked(key, value)
-    prediction.max_tokens = None if number is None or number < 0 else _whole(key, number)
+    prediction.max_tokens = None if number is None or number < 0 else _integer(key, number)
 
 
 def _stop(prediction: Prediction, key: str, value: Any) -> None:
@@ -247,7 +247,7 @@ def _logprobs(prediction: Prediction, key: str, value: Any) -> None:
         return
     if not 0 <= number <= 20:
         raise BadBody(f"{number:g} alternatives were asked for, and there are 20 at most", key)
-    prediction.logprobs = _whole(key, number)
+    prediction.logprobs = _integer(key, number)
 
 
 def _structured(prediction: Prediction, key: str, value: Any) -> None:

@@ -80,7 +80,7 @@ async def load_model(context: Context, request: LoadModel, channel: Channel) -> 
     loading = all_instances.load(context.services, context.caller, card, request.identifier, hold)
     instance, loaded = await _unless_cancelled(channel, loading)
     await channel.send({"type": "progress", "progress": 1.0})
-    await channel.send({"type": "success", "info": _told(instance, loaded)})
+    await channel.send({"type": "success", "info": _instance_info(instance, loaded)})
 
 
 async def get_or_load(context: Context, request: GetOrLoad, channel: Channel) -> None:
@@ -89,7 +89,7 @@ async def get_or_load(context: Context, request: GetOrLoad, channel: Channel) ->
     pair = all_instances.of_model(services, request.identifier)
     if pair:
         instances.check_domain(pair[0].card, context.domain)
-        await channel.send({"type": "alreadyLoaded", "info": _told(*pair)})
+        await channel.send({"type": "alreadyLoaded", "info": _instance_info(*pair)})
         return
     card = await instances.find(services, context.caller, request.identifier)
     instances.check_domain(card, context.domain)
@@ -100,7 +100,7 @@ async def get_or_load(context: Context, request: GetOrLoad, channel: Channel) ->
     loading = all_instances.load(services, context.caller, card, None, hold)
     instance, loaded = await _unless_cancelled(channel, loading)
     await channel.send({"type": "loadProgress", "progress": 1.0})
-    await channel.send({"type": "loadSuccess", "info": _told(instance, loaded)})
+    await channel.send({"type": "loadSuccess", "info": _instance_info(instance, loaded)})
 
 
 async def _unless_cancelled(channel: Channel, loading: Any) -> tuple[Instance, LoadedModelInfo]:
@@ -118,7 +118,7 @@ def _hold(milliseconds: int | None, stack: kv.Stack) -> ModelHold:
     return ModelHold(alive, context)
 
 
-def _told(instance: Instance, loaded: LoadedModelInfo | None) -> facts.Described:
+def _instance_info(instance: Instance, loaded: LoadedModelInfo | None) -> facts.Described:
     return facts.instance(instance.card, loaded, instance.id, instance.reference)
 
 
@@ -136,7 +136,7 @@ async def unload_model(context: Context, request: Identified) -> Void:
 async def list_loaded(context: Context, _: Any) -> list[facts.Described]:
     """``listLoaded``: those of the socket's kind."""
     return [
-        _told(instance, loaded)
+        _instance_info(instance, loaded)
         for instance, loaded in instances.of(context.services).loaded(context.services)
         if facts.domain(instance.card) == context.domain
     ]
@@ -157,7 +157,7 @@ async def _loaded(context: Context, specifier: Specifier) -> tuple[Instance, Loa
 async def model_info(context: Context, request: GetInfo) -> facts.Described | Void:
     """``getModelInfo``, of a loaded model."""
     try:
-        return _told(*await _loaded(context, request.specifier))
+        return _instance_info(*await _loaded(context, request.specifier))
     except NotFound:
         if request.throw_if_not_found:
             raise

@@ -31,7 +31,7 @@ from overt.errors import NotFound, OvertError, Unsupported
 from overt.protocols.base import BadBody, HttpCall, HttpReply, ModelHold, Stream, encode, new_id
 from overt.protocols.failure import error_of, failed_of
 from overt.protocols.lmstudio import instances
-from overt.protocols.lmstudio.errors import WrongRequest, wrong
+from overt.protocols.lmstudio.errors import WrongRequest, bad_request
 from overt.protocols.lmstudio.instances import Instance
 from overt.protocols.media import from_url
 
@@ -243,7 +243,7 @@ async def chat(call: HttpCall) -> HttpReply | Stream:
     )
     if body.stream:
         return Stream(_streamed(turn))
-    return HttpReply(await _whole(turn))
+    return HttpReply(await _result(turn))
 
 
 def _hold(body: LmStudioChatBody, instance: Instance) -> ModelHold:
@@ -296,7 +296,7 @@ def _parts(body: LmStudioChatBody) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-async def _whole(turn: _ChatTurn) -> ChatResult:
+async def _result(turn: _ChatTurn) -> ChatResult:
     if not turn.loaded:
         await turn.load()
     async with aclosing(turn.events()) as events:
@@ -344,7 +344,7 @@ async def _streamed(turn: _ChatTurn) -> AsyncGenerator[bytes, None]:
         try:
             await turn.load()
         except OvertError as error:
-            async for piece in _ended(turn, error):
+            async for piece in _error_events(turn, error):
                 yield piece
             return
         yield _event("model_load.progress", model_instance_id=name, progress=1.0)
@@ -361,19 +361,19 @@ async def _streamed(turn: _ChatTurn) -> AsyncGenerator[bytes, None]:
                     yield shown.rare(event)
     except OvertError as error:
         yield shown.close()
-        async for piece in _ended(turn, error):
+        async for piece in _error_events(turn, error):
             yield piece
         return
     yield shown.close()
     failed = turn.answer.failed
-    async for piece in _ended(turn, None if failed is None else error_of(failed)):
+    async for piece in _error_events(turn, None if failed is None else error_of(failed)):
         yield piece
 
 
-async def _ended(turn: _ChatTurn, error: OvertError | None) -> AsyncGenerator[bytes, None]:
+async def _error_events(turn: _ChatTurn, error: OvertError | None) -> AsyncGenerator[bytes, None]:
     if error is not None:
         turn.answer.failed = turn.answer.failed or failed_of(error)
-        yield _event("error", error=wrong(error))
+        yield _event("error", error=bad_request(error))
     yield _event("chat.end", result=await turn.result())
 
 

@@ -23,7 +23,14 @@ from overt.chat import (
 )
 from overt.protocols.base import NDJSON, HttpReply, Stream, encode, object_of
 from overt.protocols.failure import error_of
-from overt.protocols.ollama.wire import GenerationBody, RequestClock, failure, line, now, told
+from overt.protocols.ollama.wire import (
+    GenerationBody,
+    RequestClock,
+    failure,
+    line,
+    logprob_bodies,
+    now,
+)
 
 Finish = Callable[[Answer], Awaitable[dict[str, Any]]]
 """Fields that only the last line has, given the answer: the context of generate."""
@@ -128,12 +135,12 @@ async def answered(
 ) -> HttpReply | Stream:
     """The answer in the way that was asked for: at once, or line by line."""
     if body.stream is False:
-        return HttpReply(await whole(events, form, clock, finish))
+        return HttpReply(await document(events, form, clock, finish))
     write = lines if request.logprobs is None else lines_with_logprobs
     return Stream(write(events, form, clock, finish), NDJSON)
 
 
-async def whole(
+async def document(
     events: AsyncGenerator[Event, None], form: ResponseForm, clock: RequestClock, finish: Finish
 ) -> dict[str, Any]:
     """The answer at once.
@@ -151,7 +158,7 @@ async def whole(
         raise error_of(answer.failed)
     value: dict[str, Any] = form.whole(answer.text, answer.thought, calls(answer), done=True)
     if answer.logprobs:
-        value["logprobs"] = told(answer.logprobs)
+        value["logprobs"] = logprob_bodies(answer.logprobs)
     return {**value, **await _end(answer, clock, finish)}
 
 
@@ -190,4 +197,4 @@ def _with_logprobs(cut: tuple[bytes, bytes, bytes], text: str, tokens: list[Toke
     if not tokens:
         return b"".join((head, now().encode(), middle, encode(text), end))
     parts = (head, now().encode(), middle, encode(text), end[:-2], b',"logprobs":')
-    return b"".join((*parts, encode(told(tokens)), b"}\n"))
+    return b"".join((*parts, encode(logprob_bodies(tokens)), b"}\n"))

@@ -25,7 +25,7 @@ async def ps(call: HttpCall) -> HttpReply:
     """``GET /api/ps``."""
     models = [
         {
-            **_named(loaded.card),
+            **_name_fields(loaded.card),
             "size": loaded.memory,
             "digest": _hex(loaded.card.digest),
             "details": _details(loaded.card),
@@ -40,7 +40,7 @@ async def ps(call: HttpCall) -> HttpReply:
 
 def _listed(card: ModelCard) -> dict[str, Any]:
     return {
-        **_named(card),
+        **_name_fields(card),
         "modified_at": wire.moment(card.modified),
         "size": card.size,
         "digest": _hex(card.digest),
@@ -49,7 +49,7 @@ def _listed(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _named(card: ModelCard) -> dict[str, str]:
+def _name_fields(card: ModelCard) -> dict[str, str]:
     shown = names.shown(card.id)
     return {"name": shown, "model": shown}
 
@@ -104,10 +104,10 @@ async def show(call: HttpCall) -> HttpReply:
     if model.card is None:
         raise names.not_found(name)  # it is elsewhere, or built in: there is no file to show
     details = await wire.library(call).show(model.ref, verbose=bool(body.verbose))
-    return HttpReply(_shown(details, body))
+    return HttpReply(_show_body(details, body))
 
 
-def _shown(details: ModelDetailsInterface, body: Show) -> dict[str, Any]:
+def _show_body(details: ModelDetailsInterface, body: Show) -> dict[str, Any]:
     card = details.card
     details_body: dict[str, Any] = {
         "modelfile": details.modelfile,

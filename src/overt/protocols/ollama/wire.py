@@ -330,7 +330,7 @@ def logprobs(wanted: bool | None, top: int | None) -> int | None:
     return (top or 0) if wanted else None
 
 
-def told(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+def logprob_bodies(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     """Log-probabilities as Ollama writes them."""
     return [
         {

@@ -170,25 +170,25 @@ async def create(call: HttpCall) -> HttpReply:
         failed = msgspec.structs.replace(
             batch, status="failed", failed_at=now, errors=Problems(problems)
         )
-        await _put(services, caller, BatchRecord(failed))
+        await _save_record(services, caller, BatchRecord(failed))
         return HttpReply(failed)
     batch = msgspec.structs.replace(batch, model=model, request_counts=OpenAIBatchCounts(total))
     job = await RUNNER.submit(
         services, caller, batch.id, _items(path), deadline=batch.created_at + _WINDOW
     )
-    await _put(services, caller, BatchRecord(batch, seconds))
+    await _save_record(services, caller, BatchRecord(batch, seconds))
     RUNNER.start(services, job)
     return HttpReply(batch)
 
 
 async def retrieve(call: HttpCall) -> HttpReply:
     """``GET /v1/batches/{id}``."""
-    return HttpReply(await _now(call.services, await _mine(call)))
+    return HttpReply(await _now(call.services, await _find_batch(call)))
 
 
 async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/batches``, newest first."""
-    limit = stored.whole(call, "limit", 20, least=1, most=100)
+    limit = stored.integer(call, "limit", 20, least=1, most=100)
     bodies = await call.services.records.list(
         _KIND, call.caller, limit=limit + 1, after=call.query.get("after")
     )
@@ -199,7 +199,7 @@ async def list_(call: HttpCall) -> HttpReply:
 
 async def cancel(call: HttpCall) -> HttpReply:
     """``POST /v1/batches/{id}/cancel``."""
-    batch = await _now(call.services, await _mine(call))
+    batch = await _now(call.services, await _find_batch(call))
     if batch.status in _ENDED:
         raise BadBody(f"the batch is {batch.status} and can no longer be cancelled")
     await RUNNER.cancel(call.services, batch.id)
@@ -214,18 +214,18 @@ async def resume(services: ServicesInterface) -> None:
 # ---- where a batch stands --------------------------------------------------------------------
 
 
-async def _mine(call: HttpCall) -> OpenAIBatch:
-    return (await _kept(call.services, call.caller, call.params["id"])).batch
+async def _find_batch(call: HttpCall) -> OpenAIBatch:
+    return (await _load_record(call.services, call.caller, call.params["id"])).batch
 
 
-async def _kept(services: ServicesInterface, caller: Caller, id: str) -> BatchRecord:
+async def _load_record(services: ServicesInterface, caller: Caller, id: str) -> BatchRecord:
     body = await services.records.get(_KIND, id, caller)
     if body is None:
         raise NotFound(f"No batch found with id '{id[:80]}'")
     return msgspec.json.decode(body, type=BatchRecord)
 
 
-async def _put(services: ServicesInterface, caller: Caller, record: BatchRecord) -> None:
+async def _save_record(services: ServicesInterface, caller: Caller, record: BatchRecord) -> None:
     await services.records.put(_KIND, record.batch.id, caller, encode(record))
 
 
@@ -274,7 +274,7 @@ def _checked(path: Path, endpoint: str) -> tuple[int, str | None, list[BatchProb
             message = f"the file has more than {MAX_REQUESTS} requests"
             problems.append(BatchProblem("too_many_requests", message, number))
             break
-        result = _wrong(text, endpoint, seen)
+        result = _check_line(text, endpoint, seen)
         if isinstance(result, BatchedRequest):
             models.add(result.model)
             continue
@@ -286,7 +286,7 @@ def _checked(path: Path, endpoint: str) -> tuple[int, str | None, list[BatchProb
     return len(seen), models.pop() if len(models) == 1 else None, problems
 
 
-def _wrong(text: bytes, endpoint: str, seen: set[str]) -> BatchedRequest | BatchProblem:
+def _check_line(text: bytes, endpoint: str, seen: set[str]) -> BatchedRequest | BatchProblem:
     """What is wrong with one line, or what it asks; its custom id is then in `seen`."""
     try:
         line = msgspec.json.decode(text, type=BatchLine)
@@ -341,7 +341,7 @@ async def _finish(
         return
     batch = _with(record.batch, job)
     try:
-        ended = await _ended(services, caller, record, batch, outcomes)
+        ended = await _finished(services, caller, record, batch, outcomes)
     except OvertError as error:
         ended = msgspec.structs.replace(
             batch,
@@ -349,10 +349,10 @@ async def _finish(
             failed_at=int(time.time()),
             errors=Problems([BatchProblem(error.code, str(error))]),
         )
-    await _put(services, caller, BatchRecord(ended, record.seconds))
+    await _save_record(services, caller, BatchRecord(ended, record.seconds))
 
 
-async def _ended(
+async def _finished(
     services: ServicesInterface,
     caller: Caller,
     record: BatchRecord,

@@ -123,13 +123,13 @@ async def create(call: HttpCall) -> HttpReply | Stream:
     ]
     if body.stream:
         return Stream(_chunks(body, call.services.version, streams))
-    return HttpReply(await _whole(body, call.services.version, streams))
+    return HttpReply(await _completion(body, call.services.version, streams))
 
 
 # ---- in one piece --------------------------------------------------------------------------
 
 
-async def _whole(
+async def _completion(
     body: ChatCompletionBody, version: str, streams: Sequence[AsyncGenerator[Event, None]]
 ) -> Completion:
     answers = [Answer() for _ in streams]

@@ -55,30 +55,30 @@ class DeletedConversation(msgspec.Struct, frozen=True):
 async def create(call: HttpCall) -> HttpReply:
     """``POST /v1/conversations``."""
     body = call.read(CreateConversation, empty=b"{}")
-    items = await _given(call, body.items or [])
+    items = await _resolved_items(call, body.items or [])
     made = ConversationObject(new_id("conv_"), int(time.time()), body.metadata or {})
-    await _put(call, made)
-    await kept.say(call.services, call.caller, made.id, items)
+    await _save(call, made)
+    await kept.add_items(call.services, call.caller, made.id, items)
     return HttpReply(made)
 
 
 async def retrieve(call: HttpCall) -> HttpReply:
     """``GET /v1/conversations/{id}``."""
-    return HttpReply(await _mine(call))
+    return HttpReply(await _find_conversation(call))
 
 
 async def update(call: HttpCall) -> HttpReply:
     """``POST /v1/conversations/{id}``."""
-    conversation = await _mine(call)
+    conversation = await _find_conversation(call)
     changed = msgspec.structs.replace(conversation, metadata=call.read(Update).metadata or {})
-    await _put(call, changed)
+    await _save(call, changed)
     return HttpReply(changed)
 
 
 async def delete(call: HttpCall) -> HttpReply:
     """``DELETE /v1/conversations/{id}``, with its items."""
-    conversation = await _mine(call)
-    for item in await kept.said(call.services, call.caller, conversation.id):
+    conversation = await _find_conversation(call)
+    for item in await kept.conversation_items(call.services, call.caller, conversation.id):
         await call.services.records.delete(conversation.id, item["id"], call.caller)
     await call.services.records.delete(kept.CONVERSATION, conversation.id, call.caller)
     return HttpReply(DeletedConversation(conversation.id))
@@ -86,16 +86,16 @@ async def delete(call: HttpCall) -> HttpReply:
 
 async def add(call: HttpCall) -> HttpReply:
     """``POST /v1/conversations/{id}/items``."""
-    conversation = await _mine(call)
-    items = await _given(call, call.read(Add).items)
-    await kept.say(call.services, call.caller, conversation.id, items)
+    conversation = await _find_conversation(call)
+    items = await _resolved_items(call, call.read(Add).items)
+    await kept.add_items(call.services, call.caller, conversation.id, items)
     return stored.page(items, [item["id"] for item in items], len(items))
 
 
 async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/conversations/{id}/items``, newest first."""
-    conversation = await _mine(call)
-    limit = stored.whole(call, "limit", 20, least=1, most=100)
+    conversation = await _find_conversation(call)
+    limit = stored.integer(call, "limit", 20, least=1, most=100)
     bodies = await call.services.records.list(
         conversation.id,
         call.caller,
@@ -109,7 +109,7 @@ async def list_(call: HttpCall) -> HttpReply:
 
 async def item(call: HttpCall) -> HttpReply:
     """``GET /v1/conversations/{id}/items/{item}``."""
-    conversation = await _mine(call)
+    conversation = await _find_conversation(call)
     body = await call.services.records.get(conversation.id, call.params["item"], call.caller)
     if body is None:
         raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
@@ -118,18 +118,18 @@ async def item(call: HttpCall) -> HttpReply:
 
 async def remove(call: HttpCall) -> HttpReply:
     """``DELETE /v1/conversations/{id}/items/{item}``."""
-    conversation = await _mine(call)
+    conversation = await _find_conversation(call)
     if not await call.services.records.delete(conversation.id, call.params["item"], call.caller):
         raise NotFound(f"Item with id '{call.params['item'][:80]}' not found")
     return HttpReply(conversation)
 
 
-async def _given(call: HttpCall, items: Sequence[dict[str, Any]]) -> list[Item]:
+async def _resolved_items(call: HttpCall, items: Sequence[dict[str, Any]]) -> list[Item]:
     made = items_of(items, new_id(""))
     return await kept.resolved(call.services, call.caller, made, [])
 
 
-async def _mine(call: HttpCall) -> ConversationObject:
+async def _find_conversation(call: HttpCall) -> ConversationObject:
     id = call.params["id"]
     body = await call.services.records.get(kept.CONVERSATION, id, call.caller)
     if body is None:
@@ -137,7 +137,7 @@ async def _mine(call: HttpCall) -> ConversationObject:
     return msgspec.json.decode(body, type=ConversationObject)
 
 
-async def _put(call: HttpCall, conversation: ConversationObject) -> None:
+async def _save(call: HttpCall, conversation: ConversationObject) -> None:
     body = encode(conversation)
     await call.services.records.put(kept.CONVERSATION, conversation.id, call.caller, body)
 

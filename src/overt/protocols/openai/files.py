@@ -189,7 +189,7 @@ async def delete(call: HttpCall) -> HttpReply:
 
 async def list_(call: HttpCall) -> HttpReply:
     """``GET /v1/files``, newest first unless asked otherwise."""
-    limit = stored.whole(call, "limit", 10_000, least=1, most=10_000)
+    limit = stored.integer(call, "limit", 10_000, least=1, most=10_000)
     newest_first = stored.newest_first(call)
     purpose = call.query.get("purpose")
     matching: list[FileObject] = []

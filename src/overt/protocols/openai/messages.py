@@ -249,7 +249,7 @@ def request(body: ChatCompletionBody) -> Request:
     Raises:
         BadBody: something no local model can do, or that contradicts itself.
     """
-    _refuse_what_is_not_here(body)
+    _refuse_unsupported(body)
     tools, choice = _tools(body)
     thinking, effort = reasoning(body.reasoning_effort, body.chat_template_kwargs)
     return Request(
@@ -271,7 +271,7 @@ def request(body: ChatCompletionBody) -> Request:
     )
 
 
-def _refuse_what_is_not_here(body: ChatCompletionBody) -> None:
+def _refuse_unsupported(body: ChatCompletionBody) -> None:
     if body.modalities and body.modalities != ["text"]:
         raise BadBody('answers here are text; leave modalities out or send ["text"]', "modalities")
     if body.moderation is not None:

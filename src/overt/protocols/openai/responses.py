@@ -97,7 +97,7 @@ class _ResponseTurn:
             await kept.keep(self.services, self.caller, turn, response.id)
         if self.conversation and response.status in ("completed", "incomplete"):
             new_items = [*self.items, *response.output]
-            await kept.say(self.services, self.caller, self.conversation, new_items)
+            await kept.add_items(self.services, self.caller, self.conversation, new_items)
 
 
 # ---- create ----------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ async def create(call: HttpCall) -> HttpReply | Stream:
     if body.background:
         return await _in_background(turn)
     if body.stream:
-        return Stream(_told(turn))
-    return HttpReply(await _whole(turn))
+        return Stream(_live_events(turn))
+    return HttpReply(await _final_response(turn))
 
 
 async def _items(
@@ -153,7 +153,7 @@ def _response(body: given.CreateResponse, id: str) -> Response:
         safety_identifier=body.safety_identifier,
         store=body.store is not False,
         temperature=body.temperature,
-        text={"format": _said(form), "verbosity": text.verbosity or "medium"},
+        text={"format": _text_options(form), "verbosity": text.verbosity or "medium"},
         tool_choice=body.tool_choice or "auto",
         tools=body.tools or [],
         top_logprobs=body.top_logprobs or 0,
@@ -164,13 +164,13 @@ def _response(body: given.CreateResponse, id: str) -> Response:
     )
 
 
-def _said(form: given.ResponseTextFormat) -> dict[str, Any]:
+def _text_options(form: given.ResponseTextFormat) -> dict[str, Any]:
     return {
         name: value for name, value in msgspec.structs.asdict(form).items() if value is not None
     }
 
 
-async def _whole(turn: _ResponseTurn) -> Response:
+async def _final_response(turn: _ResponseTurn) -> Response:
     telling = turn.telling
     async with aclosing(_events(turn)) as pieces:
         async for _ in pieces:
@@ -181,7 +181,7 @@ async def _whole(turn: _ResponseTurn) -> Response:
     return telling.response
 
 
-async def _told(turn: _ResponseTurn) -> AsyncGenerator[bytes, None]:
+async def _live_events(turn: _ResponseTurn) -> AsyncGenerator[bytes, None]:
     telling = turn.telling
     async with aclosing(_events(turn)) as pieces:
         async for piece in pieces:
@@ -321,7 +321,7 @@ async def retrieve(call: HttpCall) -> HttpReply | Stream:
     if call.query.get("stream") != "true":
         return HttpReply(bytes(turn.response))
     id = call.params["id"]
-    after = stored.whole(call, "starting_after", -1, least=0, most=10**9)
+    after = stored.integer(call, "starting_after", -1, least=0, most=10**9)
     live = _live().get((call.caller.key, id))
     if live is not None and live.turn.streamed:
         return Stream(live.follow(after))
@@ -331,10 +331,10 @@ async def retrieve(call: HttpCall) -> HttpReply | Stream:
             "only a response made with background and stream can be streamed, for one hour",
             "stream",
         )
-    return Stream(_again(msgspec.json.decode(events, type=list[str])[after + 1 :]))
+    return Stream(_replay_events(msgspec.json.decode(events, type=list[str])[after + 1 :]))
 
 
-async def _again(events: list[str]) -> AsyncGenerator[bytes, None]:
+async def _replay_events(events: list[str]) -> AsyncGenerator[bytes, None]:
     yield "".join(events).encode()
 
 
@@ -385,7 +385,7 @@ async def cancel(call: HttpCall) -> HttpReply:
 
 async def input_items(call: HttpCall) -> HttpReply:
     """``GET /v1/responses/{id}/input_items``: all that the model was given, newest first."""
-    limit = stored.whole(call, "limit", 20, least=1, most=100)
+    limit = stored.integer(call, "limit", 20, least=1, most=100)
     turn = await kept.find(call.services, call.caller, call.params["id"])
     before = await kept.past(call.services, call.caller, turn.previous, None)
     items = [*before, *turn.items]

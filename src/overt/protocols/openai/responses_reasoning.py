@@ -28,7 +28,7 @@ class _SealedReasoning(msgspec.Struct, omit_defaults=True):
     call: bool = False  # of the call that follows
 
 
-def own(event: Thought | ToolCall) -> dict[str, Any] | None:
+def as_item(event: Thought | ToolCall) -> dict[str, Any] | None:
     """The item that OpenAI made, None for what is another's."""
     if event.origin != OPENAI or isinstance(event, ToolCall):
         return None
@@ -38,7 +38,7 @@ def own(event: Thought | ToolCall) -> dict[str, Any] | None:
     return item if _ID.fullmatch(item["id"]) else None
 
 
-def written(event: Thought | ToolCall, text: str) -> str:
+def seal(event: Thought | ToolCall, text: str) -> str:
     """``encrypted_content`` of a thought that `event` ends; `text` is all of it.
 
     A call has no place for its signature: that stands in an item of its own before the call.
@@ -58,7 +58,7 @@ def part(item: Mapping[str, Any], text: str) -> ThoughtPart:
     inner, origin = signed.split(secret, OPENAI)
     if inner == secret:  # nothing of ours is written around it
         return ThoughtPart(text, encode(item).decode(), sealed=not text, origin=OPENAI)
-    opened = _kept(inner)
+    opened = _unseal(inner)
     return (
         ThoughtPart(opened.text, opened.signature, opened.sealed, origin)
         if opened
@@ -72,11 +72,11 @@ def of_call(item: Mapping[str, Any]) -> tuple[str, str] | None:
     if not isinstance(secret, str) or '"call":true' not in secret:
         return None
     inner, origin = signed.split(secret, OPENAI)
-    opened = _kept(inner) if inner != secret else None
+    opened = _unseal(inner) if inner != secret else None
     return (opened.signature, origin) if opened and opened.call else None
 
 
-def _kept(text: str) -> _SealedReasoning | None:
+def _unseal(text: str) -> _SealedReasoning | None:
     try:
         return msgspec.json.decode(text, type=_SealedReasoning)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

@@ -66,14 +66,14 @@ async def past(
         BadBody: a turn is not there, or not over.
     """
     if conversation is not None:
-        return await said(services, caller, conversation)
+        return await conversation_items(services, caller, conversation)
     turns: list[StoredResponse] = []
     while previous is not None and len(turns) < _MAX_TURNS:
         turn = await _before(services, caller, previous)
         turns.append(turn)
         previous = turn.previous
     if turns and turns[-1].conversation is not None:  # the chain left a conversation
-        return await said(services, caller, turns[-1].conversation)
+        return await conversation_items(services, caller, turns[-1].conversation)
     return [item for turn in reversed(turns) for item in turn.whole()]
 
 
@@ -123,7 +123,9 @@ async def _item(services: ServicesInterface, caller: Caller, id: str) -> Item:
 CONVERSATION = "conversation"
 
 
-async def said(services: ServicesInterface, caller: Caller, conversation: str) -> list[Item]:
+async def conversation_items(
+    services: ServicesInterface, caller: Caller, conversation: str
+) -> list[Item]:
     """The items of a conversation, oldest first.
 
     Raises:
@@ -135,7 +137,7 @@ async def said(services: ServicesInterface, caller: Caller, conversation: str) -
     return [msgspec.json.decode(body) for body in bodies]
 
 
-async def say(
+async def add_items(
     services: ServicesInterface, caller: Caller, conversation: str, items: Sequence[Any]
 ) -> None:
     """Add items to the end of a conversation; its id is the kind of their records."""

@@ -339,7 +339,7 @@ class ResponseStream:
 
     def _open_reasoning(self, event: Thought | ToolCall) -> None:
         self._close("completed")
-        own = sealed.own(event)  # known at once where there is no more of it than this
+        own = sealed.as_item(event)  # known at once where there is no more of it than this
         self._open = ReasoningItem(own["id"] if own else self._id("rs_"))
         self._item("response.output_item.added", self._open)
         self._begin(ReasoningText(), "reasoning_text")
@@ -423,10 +423,10 @@ class ResponseStream:
         OpenAI's own item is given as it was, unless its id has been told otherwise: official
         clients end a stream in which an item changes its id.
         """
-        own = sealed.own(signed)
+        own = sealed.as_item(signed)
         if own and (self._quiet or own["id"] == item.id):
             return own
-        item.encrypted_content = sealed.written(signed, text)
+        item.encrypted_content = sealed.seal(signed, text)
         return item
 
     def _close_custom(self, item: CustomItem, arguments: str) -> None:

@@ -31,7 +31,7 @@ def page(rows: Sequence[Any], ids: Sequence[str], limit: int) -> HttpReply:
     return HttpReply(ListPage(rows[:limit], ends[0], ends[1], len(rows) > limit))
 
 
-def whole(call: HttpCall, name: str, default: int, *, least: int, most: int) -> int:
+def integer(call: HttpCall, name: str, default: int, *, least: int, most: int) -> int:
     """A whole number of the query string.
 
     Raises:

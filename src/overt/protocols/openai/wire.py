@@ -314,7 +314,7 @@ def choose(
         names = [tool.name for tool in tools]
     choice = choice or "auto"
     if named:
-        return _named(tools, names, choice, path)
+        return _named_choice(tools, names, choice, path)
     if choice not in _MODES:
         raise BadBody(f"tool choice is {choice[:60]!r}; it is auto, none, required or a tool", path)
     if choice == "required" and not tools:
@@ -322,7 +322,7 @@ def choose(
     return tuple(tools), choice
 
 
-def _named(
+def _named_choice(
     tools: Sequence[Tool], names: Sequence[str], choice: str, path: str
 ) -> tuple[tuple[Tool, ...], str]:
     if choice not in names:

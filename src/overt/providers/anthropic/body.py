@@ -75,7 +75,7 @@ def answered(
     Raises:
         BadRequest, Unsupported: what Anthropic cannot carry out as asked.
     """
-    request, notes = _taken(request, model, taken)
+    request, notes = _supported_request(request, model, taken)
     most = taken.most_out or MAX_OUTPUT_TOKENS
     if request.max_tokens is not None:
         if taken.most_out and request.max_tokens > taken.most_out:
@@ -84,7 +84,7 @@ def answered(
                 f"the most that {model} writes"
             )
         most = min(request.max_tokens, taken.most_out or request.max_tokens)
-    body = _asked(request, model, taken, most, notes)
+    body = _request_fields(request, model, taken, most, notes)
     body["max_tokens"], body["stream"] = most, True
     if request.stop:
         if any(not stop.strip() for stop in request.stop):
@@ -97,14 +97,16 @@ def answered(
     return body, notes
 
 
-def counted(request: Request, model: str, taken: SupportedParameters) -> dict[str, Any]:
+def count_body(request: Request, model: str, taken: SupportedParameters) -> dict[str, Any]:
     """The body that asks how many tokens the prompt has. Raises as `answered`."""
-    request, notes = _taken(request, model, taken)
+    request, notes = _supported_request(request, model, taken)
     most = request.max_tokens or taken.most_out or MAX_OUTPUT_TOKENS
-    return _asked(request, model, taken, most, notes)
+    return _request_fields(request, model, taken, most, notes)
 
 
-def _taken(request: Request, model: str, taken: SupportedParameters) -> tuple[Request, list[str]]:
+def _supported_request(
+    request: Request, model: str, taken: SupportedParameters
+) -> tuple[Request, list[str]]:
     """`request` without what the family refuses; refused where there is nothing like it."""
     if request.prompt is not None or request.suffix is not None:
         raise Unsupported(
@@ -129,7 +131,7 @@ def _taken(request: Request, model: str, taken: SupportedParameters) -> tuple[Re
     return request, notes
 
 
-def _asked(
+def _request_fields(
     request: Request, model: str, taken: SupportedParameters, most: int, notes: list[str]
 ) -> dict[str, Any]:
     """All that the model reads."""
@@ -164,7 +166,7 @@ def _turns(
     messages: Sequence[Message], model: str, taken: SupportedParameters, notes: list[str]
 ) -> tuple[str, list[Turn]]:
     """The system prompt, and turns that take turns. Messages with nothing in them are left out."""
-    speaking = [(role, blocks) for role, blocks in map(_said, messages) if blocks]
+    speaking = [(role, blocks) for role, blocks in map(_message_blocks, messages) if blocks]
     between = taken.extra.get("system_turns", False)
     front: list[str] = []
     turns: list[Turn] = []
@@ -201,7 +203,7 @@ def _add(turns: list[Turn], role: str, blocks: list[Block]) -> None:
         turns.append({"role": role, "content": blocks})
 
 
-def _said(message: Message) -> tuple[str, list[Block]]:
+def _message_blocks(message: Message) -> tuple[str, list[Block]]:
     role = "user" if message.role == "tool" else message.role
     return role, [block for part in message.parts for block in _blocks(part, role)]
 

@@ -12,7 +12,7 @@ import msgspec
 from overt.chat import Embeddings, EmbedRequest, Request
 from overt.engine import Capabilities
 from overt.errors import OvertError, ProviderFailed, Unsupported
-from overt.providers.anthropic.body import NEW, OLD, answered, counted
+from overt.providers.anthropic.body import NEW, OLD, answered, count_body
 from overt.providers.anthropic.failure import failure
 from overt.providers.anthropic.reader import AnthropicReader
 from overt.providers.base import PostRequest
@@ -72,7 +72,7 @@ class Anthropic:
 
     def counting(self, request: Request, model: str) -> PostRequest:
         """``POST /v1/messages/count_tokens``. Raises as `post`."""
-        body = counted(request, model, accepts(self.name, model))
+        body = count_body(request, model, accepts(self.name, model))
         return self._post("/v1/messages/count_tokens", body, model)
 
     def counted(self, body: bytes) -> int:

@@ -31,7 +31,7 @@ class Gemini:
     listing = PostRequest("/v1beta/models", b"", method="GET")
 
     def capabilities(self, model: str) -> Capabilities:
-        taken = _taken(model)
+        taken = _supported(model)
         return Capabilities(
             context=taken.context,
             longest=taken.context,
@@ -48,7 +48,7 @@ class Gemini:
         return {"x-goog-api-key": secret} if secret else {}
 
     def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:
-        body, left_out = gemini_body.body(request, model, _taken(model))
+        body, left_out = gemini_body.body(request, model, _supported(model))
         return _post(model, "streamGenerateContent?alt=sse", body), left_out
 
     def reader(self, request: Request) -> EventReader:
@@ -94,7 +94,7 @@ class Gemini:
         return Embeddings(tuple(unit(vector, ENGINE) for vector in vectors), count(tokens))
 
     def counting(self, request: Request, model: str) -> PostRequest:
-        body, _ = gemini_body.body(gemini_body.for_counting(request), model, _taken(model))
+        body, _ = gemini_body.body(gemini_body.for_counting(request), model, _supported(model))
         whole = {"model": _resource(model), **body}
         return _post(model, "countTokens", {"generateContentRequest": whole})
 
@@ -108,16 +108,16 @@ class Gemini:
 # ---- addresses and bodies ------------------------------------------------------------------
 
 
-def _bare(model: str) -> str:
+def _model_id(model: str) -> str:
     return model.removeprefix("models/")
 
 
 def _resource(model: str) -> str:
-    return model if model.startswith("tunedModels/") else f"models/{_bare(model)}"
+    return model if model.startswith("tunedModels/") else f"models/{_model_id(model)}"
 
 
-def _taken(model: str) -> SupportedParameters:
-    return accepts(ENGINE, _bare(model))
+def _supported(model: str) -> SupportedParameters:
+    return accepts(ENGINE, _model_id(model))
 
 
 def resource(model: str) -> str:

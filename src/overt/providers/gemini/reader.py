@@ -335,7 +335,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
 
 def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError:
     """`status` 0 is that of the body, in the middle of a stream."""
-    error = _told(body)
+    error = _error_of_body(body)
     begun = status == 0
     if begun:
         status = _STATUSES.get(error.status or "", error.code or 500)
@@ -363,7 +363,7 @@ def _problem(status: int, headers: Mapping[str, str], body: bytes) -> OvertError
     return ProviderFailed(message, "ask again", billed=begun)
 
 
-def _told(body: bytes) -> _GeminiError:
+def _error_of_body(body: bytes) -> _GeminiError:
     """The error in `body`: an object, or a list of one where no event stream was asked for."""
     document: Any = None
     try:

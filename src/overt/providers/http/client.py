@@ -30,9 +30,9 @@ from overt.providers.base import (
     ResponseBegun,
     ServerEvent,
 )
-from overt.providers.dialect import told_wait
+from overt.providers.dialect import stated_wait
 from overt.providers.http.circuit_breaker import Breaker
-from overt.providers.http.errors import HttpTimeouts, finite, foreign, unmade
+from overt.providers.http.errors import HttpTimeouts, finite, map_transport_error, never_sent
 from overt.providers.http.redact import cleaned
 from overt.providers.http.response_stream import OWN, BreakerTurn, SentTime, StreamedResponse
 from overt.providers.http.sse import EventSplitter
@@ -167,7 +167,7 @@ class HttpClient:
             self._check(str(request.url))
             breaker = self._breaker(to.base)
             if wait := breaker.wait(self._clock()):
-                raise (again.error if again else _left_alone(to, wait)) from None
+                raise (again.error if again else _breaker_open(to, wait)) from None
             try:
                 return await self._once(to, request, breaker, failure, before)
             except _Again as retry:
@@ -202,11 +202,11 @@ class HttpClient:
         try:
             response = await self._send(request, sent)
         except Exception as caught:  # noqa: BLE001 -- whatever it is becomes an error of ours
-            error = foreign(caught, to, self._limits, sent=sent.at is not None)
+            error = map_transport_error(caught, to, self._limits, sent=sent.at is not None)
             if isinstance(error, ProviderFailed):
                 settle.bad()
             settle.neither()
-            if sent.at is None and unmade(caught):
+            if sent.at is None and never_sent(caught):
                 raise _Again(error, f"{to.label} cannot be reached") from None
             raise error from None
         except BaseException:
@@ -373,7 +373,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     `headers` have names in lower case; `now` is the time of day in seconds since 1970.
     """
-    if (seconds := told_wait(headers)) is not None:
+    if (seconds := stated_wait(headers)) is not None:
         return max(0.0, seconds)
     with suppress(ValueError, OverflowError, TypeError):
         return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now)
@@ -390,7 +390,7 @@ def _later(error: OvertError, wait: float) -> OvertError:
     return Busy(error.message, f"ask again in {wait:.0f} s", wait)
 
 
-def _left_alone(to: Destination, wait: float) -> Busy:
+def _breaker_open(to: Destination, wait: float) -> Busy:
     return Busy(
         f"{to.label} failed several times in a row and is left alone for {wait:.0f} s",
         "ask again then, or ask another model",

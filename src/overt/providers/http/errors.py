@@ -36,7 +36,7 @@ def finite(seconds: float) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def foreign(
+def map_transport_error(
     caught: Exception,
     to: Destination,
     limits: HttpTimeouts,
@@ -104,7 +104,7 @@ def _late(
     )
 
 
-def unmade(caught: Exception) -> bool:
+def never_sent(caught: Exception) -> bool:
     """Whether another try may well make the connection that this one could not."""
     if isinstance(caught, httpx2.NetworkError):
         return not any(isinstance(error, ssl.SSLError) for error in _chain(caught))

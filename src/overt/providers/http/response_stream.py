@@ -13,7 +13,7 @@ import httpx2
 from overt.errors import ProviderFailed
 from overt.providers.base import Destination, ServerEvent
 from overt.providers.http.circuit_breaker import AdmittedRequest, Breaker
-from overt.providers.http.errors import HttpTimeouts, foreign
+from overt.providers.http.errors import HttpTimeouts, map_transport_error
 from overt.providers.http.redact import clean
 from overt.providers.http.sse import MAX_EVENT_BYTES, EventSplitter
 
@@ -190,7 +190,7 @@ class StreamedResponse:
             return b""
         except Exception as caught:  # noqa: BLE001 -- whatever it is becomes an error of ours
             self._settle.bad()
-            raise foreign(
+            raise map_transport_error(
                 caught, self.to, self._limits, sent=True, heard=True, between=between
             ) from None
         self._left -= self._loop.time() - begin

@@ -95,7 +95,7 @@ class CompatibleServer:
         return PostRequest("/responses/input_tokens", encode(body))
 
     def counted(self, body: bytes) -> int:
-        return counted(body, "the server")
+        return token_count(body, "the server")
 
 
 ROUNDED = "logit_bias was rounded: whole numbers of -100 to 100 are what it takes"
@@ -141,7 +141,7 @@ def listed(body: bytes, who: str) -> tuple[str, ...]:
     return tuple(name for name in names if _NAME.fullmatch(name) and name.isprintable())
 
 
-def counted(body: bytes, who: str) -> int:
+def token_count(body: bytes, who: str) -> int:
     """The answer to ``…/input_tokens``.
 
     Raises:

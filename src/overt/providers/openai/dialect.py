@@ -32,7 +32,7 @@ from overt.providers.dialect import encode
 from overt.providers.openai import chat, responses
 from overt.providers.openai import embed as openai_embed
 from overt.providers.openai.chat_answer import ChatReader
-from overt.providers.openai.compatible import LISTING, PARALLEL, ROUNDED, counted, headers
+from overt.providers.openai.compatible import LISTING, PARALLEL, ROUNDED, headers, token_count
 from overt.providers.openai.failure import failure
 from overt.providers.openai.responses_answer import ResponsesReader
 from overt.providers.openai.strict import strict
@@ -77,7 +77,7 @@ class OpenAI:
         if taken.extra.get("completions", False):
             raise BadRequest(f"{model} continues text and takes no messages", "give it a prompt")
         effort, notes = _effort(request, model, taken)
-        request_, dropped = _kept(request, model, taken, effort)
+        request_, dropped = _supported_request(request, model, taken, effort)
         notes += dropped
         interface = taken.extra.get("only", "")
         if interface == "chat" or (interface != "responses" and responses.needs_chat(request_)):
@@ -119,7 +119,7 @@ class OpenAI:
         return PostRequest("/responses/input_tokens", encode(fields))
 
     def counted(self, body: bytes) -> int:
-        return counted(body, _WHO)
+        return token_count(body, _WHO)
 
 
 # ---- what is asked -------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _completion(
         raise BadRequest(
             f"logprobs is {request.logprobs}; a bare prompt has 5 at most", "ask for 5 or fewer"
         )
-    known, notes = _known(request)
+    known, notes = _without_unknown_fields(request)
     return PostRequest("/completions", encode(chat.completion(known, model))), tuple(notes)
 
 
@@ -210,7 +210,7 @@ def _effort(
     return efforts[0], [f"{model} always reasons: effort {efforts[0]} is its least"]
 
 
-def _kept(
+def _supported_request(
     request: Request, model: str, taken: SupportedParameters, effort: str | None
 ) -> tuple[Request, list[str]]:
     """`request` without what this model refuses and OpenAI does not have."""
@@ -222,7 +222,7 @@ def _kept(
         notes.append(f"{model} takes no stop sequences: its answer is cut here instead")
         refuses -= {"stop"}
         request = replace(request, stop=())
-    known, told_known = _known(request)
+    known, told_known = _without_unknown_fields(request)
     pruned_request, names = pruned(known, replace(taken, refuses=refuses))
     notes += told_known
     notes += [f"{name} was left out: {model} refuses it" for name in names]
@@ -234,7 +234,7 @@ def _kept(
     return pruned_request, notes
 
 
-def _known(request: Request) -> tuple[Request, list[str]]:
+def _without_unknown_fields(request: Request) -> tuple[Request, list[str]]:
     """`request` without what OpenAI has no field for, or no room."""
     names = [name for name in _NOT_HERE if getattr(request.sampling, name) is not None]
     notes = [f"{name} was left out: openai has no such field" for name in names]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def opened() -> tuple[Any, Any]:
+def load_library() -> tuple[Any, Any]:
     """CFFI's own object and the library, made ready."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else numpy takes memory for every core
     from llama_cpp_py_sync import _cffi_bindings as bindings

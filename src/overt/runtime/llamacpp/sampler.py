@@ -121,14 +121,14 @@ def _typical(scores: "np.ndarray[Any, Any]", share: float) -> "np.ndarray[Any, A
 
 
 def _nucleus(scores: "np.ndarray[Any, Any]", share: float) -> "np.ndarray[Any, Any]":
-    """The first until they have `share`; at least one."""
+    """The likeliest until they have `share`; at least one that no earlier filter took away."""
     import numpy as np
 
     if share >= 1:
         return np.ones(scores.size, bool)
     before = _shares(scores).cumsum() - _shares(scores)
     keep = before < share
-    keep[0] = True
+    keep[scores.argmax()] = True
     return np.asarray(keep)
 
 

@@ -47,7 +47,7 @@ class ScoreHost:
         Raises:
             RuntimeError: llama.cpp refused the file; its reason is on standard error.
         """
-        self._ffi, self._lib = llama_h.opened()
+        self._ffi, self._lib = llama_h.load_library()
         import numpy as np  # noqa: F401 (loaded here, under the first filter, for `_scored`)
 
         lib = self._lib

@@ -71,7 +71,7 @@ class TokenizerMixin(Probed):
         if any(not 0 <= token < 2**31 for token in tokens):
             raise BadRequest("token ids are whole numbers from 0 to 2147483647")
         reply = await self._ask("/detokenize", {"tokens": list(tokens)}, _DetokenizedContent)
-        return _given(reply.content)
+        return _as_given(reply.content)
 
     async def render(self, request: Request) -> str:
         """The text that the chat template makes of the messages and tools.
@@ -86,7 +86,7 @@ class TokenizerMixin(Probed):
         if not self._capabilities.chat:
             raise Unsupported("this model has no chat template")
         reply = await self._ask("/apply-template", conversation(request), _Prompt)
-        return _given(reply.prompt)
+        return _as_given(reply.prompt)
 
     async def count(self, request: Request) -> int:
         """Tokens of `request` as the model would read it, images included."""
@@ -101,7 +101,7 @@ class TokenizerMixin(Probed):
             return len(request.prompt)
         path = "/v1/chat/completions/input_tokens"
         reply = await self._ask(path, conversation(request), _Count)
-        return _given(reply.input_tokens)
+        return _as_given(reply.input_tokens)
 
     async def gap(self, request: Request) -> tuple[int, ...]:
         """The prompt that makes the model write what is missing between prompt and suffix.
@@ -146,7 +146,7 @@ class TokenizerMixin(Probed):
     ) -> tuple[int, ...]:
         body = {"content": text, "parse_special": special, "add_special": around}
         reply = await self._ask("/tokenize", body, _TokenizedReply)
-        return tuple(_given(reply.tokens))
+        return tuple(_as_given(reply.tokens))
 
     async def _ask(self, path: str, body: dict[str, Any], kind: type[Reply]) -> Reply:
         reply_bytes = await self._worker.ask(path, json.dumps(body).encode())
@@ -162,7 +162,7 @@ class TokenizerMixin(Probed):
 Given = TypeVar("Given")
 
 
-def _given(value: Given | None) -> Given:
+def _as_given(value: Given | None) -> Given:
     if value is None:
         raise EngineFailed("llama.cpp answered something else than it was asked")
     return value

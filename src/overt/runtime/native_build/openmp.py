@@ -23,7 +23,7 @@ def environ(packages: Path | None = None) -> dict[str, str]:
     Raises:
         EngineFailed: neither the system nor a package has it.
     """
-    if sys.platform != "linux" or _found():
+    if sys.platform != "linux" or _has_openmp():
         return {}
     folder = (packages or Path(sysconfig.get_path("platlib"))) / "cmeel.prefix/lib"
     if not (folder / NAME).is_file():
@@ -35,7 +35,7 @@ def environ(packages: Path | None = None) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": f"{folder}:{before}" if before else str(folder)}
 
 
-def _found() -> bool:
+def _has_openmp() -> bool:
     try:
         ctypes.CDLL(NAME)
     except OSError:

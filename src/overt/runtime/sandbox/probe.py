@@ -65,11 +65,11 @@ class AirgapProbe:
     def handle(self, kind: str, body: bytes, emit: Callable[[bytes], bool]) -> None:
         assert self._bait
         for what, attempt in attempts(self._bait):
-            denied, how = judged(attempt)
+            denied, how = classify(attempt)
             emit(json.dumps({"what": what, "denied": denied, "how": how}).encode())
 
 
-def judged(attempt: Callable[[], str]) -> tuple[bool, str]:
+def classify(attempt: Callable[[], str]) -> tuple[bool, str]:
     """Run one attempt. Returns whether it was denied, and how: the error, or what it achieved."""
     try:
         return False, attempt()
@@ -78,7 +78,7 @@ def judged(attempt: Callable[[], str]) -> tuple[bool, str]:
     except socket.gaierror as error:
         return True, str(error.strerror)
     except OSError as error:
-        return True, _named(error)
+        return True, _error_name(error)
 
 
 def attempts(bait: Bait) -> list[tuple[str, Callable[[], str]]]:
@@ -259,6 +259,6 @@ def _call(name: str, *arguments: Any) -> int:
     return result
 
 
-def _named(error: OSError) -> str:
+def _error_name(error: OSError) -> str:
     name = errno.errorcode.get(error.errno or 0, "")
     return f"{error.strerror or error} ({name})" if name else str(error)

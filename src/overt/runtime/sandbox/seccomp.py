@@ -90,7 +90,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 Code = tuple[int, int, int, int]
 
 
-def _say(error: int) -> Code:
+def _return_errno(error: int) -> Code:
     return (_RETURN, 0, 0, _ERRNO | error)
 
 
@@ -100,7 +100,7 @@ _PERMIT: Code = (_RETURN, 0, 0, _ALLOW)
 def _test(offset: int, kind: int, value: int, refuse: int, *, when: bool) -> list[Code]:
     """Refuse with errno `refuse` if the 32-bit word at `offset` passes the test (or does not)."""
     over = (0, 1) if when else (1, 0)
-    return [(_LOAD, 0, 0, offset), (kind, *over, value), _say(refuse)]
+    return [(_LOAD, 0, 0, offset), (kind, *over, value), _return_errno(refuse)]
 
 
 def _rules(own: int) -> dict[str, list[Code]]:
@@ -121,14 +121,14 @@ def _rules(own: int) -> dict[str, list[Code]]:
             *_test(_argument(0), _ANY_BIT, _NEW_NAMESPACES, errno.EPERM, when=True),
             *_test(_argument(0), _ANY_BIT, _CLONE_THREAD, errno.EPERM, when=False),
         ],
-        "clone3": [_say(errno.ENOSYS)],
+        "clone3": [_return_errno(errno.ENOSYS)],
         "kill": to_others,
         "tgkill": to_others,
         "prlimit64": [
             (_LOAD, 0, 0, _argument(0)),
             (_EQUAL, 2, 0, 0),
             (_EQUAL, 1, 0, own),
-            _say(errno.EPERM),
+            _return_errno(errno.EPERM),
         ],
         # Typing into the terminal Overt was started from.
         "ioctl": [
@@ -145,7 +145,7 @@ def number(name: str, kind: str) -> int | None:
 
 def first(kind: str, own: int) -> bytes:
     """The filter for before native code is loaded, for the process with id `own`."""
-    rules = {name: [_say(errno.EPERM)] for name in _NEVER} | _rules(own)
+    rules = {name: [_return_errno(errno.EPERM)] for name in _NEVER} | _rules(own)
     return _assemble(kind, rules)
 
 
@@ -155,12 +155,12 @@ def second(kind: str, *, accepting: bool = False) -> bytes:
     With `accepting`, a socket that listens already may take connections.
     """
     names = _AFTER_LOAD if accepting else (*_AFTER_LOAD, *_ACCEPTING)
-    return _assemble(kind, {name: [_say(errno.EPERM)] for name in names})
+    return _assemble(kind, {name: [_return_errno(errno.EPERM)] for name in names})
 
 
 def denying(kind: str, names: tuple[str, ...], error: int) -> bytes:
     """A filter that answers the calls `names` with errno `error` and allows the rest."""
-    return _assemble(kind, {name: [_say(error)] for name in names})
+    return _assemble(kind, {name: [_return_errno(error)] for name in names})
 
 
 def _assemble(kind: str, rules: dict[str, list[Code]]) -> bytes:
@@ -171,7 +171,7 @@ def _assemble(kind: str, rules: dict[str, list[Code]]) -> bytes:
         (_LOAD, 0, 0, _NR),
     ]
     if kind == "x86_64":
-        code += [(_AT_LEAST, 0, 1, _X32), _say(errno.ENOSYS)]
+        code += [(_AT_LEAST, 0, 1, _X32), _return_errno(errno.ENOSYS)]
     for name, body in rules.items():
         called = number(name, kind)
         if called is not None:

@@ -22,7 +22,7 @@ def confirmed(pid: int, claimed: Mapping[str, Any]) -> Isolation:
     missing = tuple(crash_reason.clean(str(why)) for why in claimed.get("missing", ()))
     if sys.platform != "linux" or not layers:
         return Isolation(layers, missing)
-    shown = _shown(pid)
+    shown = _process_status(pid)
     absent = tuple(name for name in layers if not shown.get(name, True))
     return Isolation(
         tuple(name for name in layers if name not in absent),
@@ -30,7 +30,7 @@ def confirmed(pid: int, claimed: Mapping[str, Any]) -> Isolation:
     )
 
 
-def _shown(pid: int) -> dict[str, bool]:
+def _process_status(pid: int) -> dict[str, bool]:
     try:
         theirs, ours = _status(pid), _status(os.getpid())
         elsewhere = Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()

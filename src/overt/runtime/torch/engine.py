@@ -160,7 +160,7 @@ class _TokenReader:
             yield Done("stop", stop)
             self.ended = True
             return
-        held_back = max((_begun(self._held, stop) for stop in self._stops), default=0)
+        held_back = max((_partial_stop_length(self._held, stop) for stop in self._stops), default=0)
         free = self._held[: len(self._held) - held_back]
         self._held = self._held[len(free) :]
         if free:
@@ -176,7 +176,7 @@ class _TokenReader:
         self.ended = True
 
 
-def _begun(text: str, stop: str) -> int:
+def _partial_stop_length(text: str, stop: str) -> int:
     """How many letters at the end of `text` are the beginning of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

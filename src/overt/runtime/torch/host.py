@@ -51,7 +51,7 @@ class TorchHost(score_host.ScoreHost):
         torch.set_num_threads(parameters["prompt_threads"])
         torch.use_deterministic_algorithms(True)
         self._net = load.from_gguf(Path(parameters["weights"])).eval()
-        self._ffi, self._lib = llama_h.opened()
+        self._ffi, self._lib = llama_h.load_library()
         self._kept = (llama_h.vocabulary(self._lib, parameters["weights"]),)
         self._words = llama_h.LoadedVocabulary(self._ffi, self._lib, self._kept[0])
         self._ends = frozenset(self._words.ends())

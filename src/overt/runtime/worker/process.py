@@ -213,7 +213,7 @@ class Process:
             BadRequest: `body` is longer than a frame may be.
         """
         if self.death.done():
-            raise _again(self.death.result())
+            raise _copy_of_error(self.death.result())
         if len(self.calls) >= _CALLS:
             raise Busy(f"{len(self.calls)} requests are under way in one worker", "try again later")
         if len(body) > LIMIT - OVERHEAD:
@@ -240,14 +240,14 @@ class Process:
         """
         async with self._questions:
             if self.death.done():
-                raise _again(self.death.result())
+                raise _copy_of_error(self.death.result())
             try:
                 return await asks.ask(self.folder, self.pid, path, body)
             except EngineFailed:
                 # A death shows first as a connection that breaks off.
                 await asyncio.wait([self.death], timeout=0.2)
                 if self.death.done():
-                    raise _again(self.death.result()) from None
+                    raise _copy_of_error(self.death.result()) from None
                 raise
 
     async def drain(self) -> None:
@@ -322,7 +322,7 @@ class Process:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not report.done():
-                raise _again(self.death.result())
+                raise _copy_of_error(self.death.result())
         finally:
             report.cancel()
         frame = report.result()
@@ -385,7 +385,7 @@ class Process:
     # ---- the end ---------------------------------------------------------------------------
 
     async def _until_it_ends(self, popen: "subprocess.Popen[bytes]") -> None:
-        ended = asyncio.ensure_future(links.ended(popen))
+        ended = asyncio.ensure_future(links.exit_code(popen))
         closed = asyncio.ensure_future(self._closed.wait())
         dry = asyncio.ensure_future(self._dry())
         try:
@@ -409,7 +409,7 @@ class Process:
             self._clean()
         self.death.set_result(self._obituary(returncode))
         for call in self.calls.values():
-            call.end(_again(self.death.result()))
+            call.end(_copy_of_error(self.death.result()))
         self.calls.clear()
 
     async def _dry(self) -> None:
@@ -443,7 +443,7 @@ class Process:
         return WorkerDied(f"{who} {how}{': ' if why else ''}{why}", again)
 
 
-def _again(died: WorkerDied) -> WorkerDied:
+def _copy_of_error(died: WorkerDied) -> WorkerDied:
     """A copy: an exception raised in several tasks would collect all their tracebacks."""
     return WorkerDied(died.message, died.hint)
 

@@ -79,7 +79,7 @@ def stop(run: Path, pid: int, patience: float = 2.0) -> None:
         raise NotFound(f"no worker runs as process {pid}", "type `overt ps` to see those that do")
     for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         _signal(worker_record, number)
-        if _gone(worker_record, patience):
+        if _wait_until_gone(worker_record, patience):
             break
     path.unlink(missing_ok=True)
 
@@ -192,7 +192,7 @@ def _signal(worker_record: dict[str, Any], number: int) -> None:
             os.close(held)
 
 
-def _gone(worker_record: dict[str, Any], patience: float) -> bool:
+def _wait_until_gone(worker_record: dict[str, Any], patience: float) -> bool:
     until = time.monotonic() + patience
     while _is_alive(worker_record):
         if time.monotonic() > until:

@@ -195,7 +195,7 @@ async def start(
     return process, stream, errors
 
 
-async def ended(process: "subprocess.Popen[bytes]") -> int:
+async def exit_code(process: "subprocess.Popen[bytes]") -> int:
     """Wait for a process to end, and reap it. Returns its status as subprocess does."""
     loop = asyncio.get_running_loop()
     try:

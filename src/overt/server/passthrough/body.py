@@ -158,7 +158,7 @@ def _slow(body: bytes) -> Sequence[_Member]:
             start = place + token.find(b":") + 1
         end = 0 if token == b"}" else token.find(b",")
         if end >= 0 and at >= 0:
-            name, where = _text(body[at:key_end]), _bare(body, start, place + end)
+            name, where = _text(body[at:key_end]), _strip_whitespace(body, start, place + end)
             members.append(_Member(name, at, key_end, *where))
             at = start = -1
     return members
@@ -183,7 +183,7 @@ def _outermost(body: bytes) -> Iterator[tuple[int, bytes]]:
             yield match.start(), token
 
 
-def _bare(body: bytes, start: int, end: int) -> tuple[int, int]:
+def _strip_whitespace(body: bytes, start: int, end: int) -> tuple[int, int]:
     """Without blanks around it."""
     while body[start] in _BLANK:
         start += 1

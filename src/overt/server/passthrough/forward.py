@@ -84,7 +84,7 @@ class _Continuation(msgspec.Struct):
     background: Any = None
 
 
-async def passed(
+async def forward(
     call: HttpCall, matched: "MatchedRoute", services: Any
 ) -> HttpReply | Stream | None:
     """The provider's own answer; None where the request is to be translated.
@@ -94,12 +94,12 @@ async def passed(
     """
     if call.method != "POST" or matched.protocol.name not in ("openai", "anthropic", "gemini"):
         return None
-    request = _asked(call, matched)
+    request = _forward_request(call, matched)
     if request is None:
         return None
     model, path, engines, stream = request
     engine = services.passes(model, engines)
-    if engine is None or await _is_ours(call, matched):
+    if engine is None or await _needs_own_handling(call, matched):
         return None
     named = model != engine.ref
     beta = "openai-beta" in call.headers
@@ -122,7 +122,7 @@ async def passed(
     if engine.name == "anthropic":
         headers.setdefault("anthropic-version", "2023-06-01")  # this server does without it
     post = PostRequest(path + _query(call.query), body, headers)
-    return await _sent(call, matched, engine, post, _ForwardRequest(model, stream, left))
+    return await _send(call, matched, engine, post, _ForwardRequest(model, stream, left))
 
 
 class _ForwardRequest(NamedTuple):
@@ -131,7 +131,7 @@ class _ForwardRequest(NamedTuple):
     left: Sequence[str]  # what was left out
 
 
-def _asked(
+def _forward_request(
     call: HttpCall, matched: "MatchedRoute"
 ) -> tuple[str, str, tuple[str, ...], bool] | None:
     """The model that is asked for, the path to hand on to, the engines that have it, …
@@ -180,7 +180,7 @@ def _query(query: Mapping[str, str]) -> str:
     return f"?{encoded}" if encoded else ""
 
 
-async def _is_ours(call: HttpCall, matched: "MatchedRoute") -> bool:
+async def _needs_own_handling(call: HttpCall, matched: "MatchedRoute") -> bool:
     """Whether a conversation began here, on another model: the provider would refuse its marks.
 
     Translating it leaves out what only another provider can read.
@@ -203,7 +203,7 @@ async def _is_ours(call: HttpCall, matched: "MatchedRoute") -> bool:
 # ---- sending -------------------------------------------------------------------------------
 
 
-async def _sent(
+async def _send(
     call: HttpCall,
     matched: "MatchedRoute",
     engine: "Provider",
@@ -220,7 +220,7 @@ async def _sent(
         work.event(Routed(engine.ref, why, head.request_id, head.bytes_out))
         kind = head.headers.get("content-type", "application/json").lower()
         coding = head.headers.get("content-encoding", "identity").lower()
-        headers = _back(head)
+        headers = _response_headers(head)
         if request.left:
             headers["x-overt-left-out"] = ", ".join(request.left)
         if head.status == 200 and coding != "identity":
@@ -234,7 +234,7 @@ async def _sent(
             return Stream(chunks, kind, headers)
         if not (head.status == 200 and _JSON.fullmatch(kind)) and not 400 <= head.status < 600:
             raise _odd(engine, f"with status {head.status} and {kind[:60]!r}")
-        body = await _all(answer, engine)
+        body = await _read_all(answer, engine)
         if head.status == 200:
             if request.stream:
                 raise _odd(engine, f"with {kind[:60]!r} where a stream of events was asked for")
@@ -256,7 +256,9 @@ async def _sent(
     return HttpReply(shown.encode(), head.status, headers, kind)
 
 
-async def _all(answer: AsyncGenerator[PassedResponse | bytes, None], engine: "Provider") -> bytes:
+async def _read_all(
+    answer: AsyncGenerator[PassedResponse | bytes, None], engine: "Provider"
+) -> bytes:
     whole = bytearray()
     async for piece in answer:
         whole += piece if isinstance(piece, bytes) else b""
@@ -289,7 +291,7 @@ def _on(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _back(head: PassedResponse) -> dict[str, str]:
+def _response_headers(head: PassedResponse) -> dict[str, str]:
     """What of a provider's headers the caller gets; the kind is told apart."""
     return {
         name: value

@@ -50,7 +50,7 @@ def refused(
         return False
     if chat:
         return "stop" in taken.refuses and _stops(body)
-    return kind is _Responses and not beta and _kept(body)
+    return kind is _Responses and not beta and _uses_stored_state(body)
 
 
 _OURS_TOO = frozenset((
@@ -61,7 +61,7 @@ _OURS_TOO = frozenset((
 """Fields of a response that mean here what they mean at OpenAI."""
 
 
-def _kept(body: bytes) -> bool:
+def _uses_stored_state(body: bytes) -> bool:
     """Whether a response is to be kept, and can be made and kept here as well as at OpenAI.
 
     Kept there, no other provider could go on from it by ``previous_response_id``. One that goes

@@ -158,7 +158,7 @@ async def pieces(
     """
     code, sent = "cancelled", False
     secret = engine.to.secret
-    async with aclosing(answer), aclosing(_whole(answer, tap) if tap else answer) as chunks:
+    async with aclosing(answer), aclosing(_read_document(answer, tap) if tap else answer) as chunks:
         try:
             async for piece in chunks:
                 assert isinstance(piece, bytes)
@@ -176,7 +176,7 @@ async def pieces(
             work.end(code)
 
 
-async def _whole(
+async def _read_document(
     answer: AsyncGenerator[PassedResponse | bytes, None], tap: ResponseTap
 ) -> AsyncGenerator[bytes, None]:
     """Events, whole ones and no others, each batch as soon as it is there.
@@ -193,7 +193,7 @@ async def _whole(
         try:
             tap.piece(piece)
         except OvertError:
-            if good := _sound(b"".join((*held, piece))):
+            if good := _complete_events(b"".join((*held, piece))):
                 yield good
             raise
         if not held and piece.endswith(b"\n\n"):
@@ -231,7 +231,7 @@ def _boundary(before: bytes, piece: bytes) -> int:
     return max(0, at - len(tail))
 
 
-def _sound(data: bytes) -> bytes:
+def _complete_events(data: bytes) -> bytes:
     """The events at the beginning of `data` that are JSON."""
     at = 0
     for match in re.finditer(rb"\r\n\r\n|\n\r?\n|\r\r", data):

@@ -52,7 +52,7 @@ def _of(group: str, key: str) -> Any:
     return value
 
 
-def _all(key: str) -> Any:
+def _value_of(key: str) -> Any:
     return lambda outcome: float(outcome[key])
 
 
@@ -105,14 +105,14 @@ class _MemorisationProbe:
         Contrast(
             "exact_difference",
             "exact matches in the documents minus those in the control",
-            _all("exact"),
+            _value_of("exact"),
             "document",
             "control",
         ),
         Contrast(
             "alike_difference",
             "alike matches in the documents minus those in the control",
-            _all("alike"),
+            _value_of("alike"),
             "document",
             "control",
         ),
@@ -242,7 +242,7 @@ def _passages(path: Path, kind: str) -> tuple[list[ProbeItem], list[dict[str, An
         if digest in seen:
             continue
         seen.add(digest)
-        used.append(sets.own(file.name, digest, f"your {kind}s"))
+        used.append(sets.own_file_facts(file.name, digest, f"your {kind}s"))
         text = " ".join(data.decode("utf-8-sig", "replace").split(" ")).replace("\r\n", "\n")
         items += _cut(text, f"{kind}/{digest[:12]}", kind)
     if not items:

@@ -95,18 +95,18 @@ class _RobustnessProbe:
 
     def material(self, plan: AuditPlan) -> ProbeMaterial:
         if plan.items is not None:
-            return _own(plan)
+            return _own_questions(plan)
         return sets.material("mmlu", plan, lambda file: _mmlu(file, plan.seed))
 
     async def look(self, item: ProbeItem, model: ProbedModel, plan: AuditPlan) -> dict[str, Any]:
         data = item.given
         value: dict[str, Any] = {"right": data["right"], "by": "score" if model.scores else "chat"}
         for variant in ("plain", *_VARIANTS):
-            value[variant] = await _ask(data[variant], data["choices"], model)
+            value[variant] = await _ask_choice(data[variant], data["choices"], model)
         return value
 
 
-async def _ask(question: str, choices: Sequence[str], model: ProbedModel) -> int:
+async def _ask_choice(question: str, choices: Sequence[str], model: ProbedModel) -> int:
     """The place of the choice that the model takes; -1 for none that can be read."""
     letters = LETTERS[: len(choices)]
     listed = "\n".join(f"{letter_}. {text}" for letter_, text in zip(letters, choices, strict=True))
@@ -135,7 +135,7 @@ def _mmlu(file: sets.ReadSet, seed: int) -> Iterator[ProbeItem]:
         )
 
 
-def _own(plan: AuditPlan) -> ProbeMaterial:
+def _own_questions(plan: AuditPlan) -> ProbeMaterial:
     assert plan.items is not None
     all_rows, digest = rows.read(plan.items)
     items = []
@@ -164,7 +164,7 @@ def _own(plan: AuditPlan) -> ProbeMaterial:
                 "own",
             )
         )
-    return ProbeMaterial(items, [sets.own(plan.items.name, digest, "your own")], ())
+    return ProbeMaterial(items, [sets.own_file_facts(plan.items.name, digest, "your own")], ())
 
 
 def _list(text: str) -> Any:

@@ -41,14 +41,18 @@ def letter(text: str, choices: Sequence[str]) -> str:
     if (start := _START.match(text)) and start[1] in allowed:
         return start[1]
     for pattern in (_MARKED, None, _ALONE):
-        named = [match[1] for match in pattern.finditer(text)] if pattern else _named(text, choices)
+        named = (
+            [match[1] for match in pattern.finditer(text)]
+            if pattern
+            else _choices_named(text, choices)
+        )
         different = {letter_ for letter_ in named if letter_ in allowed}
         if len(different) == 1:
             return different.pop()
     return ""
 
 
-def _named(text: str, choices: Sequence[str]) -> list[str]:
+def _choices_named(text: str, choices: Sequence[str]) -> list[str]:
     """Letters of the choices whose text stands in the answer; of nested ones the longest."""
     steps = ("space", "case", "ends")
     plain_text = plain(text, steps)

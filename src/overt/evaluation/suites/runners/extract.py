@@ -41,5 +41,5 @@ class Extract:
         if not self.pattern:
             return text
         question = {"pattern": self.pattern, "text": text[-MAX_CHARACTERS:]}
-        value = await asyncio.to_thread(subprocess_reader.ask, HOST, question, SECONDS)
+        value = await asyncio.to_thread(subprocess_reader.run, HOST, question, SECONDS)
         return str(value)

@@ -119,7 +119,7 @@ def _title(text: str, options: Mapping[str, Any]) -> bool:
     return any(title.strip(" <>") for title in re.findall(r"<<([^\n]+?)>>", text))
 
 
-def _two(text: str, options: Mapping[str, Any]) -> bool:
+def _two_responses(text: str, options: Mapping[str, Any]) -> bool:
     parts = [part.strip() for part in text.split("******")]
     if any(not part for part in parts[1:-1]):
         return False
@@ -163,7 +163,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "detectable_format:multiple_sections": _sections,
     "detectable_format:json_format": _json,
     "detectable_format:title": _title,
-    "combination:two_responses": _two,
+    "combination:two_responses": _two_responses,
     "combination:repeat_prompt": _repeats,
     "startend:end_checker": _ends,
     "startend:quotation": _quoted,

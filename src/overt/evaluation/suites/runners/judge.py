@@ -67,7 +67,7 @@ class _JudgeRunner:
         other = (await self._other(item))[:_MAX_CHARACTERS]
         first = await self._verdict(item, [("ANSWER A", text), ("ANSWER B", other)])
         second = await self._verdict(item, [("ANSWER A", other), ("ANSWER B", text)])
-        return judged(first, second)
+        return combine(first, second)
 
     async def _other(self, item: SuiteItem) -> str:
         if self._rival is not None:
@@ -137,7 +137,7 @@ def verdict(text: str, *, pair: bool, scale: int) -> str | None:
     return match[1]
 
 
-def judged(first: str, second: str) -> Grade:
+def combine(first: str, second: str) -> Grade:
     """The grade of two verdicts: of the model as A, and, swapped, as B."""
     swapped = {"A": "B", "B": "A", "TIE": "TIE"}[second]
     agree = first == swapped

@@ -71,13 +71,13 @@ class _Numeric:
             return Grade(0.0)
         right = self._right[item.id]
         allowed = max(self._absolute, self._relative * abs(right))
-        return Grade(float(abs(answer - right) <= allowed), _shown(answer))
+        return Grade(float(abs(answer - right) <= allowed), _format_number(answer))
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
 
 
-def _shown(value: Fraction) -> str:
+def _format_number(value: Fraction) -> str:
     if value.denominator == 1 and abs(value) < 10**400:
         return str(value.numerator)
     try:

@@ -45,7 +45,7 @@ def schema_of(suite: Suite) -> Mapping[str, Any]:
             ) from None
     if not isinstance(schema, dict):
         raise FormatError(f"the schema of {suite.name} is not an object", "write {type: object, …}")
-    problem = subprocess_reader.ask(HOST, {"schema": schema, "value": None, "check": True}, SECONDS)
+    problem = subprocess_reader.run(HOST, {"schema": schema, "value": None, "check": True}, SECONDS)
     if problem.startswith("schema:"):
         raise FormatError(
             f"the schema of {suite.name} does not hold: {problem[7:]}", "correct `schema:`"
@@ -67,7 +67,7 @@ class _Schema:
         except (ValueError, RecursionError) as error:
             return Grade(0.0, document, {"why": f"not JSON: {str(error)[:200]}", "json": False})
         question = {"schema": self._schema, "value": value}
-        why = await asyncio.to_thread(subprocess_reader.ask, HOST, question, SECONDS)
+        why = await asyncio.to_thread(subprocess_reader.run, HOST, question, SECONDS)
         return Grade(float(not why), document, {"why": why, "json": True})
 
     def summary(self, details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -34,11 +34,11 @@ class DataFormat(Protocol):
     def read(self, row: TrackedRow) -> Item: ...
 
 
-def every() -> list[DataFormat]:
-    return [named(name) for name in FORMATS]
+def all_formats() -> list[DataFormat]:
+    return [find(name) for name in FORMATS]
 
 
-def named(name: str) -> DataFormat:
+def find(name: str) -> DataFormat:
     """The format of that name. Raises BadRequest: there is none."""
     if name not in FORMATS:
         raise BadRequest(
@@ -49,4 +49,4 @@ def named(name: str) -> DataFormat:
 
 def of(row: Mapping[str, Any]) -> DataFormat | None:
     """The format that a row looks like."""
-    return next((format for format in every() if format.looks(row)), None)
+    return next((format for format in all_formats() if format.looks(row)), None)

@@ -15,10 +15,10 @@ from overt.lab.finetune.row import (
     Item,
     Kind,
     TrackedRow,
-    ask,
     perhaps,
-    said,
+    question_answer,
     talk,
+    text_of,
     turn,
 )
 
@@ -42,18 +42,18 @@ def looks(row: Mapping[str, Any]) -> bool:
 
 
 def read(row: TrackedRow) -> Item:
-    question, plain = asked(row)
+    question, plain = question_of(row)
     name = "response" if row.get("output") is None and "response" in row else "output"
-    answer = said(row.get(name), name)
+    answer = text_of(row.get(name), name)
     if before := history(row):
         after = [turn("user", question), turn("assistant", answer)]
         return talk(turns.with_system(row, [*before, *after]))
-    return ask(question, answer, turns.system_of(row), plain)
+    return question_answer(question, answer, turns.system_of(row), plain)
 
 
-def asked(row: Mapping[str, Any]) -> tuple[str, str]:
+def question_of(row: Mapping[str, Any]) -> tuple[str, str]:
     """The question of a row, and the same as a prompt without a template. Raises Bad."""
-    instruction = said(row.get("instruction"), "instruction")
+    instruction = text_of(row.get("instruction"), "instruction")
     inputs = (perhaps(row.get(name), name) for name in ("input", "context") if name in row)
     more = next(filter(None, inputs), "").strip()
     plain = (_WITH if more else _WITHOUT).replace("{instruction}", instruction)
@@ -71,5 +71,5 @@ def history(row: Mapping[str, Any]) -> list[DialogueTurn]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(f"has an item {number} of 'history' that is no pair", expected)
         for role, text in zip(("user", "assistant"), pair, strict=True):
-            turns.append(turn(role, said(text, "history")))
+            turns.append(turn(role, text_of(text, "history")))
     return turns

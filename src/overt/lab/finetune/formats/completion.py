@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from overt.lab.finetune.formats import turns
-from overt.lab.finetune.row import BadRow, Item, Kind, TrackedRow, ask, said, talk
+from overt.lab.finetune.row import BadRow, Item, Kind, TrackedRow, question_answer, talk, text_of
 
 NAME: Final = "completion"
 ABOUT: Final = "prompts and completions"
@@ -46,6 +46,6 @@ def read(row: TrackedRow) -> Item:
             )
         spoken = [*turns.turns_of(question), *turns.turns_of(answer)]
         return talk(turns.with_system(row, spoken), turns.tools_of(row))
-    question, answer = said(question, first), said(answer, second)
+    question, answer = text_of(question, first), text_of(answer, second)
     between = "" if first == "prompt" else "\n"
-    return ask(question, answer, turns.system_of(row), question + between)
+    return question_answer(question, answer, turns.system_of(row), question + between)

@@ -19,8 +19,8 @@ from overt.lab.finetune.row import (
     Kind,
     PreferencePair,
     TrackedRow,
-    said,
     talk,
+    text_of,
     turn,
 )
 
@@ -40,7 +40,7 @@ def read(row: TrackedRow) -> Item:
     chosen, rejected = (_answer(row, *names) for names in _ANSWERS)
     if _turns(chosen) == _turns(rejected):
         raise BadRow("has the same text as 'chosen' and 'rejected'", "a pair needs a better answer")
-    before, plain, tools = _asked(row)
+    before, plain, tools = _prompt_of(row)
     shared, chosen, rejected = _parted(chosen, rejected)
     if not before and not shared:
         raise BadRow("has no 'prompt'", f"write {EXAMPLE}")
@@ -63,16 +63,16 @@ def _talk(turns_: Sequence[DialogueTurn], tools: Sequence[Mapping[str, Any]]) ->
     return replace(result, skipped=frozenset(result.learnt[:-1]) | result.skipped)
 
 
-def _asked(row: TrackedRow) -> tuple[list[DialogueTurn], str, Sequence[Mapping[str, Any]]]:
+def _prompt_of(row: TrackedRow) -> tuple[list[DialogueTurn], str, Sequence[Mapping[str, Any]]]:
     """The prompt that stands beside the answers, the same as plain text, and tools beside it."""
     for name in ("prompt", "question"):
         value = row.get(name) if name in row else None
         if isinstance(value, list):
             return turns.turns_of(value), "", ()
         if value is not None:
-            return [turn("user", said(value, name))], value, ()
+            return [turn("user", text_of(value, name))], value, ()
     if "instruction" in row:
-        question, plain = alpaca.asked(row)
+        question, plain = alpaca.question_of(row)
         before = alpaca.history(row)
         return [*before, turn("user", question)], "" if before else plain, ()
     for name in _LISTS:
@@ -84,7 +84,9 @@ def _asked(row: TrackedRow) -> tuple[list[DialogueTurn], str, Sequence[Mapping[s
     if isinstance(value, dict):
         inner = TrackedRow(value)
         return turns.turns_of(inner.get("messages")), "", turns.tools_of(inner)
-    return ([turn("user", said(value, "input"))], value, ()) if value is not None else ([], "", ())
+    return (
+        ([turn("user", text_of(value, "input"))], value, ()) if value is not None else ([], "", ())
+    )
 
 
 def _answer(row: Mapping[str, Any], *names: str) -> list[DialogueTurn]:
@@ -95,7 +97,7 @@ def _answer(row: Mapping[str, Any], *names: str) -> list[DialogueTurn]:
     elif isinstance(value, dict):
         turns_ = turns.turns_of([value])
     else:
-        return [turn("assistant", said(value, name))]
+        return [turn("assistant", text_of(value, name))]
     if not turns_:
         raise BadRow(f"has an empty {name!r}", "fill it in, or leave the row out")
     return turns_

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from overt.lab.finetune.row import Item, Kind, Prose, TrackedRow, said
+from overt.lab.finetune.row import Item, Kind, Prose, TrackedRow, text_of
 
 NAME: Final = "text"
 ABOUT: Final = "plain text"
@@ -16,4 +16,4 @@ def looks(row: Mapping[str, Any]) -> bool:
 
 
 def read(row: TrackedRow) -> Item:
-    return Prose(said(row.get("text"), "text"))
+    return Prose(text_of(row.get("text"), "text"))

@@ -100,7 +100,7 @@ def _openai(fields: TrackedRow, number: int) -> DialogueTurn:
         for name in ("name", "tool_call_id"):
             if role == "tool" and isinstance(fields.raw.get(name), str):
                 more[name] = clean(fields[name], name)
-        _learnt(fields, number, role)
+        _is_learnt(fields, number, role)
         return replace(spoken, turn={**spoken.turn, **more})
     calls = _calls(fields, number)
     if not content.strip() and not calls:
@@ -110,7 +110,7 @@ def _openai(fields: TrackedRow, number: int) -> DialogueTurn:
         answer["reasoning_content"] = thought
     if calls:
         answer["tool_calls"] = calls
-    return DialogueTurn(answer, learnt=_learnt(fields, number, role))
+    return DialogueTurn(answer, learnt=_is_learnt(fields, number, role))
 
 
 def _sharegpt(fields: TrackedRow, number: int) -> DialogueTurn:
@@ -131,14 +131,14 @@ def _sharegpt(fields: TrackedRow, number: int) -> DialogueTurn:
         if not calls:
             raise BadRow(f"has a function_call in turn {number} that calls nothing", _SHARED)
         called = {"role": "assistant", "content": "", "tool_calls": calls}
-        return DialogueTurn(called, learnt=_learnt(fields, number, "assistant"))
+        return DialogueTurn(called, learnt=_is_learnt(fields, number, "assistant"))
     role = ROLES.get(speaker.lower())
     if role is None:
         raise BadRow(f"has a turn {number} of {speaker[:40]!r}", f"speakers are {', '.join(ROLES)}")
-    return replace(turn(role, value), learnt=_learnt(fields, number, role))
+    return replace(turn(role, value), learnt=_is_learnt(fields, number, role))
 
 
-def _learnt(fields: TrackedRow, number: int, role: str) -> bool:
+def _is_learnt(fields: TrackedRow, number: int, role: str) -> bool:
     """Whether an answer is learnt; others never are, and a mark that says so is obeyed."""
     learnt = True
     for name in ("weight", "train"):

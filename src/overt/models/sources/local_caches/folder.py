@@ -19,7 +19,7 @@ from overt.ref import part_of
 _DEPTH = 6
 
 
-def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
+def scan(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """The models at and below `place`."""
     yield from models(place, {"source": "folder"})
 
@@ -27,7 +27,7 @@ def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
 def models(place: Path, origin: dict[str, str]) -> Iterator[ForeignModel | UnusableModel]:
     """The models at and below `place`, one folder after the other."""
     for chosen in in_folders(place, _DEPTH, str(place)):
-        yield chosen if isinstance(chosen, UnusableModel) else _found(place, chosen, origin)
+        yield chosen if isinstance(chosen, UnusableModel) else _foreign_model(place, chosen, origin)
 
 
 def in_folders(top: Path, depth: int, place: str) -> Iterator[FileChoice | UnusableModel]:
@@ -60,7 +60,7 @@ def choices(paths: list[str], place: str) -> Iterator[FileChoice | UnusableModel
             yield chosen
 
 
-def _found(place: Path, chosen: FileChoice, origin: dict[str, str]) -> ForeignModel:
+def _foreign_model(place: Path, chosen: FileChoice, origin: dict[str, str]) -> ForeignModel:
     first = PurePosixPath(chosen.weights[0])
     alone = first.suffix.lower() == ".gguf"
     part = part_of(first.name)

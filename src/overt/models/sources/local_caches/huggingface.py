@@ -60,10 +60,10 @@ def _snapshot(snapshot: Path, title: str, newest: str) -> Iterator[ForeignModel 
                 f"{shown} {chosen.shown.removeprefix(f'{snapshot}/')}", chosen.reason
             )
         else:
-            yield _found(snapshot, title, commit, newest, chosen)
+            yield _foreign_model(snapshot, title, commit, newest, chosen)
 
 
-def _found(
+def _foreign_model(
     snapshot: Path, title: str, commit: str, newest: str, chosen: FileChoice
 ) -> ForeignModel:
     alone = chosen.weights[0].lower().endswith(".gguf")

@@ -19,7 +19,7 @@ from overt.models.sources.local_caches.base import (
     files_below,
     ref_of,
 )
-from overt.models.sources.ollama import CONFIG, KINDS, licence_of, numbered, said
+from overt.models.sources.ollama import CONFIG, KINDS, config_facts, licence_of, numbered
 
 _PREFIX = "application/vnd.ollama.image."
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -106,4 +106,6 @@ def _model(place: Path, path: Path, shown: str) -> ForeignModel | UnusableModel:
         for part in parts
     )
     origin = {"source": "ollama", "manifest": f"sha256:{sha256(data).hexdigest()}"}
-    return ForeignModel(shown, ref, tuple(parts), {**origin, **said(pieces)}, licence_of(pieces))
+    return ForeignModel(
+        shown, ref, tuple(parts), {**origin, **config_facts(pieces)}, licence_of(pieces)
+    )
