@@ -127,9 +127,9 @@ def test_what_create_put_together_is_no_missing_link(
 def test_which_tolerance_held_is_said(
     mine: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Any
 ) -> None:
-    before = run_recipe.environment.here
+    before = run_recipe.environment.current
     monkeypatch.setattr(
-        run_recipe.environment, "here", lambda *given: {**before(*given), "numpy": "9"}
+        run_recipe.environment, "current", lambda *given: {**before(*given), "numpy": "9"}
     )
     monkeypatch.setattr(tiny, "drift", 0.01)
     monkeypatch.setattr(tiny, "tolerance", lambda _: 0.125, raising=False)

@@ -122,7 +122,7 @@ def test_a_rank_of_somebody_elses_file_costs_no_memory(
     """Products are rank by rank: one of another rank than was made here is not multiplied."""
     large = {name: np.zeros((99, 5) if "_A" in name else (6, 99), "<f4")
              for name in halves(1) if "q_proj" in name}  # fmt: skip
-    monkeypatch.setattr(agreement, "_all", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr(agreement, "_read_all", lambda _: pytest.fail("it was read"))
     files = saved(tmp_path / "a", {**halves(1), **large}), saved(tmp_path / "b", halves(1))
     assert sum_changes(of_adapter(*files)) == LearningDifference(math.inf, math.inf, math.inf)
 
@@ -290,7 +290,7 @@ def test_an_adapter_of_another_machine(
     _forged(tuned, "plain", "adapter.gguf", tmp_path / "adapter")
     before = environment.current
     monkeypatch.setattr(
-        environment, "here", lambda *given: {**before(*given), "instructions": "another"}
+        environment, "current", lambda *given: {**before(*given), "instructions": "another"}
     )
     found = replay.replay(replay.target("forged", tuned), tuned)
     assert found.verdict == verdict

@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from overt.lab import finetune
 from overt.lab.finetune import loop
-from overt.lab.finetune.config import Asked
+from overt.lab.finetune.config import FinetuneConfig
 from overt.lab.finetune.example import Example
 from overt.lab.finetune.pack import packed
 from overt.lab.finetune.training import Training
@@ -51,7 +51,7 @@ def run(path, method, precision, checkpointing, length, best):
         steps=2 if method == "full" else 1,  # the second has the moments of the first
         checkpointing=checkpointing, precision=precision,
     )
-    net = finetune.load(Path(path), Asked(method=method, training=job))
+    net = finetune.load(Path(path), FinetuneConfig(method=method, training=job))
     units = packed(examples, length, 1)
     with tempfile.TemporaryDirectory() as folder:
         loop.train(net, job, units, units[:1] if best else [], Path(folder), lambda _: None)

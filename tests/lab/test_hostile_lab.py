@@ -122,10 +122,10 @@ def test_a_damaged_file_of_the_store_is_not_identical_to_itself(
     """Its manifest has the digest that comes out again; its bytes are others by now."""
     made = _make(settings, loose=1.0)
     _damaged(Store(settings.home).path(made.weights))
-    before = run_recipe.environment.here
+    before = run_recipe.environment.current
     for versions in ({}, {"numpy": "0"}):  # and no tolerance is for a bad disk
         monkeypatch.setattr(
-            run_recipe.environment, "here", lambda *a, v=versions: {**before(*a), **v}
+            run_recipe.environment, "current", lambda *a, v=versions: {**before(*a), **v}
         )
         found = replay(target("mine", settings), settings)
         assert found.verdict == "different"

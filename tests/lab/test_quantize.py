@@ -67,16 +67,16 @@ def digest_of(path: Path) -> str:
 _ALL = """
 import json, sys
 from pathlib import Path
-from overt.lab.quantize.host import Host
+from overt.lab.quantize.host import QuantizeHost
 source, matrix, numbers = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 for name, number in numbers.items():
-    host = Host(); host.load({})
+    host = QuantizeHost(); host.load({})
     asked = {"source": source, "number": number, "total": 1, "threads": 1, "pure": False,
              "keep_output": False, "output": None, "embedding": None, "tensors": [],
              "imatrix": matrix}
     host.handle("quantize", json.dumps(asked).encode(), lambda _: False)
     Path("model.gguf").rename(name + ".gguf")
-    host = Host(); host.load({"weights": name + ".gguf", "window": 32, "threads": 1})
+    host = QuantizeHost(); host.load({"weights": name + ".gguf", "window": 32, "threads": 1})
     seen = []
     ask = json.dumps({"windows": [list(range(4, 36))]}).encode()
     host.handle("base", ask, lambda body: seen.append(json.loads(body)))

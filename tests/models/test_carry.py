@@ -516,13 +516,13 @@ def test_kill_at_any_moment_and_go_on(sender: Settings, settings: Settings, tmp_
 import sys, time, pathlib
 from overt.models.archive import bring, reader
 from overt.settings import load
-read = reader._Stream.read
+read = reader._ArchiveStream.read
 def slowly(self, count):
     if count > 100_000:
         print("reading", flush=True)
         time.sleep(0.02)
     return read(self, count)
-reader._Stream.read = slowly
+reader._ArchiveStream.read = slowly
 print(bring(pathlib.Path(sys.argv[1]), load(), lambda *_: True).resumed)
 """
     chance = random.Random(7)

@@ -122,7 +122,7 @@ def test_hostile_a_folder_of_many_files_ends_before_all_are_looked_at(
     monkeypatch.setattr(gather, "_MAX_FILES", 5)
     looked = []
     one = gather._subject_file
-    monkeypatch.setattr(gather, "_one", lambda *a: looked.append(a) or one(*a))
+    monkeypatch.setattr(gather, "_subject_file", lambda *a: looked.append(a) or one(*a))
     for i in range(50):
         (tmp_path / f"{i}.txt").touch()
     with pytest.raises(FormatError, match="more than 5 files"):
@@ -197,7 +197,7 @@ def test_hostile_texts_of_a_header_are_cut(tmp_path, settings):
 def test_hostile_slow_pickles_share_few_scans(model, settings, monkeypatch):
     asked = []
     spent = iter(range(0, 1000, 2))  # two seconds of processor time each
-    monkeypatch.setattr(content.subprocess_reader, "ask", lambda *a: asked.append(a) or [])
+    monkeypatch.setattr(content.subprocess_reader, "run", lambda *a: asked.append(a) or [])
     monkeypatch.setattr(content, "_spent", lambda: next(spent))
     for i in range(30):
         (model / f"w{i}.bin").write_bytes(pickle.dumps({"i": list(range(50 + i))}))
@@ -216,7 +216,7 @@ def test_hostile_large_files_are_searched_within_one_bound(model, settings, monk
     bounds = []
     look = content.inspect
     monkeypatch.setattr(
-        content, "look", lambda *a, **k: bounds.append((a[0], k["most"])) or look(*a, **k)
+        content, "inspect", lambda *a, **k: bounds.append((a[0], k["most"])) or look(*a, **k)
     )
     for i in range(5):
         with (model / f"m{i}.onnx").open("wb") as file:
@@ -233,7 +233,7 @@ def test_hostile_templates_stop_after_two_that_take_too_long(model, settings, mo
         tried.append(asked)
         raise template_escape.subprocess_reader.Exceeded("it took more than 2 s")
 
-    monkeypatch.setattr(template_escape.subprocess_reader, "ask", late)
+    monkeypatch.setattr(template_escape.subprocess_reader, "run", late)
     for i in range(6):
         (model / f"{i}.jinja").write_text(f"{{{{ messages }}}} {i}")
     found = list(template_escape.check(gather.subject(str(model), settings)))

@@ -48,8 +48,10 @@ def _make(settings: Settings, *given: Input, name: str = "mine", **parameters: A
 
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     """This is another machine from now on."""
-    before = run_recipe.environment.here
-    monkeypatch.setattr(run_recipe.environment, "here", lambda *given: {**before(*given), **values})
+    before = run_recipe.environment.current
+    monkeypatch.setattr(
+        run_recipe.environment, "current", lambda *given: {**before(*given), **values}
+    )
 
 
 # ---- verdicts ------------------------------------------------------------------------------

@@ -219,8 +219,8 @@ def test_many_at_once_lose_no_key(home: Path) -> None:
 ADDING = """
 import sys
 from pathlib import Path
-from overt.server.api_keys import Keys
-kept = Keys(Path(sys.argv[1]))
+from overt.server.api_keys import ApiKeys
+kept = ApiKeys(Path(sys.argv[1]))
 while True:
     print(kept.add().key.id, flush=True)
 """

@@ -227,14 +227,14 @@ _WRITER = """
 import asyncio, sys
 from dataclasses import dataclass
 from pathlib import Path
-from overt.server.records import Records
+from overt.server.records import RecordStore
 
 @dataclass(frozen=True)
 class Who:
     key: str
 
 async def main(path, who, count):
-    records = Records(Path(path))
+    records = RecordStore(Path(path))
     for n in range(count):
         await records.put("k", f"{who}{n}", Who(who), f"{n}".encode() * 1000)
         await records.put("state", who, Who(who), f"{n}".encode())

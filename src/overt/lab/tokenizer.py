@@ -64,7 +64,7 @@ class VocabularyWorker:
 
         weights = self._weights.resolve()
         spec = WorkerSpec(
-            host="overt.lab.tokenizer_host:Host",
+            host="overt.lab.tokenizer_host:TokenizerHost",
             parameters={"weights": str(weights)},
             readable=(weights,),
             memory=_MEMORY,

@@ -12,7 +12,7 @@ _DIALECTS = {
     "openai": ("overt.providers.openai.dialect", "OpenAI"),
     "anthropic": ("overt.providers.anthropic.dialect", "Anthropic"),
     "gemini": ("overt.providers.gemini.dialect", "Gemini"),
-    "http": ("overt.providers.openai.compatible", "Http"),
+    "http": ("overt.providers.openai.compatible", "CompatibleServer"),
 }
 """By scheme of a ref: the module of its dialect and the class, imported when first asked for."""
 

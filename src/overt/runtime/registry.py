@@ -15,14 +15,14 @@ from overt.errors import INSTALL_LAB, Unsupported, lacking
 from overt.runtime.worker_engine import WorkerCaller
 
 HOSTS: dict[Purpose, str] = {
-    "answer": "overt.runtime.llamacpp.host:Host",
-    "embed": "overt.runtime.llamacpp.host:Host",
-    "rerank": "overt.runtime.llamacpp.host:Host",
-    "score": "overt.runtime.llamacpp.score_host:Host",
+    "answer": "overt.runtime.llamacpp.host:LlamaServerHost",
+    "embed": "overt.runtime.llamacpp.host:LlamaServerHost",
+    "rerank": "overt.runtime.llamacpp.host:LlamaServerHost",
+    "score": "overt.runtime.llamacpp.score_host:ScoreHost",
 }
 """What `WorkerSpec.host` names for each purpose."""
 
-TORCH = "overt.runtime.torch.host:Host"
+TORCH = "overt.runtime.torch.host:TorchHost"
 """The same where the setting `engine` is ``torch``."""
 
 POOLINGS = ("", "none", "mean", "cls", "last", "rank")

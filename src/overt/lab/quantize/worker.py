@@ -20,7 +20,7 @@ from overt.models import memory as fit
 from overt.runtime.worker import crash_reason
 from overt.settings import Settings
 
-HOST = "overt.lab.quantize.host:Host"
+HOST = "overt.lab.quantize.host:QuantizeHost"
 PYTHON_PATH: tuple[Path, ...] = ()
 """Folders a worker imports from first; tests put a host of their own there."""
 _SPARE = 1 << 30  # what numpy, Python and llama.cpp take beside what is counted

@@ -18,7 +18,7 @@ from overt.runtime.llamacpp.request import body, check, continued
 from overt.runtime.llamacpp.tokenizer import TokenizerMixin
 from overt.runtime.worker_engine import HostedModel, WorkerCaller
 
-HOST = "overt.runtime.llamacpp.host:Host"
+HOST = "overt.runtime.llamacpp.host:LlamaServerHost"
 
 
 class LlamaCpp(TokenizerMixin, HostedModel):

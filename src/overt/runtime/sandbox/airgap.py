@@ -92,7 +92,7 @@ async def prove(
         secret = ctypes.create_string_buffer(b"a secret in the parent's memory")
         bait = (await _bait(stack, ears, folder, secret))._replace(outside=outside)
         spec = WorkerSpec(
-            host="overt.runtime.sandbox.probe:Probe",
+            host="overt.runtime.sandbox.probe:AirgapProbe",
             parameters=bait._asdict(),
             isolation=isolation,
             label="the airgap probe",

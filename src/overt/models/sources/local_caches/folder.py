@@ -19,7 +19,7 @@ from overt.ref import part_of
 _DEPTH = 6
 
 
-def scan(place: Path) -> Iterator[ForeignModel | UnusableModel]:
+def look(place: Path) -> Iterator[ForeignModel | UnusableModel]:
     """The models at and below `place`."""
     yield from models(place, {"source": "folder"})
 
