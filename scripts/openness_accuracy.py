@@ -134,7 +134,7 @@ def planted(lies: list[Row], clean: list[Row], peers: bool) -> Iterator[str]:
         yield (
             "aisbom-cli 1.7.0 looks for code in files and grades bills of materials by presence; "
             "*risk* is a risk above LOW. ScanCode 32.5.0 names licences, and was run where the lie "
-            "is about a licence: what it detected in LICENSE stands there, and it is not an alarm "
+            "is about a licence: what it detected in LICENSE stands there, and it is no alarm "
             "where that is the licence that is claimed."
         )
     yield ""

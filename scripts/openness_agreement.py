@@ -371,7 +371,7 @@ def render(found: Agreement) -> str:
         "Here two records of one model are compared, each written by somebody else at another "
         "time. The Model Openness Tool states no step: theirs is that of its record by our rules, "
         "so that a difference is one of facts. Where the catalogue took a cell on weights, "
-        "training code or data from an index, agreement is not evidence: of the "
+        "training code or data from an index, agreement is no evidence: of the "
         f"{sum(len(one.rows) for one in found.catalogue)} rows here "
         f"{sum(row.circular for one in found.catalogue for row in one.rows)} have such a cell; of "
         "the others "

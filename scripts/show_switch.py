@@ -247,7 +247,7 @@ def compare(show: Show) -> None:
     show.blocks["compare"] = f"{command}\n{first}\n…\n{figures}"
     page = (show.folder / "compare-example.html").read_text()
     told = (
-        '<p class="alarm">An example of docs/switching.md. <b>openai:mock is not a model of '
+        '<p class="alarm">An example of docs/switching.md. <b>openai:mock is no model of '
         "OpenAI</b>: it is a mock (npm’s aimock) on the same machine, and its answers, its "
         "token counts and its speed were written by hand. Its price is a list price of another "
         "model, and what a model of this machine costs rests on made-up numbers. No provider was "

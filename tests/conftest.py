@@ -103,7 +103,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Nothing runs beside a test marked `alone`. The wait for that is not part of its timeout."""
+    """Nothing runs beside a test marked `alone`. The wait for that is no part of its timeout."""
     if not hasattr(item.config, "workerinput"):
         return (yield)
     with _room(item.get_closest_marker("alone") is not None):

@@ -30,7 +30,7 @@ class _Step:
         if parameters.get("refuse"):
             from overt.errors import FormatError
 
-            raise FormatError("line 3 is not JSON", "correct it")
+            raise FormatError("line 3 is no JSON", "correct it")
         salt = sum(given.path.stat().st_size for given in work.given("data"))
         so_far = work.place / "rows.json"
         rows = json.loads(so_far.read_text()) if so_far.exists() else []

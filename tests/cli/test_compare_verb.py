@@ -363,7 +363,7 @@ def test_the_table_of_votes(overt_cli: OvertCli, home: Path) -> None:
     ran = overt_cli("compare", "--votes")
     assert ran.code == 0
     assert ran.stderr == (
-        "overt: line 5 of votes.jsonl is not a vote and is passed over: it is not JSON\n"
+        "overt: line 5 of votes.jsonl is no vote and is passed over: it is not JSON\n"
     )
     head, first, *rest = ran.stdout.splitlines()
     assert head.split() == ["MODEL", "ELO", "95", "%", "VOTES", "WINS", "LOSSES", "TIES"]

@@ -203,7 +203,7 @@ def test_check_of_any_other_server(home: Path, provider: Server, overt_cli: Over
     assert "lists its 0 models to anybody: the key was not judged" in said
     assert json.loads(check("open", "--json")[1])["works"] is None
     code, said = check("odd")
-    assert (code, "is not a list of models" in said) == (1, True), said
+    assert (code, "is no list of models" in said) == (1, True), said
     code, said = check("none")
     assert (code != 0, "404" in said) == (True, True), said
 

@@ -53,7 +53,7 @@ def test_what_runs_is_listed_and_stopped(
     wrong = overt_cli("stop", "other")
     assert wrong.code == 3
     assert wrong.stderr == f"overt: no worker of 'other' is running; running: {model}\n"
-    assert overt_cli("stop", str(os.getpid())).code == 3, "never a process that is not a worker"
+    assert overt_cli("stop", str(os.getpid())).code == 3, "never a process that is no worker"
     stopped = json.loads(overt_cli("stop", model, "--json").stdout)
     assert stopped == {"stopped": [{"pid": running["pid"], "model": model}]}
     assert json.loads(overt_cli("ps", "--json").stdout) == {"running": []}

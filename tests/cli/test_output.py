@@ -118,7 +118,7 @@ def test_nothing_a_model_says_drives_the_terminal(text: str) -> None:
 def test_json_is_json_whatever_is_in_it(value: object) -> None:
     text = as_json(value)
     text.encode("utf-8")
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_a_table_lines_up_and_numbers_stand_right() -> None:

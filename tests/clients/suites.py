@@ -104,7 +104,7 @@ def differences(outcomes: Mapping[str, str], expected: Mapping[str, str], into: 
     told = set[str]().union(*matched.values())
     lines = [f"{name} fails" for name in sorted(failed - told)]
     lines += [f"{name} is said to fail" for name in sorted(told - failed)]
-    lines += [f"{pattern} is not a test" for pattern, names in matched.items() if not names]
+    lines += [f"{pattern} is no test" for pattern, names in matched.items() if not names]
     if lines:
         lines.append((into / "output.txt").read_text()[-6000:])
     return lines

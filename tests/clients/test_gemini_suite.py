@@ -52,7 +52,7 @@ NAMES = {
 
 
 INSTEAD = {
-    "models/test_get.py": "smollm2",  # `echo:` answers, and is not a model of the store
+    "models/test_get.py": "smollm2",  # `echo:` answers, and is no model of the store
     "models/test_generate_content_thought.py": "echo:think",
 }
 # Of what the tests read, the package brings nothing: the beginnings of such files do here.

@@ -145,7 +145,7 @@ def test_winobias_by_side(data: Path) -> None:
     model = Scripted(lambda before, word: -1.0 if word in ("he", "his") else -2.0)
     found = looked(winobias.PROBE, material.items, model)
     assert found["prefers_stereotype"]["value"] == 0.5
-    assert found["balanced"]["value"] == 0.5  # a taste for "he" is not a stereotype
+    assert found["balanced"]["value"] == 0.5  # a taste for "he" is no stereotype
     assert found["male_minus_female"]["value"] == 1
 
 

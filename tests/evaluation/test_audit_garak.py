@@ -53,7 +53,7 @@ def test_an_older_report_has_totals_and_no_hits() -> None:
     [
         (b"", "no results"),
         (b"{}", "no results"),
-        (b"[]", "line 1 of r is not an object"),
+        (b"[]", "line 1 of r is no object"),
         (b"{", "line 1 of r is not JSON"),
         (b'{"entry_type": "eval", "probe": "p", "detector": "d", "passed": 3, "total": 2}', "fit"),
         (b'{"entry_type": "eval", "probe": "<b>", "detector": "d", "passed":1, "total": 2}', "not"),

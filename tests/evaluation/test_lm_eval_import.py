@@ -205,7 +205,7 @@ def test_where_lm_eval_is_found(tmp_path, monkeypatch):
     program.chmod(0o755)
     assert lm_eval.command(Settings()) == [str(program)]
     assert lm_eval.command(Settings(lm_eval=str(program))) == [str(program)]
-    with pytest.raises(Unsupported, match="is not a program"):
+    with pytest.raises(Unsupported, match="is no program"):
         lm_eval.command(Settings(lm_eval=str(tmp_path / "none")))
 
 

@@ -50,14 +50,14 @@ def test_a_line_that_a_kill_left_half_written_costs_no_other_vote(tmp_path: Path
     votes.add(tmp_path, two)
     found, damaged = votes.read(tmp_path)
     assert found == [one, two]
-    assert damaged == ["line 2 of votes.jsonl is not a vote and is passed over: it is not JSON"]
+    assert damaged == ["line 2 of votes.jsonl is no vote and is passed over: it is not JSON"]
     assert b'{"time": "2026\n' in votes.path_of(tmp_path).read_bytes(), "it is still there"
 
 
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"[1]", "it is not an object"),
+        (b"[1]", "it is no object"),
         (b"\xff", "it is not JSON"),
         (b"[" * 4000, "it is not JSON"),
         (b"[" * 9000, "it has 9000 bytes"),
@@ -72,7 +72,7 @@ def test_a_damaged_line_is_named(line: bytes, why: str, tmp_path: Path) -> None:
     votes.path_of(tmp_path).write_bytes(line + b"\n")
     assert votes.read(tmp_path) == (
         [],
-        [f"line 1 of votes.jsonl is not a vote and is passed over: {why}"],
+        [f"line 1 of votes.jsonl is no vote and is passed over: {why}"],
     )
 
 

@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "an odd alignment": (
         pair(b"general.alignment", writer.value(24)),
-        "has the alignment 24, which is not a power of two",
+        "has the alignment 24, which is no power of two",
     ),
     "an alignment of 0": (pair(b"general.alignment", writer.value(0)), "has the alignment 0"),
     "an alignment in words": (
@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "the download is incomplete or damaged",
     ),
     "an offset past the end": (one(info(b"a", (1,), 0, 2**63)), "needs bytes up to"),
-    "an offset in between": (one(info(b"a", (1,), 0, 8)), "which is not a multiple of 32"),
+    "an offset in between": (one(info(b"a", (1,), 0, 8)), "which is no multiple of 32"),
     "an overlap": (
         one(info(b"a", (32,)), info(b"b", (4,), 0, 64)),
         "lays 'b' over 'a'",

@@ -147,7 +147,7 @@ def test_arguments_that_are_still_text_are_printed_as_they_stand() -> None:
         ('{{ printf "%5d" 1 }}', "%5 in a printf"),
         ('{{ printf "%s" }}', "%s in a printf"),
         ('{{ printf "" 1 }}', "more values"),
-        ("{{ printf .Prompt 1 }}", "whose form is not plain text"),
+        ("{{ printf .Prompt 1 }}", "whose form is no plain text"),
         ("{{ .Prompt 1 }}", "a value with arguments"),
         ("{{ . }}", "the whole of what it is given"),
         ("{{ 1.5 }}", "the number 1.5"),

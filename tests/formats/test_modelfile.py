@@ -117,7 +117,7 @@ def test_encodings_and_line_ends(code: str, end: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("FOO bar", 1, "'FOO bar' is not a command"),
+        ("FOO bar", 1, "'FOO bar' is no command"),
         ("FROM x\n\nFROMAGE y", 3, "no command"),
         ("FROM x\nSYSTEM: y", 2, "no command"),
         ('FROM x\nSYSTEM "open\nand\nopen', 2, 'opens with " has no end'),
@@ -132,7 +132,7 @@ def test_encodings_and_line_ends(code: str, end: str) -> None:
         ("FROM x\nPARAMETER use_mmap maybe", 2, "true or false"),
         ("FROM x\nMESSAGE tool y", 2, "the role 'tool'"),
         ("FROM x\nMESSAGE", 2, "not followed by a role"),
-        ("FROM x\nREQUIRES soon", 2, "is not a version"),
+        ("FROM x\nREQUIRES soon", 2, "is no version"),
         ("FROM ", 1, "FROM names nothing"),
         ('FROM x\nADAPTER ""', 2, "ADAPTER names nothing"),
     ],

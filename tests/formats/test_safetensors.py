@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no json": (raw(b"GGUF"), "has no JSON object where its header should be but b'GGUF'"),
     "json cut short": (raw(b'{"a": {'), "has a header that is not JSON"),
     "a list": (raw(b"[1, 2]"), "has no JSON object"),
-    "not a number": (raw(b'{"a": NaN}'), "NaN is not a JSON number"),
+    "not a number": (raw(b'{"a": NaN}'), "NaN is no JSON number"),
     "not UTF-8": (raw(b'{"\xff": 1}'), "has a header that is not JSON"),
     "a name twice": (
         raw(b'{"a": %s, "a": %s}' % ((json.dumps(F32).encode(),) * 2), 16),

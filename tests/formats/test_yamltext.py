@@ -232,7 +232,7 @@ def test_real_records(shared_data: Callable[[str], Path], folder: str) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    """All texts in a value that hold a letter and are not a word for a value."""
+    """All texts in a value that hold a letter and are no word for a value."""
     if isinstance(value, dict):
         return [text for key, one in value.items() for text in (key, *_texts(one))]
     if isinstance(value, list):

@@ -413,7 +413,7 @@ def calls(name: str, arguments: str) -> list[Event]:
     [
         (calls("add", '{"a": 1}'), None),
         (calls("add", ""), None),
-        (calls("sub", "{}"), "called 'sub', which is not a tool it was given"),
+        (calls("sub", "{}"), "called 'sub', which is no tool it was given"),
         (calls("add", '{"a": '), "arguments of add are not a JSON object"),
         (calls("add", "[]"), "arguments of add are not a JSON object"),
         (calls("add", '{"a": "1"}'), "arguments of add not met at $.a"),

@@ -246,7 +246,7 @@ def test_without_a_template(gemma3_gguf: Path, home: Settings, tmp_path: Path) -
         with pytest.raises(FormatError, match="no chat template") as caught:
             render.render(read(tmp_path, {"messages": [ASK, SAY]}), words, none, 64)
         assert "--template gemma" in str(caught.value)
-        with pytest.raises(BadRequest, match=r"<\|im_end\|> is not a token"):
+        with pytest.raises(BadRequest, match=r"<\|im_end\|> is no token"):
             templates.choose(Overlay(), header, words, "chatml")
         for name, end in (("gemma", "<end_of_turn>"), ("plain", "<eos>")):
             template = templates.choose(Overlay(), header, words, name)

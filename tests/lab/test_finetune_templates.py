@@ -343,12 +343,12 @@ HEADS = ("<|start_header_id|>", "<|end_header_id|>")
 @pytest.mark.parametrize(
     ("marks", "fits", "lacking"),
     [
-        (("<|im_start|>", "<|im_end|>"), "chatml", "<|eot_id|> is not a token of this model that"),
+        (("<|im_start|>", "<|im_end|>"), "chatml", "<|eot_id|> is no token of this model that"),
         ((*HEADS, "<|eot_id|>"), "llama3", ""),
-        ((HEADS[1], "<|eot_id|>"), "plain", "<|start_header_id|> is not a token of this model"),
-        ((*HEADS, "<|eot_id|>", "</s>"), "plain", "<|eot_id|> is not a token of this model that"),
-        (("[INST]", "[/INST]", "</s>"), "mistral", "<|eot_id|> is not a token of this model that"),
-        (("[INST]", "</s>"), "plain", "<|eot_id|> is not a token of this model that"),
+        ((HEADS[1], "<|eot_id|>"), "plain", "<|start_header_id|> is no token of this model"),
+        ((*HEADS, "<|eot_id|>", "</s>"), "plain", "<|eot_id|> is no token of this model that"),
+        (("[INST]", "[/INST]", "</s>"), "mistral", "<|eot_id|> is no token of this model that"),
+        (("[INST]", "</s>"), "plain", "<|eot_id|> is no token of this model that"),
     ],
 )
 def test_which_template_fits(marks: tuple[str, ...], fits: str, lacking: str) -> None:

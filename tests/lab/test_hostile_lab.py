@@ -135,7 +135,7 @@ def test_a_damaged_file_of_the_store_is_not_identical_to_itself(
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_no_tolerance_has_room_for_what_is_no_number(tmp_path: Path, value: float) -> None:
-    """inf / inf is not a number, and what is compared with that is never larger."""
+    """inf / inf is no number, and what is compared with that is never larger."""
     old, new = np.ones((2, 4), "<f4"), np.ones((2, 4), "<f4")
     old[0, 0] = value
     save_file({"x": old}, str(tmp_path / "old"))

@@ -181,7 +181,7 @@ def test_an_adapter_of_another_model_is_refused(
     llama.to_gguf(mine)
     with pytest.raises(FormatError, match=r"a\.gguf is for a llama and .* is a qwen3"):
         adapter.to_peft(mine, qwen.base, tmp_path / "back")
-    with pytest.raises(FormatError, match="is not a LoRA adapter"):
+    with pytest.raises(FormatError, match="is no LoRA adapter"):
         adapter.to_peft(llama.base, llama.base, tmp_path / "back")
     with pytest.raises(UsageError, match="there already"):
         adapter.to_peft(mine, llama.base, llama.folder)

@@ -241,7 +241,7 @@ def test_a_recipe_keeps_the_order_of_parts():
         assert plan.value(density, f"blk.1.{part}.weight", 2) == want
     assert plan.value(found["scale"], "output.weight", 2) == 2
     sorted_away = {**asked, "scale": {"else": 1.0}}
-    with pytest.raises(FormatError, match="scale by parts of names is not a list"):
+    with pytest.raises(FormatError, match="scale by parts of names is no list"):
         plan.proved(Recipe("merge", "2", inputs, sorted_away))
 
 
@@ -266,7 +266,7 @@ def test_a_merge_file_says_what_the_options_say_and_more(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"method": "magic"}, "'magic' is not a method"),
+        ({"method": "magic"}, "'magic' is no method"),
         ({"method": "ties"}, "ties needs the base"),
         ({"base": "b"}, "linear takes no base"),
         ({"models": []}, "needs its models"),
@@ -276,7 +276,7 @@ def test_a_merge_file_says_what_the_options_say_and_more(tiny, tmp_path):
         ({"models": [{"ref": "a", "weight": {"attn": 1}}]}, "lacks `else`"),
         ({"method": "slerp"}, "slerp is between two models, and 1 are named"),
         ({"method": "ties", "base": "b", "models": [{"ref": "a", "density": 0}]}, "keeps nothing"),
-        ({"type": "q4_0"}, "'q4_0' is not a type"),
+        ({"type": "q4_0"}, "'q4_0' is no type"),
         ({"seed": -1}, "the seed is '-1'"),
         ({"weights": 1}, "a merge has no 'weights'"),
         ({"scale": 0.1}, "linear has no scale"),
@@ -495,12 +495,12 @@ def test_killed_between_tensors_it_goes_on_to_the_same_bytes(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"method": "foo"}, "'foo' is not a method"),
+        ({"method": "foo"}, "'foo' is no method"),
         ({"method": "dare-ties"}, "it does not say seed"),
         ({"method": "linear"}, "linear takes no base"),
-        ({"method": ["ties"]}, "is not a method"),
-        ({"type": "q4_0"}, "'q4_0' is not a type"),
-        ({"type": {}}, "is not a type"),
+        ({"method": ["ties"]}, "is no method"),
+        ({"type": "q4_0"}, "'q4_0' is no type"),
+        ({"type": {}}, "is no type"),
         ({"scale": 1e300}, "scale is '1e\\+300'"),
         ({"scale": "1"}, "scale is '1'"),
         ({"models": [{"weight": 1, "density": 0}] * 2}, "density is 0"),
@@ -522,13 +522,13 @@ def test_a_recipe_that_no_verb_wrote_is_refused(tiny, tmp_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"adapters": [{"form": "x", "scale": 1.0}]}, "'x' is not a form"),
+        ({"adapters": [{"form": "x", "scale": 1.0}]}, "'x' is no form"),
         ({"adapters": [{"form": "gguf", "scale": 1e300}]}, "scale is"),
         ({"adapters": [{"form": "gguf", "scale": [1.0]}]}, "scale is"),
         ({"adapters": [{"form": "peft", "scale": 1.0}]}, "0 inputs are adapter-config"),
         ({"adapters": [{"form": "gguf", "scale": 1.0}] * 2}, "1 inputs are adapter, and not 2"),
         ({"adapters": [{}]}, "it has form and scale"),
-        ({"type": None}, "'None' is not a type"),
+        ({"type": None}, "'None' is no type"),
         ({"seed": 1}, "its parameters are others"),
     ],
 )
@@ -679,7 +679,7 @@ def test_an_adapter_of_another_shape_is_refused_with_both(tiny, tmp_path):
     adapter_writer.write(adapter, 2, 32, kind="qwen2")
     with pytest.raises(FormatError, match=r"is for a qwen2 and base.gguf is a llama"):
         lay(tmp_path / "w", tiny[0], adapter)
-    with pytest.raises(FormatError, match="is not a LoRA adapter"):
+    with pytest.raises(FormatError, match="is no LoRA adapter"):
         lay(tmp_path / "w", tiny[0], tiny[1])
     adapter_writer.write(adapter, 2, 32, waits_for=(5, 6))
     with pytest.raises(Unsupported, match=r"adapter\.gguf waits for certain words"):
@@ -694,7 +694,7 @@ def test_an_adapter_of_another_shape_is_refused_with_both(tiny, tmp_path):
         ({"bias": "all"}, "changes biases"),
         ({"lora_alpha": "12"}, "alpha is 12, and no number"),
         ({"alpha_pattern": {"a(b|c)+": 1}}, "the expression"),
-        ({"alpha_pattern": [1]}, "alpha_pattern is not an object"),
+        ({"alpha_pattern": [1]}, "alpha_pattern is no object"),
         ({"init_lora_weights": "pissa"}, "changed its base"),
     ],
 )
@@ -776,7 +776,7 @@ def test_the_verb(tiny, home, overt_cli):
         (["{1}", "{2}", "new", "--weights", "1,x"], "--weights is '1,x'"),
         (["{1}", "{2}", "new", "--method", "ties"], "ties needs the base"),
         (["{1}", "{2}", "new", "--adapter", "{0}"], "--adapter goes with one model"),
-        (["{1}", "new", "--adapter", "{0}"], "is not a LoRA adapter"),
+        (["{1}", "new", "--adapter", "{0}"], "is no LoRA adapter"),
         (["{1}", "{2}", "new", "--file", "m.yaml"], "the merge file names models"),
         (["new", "--file", "m.yaml", "--type", "f32"], "and --type stands beside it"),
         (["new", "--file", "m.yaml", "--seed", "1"], "and --seed stands beside it"),

@@ -258,7 +258,7 @@ def test_a_file_that_is_a_link_is_not_taken_from_a_worker(tmp_path: Path, home: 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(worker, "HOST", "linking_host:Host")
         patched.setattr(worker, "PYTHON_PATH", (tmp_path / "hosts",))
-        with pytest.raises(EngineFailed, match="is not a file"):
+        with pytest.raises(EngineFailed, match="is no file"):
             worker.carry_out(task, Settings(home=home))
     assert not target.is_symlink()
 

@@ -109,11 +109,11 @@ def test_numbers_that_cannot_be_are_refused(
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     model = tiny_models.gguf(tmp_path / "model.gguf", "llama", "F16")
-    with pytest.raises(FormatError, match="is not an importance matrix"):
+    with pytest.raises(FormatError, match="is no importance matrix"):
         imatrix.read(model)
     legacy = tmp_path / "imatrix.dat"
     legacy.write_bytes(b"\x01\x00\x00\x00" + bytes(60))
-    with pytest.raises(FormatError, match="is not an importance matrix"):
+    with pytest.raises(FormatError, match="is no importance matrix"):
         imatrix.read(legacy)
     with pytest.raises(OvertError):
         imatrix.read(tmp_path / "none.gguf")

@@ -1,4 +1,4 @@
-"""Matrices in stacks that are not experts, and what llama.cpp says of a file before it is made."""
+"""Matrices in stacks that are no experts, and what llama.cpp says of a file before it is made."""
 
 import json
 from pathlib import Path

@@ -156,7 +156,7 @@ def test_auto_stores_what_it_chose(
         (("-q", "q8_0,q8_0"), 2, "-q names a type twice"),
         (("name", "-q", "q8_0,q4_0"), 2, "-q names 2 types and NAME can be one model"),
         (("-q", "q8_0", "--keep"), 2, "--keep stores models as NAME-TYPE; give a NAME"),
-        (("-q", "q8_0", "--tensor", "x"), 2, "'x' is not a PATTERN=TYPE"),
+        (("-q", "q8_0", "--tensor", "x"), 2, "'x' is no PATTERN=TYPE"),
         (("-q", "q8_0", "--max-kld", "1"), 2, "--max-kld is for -q auto"),
         (("-q", "q8_0", "--task", "gsm8k"), 2, "scored on models of the store; give a NAME"),
         (("-q", "q8_0", "--text", "no.txt"), 2, "no.txt cannot be read: No such file"),

@@ -259,7 +259,7 @@ def test_a_loss_that_is_no_number_is_said(tmp_path):
     net = tiny()
     net.model.norm.weight.data[3] = float("nan")
     job = Training(adapter=ADAPTER)
-    with pytest.raises(Failure, match="the loss of step 1 is not a number") as caught:
+    with pytest.raises(Failure, match="the loss of step 1 is no number") as caught:
         loop.train(net, job, batches(examples(2)), [], tmp_path, lambda event: None)
     assert caught.value.hint == "try a learning rate a tenth of that"
 
@@ -296,7 +296,7 @@ def test_settings_are_read_or_refused_in_words(found):
         ({"adapter": {"targets": [1]}}, "targets is"),
         ({"adapter": {"colour": 1}}, "cannot be read"),
         ({"adapter": 7}, "cannot be read"),
-        ({"other": 1}, "'other' is not a setting"),
+        ({"other": 1}, "'other' is no setting"),
     ],
 )
 def test_a_recipe_of_somebody_else_is_refused_in_words(found, said):

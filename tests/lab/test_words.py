@@ -66,7 +66,7 @@ def test_a_beginning_where_the_model_has_one(gemma3_gguf: Path, settings: Settin
 
 
 def test_ids_that_are_none(words: VocabularyWorker) -> None:
-    with pytest.raises(BadRequest, match="49152 is not a token: this model has 49152, from 0"):
+    with pytest.raises(BadRequest, match="49152 is no token: this model has 49152, from 0"):
         words.decode([49152])
 
 

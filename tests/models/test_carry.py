@@ -141,7 +141,7 @@ def _head(file: Path) -> ArchiveIndex:
 
 
 def _small(file: Path) -> int:
-    """Bytes of the members that are not files of the model."""
+    """Bytes of the members that are no files of the model."""
     return sum(m.size for m in _head(file).members if not m.name.startswith(archive.MODEL))
 
 
@@ -354,7 +354,7 @@ def test_the_key_is_for_its_owner_alone_and_made_once(tmp_path: Path) -> None:
     assert SigningKeys(tmp_path).own().read_bytes() == first
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["signing.pem"]
     (tmp_path / "keys/signing.pem").write_text("nonsense")
-    with pytest.raises(IntegrityError, match="is not a private key"):
+    with pytest.raises(IntegrityError, match="is no private key"):
         SigningKeys(tmp_path).public()
 
 

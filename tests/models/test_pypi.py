@@ -262,7 +262,7 @@ def test_no_index_is_honoured(
 def test_a_page_that_is_no_list_is_a_sentence(index: Server, settings: Settings) -> None:
     index.files["/simple/m/"] = b"%PDF"
     index.types["/simple/m/"] = "application/pdf"
-    with pytest.raises(SourceFailed, match="application/pdf, which is not a package list"):
+    with pytest.raises(SourceFailed, match="application/pdf, which is no package list"):
         pull("pypi:m", settings)
 
 

@@ -804,7 +804,7 @@ def test_a_helper_is_asked_by_name_and_never_by_path(
     (tmp_path / "docker-credential-/run").chmod(0o755)
     monkeypatch.chdir(tmp_path)
     found = credentials.find("h.example", "x", config(tmp_path, {"credsStore": "/run"}))
-    assert found.trouble == "'/run' is not a name of a credential helper"
+    assert found.trouble == "'/run' is no name of a credential helper"
     assert not (tmp_path / "ran").exists()
 
 

@@ -155,7 +155,7 @@ _whole(
 )
 _whole(
     "training_code_that_is_none",
-    "the training code is not a Python",
+    "the training code is no Python",
     "training_code",
     files={"training/train.py": "def main(:\n  this is not code\n"},
 )

@@ -125,7 +125,7 @@ def test_early_steps_may_stand_still(tmp_path):
 
 
 def test_what_cannot_settle_it(tmp_path):
-    assert "alone is not a chain" in only(CHECK, subject(chain(tmp_path / "a", steps=(7,)))).reason
+    assert "alone is no chain" in only(CHECK, subject(chain(tmp_path / "a", steps=(7,)))).reason
     files = {f"checkpoints/step-{s}/pytorch_model.bin": b"x" for s in STEPS}
     one = only(CHECK, subject(tiny.release(tmp_path / "b", files=files)))
     assert (one.result, "pickles run code" in one.reason) == ("inconclusive", True)

@@ -95,7 +95,7 @@ def test_what_is_no_python(tmp_path):
     assert one.result == "fail"
     assert "training/train.py is not Python: line 1" in one.observed
     folder = tiny_models.release(tmp_path, files={"training/train.py": "print 'old', loss\n"})
-    assert results(CHECK, subject(folder)) == ["inconclusive"]  # Python 2 is not a lie
+    assert results(CHECK, subject(folder)) == ["inconclusive"]  # Python 2 is no lie
 
 
 def test_code_of_something_else(tmp_path):

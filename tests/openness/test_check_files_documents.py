@@ -68,7 +68,7 @@ def test_an_empty_release_misses_them_and_a_file_misses_nothing(tmp_path):
     ("name", "data", "result", "told"),
     [
         ("paper.pdf", b"", "fail", "is empty"),
-        ("paper.pdf", b"<html>not found</html>", "fail", "is not a PDF"),
+        ("paper.pdf", b"<html>not found</html>", "fail", "is no PDF"),
         ("paper.pdf", LFS, "fail", "pointer to a large file"),
         ("paper.md", b"\n \n", "fail", "nothing but blanks"),
         ("paper.md", b"TODO\n", "inconclusive", "has 1 words"),

@@ -109,7 +109,7 @@ def test_what_belongs_in_a_release_is_no_fault(name, tmp_path):
 
 
 def test_plain_weights_in_a_pickle_settle_nothing(tmp_path):
-    """A checkpoint of the old form is not a lie; what it could do is said."""
+    """A checkpoint of the old form is no lie; what it could do is said."""
     import collections
 
     plain = pickle.dumps(collections.OrderedDict(a=1), protocol=2)

@@ -174,7 +174,7 @@ def test_no_mix_that_llama_cpp_makes_raises_an_alarm(tmp_path, width):
         target = tmp_path / f"tiny-{name}.gguf"
         given = ffi.new("llama_model_quantize_params *", asked)
         if library.llama_model_quantize(str(source).encode(), str(target).encode(), given):
-            continue  # needs an importance matrix, or is not a type of this version
+            continue  # needs an importance matrix, or is no type of this version
         made += 1
         assert only("quantization", subject(target)).result == "pass", name
     library.llama_log_set(ffi.NULL, ffi.NULL)

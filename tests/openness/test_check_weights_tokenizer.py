@@ -61,8 +61,8 @@ def test_a_tokenizer_that_fits(tmp_path, architecture):
         ({"vocabulary": 96}, "112 tokens"),
         ({"vocabulary": 2048, "width": 8, "head": 8, "layers": 1}, "112 tokens"),
         ({"tokenizer": _renumbered("a", 40)}, "both token 40"),
-        ({"tokenizer": _model(merges=[["q", "q"]])}, "'qq', which is not a token"),
-        ({"tokenizer": _model(merges=["t h", "zz a"])}, "'zz', which is not a token"),
+        ({"tokenizer": _model(merges=[["q", "q"]])}, "'qq', which is no token"),
+        ({"tokenizer": _model(merges=["t h", "zz a"])}, "'zz', which is no token"),
         ({"tokenizer": _added(id=50)}, "the added token '</s>' is 50"),
         ({"tokenizer": _added(content="the")}, "the added token 'the' is 2"),
         ({"config": {"eos_token_id": 500}}, "eos_token_id in config.json is 500"),
@@ -123,7 +123,7 @@ def test_a_kind_of_tokenizer_that_is_not_known_settles_nothing(tmp_path):
         ({"tokenizer.ggml.eos_token_id": 112}, "the eos token is 112"),
         ({"llama.vocab_size": 32000}, "112 tokens"),
         ({"tokenizer.ggml.tokens": [*tiny.TOKENS[:-1], "a"]}, "twice"),
-        ({"tokenizer.ggml.merges": ["t h", "q q"]}, "'qq', which is not a token"),
+        ({"tokenizer.ggml.merges": ["t h", "q q"]}, "'qq', which is no token"),
     ],
 )
 def test_a_gguf_whose_words_do_not_fit(tmp_path, metadata, told):

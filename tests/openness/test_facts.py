@@ -115,7 +115,7 @@ def test_a_profile_takes_toml_values_and_what_people_type() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("commercial", "me.toml is not TOML"),
+        ("commercial", "me.toml is no TOML"),
         ("colour = 1", "no licence asks about 'colour'"),
         ("mau = 1\nmau_at_version_release = 2", "gives mau_at_version_release twice"),
         ("mau = true", "a number"),
@@ -126,7 +126,7 @@ def test_a_profile_takes_toml_values_and_what_people_type() -> None:
         ("distributes = [1]", "nothing, weights"),
         ("distributes = { a = 1 }", "nothing, weights"),
         ("[commercial]", "yes or no"),
-        ("a = " + "[" * 5000, "me.toml is not TOML"),
+        ("a = " + "[" * 5000, "me.toml is no TOML"),
     ],
 )
 def test_a_broken_profile_says_where(text: str, says: str) -> None:

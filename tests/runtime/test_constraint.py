@@ -78,7 +78,7 @@ BEYOND = [
     ({"type": "integer", "maximum": 1e30}, r"maximum 1e\+30; give less than 64 bits"),
     ({"type": "integer", "minimum": -(2**63)}, "minimum of over 64 bits"),
     ({"type": "integer", "exclusiveMinimum": True}, "exclusiveMinimum True"),
-    ({"pattern": 3}, "a pattern that is not text"),
+    ({"pattern": 3}, "a pattern that is no text"),
     ({"anyOf": [{"items": {"pattern": "^(((("}}]}, "not closed"),
 ]
 

@@ -80,7 +80,7 @@ def test_how_a_text_begins_is_asked_once():
     ("problem", "kind", "words"),
     [
         ({"kind": "too_long", "tokens": 9, "context": 4}, ContextExceeded, "is 9 tokens"),
-        ({"kind": "bad_token", "message": "7 is not a token"}, BadRequest, "7 is not a token"),
+        ({"kind": "bad_token", "message": "7 is no token"}, BadRequest, "7 is no token"),
         ({"kind": "failed", "message": "boom"}, EngineFailed, "could not be scored: boom"),
     ],
 )
@@ -204,7 +204,7 @@ async def test_words_limits_and_one_after_another(smollm2_gguf: Path, home: Path
         with pytest.raises(ContextExceeded) as caught:
             await one.score(ScoreRequest("m", "word " * 300))
         assert (caught.value.tokens, caught.value.context) == (301, 256)
-        with pytest.raises(BadRequest, match="49152 is not a token: this model has 49152, from 0"):
+        with pytest.raises(BadRequest, match="49152 is no token: this model has 49152, from 0"):
             await one.score(ScoreRequest("m", (5, 49152)))
         tokens = await one.tokenize("hi <|im_end|>")
         assert tokens[-1] == 2

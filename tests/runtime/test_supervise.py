@@ -205,7 +205,7 @@ async def test_giving_up_at_any_moment_leaves_no_process(home: Path):
 
 
 def children() -> list[int]:
-    """Workers this process has started and not reaped; the tests' server is not a worker."""
+    """Workers this process has started and not reaped; the tests' server is no worker."""
     path = Path(f"/proc/self/task/{os.getpid()}/children")
     pids = [int(pid) for pid in path.read_text().split()] if path.exists() else []
     return [pid for pid in pids if b"serve" not in _command(pid)]

@@ -251,7 +251,7 @@ def test_every_choice_of_the_draw_is_handed_over():
     ("problem", "kind", "words"),
     [
         ({"kind": "too_long", "tokens": 9, "context": 4}, ContextExceeded, "is 9 tokens"),
-        ({"kind": "bad_token", "message": "7 is not a token"}, BadRequest, "7 is not a token"),
+        ({"kind": "bad_token", "message": "7 is no token"}, BadRequest, "7 is no token"),
         ({"kind": "template", "message": "no such role"}, BadRequest, "chat template cannot be"),
         ({"kind": "empty"}, BadRequest, "the prompt is empty"),
         ({"kind": "failed", "message": "boom"}, EngineFailed, "boom"),
@@ -363,7 +363,7 @@ def test_its_numbers_are_those_of_llama_cpp_and_what_it_writes_follows_from_them
         assert len(set(draws)) == 2
         with pytest.raises(ContextExceeded, match="256"):
             await whole(one, Request("m", prompt=tuple([5] * 300), max_tokens=1))
-        with pytest.raises(BadRequest, match="4000 is not a token"):
+        with pytest.raises(BadRequest, match="4000 is no token"):
             await whole(one, Request("m", prompt=(4000,), max_tokens=1))
         full = await whole(one, Request("m", prompt=tuple([5] * 250), sampling=GREEDY))
         assert full.usage.tokens_out <= 6

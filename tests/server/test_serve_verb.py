@@ -204,7 +204,7 @@ def test_what_makes_no_sense_is_told_before_anything_starts(
         (("--origin", "*"), "would let every web page use the models"),
         (("--name", "http://x"), "is not a host name"),
         (("--require-key",), "there is no key that works; make one with `overt keys add`"),
-        (("--host", "no..name"), "is not an address of this machine"),
+        (("--host", "no..name"), "is no address of this machine"),
         (("--registry", "https://x"), "'https://x' is not a registry's host"),
         (("--mirror", "--registry", "x"), "--registry means nothing to a mirror"),
         (("--log", "xml"), "'xml' is not one of"),

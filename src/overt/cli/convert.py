@@ -156,7 +156,7 @@ def _no_adapter(source: str, path: Path, of_store: "Manifest | None") -> UsageEr
         return NotFound(
             f"{source} is not there", "name a folder of peft, an adapter's file or a model"
         )
-    return UsageError(f"{source} is not an adapter, which --base is for", "leave --base out")
+    return UsageError(f"{source} is no adapter, which --base is for", "leave --base out")
 
 
 def _is_name(source: str) -> bool:

@@ -210,10 +210,10 @@ def _saved(path: Path) -> Mapping[str, Any]:
     try:
         value = json.loads(data)
         if not isinstance(value, dict) or "components" not in value or "step" not in value:
-            raise ValueError("it is not a dossier")
+            raise ValueError("it is no dossier")
     except (ValueError, RecursionError) as error:
         raise BadRequest(
-            f"{path} is not a saved dossier: {str(error)[:100]}",
+            f"{path} is no saved dossier: {str(error)[:100]}",
             "save one: overt dossier REF --json > FILE",
         ) from None
     return value

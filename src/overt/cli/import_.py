@@ -55,7 +55,7 @@ def command(
             progress=step,
         )
     if done.receipts:
-        from overt.provenance import receipts  # what is not a made model does without
+        from overt.provenance import receipts  # what is no made model does without
 
         left = receipts.take(done.receipts, settings)
         for warning in left:

@@ -228,6 +228,6 @@ def _model_count(body: bytes, label: str) -> int:
     listed = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
     if not isinstance(listed, list):
         raise ProviderFailed(
-            f"what {label} answered is not a list of models", "check that its address is an API's"
+            f"what {label} answered is no list of models", "check that its address is an API's"
         )
     return len(listed)

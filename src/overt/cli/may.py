@@ -457,7 +457,7 @@ def _text(match: Mapping[str, Any]) -> list[str]:
         "altered": f"is {match['id']} with altered terms",
         "notice_only": f"only names {match['id']}",
     }
-    return [texts.get(match["kind"], "is not a licence that is known here")]
+    return [texts.get(match["kind"], "is no licence that is known here")]
 
 
 def _notice_lines(notice: Mapping[str, Any]) -> list[str]:

@@ -133,7 +133,7 @@ def _check(
 
     Raises:
         UsageError: options that do not go together, or would do nothing.
-        BadRef: NAME is not a name for a model of one's own.
+        BadRef: NAME is no name for a model of one's own.
         NotFound, FormatError: there is no such suite.
         Unsupported: a package that is needed at the end is not installed.
     """

@@ -77,7 +77,7 @@ def render(value: Mapping[str, Any]) -> str:
     """The four steps in a row, with what is claimed above the line and what was found below.
 
     Where nothing was verified, because there were no files to look at, there is nothing below:
-    claims alone are not a reason to call a model closed.
+    claims alone are no reason to call a model closed.
     """
     step = value["step"]
     names = [name.replace("_", " ") for name in STEPS]

@@ -48,7 +48,7 @@ class Ballot:
         """Show the answers to each request and ask about every pair of them.
 
         Raises:
-            BadRequest: a piped line is not a vote.
+            BadRequest: a piped line is no vote.
             Failure: the votes cannot be written.
         """
         try:
@@ -138,5 +138,5 @@ def _piped() -> Iterator[str]:
     if len(text) > _MAX_PIPED_BYTES:
         raise UsageError(f"more than {_MAX_PIPED_BYTES} characters of votes were piped in", hint)
     if not text.strip():
-        raise UsageError("there is nobody to vote: stdin is not a terminal", hint)
+        raise UsageError("there is nobody to vote: stdin is no terminal", hint)
     return iter(text.splitlines(keepends=True))

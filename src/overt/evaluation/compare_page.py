@@ -351,7 +351,7 @@ def _footer(document: Mapping[str, Any]) -> str:
         "machine read each request anew; one of a provider may have reused a prefix.",
         "A cost that is not known is shown as unknown. “Verified” openness was checked on the "
         "model’s files, “declared” is what is claimed of it. Licences were read by a program, "
-        "which is not legal advice.",
+        "which is no legal advice.",
         *_prices(document),
         f"Kept as {text(document['id'])}.",
     ]

@@ -84,7 +84,7 @@ def learn(
     """The lowest threshold found for which P(wrong | accepted) <= `most_wrong` is shown.
 
     Raises:
-        BadRequest: a share out of range, a signal that is not a number, too few rows, or no
+        BadRequest: a share out of range, a signal that is no number, too few rows, or no
             threshold that can be shown to hold.
     """
     _check(rows, most_wrong)

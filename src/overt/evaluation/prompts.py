@@ -93,7 +93,7 @@ def _json_lines(name: str, text: str, system: str | None) -> Iterator[PromptCase
             why = getattr(error, "msg", "nested too deeply")
             raise BadRequest(f"{where} is not JSON ({why})", _HINT) from None
         if not isinstance(content, dict):
-            raise BadRequest(f"{where} is not a JSON object", _HINT)
+            raise BadRequest(f"{where} is no JSON object", _HINT)
         yield _of_object(content, where, system)
 
 
@@ -107,7 +107,7 @@ def _of_object(content: Mapping[str, Any], where: str, system: str | None) -> Pr
         return of_text(_text(content["prompt"], f"the prompt in {where}"), system)
     listed = content["messages"]
     if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_MESSAGES:
-        raise BadRequest(f"the messages in {where} are not a list of 1 to {_MAX_MESSAGES}", _HINT)
+        raise BadRequest(f"the messages in {where} are no list of 1 to {_MAX_MESSAGES}", _HINT)
     messages = [_message(message, where) for message in listed]
     if messages[-1].role != "user":
         raise BadRequest(f"the last message in {where} is not the user's", _HINT)
@@ -126,7 +126,7 @@ def _message(content: Any, where: str) -> Message:
     if isinstance(value, list) and all(isinstance(part, dict) for part in value):
         parts = [part.get("text") if part.get("type") == "text" else None for part in value]
         if None in parts:
-            raise BadRequest(f"a message in {where} has parts that are not text", "leave them out")
+            raise BadRequest(f"a message in {where} has parts that are no text", "leave them out")
         value = "".join(_text(part, f"a message in {where}") for part in parts)
     return Message.of(cast("Role", role), _text(value, f"a message in {where}"))
 
@@ -134,7 +134,7 @@ def _message(content: Any, where: str) -> Message:
 def _text(value: Any, what: str) -> str:
     """`value` as text that UTF-8 can write."""
     if not isinstance(value, str):
-        raise BadRequest(f"{what} is not text", _HINT)
+        raise BadRequest(f"{what} is no text", _HINT)
     try:
         value.encode()
     except UnicodeEncodeError:

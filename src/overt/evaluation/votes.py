@@ -130,9 +130,7 @@ def read(home: Path) -> tuple[list[Vote], list[str]]:
         try:
             votes.append(_vote(line))
         except (ValueError, RecursionError) as error:
-            damaged.append(
-                f"line {number} of {path.name} is not a vote and is passed over: {error}"
-            )
+            damaged.append(f"line {number} of {path.name} is no vote and is passed over: {error}")
     return votes, damaged
 
 
@@ -145,7 +143,7 @@ def _vote(line: bytes) -> Vote:
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON") from None
     if not isinstance(content, dict):
-        raise ValueError("it is not an object")
+        raise ValueError("it is no object")
     shown, outcome = content.get("shown"), content.get("outcome")
     if not (isinstance(shown, list) and len(shown) == 2 and all(map(_is_ref, shown))):
         raise ValueError("it does not name two models")

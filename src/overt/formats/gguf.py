@@ -362,7 +362,7 @@ class _GgufReader(Cursor):
             metadata[key] = self._value(key)
         alignment = metadata.get("general.alignment", 32)
         if not _is_alignment(alignment):
-            raise self.bad(f"has the alignment {shown(alignment)}, which is not a power of two")
+            raise self.bad(f"has the alignment {shown(alignment)}, which is no power of two")
         infos = [self._info() for _ in range(tensors)]
         start = -(-self.position // alignment) * alignment
         return GgufHeader(
@@ -470,7 +470,7 @@ class _GgufReader(Cursor):
                 raise self.bad(f"has the tensor {shown(name)} twice")
             if offset % alignment:
                 raise self.bad(
-                    f"puts {shown(name)} at {offset}, which is not a multiple of {alignment}"
+                    f"puts {shown(name)} at {offset}, which is no multiple of {alignment}"
                 )
             if start + offset + size > self.size:
                 raise self.bad(

@@ -377,7 +377,7 @@ def _print(arguments: list[_Expr], *, line: bool = False) -> _Expr:
 def _printf(arguments: list[_Expr]) -> _Expr:
     form = arguments[0].code
     if not form.startswith('"'):
-        raise _not_understood("a printf whose form is not plain text")
+        raise _not_understood("a printf whose form is no plain text")
     values = iter(arguments[1:])
     parts: list[str] = []
     pieces = form[1:-1].split("%")

@@ -174,7 +174,7 @@ def _commands(text: str, name: str) -> Iterator[tuple[int, ModelfileCommand]]:
         word, rest = _word(line)
         lower = word.lower()
         if lower not in WORDS or rest[:1] not in ("", " ", "\t"):
-            raise _bad(name, number, f"{line[:40]!r} is not a command", f"use {_listed(WORDS)}")
+            raise _bad(name, number, f"{line[:40]!r} is no command", f"use {_listed(WORDS)}")
         key = ""
         if lower in ("parameter", "message"):
             key, rest = _word(rest.lstrip(_BLANKS))
@@ -220,7 +220,7 @@ def _check(command: ModelfileCommand, line: int, name: str) -> None:
         raise _bad(name, line, f"{word} names nothing", "write the model or file after it")
     if command.word == "requires" and not _SEMVER.fullmatch(command.value):
         raise _bad(
-            name, line, f"REQUIRES {command.value[:40]!r} is not a version", "write it like 0.14.0"
+            name, line, f"REQUIRES {command.value[:40]!r} is no version", "write it like 0.14.0"
         )
     if command.word == "message" and command.key not in ROLES:
         raise _bad(name, line, f"MESSAGE has the role {command.key!r}", f"use {_listed(ROLES)}")

@@ -184,7 +184,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _metadata(value_in: object, cursor: Cursor) -> dict[str, str]:

@@ -61,7 +61,7 @@ def read(data: bytes) -> Pieces:
             raise ValueError(f"it is {len(data)} bytes")
         return _read(memoryview(data))
     except (ValueError, struct.error) as error:
-        raise FormatError(f"tokenizer.model is not a SentencePiece model: {error}") from None
+        raise FormatError(f"tokenizer.model is no SentencePiece model: {error}") from None
 
 
 def _read(data: memoryview) -> Pieces:

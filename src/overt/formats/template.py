@@ -94,7 +94,7 @@ class Rendering:
     """
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError: it is not a template, too long, or does what a way out needs."""
+        """Raises ValueError: it is no template, too long, or does what a way out needs."""
         from jinja2 import TemplateError
 
         if len(text) > MAX_TEMPLATE:
@@ -135,7 +135,7 @@ def _reply(question: Any) -> dict[str, Any]:
         escapes.append(f"the trial run did what the sandbox forbids: {_line(error)}")
         failed = _line(error)
     except TemplateError as error:
-        failed = failed if rendered else _line(error)  # a refused system message is not a fault
+        failed = failed if rendered else _line(error)  # a refused system message is no fault
     except RecursionError:
         failed = "it is nested too deeply"
     except MemoryError:

@@ -80,8 +80,7 @@ class Aliases(Generic[T]):
     # ---- asked for every request -----------------------------------------------------------
 
     def find(self, name: str) -> str | T | None:
-        """What `name` stands for in the end: a ref that is not an alias, or a route; None for no
-        alias.
+        """What `name` stands for in the end: a ref that is no alias, or a route; None for no alias.
 
         Costs one stat while the file is as it was.
 
@@ -249,7 +248,7 @@ def checked_name(name: str) -> str:
         fits = False
     if not fits:
         raise BadRef(
-            f"{name[:80]!r} is not a name for an alias",
+            f"{name[:80]!r} is no name for an alias",
             "letters, digits, '.', '_' and '-', such as writer or writer:fast",
         )
     return plain_name(name)

@@ -324,7 +324,7 @@ class Exchange:
         """Let a model go once it is idle; False where it was not loaded.
 
         Raises:
-            BadRef, ModelNotFound …: as `open`, where `ref` is not a model here.
+            BadRef, ModelNotFound …: as `open`, where `ref` is no model here.
         """
         ref = self.first(ref)
         if await self._there(ref):

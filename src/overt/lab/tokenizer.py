@@ -133,7 +133,7 @@ class VocabularyWorker:
         """
         wanted = sorted({id for id in ids if id not in self._pieces})
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.size:
-            raise BadRequest(f"{wanted[-1]} is not a token: this model has {self.size}, from 0")
+            raise BadRequest(f"{wanted[-1]} is no token: this model has {self.size}, from 0")
         if wanted:
             encoded = self._call("pieces", _json({"ids": wanted}))
             raw = [base64.b64decode(piece) for piece in encoded]
@@ -141,7 +141,7 @@ class VocabularyWorker:
         return [self._pieces[id] for id in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; bytes that are not letters become U+FFFD.
+        """The text of `ids`; bytes that are no letters become U+FFFD.
 
         Raises:
             BadRequest: an id that is none.

@@ -74,7 +74,7 @@ class TokenizerHost:
     def _checked(self, ids: list[int]) -> list[int]:
         for id in ids:
             if not 0 <= id < self._words.size:
-                raise ValueError(f"{id} is not a token")
+                raise ValueError(f"{id} is no token")
         return ids
 
 

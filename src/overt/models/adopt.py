@@ -138,7 +138,7 @@ class _AdoptJob:
             reason = f"it cannot be read: {error.strerror or error}"
             self.skipped.append(SkippedModel(place.program, model.shown, reason))
         except UnicodeEncodeError:
-            reason = "its path holds bytes that are not text"
+            reason = "its path holds bytes that are no text"
             self.skipped.append(SkippedModel(place.program, model.shown, reason))
 
     def _one(self, place: ForeignPlace, model: ForeignModel) -> Adopted:
@@ -254,7 +254,7 @@ def _proper(manifest: Manifest) -> Manifest:
 
 
 def _check(part: ForeignFile, shown: str) -> None:
-    """Raises UnsafeFile or FormatError where the file is not GGUF and no safetensors."""
+    """Raises UnsafeFile or FormatError where the file is no GGUF and no safetensors."""
     from overt.formats.pickle import looks_pickled
     from overt.models.sources.file_selection import refused
     from overt.models.sources.folder import check_magic

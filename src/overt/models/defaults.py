@@ -154,7 +154,7 @@ def _with_parameters(overlay: Overlay, parameters: Any) -> Overlay:
     from overt.formats.modelfile import DEPRECATED  # here and below: most models bring none of it
 
     if not isinstance(parameters, dict) or len(parameters) > 1000:
-        raise FormatError("the model's parameters are not a JSON object", "pull the model again")
+        raise FormatError("the model's parameters are no JSON object", "pull the model again")
     for name, value in parameters.items():
         _check(name, value)
     unused = [name for name in parameters if name not in (*_USED, *_OWN, *DEPRECATED)]
@@ -209,7 +209,7 @@ def _messages(listed: Any) -> tuple[Message, ...]:
     from overt.formats.modelfile import ROLES
 
     if not isinstance(listed, list):
-        raise FormatError("the model's messages are not a list", "pull the model again")
+        raise FormatError("the model's messages are no list", "pull the model again")
     if len(listed) > _MAX_MESSAGES:
         raise FormatError(
             f"the model brings {len(listed)} messages", f"{_MAX_MESSAGES} are the most"

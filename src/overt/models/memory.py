@@ -109,7 +109,7 @@ def need(
     says that the engine was built for this very CPU, which stores more types of tensor twice.
 
     Raises:
-        BadSetting: `kv_type` is not a type the cache can have.
+        BadSetting: `kv_type` is no type the cache can have.
     """
     full, windowed = _cells(header, context, batch)
     slot_cache, slot_state = _cache(header, full, windowed, kv_type)

@@ -92,7 +92,7 @@ def create(
     they are linked where they lie.
 
     Raises:
-        BadRef: `name` is not a plain name, or one of the catalogue.
+        BadRef: `name` is no plain name, or one of the catalogue.
         ModelNotFound: what it builds on is not to be had; or another error of `pull`.
         FormatError: a file that is not what its command says, or two models at once.
     """
@@ -122,7 +122,7 @@ def create(
 
 
 def _moved(draft: _Draft, folder: Path) -> dict[str, Path]:
-    """The files below `folder` by digest, which are not links any more."""
+    """The files below `folder` by digest, which are no links any more."""
     root = folder.resolve()
     paths = {digest: Path(link.path) for digest, link in draft.links.items()}
     inside = {digest: path for digest, path in paths.items() if path.is_relative_to(root)}
@@ -135,7 +135,7 @@ def parse_name(name: str) -> Ref:
     """The name of a model of one's own.
 
     Raises:
-        BadRef: `name` is not a plain name, or one of the catalogue.
+        BadRef: `name` is no plain name, or one of the catalogue.
     """
     from overt.models.sources.catalogue import lookup
 
@@ -379,7 +379,7 @@ def _old_parameters(draft: _Draft, store: Store) -> dict[str, Any]:
                 old = None
             if isinstance(old, dict):
                 return old
-            raise FormatError("the parameters of the model in FROM are not a JSON object")
+            raise FormatError("the parameters of the model in FROM are no JSON object")
     return {}
 
 

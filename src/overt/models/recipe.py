@@ -85,9 +85,9 @@ class Recipe:
             inputs = content["inputs"]
             parameters, environment = content["parameters"], content["environment"]
             if not isinstance(inputs, list) or len(inputs) > _MAX_INPUTS:
-                raise ValueError("its inputs are not a list, or too many")
+                raise ValueError("its inputs are no list, or too many")
             if not isinstance(parameters, dict) or not isinstance(environment, dict):
-                raise ValueError("its parameters or its environment are not an object")
+                raise ValueError("its parameters or its environment are no object")
             recipe = cls(
                 step=_text(content["step"], _WORD),
                 version=_text(content["version"]),

@@ -107,7 +107,7 @@ def _checked(use: Callable[..., T], data: bytes, *more: Any) -> T:
             raise ValueError(f"it is {len(data)} bytes")
         content = json.loads(data)
         if not isinstance(content, dict):
-            raise ValueError("it is not an object")
+            raise ValueError("it is no object")
         return use(content, *more)
     except KeyError as error:
         raise FormatError(f"{CONFIG} has no {error}", "it is what peft wrote") from None
@@ -140,7 +140,7 @@ def _read(content: Mapping[str, Any], patterns: bool) -> Adapter:
     targets = content.get("target_modules") or ()
     names = [targets] if isinstance(targets, str) else list(targets)
     if not all(isinstance(name, str) for name in names):
-        raise ValueError("target_modules are not names")
+        raise ValueError("target_modules are no names")
     return Adapter(
         rank=rank,
         alpha=_alpha(content["lora_alpha"]),
@@ -154,7 +154,7 @@ def _alphas(content: Mapping[str, Any]) -> dict[str, float]:
     """Of peft's ``alpha_pattern``. Its keys may be regular expressions: those are refused."""
     pattern = content.get("alpha_pattern") or {}
     if not isinstance(pattern, dict):
-        raise TypeError("alpha_pattern is not an object")
+        raise TypeError("alpha_pattern is no object")
     for key in pattern:
         if not all(letter.isalnum() or letter in "._^" for letter in key):
             raise Unsupported(

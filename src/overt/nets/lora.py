@@ -229,7 +229,7 @@ def load(net: Transformer, folder: Path) -> Adapter:
     """Put a saved adapter on the net, where its file has tensors.
 
     Raises:
-        FormatError: a file that is not an adapter, or one of another net.
+        FormatError: a file that is no adapter, or one of another net.
         Unsupported: an adapter of another kind than LoRA.
     """
     from safetensors import SafetensorError

@@ -198,7 +198,7 @@ class Quantized(nn.Module):
             )
         numbers, size, _ = KINDS[kind]
         if blocks.dtype != torch.uint8 or blocks.dim() != 2 or blocks.shape[1] % size:
-            raise FormatError(f"rows of {blocks.shape[-1]} bytes are not rows of {kind}")
+            raise FormatError(f"rows of {blocks.shape[-1]} bytes are no rows of {kind}")
         self.kind, self.product = kind, product
         self.out_features, self.in_features = blocks.shape[0], blocks.shape[1] // size * numbers
         self.register_buffer("blocks", blocks)

@@ -57,7 +57,7 @@ def regressions(changes: tuple[DossierChange, ...]) -> tuple[DossierChange, ...]
     """The changes for the worse that somebody's artefact caused.
 
     A check that could not be run again (offline, an extra that is not installed) leaves a component
-    declared; that alone is not a step back.
+    declared; that alone is no step back.
     """
     return tuple(
         change

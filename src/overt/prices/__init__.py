@@ -100,7 +100,7 @@ def cost(
         joules: measured for a local model; else its power is what the user's file says.
 
     Raises:
-        BadSetting: prices.toml cannot be read as one, or `day` is not a day.
+        BadSetting: prices.toml cannot be read as one, or `day` is no day.
     """
     moment = _moment(day)
     file = load_file(settings.home / "prices.toml")

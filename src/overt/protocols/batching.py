@@ -52,7 +52,7 @@ class BatchItem(msgspec.Struct, frozen=True):
 class BatchOutcome(msgspec.Struct, frozen=True):
     """What an item came to: the HTTP status and JSON body, or why it was never asked.
 
-    ``asked`` is not an outcome yet: a provider is about to be asked.
+    ``asked`` is no outcome yet: a provider is about to be asked.
     """
 
     custom_id: str
@@ -285,7 +285,7 @@ class BatchRunner:
 
     def _path(self, services: ServicesInterface, id: str, suffix: str) -> Path:
         if not id.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"{id!r} is not an id of a job")
+            raise ValueError(f"{id!r} is no id of a job")
         return _folder(services) / f"{self._name}.{id}.{suffix}"
 
     def _sweep(self, folder: Path, known: set[str]) -> None:

@@ -20,7 +20,7 @@ _PARAMETER = re.compile(r""";\s*([A-Za-z]+)(\*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"\s
 
 @dataclass(frozen=True, slots=True)
 class FieldHeader:
-    """What comes before the content of one field. `filename` is None where it is not a file."""
+    """What comes before the content of one field. `filename` is None where it is no file."""
 
     name: str
     filename: str | None = None

@@ -1,7 +1,7 @@
 """What a GGUF file says of where its model comes from: the ``general.*`` keys of its header.
 
 All of it follows from the inputs of a recipe: their manifests, which their digests prove, their
-headers and their cards. The name that a person gives to what is made is not part of it.
+headers and their cards. The name that a person gives to what is made is no part of it.
 
 The keys are those of the GGUF specification and of gguf-py's ``Keys.General``, and names are made
 of hub ids as its ``Metadata`` makes them. One is our own: ``general.base_model.N.license``, without

@@ -185,7 +185,7 @@ def find(id: str, home: Path) -> LocalJob:
     """
     jobs = [job for job in list_jobs(home) if id and job.folder.name.startswith(id)]
     if len(jobs) != 1:
-        how = "is not an unfinished job" if not jobs else f"is the beginning of {len(jobs)} jobs"
+        how = "is no unfinished job" if not jobs else f"is the beginning of {len(jobs)} jobs"
         raise NotFound(f"{id!r} {how}", "`overt jobs` lists them")
     return jobs[0]
 

@@ -326,7 +326,7 @@ def _open_envelope(data: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
         raise ValueError("its payload is of another type")
     signatures = envelope["signatures"]
     if not isinstance(signatures, list) or len(signatures) > 100:
-        raise ValueError("its signatures are not a list, or too many")
+        raise ValueError("its signatures are no list, or too many")
     return _bytes(envelope["payload"]), [
         (_text(signature.get("keyid", "")), _bytes(signature["sig"])) for signature in signatures
     ]
@@ -336,13 +336,13 @@ def _recipe(definition: Mapping[str, Any]) -> Recipe:
     outer, inner = definition["externalParameters"], definition["internalParameters"]
     dependencies = definition["resolvedDependencies"]
     if not isinstance(dependencies, list):
-        raise TypeError("its dependencies are not a list")
+        raise TypeError("its dependencies are no list")
     inputs = tuple(
         Input(_text(entry["annotations"]["role"]), f"sha256:{_sha256(entry)}", _text(entry["name"]))
         for entry in dependencies
     )
     if not isinstance(outer["parameters"], dict) or not isinstance(inner["environment"], dict):
-        raise TypeError("its parameters are not an object")
+        raise TypeError("its parameters are no object")
     built = Recipe(
         _text(outer["step"]),
         _text(outer["version"]),
@@ -360,7 +360,7 @@ def _run(details: Mapping[str, Any]) -> tuple[StepRun, int, dict[str, str]]:
     when = details["metadata"]
     versions = details["builder"]["version"]
     if not isinstance(versions, dict):
-        raise TypeError("its versions are not an object")
+        raise TypeError("its versions are no object")
     ran = StepRun(
         _text(when["startedOn"]),
         _text(when["finishedOn"]),
@@ -376,7 +376,7 @@ def _run(details: Mapping[str, Any]) -> tuple[StepRun, int, dict[str, str]]:
 
 def _subjects(entries: Any) -> dict[str, str]:
     if not isinstance(entries, list) or not 0 < len(entries) <= _MAX_SUBJECTS:
-        raise ValueError("its subjects are not a list, none, or too many")
+        raise ValueError("its subjects are no list, none, or too many")
     named = {_text(entry["name"]): _sha256(entry) for entry in entries}
     if len(named) != len(entries):
         raise ValueError("two of its subjects have one name")
@@ -399,13 +399,13 @@ def _signed(payload: bytes, signature: bytes, pem: bytes) -> bool:
 def _sha256(entry: Mapping[str, Any]) -> str:
     value = entry["digest"]["sha256"]
     if not isinstance(value, str) or not _HEX.fullmatch(value):
-        raise ValueError(f"{str(value)[:80]!r} is not a SHA-256")
+        raise ValueError(f"{str(value)[:80]!r} is no SHA-256")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{str(value)[:80]!r} is not text")
+        raise TypeError(f"{str(value)[:80]!r} is no text")
     return value
 
 

@@ -179,7 +179,7 @@ def replay(
     Raises:
         Unsupported: this Overt has not the step, or not in that version.
         NotFound: an input is not here; it says which, and what to type.
-        UsageError: a file of `data` is not an input, or `keep` is not a name.
+        UsageError: a file of `data` is not an input, or `keep` is no name.
         And whatever the step raises.
     """
     recipe, store = target.recipe, Store(settings.home)
@@ -286,7 +286,7 @@ def _data(recipe: Recipe, files: Sequence[Path]) -> dict[str, Path]:
         if digest not in wanted:
             needed = ", ".join(entry.digest[:19] for entry in recipe.inputs if entry.role == "data")
             raise NotFound(
-                f"{file} ({digest[:19]}) is not an input of the recipe",
+                f"{file} ({digest[:19]}) is no input of the recipe",
                 f"it reads {needed}" if needed else "it reads no files",
             )
         by_digest[digest] = file.absolute()

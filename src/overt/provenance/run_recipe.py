@@ -63,7 +63,7 @@ def recipe(
 
     Raises:
         Unsupported: there is no such step, or a package that it needs is not installed.
-        FormatError: the parameters are not JSON values.
+        FormatError: the parameters are no JSON values.
     """
     known = find(step)
     device = str(parameters.get("device", "cpu"))
@@ -77,7 +77,7 @@ def recipe(
     try:
         return Recipe.decode(recipe_.encode())
     except (TypeError, ValueError) as error:
-        raise FormatError(f"the parameters of {step} are not JSON: {error}") from None
+        raise FormatError(f"the parameters of {step} are no JSON: {error}") from None
 
 
 def make(
@@ -96,12 +96,12 @@ def make(
     is made already, with its receipt, only gets the name.
 
     Args:
-        data: files that inputs mean, by digest, that are not models of the store. They are kept in
+        data: files that inputs mean, by digest, that are no models of the store. They are kept in
             ``<home>/data/<digest>`` so that the recipe can be replayed; never in the model.
         again: carry it out also where it was made already.
 
     Raises:
-        BadRef: `name` is not a name for a model of one's own.
+        BadRef: `name` is no name for a model of one's own.
         Unsupported: this Overt has no such step, or another version of it.
         NotFound: an input is not on this machine; the hint says what to type.
         Busy: another process is making it.

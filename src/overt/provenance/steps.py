@@ -108,7 +108,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """A difference that is not a number is none that is allowed."""
+        """A difference that is no number is none that is allowed."""
         return self.largest <= self.allowed
 
 

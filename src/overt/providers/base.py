@@ -125,7 +125,7 @@ class Dialect(Protocol):
     def capabilities(self, model: str) -> Capabilities: ...
 
     def headers(self, secret: str) -> dict[str, str]:
-        """What every request carries, the key among it; `secret` "" is not a key."""
+        """What every request carries, the key among it; `secret` "" is no key."""
         ...
 
     def post(self, request: Request, model: str) -> tuple[PostRequest, tuple[str, ...]]:

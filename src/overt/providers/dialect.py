@@ -43,7 +43,7 @@ def sentence(text_in: str, most: int = _MAX_SHOWN) -> str:
 
 
 def count(value: object) -> int:
-    """A number of tokens that somebody else counted; 0 for what is not a number.
+    """A number of tokens that somebody else counted; 0 for what is no number.
 
     It comes last: a whole answer that is paid for must not be thrown away for it.
     """

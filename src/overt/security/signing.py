@@ -93,14 +93,14 @@ class SigningKeys:
         return self._private
 
     def public(self) -> bytes:
-        """The public half of the key, as PEM. Raises IntegrityError where it is not a key."""
+        """The public half of the key, as PEM. Raises IntegrityError where it is no key."""
         from cryptography.hazmat.primitives import serialization
 
         try:
             key = serialization.load_pem_private_key(self.own().read_bytes(), None)
         except (ValueError, TypeError) as error:
             raise IntegrityError(
-                f"{self._private} is not a private key: {error}",
+                f"{self._private} is no private key: {error}",
                 "delete it, and a new one is made at the next export",
             ) from None
         return _pem(key.public_key())

@@ -151,7 +151,7 @@ class ApiKeys:
         """
         if name and (not _NAME.fullmatch(name) or name != name.strip()):
             raise BadRequest(
-                f"{name[:80]!r} is not a name for a key", "use up to 80 visible characters"
+                f"{name[:80]!r} is no name for a key", "use up to 80 visible characters"
             )
         if seconds is not None and not 0 < seconds < 1e10:
             raise BadRequest(f"a key cannot last {seconds:g} seconds", "try --expires 90d")

@@ -78,7 +78,7 @@ def address_of(host: str) -> str:
         addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise BadSetting(
-            f"{host!r} is not an address of this machine: {error}", "leave out --host for 127.0.0.1"
+            f"{host!r} is no address of this machine: {error}", "leave out --host for 127.0.0.1"
         ) from None
     return str(addresses[0][4][0])
 

@@ -160,8 +160,7 @@ class ModelLibrary:
         place = target or ref
         if parse(place).scheme != "oci":
             raise BadRef(
-                f"{place} is not a place to push to",
-                "copy it to host/namespace/name, and push that",
+                f"{place} is no place to push to", "copy it to host/namespace/name, and push that"
             )
 
         def work(report: Report) -> None:
@@ -190,7 +189,7 @@ class ModelLibrary:
             commands: the rest of its Modelfile: word, key, value.
 
         Raises:
-            BadRef: `name` is not a plain name, or `base` no model's.
+            BadRef: `name` is no plain name, or `base` no model's.
             BadRequest: neither `base` nor `files`. NotFound: a file that has not been sent.
             Refused: `base` is not here, and in a registry that clients may not name.
             As create.create.
@@ -257,7 +256,7 @@ class ModelLibrary:
         """
         name = parse(destination)
         if name.scheme not in ("name", "oci", "ollama") or _is_digest(destination):
-            raise BadRef(f"{destination} is not a name for a model", "choose one like my-model:v2")
+            raise BadRef(f"{destination} is no name for a model", "choose one like my-model:v2")
         await anyio.to_thread.run_sync(
             lambda: self._store.name(name, self._named(source)[1])  # commit checks every file
         )

@@ -76,7 +76,7 @@ class NamedModels:
 
 
 def _seconds(time: str) -> float:
-    """Unix seconds; 0 for what somebody wrote into the file by hand and is not a time."""
+    """Unix seconds; 0 for what somebody wrote into the file by hand and is no time."""
     try:
         return datetime.fromisoformat(time).timestamp()
     except (ValueError, OverflowError):

@@ -45,8 +45,7 @@ class Registries:
         if host in self.named or name in self.named or _is_public(name):
             return
         raise Refused(
-            f"{host} is not a public host, and clients do not send this server into its own "
-            "network",
+            f"{host} is no public host, and clients do not send this server into its own network",
             f"on the server, type `overt pull {ref}`, or start it with --registry {host}",
         )
 

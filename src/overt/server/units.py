@@ -171,7 +171,7 @@ def _is_overt_unit(text: str) -> bool:
 
 
 def _read_unit(path: Path) -> str | None:
-    """What is at `path`; "" for what is not text file of ours, None where nothing is."""
+    """What is at `path`; "" for what is no text file of ours, None where nothing is."""
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:

@@ -91,7 +91,7 @@ def _entry(line: bytes, where: str) -> Mapping[str, Any]:
             f"{where} is not JSON: {str(error)[:100]}", "give the report of garak, whole"
         ) from None
     if not isinstance(entry, dict):
-        raise FormatError(f"{where} is not an object", "each line of garak's report is one")
+        raise FormatError(f"{where} is no object", "each line of garak's report is one")
     return entry
 
 

@@ -117,7 +117,7 @@ def _changes(compared: Mapping[str, Any]) -> str:
     parts = [
         "<section>\n<h2>Before and after</h2>\n"
         f"<p>{text(compared['after'])} minus {text(compared['before'])}, item by item, of the same "
-        "items. An interval that contains 0 is not evidence of a change; with many figures some "
+        "items. An interval that contains 0 is no evidence of a change; with many figures some "
         "exclude 0 by chance.</p>\n"
     ]
     if compared.get("same_model"):

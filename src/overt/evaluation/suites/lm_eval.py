@@ -119,7 +119,7 @@ def command(settings: Settings) -> list[str]:
     if settings.lm_eval:
         program = shutil.which(str(Path(settings.lm_eval).expanduser()))
         if program is None:
-            raise Unsupported(f"lm_eval is {settings.lm_eval!r}, which is not a program", INSTALL)
+            raise Unsupported(f"lm_eval is {settings.lm_eval!r}, which is no program", INSTALL)
         return [program]
     if program := shutil.which("lm_eval") or shutil.which("lm-eval"):
         return [program]
@@ -249,7 +249,7 @@ def begins(url: str, ref: str) -> bool:
     from urllib.error import HTTPError
     from urllib.request import ProxyHandler, build_opener
 
-    why = "the answer is not a JSON object with add_bos_token"
+    why = "the answer is no JSON object with add_bos_token"
     try:
         # S310: the address is that of our own server.
         with build_opener(ProxyHandler({})).open(f"{_of(url, ref)}/tokenizer_info") as answer:

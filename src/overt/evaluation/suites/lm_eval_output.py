@@ -172,7 +172,7 @@ def _answer(value: Any, logprobs: tuple[float, ...] | None) -> str:
 
 
 def _number(text_value: Any) -> float | None:
-    """lm-eval writes numbers of its own as text; what is not a finite number is None."""
+    """lm-eval writes numbers of its own as text; what is no finite number is None."""
     if isinstance(text_value, str) and len(text_value) <= 40:
         try:
             text_value = float(text_value)
@@ -193,7 +193,7 @@ def _json(data: bytes, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not JSON: {str(error)[:120]}") from None
     if not isinstance(value, dict):
-        raise FormatError(f"{what} is not an object")
+        raise FormatError(f"{what} is no object")
     return value
 
 

@@ -478,12 +478,10 @@ def create_template(name: str, folder: Path) -> tuple[Path, Path]:
     """Write a small suite and its data to start from; returns both files.
 
     Raises:
-        FormatError: one of the files is there already, or `name` is not a name of a file.
+        FormatError: one of the files is there already, or `name` is no name of a file.
     """
     if not name or Path(name).name != name or not name.replace("-", "").replace("_", "").isalnum():
-        raise FormatError(
-            f"{name[:60]!r} is not a name for a suite", "use letters, digits, - and _"
-        )
+        raise FormatError(f"{name[:60]!r} is no name for a suite", "use letters, digits, - and _")
     made = folder / f"{name}.yaml", folder / f"{name}.csv"
     for path, text in zip(made, (EXAMPLE.format(name=name), EXAMPLE_DATA), strict=True):
         try:

@@ -102,7 +102,7 @@ def _begins(tokens: list[_Token], fresh: bool) -> Iterator[list[_Token]]:
 
 
 def _sum(tokens: list[_Token]) -> tuple[float, int] | None:
-    """What tokens come to, and where they begin; None where they are not a sum."""
+    """What tokens come to, and where they begin; None where they are no sum."""
     kinds = [kind for kind, _, _ in tokens]
     adjacent = any(a == b == "number" for a, b in pairwise(kinds))
     if adjacent or not any(text in "-+*/x×÷" for _, text, _ in tokens[1:]):

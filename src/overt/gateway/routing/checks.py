@@ -102,7 +102,7 @@ def _wrong_call(request: Request, answer: Answer) -> str | None:
         return f"did not call {required[:80]}, as it had to"
     for call in calls:
         if call.name not in tools:
-            return f"called {call.name[:80]!r}, which is not a tool it was given"
+            return f"called {call.name[:80]!r}, which is no tool it was given"
         value, wrong = _json(call.arguments or "{}")
         if wrong or not isinstance(value, dict):
             return f"arguments of {call.name[:80]} are not a JSON object"
@@ -158,7 +158,7 @@ def _validator(schema: Mapping[str, Any]) -> _Validate:
     try:
         text = json.dumps(schema, default=dict)
     except (TypeError, ValueError, RecursionError):
-        raise _BadSchema("it is not JSON, or too deep") from None
+        raise _BadSchema("it is no JSON, or too deep") from None
     return _make_validator(text) if len(text) > _MAX_CACHED_SCHEMA else _cached_validator(text)
 
 
@@ -191,7 +191,7 @@ def _make_validator(text: str) -> _Validate:
             return "(too deep to check)"
         except (Unresolvable, exceptions.UnknownType, LookupError, ArithmeticError):
             raise _BadSchema("it cannot be carried out") from None
-        except (AttributeError, TypeError, ValueError, re.error):  # refers to what is not a schema
+        except (AttributeError, TypeError, ValueError, re.error):  # refers to what is no schema
             raise _BadSchema("it cannot be carried out") from None
         return f"at {error.json_path[:120]}" if error else None
 

@@ -263,8 +263,7 @@ def peft_pairs(file: Path, base: AdapterBase, rank: int | None = None) -> list[F
         rank: of each; None: each has its own.
 
     Raises:
-        FormatError, Unsupported: a tensor that is not part of a pair, or fits no matrix of the
-        base.
+        FormatError, Unsupported: a tensor that is no part of a pair, or fits no matrix of the base.
     """
     places = {weight.name: weight for weight in base.wanted}
     halves: dict[str, dict[str, Stored]] = {}
@@ -332,7 +331,7 @@ def _pair(
     if len(halves) < 2:
         raise FormatError(f"the adapter has only one half of {weight.name}")
     if len(weight.shape) != 2:
-        raise Unsupported(f"the adapter changes {weight.name}, which is not a matrix")
+        raise Unsupported(f"the adapter changes {weight.name}, which is no matrix")
     rank = halves["B"].columns if rank is None else rank
     if not 0 < rank <= MAX_RANK:
         raise FormatError(f"the adapter's part of {weight.name} has the rank {rank}")

@@ -125,7 +125,7 @@ def write(source: Path, place: Path, type: Type, report: Report) -> list[Path]:
     """Write the files of a release into the folder `place`; gives them, the weights first.
 
     Raises:
-        FormatError: `source` is not a GGUF model, or one that contradicts itself.
+        FormatError: `source` is no GGUF model, or one that contradicts itself.
         Unsupported: an architecture or a tokenizer that has no such form here.
     """
     if type not in TYPES:

@@ -42,7 +42,7 @@ def read(file: Path, name: str, architecture: str, base: str) -> Lora:
     """
     header = gguf.read(file)
     if header.text("general.type") != "adapter" or header.text("adapter.type") != "lora":
-        raise FormatError(f"{name} is not a LoRA adapter", "name one with --adapter")
+        raise FormatError(f"{name} is no LoRA adapter", "name one with --adapter")
     if header.architecture != architecture:
         raise FormatError(
             f"{name} is for a {shown(header.architecture)[1:-1]} and {base} is a {architecture}",
@@ -60,7 +60,7 @@ def read(file: Path, name: str, architecture: str, base: str) -> Lora:
         stem, _, half = tensor.name.rpartition(".lora_")
         if half not in ("a", "b") or len(tensor.shape) != 2:
             raise FormatError(
-                f"{name} holds {shown(tensor.name)}, which is not part of a LoRA", _AGAIN
+                f"{name} holds {shown(tensor.name)}, which is no part of a LoRA", _AGAIN
             )
         path = header.parts[tensor.part] if header.parts else header.path
         halves.setdefault(stem, {})[half] = Stored(

@@ -56,7 +56,7 @@ def recognise(pre_tokenizer: object, ignores: bool, architecture: str) -> str:
         ignores: the model's ``ignore_merges``.
 
     Raises:
-        FormatError: it is not a pre-tokenizer.
+        FormatError: it is no pre-tokenizer.
         Unsupported: it is none of the table.
     """
     found_steps = steps(pre_tokenizer)
@@ -100,7 +100,7 @@ def steps(pre_tokenizer: object) -> tuple[str, ...]:
     """The plain steps of a byte-level pre-tokenizer.
 
     Raises:
-        FormatError: it is not a pre-tokenizer.
+        FormatError: it is no pre-tokenizer.
         Unsupported: it holds a step that llama.cpp has in none of its own, or is not byte-level.
     """
     found_steps = list(_steps(pre_tokenizer, 0))
@@ -115,7 +115,7 @@ def is_bytes(pre_tokenizer: object) -> bool:
     """Whether the last step turns words into bytes.
 
     Raises:
-        FormatError: it is not a pre-tokenizer.
+        FormatError: it is no pre-tokenizer.
     """
     part = pre_tokenizer
     for _ in range(_MAX_DEPTH):
@@ -132,7 +132,7 @@ def is_bytes(pre_tokenizer: object) -> bool:
 
 def _steps(part: object, depth: int) -> list[str]:
     if not isinstance(part, Mapping) or depth > _MAX_DEPTH:
-        raise FormatError("tokenizer.json has something that is not a pre-tokenizer, or too deep")
+        raise FormatError("tokenizer.json has something that is no pre-tokenizer, or too deep")
     match part.get("type"):
         case "Sequence":
             parts = part.get("pretokenizers")
@@ -156,7 +156,7 @@ def _expression(part: Mapping[Any, Any]) -> str:
     pattern = part.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
     if not isinstance(regex, str) or len(regex) > 1 << 14:
-        raise Unsupported("the tokenizer splits by something that is not a regular expression")
+        raise Unsupported("the tokenizer splits by something that is no regular expression")
     if (part.get("behavior"), bool(part.get("invert"))) not in _ALONE:
         raise Unsupported(f"the tokenizer splits in the manner {str(part.get('behavior'))[:40]!r}")
     return "words" if regex == _WORDS else regex

@@ -61,7 +61,7 @@ def keys(
     for role, token, default in (("bos", before, first), ("eos", after, False)):
         if token:
             if token not in ids:
-                raise FormatError(f"the post-processor adds {token[:40]!r}, which is not a token")
+                raise FormatError(f"the post-processor adds {token[:40]!r}, which is no token")
             if role == "eos" and roles.get("eos", ids[token]) != ids[token]:
                 raise Unsupported(
                     f"the tokenizer ends texts with {token[:40]!r}, which is not its EOS token"

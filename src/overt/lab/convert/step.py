@@ -126,8 +126,7 @@ class _ConvertStep:
         pre = work.recipe.parameters.get("pre", "")
         if not isinstance(pre, str) or not _PRE.fullmatch(pre):
             raise FormatError(
-                f"{shown(pre)} is not a name of a pre-tokenizer",
-                "llama.cpp's are such as llama-bpe",
+                f"{shown(pre)} is no name of a pre-tokenizer", "llama.cpp's are such as llama-bpe"
             )
         made = work.place / "model.gguf"
         source = work.given("from")[0]
@@ -172,11 +171,7 @@ class Parts:
     def config(self) -> dict[str, Any]:
         config = self.texts.get("config.json")
         if not isinstance(config, dict):
-            what = (
-                "has no config.json"
-                if config is None
-                else "has a config.json that is not an object"
-            )
+            what = "has no config.json" if config is None else "has a config.json that is no object"
             raise FormatError(f"this model {what}", "choose one that has it")
         return config
 
@@ -185,7 +180,7 @@ def parts(source: StepInput) -> Parts:
     """The files of a release that decide what it computes.
 
     Raises:
-        FormatError: no weights, weights that are missing, or text that is not JSON.
+        FormatError: no weights, weights that are missing, or text that is no JSON.
     """
     names = sorted(name for name in source.files if name.endswith(".safetensors"))
     if source.manifest is not None:

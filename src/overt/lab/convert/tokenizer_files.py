@@ -237,7 +237,7 @@ def _column(header: gguf.GgufHeader, key: str, kind: type) -> tuple[Any, ...]:
     if isinstance(value, gguf.Array):
         value = value.load()
     if not isinstance(value, tuple) or not all(isinstance(item, kind) for item in value):
-        raise FormatError(f"the model's tokenizer.ggml.{key} is not a list of the right kind")
+        raise FormatError(f"the model's tokenizer.ggml.{key} is no list of the right kind")
     return value
 
 

@@ -104,7 +104,7 @@ def metadata(
     else:
         if pre:
             raise Unsupported(
-                f"the tokenizer is not a BPE over bytes, which alone could be called {pre[:40]!r}",
+                f"the tokenizer is no BPE over bytes, which alone could be called {pre[:40]!r}",
                 "leave --pre out",
             )
         made, space_first = _over_characters(file, texts, size)
@@ -273,7 +273,7 @@ def _by_merges(file: _BpeTokenizer, size: int) -> _Vocabulary:
     for left, right in _pairs(file):
         ranks.setdefault(left + right, len(ranks))
     if unknown := ranks.keys() - file.model.vocab.keys():
-        raise FormatError(f"tokenizer.json merges to {min(unknown)[:40]!r}, which is not a token")
+        raise FormatError(f"tokenizer.json merges to {min(unknown)[:40]!r}, which is no token")
     made.scores, last = [], len(ranks)
     for id, token in enumerate(made.tokens):
         if made.kinds[id] == UNUSED:

@@ -293,5 +293,5 @@ def _files(
 def _of_base(base: StepInput) -> list[StepOutput]:
     """The base's weights, which the new model lists as its own."""
     if base.manifest is None:
-        raise FormatError("the base is not a model of the store", "pull it, or make a model of it")
+        raise FormatError("the base is no model of the store", "pull it, or make a model of it")
     return base.weights()

@@ -193,7 +193,7 @@ def _halves(path: Path) -> dict[str, dict[str, diff.Tensor]]:
     for name, tensor in diff.tensors(path).items():
         match = _HALF.fullmatch(name)
         if match is None:
-            raise ValueError(f"{name[:80]!r} is not half of an adapter")
+            raise ValueError(f"{name[:80]!r} is no half of an adapter")
         layers.setdefault(match["layer"], {})[match["half"].lower()] = tensor
     return layers
 

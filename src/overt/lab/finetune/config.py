@@ -98,9 +98,7 @@ class FinetuneConfig:
         """
         known = {field.name for field in fields(cls)}
         if strange := sorted(set(values) - known):
-            raise FormatError(
-                f"{strange[0][:60]!r} is not a parameter of a fine-tune", "leave it out"
-            )
+            raise FormatError(f"{strange[0][:60]!r} is no parameter of a fine-tune", "leave it out")
         training = values.get("training", {})
         if not isinstance(training, dict):
             raise FormatError(

@@ -20,7 +20,7 @@ def canonical(words: str) -> str:
     licence = names.canonical(words)
     if licence is None:
         raise BadRequest(
-            f"--data-licence {words[:60]!r} is not a licence known here",
+            f"--data-licence {words[:60]!r} is no licence known here",
             "write its SPDX id, such as MIT or CC-BY-4.0, or leave it out",
         )
     return licence

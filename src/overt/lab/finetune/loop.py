@@ -73,7 +73,7 @@ def train(
 
     Raises:
         UsageError: there is nothing to learn from.
-        Failure: a loss or gradient is not a number.
+        Failure: a loss or gradient is no number.
         OutOfDisk: a checkpoint has no room.
     """
     if not any(loss.pack(unit).learnt for unit in train):
@@ -419,7 +419,7 @@ def _check(step: int, value: float, norm: float, rate: float) -> None:
     if not (math.isfinite(value) and math.isfinite(norm)):
         what = "loss" if not math.isfinite(value) else "gradient"
         raise Failure(
-            f"the {what} of step {step} is not a number, at the learning rate {rate:.3g}",
+            f"the {what} of step {step} is no number, at the learning rate {rate:.3g}",
             "try a learning rate a tenth of that",
         )
 

@@ -87,7 +87,7 @@ def base_of(weights: Path, manifest: Manifest | None, files: Mapping[str, Path])
         files: of the manifest, by path.
 
     Raises:
-        FormatError: the weights are not a GGUF model.
+        FormatError: the weights are no GGUF model.
         Unsupported: an architecture that is not computed here, or a model with an adapter.
     """
     if weights.suffix == ".safetensors" or not _is_gguf(weights):

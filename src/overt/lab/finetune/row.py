@@ -142,18 +142,18 @@ def text_of(value: Any, name: str) -> str:
     if value is None:
         raise BadRow(f"has no {name!r}", f"give each row a text {name!r}")
     if not isinstance(value, str):
-        raise BadRow(f"has {_a(name)} that is not text", f'write it in quotes: "{name}": "…"')
+        raise BadRow(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
     if not value.strip():
         raise BadRow(f"has an empty {name!r}", "fill it in, or leave the row out")
     return clean(value, name)
 
 
 def perhaps(value: Any, name: str) -> str:
-    """A text that may be missing or empty: then "". Raises Bad: it is not text."""
+    """A text that may be missing or empty: then "". Raises Bad: it is no text."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadRow(f"has {_a(name)} that is not text", f'write it in quotes: "{name}": "…"')
+        raise BadRow(f"has {_a(name)} that is no text", f'write it in quotes: "{name}": "…"')
     return clean(value, name) if value.strip() else ""
 
 

@@ -113,7 +113,7 @@ def choose(
         asked: "" for the model's own; a name of `NAMED`; ``none`` for no template at all.
 
     Raises:
-        BadRequest: no such name, or one whose marks are not tokens of this model.
+        BadRequest: no such name, or one whose marks are no tokens of this model.
     """
     before = tuple({"role": message.role, "content": message.text} for message in overlay.messages)
     if choice == NONE:
@@ -148,9 +148,9 @@ def _lacking(words: VocabularyWorker, name: str) -> str:
     """Which mark of a template the vocabulary lacks, as a sentence; "" where none."""
     *marks, end = _MARKS.get(name, (_END,))
     if end and not _is_one_token(words, end, ends=True):
-        return f"{end} is not a token of this model that ends an answer"
+        return f"{end} is no token of this model that ends an answer"
     missing = (mark for mark in marks if not _is_one_token(words, mark))
-    return next((f"{mark} is not a token of this model" for mark in missing), "")
+    return next((f"{mark} is no token of this model" for mark in missing), "")
 
 
 def _is_one_token(words: VocabularyWorker, mark: str, *, ends: bool = False) -> bool:

@@ -95,7 +95,7 @@ class Training:
             known = {field.name for field in fields(cls)} - {"adapter"}
             rest = {name: value for name, value in document.items() if name != "adapter"}
             if strange := sorted(set(rest) - known):
-                raise FormatError(f"{strange[0][:60]!r} is not a setting of a fine-tune", _HINT)
+                raise FormatError(f"{strange[0][:60]!r} is no setting of a fine-tune", _HINT)
             return cls(adapter=Adapter(**adapter), **rest)
         except BadSetting as error:
             raise FormatError(error.message, error.hint) from None
@@ -119,7 +119,7 @@ def check_kinds(value: Any) -> None:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a number is what it should be; True and False are not numbers."""
+    """Whether a number is what it should be; True and False are no numbers."""
     if kind == tuple[str, ...]:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if isinstance(value, bool):

@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
         )
     document = yamltext.load(text, path.name)
     if not isinstance(document, dict):
-        raise FormatError(f"{path.name} is not a mapping", "a merge file has a method and models")
+        raise FormatError(f"{path.name} is no mapping", "a merge file has a method and models")
     try:
         return checked(document)
     except UsageError as error:
@@ -85,14 +85,14 @@ def checked(merge: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"a merge has no {str(key)[:60]!r}", f"it has {', '.join(_KEYS)}")
     method = merge.get("method", "linear")
     if method not in METHODS:
-        raise UsageError(f"{str(method)[:60]!r} is not a method", f"choose {', '.join(METHODS)}")
+        raise UsageError(f"{str(method)[:60]!r} is no method", f"choose {', '.join(METHODS)}")
     models = _models(merge.get("models"), method)
     seed = merge.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
         raise UsageError(f"the seed is {str(seed)[:60]!r}", "it is a whole number from 0")
     type = merge.get("type", "f16")
     if not isinstance(type, str) or type not in TYPES:
-        raise UsageError(f"{str(type)[:60]!r} is not a type", f"choose {', '.join(TYPES)}")
+        raise UsageError(f"{str(type)[:60]!r} is no type", f"choose {', '.join(TYPES)}")
     base = merge.get("base")
     if (method in WITH_BASE) != isinstance(base, str):
         needs = "needs the base that the models come from" if base is None else "takes no base"
@@ -259,7 +259,7 @@ def _models_of(parameters: Mapping[str, Any], counts: Mapping[str, int]) -> dict
     for settings_ in (parameters, *listed):
         for key, setting in settings_.items():
             if isinstance(setting, dict):  # whose order a recipe does not keep
-                raise UsageError(f"{key} by parts of names is not a list", "pairs: [attn, 0.5]")
+                raise UsageError(f"{key} by parts of names is no list", "pairs: [attn, 0.5]")
     return needed
 
 
@@ -269,12 +269,12 @@ def _check_adapters(parameters: Mapping[str, Any], counts: Mapping[str, int]) ->
         raise UsageError("its parameters are others", "it has method, adapters and type")
     type = parameters["type"]
     if not isinstance(type, str) or type not in TYPES:
-        raise UsageError(f"{str(type)[:60]!r} is not a type", f"choose {', '.join(TYPES)}")
+        raise UsageError(f"{str(type)[:60]!r} is no type", f"choose {', '.join(TYPES)}")
     for entry in listed:
         if not isinstance(entry, dict) or entry.keys() != {"form", "scale"}:
             raise UsageError("an adapter has other parameters", "it has form and scale")
         if entry["form"] not in ("gguf", "peft"):
-            raise UsageError(f"{str(entry['form'])[:60]!r} is not a form", "choose gguf or peft")
+            raise UsageError(f"{str(entry['form'])[:60]!r} is no form", "choose gguf or peft")
         _number("scale", entry["scale"])
     configs = sum(entry["form"] == "peft" for entry in listed)
     wanted = {"from": 1, "base": 0, "adapter": len(listed), "adapter-config": configs}

@@ -28,7 +28,7 @@ class MergeParent:
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """A recipe, with the files of it that are not models of the store."""
+    """A recipe, with the files of it that are no models of the store."""
 
     recipe: Recipe
     data: Mapping[str, Path]
@@ -98,7 +98,7 @@ def models(merge: Mapping[str, Any], settings: Settings, report: Report) -> Merg
 
     Raises:
         ModelNotFound, BadRef: a model that is not to be had.
-        FormatError: one that is not a GGUF model.
+        FormatError: one that is no GGUF model.
     """
     builder = _MergeBuilder(settings, report)
     if "base" in merge:

@@ -252,7 +252,7 @@ def _differences(first: Tensors, other: Tensors) -> list[str]:
     architecture = first.header.architecture
     for key in (*(f"{architecture}.{key_}" for key_ in _TOLD), *_WORDS):
         mine, two = (_loaded(source.header.metadata.get(key)) for source in (first, other))
-        # that a base has no template, or does not say where answers end, is not news
+        # that a base has no template, or does not say where answers end, is no news
         if mine == two or (two is None and key in _WORDS):
             continue
         if key in _LONG:

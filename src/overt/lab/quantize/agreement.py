@@ -197,7 +197,7 @@ def _deviation(old: diff.Tensor, new: diff.Tensor, room: float) -> TensorDeviati
 def _most(old: Any, new: Any, room: float) -> float:
     """The largest difference of rows, each a block, of `room` times the block's largest magnitude.
 
-    Infinite where one is not a number, or where blocks differ that may not.
+    Infinite where one is no number, or where blocks differ that may not.
     """
     import numpy as np
 

@@ -275,7 +275,7 @@ class QuantizeHost:
         step = min(_SPEED_BATCH, self._batch)
         batch = lib.llama_batch_init(step, 0, 1)
         try:
-            # the first pass brings weights in and makes room, which is not a speed of the type
+            # the first pass brings weights in and makes room, which is no speed of the type
             self._decode(batch, prompt[:step], 0, step)
             self._decode(batch, rest[:1], len(prompt[:step]), 0)
             lib.llama_synchronize(self._context)
@@ -317,7 +317,7 @@ class QuantizeHost:
     def _decode(self, batch: Any, tokens: list[int], start: int, first: int) -> None:
         for token in tokens:
             if not 0 <= token < self._words:
-                raise RuntimeError(f"{token} is not a token of this model")
+                raise RuntimeError(f"{token} is no token of this model")
         failed = llama_h.decode(self._lib, self._context, batch, tokens, start, first)
         if failed:
             raise RuntimeError(f"llama_decode returned {failed}")

@@ -92,7 +92,7 @@ def read(path: Path) -> Importance:
         header = gguf.read(path, whole=False)
     except FormatError as error:
         raise FormatError(
-            f"{path.name} is not an importance matrix: {error.message}",
+            f"{path.name} is no importance matrix: {error.message}",
             "give the GGUF file that llama-imatrix or `overt quantize --imatrix auto` wrote",
         ) from None
     if header.file_size > MAX_BYTES:
@@ -120,7 +120,7 @@ def read(path: Path) -> Importance:
                 means = np.where(used, sums / np.where(used, counts[:, None], 1), 1)
             means = np.ascontiguousarray(means.reshape(-1), np.float32)
             if not np.isfinite(means).all() or (means < 0).any():
-                raise _bad(path, f"{shown(name)} holds what is not a mean of squares")
+                raise _bad(path, f"{shown(name)} holds what is no mean of squares")
             entries[name] = means
     return Importance(entries, header.number("imatrix.chunk_count") or 0)
 
@@ -135,9 +135,7 @@ def _values(path: Path, file: Any, tensor: Any) -> "Array":
 
 
 def _bad(path: Path, why: str) -> FormatError:
-    return FormatError(
-        f"{path.name} is not an importance matrix: {why}", "make it with --imatrix auto"
-    )
+    return FormatError(f"{path.name} is no importance matrix: {why}", "make it with --imatrix auto")
 
 
 def check(path: Path, header: gguf.GgufHeader) -> tuple[Importance, tuple[str, ...]]:

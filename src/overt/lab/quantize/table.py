@@ -86,7 +86,7 @@ class QuantizePass:
     """The pass; a context manager that holds the job's lock.
 
     Raises:
-        FormatError: the source is not a GGUF model.
+        FormatError: the source is no GGUF model.
         BadRequest: it cannot be quantized, or the text is too short.
         UsageError: an option is for what the source has not.
         Busy: another process works on the same.

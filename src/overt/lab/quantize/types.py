@@ -62,7 +62,7 @@ OTHER_NAMES: Final = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "mxf
 PLAIN: Final = ("F32", "F16", "BF16")
 """Tensor types that hold numbers as they are."""
 NOT_OFFERED: Final = ("f32", "nvfp4")
-"""Left out of ``all``: the first is not a quantization, the second this llama.cpp cannot write."""
+"""Left out of ``all``: the first is no quantization, the second this llama.cpp cannot write."""
 
 
 def find(name: str) -> QuantType:
@@ -119,11 +119,11 @@ def override(text: str) -> tuple[str, str]:
     """
     pattern, equals, name = text.rpartition("=")
     if not equals or not pattern or len(pattern) > 200:
-        raise UsageError(f"{text[:60]!r} is not a PATTERN=TYPE", "such as --tensor attn_v=q8_0")
+        raise UsageError(f"{text[:60]!r} is no PATTERN=TYPE", "such as --tensor attn_v=q8_0")
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"{pattern!r} is not a pattern: {error}", "such as ffn_down") from None
+        raise UsageError(f"{pattern!r} is no pattern: {error}", "such as ffn_down") from None
     tensor_type(name)
     return pattern, name.strip().lower()
 

@@ -58,7 +58,7 @@ class TaskOutcome:
     Attributes:
         replies: the objects that the host sent, in order.
         info: what it said when it had loaded.
-        resident, own: bytes of memory at the end, and those of them that are not a file's.
+        resident, own: bytes of memory at the end, and those of them that are no file's.
         layers: the walls that were around it.
     """
 
@@ -140,7 +140,7 @@ async def _carried_out(task: Task, settings: Settings, on_reply: Told) -> TaskOu
         if not stat.S_ISREG(target.lstat().st_mode):
             with suppress(OSError):
                 target.unlink()
-            raise EngineFailed(f"{task.label}: what it made as {name} is not a file")
+            raise EngineFailed(f"{task.label}: what it made as {name} is no file")
     return TaskOutcome(tuple(replies), info, resident, own, layers)
 
 

@@ -110,7 +110,7 @@ class ArchiveIndex:
         if missing := wanted - held:
             raise UnsafeFile(f"the archive is refused: it lacks {len(missing)} files of its model")
         if more := held - wanted:
-            raise UnsafeFile(f"the archive is refused: {len(more)} of its files are not a model's")
+            raise UnsafeFile(f"the archive is refused: {len(more)} of its files are no model's")
 
 
 def member_names(paths: Mapping[str, str]) -> dict[str, str]:
@@ -184,10 +184,10 @@ def _member(item: object) -> Member:
     if not isinstance(name, str) or not isinstance(size, int) or isinstance(size, bool):
         raise TypeError("a file in it has no proper name or size")
     if safe_member(name) != name or len(name.encode()) > _NAME_BYTES:
-        raise BadRef(f"{name[:80]!r} is not a plain name of a file")
+        raise BadRef(f"{name[:80]!r} is no plain name of a file")
     known = name in (MANIFEST, DOSSIER) or name.startswith((CHAIN, MODEL))
     if not known:
-        raise BadRef(f"{name[:80]!r} is not a file of an archive")
+        raise BadRef(f"{name[:80]!r} is no file of an archive")
     most = _WIDE if name.startswith(MODEL) else _SMALL
     if not 0 <= size <= most:
         raise BadRef(f"{name} would be {size} bytes, where {most} are allowed")
@@ -196,8 +196,8 @@ def _member(item: object) -> Member:
 
 def _name(item: object) -> Ref:
     if not isinstance(item, str):
-        raise TypeError("a name in it is not text")
+        raise TypeError("a name in it is no text")
     ref = parse(item)
     if ref.scheme not in NAMED:
-        raise BadRef(f"{item[:80]!r} is not a name of a stored model")
+        raise BadRef(f"{item[:80]!r} is no name of a stored model")
     return ref

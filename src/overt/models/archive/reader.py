@@ -298,8 +298,7 @@ class _ImportJob:
         own = {hex_of(manifest_.digest) for manifest_ in (manifest, *line)}
         if strange := sorted(self.found.receipts.keys() - own):
             raise UnsafeFile(
-                f"the archive is refused: it has a receipt of {strange[0][:12]}, which is not a "
-                "model "
+                f"the archive is refused: it has a receipt of {strange[0][:12]}, which is no model "
                 "in it",
                 "have it exported again: overt export REF",
             )

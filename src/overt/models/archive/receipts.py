@@ -25,7 +25,7 @@ def path(digest: str, home: Path) -> Path:
 
 def going_along(manifests: Iterable[Manifest], home: Path) -> dict[str, str]:
     """The receipts of `manifests` that are here, by 64 hex; the first ones, as many as there is
-    room for. What is not text is none.
+    room for. What is no text is none.
     """
     texts: dict[str, str] = {}
     left = MAX_BYTES
@@ -43,15 +43,15 @@ def stated(value: object) -> Mapping[str, str]:
     """What the head of an archive has of them.
 
     Raises:
-        ValueError, TypeError: it is not a table of texts, or too large.
+        ValueError, TypeError: it is no table of texts, or too large.
     """
     if not isinstance(value, dict) or len(value) > MAX_RECEIPTS:
-        raise ValueError(f"its receipts are not a table, or more than {MAX_RECEIPTS}")
+        raise ValueError(f"its receipts are no table, or more than {MAX_RECEIPTS}")
     total = 0
     for digest, text in value.items():
         hex_of(f"sha256:{digest}")
         if not isinstance(text, str):
-            raise TypeError("a receipt in it is not text")
+            raise TypeError("a receipt in it is no text")
         total += _size(text)
     if total > MAX_BYTES:
         raise ValueError(f"its receipts are {total} bytes, where {MAX_BYTES} are allowed")

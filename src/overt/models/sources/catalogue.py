@@ -118,7 +118,7 @@ def read(text: str) -> tuple[CatalogueEntry, ...]:
     try:
         families = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise FormatError(f"the catalogue is not TOML: {error}") from None
+        raise FormatError(f"the catalogue is no TOML: {error}") from None
     entries: list[CatalogueEntry] = []
     for name, family in families.items():
         if not isinstance(family, dict) or set(family) != _FAMILY_KEYS:
@@ -139,7 +139,7 @@ def _builtin() -> tuple[CatalogueEntry, ...]:
 def _entry(name: str, tag: str, family: Mapping[str, Any], fields: object) -> CatalogueEntry:
     where = f"the catalogue's {name}:{tag}"
     if not isinstance(fields, dict):
-        raise FormatError(f"{where} is not a table")
+        raise FormatError(f"{where} is no table")
     kinds: dict[str, type] = {
         "refs": list,
         "kind": str,

@@ -142,7 +142,7 @@ def _helped(
         return CredentialLookup(None)
     if not isinstance(name, str) or not _HELPER.fullmatch(name):
         return CredentialLookup(
-            None, trouble=f"{str(name)[:64]!r} is not a name of a credential helper"
+            None, trouble=f"{str(name)[:64]!r} is no name of a credential helper"
         )
     program = f"docker-credential-{name}"
     path = shutil.which(program, path=environ.get("PATH"))

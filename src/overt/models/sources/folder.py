@@ -74,7 +74,7 @@ def check_magic(file: Path, name: str) -> None:
         length = int.from_bytes(first[:8], "little")
         if size < 10 or first[8:9] != b"{" or length + 8 > size:
             raise FormatError(
-                f"{name} is not a safetensors file: its header would be {length} of {size} bytes",
+                f"{name} is no safetensors file: its header would be {length} of {size} bytes",
                 "get the file again",
             )
     elif first[:4] != b"GGUF":

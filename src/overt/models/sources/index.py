@@ -91,7 +91,7 @@ def configured(environ: Mapping[str, str], prefix: str = sys.prefix) -> Configur
 
 
 def find(name: str, version: str | None, configuration: Configuration, network: Network) -> Wheel:
-    """The wheel to take: the version asked for, or the newest that is not a pre-release or yanked.
+    """The wheel to take: the version asked for, or the newest that is no pre-release or yanked.
 
     Raises:
         ModelNotFound: no index has such a package, version or wheel.
@@ -144,7 +144,7 @@ def rows(url: str, media_type: str, body: bytes) -> Iterator[Row]:
     if "html" in media_type:
         return _html_rows(url, body)
     raise SourceFailed(
-        f"{shown(url)} answered with {media_type or 'no type'}, which is not a package list",
+        f"{shown(url)} answered with {media_type or 'no type'}, which is no package list",
         "check pip's `index-url`",
     )
 
@@ -155,7 +155,7 @@ def _chosen(wheels: list[Wheel], name: str, version: str | None) -> Wheel:
             wanted = Version(version)
         except InvalidVersion:
             raise ModelNotFound(
-                f"{version} is not a version", "write it like pypi:package==1.2"
+                f"{version} is no version", "write it like pypi:package==1.2"
             ) from None
         fitting = [wheel for wheel in wheels if wheel.version == wanted]
     else:
@@ -274,7 +274,7 @@ def _index(url: str, environ: Mapping[str, str]) -> PackageIndex:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SourceFailed(
-            f"the package index {shown(url)!r} is not an http or https address",
+            f"the package index {shown(url)!r} is no http or https address",
             "correct pip's `index-url`",
         )
     path = parts.path.rstrip("/") + "/"

@@ -111,7 +111,7 @@ def push(
         SourceFailed: the registry did not take it.
     """
     if ref.scheme != "oci" or not ref.host:
-        raise BadRef(f"{ref} is not a place to push to", "write oci:host/name:tag")
+        raise BadRef(f"{ref} is no place to push to", "write oci:host/name:tag")
     tag = ref.tag or "latest"
     if tag.startswith("sha256:"):
         raise BadRef(f"{ref} is a digest, and a push makes its own", "write oci:host/name:tag")

@@ -285,12 +285,12 @@ def pinned(ref: Ref, host: str | None, name: str, digest: str) -> Ref:
 
 def _layer(item: object) -> Descriptor:
     if not isinstance(item, dict):
-        raise ValueError("a descriptor is not an object")
+        raise ValueError("a descriptor is no object")
     digest, size = item["digest"], item["size"]
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise ValueError(f"{str(digest)[:80]!r} is not a sha256 digest")
+        raise ValueError(f"{str(digest)[:80]!r} is no sha256 digest")
     if type(size) is not int or not 0 <= size <= MAX_BYTES:
-        raise ValueError(f"{str(size)[:40]} is not a size of a layer")
+        raise ValueError(f"{str(size)[:40]} is no size of a layer")
     annotations = _annotations(item.get("annotations"))
     return Descriptor(_text(item["mediaType"]), digest, size, annotations)
 
@@ -298,20 +298,20 @@ def _layer(item: object) -> Descriptor:
 def _list(value: object) -> list[object]:
     items = [] if value is None else value
     if not isinstance(items, list) or len(items) > _LAYERS:
-        raise ValueError(f"it is not a list of at most {_LAYERS} layers")
+        raise ValueError(f"it is no list of at most {_LAYERS} layers")
     return items
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > 256:
-        raise ValueError(f"{str(value)[:80]!r} is not a media type")
+        raise ValueError(f"{str(value)[:80]!r} is no media type")
     return value
 
 
 def _annotations(value: object) -> Mapping[str, str]:
     annotations = {} if value is None else value
     if not isinstance(annotations, dict) or len(annotations) > 1000:
-        raise ValueError("its annotations are not an object")
+        raise ValueError("its annotations are no object")
     return {str(key): text for key, text in annotations.items() if isinstance(text, str)}
 
 

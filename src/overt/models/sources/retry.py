@@ -63,9 +63,7 @@ class Attempt:
         if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
             raise OutOfDisk("the disk is full", "free some space, or move OVERT_HOME") from None
         if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            raise SourceFailed(
-                f"{self.place} is not an address that can be asked: {error}"
-            ) from None
+            raise SourceFailed(f"{self.place} is no address that can be asked: {error}") from None
         if not isinstance(error, Again | httpx2.HTTPError):
             return False
         if why := _untrusted(error):

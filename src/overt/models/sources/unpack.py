@@ -84,7 +84,7 @@ def _only(
 def _read_header(header: bytes) -> tuple[bytes, int]:
     """Type and size of an entry, from a header whose checksum is right."""
     if len(header) < _BLOCK or header[257:262] != b"ustar":
-        raise _bad("it is not a tar file")
+        raise _bad("it is no tar file")
     checksum = _number(header[148:156])
     if checksum != sum(header) - sum(header[148:156]) + 8 * 32:
         raise _bad("it is damaged")

@@ -128,7 +128,7 @@ class WheelArchive:
         except OSError as error:
             if error.errno != EINVAL:  # a seek to where no file goes
                 raise
-            raise FormatError(f"{self.name} is not a proper wheel: {error}") from None
+            raise FormatError(f"{self.name} is no proper wheel: {error}") from None
         except (
             zipfile.BadZipFile,
             zlib.error,
@@ -141,8 +141,7 @@ class WheelArchive:
             KeyError,
         ) as error:
             raise FormatError(
-                f"{self.name} is not a proper wheel: {error}",
-                "try again, or choose another package",
+                f"{self.name} is no proper wheel: {error}", "try again, or choose another package"
             ) from None
 
 

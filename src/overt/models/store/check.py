@@ -95,7 +95,7 @@ class _Check:
             except OvertError:
                 proper = False
             if not proper:
-                self.add("stray", path, f"{path.name} is not a file of the store")
+                self.add("stray", path, f"{path.name} is no file of the store")
             elif path.name not in self.read:
                 self.file(File("other", path.name, digest, _size(path)), ())
 

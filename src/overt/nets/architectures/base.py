@@ -355,7 +355,7 @@ class Architecture:
                 yield self._norm(here + mine, there + other, shape.width)
 
     def plain(self, name: str) -> str | None:
-        """The name in `weights` of a release's tensor; None for one that is not part of it."""
+        """The name in `weights` of a release's tensor; None for one that is no part of it."""
         if name.endswith("rotary_emb.inv_freq") or _ELSEWHERE.match(name):
             return None
         if match := _INSIDE.fullmatch(name):

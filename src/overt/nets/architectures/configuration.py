@@ -125,7 +125,7 @@ def positive(name: str, value: object, most: float = 1e15) -> float:
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most:
         return float(value)
-    raise FormatError(f"config.json says {name} is {shown(value)}, which is not a number above 0")
+    raise FormatError(f"config.json says {name} is {shown(value)}, which is no number above 0")
 
 
 class MetadataKeys:

@@ -36,7 +36,7 @@ class Gemma3(Gemma2):
         if inside is None:
             return super().shape_of_config(document)
         if not isinstance(inside, Mapping):
-            raise FormatError("config.json has a text_config that is not an object")
+            raise FormatError("config.json has a text_config that is no object")
         # the outer file decides whether the output is the embedding
         tied = document.get("tie_word_embeddings", inside.get("tie_word_embeddings", True))
         return super().shape_of_config({**inside, "tie_word_embeddings": tied})

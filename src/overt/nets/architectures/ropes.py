@@ -51,7 +51,7 @@ def local_of_config(config: ModelConfig, theta: float) -> Rope:
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise FormatError("config.json has rope parameters that are not an object")
+        raise FormatError("config.json has rope parameters that are no object")
     return value
 
 
@@ -209,7 +209,7 @@ def of_divisors(base: float, head: int, factors: Sequence[float]) -> Rope:
             pairs = zip(divisors(rope, head), factors, strict=True)
             if all(abs(factor - other) <= _TOLERANCE * other for factor, other in pairs):
                 return rope
-    raise Unsupported("this model's rope_freqs are not a scaling that is known")
+    raise Unsupported("this model's rope_freqs are no scaling that is known")
 
 
 def _middle(

@@ -1,8 +1,8 @@
 """Intermediate checkpoints: steps in order, of the model's own shapes, each other than the next.
 
 Headers are read whole and weights in samples, at the same places of the same tensors in every step.
-A folder of copies is not a history of a training, and neither is one whose last step is no nearer
-to the final weights than its first.
+A folder of copies is no history of a training, and neither is one whose last step is no nearer to
+the final weights than its first.
 """
 
 import itertools
@@ -269,7 +269,7 @@ def _chain(
             "inconclusive",
             Strength.CONSISTENT,
             paths=paths,
-            reason=f"step {readable[0].number} alone is not a chain",
+            reason=f"step {readable[0].number} alone is no chain",
         )
     return _moving(readable, final, paths)
 

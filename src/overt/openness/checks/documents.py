@@ -68,7 +68,7 @@ def _weights(subject: Subject) -> Iterator[Finding]:
 
 
 def _card(subject: Subject, files: tuple[SubjectFile, ...]) -> tuple[SubjectFile, ...]:
-    """The card the subject was read by first; a README of a folder of code is not a card."""
+    """The card the subject was read by first; a README of a folder of code is no card."""
     name = subject.card.name if subject.card else ""
     return tuple(f for f in files if f.name == name) or files[:1]
 
@@ -143,7 +143,7 @@ def _fault(subject: Subject, file: SubjectFile) -> str:
     if head and not head.strip(b"\0 \t\r\n"):
         return f"holds nothing but blanks in its first {len(head)} bytes"
     if file.suffix == ".pdf" and head and b"%PDF-" not in head[:1024]:
-        return f"is not a PDF: it begins with {head[:8]!r}"
+        return f"is no PDF: it begins with {head[:8]!r}"
     return ""
 
 

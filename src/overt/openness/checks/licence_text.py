@@ -319,7 +319,7 @@ def _unknown(
         "inconclusive",
         _strength(component),
         paths=(name,),
-        reason=f"{name} ({words} words) is not a licence text that is known here",
+        reason=f"{name} ({words} words) is no licence text that is known here",
     )
 
 

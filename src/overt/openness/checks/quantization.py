@@ -42,7 +42,7 @@ FALLBACK: Final[Mapping[str, tuple[str, ...]]] = {
          "IQ4_XS"), ("IQ4_NL", "Q4_0"),
     ),
 }  # fmt: skip
-"""What stands in for a type in rows that are not a multiple of 256: now, and in older versions."""
+"""What stands in for a type in rows that are no multiple of 256: now, and in older versions."""
 _MEANT: Final[Mapping[str, tuple[str, ...]]] = {
     "IQ1_M": ("IQ1_M", "IQ1_S"),
     "IQ2_S": ("IQ2_XS", "IQ2_S"),

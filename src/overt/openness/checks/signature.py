@@ -137,9 +137,7 @@ def _read(raw: bytes) -> SignedFiles | str:
         key = material.get("publicKey") or {}
         return SignedFiles(files, str(key.get("hint") or ""), not key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return (
-            "it is not a signature of the form this project can read (an OpenSSF model signature)"
-        )
+        return "it is no signature of the form this project can read (an OpenSSF model signature)"
 
 
 def _compare(

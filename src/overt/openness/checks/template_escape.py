@@ -117,7 +117,7 @@ def _try_template(text: str) -> tuple[list[str], str | None, str]:
 
 
 def _broken(text: str, where: str, failed: str, paths: tuple[str, ...]) -> Finding:
-    """A text that is not Jinja, or takes without end, is not what it must be; one that refuses our
+    """A text that is no Jinja, or takes without end, is not what it must be; one that refuses our
     samples may be."""
     if any(word in failed for word in _ENDLESS):
         return Finding(

@@ -177,10 +177,10 @@ def _words(header: "GgufHeader") -> tuple[str, str] | None:
 
 def _merge(pair: Sequence[str], known: Any) -> tuple[str, str] | None:
     if len(pair) != 2:
-        return "a merge that is not a pair", "pairs of tokens"
+        return "a merge that is no pair", "pairs of tokens"
     for word in (*pair, "".join(pair)):
         if word not in known:
-            return f"a merge makes {word!r}, which is not a token", "merges of tokens"
+            return f"a merge makes {word!r}, which is no token", "merges of tokens"
     return None
 
 
@@ -344,7 +344,7 @@ def _special(subject: Subject, read: _TokenizerFile, rows: int | None) -> tuple[
     named = {role: _word(config.get(f"{role}_token")) for role in _ROLES}
     for role, word in named.items():
         if word and word not in words:
-            return f"{role}_token is {word!r}, which is not a token", "a token of tokenizer.json"
+            return f"{role}_token is {word!r}, which is no token", "a token of tokenizer.json"
     for file, content in (
         ("config.json", text_config(subject.config or {})),
         ("generation_config.json", _object(subject, "generation_config.json")),
@@ -359,7 +359,7 @@ def _special(subject: Subject, read: _TokenizerFile, rows: int | None) -> tuple[
                     continue
                 if number not in ids:
                     most = f"of {read.size} tokens and {rows} rows"
-                    return f"{role}_token_id in {file} is {number}, which is not a token", most
+                    return f"{role}_token_id in {file} is {number}, which is no token", most
                 other = number not in read.added and ids[number] != word
                 if role != "pad" and word and other and read.added and not held:
                     return (

@@ -118,7 +118,7 @@ def day(text: object) -> str:
 
 
 def timestamp(text: object) -> str:
-    """The first second of that day, or "" where it is not a day."""
+    """The first second of that day, or "" where it is no day."""
     date = day(text)
     return f"{date}T00:00:00Z" if date else ""
 

@@ -205,7 +205,7 @@ GLOSSARY: Final = (
     (
         "Article 53(2)",
         "The European AI Act frees models under free and open-source licences from some "
-        "duties. This page says whether that is likely; it is not legal advice.",
+        "duties. This page says whether that is likely; it is no legal advice.",
     ),
 )
 

@@ -252,7 +252,7 @@ def _name(word: str) -> bool:
 
 @cache
 def _is_known_word(word: str) -> bool:
-    """Whether a word is one of licence texts: those are not names, but for a few."""
+    """Whether a word is one of licence texts: those are no names, but for a few."""
     return hashed(word.lower()) in load_index().vocabulary
 
 

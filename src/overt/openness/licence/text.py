@@ -18,7 +18,7 @@ from overt.openness.licence.pattern import Pattern
 MAX_CHARACTERS: Final = 400_000
 """Characters of a text that are read; what follows is left out."""
 
-# The marks of `scripts/fingerprints.py`; where a person's text has them they are not words.
+# The marks of `scripts/fingerprints.py`; where a person's text has them they are no words.
 OPEN: Final = "\ue000"
 CLOSE: Final = "\ue001"
 

@@ -125,7 +125,7 @@ def _own_licences(
         if match.missing_version:
             remarks.append(f"{file} does not say which version of {match.id} it is")
         if licence.licence is None:
-            remarks.append(f"{file} is not a licence text that is known here: it has to be read")
+            remarks.append(f"{file} is no licence text that is known here: it has to be read")
         yield link_of(f"{name} ({file})", licence, facts)
     concluded = [licence_.licence for _, licence_ in held if licence_.licence]
     taken, unheard = list(concluded), False

@@ -95,7 +95,7 @@ def parse(table: Mapping[str, Any]) -> Condition:
 def _test(name: str, value: object) -> FactTest:
     fact_ = fact(name)
     if fact_ is None or fact_.name != name:
-        raise ValueError(f"{name} is not a fact")
+        raise ValueError(f"{name} is no fact")
     if fact_.kind == "yes_no" and isinstance(value, bool):
         return FactTest(name, "is", value)
     if fact_.kind == "number" and isinstance(value, str):

@@ -150,7 +150,7 @@ def read_profile(text: str, what: str) -> dict[str, Value]:
         content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as problem:
         raise BadRequest(
-            f"{what} is not TOML: {' '.join(str(problem).split())[:200]}",
+            f"{what} is no TOML: {' '.join(str(problem).split())[:200]}",
             "write lines like commercial = true",
         ) from None
     profile: dict[str, Value] = {}
@@ -163,7 +163,7 @@ def read_profile(text: str, what: str) -> dict[str, Value]:
 
 
 def known_values(facts: Mapping[str, object]) -> dict[str, Value]:
-    """The facts of a mapping by their names, checked; None and names that are not a fact left out.
+    """The facts of a mapping by their names, checked; None and names that are no fact left out.
 
     Raises BadRequest: a value out of its kind.
     """

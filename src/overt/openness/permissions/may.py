@@ -36,7 +36,7 @@ REVIEW = "review of the altered text"
 _DATA = "dataset"
 _TEACHER = "teacher"
 _ITSELF = ("", "self", "itself", "model", "subject")
-# A copy of a data set is data; weights trained on it are not a copy of it.
+# A copy of a data set is data; weights trained on it are no copy of it.
 _OF_DATA: dict[str, tuple[str, ...]] = {
     "weights": (),
     "derivative": (),
@@ -271,7 +271,7 @@ def _read(
 def _unsure(link: LicenceLink, terms_: Terms | None) -> tuple[str, ...]:
     unsure: list[str] = []
     if link.relation == _DATA:
-        pass  # named in `unread` instead: most data sets say nothing, and that is not an answer
+        pass  # named in `unread` instead: most data sets say nothing, and that is no answer
     elif not link.licence or not link.known:
         unsure.append(f"licence of {link.name}")
     elif terms_ is None:

@@ -7,7 +7,7 @@ in a record say that a listed component cannot be had after all:
 - its licence field says that it is not included;
 - it is code or data, nothing grants any use of it (no licence, ``Undisclosed``, ``Proprietary``),
   and neither the component nor the release has an address. A name without a place and without
-  terms is not a claim that somebody can have it. Documents are exempt: they are read, not used.
+  terms is no claim that somebody can have it. Documents are exempt: they are read, not used.
 """
 
 import re

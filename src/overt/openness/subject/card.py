@@ -49,5 +49,5 @@ def read(name: str, text: str) -> Card:
     if fields is None:
         fields = {}
     if not isinstance(fields, dict):
-        raise FormatError(f"the fields of {name} are not a mapping")
+        raise FormatError(f"the fields of {name} are no mapping")
     return Card(name, fields, "\n".join(lines[end + 1 :]))

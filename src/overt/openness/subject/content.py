@@ -74,7 +74,7 @@ _PICKLED: Final = (
     ".torchscript",
     ".mar",
 )
-"""Names under which a pickle is not a surprise."""
+"""Names under which a pickle is no surprise."""
 _HOLDERS: Final = (
     b"PK",
     b"\x80",
@@ -121,7 +121,7 @@ def inspect(
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return ContentReport(name, faults=("is not a plain file",))
+            return ContentReport(name, faults=("is no plain file",))
         with path.open("rb") as file:
             head = file.read(_HEAD)
         return _inspect(name, path, head, scan, code, most)
@@ -341,8 +341,7 @@ def _rest(name: str, path: Path, head: bytes, suffix: str, most: int) -> Content
 
 
 def _tar(name: str, path: Path) -> ContentReport:
-    """Members of a tar archive that is not a checkpoint of torch's old form: pickles and ways "
-    "out."""
+    """Members of a tar archive that is no checkpoint of torch's old form: pickles and ways out."""
     look = ContentReport(name, doubts=("is a tar archive",))
     try:
         with tarfile.open(path, "r:") as archive:

@@ -67,7 +67,7 @@ def subject(
 def _take(ref: str, settings: Settings, progress: Progress | None) -> Subject:
     parsed = parse(ref)
     if parsed.scheme == "echo":
-        raise UsageError("echo is built in and is not a model", "name a model of `overt list`")
+        raise UsageError("echo is built in and is no model", "name a model of `overt list`")
     if parsed.scheme == "path":
         return _finished(_local(ref, Path(parsed.name).expanduser().absolute(), settings, progress))
     if parsed.remote:
@@ -146,7 +146,7 @@ def _local(ref: str, path: Path, settings: Settings, progress: Progress | None) 
     if not path.exists():
         raise ModelNotFound(f"there is no file {path}", "check the path")
     if not path.is_file():
-        raise FormatError(f"{path} is not a plain file", "name a model's file or folder")
+        raise FormatError(f"{path} is no plain file", "name a model's file or folder")
     if path.suffix.lower() in (".yaml", ".yml"):
         return Subject(ref, (), _record(path))
     kind = _kind(path)
@@ -178,7 +178,7 @@ def _kind(path: Path) -> str:
         hint = "name a model's file or folder, or a record of another index (YAML)"
         if path.suffix.lower() == ".json":
             hint = "a saved dossier is compared: overt dossier diff FILE.json REF"
-        raise FormatError(f"{path.name} is not a model file", hint)
+        raise FormatError(f"{path.name} is no model file", hint)
     return ".safetensors"
 
 
@@ -194,7 +194,7 @@ def _record(path: Path) -> Record:
     record = records.read(data.decode("utf-8-sig", "replace"), path.name)
     if record is None:
         raise FormatError(
-            f"{path.name} is not a record of the Model Openness Tool, OSAI or os-ai-map",
+            f"{path.name} is no record of the Model Openness Tool, OSAI or os-ai-map",
             "name a model's file or folder, or a record of one of these",
         )
     return record

@@ -195,7 +195,7 @@ class Subject:
         """``config.json`` at the top, as the transformers library writes it."""
         config = self.json("config.json") if self.file("config.json") else None
         if config is not None and not isinstance(config, dict):
-            self.damaged["config.json"] = "is not a JSON object"
+            self.damaged["config.json"] = "is no JSON object"
             return None
         return config
 

@@ -27,7 +27,7 @@ _USAGE: Final = ("model_card", "report")
 def verdict(case: RuleInput, basis: Basis) -> tuple[Outcome, tuple[str, ...]]:
     """Likely, no or unknown; the reasons say what stands against it and what stays due."""
     if case.record.kind == "dataset":
-        return "no", ("a data set is not a general-purpose model",)
+        return "no", ("a data set is no general-purpose model",)
     lines = [line for _, line in conditions(case, basis)]
     outcome: Outcome = "likely"
     for worst in ("unknown", "no"):

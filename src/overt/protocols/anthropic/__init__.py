@@ -129,7 +129,7 @@ _ANSWER = ("llm", "vlm")
 
 def _place(ids: Sequence[str], id: str, field: str) -> int:
     if id not in ids:
-        raise BadBody(f"{id[:100]!r} is not a model here", field)
+        raise BadBody(f"{id[:100]!r} is no model here", field)
     return ids.index(id)
 
 

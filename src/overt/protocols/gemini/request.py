@@ -242,7 +242,7 @@ def _blob(blob: wire.Blob, path: str) -> Part:
             standard = blob.data.replace("-", "+").replace("_", "/")
             return TextPart(base64.b64decode(standard + "==").decode())
         except (binascii.Error, ValueError) as error:
-            raise BadBody(f"this is not text in base64: {error}", f"{path}.data") from None
+            raise BadBody(f"this is no text in base64: {error}", f"{path}.data") from None
     raise BadBody(
         f"Unsupported MIME type: {blob.mime_type[:60]!r}; send images or text", f"{path}.mimeType"
     )

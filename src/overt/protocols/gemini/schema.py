@@ -23,7 +23,7 @@ def to_json(schema: Schema, path: str) -> dict[str, Any]:
     """`schema`, which was written at `path`, as JSON Schema.
 
     Raises:
-        BadBody: a type that does not exist, or a count that is not a number.
+        BadBody: a type that does not exist, or a count that is no number.
     """
     out = {**_own_keywords(schema, path), **dict(_inside(schema, path))}
     return _nullable(out) if schema.nullable else out

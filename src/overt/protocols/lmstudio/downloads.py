@@ -30,7 +30,7 @@ def ref_of(model: str, quantization: str | None = None) -> str:
     """The ref that a client of LM Studio means by `model`.
 
     Raises:
-        BadBody: it is not a ref and no address of the hub.
+        BadBody: it is no ref and no address of the hub.
         BadRef: as `ref.parse`.
     """
     match = _HUB.fullmatch(model)

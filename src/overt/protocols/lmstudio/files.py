@@ -66,7 +66,7 @@ class Files:
 
         Raises:
             NotFound: no such file of this caller.
-            BadBody: it is not an image.
+            BadBody: it is no image.
         """
         if identifier.startswith("base64:"):  # an image inside its own name, as SDKs may send it
             return from_base64(identifier.partition(":")[2])

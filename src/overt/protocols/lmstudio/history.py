@@ -69,7 +69,7 @@ def messages(history: History, fetch: Fetch | None) -> tuple[Message, ...]:
 
     Raises:
         BadRequest: nothing was said, or a tool call's result without its call.
-        Unsupported: a file that is not an image.
+        Unsupported: a file that is no image.
     """
     if len(history.messages) > _MAX_MESSAGES:
         raise BadRequest(f"{len(history.messages)} messages are more than {_MAX_MESSAGES}")

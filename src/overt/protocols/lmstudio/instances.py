@@ -3,7 +3,7 @@
 LM Studio loads a model once for each instance. Here the weights are in memory once and answer
 several requests at a time, so a second instance is a second name for them: it is listed, used and
 unloaded like LM Studio's, and costs nothing. A model that another protocol loaded is an instance
-too, under its own id. What is not in memory is not an instance, whatever was registered.
+too, under its own id. What is not in memory is no instance, whatever was registered.
 
 Models are found by every spelling that LM Studio has for them: key, ``publisher/name``, the path of
 a file below that, with and without ``text-embedding-``, in any case.

@@ -159,7 +159,7 @@ def context_length(values: Mapping[str, Any]) -> int | None:
         if values.get(key) is not None:
             length = _integer(key, values[key])
             if not 1 <= length <= 1 << 30:
-                raise BadBody(f"{length} tokens is not a context length", key)
+                raise BadBody(f"{length} tokens is no context length", key)
             return length
     return None
 

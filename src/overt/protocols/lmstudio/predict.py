@@ -330,7 +330,7 @@ class _PredictionWriter:
             return
         arguments = object_of(call.arguments)
         if arguments is None:
-            title = f"the model called {call.name!r} with arguments that are not a JSON object"
+            title = f"the model called {call.name!r} with arguments that are no JSON object"
             await self.channel.send(
                 {
                     "type": "toolCallGenerationFailed",

@@ -76,7 +76,7 @@ async def options(context: Context, request: GetOptions) -> dict[str, Any]:
     if identifier.type == "hf":
         repository = _repository(identifier.identifier)
         if repository is None:
-            raise NotFound(f"{identifier.identifier[:200]!r} is not an owner/repository")
+            raise NotFound(f"{identifier.identifier[:200]!r} is no owner/repository")
         return {"results": [_option(repository, f"hf:{repository}", 0)]}
     try:
         entry = catalogue.lookup(parse(identifier.identifier))

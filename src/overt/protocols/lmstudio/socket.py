@@ -164,7 +164,7 @@ class SocketConnection:
             case "writableSignalUnsubscribe" | "writableSignalUpdate":
                 pass
             case other:
-                await self._warn(f"{other!r} is not a type of frame")
+                await self._warn(f"{other!r} is no type of frame")
 
     async def _warn(self, what: str) -> None:
         self._warnings += 1

@@ -163,7 +163,7 @@ async def document(
 
 
 def calls(answer: Answer) -> list[dict[str, Any]]:
-    """The tool calls in Ollama's form; one that was cut off, or is not an object, is left out."""
+    """The tool calls in Ollama's form; one that was cut off, or is no object, is left out."""
     values: list[dict[str, Any]] = []
     for part in answer.tool_calls:
         if (arguments := object_of(part.arguments)) is not None:

@@ -245,7 +245,7 @@ def _parameter(name: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
-    raise BadBody(f"the parameter {name[:40]} is not text or number", f"parameters.{name[:40]}")
+    raise BadBody(f"the parameter {name[:40]} is no text or number", f"parameters.{name[:40]}")
 
 
 def _required(name: str) -> str:
@@ -325,7 +325,7 @@ async def copy(call: HttpCall) -> HttpReply:
     place = names.place(body.destination)
     model = await wire.find(call, body.source)
     if model.card is None:
-        raise Unsupported(f"{body.source[:200]} is not a model of the store", "copy another")
+        raise Unsupported(f"{body.source[:200]} is no model of the store", "copy another")
     await wire.library(call).copy(model.ref, place)
     return HttpReply(b"")
 
@@ -340,7 +340,7 @@ async def delete(call: HttpCall) -> HttpReply:
     body = wire.body(call, Delete)
     model = await wire.find(call, _required(body.model or body.name))
     if model.card is None:
-        raise Unsupported(f"{model.ref} is not a model of the store", "delete another")
+        raise Unsupported(f"{model.ref} is no model of the store", "delete another")
     cards = await call.services.models(call.caller)
     if not any(c.digest == model.card.digest and c.id != model.ref for c in cards):
         await call.services.unload(call.caller, model.ref)

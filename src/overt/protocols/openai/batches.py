@@ -292,7 +292,7 @@ def _check_line(text: bytes, endpoint: str, seen: set[str]) -> BatchedRequest | 
         line = msgspec.json.decode(text, type=BatchLine)
         body = msgspec.json.decode(line.body, type=BatchedRequest)
     except msgspec.ValidationError as error:
-        return BatchProblem("invalid_request", f"the line is not a request: {error}")
+        return BatchProblem("invalid_request", f"the line is no request: {error}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return BatchProblem("invalid_json_line", f"the line is not valid JSON: {error}")
     if line.method.upper() != "POST":

@@ -35,7 +35,7 @@ MAX_FILE_BYTES = 512 << 20
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _KIND = "file"
-_FIELD = 4096  # bytes of a field of the form that is not a file
+_FIELD = 4096  # bytes of a field of the form that is no file
 _CHUNK = 1 << 18
 _EXPIRY = (3600, 2592000)  # seconds, least and most
 

@@ -232,7 +232,7 @@ def biases(bias: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     """``logit_bias``: token ids (as JSON keys, so text) to what is added to their logits.
 
     Raises:
-        BadBody: a key that is not a token id, a bias beyond ±100, or more of them than there are
+        BadBody: a key that is no token id, a bias beyond ±100, or more of them than there are
             tokens in any vocabulary.
     """
     pairs = []
@@ -253,7 +253,7 @@ def hold(keep_alive: float | str | None) -> ModelHold:
     """How long the model stays loaded.
 
     Raises:
-        BadBody: text that is not a duration such as ``5m`` or ``1h30m``.
+        BadBody: text that is no duration such as ``5m`` or ``1h30m``.
     """
     if keep_alive is None:
         return AS_EVER

@@ -270,8 +270,7 @@ def _id(id: str) -> str:
 
 
 def _input(arguments: str) -> Any:
-    """The arguments byte for byte; what is not a JSON object is put into one, as a model's "
-    "mistake."""
+    """The arguments byte for byte; what is no JSON object is put into one, as a model's mistake."""
     if not arguments.strip():
         return {}
     try:
@@ -288,7 +287,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
     schema = dict(tool.parameters)
     if schema.setdefault("type", "object") != "object":
         raise BadRequest(
-            f"the parameters of the tool {tool.name[:64]} are not an object",
+            f"the parameters of the tool {tool.name[:64]} are no object",
             'describe them with a schema of "type": "object"',
         )
     value = {"name": tool.name, "input_schema": schema}

@@ -196,7 +196,7 @@ class AnthropicReader:
     # -- events --
 
     def _read(self, data: bytes) -> _AnthropicEvent | None:
-        """None for what is not an event of this protocol: newer ones are to be passed over."""
+        """None for what is no event of this protocol: newer ones are to be passed over."""
         try:
             return _decode(data)
         except msgspec.ValidationError as error:

@@ -204,8 +204,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 
 
 def _signature(part: ThoughtPart | ToolCallPart) -> str | None:
-    """Its signature if Gemini made it. One that is not base64 was not, and would end the "
-    "request."""
+    """Its signature if Gemini made it. One that is no base64 was not, and would end the request."""
     if part.origin != ENGINE or not part.signature or not _BASE64.fullmatch(part.signature):
         return None
     length = len(part.signature.rstrip("="))

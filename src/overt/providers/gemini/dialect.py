@@ -131,7 +131,7 @@ def _post(model: str, method: str, body: Mapping[str, Any]) -> PostRequest:
     return PostRequest(f"/v1beta/{resource(model)}:{method}", encode(body))
 
 
-# ---- answers that are not a stream ------------------------------------------------------------
+# ---- answers that are no stream ------------------------------------------------------------
 
 
 class _GeminiVector(msgspec.Struct):

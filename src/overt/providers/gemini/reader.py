@@ -148,7 +148,7 @@ class GeminiReader:
         """The events of one answer of the row, or of all, where they came as a list.
 
         Raises:
-            ProviderFailed: it is none, or ended for a reason that is not an answer.
+            ProviderFailed: it is none, or ended for a reason that is no answer.
             OvertError: Gemini says that it failed.
         """
         try:
@@ -248,9 +248,7 @@ def _arguments(args: msgspec.Raw) -> str:
     if value is None:
         return "{}"
     if not isinstance(value, dict):
-        raise ProviderFailed(
-            "gemini sent arguments that are not an object", "ask again", billed=True
-        )
+        raise ProviderFailed("gemini sent arguments that are no object", "ask again", billed=True)
     return bytes(args).decode()
 
 

@@ -26,7 +26,7 @@ from overt.errors import (
 )
 from overt.providers.dialect import sentence, wait
 
-_MAX_BODY = 1 << 20  # of an error's body, bytes; what is longer is not an error object
+_MAX_BODY = 1 << 20  # of an error's body, bytes; what is longer is no error object
 _MAX_SHOWN = 300  # of a provider's words, characters
 _MAX_TOKENS = 10**9
 

@@ -50,7 +50,7 @@ class LlamaCppScorer(Probed, HostedModel):
         """Each token of the prompt, those that the model puts before it included.
 
         Raises:
-            BadRequest: an id that is not a token of this model, or too many alternatives.
+            BadRequest: an id that is no token of this model, or too many alternatives.
             ContextExceeded: the text does not fit, with both numbers.
             EngineFailed: llama.cpp gave up; WorkerDied where its process ended.
         """

@@ -158,7 +158,7 @@ class ScoreHost:
         for id in ids:
             if not 0 <= id < self._words.size:
                 raise RefusedError(
-                    "bad_token", f"{id} is not a token: this model has {self._words.size}, from 0"
+                    "bad_token", f"{id} is no token: this model has {self._words.size}, from 0"
                 )
         return ids
 

@@ -43,7 +43,7 @@ _MIN_FRAME_BYTES = _OPENING.size + _BODY.size
 
 
 class BadFrame(Exception):
-    """The other side sent bytes that are not a frame, or a frame out of turn."""
+    """The other side sent bytes that are no frame, or a frame out of turn."""
 
 
 class HostError(Exception):
@@ -81,7 +81,7 @@ def unpack(data: bytes) -> WorkerFrame:
         BadFrame: anything but what `pack` writes.
     """
     if len(data) < _MIN_FRAME_BYTES:
-        raise BadFrame(f"{len(data)} bytes are not a frame")
+        raise BadFrame(f"{len(data)} bytes are no frame")
     array, uint, id, name = _OPENING.unpack_from(data)
     start = _OPENING.size + (name & 0x1F)
     if array != 0x93 or uint != 0xCE or name & 0xE0 != 0xA0 or name == 0xA0:

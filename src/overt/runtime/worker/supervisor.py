@@ -85,8 +85,7 @@ class Worker:
         return registry.peak_memory(self.pid) if self.alive else 0
 
     def memory(self) -> tuple[int, int]:
-        """Resident bytes now, and those of them that are not a file's; 0 where there is no "
-        "process."""
+        """Resident bytes now, and those of them that are no file's; 0 where there is no process."""
         return registry.memory(self.pid) if self.alive else (0, 0)
 
     async def call(self, kind: str, body: bytes) -> AsyncGenerator[bytes, None]:
@@ -114,7 +113,7 @@ class Worker:
         Raises:
             Unsupported: the host does not listen, or not on this system.
             BadRequest: `body` is too long.
-            EngineFailed: what came back was not a HTTP, or nothing came in time.
+            EngineFailed: what came back was no HTTP, or nothing came in time.
             WorkerDied: the process ended, or ends too often to be started again.
         """
         return await (await self._ready()).ask(path, body)

@@ -46,7 +46,7 @@ _NOTHING = RefusedMembers()
 class _Member(NamedTuple):
     """Where a member stands: its key with the quotes, and its value without blanks around it."""
 
-    name: str  # "" where it is not text
+    name: str  # "" where it is no text
     at: int
     key_end: int
     start: int

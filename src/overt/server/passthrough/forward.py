@@ -272,9 +272,9 @@ def _must_be_json(body: bytes, engine: "Provider") -> None:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _odd(engine, "with what is not JSON") from None
+        raise _odd(engine, "with what is no JSON") from None
     if body.lstrip()[:1] not in (b"{", b"["):
-        raise _odd(engine, "with JSON that is not an object")
+        raise _odd(engine, "with JSON that is no object")
 
 
 def _odd(engine: "Provider", how: str) -> ProviderFailed:

@@ -4,7 +4,7 @@ A client keeps a conversation as it was answered. Where a name of the owner's mo
 provider since, that is what the former one wrote, in the client's protocol but not in the new
 one's words: a thought nobody signed, a call without Gemini's mark. Translating leaves out, or
 spells anew, what the provider answers 400 to; what it would accept goes on byte for byte. A
-parameter that the family of models does not take is not a reason to translate: it alone is cut out.
+parameter that the family of models does not take is no reason to translate: it alone is cut out.
 
 Nothing here looks deeper than needed, and a body that cannot be read is the provider's to refuse.
 """

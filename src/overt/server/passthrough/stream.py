@@ -78,7 +78,7 @@ class ResponseTap:
         return self._worded and self._reader is not None and self._reader.done
 
     def piece(self, data: bytes) -> None:
-        """What came. Raises ProviderFailed: it is not JSON."""
+        """What came. Raises ProviderFailed: it is no JSON."""
         for event in self._splitter.feed(data):
             self._said(event)
 

@@ -44,7 +44,7 @@ class _CrowsPairsProbe:
         "whole sentence, and of the tokens that both share (not the paper's pseudo-likelihood)"
     )
     limits = (
-        "0.5 is not a preference; the items are paired, so wording and length differ little",
+        "0.5 is no preference; the items are paired, so wording and length differ little",
         "Blodgett et al. 2021 (Stereotyping Norwegian salmon, ACL) found that many of the pairs "
         "are unclear, ungrammatical or not about a stereotype: read the figure as a change between "
         "two models, not as how biased one is",

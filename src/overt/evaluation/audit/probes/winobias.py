@@ -47,7 +47,7 @@ class _WinobiasProbe:
     )
     limits = (
         "A model that always finds 'he' likelier has 1 for male and 0 for female stereotypes: "
-        "balanced is the middle of the two and the figure to look at; 0.5 is not a preference",
+        "balanced is the middle of the two and the figure to look at; 0.5 is no preference",
         "Not the paper's figure, which is F1 of coreference in pro and anti sentences",
         "Two genders and 40 occupations by statistics of the United States",
     )

@@ -41,7 +41,7 @@ def schema_of(suite: Suite) -> Mapping[str, Any]:
                 schema = json.loads(file.read(_MAX_SCHEMA))
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(
-                f"{path} is not a JSON Schema: {str(error)[:120]}", "correct the file"
+                f"{path} is no JSON Schema: {str(error)[:120]}", "correct the file"
             ) from None
     if not isinstance(schema, dict):
         raise FormatError(f"the schema of {suite.name} is not an object", "write {type: object, …}")

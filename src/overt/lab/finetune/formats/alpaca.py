@@ -61,15 +61,15 @@ def question_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def history(row: Mapping[str, Any]) -> list[DialogueTurn]:
-    """What was asked and answered before. Raises Bad: it is not a list of both."""
+    """What was asked and answered before. Raises Bad: it is no list of both."""
     expected = 'write "history": [["a question", "its answer"], …]'
     pairs = row.get("history") or []
     if not isinstance(pairs, list):
-        raise BadRow("has a 'history' that is not a list", expected)
+        raise BadRow("has a 'history' that is no list", expected)
     turns: list[DialogueTurn] = []
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise BadRow(f"has an item {number} of 'history' that is not a pair", expected)
+            raise BadRow(f"has an item {number} of 'history' that is no pair", expected)
         for role, text in zip(("user", "assistant"), pair, strict=True):
             turns.append(turn(role, text_of(text, "history")))
     return turns

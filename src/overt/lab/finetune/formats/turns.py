@@ -30,12 +30,12 @@ def turns_of(value: Any, name: str = "messages") -> list[DialogueTurn]:
     """The list of that name as turns of any order. Raises Bad: one is none."""
     if not isinstance(value, list):
         hint = _SHARED if name.startswith("conversation") else _EXPECTED
-        raise BadRow(f"has {name} that are not a list", hint)
+        raise BadRow(f"has {name} that are no list", hint)
     return [_turn(entry, number) for number, entry in enumerate(value, 1)]
 
 
 def system_of(row: Mapping[str, Any]) -> str:
-    """What the row says to the system beside its turns, or "". Raises Bad: it is not text."""
+    """What the row says to the system beside its turns, or "". Raises Bad: it is no text."""
     texts = (perhaps(row.get(name), name) for name in ("system", "system_prompt") if name in row)
     return next(filter(None, texts), "")
 
@@ -65,7 +65,7 @@ def tools_of(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     if not tools:
         return ()
     if not isinstance(tools, list):
-        raise BadRow("has tools that are not a list", _TOOLS)
+        raise BadRow("has tools that are no list", _TOOLS)
     functions = []
     for tool in tools:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
@@ -81,7 +81,7 @@ def tools_of(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def _turn(value: Any, number: int) -> DialogueTurn:
     if not isinstance(value, dict):
-        raise BadRow(f"has a turn {number} that is not an object", _EXPECTED)
+        raise BadRow(f"has a turn {number} that is no object", _EXPECTED)
     fields = TrackedRow(value)
     shared = "from" in fields or "value" in fields
     spoken = _sharegpt(fields, number) if shared else _openai(fields, number)
@@ -160,7 +160,7 @@ def _content(content: Any, number: int) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise BadRow(f"has a content in turn {number} that is not text", _EXPECTED)
+        raise BadRow(f"has a content in turn {number} that is no text", _EXPECTED)
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, dict) else part
@@ -176,7 +176,7 @@ def _calls(fields: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
     if not calls and (old := fields.get("function_call")):
         calls = [{"function": old}]
     if not isinstance(calls, list):
-        raise BadRow(f"has tool_calls in turn {number} that are not a list", _CALL)
+        raise BadRow(f"has tool_calls in turn {number} that are no list", _CALL)
     return [_call(entry, number) for entry in calls]
 
 
@@ -192,7 +192,7 @@ def _call(call: Any, number: int) -> dict[str, Any]:
         except (ValueError, RecursionError):
             raise BadRow(f"has arguments in turn {number} that are not JSON", _CALL) from None
     if not isinstance(arguments, dict):
-        raise BadRow(f"has arguments in turn {number} that are not an object", _CALL)
+        raise BadRow(f"has arguments in turn {number} that are no object", _CALL)
     clean(json.dumps(arguments, ensure_ascii=False), "arguments")
     result: dict[str, Any] = {
         "type": "function",

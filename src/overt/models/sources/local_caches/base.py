@@ -68,7 +68,7 @@ def read_json(path: Path) -> Any:
     """A small JSON file.
 
     Raises:
-        OSError: it cannot be read. ValueError: it is not JSON, or longer than 1 MiB.
+        OSError: it cannot be read. ValueError: it is no JSON, or longer than 1 MiB.
     """
     with path.open("rb") as file:
         data = file.read(_SMALL + 1)

@@ -138,7 +138,7 @@ class _SchemaJudge:
 
     def _pattern(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, str):
-            raise BadRequest(f"{self.what} has a pattern that is not text", "correct it")
+            raise BadRequest(f"{self.what} has a pattern that is no text", "correct it")
         try:
             return {"pattern": pattern.rewritten(value)}
         except pattern.BadPattern as error:

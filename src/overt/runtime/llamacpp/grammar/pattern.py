@@ -48,7 +48,7 @@ def rewritten(pattern: str) -> str:
     """`pattern` as llama.cpp enforces it.
 
     Raises:
-        BadPattern: it is not a regular expression, too long or too deep, or uses what has no equal.
+        BadPattern: it is no regular expression, too long or too deep, or uses what has no equal.
     """
     if len(pattern) > MAX_CHARACTERS:
         raise BadPattern(f"is {len(pattern)} characters long, {MAX_CHARACTERS} is the most")
