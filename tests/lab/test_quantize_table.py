@@ -284,7 +284,7 @@ class _Fast:
 
     def _source(self, weights: Path, text: Any, target: Path, *_: Any) -> Any:
         target.write_bytes(b"base")
-        return table.measure.Base(target, [1.0], [1])
+        return table.measure.BaseLogprobs(target, [1.0], [1])
 
     def _against(self, weights: Path, label: str, *_: Any) -> dict[str, Any]:
         self.made.append(label)
