@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from overt.cli.options import SEED, engine_options, verb
+from overt.cli.options import SEED, asking_options, engine_options, verb
 from overt.cli.output import Output, duration, table
 from overt.errors import Stopped, UsageError
 from overt.settings import Settings
@@ -68,18 +68,7 @@ _OF_BOTH: Final = frozenset({"seed", "max_tokens"})
     metavar="N",
     help="Of an answer to a chat.",
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Items asked at once, for models elsewhere.",
-)
-@click.option(
-    "--budget", type=click.FloatRange(0), metavar="USD", help="Stop before this is spent."
-)
-@click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known.")
+@asking_options("Items asked at once, for models elsewhere.")
 @click.option("--no-cache", is_flag=True, help="Ask again what was answered before.")
 @click.option("--html", metavar="FILE", help="Write one page that shows everything.")
 @click.option("--show", metavar="RECEIPT", help="Show a receipt.")

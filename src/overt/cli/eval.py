@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overt.cli.options import SEED, engine_options, verb
+from overt.cli.options import SEED, asking_options, engine_options, verb
 from overt.cli.output import Output, duration, pairs, table
 from overt.errors import Stopped, UsageError
 from overt.settings import Settings
@@ -40,18 +40,7 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0, 100), metavar="N", help="0 unless given.")
 @click.option("--max-tokens", type=click.IntRange(1, 1_000_000), metavar="N", help="Per answer.")
 @click.option("--deterministic", is_flag=True, help="Same text whatever else is running.")
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Requests on their way at once.",
-)
-@click.option(
-    "--budget", type=click.FloatRange(0), metavar="USD", help="Stop before this is spent."
-)
-@click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known.")
+@asking_options("Requests on their way at once.")
 @click.option("--judge", default="", metavar="REF", help="The model that judges.")
 @click.option("--against", default="", metavar="REF", help="A judge compares with this model.")
 @click.option(

@@ -88,6 +88,37 @@ def engine_options(function: Function) -> Function:
     return function
 
 
+def asking_options(concurrency: str) -> Callable[[Function], Function]:
+    """Options of verbs that ask many items: how many at once, and what they may cost.
+
+    Args:
+        concurrency: the help of ``--concurrency``.
+    """
+
+    def add(function: Function) -> Function:
+        for option in (
+            click.option("--allow-unknown", is_flag=True, help="Go on where a price is not known."),
+            click.option(
+                "--budget",
+                type=click.FloatRange(0),
+                metavar="USD",
+                help="Stop before this is spent.",
+            ),
+            click.option(
+                "--concurrency",
+                type=click.IntRange(1, 256),
+                default=1,
+                show_default=True,
+                metavar="N",
+                help=concurrency,
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
 def threads(settings: Settings, unless: int) -> int:
     """Threads to compute with: as many as were named; where a person typed --threads 0, as many as
     cores are free; `unless` where nobody said.

@@ -11,22 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from overt.errors import FormatError, ModelNotFound, UnsafeFile
+from overt.formats.pickle import PICKLED_SUFFIXES
 from overt.models.sources.base import Role
 from overt.ref import part_of
-
-# Loading one of these runs code that the file brings along (pickle opcodes), so they are refused.
-PICKLED = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".pickle",
-    ".joblib",
-    ".dill",
-    ".th",
-    ".pt2",
-)
 
 _QUANTIZATION = re.compile(
     r"(?:\A|[-._/])(?P<name>(?:UD-)?(?:I?Q|TQ)[1-8](?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|FP32"
@@ -127,7 +114,7 @@ def quantization_of(path: str) -> str:
 
 def is_pickled(path: str) -> bool:
     """Whether the name is that of a checkpoint that runs code when loaded."""
-    return path.lower().endswith(PICKLED)
+    return path.lower().endswith(PICKLED_SUFFIXES)
 
 
 def refused(place: str, path: str, runs: Sequence[str] = ()) -> UnsafeFile:

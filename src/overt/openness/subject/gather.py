@@ -12,9 +12,9 @@ from pathlib import Path
 
 from overt.errors import FormatError, ModelNotFound, NotFound, OvertError, UsageError
 from overt.formats import gguf
+from overt.formats.pickle import PICKLED_SUFFIXES
 from overt.models.recipe import MAX_BYTES, Recipe
 from overt.models.sources.base import FetchProgress
-from overt.models.sources.file_selection import PICKLED
 from overt.models.store import Manifest, Store
 from overt.openness import records
 from overt.openness.subject import claims, families
@@ -165,7 +165,7 @@ def _kind(path: Path) -> str:
     Raises:
         FormatError: it is neither.
     """
-    if path.suffix.lower() in (*PICKLED, ".gguf", ".safetensors", *_OTHERS):
+    if path.suffix.lower() in (*PICKLED_SUFFIXES, ".gguf", ".safetensors", *_OTHERS):
         return ""
     try:
         with path.open("rb") as file:
