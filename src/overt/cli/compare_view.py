@@ -119,7 +119,7 @@ def _openness(row: Mapping[str, Any]) -> str:
 
 
 def votes(value: Mapping[str, Any]) -> str:
-    """The table of `Table.as_json`."""
+    """The table of `VoteTable.as_json`."""
     models = value["models"]
     if not models:
         return "there are no votes yet; type `overt compare … -m A -m B --blind`"

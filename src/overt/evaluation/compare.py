@@ -62,7 +62,7 @@ class ComparisonRow:
 
     Attributes:
         model: as it was named; `answered` is the ref it came from, where an alias or a route led.
-        step, licence …: as in standing.py.
+        step, licence …: as in openness_summary.py.
         seconds_to_first_token: from asking, with the model loaded; loading took `load_seconds`.
         cost: US dollars; None where it is not known, which is not 0: `cost_why` says why, and
             `cost_least` is what is known to be owed all the same.

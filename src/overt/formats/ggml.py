@@ -40,4 +40,4 @@ FILE_TYPES: Final[Mapping[int, str]] = {
     30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
     40: "Q1_0", 41: "Q2_0",
 }  # fmt: skip
-"""What ``general.file_type`` declares; the real mix is `Header.type_mix`."""
+"""What ``general.file_type`` declares; the real mix is `GgufHeader.type_mix`."""

@@ -33,7 +33,7 @@ def files(path: Path) -> tuple[Path, ...]:
 def join(first: "GgufHeader") -> "GgufHeader":
     """One header for all files of a split model; `first` is the header of its first file.
 
-    In the result `tensors` are those of all files (`TensorInfo.part` says in which, from 0),
+    In the result `tensors` are those of all files (`GgufTensor.part` says in which, from 0),
     `file_size` and `data_offset` are the sums over the files, and `parts` lists them.
 
     Raises:

@@ -1,10 +1,10 @@
 """One request, from the door to the engine and back. Kept short: this is the only such path.
 
 The command line, the Python API, the server and the evaluators all come through `Exchange`. A name
-of the owner's becomes what it stands for (aliases.py), a ref becomes a place (placement.py) or a
-provider's engine (providers.py), the scheduler gives a seat with its engine, loaded where it was
-not (runtime/scheduler.py), and the engine's events pass through unread. A route (routes/) asks
-several of them in turn.
+of the owner's becomes what it stands for (aliases.py), a ref becomes a place (runtime/loader.py) or
+a provider's engine (providers/manager.py), the scheduler gives a seat with its engine, loaded where
+it was not (runtime/scheduler.py), and the engine's events pass through unread. A route (routing/)
+asks several of them in turn.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """A model's own words: text to tokens and back, and its chat template, as the engine has them.
 
 The vocabulary of a GGUF file is llama.cpp's, so what is trained on is to the token what the engine
-will see. It is read in a sandboxed worker (words_host.py), without the weights.
+will see. It is read in a sandboxed worker (tokenizer_host.py), without the weights.
 
     with Words(path, settings) as words:
         ids = words.encode(["Hello"])[0]

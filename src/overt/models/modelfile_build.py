@@ -2,7 +2,7 @@
 
 `create` writes no weights: the new manifest lists the blobs that are there, and a file of the
 person's own is linked where it lies. What the Modelfile says becomes small files beside them
-(overlay.py reads those), and a recipe says what was made of what (recipe.py).
+(defaults.py reads those), and a recipe says what was made of what (recipe.py).
 """
 
 import json

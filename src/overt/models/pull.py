@@ -56,7 +56,7 @@ class LocalModel:
         digest: of the manifest; for a plain file, of the file; for a plain folder, of its list.
         weights: the file an engine loads (of a safetensors set: the first).
         projector: turns images into embeddings, where the model has one.
-        parts: the other files that change what an engine does, by role (overlay.py).
+        parts: the other files that change what an engine does, by role (defaults.py).
         manifest: None for a plain file or folder.
     """
 

@@ -1,7 +1,7 @@
 """What a check found, and what claims and findings together make of a component.
 
-Evidence is only ever added (`log.py`). Its id is the digest of what it says, without its date, so
-the same look at the same bytes gives the same id on every machine.
+Evidence is only ever added (`evidence_log.py`). Its id is the digest of what it says, without its
+date, so the same look at the same bytes gives the same id on every machine.
 """
 
 import json

@@ -3,7 +3,7 @@
 The folder is ``<home>/jobs/<the recipe's digest>`` (jobs.py): the same command after a kill has the
 same recipe, finds the same folder, and goes on. Nothing is in the store before all of it is. The
 manifest follows from the recipe and from what the step made; when and on what it was made is told
-by the receipt alone (attest.py).
+by the receipt alone (receipts.py).
 """
 
 import json

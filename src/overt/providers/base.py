@@ -1,4 +1,4 @@
-"""A provider's model as an engine: a `Dialect` knows the wire, `Upstream` the network.
+"""A provider's model as an engine: a `Dialect` knows the wire, `HttpClient` the network.
 
 A dialect turns a `Request` into one POST and what comes back into `Event`s; it is pure, so it can
 be judged without a network. This engine sends the one and feeds the other.
@@ -36,7 +36,7 @@ class PostRequest:
 
 @dataclass(frozen=True, slots=True)
 class ResponseBegun:
-    """The provider took the request: the first thing that `Upstream.stream` yields.
+    """The provider took the request: the first thing that `HttpClient.stream` yields.
 
     `bytes_out` is head and body of every try, as HTTP writes them.
     """
@@ -253,4 +253,4 @@ class Provider(Partial):
         return self._wire.forward(self.to, post)
 
     async def close(self) -> None:
-        """Nothing to stop: the connections belong to `Upstream`."""
+        """Nothing to stop: the connections belong to `HttpClient`."""

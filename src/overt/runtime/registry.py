@@ -71,7 +71,8 @@ def parameters(
     pooling: str = "",
     debug: bool = False,
 ) -> dict[str, Any]:
-    """What `WorkerSpec.parameters` holds; see `Host.load` of llamacpp_host.py and score_host.py.
+    """What `WorkerSpec.parameters` holds; see `WorkerHost.load` of llamacpp/host.py and
+    score_host.py.
 
     Args:
         purpose: what the worker is for.

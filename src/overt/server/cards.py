@@ -1,5 +1,4 @@
-"""What the files of a stored model say about it: a `ModelCard` for lists, `ModelDetails` for
-whoever asks.
+"""What the files of a stored model say about it: `ModelCard` for lists, `ModelDetails` for one.
 
 Everything comes from headers and small texts; weights are never read. What is damaged is told as
 far as it can be read: a list of models does not fail because of one of them.

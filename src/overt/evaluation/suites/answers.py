@@ -37,7 +37,7 @@ class ModelReply:
         tokens_in, tokens_out: None where it was not told.
         model: the ref that answered, where a name of the owner's stands for several.
         signal: mean log-probability of its tokens; None where the engine does not tell it.
-        cost: US dollars; None where nobody knows (prices.py).
+        cost: US dollars; None where nobody knows (prices/).
         cached: it was kept from an earlier run (its seconds and cost are those of then).
     """
 

@@ -1,6 +1,6 @@
 """Which of several models answers a request, and why: rules first, then a ladder.
 
-`document.py` says what a route is and reads one, `answering.py` and `ladder.py` carry one out,
+`route.py` says what a route is and reads one, `run.py` and `cascade.py` carry one out,
 `checks.py` and `command.py` judge answers. See docs/routes.md.
 """
 

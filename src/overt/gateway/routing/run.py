@@ -1,4 +1,4 @@
-"""Carries a route out: its rules here, its models one after another in ladder.py."""
+"""Carries a route out: its rules here, its models one after another in cascade.py."""
 
 import asyncio
 from collections.abc import AsyncGenerator

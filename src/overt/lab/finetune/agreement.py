@@ -36,7 +36,7 @@ class FinetuneTolerance(NamedTuple):
         share: of tokens or pairs that are right.
         off, worst: `LearningDifference.off`, `LearningDifference.worst`.
         longer: `LearningDifference.longer`. Fewer steps or another rate learn nearly the same, and
-        show here.
+            show here.
     """
 
     loss: float

@@ -3,24 +3,24 @@
 The step is the pure part: the bytes follow from the source, the importance matrix and the
 parameters. llama.cpp writes them (``llama_model_quantize``), in a sandboxed worker.
 
-=============  ==================================================================================
-types.py       every type, and what a file really holds
-host.py        the native half: quantizing, and computing with a model
-collect.py     an importance matrix, collected in the engine
-imatrix.py     its file, written and read
-worker.py      one task in one worker
-foreseen.py    what a file of each type will hold, before it is made
-texts.py       what is measured and calibrated on, cut into windows
-figures.py     means, percentiles and intervals
-measure.py     a quantized model against its source
-table.py       several types in one pass, resumable
-pending.py     what commands have asked of it and not got yet
-record.py      the finished table, to which later ones are added
-pace.py        how long it will still take
-frontier.py    which type is the fastest that is good enough; a plot for the terminal
-plot.py        the same as PNG
-agreement.py   whether two machines made the same
-=============  ==================================================================================
+==============  ==================================================================================
+types.py        every type, and what a file really holds
+host.py         the native half: quantizing, and computing with a model
+activations.py  an importance matrix, collected in the engine
+imatrix.py      its file, written and read
+worker.py       one task in one worker
+estimate.py     what a file of each type will hold, before it is made
+texts.py        what is measured and calibrated on, cut into windows
+statistics.py   means, percentiles and intervals
+measure.py      a quantized model against its source
+table.py        several types in one pass, resumable
+pending.py      what commands have asked of it and not got yet
+record.py       the finished table, to which later ones are added
+eta.py          how long it will still take
+frontier.py     which type is the fastest that is good enough; a plot for the terminal
+plot.py         the same as PNG
+agreement.py    whether two machines made the same
+==============  ==================================================================================
 
 Parameters of the recipe: ``type``, ``threads`` (the bytes do not depend on them; tested),
 ``tensors`` (pairs of pattern and tensor type), ``output``, ``embedding`` (tensor types or None),

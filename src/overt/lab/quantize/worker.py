@@ -36,7 +36,7 @@ class Task:
         kind: the call, such as ``quantize``.
         asked: its arguments.
         label: what people call it.
-        parameters: for `Host.load`.
+        parameters: for `WorkerHost.load`.
         readable: files it may read.
         memory: bytes of private memory it may take.
         made: where the file goes that it makes, by the name in its folder.

@@ -2,7 +2,7 @@
 
 The file is a plain, uncompressed tar that any tar opens::
 
-    overt/archive.json      what is inside: names, sizes, digests, in this order (archive.py)
+    overt/archive.json      what is inside: names, sizes, digests, in this order (format.py)
     overt/signer.pem        the public key of whoever exported it
     overt/signature.json    OpenSSF model signature of all the rest (signing.py)
     overt/manifest.json     the manifest, as the store has it

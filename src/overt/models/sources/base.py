@@ -2,7 +2,7 @@
 
 A source is one module of this folder with one function::
 
-    def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> Plan
+    def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan
 
 `plan` reads metadata only and pins the ref: a plan for the same pinned ref always collects the same
 bytes. `FetchPlan.collect` then brings the bytes to a `Staging` (a folder of its own, resumable) and

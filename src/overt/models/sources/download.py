@@ -2,7 +2,7 @@
 
 `Network` sends requests for all sources: TLS, proxies, redirects, retries. `Network.append` resumes
 a file with a ``Range`` request (RFC 9110, section 14) guarded by ``If-Range``; a server that does
-not know ranges, or whose file has changed, makes it start over. Digests are checked in desk.py.
+not know ranges, or whose file has changed, makes it start over. Digests are checked in staging.py.
 """
 
 import json

@@ -94,7 +94,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
     Raises:
         ModelNotFound: no such repository, revision or file; no weights in it.
         NeedsAccess: gated or private, and no token that may read it.
-        UnsafeFile, FormatError: as choose.py says.
+        UnsafeFile, FormatError: as file_selection.py says.
         Offline: by setting, or HF_HUB_OFFLINE.
         SourceFailed: the hub gave no proper answer.
     """

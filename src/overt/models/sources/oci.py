@@ -75,7 +75,7 @@ def plan(ref: Ref, network: Network, pins: Mapping[str, str]) -> FetchPlan:
 
     Raises:
         ModelNotFound: no such repository or tag; no weights in it.
-        UnsafeFile, FormatError: as choose.py and registry.py say; layers that are archives.
+        UnsafeFile, FormatError: as file_selection.py and registry.py say; layers that are archives.
         NeedsAccess, Refused, SourceFailed, Offline: as registry.py says.
     """
     assert ref.host

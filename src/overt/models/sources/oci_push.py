@@ -106,7 +106,7 @@ def push(
 
     Raises:
         BadRef: no ``oci:`` ref, or one with a digest.
-        NeedsAccess, Refused: as realm.py says.
+        NeedsAccess, Refused: as registry_auth.py says.
         IntegrityError: the registry received other bytes than the digest states.
         SourceFailed: the registry did not take it.
     """

@@ -105,7 +105,7 @@ class RepositoryClient:
         """A request to the registry itself, with the login it asks for; the status is not judged.
 
         Raises:
-            NeedsAccess, Refused: as realm.py says.
+            NeedsAccess, Refused: as registry_auth.py says.
             SourceFailed: no answer.
         """
         redirects = method == "GET"  # one of HEAD already says that it is there

@@ -1,6 +1,6 @@
 """From components to verdicts: pure functions, the same answer for the same input.
 
-Four verdicts, each twice (`counted.py`): the step, the class of the Model Openness Framework
+Four verdicts, each twice (`rule_input.py`): the step, the class of the Model Openness Framework
 (`mof.py`), the Open Source AI Definition (`osaid.py`) and the exemption of Article 53(2) of the
 European AI Act (`exemption.py`). `next_steps.py` says what reaches the next grade of each.
 

@@ -1,7 +1,7 @@
 """Anthropic's API: messages, counting, batches and models, for clients written for Claude.
 
-What is asked becomes a chat.Request in anthropic_request.py, and events become an answer in
-anthropic_answer.py. Headers of betas are taken as they come: a beta's own fields are refused or
+What is asked becomes a chat.Request in request.py, and events become an answer in
+answer.py. Headers of betas are taken as they come: a beta's own fields are refused or
 taken like any other.
 """
 

@@ -1,7 +1,7 @@
 """Anthropic's Messages API as an engine: its dialect, made of the files beside this one.
 
-The body is written in anthropic_body.py, the stream read in anthropic_reader.py, failures named in
-anthropic_failure.py; what each family of models takes is data, anthropic.toml.
+The body is written in body.py, the stream read in reader.py, failures named in
+failure.py; what each family of models takes is data, anthropic.toml.
 """
 
 from collections.abc import Mapping

@@ -124,8 +124,7 @@ class HttpClient:
     async def forward(
         self, to: Destination, post: PostRequest
     ) -> AsyncGenerator[PassedResponse | bytes, None]:
-        """The provider's answer as it is, whatever its status: `PassedResponse`, then the body's
-        pieces.
+        """The provider's answer, whatever its status: `PassedResponse`, then the body in pieces.
 
         Only a connection that could not be made is tried again: whoever asked sees each status, and
         tries again by itself. Raises as `stream`, and for no status but a redirect.

@@ -1,6 +1,6 @@
 """Bodies of ``/chat/completions`` and ``/completions``, for OpenAI and for servers that speak so.
 
-The answer is read in openai_chat_answer.py. Source of every field: OpenAI's OpenAPI document 2.3.0,
+The answer is read in chat_answer.py. Source of every field: OpenAI's OpenAPI document 2.3.0,
 which the tests hold the bodies against.
 """
 

@@ -153,7 +153,7 @@ class ChatReader:
         self._refused = self._begun = False
 
     def feed(self, server_event: ServerEvent) -> Iterable[Event]:
-        """See `Reader`."""
+        """See `EventReader`."""
         data = server_event.data
         if data[:1] != b"{":
             if data.strip() == b"[DONE]":
@@ -182,7 +182,7 @@ class ChatReader:
         return events
 
     def end(self) -> Iterable[Event]:
-        """See `Reader`."""
+        """See `EventReader`."""
         if self._finish is None and not (self.done and self._begun):
             raise ended_early(self._who)
         self._calls.check(self._most)

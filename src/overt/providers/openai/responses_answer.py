@@ -119,7 +119,7 @@ class ResponsesReader:
         self._refused = False
 
     def feed(self, server_event: ServerEvent) -> Iterable[Event]:
-        """See `Reader`."""
+        """See `EventReader`."""
         if server_event.data[:1] != b"{" and server_event.data.strip() in (b"", b"[DONE]"):
             return ()
         try:
@@ -129,7 +129,7 @@ class ResponsesReader:
             raise broken(self._who, error) from None
 
     def end(self) -> Iterable[Event]:
-        """See `Reader`."""
+        """See `EventReader`."""
         if self._end is None:
             raise ended_early(self._who)
         return self._end

@@ -1,9 +1,8 @@
 """llama.cpp as an engine: `Request` to its server's JSON, its JSON chunks to `Event`s.
 
-Nothing native is loaded here. The worker process that is (llamacpp_host.py) is passed in by the
+Nothing native is loaded here. The worker process that is (host.py) is passed in by the
 exchange as a `WorkerCaller`, so that engines and workers do not know each other. The two directions
-are llamacpp_request.py and llamacpp_answer.py; questions about words and tokens are
-llamacpp_words.py.
+are request.py and answer.py; questions about words and tokens are tokenizer.py.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The reference engine: a model's own numbers in 32 bits, computed by torch.
 
 It is there to be compared with, and slow: everything is computed as the architecture says, without
-the rounding that makes llama.cpp fast. Nothing native is loaded here; the worker is torch_host.py.
+the rounding that makes llama.cpp fast. Nothing native is loaded here; the worker is host.py.
 It answers prompts and conversations and scores texts. It has no schemas, grammars, tools or images.
 """
 

@@ -13,15 +13,15 @@ from        kind        id    body
 parent      enter       0     JSON: what the sandbox needs (see host_main)
 worker      entered     0     JSON: layers in force, layers missing
 parent      load        0     JSON: host and its parameters
-worker      ready       0     JSON: what `Host.load` returned
+worker      ready       0     JSON: what `WorkerHost.load` returned
 worker      failed      0     text: why it cannot go on; the process ends
-parent      call/KIND   call  the request, as `Host.handle` takes it
+parent      call/KIND   call  the request, as `WorkerHost.handle` takes it
 parent      cancel      call  empty
 parent      more        call  uint32: that many bytes of chunks were taken, send more
 worker      chunk       call  one chunk of the answer
 worker      end         call  empty: the answer is complete (or was cancelled)
-worker      refused     call  body of the `HostError` that `Host.handle` raised
-worker      error       call  text of any other exception `Host.handle` raised
+worker      refused     call  body of the `HostError` that `WorkerHost.handle` raised
+worker      error       call  text of any other exception `WorkerHost.handle` raised
 ==========  ==========  ====  =================================================================
 
 A worker may have `WINDOW` bytes of chunks under way per call (each counted with `OVERHEAD`) and
@@ -47,7 +47,7 @@ class BadFrame(Exception):
 
 
 class HostError(Exception):
-    """Raised in `Host.handle` to refuse one request with a body the caller gets verbatim."""
+    """Raised in `WorkerHost.handle` to refuse one request with a body the caller gets verbatim."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(f"{len(body)} bytes")

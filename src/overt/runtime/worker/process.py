@@ -1,4 +1,4 @@
-"""One worker process, from its start to its death; supervise.py replaces it when it dies."""
+"""One worker process, from its start to its death; supervisor.py replaces it when it dies."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ class WorkerSpec:
 
     Attributes:
         host: ``module:Class`` of a `host_main.Host`, imported inside the worker.
-        parameters: given to `Host.load`; anything JSON can hold.
+        parameters: given to `WorkerHost.load`; anything JSON can hold.
         readable: files and folders it may read, beyond Python and the system's libraries.
         memory: bytes of writable private memory (Linux RLIMIT_DATA; the mapped model file does not
             count); 0 for no limit.

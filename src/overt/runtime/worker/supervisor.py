@@ -58,7 +58,7 @@ class Worker:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What `Host.load` returned."""
+        """What `WorkerHost.load` returned."""
         return self._process.info if self._process else {}
 
     @property
